@@ -1,0 +1,309 @@
+"""The index of a compressed checkpoint: what its bundles hold, as JSON.
+
+FORMAT.md in `jentropy/containers` describes every key. Reading trusts nothing: whatever is missing,
+of the wrong type or out of range is a CorruptError that names it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from jentropy.codecs import CODECS, Coding, FrequencyTable, planes, stored
+from jentropy.containers.tensor import Chunk, TensorHeader, chunk_length, dtype_named
+from jentropy.errors import CorruptError, InputError, UnsupportedError
+from jentropy.formats import FORMATS, RAW
+
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkRef:
+    """A chunk and where its payload lies."""
+
+    chunk: Chunk
+    bundle: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An archived tensor or blob of the checkpoint."""
+
+    name: str
+    header: TensorHeader
+    chunks: tuple[ChunkRef, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileEntry:
+    """A file of the source.
+
+    A safetensors file is its header (an entry of `blobs`) and its tensors in order; any other file
+    is one blob.
+    """
+
+    path: str  # relative, with slashes
+    blob: int
+    tensors: tuple[int, ...] | None = None  # None: not a safetensors file
+    model: bool = False  # its tensors are the model's weights
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Index:
+    """Everything that a compressed checkpoint holds.
+
+    A checkpoint of `files` gives files back; one with a `tree` gives a pytree back, whose leaves
+    are the tensors in order.
+    """
+
+    bundles: tuple[int, ...]  # bytes of each
+    tensors: tuple[Entry, ...]
+    blobs: tuple[Entry, ...] = ()
+    files: tuple[FileEntry, ...] = ()
+    tree: Any = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def to_json(index: Index) -> bytes:
+    """The index as it is stored: compact JSON in UTF-8."""
+    document = {
+        "jentropy": VERSION,
+        "bundles": list(index.bundles),
+        "files": [
+            {
+                "path": f.path,
+                "blob": f.blob,
+                **({} if f.tensors is None else {"tensors": list(f.tensors)}),
+                **({"model": True} if f.model else {}),
+            }
+            for f in index.files
+        ],
+        "blobs": [_entry_to_json(entry) for entry in index.blobs],
+        "tensors": [_entry_to_json(entry) for entry in index.tensors],
+    }
+    if index.tree is not None:
+        document["tree"] = index.tree
+    return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _entry_to_json(entry: Entry) -> dict[str, Any]:
+    header = entry.header
+    document: dict[str, Any] = {"name": entry.name, **header_to_json(header)}
+    document["chunks"] = [chunk_to_json(ref, header.coding) for ref in entry.chunks]
+    return document
+
+
+def header_to_json(header: TensorHeader) -> dict[str, Any]:
+    """Everything of a header but its chunks."""
+    document: dict[str, Any] = {
+        "shape": list(header.shape),
+        "dtype": header.dtype,
+        "format": header.format,
+        "codec": header.coding.codec,
+    }
+    if header.coding.tables:
+        document["tables"] = [
+            None if table is None else [table.first, *table.frequencies]
+            for table in header.coding.tables
+        ]
+    document["entropy_bits"] = header.entropy_bits
+    if header.joint_entropy_bits is not None:
+        document["joint_entropy_bits"] = header.joint_entropy_bits
+    if not header.numpy:
+        document["jax"] = True
+    return document
+
+
+def chunk_to_json(ref: ChunkRef, coding: Coding) -> list[Any]:
+    """[bundle, offset, bytes, hash of the payload, hash of the codes unless they are the same]."""
+    chunk = ref.chunk
+    hashes = [f"{chunk.payload_hash:016x}"]
+    if coding.codec != stored.NAME:
+        hashes.append(f"{chunk.codes_hash:016x}")
+    return [ref.bundle, ref.offset, chunk.bytes, *hashes]
+
+
+class _Reader:
+    """Typed access to parsed JSON; every complaint names the place."""
+
+    def __init__(self, file: Path):
+        self.file = file
+
+    def fail(self, where: str, expected: str, found: Any) -> CorruptError:
+        return CorruptError(
+            f"index: {where}", file=self.file, expected=expected, found=f"{found!r:.60}"
+        )
+
+    def get(self, parent: dict, key: str, kind: type, where: str, default: Any = ...) -> Any:
+        value = parent.get(key, default)
+        if value is ... or (
+            value is not default and (not isinstance(value, kind) or isinstance(value, bool) != (kind is bool))
+        ):
+            raise self.fail(f"{where} {key}", kind.__name__, parent.get(key))
+        return value
+
+    def size(self, value: Any, where: str, below: float = math.inf) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < below:
+            raise self.fail(where, f"an integer from 0 below {below}", value)
+        return value
+
+    def objects(self, parent: dict, key: str) -> list[dict]:
+        items = self.get(parent, key, list, "")
+        for item in items:
+            if not isinstance(item, dict):
+                raise self.fail(key, "objects", item)
+        return items
+
+    def unique(self, names: list[str], where: str) -> None:
+        if len(set(names)) != len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise self.fail(where, "every name once", twice)
+
+
+def from_json(text: bytes, file: Path) -> Index:
+    """Reads and checks an index.
+
+    Args:
+      file: where it was read, for messages.
+
+    Raises:
+      CorruptError: anything that is not as FORMAT.md says.
+      UnsupportedError: another version, codec, format or dtype, by name.
+    """
+    reader = _Reader(file)
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CorruptError(f"index is no JSON: {error}", file=file) from error
+    if not isinstance(document, dict):
+        raise reader.fail("document", "an object", document)
+    version = document.get("jentropy")
+    if version != VERSION:
+        raise UnsupportedError(
+            "version of the compressed checkpoint",
+            file=file,
+            expected=f"{VERSION} or lower",
+            found=f"{version!r:.40}",
+            hint="a newer jentropy wrote it",
+        )
+    bundles = tuple(reader.size(n, "bundles") for n in reader.get(document, "bundles", list, ""))
+    entries = {
+        key: tuple(_entry(reader, item, bundles) for item in reader.objects(document, key))
+        for key in ("tensors", "blobs")
+    }
+    files = tuple(
+        _file(reader, item, entries["tensors"], entries["blobs"])
+        for item in reader.objects(document, "files")
+    )
+    reader.unique([f.path for f in files], "files")
+    model = [i for f in files if f.model for i in f.tensors or ()]
+    names = [entries["tensors"][i].name for i in (model if files else range(len(entries["tensors"])))]
+    reader.unique(names, "tensors")
+    return Index(bundles=bundles, files=files, tree=document.get("tree"), **entries)
+
+
+def _entry(reader: _Reader, item: dict, bundles: tuple[int, ...]) -> Entry:
+    name = reader.get(item, "name", str, "entry")
+    try:
+        header = read_header(reader, item, name)
+        refs, chunks = [], reader.get(item, "chunks", list, name)
+        size, step = math.prod(header["shape"]), header["chunk_weights"]
+        for at, part in enumerate(chunks):
+            refs.append(
+                read_chunk(reader, part, name, min(step, size - at * step), header["coding"], bundles)
+            )
+        return Entry(
+            name, TensorHeader(**header, chunks=tuple(ref.chunk for ref in refs)), tuple(refs)
+        )
+    except InputError as error:
+        if error.tensor is not None:
+            raise
+        raise type(error)(
+            error.what,
+            file=reader.file,
+            tensor=name,
+            expected=error.expected,
+            found=error.found,
+            hint=error.hint,
+        ) from error
+
+
+def read_header(reader: _Reader, item: dict, name: str) -> dict[str, Any]:
+    """Arguments of TensorHeader but `chunks`."""
+    get: Callable[..., Any] = reader.get
+    shape = tuple(reader.size(n, f"{name} shape") for n in get(item, "shape", list, name))
+    number_format, codec = get(item, "format", str, name), get(item, "codec", str, name)
+    dtype = get(item, "dtype", str, name)
+    if codec not in CODECS:
+        raise UnsupportedError("codec", expected=" or ".join(CODECS), found=repr(codec))
+    if number_format != RAW and number_format not in FORMATS:
+        raise UnsupportedError("format", expected=" or ".join(FORMATS), found=repr(number_format))
+    if number_format != RAW and FORMATS[number_format].dtype != dtype_named(dtype):
+        raise reader.fail(f"{name} dtype", f"that of {number_format}", dtype)
+    tables = []
+    for table in get(item, "tables", list, name, default=[]):
+        if table is not None:
+            if not isinstance(table, list) or not table:
+                raise reader.fail(f"{name} tables", "lists of integers", table)
+            table = [reader.size(n, f"{name} tables", below=1 << 16) for n in table]
+            table = FrequencyTable(table[0], tuple(table[1:]))
+        tables.append(table)
+    expected = 0 if codec == stored.NAME else len(planes.planes_of(FORMATS[number_format])) if number_format in FORMATS else -1
+    if len(tables) != expected:
+        raise reader.fail(f"{name} tables", f"{expected} for codec {codec!r} of {number_format}", len(tables))
+    joint = item.get("joint_entropy_bits")
+    for value in (item.get("entropy_bits"), 0.0 if joint is None else joint):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise reader.fail(f"{name} entropy", "a number", value)
+    return {
+        "shape": shape,
+        "dtype": dtype,
+        "format": number_format,
+        "coding": Coding(codec=codec, tables=tuple(tables)),
+        "chunk_weights": chunk_length(shape),
+        "entropy_bits": item["entropy_bits"],
+        "joint_entropy_bits": joint,
+        "numpy": not get(item, "jax", bool, name, default=False),
+    }
+
+
+def read_chunk(
+    reader: _Reader, part: Any, name: str, weights: int, coding: Coding, bundles: tuple[int, ...]
+) -> ChunkRef:
+    """A chunk reference, within its bundle."""
+    is_stored = coding.codec == stored.NAME
+    if not isinstance(part, list) or len(part) != (4 if is_stored else 5):
+        raise reader.fail(f"{name} chunks", "bundle, offset, bytes and hashes", part)
+    bundle = reader.size(part[0], f"{name} chunk's bundle", below=len(bundles))
+    offset, size = (reader.size(n, f"{name} chunk") for n in part[1:3])
+    if offset + size > bundles[bundle]:
+        raise reader.fail(f"{name} chunk", f"within bundle {bundle} of {bundles[bundle]} bytes", part)
+    try:
+        hashes = [int(text, 16) for text in part[3:]]
+    except (TypeError, ValueError):
+        raise reader.fail(f"{name} chunk's hashes", "hexadecimal", part[3:]) from None
+    chunk = Chunk(weights=weights, bytes=size, payload_hash=hashes[0], codes_hash=hashes[-1])
+    return ChunkRef(chunk, bundle, offset)
+
+
+def _file(
+    reader: _Reader, item: dict, tensors: tuple[Entry, ...], blobs: tuple[Entry, ...]
+) -> FileEntry:
+    path = reader.get(item, "path", str, "file")
+    parts = PurePosixPath(path).parts
+    if not parts or path.startswith("/") or ".." in parts or "\\" in path or "\0" in path:
+        raise reader.fail("file path", "a relative path below the checkpoint", path)
+    inside = reader.get(item, "tensors", list, path, default=None)
+    return FileEntry(
+        path=path,
+        blob=reader.size(item.get("blob"), f"{path} blob", below=len(blobs)),
+        tensors=None
+        if inside is None
+        else tuple(reader.size(i, f"{path} tensors", below=len(tensors)) for i in inside),
+        model=reader.get(item, "model", bool, path, default=False),
+    )

@@ -1,0 +1,216 @@
+"""safetensors files: the header, and tensors as views of a memory map.
+
+A file is a little-endian uint64 header length, a JSON header (it may end in spaces), and a buffer
+that the tensors fill without holes, in row-major little-endian order. The header's raw bytes are
+kept, so that the file can be written again as it was. The `safetensors` package cannot read FP8
+and FP4 into NumPy, hence this reader.
+
+References:
+  https://huggingface.co/docs/safetensors, section "Format".
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from jentropy.errors import CorruptError, TruncatedError, UnsupportedError
+
+MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+LENGTH_BYTES = 8
+# Bits of an element, and the dtype of its array. Types narrower than a byte, and those that NumPy
+# has no name for, are read as the bytes that they are packed in.
+DTYPES: dict[str, tuple[int, np.dtype]] = {
+    name: (bits, np.dtype(dtype))
+    for name, bits, dtype in (
+        ("BOOL", 8, np.bool_),
+        ("U8", 8, np.uint8),
+        ("I8", 8, np.int8),
+        ("U16", 16, np.uint16),
+        ("I16", 16, np.int16),
+        ("U32", 32, np.uint32),
+        ("I32", 32, np.int32),
+        ("U64", 64, np.uint64),
+        ("I64", 64, np.int64),
+        ("F16", 16, np.float16),
+        ("BF16", 16, ml_dtypes.bfloat16),
+        ("F32", 32, np.float32),
+        ("F64", 64, np.float64),
+        ("C64", 64, np.complex64),
+        ("F8_E4M3", 8, ml_dtypes.float8_e4m3fn),
+        ("F8_E5M2", 8, ml_dtypes.float8_e5m2),
+        ("F8_E8M0", 8, ml_dtypes.float8_e8m0fnu),
+        ("F8_E4M3FNUZ", 8, ml_dtypes.float8_e4m3fnuz),
+        ("F8_E5M2FNUZ", 8, ml_dtypes.float8_e5m2fnuz),
+        ("F6_E2M3", 6, np.uint8),
+        ("F6_E3M2", 6, np.uint8),
+        ("F4", 4, np.uint8),
+    )
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredTensor:
+    """A tensor as its file has it.
+
+    Attributes:
+      name: its key.
+      dtype: the file's name of its dtype.
+      shape: as in the header: of an F4 tensor the logical one.
+      values: a read-only view of the memory map; of a dtype narrower than a byte uint8[bytes].
+      file: where it lies.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    values: np.ndarray
+    file: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SafetensorsFile:
+    """A file whose header has been read and checked.
+
+    Invariants: `tensors` are in the order of their bytes and fill the buffer exactly.
+    """
+
+    path: Path
+    header: bytes  # length field included
+    size: int  # bytes of the file
+    tensors: tuple[StoredTensor, ...]
+
+
+def read(path: Path) -> SafetensorsFile:
+    """Reads the header and maps the buffer; no tensor is read.
+
+    Raises:
+      TruncatedError: the file is shorter than it says.
+      CorruptError: a header that contradicts itself or the file.
+      UnsupportedError: a dtype that safetensors does not define.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        prefix = stream.read(LENGTH_BYTES)
+        if len(prefix) < LENGTH_BYTES:
+            raise TruncatedError(
+                "safetensors file", file=path, expected="at least 8 bytes", found=f"{size} bytes"
+            )
+        length = int.from_bytes(prefix, "little")
+        if length > MAX_HEADER_BYTES:
+            raise CorruptError(
+                "safetensors header length",
+                file=path,
+                expected=f"at most {MAX_HEADER_BYTES} bytes",
+                found=length,
+            )
+        if LENGTH_BYTES + length > size:
+            raise TruncatedError(
+                "safetensors header",
+                file=path,
+                expected=f"{length} bytes",
+                found=f"{size - LENGTH_BYTES} bytes in the file",
+            )
+        header = stream.read(length)
+    entries = _parse(path, header)
+    return SafetensorsFile(
+        path=path,
+        header=prefix + header,
+        size=size,
+        tensors=_tensors(path, entries, LENGTH_BYTES + length, size),
+    )
+
+
+def _parse(path: Path, header: bytes) -> dict[str, Any]:
+    def unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise CorruptError("safetensors header names it twice", file=path, tensor=twice)
+        return found
+
+    try:
+        entries = json.loads(header.decode("utf-8"), object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
+        raise CorruptError(f"safetensors header is no JSON: {error}", file=path) from error
+    if not isinstance(entries, dict):
+        raise CorruptError(
+            "safetensors header", file=path, expected="an object", found=type(entries).__name__
+        )
+    entries.pop("__metadata__", None)
+    return entries
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _tensors(
+    path: Path, entries: dict[str, Any], start: int, size: int
+) -> tuple[StoredTensor, ...]:
+    checked = []
+    for name, entry in entries.items():
+        offsets, shape, dtype = (
+            (entry.get("data_offsets"), entry.get("shape"), entry.get("dtype"))
+            if isinstance(entry, dict)
+            else (None, None, None)
+        )
+        pair = isinstance(offsets, list) and len(offsets) == 2 and all(map(_is_size, offsets))
+        if not (pair and isinstance(shape, list) and all(map(_is_size, shape))):
+            raise CorruptError(
+                "safetensors header entry",
+                file=path,
+                tensor=name,
+                expected="dtype, shape and two data_offsets",
+                found=f"{entry!r:.80}",
+            )
+        if dtype not in DTYPES:
+            raise UnsupportedError(
+                "dtype", file=path, tensor=name, expected="a safetensors dtype", found=repr(dtype)
+            )
+        checked.append((offsets[0], offsets[1], name, dtype, tuple(shape)))
+    checked.sort(key=lambda item: item[:2])
+
+    tensors, at = [], 0
+    buffer = None
+    for begin, end, name, dtype, shape in checked:
+        bits, array_dtype = DTYPES[dtype]
+        expected = math.prod(shape) * bits
+        if begin != at or end < begin or 8 * (end - begin) != expected:
+            raise CorruptError(
+                "data_offsets",
+                file=path,
+                tensor=name,
+                expected=f"[{at}, {at + expected // 8}] for {dtype} {list(shape)}",
+                found=[begin, end],
+            )
+        at = end
+        if start + end > size:
+            raise TruncatedError(
+                "safetensors file",
+                file=path,
+                tensor=name,
+                expected=f"{start + end} bytes or more",
+                found=f"{size} bytes",
+            )
+        if buffer is None:
+            buffer = np.memmap(path, np.uint8, mode="r") if size > start else np.zeros(start, "u1")
+        values = np.asarray(buffer[start + begin : start + end]).view(array_dtype)
+        if 8 * array_dtype.itemsize == bits:
+            values = values.reshape(shape)
+        tensors.append(
+            StoredTensor(name=name, dtype=dtype, shape=shape, values=values, file=path)
+        )
+    if start + at != size:
+        raise CorruptError(
+            "safetensors buffer", file=path, expected=f"{at} bytes", found=f"{size - start} bytes"
+        )
+    return tuple(tensors)

@@ -1,0 +1,210 @@
+"""What a path holds: a safetensors file, a Hugging Face directory, or something to refuse by name."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jentropy.errors import CorruptError, InputError, UnsupportedError
+
+from . import safetensors
+from .safetensors import SafetensorsFile, StoredTensor
+
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+INDEX_SUFFIX = ".safetensors.index.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileSource:
+    """The files of a checkpoint in Hugging Face form.
+
+    Attributes:
+      root: the directory, or that of a single file.
+      files: every file, as a path relative to root, sorted.
+      model: the safetensors files that make up the model, relative to root.
+      stored: the model's tensors by name.
+      config: `config.json`, with the keys of `generation_config.json` that it lacks.
+    """
+
+    root: Path
+    files: tuple[str, ...]
+    model: tuple[str, ...]
+    stored: Mapping[str, StoredTensor]
+    config: Mapping[str, Any] | None
+
+
+def read_file_source(path: Path) -> FileSource:
+    """Reads the headers of a safetensors file or of a directory's model files.
+
+    Raises:
+      InputError: no checkpoint, a missing shard, a pickle; whatever `safetensors.read` raises.
+    """
+    if path.is_file():
+        _refuse_unknown_file(path)
+        name = path.name
+        return FileSource(
+            root=path.parent,
+            files=(name,),
+            model=(name,),
+            stored={t.name: t for t in safetensors.read(path).tensors},
+            config=_read_config(path.parent),
+        )
+    files = tuple(_walk(path))
+    model, weight_map = _model_files(path, files)
+    opened = {name: safetensors.read(path / name) for name in model}
+    stored = _by_index(path, weight_map, opened) if weight_map else _by_file(opened)
+    return FileSource(
+        root=path, files=files, model=model, stored=stored, config=_read_config(path)
+    )
+
+
+def _refuse_unknown_file(path: Path) -> None:
+    if path.suffix in PICKLES:
+        raise UnsupportedError(
+            "pickled weights",
+            file=path,
+            expected="safetensors",
+            found=path.suffix,
+            hint="pickles can run code; convert it with safetensors",
+        )
+    if path.suffix != ".safetensors":
+        raise UnsupportedError(
+            "file", file=path, expected="a .safetensors file", found=path.suffix or "no suffix"
+        )
+
+
+def _walk(root: Path) -> list[str]:
+    found = []
+    seen = {os.path.realpath(root)}
+    for folder, folders, names in os.walk(root, followlinks=True):
+        folders[:] = [
+            name
+            for name in sorted(folders)
+            if (real := os.path.realpath(os.path.join(folder, name))) not in seen
+            and not seen.add(real)
+        ]
+        for name in names:
+            path = Path(folder) / name
+            if not path.is_file():
+                raise InputError("not a file", file=path, expected="a regular file", found="none")
+            found.append(path.relative_to(root).as_posix())
+    return sorted(found)
+
+
+def _model_files(
+    root: Path, files: tuple[str, ...]
+) -> tuple[tuple[str, ...], Mapping[str, str] | None]:
+    """The model's safetensors files and, if there is an index, where it says each tensor lies."""
+    top = [name for name in files if "/" not in name]
+    indices = [name for name in top if name.endswith(INDEX_SUFFIX)]
+    if f"model{INDEX_SUFFIX}" in indices:
+        indices = [f"model{INDEX_SUFFIX}"]
+    if len(indices) > 1:
+        raise InputError("several indices", file=root, expected="one", found=", ".join(indices))
+    if indices:
+        weight_map = _read_index(root / indices[0])
+        for tensor, shard in weight_map.items():
+            if shard not in files:
+                raise InputError(
+                    f"missing shard {shard}",
+                    file=root / indices[0],
+                    tensor=tensor,
+                    expected=f"the file {root / shard}",
+                    found="none",
+                )
+        return tuple(sorted(set(weight_map.values()))), weight_map
+    model = [name for name in top if name.endswith(".safetensors")]
+    if "model.safetensors" in model:
+        model = ["model.safetensors"]
+    if not model:
+        pickles = [name for name in top if Path(name).suffix in PICKLES]
+        if pickles:
+            _refuse_unknown_file(root / pickles[0])
+        raise InputError(
+            "no checkpoint",
+            file=root,
+            expected="safetensors files or an Orbax checkpoint",
+            found=", ".join(top[:4]) + (", ..." if len(top) > 4 else "") if top else "no files",
+        )
+    return tuple(model), None
+
+
+def read_json(path: Path, text: str | bytes) -> Any:
+    """Parsed JSON, or an error that names the file."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CorruptError(f"not JSON: {error}", file=path) from error
+
+
+def _read_index(path: Path) -> dict[str, str]:
+    index = read_json(path, path.read_bytes())
+    weight_map = index.get("weight_map") if isinstance(index, dict) else None
+    if (
+        not isinstance(weight_map, dict)
+        or not weight_map
+        or not all(isinstance(shard, str) for shard in weight_map.values())
+    ):
+        raise CorruptError(
+            "index", file=path, expected="a weight_map of names to files", found=f"{index!r:.60}"
+        )
+    return weight_map
+
+
+def _by_index(
+    root: Path, weight_map: Mapping[str, str], opened: Mapping[str, SafetensorsFile]
+) -> dict[str, StoredTensor]:
+    inside = {shard: {t.name: t for t in file.tensors} for shard, file in opened.items()}
+    for name, shard in weight_map.items():
+        if name not in inside[shard]:
+            raise InputError(
+                "tensor of the index",
+                file=root / shard,
+                tensor=name,
+                expected="it in this shard",
+                found="no such tensor",
+            )
+    return {name: inside[shard][name] for name, shard in weight_map.items()}
+
+
+def _by_file(opened: Mapping[str, SafetensorsFile]) -> dict[str, StoredTensor]:
+    stored: dict[str, StoredTensor] = {}
+    for file in opened.values():
+        for tensor in file.tensors:
+            if tensor.name in stored:
+                raise InputError(
+                    "tensor in two files",
+                    file=file.path,
+                    tensor=tensor.name,
+                    expected="one",
+                    found=f"another in {stored[tensor.name].file.name}",
+                )
+            stored[tensor.name] = tensor
+    return stored
+
+
+def _read_config(root: Path) -> dict[str, Any] | None:
+    path = root / "config.json"
+    if not path.is_file():
+        return None
+    generation = root / "generation_config.json"
+    return merge_config(
+        path,
+        path.read_bytes(),
+        generation.read_bytes() if generation.is_file() else b"{}",
+    )
+
+
+def merge_config(path: Path, config: str | bytes, generation: str | bytes) -> dict[str, Any]:
+    """`config.json` with the keys of `generation_config.json` that it lacks or has null."""
+    parts = [read_json(path, text) for text in (generation, config)]
+    for part in parts:
+        if not isinstance(part, dict):
+            raise CorruptError("config", file=path, expected="an object", found=f"{part!r:.60}")
+    merged = dict(parts[0])
+    merged.update({key: value for key, value in parts[1].items() if value is not None})
+    return {**dict.fromkeys(parts[1]), **merged}

@@ -1,0 +1,96 @@
+"""window12: BF16 in 12 bits a weight at a fixed rate, for weights that rest in device memory.
+
+A BF16 code is `sign 1 | exponent 8 | mantissa 7`. A trained tensor uses about 15 exponents; its
+*window* is the 15 exponents `top - 14 ... top` that hold the most weights. A weight becomes
+
+    slot: s 0000 cccc mmmmmmm   (16 bits, bits 14 to 11 free),  c = exponent - (top - 15)
+
+with c = 1..15 inside the window. A zero keeps its sign and has c = 0, m = 0. Everything else
+(exponents outside the window, subnormals, NaN, Inf) is an *escape*: its slot is 0 and its code
+stands in a list beside.
+
+Two slots make a pair (uint32, first slot in the low half) of which 24 bits are used, so three
+words carry a fourth pair: eight weights in three uint32.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, UInt16, UInt32
+
+WINDOW = 15  # exponents in the window; c = 0 is kept for zeros and escapes
+GROUP = 8  # weights that share WORDS words
+WORDS = 3
+BITS_PER_WEIGHT = 12.0  # without escapes
+ESCAPE_BITS = 48  # an escape's column (int32) and code (uint16)
+
+_USED = 0x87FF87FF  # bits of a pair that carry slots
+# The fourth pair, 24 bits, in the free bits of the other three: (word, bits of the pair, shift).
+_FOURTH = ((0, 0x000F000F, 11), (1, 0x00F000F0, 7), (2, 0x07000700, 3), (2, 0x80008000, -1))
+
+
+def choose_top(exponent_counts: np.ndarray) -> int:
+    """Top of the window with the fewest escapes.
+
+    Args:
+      exponent_counts: int[256], how many weights have each exponent field.
+
+    Returns:
+      The largest exponent of the window, in 15..254. Exponents 0 and 255 are never in it.
+    """
+    counts = np.array(exponent_counts, dtype=np.int64)
+    counts[[0, 255]] = 0
+    covered = np.convolve(counts, np.ones(WINDOW, np.int64))  # [t] = sum of counts[t - 14 : t + 1]
+    tops = np.arange(WINDOW, 255)
+    return int(tops[np.argmax(covered[tops])])
+
+
+def _classify(codes: UInt16[Array, "*shape"], top: Array | int) -> tuple[Array, Array, Array]:
+    """Rank in the window (wraps outside it), which are inside, which are zero."""
+    exponent = (codes >> 7) & 0xFF
+    rank = exponent - (jnp.asarray(top, jnp.uint16) - np.uint16(WINDOW))
+    inside = (rank >= 1) & (rank <= WINDOW)
+    return rank, inside, (codes & 0x7FFF) == 0
+
+
+def is_escape(codes: UInt16[Array, "*shape"], top: Array | int) -> Bool[Array, "*shape"]:
+    """Which codes have no slot."""
+    _, inside, zero = _classify(codes, top)
+    return ~(inside | zero)
+
+
+def to_slots(codes: UInt16[Array, "*shape"], top: Array | int) -> UInt16[Array, "*shape"]:
+    """Slots of codes; 0 where `is_escape`."""
+    rank, inside, zero = _classify(codes, top)
+    return jnp.where(inside, (codes & 0x807F) | (rank << 7), jnp.where(zero, codes, 0))
+
+
+def from_slots(slots: UInt16[Array, "*shape"], top: Array | int) -> UInt16[Array, "*shape"]:
+    """Codes of slots; an escape's is 0."""
+    rank = slots & 0x0780
+    base = (jnp.asarray(top, jnp.uint16) - np.uint16(WINDOW)) << 7
+    return jnp.where(rank == 0, slots, slots + base)
+
+
+def pack(pairs: UInt32[Array, "*shape 4"]) -> UInt32[Array, "*shape 3"]:
+    """Four pairs of slots into three words."""
+    words = [pairs[..., i] for i in range(WORDS)]
+    fourth = pairs[..., WORDS]
+    for word, bits, shift in _FOURTH:
+        part = fourth & np.uint32(bits)
+        words[word] = words[word] | (
+            part << np.uint32(shift) if shift > 0 else part >> np.uint32(-shift)
+        )
+    return jnp.stack(words, axis=-1)
+
+
+def unpack(words: UInt32[Array, "*shape 3"]) -> UInt32[Array, "*shape 4"]:
+    """Three words into four pairs of slots."""
+    fourth = jnp.zeros_like(words[..., 0])
+    for word, bits, shift in _FOURTH:
+        part = words[..., word]
+        part = part >> np.uint32(shift) if shift > 0 else part << np.uint32(-shift)
+        fourth = fourth | (part & np.uint32(bits))
+    first = [words[..., i] & np.uint32(_USED) for i in range(WORDS)]
+    return jnp.stack([*first, fourth], axis=-1)

@@ -1,0 +1,1 @@
+def is_compressed(x): return False

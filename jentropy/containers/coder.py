@@ -1,0 +1,207 @@
+"""Tensors to chunks and back, many tensors in one call of the codecs.
+
+Both directions are generators that hold BATCH_WEIGHTS elements at a time, whatever the tensors'
+sizes are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from jentropy import codecs, entropy, formats
+from jentropy.codecs import Coding
+from jentropy.errors import ChecksumError, CorruptError
+from jentropy.formats import Format
+
+from .tensor import Chunk, TensorHeader, checksum, chunk_length
+
+BATCH_WEIGHTS = 1 << 23  # elements coded in one call: 2048 full lanes
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A tensor on its way in: everything that its header will say but the chunks."""
+
+    name: str
+    codes: np.ndarray  # any shape; a memory map is read in pieces
+    shape: tuple[int, ...]
+    dtype: str
+    format: str
+    coding: Coding
+    entropy_bits: float
+    joint_entropy_bits: float | None
+    numpy: bool
+
+    @property
+    def chunk_weights(self) -> int:
+        """Elements of a chunk."""
+        return chunk_length(self.shape)
+
+    def header(self, chunks: Sequence[Chunk]) -> TensorHeader:
+        """The finished header."""
+        return TensorHeader(
+            shape=self.shape,
+            dtype=self.dtype,
+            format=self.format,
+            coding=self.coding,
+            chunk_weights=self.chunk_weights,
+            chunks=tuple(chunks),
+            entropy_bits=self.entropy_bits,
+            joint_entropy_bits=self.joint_entropy_bits,
+            numpy=self.numpy,
+        )
+
+
+def draft(name: str, values: np.ndarray, *, numpy: bool = True) -> Draft:
+    """Counts a tensor and chooses its coding.
+
+    Args:
+      name: for messages.
+      values: an array of any numeric dtype; a memory map is not read whole.
+      numpy: whether it comes back as NumPy.
+    """
+    format_name = formats.format_of_dtype(values.dtype)
+    number_format = formats.format_named(format_name, values.dtype)
+    codes = formats.codes_of(values)
+    counts = entropy.measure(codes, number_format)
+    joint = counts.joint_entropy_bits()
+    return Draft(
+        name=name,
+        codes=codes,
+        shape=tuple(values.shape),
+        dtype=values.dtype.name,
+        format=format_name,
+        coding=codecs.choose(number_format, counts),
+        # Rounded, so that the last bits of a platform's log2 do not show.
+        entropy_bits=round(counts.entropy_bits(), 6),
+        joint_entropy_bits=None if joint is None else round(joint, 6),
+        numpy=numpy,
+    )
+
+
+def encode(drafts: Iterable[Draft]) -> Iterator[tuple[Draft, list[tuple[Chunk, np.ndarray]]]]:
+    """Chunks and their payloads, in order.
+
+    Yields:
+      A tensor and its next chunks; a tensor's chunks may come in several pieces, and an empty
+      tensor comes once, with none.
+    """
+    pending: list[tuple[Draft, np.ndarray]] = []
+    held = 0
+    for item in drafts:
+        flat = item.codes.reshape(-1)
+        if flat.size == 0:
+            yield from _encode_batch(pending)
+            pending, held = [], 0
+            yield item, []
+        for start in range(0, flat.size, item.chunk_weights):
+            piece = np.asarray(flat[start : start + item.chunk_weights])
+            pending.append((item, piece))
+            held += piece.size
+            if held >= BATCH_WEIGHTS:
+                yield from _encode_batch(pending)
+                pending, held = [], 0
+    yield from _encode_batch(pending)
+
+
+def _encode_batch(
+    pending: list[tuple[Draft, np.ndarray]],
+) -> Iterator[tuple[Draft, list[tuple[Chunk, np.ndarray]]]]:
+    number_formats = [formats.format_named(d.format, np.dtype(d.dtype)) for d, _ in pending]
+    codings = [d.coding for d, _ in pending]
+    payloads = codecs.encode([codes for _, codes in pending], number_formats, codings)
+    at = 0
+    while at < len(pending):
+        item = pending[at][0]
+        chunks = []
+        while at < len(pending) and pending[at][0] is item:
+            codes, payload = pending[at][1], payloads[at]
+            chunk = Chunk(
+                weights=codes.size,
+                bytes=payload.size,
+                payload_hash=checksum(payload),
+                codes_hash=checksum(codes),
+            )
+            chunks.append((chunk, payload))
+            at += 1
+        yield item, chunks
+
+
+@dataclass(frozen=True, slots=True)
+class Coded:
+    """A chunk on its way out."""
+
+    name: str  # of its tensor, for messages
+    chunk: Chunk
+    payload: np.ndarray  # uint8[chunk.bytes]
+    format: Format
+    coding: Coding
+    file: object = None  # where it was read, for messages
+
+
+def decode(items: Iterable[Coded]) -> Iterator[tuple[Coded, np.ndarray]]:
+    """Each chunk and its codes, in order. Payload and codes are held to their checksums.
+
+    Raises:
+      ChecksumError: a payload or its codes are not what was stored.
+      CorruptError: a payload that does not decode.
+    """
+    batch: list[Coded] = []
+    held = 0
+    for item in items:
+        check_payload(item)
+        batch.append(item)
+        held += item.chunk.weights
+        if held >= BATCH_WEIGHTS:
+            yield from _decode_batch(batch)
+            batch, held = [], 0
+    yield from _decode_batch(batch)
+
+
+def check_payload(item: Coded) -> None:
+    """Raises ChecksumError unless the payload is the one that was stored."""
+    _expect_hash(item, "payload", item.chunk.payload_hash, checksum(item.payload))
+
+
+def _expect_hash(item: Coded, what: str, expected: int, found: int) -> None:
+    if expected != found:
+        raise ChecksumError(
+            f"checksum of a chunk's {what}",
+            file=item.file,
+            tensor=item.name,
+            expected=f"{expected:016x}",
+            found=f"{found:016x}",
+        )
+
+
+def _decode_batch(batch: list[Coded]) -> Iterator[tuple[Coded, np.ndarray]]:
+    try:
+        decoded = _decode_items(batch)
+    except CorruptError as error:
+        if len(batch) > 1:  # find the one that it is about
+            for item in batch:
+                yield from _decode_batch([item])
+            return
+        item = batch[0]
+        raise CorruptError(
+            error.what,
+            file=item.file,
+            tensor=item.name,
+            expected=error.expected,
+            found=error.found,
+        ) from error
+    for item, codes in zip(batch, decoded, strict=True):
+        _expect_hash(item, "codes", item.chunk.codes_hash, checksum(codes))
+        yield item, codes
+
+
+def _decode_items(batch: list[Coded]) -> list[np.ndarray]:
+    return codecs.decode(
+        [item.payload for item in batch],
+        [item.chunk.weights for item in batch],
+        [item.format for item in batch],
+        [item.coding for item in batch],
+    )

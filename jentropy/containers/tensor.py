@@ -1,0 +1,142 @@
+"""A tensor in archived form: a header and the payloads of its chunks.
+
+A tensor is cut, in row-major order, into *chunks* of `chunk_weights` elements (whole rows where a
+row fits, `chunk_length`); the last one is what is left. A chunk decodes by itself. The cut follows
+from the shape alone, never from a device.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+import xxhash
+
+from jentropy import formats
+from jentropy.codecs import Coding
+from jentropy.errors import CorruptError, UnsupportedError
+from jentropy.formats import Format
+
+CHUNK_WEIGHTS = 1 << 20  # fills 256 lanes; smaller would cost more side information
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """One chunk of a tensor."""
+
+    weights: int
+    bytes: int  # of its payload
+    payload_hash: int  # XXH3-64 of the payload
+    codes_hash: int  # XXH3-64 of the codes, little-endian, that the payload decodes to
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorHeader:
+    """What describes an archived tensor; static and hashable.
+
+    Invariants: the chunks' weights add to the size of `shape`; `format` is RAW or the format of
+    `dtype`.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str  # NumPy name of the elements' dtype
+    format: str
+    coding: Coding
+    chunk_weights: int
+    chunks: tuple[Chunk, ...]
+    entropy_bits: float  # sum of the fields' entropies, bits per weight
+    joint_entropy_bits: float | None  # None where a code has more than 16 bits
+    numpy: bool = True  # decompresses to NumPy; False: to a JAX array
+
+    def __post_init__(self) -> None:
+        size = self.size
+        cut = [min(self.chunk_weights, size - at) for at in range(0, size, self.chunk_weights)]
+        found = [chunk.weights for chunk in self.chunks]
+        if cut != found:
+            raise CorruptError(
+                "chunks of a tensor",
+                expected=f"{len(cut)} for shape {list(self.shape)}",
+                found=f"{len(found)} of {sum(found)} elements",
+            )
+
+    @property
+    def size(self) -> int:
+        """Elements."""
+        return math.prod(self.shape)
+
+    @property
+    def element_format(self) -> Format:
+        """The format of the codes."""
+        return formats.format_named(self.format, dtype_named(self.dtype))
+
+    @property
+    def payload_bytes(self) -> int:
+        """Bytes of all payloads."""
+        return sum(chunk.bytes for chunk in self.chunks)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompressedTensor:
+    """An archived tensor: a pytree node whose only leaf is its payload.
+
+    Attributes:
+      payload: uint8[bytes], the chunks' payloads one after another.
+      header: shape, dtype, format, coding and checksums.
+    """
+
+    payload: Any
+    header: TensorHeader = field(metadata={"static": True})
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the tensor that it decompresses to."""
+        return self.header.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Dtype of the tensor that it decompresses to."""
+        return dtype_named(self.header.dtype)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the payload."""
+        return self.header.payload_bytes
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Payload bits of an element."""
+        return 8 * self.nbytes / max(1, self.header.size)
+
+
+def is_compressed(leaf: Any) -> bool:
+    """Whether a leaf is a `CompressedTensor`."""
+    return isinstance(leaf, CompressedTensor)
+
+
+def chunk_length(shape: tuple[int, ...]) -> int:
+    """Elements of a chunk: whole rows, CHUNK_WEIGHTS at the most; of longer rows, parts."""
+    row = shape[-1] if shape else 1
+    if row == 0 or row > CHUNK_WEIGHTS:
+        return CHUNK_WEIGHTS
+    return CHUNK_WEIGHTS // row * row
+
+
+def checksum(data: np.ndarray) -> int:
+    """XXH3-64 of an array's bytes."""
+    flat = np.ascontiguousarray(data).reshape(-1)
+    return xxhash.xxh3_64_intdigest(flat.view(np.uint8).data)
+
+
+def dtype_named(name: str) -> np.dtype:
+    """The dtype of a NumPy or ml_dtypes name."""
+    try:
+        dtype = np.dtype(jax.numpy.dtype(name))
+    except TypeError:
+        dtype = None
+    if dtype is None or dtype.hasobject or dtype.itemsize == 0:
+        raise UnsupportedError("dtype", expected="a numeric dtype", found=repr(name))
+    return dtype

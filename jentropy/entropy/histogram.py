@@ -1,0 +1,80 @@
+"""Exact histograms of codes in jitted JAX.
+
+A chunk is counted on the device in uint32; chunks add up on the host in int64, so totals are exact
+for any number of weights, with or without 64-bit JAX.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, UInt, UInt32
+
+CHUNK = 1 << 22  # codes counted by one call; a call's counts fit uint32 by a wide margin
+_MATMUL_BLOCK = 1 << 14  # codes of one one-hot product; its counts are exact in float32
+
+
+@partial(jax.jit, static_argnames="bits")
+def _count(codes: UInt[Array, "n"], *, bits: int) -> UInt32[Array, "bins"]:
+    return jax.lax.platform_dependent(
+        codes,
+        tpu=partial(_count_by_matmul, bits=bits),
+        default=partial(_count_by_scatter, bits=bits),
+    )
+
+
+def _count_by_scatter(codes: UInt[Array, "n"], *, bits: int) -> UInt32[Array, "bins"]:
+    index = codes.astype(jnp.int32)
+    return jnp.zeros(1 << bits, jnp.uint32).at[index].add(1, mode="promise_in_bounds")
+
+
+def _count_by_matmul(codes: UInt[Array, "n"], *, bits: int) -> UInt32[Array, "bins"]:
+    """One-hot of the high bits against one-hot of the low bits: no scatter, which a TPU lacks."""
+    low = bits // 2
+    high_values = jnp.arange(1 << (bits - low), dtype=jnp.int32)
+    low_values = jnp.arange(1 << low, dtype=jnp.int32)
+    count = codes.shape[0]
+    block = min(_MATMUL_BLOCK, count)
+    padded = jnp.pad(codes.astype(jnp.int32), (0, -count % block), constant_values=1 << bits)
+
+    def add(total, part):
+        high = (part[:, None] >> low == high_values).astype(jnp.bfloat16)
+        rest = (part[:, None] & ((1 << low) - 1) == low_values).astype(jnp.bfloat16)
+        product = jnp.dot(high.T, rest, preferred_element_type=jnp.float32)
+        return total + product.astype(jnp.uint32), None
+
+    start = jnp.zeros((high_values.size, low_values.size), jnp.uint32)
+    total, _ = jax.lax.scan(add, start, padded.reshape(-1, block))
+    return total.reshape(-1)
+
+
+def count(codes: np.ndarray, *, bits: int) -> np.ndarray:
+    """How often each code occurs.
+
+    Args:
+      codes: unsigned integers of any shape, all below 2^bits; a memory map is read in pieces.
+      bits: width of a code, at most 16.
+
+    Returns:
+      int64[2^bits].
+
+    Example:
+      >>> import numpy as np
+      >>> count(np.array([0, 1, 1, 3], np.uint8), bits=2)
+      array([1, 2, 0, 1])
+    """
+    flat = codes.reshape(-1)
+    total = np.zeros(1 << bits, np.int64)
+    for start in range(0, flat.size, CHUNK):
+        piece = np.asarray(flat[start : start + CHUNK])
+        # Pieces of few sizes, so that few programs are compiled; padding is counted and taken off.
+        size = min(CHUNK, 1 << max(10, (piece.size - 1).bit_length()))
+        padding = size - piece.size
+        if padding:
+            piece = np.pad(piece, (0, padding))
+        total += np.asarray(_count(piece, bits=bits)).astype(np.int64)
+        total[0] -= padding
+    return total

@@ -1,0 +1,84 @@
+"""Every error jentropy raises on purpose.
+
+Bad input is an `InputError`: the command line prints it as one line and exits with code 2.
+Its message always says where (file, tensor), what was expected, what was found and, where the
+user can do something, what. A failed check of data that could be read is a `CheckError`: exit
+code 1.
+"""
+
+from __future__ import annotations
+
+
+class JentropyError(Exception):
+    """Base of every error that jentropy raises on purpose."""
+
+
+class InputError(JentropyError):
+    """The input cannot be used.
+
+    Args:
+      what: what is wrong, in a few words.
+      file: the file that it is wrong in.
+      tensor: the tensor's name or path in the tree.
+      expected: what a valid input has there.
+      found: what this one has.
+      hint: what the user can do.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        file: object = None,
+        tensor: str | None = None,
+        expected: object = None,
+        found: object = None,
+        hint: str | None = None,
+    ) -> None:
+        self.what, self.file, self.tensor = what, file, tensor
+        self.expected, self.found, self.hint = expected, found, hint
+        parts = []
+        if file is not None:
+            parts.append(f"{file}: ")
+        if tensor is not None:
+            parts.append(f"tensor {tensor!r}: ")
+        parts.append(what)
+        if expected is not None:
+            parts.append(f": expected {expected}, found {found}")
+        if hint is not None:
+            parts.append(f" ({hint})")
+        super().__init__("".join(parts).replace("\n", " "))
+
+    def __reduce__(self):
+        keywords = {
+            key: getattr(self, key) for key in ("file", "tensor", "expected", "found", "hint")
+        }
+        return _rebuild, (type(self), self.what, keywords)
+
+
+def _rebuild(kind: type[InputError], what: str, keywords: dict) -> InputError:
+    return kind(what, **keywords)
+
+
+class TruncatedError(InputError):
+    """A file ends before its own header says it does."""
+
+
+class CorruptError(InputError):
+    """Stored data contradicts itself."""
+
+
+class ChecksumError(CorruptError):
+    """Stored data does not have the checksum that was stored with it."""
+
+
+class UnsupportedError(InputError):
+    """A version, codec, dtype, architecture or file kind that this release does not know."""
+
+
+class DestinationError(InputError):
+    """The destination exists, or cannot be written."""
+
+
+class CheckError(JentropyError):
+    """A comparison that was asked for did not hold."""

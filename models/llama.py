@@ -1,0 +1,13 @@
+"""Llama 2 and 3 (`LlamaForCausalLM`), with Llama 3.1's rope scaling."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .config import DecoderConfig, decoder_config
+
+
+def config(hf_config: Mapping[str, Any]) -> DecoderConfig:
+    """Reads `config.json`."""
+    return decoder_config(hf_config)

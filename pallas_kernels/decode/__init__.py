@@ -1,0 +1,1 @@
+"""Resident weights back to dense arrays. `api` is what users call."""

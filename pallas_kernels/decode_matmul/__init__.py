@@ -1,0 +1,1 @@
+"""x @ w for resident weights w. `api` is what users call."""

@@ -1,0 +1,39 @@
+"""Decode the whole weight, then multiply: what every other backend is held to."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Shaped
+
+from jentropy.pallas_kernels.decode import api as decode_api
+
+
+def matmul(x: Float[Array, "*batch K"], w, *, transpose_w: bool, out_dtype) -> Float[Array, "*batch N"]:
+    """x @ w, bit for bit the product with the dense weight.
+
+    The barrier keeps XLA from fusing the decode into the product, where it could change the order
+    of the sum.
+    """
+    return dense_matmul(
+        x,
+        jax.lax.optimization_barrier(decode_api.decode(w)),
+        transpose_w=transpose_w,
+        out_dtype=out_dtype,
+    )
+
+
+def dense_matmul(
+    x: Float[Array, "*batch K"], w: Shaped[Array, "K N"], *, transpose_w: bool, out_dtype
+) -> Float[Array, "*batch N"]:
+    """x @ w with float32 accumulation; x and w meet in the wider of their dtypes."""
+    dtype = jnp.promote_types(x.dtype, w.dtype)
+    contract = (((x.ndim - 1,), (1 if transpose_w else 0,)), ((), ()))
+    y = jax.lax.dot_general(
+        x.astype(dtype),
+        w.astype(dtype),
+        contract,
+        precision=jax.lax.Precision.HIGHEST,
+        preferred_element_type=jnp.promote_types(dtype, jnp.float32),
+    )
+    return y.astype(out_dtype)
