@@ -96,7 +96,7 @@ def to_resident(packed: Any, backend: str | None = None) -> Any:
 
 
 def _leaf_to_resident(leaf: Any, backend: str) -> ResidentTensor | jax.Array:
-    values = containers.decompress_leaf(leaf) if containers.is_compressed(leaf) else leaf
+    values = containers.decompress(leaf) if containers.is_compressed(leaf) else leaf
     return lay_out(values, backend)
 
 

@@ -1,0 +1,25 @@
+"""Checkpoints in and out: safetensors, Hugging Face directories, Orbax, compressed checkpoints."""
+
+from .analysis import analyze
+from .checkpoint import Checkpoint, Tensor
+from .compressed import CompressedCheckpoint, decompress_checkpoint, load, verify
+from .compressing import compress_checkpoint, save
+from .dialects import DIALECTS
+from .inspecting import Inspection, inspect
+from .opening import open_checkpoint
+
+__all__ = [
+    "DIALECTS",
+    "Checkpoint",
+    "CompressedCheckpoint",
+    "Inspection",
+    "Tensor",
+    "analyze",
+    "compress_checkpoint",
+    "decompress_checkpoint",
+    "inspect",
+    "load",
+    "open_checkpoint",
+    "save",
+    "verify",
+]

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from jentropy.codecs import CODECS, Coding, FrequencyTable, planes, stored
+from jentropy.containers.coder import Draft
 from jentropy.containers.tensor import Chunk, TensorHeader, chunk_length, dtype_named
 from jentropy.errors import CorruptError, InputError, UnsupportedError
 from jentropy.formats import FORMATS, RAW
 
 VERSION = 1
+KEY = "jentropy"  # names the version, here and in the custom metadata
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +68,25 @@ class Index:
     blobs: tuple[Entry, ...] = ()
     files: tuple[FileEntry, ...] = ()
     tree: Any = None
-    extra: dict[str, Any] = field(default_factory=dict)
 
 
-def to_json(index: Index) -> bytes:
-    """The index as it is stored: compact JSON in UTF-8."""
-    document = {
-        "jentropy": VERSION,
-        "bundles": list(index.bundles),
+def document(
+    *,
+    bundles: Sequence[int],
+    tensors: Sequence[dict[str, Any]],
+    blobs: Sequence[dict[str, Any]] = (),
+    files: Sequence[FileEntry] = (),
+    tree: Any = None,
+) -> bytes:
+    """The index as it is stored: compact JSON in UTF-8.
+
+    Args:
+      bundles: bytes of each bundle.
+      tensors, blobs: `entry_document`s.
+    """
+    content = {
+        KEY: VERSION,
+        "bundles": list(bundles),
         "files": [
             {
                 "path": f.path,
@@ -81,51 +94,50 @@ def to_json(index: Index) -> bytes:
                 **({} if f.tensors is None else {"tensors": list(f.tensors)}),
                 **({"model": True} if f.model else {}),
             }
-            for f in index.files
+            for f in files
         ],
-        "blobs": [_entry_to_json(entry) for entry in index.blobs],
-        "tensors": [_entry_to_json(entry) for entry in index.tensors],
+        "blobs": list(blobs),
+        "tensors": list(tensors),
     }
-    if index.tree is not None:
-        document["tree"] = index.tree
-    return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
+    if tree is not None:
+        content["tree"] = tree
+    return json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def _entry_to_json(entry: Entry) -> dict[str, Any]:
-    header = entry.header
-    document: dict[str, Any] = {"name": entry.name, **header_to_json(header)}
-    document["chunks"] = [chunk_to_json(ref, header.coding) for ref in entry.chunks]
-    return document
+def entry_document(
+    name: str, header: dict[str, Any], chunks: Sequence[list[Any]]
+) -> dict[str, Any]:
+    """A tensor's or blob's part of the index, of `header_document` and `chunk_document`s."""
+    return {"name": name, **header, "chunks": list(chunks)}
 
 
-def header_to_json(header: TensorHeader) -> dict[str, Any]:
-    """Everything of a header but its chunks."""
-    document: dict[str, Any] = {
+def header_document(header: TensorHeader | Draft) -> dict[str, Any]:
+    """Everything that is said of a tensor but its chunks."""
+    content: dict[str, Any] = {
         "shape": list(header.shape),
         "dtype": header.dtype,
         "format": header.format,
         "codec": header.coding.codec,
     }
     if header.coding.tables:
-        document["tables"] = [
+        content["tables"] = [
             None if table is None else [table.first, *table.frequencies]
             for table in header.coding.tables
         ]
-    document["entropy_bits"] = header.entropy_bits
+    content["entropy_bits"] = header.entropy_bits
     if header.joint_entropy_bits is not None:
-        document["joint_entropy_bits"] = header.joint_entropy_bits
+        content["joint_entropy_bits"] = header.joint_entropy_bits
     if not header.numpy:
-        document["jax"] = True
-    return document
+        content["jax"] = True
+    return content
 
 
-def chunk_to_json(ref: ChunkRef, coding: Coding) -> list[Any]:
+def chunk_document(chunk: Chunk, place: tuple[int, int], coding: Coding) -> list[Any]:
     """[bundle, offset, bytes, hash of the payload, hash of the codes unless they are the same]."""
-    chunk = ref.chunk
     hashes = [f"{chunk.payload_hash:016x}"]
     if coding.codec != stored.NAME:
         hashes.append(f"{chunk.codes_hash:016x}")
-    return [ref.bundle, ref.offset, chunk.bytes, *hashes]
+    return [*place, chunk.bytes, *hashes]
 
 
 class _Reader:
@@ -177,12 +189,12 @@ def from_json(text: bytes, file: Path) -> Index:
     """
     reader = _Reader(file)
     try:
-        document = json.loads(text)
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise CorruptError(f"index is no JSON: {error}", file=file) from error
-    if not isinstance(document, dict):
-        raise reader.fail("document", "an object", document)
-    version = document.get("jentropy")
+    if not isinstance(content, dict):
+        raise reader.fail("content", "an object", content)
+    version = content.get(KEY)
     if version != VERSION:
         raise UnsupportedError(
             "version of the compressed checkpoint",
@@ -191,20 +203,20 @@ def from_json(text: bytes, file: Path) -> Index:
             found=f"{version!r:.40}",
             hint="a newer jentropy wrote it",
         )
-    bundles = tuple(reader.size(n, "bundles") for n in reader.get(document, "bundles", list, ""))
+    bundles = tuple(reader.size(n, "bundles") for n in reader.get(content, "bundles", list, ""))
     entries = {
-        key: tuple(_entry(reader, item, bundles) for item in reader.objects(document, key))
+        key: tuple(_entry(reader, item, bundles) for item in reader.objects(content, key))
         for key in ("tensors", "blobs")
     }
     files = tuple(
         _file(reader, item, entries["tensors"], entries["blobs"])
-        for item in reader.objects(document, "files")
+        for item in reader.objects(content, "files")
     )
     reader.unique([f.path for f in files], "files")
     model = [i for f in files if f.model for i in f.tensors or ()]
     names = [entries["tensors"][i].name for i in (model if files else range(len(entries["tensors"])))]
     reader.unique(names, "tensors")
-    return Index(bundles=bundles, files=files, tree=document.get("tree"), **entries)
+    return Index(bundles=bundles, files=files, tree=content.get("tree"), **entries)
 
 
 def _entry(reader: _Reader, item: dict, bundles: tuple[int, ...]) -> Entry:

@@ -35,12 +35,11 @@ from jentropy.errors import (
 )
 
 from . import index as index_lib
-from .index import ChunkRef, Index
+from .index import KEY, ChunkRef
 
 BUNDLE_BYTES = 1 << 26  # what a writer holds in memory; more would only save a few files
 METADATA_FILE = "_CHECKPOINT_METADATA"  # Orbax's; holds the custom metadata
 ARRAYS = "state"  # Orbax's folder of the arrays, when they were saved piece by piece
-KEY = "jentropy"  # ours in the custom metadata
 
 
 @contextmanager
@@ -158,11 +157,15 @@ class Writer:
         self.bundles.append(bundle.size)
         self._records, self._parts, self._held = [], [], 0
 
-    def finish(self, index: Index) -> None:
-        """Writes the checkpoint and removes what was staged. `flush` comes before."""
+    def finish(self, index: bytes) -> None:
+        """Writes the checkpoint and removes what was staged.
+
+        Args:
+          index: `index.document`, made after the last `flush`.
+        """
         from orbax.checkpoint import v1 as ocp  # seconds to import, and only writers need it
 
-        text = np.frombuffer(index_lib.to_json(index), np.uint8)
+        text = np.frombuffer(index, np.uint8)
         metadata = {KEY: {"version": index_lib.VERSION, "index_xxh3_64": f"{checksum(text):016x}"}}
         partial = self.path.parent / f"{self.path.name}.partial_save"  # Orbax's name for it
         context = ocp.Context()

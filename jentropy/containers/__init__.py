@@ -1,1 +1,9 @@
-def is_compressed(x): return False
+"""Archived tensors: `CompressedTensor`, a pytree node, and the coder between it and arrays.
+
+FORMAT.md in this folder describes the bytes.
+"""
+
+from .tensor import Chunk, CompressedTensor, TensorHeader, is_compressed
+from .trees import compress, decompress
+
+__all__ = ["Chunk", "CompressedTensor", "TensorHeader", "compress", "decompress", "is_compressed"]

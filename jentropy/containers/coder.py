@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jentropy import codecs, entropy, formats
-from jentropy.codecs import Coding
+from jentropy.codecs import Coding, stored
 from jentropy.errors import ChecksumError, CorruptError
 from jentropy.formats import Format
 
@@ -34,6 +34,7 @@ class Draft:
     entropy_bits: float
     joint_entropy_bits: float | None
     numpy: bool
+    skip: int = 0  # chunks at the front that are coded already
 
     @property
     def chunk_weights(self) -> int:
@@ -55,13 +56,14 @@ class Draft:
         )
 
 
-def draft(name: str, values: np.ndarray, *, numpy: bool = True) -> Draft:
+def draft(name: str, values: np.ndarray, *, numpy: bool = True, skip: int = 0) -> Draft:
     """Counts a tensor and chooses its coding.
 
     Args:
       name: for messages.
       values: an array of any numeric dtype; a memory map is not read whole.
       numpy: whether it comes back as NumPy.
+      skip: chunks at its front that are coded already.
     """
     format_name = formats.format_of_dtype(values.dtype)
     number_format = formats.format_named(format_name, values.dtype)
@@ -79,6 +81,23 @@ def draft(name: str, values: np.ndarray, *, numpy: bool = True) -> Draft:
         entropy_bits=round(counts.entropy_bits(), 6),
         joint_entropy_bits=None if joint is None else round(joint, 6),
         numpy=numpy,
+        skip=skip,
+    )
+
+
+def blob(name: str, data: np.ndarray, *, skip: int = 0) -> Draft:
+    """Bytes that are stored as they are, uint8[n]."""
+    return Draft(
+        name=name,
+        codes=data,
+        shape=tuple(data.shape),
+        dtype="uint8",
+        format=formats.RAW,
+        coding=Coding(codec=stored.NAME),
+        entropy_bits=8.0,
+        joint_entropy_bits=None,
+        numpy=True,
+        skip=skip,
     )
 
 
@@ -97,7 +116,7 @@ def encode(drafts: Iterable[Draft]) -> Iterator[tuple[Draft, list[tuple[Chunk, n
             yield from _encode_batch(pending)
             pending, held = [], 0
             yield item, []
-        for start in range(0, flat.size, item.chunk_weights):
+        for start in range(item.skip * item.chunk_weights, flat.size, item.chunk_weights):
             piece = np.asarray(flat[start : start + item.chunk_weights])
             pending.append((item, piece))
             held += piece.size

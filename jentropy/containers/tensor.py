@@ -86,10 +86,12 @@ class CompressedTensor:
     Attributes:
       payload: uint8[bytes], the chunks' payloads one after another.
       header: shape, dtype, format, coding and checksums.
+      sharding: where `decompress` puts the tensor; None: NumPy or the default device.
     """
 
     payload: Any
     header: TensorHeader = field(metadata={"static": True})
+    sharding: jax.sharding.Sharding | None = field(default=None, metadata={"static": True})
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -64,17 +65,42 @@ def compress(pytree: Any) -> Any:
 
 
 def _draft(name: str, leaf: Any) -> coder.Draft:
-    is_jax = isinstance(leaf, jax.Array)
-    if is_jax and jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
+    return coder.draft(name, as_array(leaf, name), numpy=not isinstance(leaf, jax.Array))
+
+
+def as_array(leaf: Any, name: str = "") -> np.ndarray:
+    """A leaf as a contiguous NumPy array of native byte order.
+
+    Raises:
+      InputError: a leaf that is no numeric array, by `name`.
+    """
+    if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
         raise InputError("leaf", tensor=name, expected="a numeric array", found=leaf.dtype)
-    values = np.ascontiguousarray(leaf) if np.ndim(leaf) else np.asarray(leaf)
+    values = np.asarray(leaf)
     if values.dtype.hasobject or values.dtype.kind in "SUMm" or values.dtype.names:
-        raise InputError(
-            "leaf", tensor=name, expected="a numeric array", found=f"{type(leaf).__name__} {leaf!r:.40}"
-        )
+        found = f"{type(leaf).__name__} {leaf!r:.40}"
+        raise InputError("leaf", tensor=name, expected="a numeric array", found=found)
     if not values.dtype.isnative:
         raise InputError("leaf", tensor=name, expected="native byte order", found=values.dtype.str)
-    return coder.draft(name, values, numpy=not is_jax)
+    return values if values.flags.c_contiguous else np.ascontiguousarray(values)
+
+
+def with_sharding(packed: Any, sharding: Any) -> Any:
+    """The same pytree; `decompress` will put its tensors where `sharding` says.
+
+    Args:
+      sharding: one `jax.sharding.Sharding`, or a pytree of them, None for the default.
+    """
+    if sharding is None or isinstance(sharding, jax.sharding.Sharding):
+        return jax.tree.map(
+            lambda leaf: dataclasses.replace(leaf, sharding=sharding), packed, is_leaf=is_compressed
+        )
+    return jax.tree.map(
+        lambda leaf, own: dataclasses.replace(leaf, sharding=own),
+        packed,
+        sharding,
+        is_leaf=is_compressed,
+    )
 
 
 def decompress(packed: Any) -> Any:
@@ -84,7 +110,8 @@ def decompress(packed: Any) -> Any:
       packed: a pytree; leaves that are not `CompressedTensor` stay as they are.
 
     Returns:
-      The same tree of arrays; NumPy where NumPy went in, JAX on the default device otherwise.
+      The same tree of arrays: NumPy where NumPy went in, JAX arrays otherwise, and wherever `load`
+      was given a sharding.
 
     Raises:
       ChecksumError, CorruptError: data that are not what was compressed.
@@ -105,9 +132,14 @@ def decompress(packed: Any) -> Any:
             _, codes = next(filled)
             flat[at : at + codes.size] = codes.view(flat.dtype)
             at += codes.size
-        values = flat.reshape(out[i].shape)
-        out[i] = values if out[i].header.numpy else jnp.asarray(values)
+        out[i] = _place(flat.reshape(out[i].shape), out[i])
     return jax.tree_util.tree_unflatten(structure, out)
+
+
+def _place(values: np.ndarray, tensor: CompressedTensor) -> Any:
+    if tensor.sharding is not None:
+        return jax.make_array_from_callback(values.shape, tensor.sharding, values.__getitem__)
+    return values if tensor.header.numpy else jnp.asarray(values)
 
 
 def coded_chunks(name: str, tensor: CompressedTensor) -> Iterator[coder.Coded]:

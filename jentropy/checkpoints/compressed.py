@@ -1,0 +1,307 @@
+"""A compressed checkpoint as a checkpoint, as a pytree, and as its original files."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import jax
+import numpy as np
+
+from jentropy.containers import coder, trees
+from jentropy.containers.tensor import CompressedTensor
+from jentropy.errors import CheckError, CorruptError, InputError
+
+from . import orbax, sources, structure
+from .checkpoint import Checkpoint, Tensor
+from .compressing import Progress
+from .hub import resolve
+from .index import Entry
+from .store import Store, destination_errors, is_orbax_checkpoint, refuse_existing
+
+DIALECT = "compressed"
+
+
+class CompressedCheckpoint(Checkpoint):
+    """Weights of a compressed checkpoint; a weight is decoded when its codes are asked for."""
+
+    def __init__(self, path: Path):
+        self.store = Store(path)
+        self._files = {f.path: f for f in self.store.index.files}
+        config = self.read_text("config.json")
+        generation = self.read_text("generation_config.json") or "{}"
+        super().__init__(
+            path,
+            (_tensor(self.store, entry) for entry in model_entries(self.store)),
+            None
+            if config is None
+            else sources.merge_config(path / "config.json", config, generation),
+        )
+
+    def read_text(self, file: str) -> str | None:
+        found = self._files.get(file)
+        if found is None or found.tensors is not None:
+            return None
+        blob = _read(self.store, self.store.index.blobs[found.blob])
+        try:
+            return blob.tobytes().decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise CorruptError(f"file {file} is no UTF-8", file=self.store.path) from error
+
+
+def model_entries(store: Store) -> list[Entry]:
+    """The entries that are the model's weights."""
+    index = store.index
+    if not index.files:
+        return list(index.tensors)
+    return [index.tensors[i] for f in index.files if f.model for i in f.tensors or ()]
+
+
+def _coded(store: Store, entry: Entry) -> Iterator[coder.Coded]:
+    for ref in entry.chunks:
+        yield coder.Coded(
+            entry.name,
+            ref.chunk,
+            store.payload(ref),
+            entry.header.element_format,
+            entry.header.coding,
+            store.bundle_path(ref),
+        )
+
+
+def _read(store: Store, entry: Entry) -> np.ndarray:
+    """The array of an entry."""
+    values = np.empty(entry.header.size, np.dtype(_dtype(entry)))
+    at = 0
+    for _, codes in coder.decode(_coded(store, entry)):
+        values[at : at + codes.size] = codes.view(values.dtype)
+        at += codes.size
+    return values.reshape(entry.header.shape)
+
+
+def _dtype(entry: Entry) -> np.dtype:
+    return entry.header.element_format.dtype
+
+
+def _tensor(store: Store, entry: Entry) -> Tensor:
+    from jentropy.formats import codes_of
+
+    return Tensor(
+        name=entry.name,
+        format=entry.header.format,
+        dialect=DIALECT,
+        shape=entry.header.shape,
+        dtype=_dtype(entry),
+        read=lambda: {"code": codes_of(_read(store, entry))},
+    )
+
+
+def load(path: str | Path, sharding: Any = None) -> Any:
+    """Reads a compressed checkpoint without decoding it.
+
+    Args:
+      path: a compressed checkpoint.
+      sharding: where `decompress` will put the tensors: a `jax.sharding.Sharding` for all of them,
+        or a pytree of them with None for the default.
+
+    Returns:
+      A pytree of `CompressedTensor`: the one that was saved, or a dict by name of the weights of a
+      compressed checkpoint directory.
+
+    Raises:
+      InputError: not a compressed checkpoint, or a damaged one, by file and tensor.
+    """
+    store = Store(Path(path))
+    entries = model_entries(store)
+    packed = [_packed(store, entry) for entry in entries]
+    if store.index.files:
+        tree = dict(zip((entry.name for entry in entries), packed, strict=True))
+    else:
+        tree = structure.rebuild(store.index.tree, packed, store.array_path("index"))
+    return tree if sharding is None else trees.with_sharding(tree, sharding)
+
+
+def _packed(store: Store, entry: Entry) -> CompressedTensor:
+    payloads = []
+    for item in _coded(store, entry):
+        coder.check_payload(item)
+        payloads.append(item.payload)
+    return CompressedTensor(
+        payload=np.concatenate(payloads) if payloads else np.zeros(0, np.uint8),
+        header=entry.header,
+    )
+
+
+def decompress_checkpoint(
+    path: str | Path, out: str | Path, progress: Progress | None = None
+) -> None:
+    """Writes the original files, byte for byte.
+
+    A checkpoint that was made of a pytree or of an Orbax checkpoint becomes an Orbax checkpoint of
+    the same arrays.
+
+    Args:
+      path: a compressed checkpoint.
+      out: the directory that will hold the files; it appears whole or not at all.
+      progress: told of progress.
+
+    Raises:
+      InputError: a damaged checkpoint.
+      DestinationError: `out` exists or cannot be written.
+    """
+    store, target = Store(Path(path)), Path(out)
+    refuse_existing(target)
+    if not store.index.files:
+        values = jax.tree.map(np.asarray, trees.decompress(load(path)))
+        with destination_errors(target):
+            orbax.save_tree(target, values)
+        return
+    stage = target.parent / f".{target.name}.jentropy-partial"
+    with destination_errors(target):
+        try:
+            shutil.rmtree(stage, ignore_errors=True)
+            stage.mkdir(parents=True)
+            for name, parts in _file_bytes(store):
+                file = stage / name
+                file.parent.mkdir(parents=True, exist_ok=True)
+                with file.open("wb") as stream:
+                    for part in parts:
+                        stream.write(part.data)
+                        if progress:
+                            progress(part.size)
+            os.rename(stage, target)
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)
+
+
+def _file_bytes(store: Store) -> Iterator[tuple[str, Iterator[np.ndarray]]]:
+    """Every file and its bytes, uint8, in order; each file's are to be used up before the next's.
+
+    Chunks of many files decode together.
+    """
+    index = store.index
+    plan = [
+        (f.path, [index.blobs[f.blob], *(index.tensors[i] for i in f.tensors or ())])
+        for f in index.files
+    ]
+    decoded = coder.decode(
+        item for _, entries in plan for entry in entries for item in _coded(store, entry)
+    )
+    for name, entries in plan:
+        count = sum(len(entry.chunks) for entry in entries)
+        parts = itertools.islice(decoded, count)
+        yield name, (np.ascontiguousarray(codes).view(np.uint8) for _, codes in parts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verified:
+    """What a verification went through."""
+
+    tensors: int
+    files: int
+    chunks: int
+    bytes: int  # decoded
+    compared: bool  # with the source
+
+
+def verify(
+    path: str | Path, against: str | Path | None = None, progress: Progress | None = None
+) -> Verified:
+    """Checks every checksum of a compressed checkpoint and decodes all of it.
+
+    Args:
+      path: a compressed checkpoint.
+      against: the source; every byte is compared with it.
+      progress: told of progress.
+
+    Raises:
+      ChecksumError, CorruptError: damaged data, by file and tensor.
+      CheckError: sound data that differ from the source, by file.
+    """
+    store = Store(Path(path))
+    index = store.index
+    total = 0
+    if index.files:
+        source = None if against is None else sources.read_file_source(_existing(against))
+        if source is not None:
+            _same_names(store, source)
+        for name, parts in _file_bytes(store):
+            total += _compare(parts, None if source is None else source.root / name, progress)
+    else:
+        packed = load(path)
+        values = trees.decompress(packed)
+        total = sum(int(leaf.nbytes) for leaf in jax.tree.leaves(values))
+        if against is not None:
+            _same_tree(values, against)
+    entries = (*index.tensors, *index.blobs)
+    return Verified(
+        tensors=len(index.tensors),
+        files=len(index.files),
+        chunks=sum(len(entry.chunks) for entry in entries),
+        bytes=total,
+        compared=against is not None,
+    )
+
+
+def _existing(path: str | Path) -> Path:
+    source = resolve(path)
+    if not source.exists():
+        raise InputError("no such file or directory", file=source)
+    return source
+
+
+def _same_names(store: Store, source: sources.FileSource) -> None:
+    ours = [f.path for f in store.index.files]
+    for name in sorted(set(ours) ^ set(source.files)):
+        where = "only in the compressed checkpoint" if name in ours else "only in the source"
+        raise CheckError(f"{source.root / name}: {where}")
+
+
+def _compare(
+    parts: Iterable[np.ndarray], original: Path | None, progress: Progress | None
+) -> int:
+    """Decodes a file and compares it; bytes gone through."""
+    at = 0
+    stream: BinaryIO | None = None if original is None else original.open("rb")
+    try:
+        for part in parts:
+            if stream is not None:
+                expected = np.frombuffer(stream.read(part.size), np.uint8)
+                if expected.size != part.size or not np.array_equal(expected, part):
+                    same = expected == part[: expected.size]
+                    first = at + int(np.argmin(same)) if not same.all() else at + same.size
+                    raise CheckError(f"{original}: differs from byte {first} on")
+            at += part.size
+            if progress:
+                progress(part.size)
+        if stream is not None and stream.read(1):
+            raise CheckError(f"{original}: is longer than the {at} bytes that were compressed")
+    finally:
+        if stream is not None:
+            stream.close()
+    return at
+
+
+def _same_tree(values: Any, against: str | Path) -> None:
+    source = _existing(against)
+    if not is_orbax_checkpoint(source):
+        raise InputError("source", file=source, expected="an Orbax checkpoint", found="none")
+    original = dict(_by_name(orbax.load_tree(source)))
+    ours = dict(_by_name(values))
+    for name in sorted(original.keys() ^ ours.keys()):
+        raise CheckError(f"{source}: tensor {name!r} is in one of the two only")
+    for name, value in ours.items():
+        other = np.asarray(original[name])
+        same = value.dtype == other.dtype and value.shape == other.shape
+        if not same or np.asarray(value).tobytes() != other.tobytes():
+            raise CheckError(f"{source}: tensor {name!r} differs")
+
+
+def _by_name(tree: Any) -> Iterator[tuple[str, Any]]:
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        yield trees.leaf_name(path), leaf
