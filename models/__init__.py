@@ -1,0 +1,65 @@
+"""Flax models that run from compressed weights, imported as `jentropy.models`.
+
+To add an architecture of the Llama family: a file whose `config` reads its `config.json` into a
+`DecoderConfig`, and a line in `ARCHITECTURES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from . import llama, qwen3
+from .config import DecoderConfig, RopeConfig
+from .decoder import Decoder
+from .generation import generate
+from .loading import load_model
+from .text import continue_text, load_tokenizer
+
+ARCHITECTURES: dict[str, Callable[..., DecoderConfig]] = {
+    "LlamaForCausalLM": llama.config,
+    "Qwen3ForCausalLM": qwen3.config,
+}
+BUNDLED = Path(__file__).parent / "bundled" / "pystdlib"  # the demo's model
+
+
+def load(
+    path: str | Path, mesh: jax.sharding.Mesh | None = None, compute_dtype: Any = None
+) -> Decoder:
+    """Loads a model.
+
+    From a compressed checkpoint, matrices stay compressed on the device and every layer multiplies
+    from the compressed bytes; from a Hugging Face directory they are dense. The logits of the two
+    are the same bits.
+
+    Args:
+      path: a directory in Hugging Face form, a compressed checkpoint made of one, or
+        `hf://owner/name`.
+      mesh: spreads the weights over its devices, split by rows where that divides them.
+      compute_dtype: of activations, bfloat16 or float32; None takes bfloat16 for BF16 weights and
+        float32 for any other. Accumulation is float32.
+
+    Returns:
+      An `nnx.Module`: `model(input_ids)` maps int32[batch, time] to float32[batch, time,
+      vocabulary].
+
+    Raises:
+      InputError: an unknown architecture, or weights that do not fit it, all of them named.
+    """
+    return load_model(path, ARCHITECTURES, mesh=mesh, compute_dtype=compute_dtype)
+
+
+__all__ = [
+    "ARCHITECTURES",
+    "BUNDLED",
+    "Decoder",
+    "DecoderConfig",
+    "RopeConfig",
+    "continue_text",
+    "generate",
+    "load",
+    "load_tokenizer",
+]

@@ -112,7 +112,7 @@ def lay_out(values: Any, backend: str) -> ResidentTensor | jax.Array:
             expected=" or ".join(b for n, b in LAYOUTS if n == name),
             found=backend,
         )
-    arrays, limits = layout.pack(formats.FORMATS[name].codes(jnp.asarray(values)))
+    arrays, limits = layout.pack(np.asarray(formats.codes_of(values)))
     weight = ResidentTensor(
         arrays=arrays,
         limits=limits,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from jentropy import entropy, formats
 from jentropy.containers import trees
@@ -37,23 +38,18 @@ def analyze(source: Any, progress: Progress | None = None) -> EntropyReport:
     """
     is_path = isinstance(source, str | Path)
     builder = entropy.ReportBuilder(str(source) if is_path else "pytree")
-    for tensor in _checkpoint_tensors(source) if is_path else _tree_tensors(source):
+    for tensor, values in open_checkpoint(source).read_all() if is_path else _leaves(source):
         number_format = formats.format_named(tensor.format, tensor.dtype)
-        counts = entropy.measure(tensor.codes["code"], number_format)
+        counts = entropy.measure(formats.codes_of(values), number_format)
         builder.add(tensor.name, tensor.dialect, tensor.shape, counts)
         if progress:
             progress(counts.weights)
     return builder.build()
 
 
-def _checkpoint_tensors(source: str | Path) -> Iterator[Tensor]:
-    checkpoint = open_checkpoint(source)
-    for name in checkpoint.names():
-        yield checkpoint.tensor(name)
-
-
-def _tree_tensors(source: Any) -> Iterator[Tensor]:
+def _leaves(source: Any) -> Iterator[tuple[Tensor, np.ndarray]]:
     for path, leaf in jax.tree_util.tree_flatten_with_path(source, is_leaf=trees.is_compressed)[0]:
         name = trees.leaf_name(path)
         values = trees.decompress(leaf) if trees.is_compressed(leaf) else leaf
-        yield plain_tensor(name, trees.as_array(values, name))
+        values = trees.as_array(values, name)
+        yield plain_tensor(name, values), values

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,11 @@ class Checkpoint:
         if name not in self._tensors:
             raise InputError("no such tensor", file=self.source, tensor=name)
         return self._tensors[name]
+
+    def read_all(self) -> Iterator[tuple[Tensor, np.ndarray]]:
+        """Every weight and its values in its own dtype, in order, one at a time."""
+        for tensor in self._tensors.values():
+            yield tensor, tensor.values()
 
     def read_text(self, file: str) -> str | None:
         """A text file that lies beside the weights, or None if there is none."""

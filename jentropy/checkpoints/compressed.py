@@ -15,6 +15,7 @@ import numpy as np
 
 from jentropy.containers import coder, trees
 from jentropy.containers.tensor import CompressedTensor
+from jentropy.formats import codes_of
 from jentropy.errors import CheckError, CorruptError, InputError
 
 from . import orbax, sources, structure
@@ -42,6 +43,11 @@ class CompressedCheckpoint(Checkpoint):
             if config is None
             else sources.merge_config(path / "config.json", config, generation),
         )
+
+    def read_all(self) -> Iterator[tuple[Tensor, np.ndarray]]:
+        entries = model_entries(self.store)
+        for entry, values in zip(entries, _read_all(self.store, entries), strict=True):
+            yield self.tensor(entry.name), values
 
     def read_text(self, file: str) -> str | None:
         found = self._files.get(file)
@@ -74,14 +80,22 @@ def _coded(store: Store, entry: Entry) -> Iterator[coder.Coded]:
         )
 
 
+def _read_all(store: Store, entries: list[Entry]) -> Iterator[np.ndarray]:
+    """The arrays of entries, in order; the chunks of many decode together."""
+    decoded = coder.decode(item for entry in entries for item in _coded(store, entry))
+    for entry in entries:
+        values = np.empty(entry.header.size, _dtype(entry))
+        at = 0
+        for _ in entry.chunks:
+            _, codes = next(decoded)
+            values[at : at + codes.size] = codes.view(values.dtype)
+            at += codes.size
+        yield values.reshape(entry.header.shape)
+
+
 def _read(store: Store, entry: Entry) -> np.ndarray:
-    """The array of an entry."""
-    values = np.empty(entry.header.size, np.dtype(_dtype(entry)))
-    at = 0
-    for _, codes in coder.decode(_coded(store, entry)):
-        values[at : at + codes.size] = codes.view(values.dtype)
-        at += codes.size
-    return values.reshape(entry.header.shape)
+    (values,) = _read_all(store, [entry])
+    return values
 
 
 def _dtype(entry: Entry) -> np.dtype:
@@ -89,8 +103,6 @@ def _dtype(entry: Entry) -> np.dtype:
 
 
 def _tensor(store: Store, entry: Entry) -> Tensor:
-    from jentropy.formats import codes_of
-
     return Tensor(
         name=entry.name,
         format=entry.header.format,

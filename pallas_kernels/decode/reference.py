@@ -24,25 +24,23 @@ from jentropy.codecs import window12
 from jentropy.entropy import histogram
 
 
-def pack(
-    codes: UInt16[Array, "*stack rows columns"],
-) -> tuple[dict[str, jax.Array], tuple[tuple[str, int], ...]]:
-    """Lays out BF16 codes."""
+def pack(codes: np.ndarray) -> tuple[dict[str, jax.Array], tuple[tuple[str, int], ...]]:
+    """Lays out BF16 codes, uint16[*stack, rows, columns]."""
     rows, columns = math.prod(codes.shape[:-1]), codes.shape[-1]
     flat = codes.reshape(rows, columns)
-    exponents = histogram.count(np.asarray(flat), bits=16).reshape(2, 256, 128).sum(axis=(0, 2))
+    exponents = histogram.count(flat, bits=16).reshape(2, 256, 128).sum(axis=(0, 2))
     top = window12.choose_top(exponents)
     words, escapes = _pack_words(flat, jnp.uint16(top))
-    row, column = jnp.nonzero(escapes)
-    per_row = np.bincount(np.asarray(row), minlength=rows)
+    row, column = np.nonzero(np.asarray(escapes))
+    per_row = np.bincount(row, minlength=rows)
+    most = int(per_row.max(initial=0))
     arrays = {
         "words": words,
         "top": jnp.uint16(top),
         "escape_starts": jnp.asarray(np.concatenate([[0], np.cumsum(per_row)]), jnp.int32),
-        "escape_columns": column.astype(jnp.int32),
-        "escape_codes": flat[row, column],
+        "escape_columns": jnp.asarray(column, jnp.int32),
+        "escape_codes": jnp.asarray(flat[row, column]),
     }
-    most = int(per_row.max(initial=0))
     # Rounded up so that tensors alike share a compiled program.
     return arrays, (("row_escapes", 1 << (most - 1).bit_length() if most else 0),)
 

@@ -1,0 +1,109 @@
+"""Text from a model: one jitted call from the prompt's tokens to the last new one."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Int
+
+from jentropy.errors import InputError
+
+from .decoder import Decoder
+
+
+def generate(
+    model: Decoder,
+    input_ids: Int[Array, "batch time"],
+    *,
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    seed: int = 0,
+) -> Int[Array, "batch total"]:
+    """Continues prompts of equal length.
+
+    A sequence that reaches one of the config's end tokens is filled up with its pad token.
+
+    Args:
+      model: the model.
+      input_ids: prompts, one token each at least.
+      max_new_tokens: tokens to add.
+      temperature: 0 takes the likeliest token, greater samples from softmax(logits / temperature).
+      seed: of the sampling.
+
+    Returns:
+      int32[batch, time + max_new_tokens], prompts included.
+
+    Raises:
+      InputError: an empty prompt, token ids outside the vocabulary, or more positions than the
+        model has.
+    """
+    ids = jnp.asarray(input_ids, jnp.int32)
+    config = model.config
+    if ids.ndim != 2 or ids.size == 0:
+        raise InputError("input_ids", expected="int[batch, time], not empty", found=list(ids.shape))
+    if max_new_tokens < 0 or temperature < 0:
+        raise InputError(
+            "max_new_tokens and temperature",
+            expected="0 or more",
+            found=[max_new_tokens, temperature],
+        )
+    if not bool(((ids >= 0) & (ids < config.vocab_size)).all()):
+        raise InputError(
+            "input_ids", expected=f"0 to {config.vocab_size - 1}", found=f"up to {int(ids.max())}"
+        )
+    total = ids.shape[1] + max_new_tokens
+    if total > config.max_position_embeddings:
+        raise InputError(
+            "prompt and new tokens",
+            expected=f"at most {config.max_position_embeddings} positions",
+            found=total,
+        )
+    if max_new_tokens == 0:
+        return ids
+    graph, state = nnx.split(model)
+    return _generate(
+        graph,
+        state,
+        ids,
+        jax.random.key(seed),
+        jnp.float32(temperature),
+        new=max_new_tokens,
+        sample=temperature > 0,
+    )
+
+
+@partial(jax.jit, static_argnames=("graph", "new", "sample"))
+def _generate(graph, state, ids, key, temperature, *, new: int, sample: bool):
+    model = nnx.merge(graph, state)
+    config = model.config
+    batch, time = ids.shape
+    ends = jnp.asarray(config.eos_token_ids, jnp.int32)
+
+    def choose(logits, step):
+        if not sample:
+            return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+        chosen = jax.random.categorical(jax.random.fold_in(key, step), logits / temperature)
+        return chosen.astype(jnp.int32)
+
+    def add(out, done, logits, step):
+        token = jnp.where(done, config.pad_token_id, choose(logits, step))
+        out = jax.lax.dynamic_update_slice_in_dim(out, token[:, None], time + step, axis=1)
+        return out, done | jnp.isin(token, ends)
+
+    def body(carry):
+        out, done, cache, step = carry
+        token = jax.lax.dynamic_slice_in_dim(out, time + step - 1, 1, axis=1)
+        hidden, cache = model.hidden(token, cache, time + step - 1)
+        out, done = add(out, done, model.logits(hidden[:, -1]), step)
+        return out, done, cache, step + 1
+
+    hidden, cache = model.hidden(ids, model.new_cache(batch, time + new), 0)
+    out = jnp.pad(ids, ((0, 0), (0, new)), constant_values=config.pad_token_id)
+    out, done = add(out, jnp.zeros(batch, bool), model.logits(hidden[:, -1]), 0)
+    out, *_ = jax.lax.while_loop(
+        lambda carry: (carry[3] < new) & ~carry[1].all(), body, (out, done, cache, jnp.int32(1))
+    )
+    return out
