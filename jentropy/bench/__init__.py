@@ -1,0 +1,16 @@
+"""Benchmarks: what `jentropy bench` measures, against what a user would have otherwise.
+
+A suite is a module with `run(source) -> list of Result`; to add one, write it and give it a line in
+`SUITES`.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from . import analyze, archive, matmul
+from .measure import Result, environment
+
+SUITES: dict[str, ModuleType] = {"archive": archive, "matmul": matmul, "analyze": analyze}
+
+__all__ = ["SUITES", "Result", "environment"]

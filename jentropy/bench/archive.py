@@ -1,0 +1,142 @@
+"""Suite `archive`: size and speed of the archive codec, beside what else is installed.
+
+Every coder gets the same tensors, one after another, in this process. Sizes include what a
+decoder needs beside the code words; `jentropy` is in memory, `jentropy on disk` the compressed
+checkpoint, `Orbax` a stock checkpoint of the same tensors.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import jentropy
+from jentropy import formats
+from jentropy.containers.tensor import is_compressed
+
+from .measure import Result, median_seconds
+
+
+def run(source: str | Path) -> list[Result]:
+    """Figures of a checkpoint: bits per weight, and MB/s of its bytes where there is a time."""
+    checkpoint = jentropy.open_checkpoint(source)
+    tree = {
+        tensor.name: values
+        for tensor, values in checkpoint.read_all()
+        if tensor.format != formats.RAW
+    }
+    weights = sum(values.size for values in tree.values())
+    raw = sum(values.nbytes for values in tree.values())
+    results = [Result(name="raw", figures={"bits_per_weight": 8 * raw / weights})]
+    results += _entropies(tree, weights)
+
+    def row(name: str, stored: int, encode: Callable[[], Any], decode: Callable[[], Any]) -> None:
+        results.append(
+            Result(
+                name=name,
+                figures={
+                    "bits_per_weight": 8 * stored / weights,
+                    "encode_mb_per_s": raw / 1e6 / median_seconds(encode),
+                    "decode_mb_per_s": raw / 1e6 / median_seconds(decode),
+                },
+            )
+        )
+
+    packed = jentropy.compress(tree)
+    stored = sum(leaf.nbytes for leaf in jax.tree.leaves(packed, is_leaf=is_compressed))
+    row(
+        "jentropy",
+        stored,
+        lambda: jentropy.compress(tree),
+        lambda: jentropy.decompress(packed),
+    )
+    for name, encode, decode in _others():
+        coded = {key: encode(values) for key, values in tree.items()}
+        for key, values in tree.items():
+            if bytes(decode(coded[key])) != values.tobytes():
+                raise AssertionError(f"{name} does not give {key} back")
+        row(
+            name,
+            sum(len(part) for part in coded.values()),
+            lambda encode=encode: [encode(values) for values in tree.values()],
+            lambda decode=decode, coded=coded: [decode(part) for part in coded.values()],
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        results += _on_disk(tree, weights, Path(folder))
+    resident = jentropy.to_resident(packed, backend="reference")
+    held = sum(leaf.nbytes for leaf in jax.tree.leaves(resident))
+    results.append(Result(name="resident", figures={"bits_per_weight": 8 * held / weights}))
+    return results
+
+
+def _entropies(tree: dict[str, np.ndarray], weights: int) -> list[Result]:
+    report = jentropy.analyze(tree)
+
+    def mean(key: str) -> float:
+        pooled = report.formats.values()
+        values = [(getattr(f, key), f.weights) for f in pooled if getattr(f, key) is not None]
+        return sum(v * n for v, n in values) / weights
+
+    sizes = {name: values.size for name, values in tree.items()}
+    joint = [
+        (t.entropy_bits if t.joint_entropy_bits is None else t.joint_entropy_bits) * sizes[t.name]
+        for t in report.tensors
+    ]
+    return [
+        Result(name="split entropy, pooled", figures={"bits_per_weight": mean("entropy_bits")}),
+        Result(
+            name="joint entropy, pooled", figures={"bits_per_weight": mean("joint_entropy_bits")}
+        ),
+        Result(
+            name="joint entropy, per tensor", figures={"bits_per_weight": sum(joint) / weights}
+        ),
+    ]
+
+
+def _on_disk(tree: dict[str, np.ndarray], weights: int, folder: Path) -> list[Result]:
+    from orbax.checkpoint import v1 as ocp
+
+    jentropy.save(folder / "ours", tree)
+    ocp.save(folder / "orbax", tree)
+    return [
+        Result(
+            name=name,
+            figures={
+                "bits_per_weight": 8
+                / weights
+                * sum(p.stat().st_size for p in (folder / kind).rglob("*") if p.is_file())
+            },
+        )
+        for name, kind in (("jentropy on disk", "ours"), ("Orbax", "orbax"))
+    ]
+
+
+def _others() -> Iterator[tuple[str, Callable[[np.ndarray], bytes], Callable[[bytes], Any]]]:
+    """General coders that are installed (extra `bench`)."""
+    try:
+        import zstandard
+    except ImportError:
+        pass
+    else:
+        compressor, decompressor = zstandard.ZstdCompressor(level=3), zstandard.ZstdDecompressor()
+        yield (
+            "zstd -3",
+            lambda values: compressor.compress(values.tobytes()),
+            decompressor.decompress,
+        )
+    try:
+        import zipnn
+    except ImportError:
+        pass
+    else:
+        coder = zipnn.ZipNN(input_format="byte", bytearray_dtype="bfloat16", threads=1)
+        yield (
+            "zipnn, one thread",
+            lambda values: bytes(coder.compress(bytearray(values.tobytes()))),
+            lambda part: coder.decompress(bytearray(part)),
+        )

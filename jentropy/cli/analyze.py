@@ -1,0 +1,77 @@
+"""`jentropy analyze`."""
+
+from __future__ import annotations
+
+import argparse
+
+import jentropy
+from jentropy.entropy import EntropyReport
+
+from .console import print_table, progress_bar, write_json
+
+HELP = "entropy per field of a checkpoint's formats, against the bits that they are allocated"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "sources",
+        metavar="SRC",
+        nargs="+",
+        help="safetensors file, Hugging Face directory, Orbax or compressed checkpoint, or hf://; "
+        "several are compared",
+    )
+    parser.add_argument("--json", metavar="F", help="write the report as JSON (- for stdout)")
+    parser.add_argument("--html", metavar="F", help="write the report as a page")
+    parser.add_argument("--png", metavar="DIR", help="write the figures")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    reports = []
+    for source in arguments.sources:
+        with progress_bar(f"analyze {source}", None) as advance:
+            reports.append(jentropy.analyze(source, progress=advance))
+    if arguments.json != "-":
+        for report in reports:
+            print_report(report)
+    if arguments.json:
+        content = [report.to_json() for report in reports]
+        write_json(arguments.json, content[0] if len(content) == 1 else {"reports": content})
+    if arguments.html:
+        jentropy.report.write_html(reports, arguments.html)
+    if arguments.png:
+        jentropy.report.write_png(reports, arguments.png)
+    return 0
+
+
+def print_report(report: EntropyReport) -> None:
+    """Prints a report's formats and fields."""
+    rows = []
+    for name, row in report.formats.items():
+        joint = "" if row.joint_entropy_bits is None else f"{row.joint_entropy_bits:.3f}"
+        rows.append(
+            (
+                name,
+                f"{row.weights:,}",
+                f"{row.allocated_bits:.2f}",
+                f"{row.entropy_bits:.3f}",
+                joint,
+                f"{row.used_fraction:.1%}",
+            )
+        )
+        for key, field in row.fields.items():
+            share = field.entropy_bits / field.allocated_bits if field.allocated_bits else 0.0
+            rows.append(
+                (
+                    f"  {key}",
+                    "",
+                    f"{field.allocated_bits:.2f}",
+                    f"{field.entropy_bits:.3f}",
+                    "",
+                    f"{share:.1%}",
+                )
+            )
+    print_table(
+        f"{report.source}: {report.weights:,} weights, bits per weight",
+        ("format", "weights", "allocated", "entropy", "joint entropy", "used"),
+        rows,
+    )

@@ -1,0 +1,64 @@
+"""What the commands share in printing: tables, progress, JSON files."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from jentropy.errors import DestinationError
+
+WIDTH = 120  # of tables in a pipe, where there is no terminal to ask
+
+
+def console() -> Console:
+    """Standard output: coloured on a terminal, plain and wide in a pipe."""
+    return Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
+
+
+def print_table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Prints a table, its first column to the left and the others to the right."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for i, name in enumerate(head):
+        table.add_column(name, justify="right" if i else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console().print(table)
+
+
+@contextmanager
+def progress_bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """A bar on standard error if it is a terminal, nothing otherwise; yields `advance`."""
+    if not sys.stderr.isatty():
+        yield lambda amount: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda amount: progress.advance(task, amount)
+
+
+def size_of(path: Path) -> int | None:
+    """Bytes of a file or of all files below a directory; None if there is none."""
+    if path.is_file():
+        return path.stat().st_size
+    return sum(p.stat().st_size for p in path.rglob("*") if p.is_file()) or None
+
+
+def write_json(file: str, content: Any) -> None:
+    """Writes JSON to a file, `-` for standard output."""
+    text = json.dumps(content, indent=1) + "\n"
+    if file == "-":
+        sys.stdout.write(text)
+        return
+    try:
+        Path(file).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise DestinationError(f"cannot write: {error.strerror}", file=file) from error

@@ -1,0 +1,44 @@
+"""`jentropy generate`."""
+
+from __future__ import annotations
+
+import argparse
+
+import jentropy
+
+from .console import write_json
+
+HELP = "continue a prompt with the model of a checkpoint, from its compressed weights"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "checkpoint", metavar="DST", help="a compressed checkpoint or a Hugging Face directory"
+    )
+    parser.add_argument("--prompt", required=True, metavar="TEXT")
+    parser.add_argument("--max-new-tokens", type=int, default=64, metavar="N")
+    parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 is greedy")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--compute-dtype", choices=("bfloat16", "float32"), help="of activations; default by format"
+    )
+    parser.add_argument("--json", action="store_true", help="print prompt, text and token ids")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    models = jentropy.models
+    model = models.load(arguments.checkpoint, compute_dtype=arguments.compute_dtype)
+    tokenizer = models.load_tokenizer(arguments.checkpoint)
+    ids, text = models.continue_text(
+        model,
+        tokenizer,
+        arguments.prompt,
+        max_new_tokens=arguments.max_new_tokens,
+        temperature=arguments.temperature,
+        seed=arguments.seed,
+    )
+    if arguments.json:
+        write_json("-", {"prompt": arguments.prompt, "text": text, "ids": ids})
+    else:
+        print(text)
+    return 0

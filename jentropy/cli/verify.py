@@ -1,0 +1,31 @@
+"""`jentropy verify`."""
+
+from __future__ import annotations
+
+import argparse
+
+import jentropy
+from jentropy.errors import CheckError, CorruptError, TruncatedError
+
+from .console import console, progress_bar
+
+HELP = "check every checksum of a compressed checkpoint and decode all of it"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", metavar="DST", help="a compressed checkpoint")
+    parser.add_argument("--against", metavar="SRC", help="compare every byte with the source")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    try:
+        with progress_bar("verify", None) as advance:
+            result = jentropy.verify(arguments.checkpoint, arguments.against, progress=advance)
+    except (CorruptError, TruncatedError) as error:  # here damage is a check that failed
+        raise CheckError(str(error)) from error
+    compared = f", the same as {arguments.against}" if result.compared else ""
+    console().print(
+        f"{arguments.checkpoint}: {result.tensors} tensors, {result.files} files, "
+        f"{result.chunks} chunks, {result.bytes:,} bytes sound{compared}"
+    )
+    return 0
