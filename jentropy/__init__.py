@@ -1,11 +1,11 @@
 """jentropy: measure, remove and run without the bits that carry nothing in model weights.
 
-    report = jentropy.analyze(path_or_pytree)      entropy per field
-    packed = jentropy.compress(pytree)             lossless; jentropy.decompress gives it back
-    jentropy.save(path, packed)                    a compressed Orbax checkpoint; jentropy.load
-    w = jentropy.to_resident(packed)               on device, in the layout of its kernels
-    y = jentropy.matmul(x, w)                      from the compressed bytes
-    model = jentropy.models.load(path)             a Flax NNX module
+report = jentropy.analyze(path_or_pytree)      entropy per field
+packed = jentropy.compress(pytree)             lossless; jentropy.decompress gives it back
+jentropy.save(path, packed)                    a compressed Orbax checkpoint; jentropy.load
+w = jentropy.to_resident(packed)               on device, in the layout of its kernels
+y = jentropy.matmul(x, w)                      from the compressed bytes
+model = jentropy.models.load(path)             a Flax NNX module
 """
 
 import importlib

@@ -76,7 +76,16 @@ def generate(
 
 
 @partial(jax.jit, static_argnames=("graph", "new", "sample"))
-def _generate(graph, state, ids, key, temperature, *, new: int, sample: bool):
+def _generate(
+    graph: nnx.GraphDef,
+    state: nnx.State,
+    ids: Int[Array, "batch time"],
+    key: jax.Array,
+    temperature: jax.Array,
+    *,
+    new: int,
+    sample: bool,
+) -> Int[Array, "batch total"]:
     model = nnx.merge(graph, state)
     config = model.config
     batch, time = ids.shape

@@ -43,9 +43,7 @@ class Embed(nnx.Module):
     def __init__(self, vocabulary: int, width: int, *, rngs: nnx.Rngs):
         self.weight = nnx.Param(INIT_STD * jax.random.normal(rngs.params(), (vocabulary, width)))
 
-    def __call__(
-        self, ids: Int[Array, "*batch"], dtype: jnp.dtype
-    ) -> Float[Array, "*batch width"]:
+    def __call__(self, ids: Int[Array, "*batch"], dtype: jnp.dtype) -> Float[Array, "*batch width"]:
         return kernels.take_rows(self.weight.get_value(), ids).astype(dtype)
 
     def attend(

@@ -38,7 +38,7 @@ def read_config(
         raise InputError("no config.json", file=checkpoint.source, hint="a model needs one")
     names = config.get("architectures")
     name = names[0] if isinstance(names, list) and names else config.get("model_type")
-    if name not in architectures:
+    if not isinstance(name, str) or name not in architectures:
         raise UnsupportedError(
             "architecture",
             file=checkpoint.source,
@@ -72,9 +72,7 @@ def load_model(
     if compute_dtype is None:
         formats_used = {checkpoint.tensor(name).format for name in checkpoint.names()}
         compute_dtype = jnp.bfloat16 if "BF16" in formats_used else jnp.float32
-    model = nnx.eval_shape(
-        lambda: Decoder(config, compute_dtype=compute_dtype, rngs=nnx.Rngs(0))
-    )
+    model = nnx.eval_shape(lambda: Decoder(config, compute_dtype=compute_dtype, rngs=nnx.Rngs(0)))
     state = nnx.state(model, nnx.Param)
     places = {parameter_name(key): variable for key, variable in nnx.to_flat_state(state)}
     _check(checkpoint, config, places)
@@ -129,7 +127,8 @@ def _spread(weight: Any, mesh: jax.sharding.Mesh) -> Any:
         divides = array.ndim > 1 and array.shape[0] % mesh.size == 0
         spec = jax.sharding.PartitionSpec(axes if divides else None)
         return jax.device_put(
-            array, jax.sharding.NamedSharding(mesh, spec if array.ndim else jax.sharding.PartitionSpec())
+            array,
+            jax.sharding.NamedSharding(mesh, spec if array.ndim else jax.sharding.PartitionSpec()),
         )
 
     return jax.tree.map(place, weight)

@@ -8,7 +8,8 @@ checkpoint, `Orbax` a stock checkpoint of the same tensors.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,8 @@ def run(source: str | Path) -> list[Result]:
         row(
             name,
             sum(len(part) for part in coded.values()),
-            lambda encode=encode: [encode(values) for values in tree.values()],
-            lambda decode=decode, coded=coded: [decode(part) for part in coded.values()],
+            partial(_each, encode, tree.values()),
+            partial(_each, decode, coded.values()),
         )
     with tempfile.TemporaryDirectory() as folder:
         results += _on_disk(tree, weights, Path(folder))
@@ -72,6 +73,10 @@ def run(source: str | Path) -> list[Result]:
     held = sum(leaf.nbytes for leaf in jax.tree.leaves(resident))
     results.append(Result(name="resident", figures={"bits_per_weight": 8 * held / weights}))
     return results
+
+
+def _each(run: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
+    return [run(item) for item in items]
 
 
 def _entropies(tree: dict[str, np.ndarray], weights: int) -> list[Result]:
@@ -92,9 +97,7 @@ def _entropies(tree: dict[str, np.ndarray], weights: int) -> list[Result]:
         Result(
             name="joint entropy, pooled", figures={"bits_per_weight": mean("joint_entropy_bits")}
         ),
-        Result(
-            name="joint entropy, per tensor", figures={"bits_per_weight": sum(joint) / weights}
-        ),
+        Result(name="joint entropy, per tensor", figures={"bits_per_weight": sum(joint) / weights}),
     ]
 
 

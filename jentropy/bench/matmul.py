@@ -34,8 +34,8 @@ def run(source: str | Path) -> list[Result]:
         product = jax.jit(partial(jentropy.matmul, transpose_w=True))
         for m in ROWS:
             x = jnp.asarray(rng.standard_normal((m, k)), jnp.bfloat16)
-            ours = median_seconds(lambda x=x, w=weight: product(x, w))
-            theirs = median_seconds(lambda x=x, w=dense: product(x, w))
+            ours = median_seconds(partial(product, x, weight))
+            theirs = median_seconds(partial(product, x, dense))
             results.append(
                 Result(
                     name=f"{backend} M={m} N={n} K={k}",

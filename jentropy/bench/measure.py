@@ -15,7 +15,16 @@ from typing import Any
 import jax
 
 REPEATS = 5
-PACKAGES = ("jax", "jaxlib", "flax", "orbax-checkpoint", "tensorstore", "numpy", "zstandard", "zipnn")
+PACKAGES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "orbax-checkpoint",
+    "tensorstore",
+    "numpy",
+    "zstandard",
+    "zipnn",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

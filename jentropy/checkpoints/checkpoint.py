@@ -1,4 +1,4 @@
-"""A checkpoint as its weights: names, formats, codes, values. Nothing is read before it is asked for."""
+"""A checkpoint as its weights: names, formats, codes, values. Nothing is read unasked."""
 
 from __future__ import annotations
 

@@ -15,8 +15,8 @@ import numpy as np
 
 from jentropy.containers import coder, trees
 from jentropy.containers.tensor import CompressedTensor
-from jentropy.formats import codes_of
 from jentropy.errors import CheckError, CorruptError, InputError
+from jentropy.formats import codes_of
 
 from . import orbax, sources, structure
 from .checkpoint import Checkpoint, Tensor
@@ -274,9 +274,7 @@ def _same_names(store: Store, source: sources.FileSource) -> None:
         raise CheckError(f"{source.root / name}: {where}")
 
 
-def _compare(
-    parts: Iterable[np.ndarray], original: Path | None, progress: Progress | None
-) -> int:
+def _compare(parts: Iterable[np.ndarray], original: Path | None, progress: Progress | None) -> int:
     """Decodes a file and compares it; bytes gone through."""
     at = 0
     stream: BinaryIO | None = None if original is None else original.open("rb")

@@ -82,9 +82,7 @@ def compress_checkpoint(src: str | Path, dst: str | Path, progress: Progress | N
         tensors = [item.entry() for item in items if not item.is_blob]
         blobs = [item.entry() for item in items if item.is_blob]
         writer.finish(
-            index_lib.document(
-                bundles=writer.bundles, tensors=tensors, blobs=blobs, files=entries
-            )
+            index_lib.document(bundles=writer.bundles, tensors=tensors, blobs=blobs, files=entries)
         )
 
 
@@ -92,8 +90,8 @@ def _collect(source: FileSource) -> tuple[list[_Item], list[FileEntry]]:
     """What there is to write, in order, and how the files are made of it."""
     items: list[_Item] = []
     entries: list[FileEntry] = []
-    tensors = blobs = 0
-    for name in source.files:
+    tensors = 0
+    for blob, name in enumerate(source.files):
         path = source.root / name
         inside = None
         if name in source.model or name.endswith(".safetensors"):
@@ -105,10 +103,7 @@ def _collect(source: FileSource) -> tuple[list[_Item], list[FileEntry]]:
             tensors += len(inside)
         else:
             items.append(_Item(name, _map(path), True))
-        entries.append(
-            FileEntry(path=name, blob=blobs, tensors=inside, model=name in source.model)
-        )
-        blobs += 1
+        entries.append(FileEntry(path=name, blob=blob, tensors=inside, model=name in source.model))
     return items, entries
 
 

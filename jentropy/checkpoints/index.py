@@ -154,7 +154,8 @@ class _Reader:
     def get(self, parent: dict, key: str, kind: type, where: str, default: Any = ...) -> Any:
         value = parent.get(key, default)
         if value is ... or (
-            value is not default and (not isinstance(value, kind) or isinstance(value, bool) != (kind is bool))
+            value is not default
+            and (not isinstance(value, kind) or isinstance(value, bool) != (kind is bool))
         ):
             raise self.fail(f"{where} {key}", kind.__name__, parent.get(key))
         return value
@@ -214,7 +215,9 @@ def from_json(text: bytes, file: Path) -> Index:
     )
     reader.unique([f.path for f in files], "files")
     model = [i for f in files if f.model for i in f.tensors or ()]
-    names = [entries["tensors"][i].name for i in (model if files else range(len(entries["tensors"])))]
+    names = [
+        entries["tensors"][i].name for i in (model if files else range(len(entries["tensors"])))
+    ]
     reader.unique(names, "tensors")
     return Index(bundles=bundles, files=files, tree=content.get("tree"), **entries)
 
@@ -227,7 +230,9 @@ def _entry(reader: _Reader, item: dict, bundles: tuple[int, ...]) -> Entry:
         size, step = math.prod(header["shape"]), header["chunk_weights"]
         for at, part in enumerate(chunks):
             refs.append(
-                read_chunk(reader, part, name, min(step, size - at * step), header["coding"], bundles)
+                read_chunk(
+                    reader, part, name, min(step, size - at * step), header["coding"], bundles
+                )
             )
         return Entry(
             name, TensorHeader(**header, chunks=tuple(ref.chunk for ref in refs)), tuple(refs)
@@ -265,9 +270,17 @@ def read_header(reader: _Reader, item: dict, name: str) -> dict[str, Any]:
             table = [reader.size(n, f"{name} tables", below=1 << 16) for n in table]
             table = FrequencyTable(table[0], tuple(table[1:]))
         tables.append(table)
-    expected = 0 if codec == stored.NAME else len(planes.planes_of(FORMATS[number_format])) if number_format in FORMATS else -1
+    expected = (
+        0
+        if codec == stored.NAME
+        else len(planes.planes_of(FORMATS[number_format]))
+        if number_format in FORMATS
+        else -1
+    )
     if len(tables) != expected:
-        raise reader.fail(f"{name} tables", f"{expected} for codec {codec!r} of {number_format}", len(tables))
+        raise reader.fail(
+            f"{name} tables", f"{expected} for codec {codec!r} of {number_format}", len(tables)
+        )
     joint = item.get("joint_entropy_bits")
     for value in (item.get("entropy_bits"), 0.0 if joint is None else joint):
         if isinstance(value, bool) or not isinstance(value, int | float):
@@ -294,7 +307,9 @@ def read_chunk(
     bundle = reader.size(part[0], f"{name} chunk's bundle", below=len(bundles))
     offset, size = (reader.size(n, f"{name} chunk") for n in part[1:3])
     if offset + size > bundles[bundle]:
-        raise reader.fail(f"{name} chunk", f"within bundle {bundle} of {bundles[bundle]} bytes", part)
+        raise reader.fail(
+            f"{name} chunk", f"within bundle {bundle} of {bundles[bundle]} bytes", part
+        )
     try:
         hashes = [int(text, 16) for text in part[3:]]
     except (TypeError, ValueError):

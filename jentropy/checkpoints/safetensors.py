@@ -158,13 +158,14 @@ def _tensors(
 ) -> tuple[StoredTensor, ...]:
     checked = []
     for name, entry in entries.items():
-        offsets, shape, dtype = (
-            (entry.get("data_offsets"), entry.get("shape"), entry.get("dtype"))
-            if isinstance(entry, dict)
-            else (None, None, None)
-        )
-        pair = isinstance(offsets, list) and len(offsets) == 2 and all(map(_is_size, offsets))
-        if not (pair and isinstance(shape, list) and all(map(_is_size, shape))):
+        fields = entry if isinstance(entry, dict) else {}
+        offsets, shape, dtype = (fields.get(key) for key in ("data_offsets", "shape", "dtype"))
+        if not (
+            isinstance(offsets, list)
+            and len(offsets) == 2
+            and isinstance(shape, list)
+            and all(map(_is_size, [*offsets, *shape]))
+        ):
             raise CorruptError(
                 "safetensors header entry",
                 file=path,
@@ -206,9 +207,7 @@ def _tensors(
         values = np.asarray(buffer[start + begin : start + end]).view(array_dtype)
         if 8 * array_dtype.itemsize == bits:
             values = values.reshape(shape)
-        tensors.append(
-            StoredTensor(name=name, dtype=dtype, shape=shape, values=values, file=path)
-        )
+        tensors.append(StoredTensor(name=name, dtype=dtype, shape=shape, values=values, file=path))
     if start + at != size:
         raise CorruptError(
             "safetensors buffer", file=path, expected=f"{at} bytes", found=f"{size - start} bytes"

@@ -1,4 +1,4 @@
-"""What a path holds: a safetensors file, a Hugging Face directory, or something to refuse by name."""
+"""What a path holds: a safetensors file, a Hugging Face directory, or something to refuse."""
 
 from __future__ import annotations
 
@@ -57,9 +57,7 @@ def read_file_source(path: Path) -> FileSource:
     model, weight_map = _model_files(path, files)
     opened = {name: safetensors.read(path / name) for name in model}
     stored = _by_index(path, weight_map, opened) if weight_map else _by_file(opened)
-    return FileSource(
-        root=path, files=files, model=model, stored=stored, config=_read_config(path)
-    )
+    return FileSource(root=path, files=files, model=model, stored=stored, config=_read_config(path))
 
 
 def _refuse_unknown_file(path: Path) -> None:
@@ -81,12 +79,11 @@ def _walk(root: Path) -> list[str]:
     found = []
     seen = {os.path.realpath(root)}
     for folder, folders, names in os.walk(root, followlinks=True):
-        folders[:] = [
-            name
-            for name in sorted(folders)
-            if (real := os.path.realpath(os.path.join(folder, name))) not in seen
-            and not seen.add(real)
-        ]
+        for name in list(folders):  # links may lead around in a circle
+            real = os.path.realpath(os.path.join(folder, name))
+            if real in seen:
+                folders.remove(name)
+            seen.add(real)
         for name in names:
             path = Path(folder) / name
             if not path.is_file():

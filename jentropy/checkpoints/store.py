@@ -306,4 +306,6 @@ def _guard(folder: Path, run: Callable[[], Any]) -> Any:
         return run()
     except ValueError as error:
         first = str(error).split("\n", 1)[0]
-        raise CorruptError(f"array of the checkpoint cannot be read: {first:.200}", file=folder) from error
+        raise CorruptError(
+            f"array of the checkpoint cannot be read: {first:.200}", file=folder
+        ) from error

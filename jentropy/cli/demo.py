@@ -71,7 +71,10 @@ def run(arguments: argparse.Namespace) -> int:
         rows = [
             ("weights as published", dense_bytes),
             ("  entropy of the fields", pooled.entropy_bits * weights / 8),
-            ("  entropy of whole codes, per tensor", inspection.per_tensor_joint_bits * weights / 8),
+            (
+                "  entropy of whole codes, per tensor",
+                inspection.per_tensor_joint_bits * weights / 8,
+            ),
             ("compressed checkpoint on disk", inspection.archive_bytes),
             ("in device memory, run from there", resident_bytes),
         ]
@@ -92,4 +95,3 @@ def run(arguments: argparse.Namespace) -> int:
         out.print(text, markup=False)
     out.print(f"\ndone in {time.perf_counter() - began:.0f} s")
     return 0
-

@@ -8,7 +8,7 @@ new name. `window12` is the fixed-rate code of resident BF16 weights.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 
 import numpy as np
@@ -55,7 +55,9 @@ def _pick(at: list[int], *columns: Sequence) -> list[list]:
     return [[column[i] for i in at] for column in columns]
 
 
-def _by_codec(codings: Sequence[Coding], run) -> list[np.ndarray]:
+def _by_codec(
+    codings: Sequence[Coding], run: Callable[[ModuleType, list[int]], list[np.ndarray]]
+) -> list[np.ndarray]:
     """Runs each codec once over its own items; results in the order of the items."""
     results: list = [None] * len(codings)
     for name in dict.fromkeys(coding.codec for coding in codings):

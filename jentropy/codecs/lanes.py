@@ -31,7 +31,7 @@ class FrequencyTable:
     def __post_init__(self) -> None:
         top = self.first + len(self.frequencies)
         sound = (
-            0 <= self.first
+            self.first >= 0
             and top <= 256
             and all(0 <= f <= rans.SLOTS for f in self.frequencies)
             and sum(self.frequencies) == rans.SLOTS
@@ -182,9 +182,7 @@ def encode(runs: Sequence[np.ndarray], tables: Sequence[FrequencyTable]) -> list
             counts[part.run][there][: part.lanes] = per_lane[here]
             begin = ends[part.at] - per_lane[part.at]
             words[part.run].append(stream[begin : ends[part.at + part.lanes - 1]])
-    return [
-        Stream(s, c, np.concatenate(w)) for s, c, w in zip(states, counts, words, strict=True)
-    ]
+    return [Stream(s, c, np.concatenate(w)) for s, c, w in zip(states, counts, words, strict=True)]
 
 
 def decode(
@@ -204,7 +202,10 @@ def decode(
         offsets = np.zeros(batch.lanes, np.int32)
         for part in batch.parts:
             stream, run_ends = streams[part.run], ends[part.run]
-            here, there = slice(part.at, part.at + part.lanes), slice(part.lane, part.lane + part.lanes)
+            here, there = (
+                slice(part.at, part.at + part.lanes),
+                slice(part.lane, part.lane + part.lanes),
+            )
             states[here] = stream.states[there]
             begin = run_ends[part.lane] - int(stream.counts[part.lane])
             words = stream.words[begin : run_ends[there.stop - 1]]

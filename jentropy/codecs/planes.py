@@ -64,10 +64,11 @@ def plane_counts(number_format: Format, slices: tuple[np.ndarray, ...]) -> list[
     for plane in planes_of(number_format):
         slice_index = plane[0].low // 16
         codes = np.arange(slices[slice_index].size, dtype=np.uint32)
-        symbols = np.zeros(codes.size, np.uint32)
+        symbols = np.zeros_like(codes)
         for run in plane:
             assert run.low // 16 == slice_index, "a plane crosses no slice"
-            symbols = symbols << run.count | (codes >> run.low % 16) & ((1 << run.count) - 1)
+            part = (codes >> np.uint32(run.low % 16)) & np.uint32((1 << run.count) - 1)
+            symbols = symbols << np.uint32(run.count) | part
         histogram = np.zeros(1 << PLANE_BITS, np.int64)
         np.add.at(histogram, symbols, slices[slice_index])
         counts.append(histogram)
@@ -75,17 +76,16 @@ def plane_counts(number_format: Format, slices: tuple[np.ndarray, ...]) -> list[
 
 
 @partial(jax.jit, static_argnames=("number_format", "index"))
-def extract(codes: UInt[Array, "n"], *, number_format: Format, index: int) -> UInt8[Array, "n"]:
+def extract(codes: UInt[Array, n], *, number_format: Format, index: int) -> UInt8[Array, n]:
     """Symbols of one plane."""
-    symbols = None
+    symbols = jnp.zeros_like(codes)
     for run in planes_of(number_format)[index]:
-        part = (codes >> run.low) & ((1 << run.count) - 1)
-        symbols = part if symbols is None else symbols << run.count | part
+        symbols = symbols << run.count | (codes >> run.low) & ((1 << run.count) - 1)
     return symbols.astype(jnp.uint8)
 
 
 @partial(jax.jit, static_argnames="number_format")
-def merge(planes: UInt8[Array, "planes n"], *, number_format: Format) -> UInt[Array, "n"]:
+def merge(planes: UInt8[Array, "planes n"], *, number_format: Format) -> UInt[Array, n]:
     """Codes of all planes: the inverse of `extract`."""
     dtype = jnp.dtype(f"uint{number_format.code_bits}")
     codes = jnp.zeros(planes.shape[1], dtype)

@@ -28,7 +28,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int32, UInt8, UInt16, UInt32
 
-LANE = 4096  # symbols of a lane; a longer lane wastes less on its state, a shorter one decodes sooner
+LANE = (
+    4096  # symbols of a lane; a longer lane wastes less on its state, a shorter one decodes sooner
+)
 PRECISION = 12  # bits of a frequency; a slot's table entry then fits one uint32
 SLOTS = 1 << PRECISION
 LOWER = 1 << 16  # the smallest state, where every lane begins and ends
@@ -57,9 +59,9 @@ def normalize(counts: np.ndarray) -> np.ndarray:
         frequency[order] -= 1
     if surplus < 0:
         remainder = np.array([s % total if s >= total else 0 for s in scaled], dtype=object)
-        order = sorted(np.flatnonzero(counts), key=lambda s: (-remainder[s], s))
+        neediest = sorted(np.flatnonzero(counts), key=lambda s: (-remainder[s], s))
         for i in range(-surplus):
-            frequency[order[i % len(order)]] += 1
+            frequency[neediest[i % len(neediest)]] += 1
     return frequency
 
 
@@ -81,10 +83,10 @@ def encode_table(frequency: np.ndarray) -> np.ndarray:
 @jax.jit
 def encode(
     symbols: UInt8[Array, "lanes steps"],
-    counts: Int32[Array, "lanes"] | None,
+    counts: Int32[Array, lanes] | None,
     tables: UInt32[Array, "tables 256"],
-    table_ids: Int32[Array, "lanes"],
-) -> tuple[UInt32[Array, "lanes"], UInt16[Array, "lanes steps"], Bool[Array, "lanes steps"]]:
+    table_ids: Int32[Array, lanes],
+) -> tuple[UInt32[Array, lanes], UInt16[Array, "lanes steps"], Bool[Array, "lanes steps"]]:
     """Codes the first `counts` symbols of each lane, all of them where `counts` is None.
 
     Returns:
@@ -115,15 +117,15 @@ def encode(
 
 @partial(jax.jit, static_argnames="steps")
 def decode(
-    words: UInt16[Array, "words"],
-    offsets: Int32[Array, "lanes"],
-    states: UInt32[Array, "lanes"],
-    counts: Int32[Array, "lanes"] | None,
+    words: UInt16[Array, words],
+    offsets: Int32[Array, lanes],
+    states: UInt32[Array, lanes],
+    counts: Int32[Array, lanes] | None,
     tables: UInt32[Array, "tables 4096"],
-    table_ids: Int32[Array, "lanes"],
+    table_ids: Int32[Array, lanes],
     *,
     steps: int,
-) -> tuple[UInt8[Array, "lanes steps"], UInt32[Array, "lanes"], Int32[Array, "lanes"]]:
+) -> tuple[UInt8[Array, "lanes steps"], UInt32[Array, lanes], Int32[Array, lanes]]:
     """Decodes the first `counts` symbols of each lane, all where `counts` is None.
 
     Whatever the words are, nothing outside them is read; what follows a lane's symbols is

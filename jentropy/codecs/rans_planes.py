@@ -117,9 +117,7 @@ def size_bound(size: int, number_format: Format) -> int:
     return count * (lanes.lane_count(size) * rans.LANE_BYTES + 2 * size)
 
 
-def _parse(
-    payload: np.ndarray, size: int, coding: Coding
-) -> tuple[list[Stream], list[np.ndarray]]:
+def _parse(payload: np.ndarray, size: int, coding: Coding) -> tuple[list[Stream], list[np.ndarray]]:
     coded = sum(table is not None for table in coding.tables)
     stored = len(coding.tables) - coded
     lane_count = lanes.lane_count(size)

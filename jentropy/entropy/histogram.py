@@ -18,7 +18,7 @@ _MATMUL_BLOCK = 1 << 14  # codes of one one-hot product; its counts are exact in
 
 
 @partial(jax.jit, static_argnames="bits")
-def _count(codes: UInt[Array, "n"], *, bits: int) -> UInt32[Array, "bins"]:
+def _count(codes: UInt[Array, n], *, bits: int) -> UInt32[Array, bins]:
     return jax.lax.platform_dependent(
         codes,
         tpu=partial(_count_by_matmul, bits=bits),
@@ -26,12 +26,12 @@ def _count(codes: UInt[Array, "n"], *, bits: int) -> UInt32[Array, "bins"]:
     )
 
 
-def _count_by_scatter(codes: UInt[Array, "n"], *, bits: int) -> UInt32[Array, "bins"]:
+def _count_by_scatter(codes: UInt[Array, n], *, bits: int) -> UInt32[Array, bins]:
     index = codes.astype(jnp.int32)
     return jnp.zeros(1 << bits, jnp.uint32).at[index].add(1, mode="promise_in_bounds")
 
 
-def _count_by_matmul(codes: UInt[Array, "n"], *, bits: int) -> UInt32[Array, "bins"]:
+def _count_by_matmul(codes: UInt[Array, n], *, bits: int) -> UInt32[Array, bins]:
     """One-hot of the high bits against one-hot of the low bits: no scatter, which a TPU lacks."""
     low = bits // 2
     high_values = jnp.arange(1 << (bits - low), dtype=jnp.int32)

@@ -56,13 +56,13 @@ class Magnitudes:
         """The contract's `magnitude`."""
         counted = int(self.counts.sum())
         last = int(np.flatnonzero(self.counts)[-1]) + 1 if counted else 0
-        mean = self.total / counted if counted else None
-        variance = max(0.0, self.squares / counted - mean**2) if counted else None
+        mean = self.total / max(1, counted)
+        variance = max(0.0, self.squares / max(1, counted) - mean**2)
         everything = counted + self.small
         return {
             "log2_edges": [SMALLEST + i / BINS_PER_OCTAVE for i in range(last + 1)],
             "counts": self.counts[:last].tolist(),
-            "mean_log2": mean,
-            "std_log2": None if variance is None else variance**0.5,
+            "mean_log2": mean if counted else None,
+            "std_log2": variance**0.5 if counted else None,
             "small_fraction": self.small / everything if everything else None,
         }

@@ -1,11 +1,13 @@
 """IEEE 754 binary16 and binary32, and bfloat16.
 
-    BF16:  sign 1 | exponent 8 | mantissa 7      bias 127
-    FP16:  sign 1 | exponent 5 | mantissa 10     bias 15
-    FP32:  sign 1 | exponent 8 | mantissa 23     bias 127
+BF16:  sign 1 | exponent 8 | mantissa 7      bias 127
+FP16:  sign 1 | exponent 5 | mantissa 10     bias 15
+FP32:  sign 1 | exponent 8 | mantissa 23     bias 127
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -13,7 +15,7 @@ import numpy as np
 from .format import Field, Format
 
 
-def _float(name: str, dtype, exponent: int, mantissa: int) -> Format:
+def _float(name: str, dtype: Any, exponent: int, mantissa: int) -> Format:
     return Format(
         name=name,
         dtype=np.dtype(dtype),

@@ -8,6 +8,7 @@ bits and know nothing of values.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -57,37 +58,31 @@ class Format:
 
     def split(self, codes: UInt[Array, "*shape"]) -> dict[str, UInt[Array, "*shape"]]:
         """Fields of codes, each in the codes' dtype."""
-        return {
-            f.name: (codes >> self.shift(f.name)) & ((1 << f.bits) - 1) for f in self.fields
-        }
+        return {f.name: (codes >> self.shift(f.name)) & ((1 << f.bits) - 1) for f in self.fields}
 
     def join(self, fields: dict[str, UInt[Array, "*shape"]]) -> UInt[Array, "*shape"]:
         """Codes of fields: the inverse of `split`."""
-        codes = None
-        for f in self.fields:
-            part = fields[f.name] << self.shift(f.name)
-            codes = part if codes is None else codes | part
+        first, *rest = self.fields
+        codes = fields[first.name] << self.shift(first.name)
+        for f in rest:
+            codes = codes | fields[f.name] << self.shift(f.name)
         return codes
 
-    def codes(self, values):
-        """Codes of values: a view of NumPy arrays, a bit cast of JAX arrays."""
-        return codes_of(values)
-
-    def values(self, codes):
+    def values(self, codes: Any) -> Any:
         """Values of codes: a view of NumPy arrays, a bit cast of JAX arrays."""
         if isinstance(codes, np.ndarray):
             return codes.view(self.dtype)
         return jax.lax.bitcast_convert_type(codes, jnp.dtype(self.dtype))
 
 
-def code_dtype(dtype) -> np.dtype:
+def code_dtype(dtype: Any) -> np.dtype:
     """Unsigned integer dtype that holds the codes of a dtype; one of 16 bytes is its own."""
     dtype = np.dtype(dtype)
     return np.dtype(f"<u{dtype.itemsize}") if dtype.itemsize <= 8 else dtype
 
 
-def codes_of(values):
-    """Bits of an array as unsigned integers of its shape."""
+def codes_of(values: Any) -> Any:
+    """Bits of a NumPy or JAX array as unsigned integers of its shape."""
     if isinstance(values, np.ndarray):
         return values.view(code_dtype(values.dtype))
     return jax.lax.bitcast_convert_type(values, jnp.dtype(code_dtype(values.dtype)))

@@ -13,6 +13,4 @@ from .format import Field, Format
 def raw_format(dtype: np.dtype) -> Format:
     """A format of one field, `code`, as wide as the dtype. It has no values of its own."""
     dtype = np.dtype(dtype)
-    return Format(
-        name="RAW", dtype=dtype, fields=(Field(name="code", bits=8 * dtype.itemsize),)
-    )
+    return Format(name="RAW", dtype=dtype, fields=(Field(name="code", bits=8 * dtype.itemsize),))

@@ -12,7 +12,9 @@ from . import figures
 DPI = 150
 
 
-def write_png(reports: EntropyReport | Sequence[EntropyReport], directory: str | Path) -> list[Path]:
+def write_png(
+    reports: EntropyReport | Sequence[EntropyReport], directory: str | Path
+) -> list[Path]:
     """Writes `bits.png`, `tensors.png` (numbered if there are several reports) and `magnitude.png`.
 
     Args:

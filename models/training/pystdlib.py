@@ -1,4 +1,4 @@
-"""Trains the bundled demo model: a Qwen3 of 2.2M parameters on the Python standard library's source.
+"""Trains the bundled demo model, a Qwen3 of 2.2M parameters, on Python's standard library.
 
     python -m jentropy.models.training.pystdlib OUT [--steps N]
 
@@ -15,6 +15,7 @@ import platform
 import sysconfig
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +33,7 @@ BATCH, CONTEXT = 4, 256  # sequences of a step, tokens of a sequence
 PEAK_RATE, WARMUP, DECAY = 4e-3, 100, 0.1  # AdamW with a cosine schedule
 HELD_OUT = 0.02  # share of the files that measures the loss
 SEED = 0
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "architectures": ["Qwen3ForCausalLM"],
     "model_type": "qwen3",
     "vocab_size": 1024,

@@ -14,14 +14,18 @@ can be read alone:
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, Shaped, UInt16
+from jaxtyping import Array, Bool, Int, Shaped, UInt16, UInt32
 
 from jentropy.codecs import window12
 from jentropy.entropy import histogram
+
+if TYPE_CHECKING:
+    from jentropy.pallas_kernels.resident import ResidentTensor
 
 
 def pack(codes: np.ndarray) -> tuple[dict[str, jax.Array], tuple[tuple[str, int], ...]]:
@@ -46,7 +50,9 @@ def pack(codes: np.ndarray) -> tuple[dict[str, jax.Array], tuple[tuple[str, int]
 
 
 @jax.jit
-def _pack_words(codes: UInt16[Array, "rows columns"], top: UInt16[Array, ""]):
+def _pack_words(
+    codes: UInt16[Array, "rows columns"], top: UInt16[Array, ""]
+) -> tuple[UInt32[Array, "rows groups 3"], Bool[Array, "rows columns"]]:
     rows, columns = codes.shape
     slots = window12.to_slots(codes, top).astype(jnp.uint32)
     slots = jnp.pad(slots, ((0, 0), (0, -columns % window12.GROUP)))
@@ -61,15 +67,13 @@ def _slots(words: Array, top: Array, columns: int) -> Array:
     return window12.from_slots(slots.reshape(words.shape[0], -1)[:, :columns], top)
 
 
-def decode_codes(weight) -> UInt16[Array, "*shape"]:
+def decode_codes(weight: ResidentTensor) -> UInt16[Array, "*shape"]:
     """Every code of a reference-layout weight. Pure JAX: call it inside jit or out."""
     arrays, columns = weight.arrays, weight.shape[-1]
     codes = _slots(arrays["words"], arrays["top"], columns)
     count = arrays["escape_columns"].shape[0]
     row = (
-        jnp.searchsorted(
-            arrays["escape_starts"], jnp.arange(count, dtype=jnp.int32), side="right"
-        )
+        jnp.searchsorted(arrays["escape_starts"], jnp.arange(count, dtype=jnp.int32), side="right")
         - 1
     )
     codes = codes.at[row, arrays["escape_columns"]].set(
@@ -78,15 +82,13 @@ def decode_codes(weight) -> UInt16[Array, "*shape"]:
     return codes.reshape(weight.shape)
 
 
-def decode(weight) -> Shaped[Array, "*shape"]:
+def decode(weight: ResidentTensor) -> Shaped[Array, "*shape"]:
     """The dense weight in its own dtype."""
     return jax.lax.bitcast_convert_type(decode_codes(weight), jnp.bfloat16)
 
 
 @jax.jit
-def take_rows(
-    weight, ids: Int[Array, "*batch"]
-) -> Shaped[Array, "*batch columns"]:
+def take_rows(weight: ResidentTensor, ids: Int[Array, "*batch"]) -> Shaped[Array, "*batch columns"]:
     """Rows of a two-dimensional weight; only those rows are decoded."""
     arrays, (rows, columns) = weight.arrays, weight.shape
     flat = jnp.clip(ids.reshape(-1), 0, rows - 1)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
 from jentropy.pallas_kernels.decode import api as decode_api
+from jentropy.pallas_kernels.resident import ResidentTensor
 
 
-def matmul(x: Float[Array, "*batch K"], w, *, transpose_w: bool, out_dtype) -> Float[Array, "*batch N"]:
+def matmul(
+    x: Float[Array, "*batch K"], w: ResidentTensor, *, transpose_w: bool, out_dtype: Any
+) -> Float[Array, "*batch N"]:
     """x @ w, bit for bit the product with the dense weight.
 
     The barrier keeps XLA from fusing the decode into the product, where it could change the order
@@ -24,7 +29,7 @@ def matmul(x: Float[Array, "*batch K"], w, *, transpose_w: bool, out_dtype) -> F
 
 
 def dense_matmul(
-    x: Float[Array, "*batch K"], w: Shaped[Array, "K N"], *, transpose_w: bool, out_dtype
+    x: Float[Array, "*batch K"], w: Shaped[Array, "K N"], *, transpose_w: bool, out_dtype: Any
 ) -> Float[Array, "*batch N"]:
     """x @ w with float32 accumulation; x and w meet in the wider of their dtypes."""
     dtype = jnp.promote_types(x.dtype, w.dtype)

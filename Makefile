@@ -1,0 +1,37 @@
+# The two commands are `make demo` and `make test`; each sets up its own environment in .venv.
+# PYTHON=... picks the interpreter (3.11 or newer), VENV=... the folder, PYTEST=... adds options.
+PYTHON ?= python3
+VENV ?= .venv
+PYTEST ?=
+EXTRAS := report,hub,train,test
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+
+.PHONY: demo test lint typecheck clean
+
+demo: $(READY)
+	$(BIN)/jentropy demo
+
+test: $(READY)
+	$(BIN)/python -m pytest $(PYTEST)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# Over the installed wheel: the packages' folders are mapped to other names there.
+typecheck: $(READY)
+	rm -rf build/typecheck
+	$(BIN)/pip wheel -q --no-deps -w build/typecheck .
+	$(BIN)/pip install -q --no-deps --target build/typecheck/site build/typecheck/*.whl
+	cd build/typecheck && MYPYPATH=site ../../$(BIN)/mypy --config-file ../../pyproject.toml -p jentropy
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "jentropy needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || echo not there). Try: make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build demo-output *.egg-info
