@@ -83,9 +83,10 @@ def to_resident(packed: Any, backend: str | None = None) -> Any:
 
     Example:
       >>> import jax.numpy as jnp, jentropy
-      >>> w = jentropy.to_resident(jentropy.compress(jnp.ones((8, 16), jnp.bfloat16)))
-      >>> w.shape, w.bits_per_weight
-      ((8, 16), 14.0)
+      >>> packed = jentropy.compress(jnp.ones((128, 512), jnp.bfloat16))
+      >>> w = jentropy.to_resident(packed, backend="reference")
+      >>> w.shape, round(w.bits_per_weight, 1)
+      ((128, 512), 12.1)
     """
     chosen = default_backend() if backend is None else backend
     if chosen not in BACKENDS:

@@ -55,7 +55,8 @@ class Tensor:
             raise InputError(
                 "values of a RAW tensor", tensor=self.name, expected=self.dtype, found=dtype
             )
-        return self.values().astype(dtype)
+        with np.errstate(invalid="ignore", over="ignore"):  # signalling NaNs; overflow to Inf
+            return self.values().astype(dtype)
 
 
 class Checkpoint:

@@ -161,9 +161,14 @@ def save(path: str | Path, packed: Any) -> None:
         and None come back as they are, any other node as a dict of its fields.
 
     Raises:
+      InputError: two leaves whose dotted paths are the same.
       DestinationError: `path` exists or cannot be written.
     """
     leaves, tree = structure.describe(trees.compress(packed))
+    names = [name for name, _ in leaves]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError("two leaves of the pytree have this path", tensor=twice)
     with writing(Path(path)) as writer:
         entries = []
         for name, leaf in leaves:

@@ -52,13 +52,18 @@ class TensorHeader:
     numpy: bool = True  # decompresses to NumPy; False: to a JAX array
 
     def __post_init__(self) -> None:
-        size = self.size
-        cut = [min(self.chunk_weights, size - at) for at in range(0, size, self.chunk_weights)]
-        found = [chunk.weights for chunk in self.chunks]
-        if cut != found:
+        # Counted, not listed: a hostile shape has more chunks than memory holds.
+        size, found = self.size, [chunk.weights for chunk in self.chunks]
+        count = -(-size // self.chunk_weights)
+        last = size - (count - 1) * self.chunk_weights
+        if (
+            len(found) != count
+            or found[:-1] != [self.chunk_weights] * (count - 1)
+            or (found and found[-1] != last)
+        ):
             raise CorruptError(
                 "chunks of a tensor",
-                expected=f"{len(cut)} for shape {list(self.shape)}",
+                expected=f"{count} for shape {list(self.shape)}",
                 found=f"{len(found)} of {sum(found)} elements",
             )
 

@@ -41,7 +41,8 @@ class Magnitudes:
         middle = np.uint64((1 << below) // 2)
         codes = (used.astype(np.uint64) << np.uint64(below)) + middle
         values = codes.astype(f"uint{8 * number_format.dtype.itemsize}").view(number_format.dtype)
-        magnitude = np.abs(values.astype(np.float64))
+        with np.errstate(invalid="ignore"):  # signalling NaNs
+            magnitude = np.abs(values.astype(np.float64))
         weight = top[used]
         finite = np.isfinite(magnitude)
         large = finite & (magnitude >= 2.0**SMALLEST)

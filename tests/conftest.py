@@ -1,0 +1,59 @@
+"""Shared by all tests: where fixtures lie, strict shapes, no test that needs a network or a GPU."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import jax
+import pytest
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+
+
+@pytest.fixture(scope="session")
+def fixtures() -> Path:
+    """Tiny checkpoints that the real tools wrote."""
+    return HERE / "fixtures"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Larger checkpoints beside the repository (JENTROPY_SHARED names another place)."""
+    path = Path(os.environ.get("JENTROPY_SHARED", ROOT.parent / "shared"))
+    if not (path / "checkpoints" / "pylm" / "model.safetensors").is_file():
+        pytest.skip("the checkpoint pylm is not on this machine")
+    return path
+
+
+@pytest.fixture(scope="session")
+def packed(fixtures: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Every fixture checkpoint, compressed."""
+    import jentropy
+
+    folder = tmp_path_factory.mktemp("packed")
+    made = {}
+    for source in sorted(p for p in fixtures.iterdir() if p.is_dir()):
+        jentropy.compress_checkpoint(source, folder / source.name)
+        made[source.name] = folder / source.name
+    return made
+
+
+def same_bits(a, b) -> bool:
+    """Whether two arrays have the same kind, dtype, shape and bits."""
+    import numpy as np
+
+    return (
+        isinstance(a, jax.Array) == isinstance(b, jax.Array)
+        and a.dtype == b.dtype
+        and a.shape == b.shape
+        and np.asarray(a).tobytes() == np.asarray(b).tobytes()
+    )
+
+
+def read_tree(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder."""
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()
+    }

@@ -1,0 +1,157 @@
+"""The house: which package may import which, what is packaged, and that examples run."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import importlib
+import tomllib
+from pathlib import Path
+
+import jax
+import pytest
+
+import jentropy
+
+from .conftest import ROOT
+
+# Lower layers first. A package imports from those before it (and from itself) only.
+LAYERS = [
+    {"errors"},
+    {"formats"},
+    {"entropy"},
+    {"codecs"},
+    {"containers"},
+    {"checkpoints", "pallas_kernels"},
+    {"models"},
+    {"report"},
+    {"bench"},
+    {"cli"},
+]
+FOLDERS = {
+    "jentropy": ROOT / "jentropy",
+    "jentropy.pallas_kernels": ROOT / "pallas_kernels",
+    "jentropy.models": ROOT / "models",
+}
+CONFIG = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the project by its import name."""
+    found = {}
+    for package, folder in FOLDERS.items():
+        for path in folder.rglob("*.py"):
+            parts = path.relative_to(folder).with_suffix("").parts
+            parts = parts[:-1] if parts[-1] == "__init__" else parts
+            found[".".join((package, *parts))] = path
+    return found
+
+
+MODULES = modules()
+
+
+def layer(name: str) -> int:
+    part = name.split(".")[1]
+    return next(i for i, names in enumerate(LAYERS) if part in names)
+
+
+def imports(name: str, path: Path) -> set[str]:
+    """Modules of the project that a module imports, anywhere in it."""
+    found = set()
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                up = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*up, *([base] if base else [])])
+            found |= {f"{base}.{alias.name}" for alias in node.names} | {base}
+    return found
+
+
+@pytest.mark.parametrize("name", [n for n in MODULES if n != "jentropy"])
+def test_imports_go_down_only(name):
+    for other in imports(name, MODULES[name]):
+        assert other.split(".")[0] not in ("models", "pallas_kernels"), "import jentropy.*"
+        parts = other.split(".")
+        if parts[0] != "jentropy" or len(parts) == 1:
+            continue
+        if not any(parts[1] in names for names in LAYERS):
+            assert layer(name) >= layer("x.report"), f"{other} is the top package's"
+            continue
+        same = parts[1] == name.split(".")[1]
+        assert same or layer(other) < layer(name), f"{name} imports {other}"
+
+
+def test_every_folder_is_packaged():
+    packages = {name for name, path in MODULES.items() if path.name == "__init__.py"}
+    assert set(CONFIG["tool"]["setuptools"]["packages"]) == packages
+
+
+def test_no_module_is_a_drawer():
+    for name in MODULES:
+        assert name.rpartition(".")[2] not in {"utils", "helpers", "misc", "common"}
+
+
+def test_version_stands_once():
+    assert CONFIG["project"]["version"] == jentropy.__version__
+
+
+def test_constraints_name_no_addresses():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = [line for line in lines if line and not line.startswith("#")]
+    assert len(pins) > 50
+    for line in pins:
+        assert "==" in line, line
+        assert "/" not in line, line
+
+
+CONTRACT = {
+    "analyze": "source",
+    "open_checkpoint": "path",
+    "compress": "pytree",
+    "decompress": "packed",
+    "to_resident": "packed backend",
+    "matmul": "x w transpose_w backend out_dtype interpret",
+    "save": "path packed",
+    "load": "path sharding",
+    "verify": "path",
+    "models.load": "path mesh compute_dtype",
+    "models.generate": "model input_ids max_new_tokens",
+    "report.write_html": "reports file",
+}
+
+
+@pytest.mark.parametrize("name", CONTRACT)
+def test_the_contract_holds(name):
+    import inspect
+
+    function = jentropy
+    for part in name.split("."):
+        function = getattr(function, part)
+    expected = CONTRACT[name].split()
+    assert list(inspect.signature(function).parameters)[: len(expected)] == expected
+    assert function.__doc__
+
+
+@pytest.mark.parametrize("name", [n for n in MODULES if not n.endswith("pystdlib")])
+def test_modules_say_what_they_do_and_their_examples_run(name):
+    module = importlib.import_module(name)
+    assert module.__doc__, f"{name} has no docstring"
+    failed, _ = doctest.testmod(module)
+    assert failed == 0
+
+
+def test_importing_touches_no_device():
+    import subprocess
+    import sys
+
+    code = (
+        "import jentropy, jentropy.models, jentropy.pallas_kernels, jax\n"
+        "from jax._src import xla_bridge\n"
+        "assert not xla_bridge._backends, xla_bridge._backends"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert jax.devices()

@@ -1,0 +1,142 @@
+"""compress and decompress on pytrees: every dtype, every shape, where they lived."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+
+import jentropy
+from jentropy.containers import tensor as tensor_lib
+from jentropy.errors import ChecksumError, CorruptError, InputError
+
+from .conftest import same_bits
+
+DTYPES = [
+    *("float16", "float32", "float64", "bool", "uint8", "int8", "uint16", "int16", "uint32"),
+    *("int32", "uint64", "int64", "complex64", "complex128"),
+    *(ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2, ml_dtypes.float8_e8m0fnu),
+    *(ml_dtypes.float4_e2m1fn, ml_dtypes.int4, ml_dtypes.uint4),
+]
+SHAPES = [(), (1,), (0,), (3, 0, 2), (7,), (5, 7, 11), (4096,), (4097,), (1, 70_001)]
+
+
+def bits(shape, dtype, seed=0) -> np.ndarray:
+    """Any bits, as far as the dtype has all of them."""
+    dtype = np.dtype(dtype)
+    rng = np.random.default_rng(seed)
+    if dtype.kind == "b":
+        return rng.integers(0, 2, shape).astype(bool)
+    raw = rng.integers(0, 256, (*shape, dtype.itemsize), dtype=np.uint8)
+    if dtype.name in ("float4_e2m1fn", "int4", "uint4"):
+        raw &= 0x0F
+    return raw.view(dtype).reshape(shape)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: np.dtype(d).name)
+def test_every_dtype_and_shape_comes_back(dtype):
+    tree = {str(shape): bits(shape, dtype) for shape in SHAPES}
+    back = jentropy.decompress(jentropy.compress(tree))
+    assert all(same_bits(back[key], values) for key, values in tree.items())
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_every_pattern_of_a_float_comes_back(dtype):
+    dtype = np.dtype(jnp.dtype(dtype))
+    codes = np.arange(1 << 16, dtype=np.uint32)
+    codes = codes << 16 | 0xBEEF if dtype.itemsize == 4 else codes.astype(np.uint16)
+    few = np.full(1 << 20, codes[0x3C12])  # so that the codec has something to gain
+    values = np.concatenate([codes, few]).view(dtype)
+    packed = jentropy.compress(values)
+    assert packed.header.coding.codec == "rans"
+    assert packed.bits_per_weight < 0.6 * 8 * dtype.itemsize
+    assert same_bits(jentropy.decompress(packed), values)
+
+
+@pytest.mark.parametrize("shape", [(1 << 20, 3), (3, 1 << 20), (1000, 2100), (2_500_000,)])
+def test_tensors_of_several_chunks(shape):
+    values = (np.random.default_rng(1).standard_normal(shape) * 0.02).astype(ml_dtypes.bfloat16)
+    packed = jentropy.compress(values)
+    assert len(packed.header.chunks) > 1
+    row = shape[-1]
+    if row <= tensor_lib.CHUNK_WEIGHTS:
+        assert packed.header.chunk_weights % row == 0
+    assert 10 < packed.bits_per_weight < 10.7
+    assert same_bits(jentropy.decompress(packed), values)
+
+
+def test_trees_keep_their_structure_and_their_kind():
+    tree = {
+        "jax": jnp.arange(5, dtype=jnp.bfloat16),
+        "numpy": [np.arange(5), (np.float16(2), None)],
+        "fortran": np.asfortranarray(np.arange(12, dtype=np.float32).reshape(3, 4)),
+        "strided": np.arange(20, dtype=np.float32)[::2],
+    }
+    packed = jentropy.compress(tree)
+    back = jentropy.decompress(packed)
+    assert jax.tree.structure(back) == jax.tree.structure(tree)
+    for a, b in zip(jax.tree.leaves(back), jax.tree.leaves(tree), strict=True):
+        assert same_bits(a, np.asarray(b) if np.isscalar(b) else b)
+    again = jentropy.compress(packed)  # nothing is compressed twice
+    assert jax.tree.leaves(again)[0] is jax.tree.leaves(packed)[0]
+
+
+def test_a_bare_array_is_a_tree_of_one_leaf():
+    array = jnp.ones((3, 4), jnp.float16)
+    packed = jentropy.compress(array)
+    assert isinstance(packed, jentropy.CompressedTensor)
+    assert (packed.shape, packed.dtype) == ((3, 4), np.float16)
+    assert same_bits(jentropy.decompress(packed), array)
+
+
+def test_a_compressed_tensor_is_a_pytree_of_its_payload():
+    packed = jentropy.compress(np.ones((64, 64), np.float16))
+    (payload,) = jax.tree.leaves(packed)
+    assert payload.dtype == np.uint8
+    moved = jax.device_put(packed)
+    assert same_bits(jentropy.decompress(moved), np.ones((64, 64), np.float16))
+    assert hash(packed.header) == hash(dataclasses.replace(packed.header))
+
+
+def test_the_same_input_gives_the_same_bytes_whatever_it_comes_with():
+    values = np.random.default_rng(2).standard_normal((300, 300)).astype(np.float16)
+    alone = jentropy.compress(values)
+    other = np.random.default_rng(3).standard_normal(100_000).astype(np.float32)
+    together = jentropy.compress([other, values, other])[1]
+    assert alone.header == together.header
+    np.testing.assert_array_equal(alone.payload, together.payload)
+
+
+@pytest.mark.parametrize(
+    "leaf", ["text", np.array(["a"]), object(), np.array([1], "M8[s]"), jax.random.key(0)]
+)
+def test_what_is_no_numeric_array_is_refused_by_its_path(leaf):
+    with pytest.raises(InputError, match=r"layers\.0\.w"):
+        jentropy.compress({"layers": [{"w": leaf}]})
+
+
+def test_foreign_byte_order_is_refused():
+    with pytest.raises(InputError, match="byte order"):
+        jentropy.compress({"w": np.arange(3, dtype=">f4")})
+
+
+def test_damage_is_noticed_by_tensor():
+    packed = jentropy.compress({"a": np.ones(10), "b": bits((50, 50), np.float16)})
+    payload = packed["b"].payload.copy()
+    payload[100] ^= 1
+    packed["b"] = dataclasses.replace(packed["b"], payload=payload)
+    with pytest.raises(ChecksumError, match="'b'"):
+        jentropy.decompress(packed)
+    packed["b"] = dataclasses.replace(packed["b"], payload=payload[:-1])
+    with pytest.raises(InputError, match=r"'b'.*uint8\[5000\]"):
+        jentropy.decompress(packed)
+
+
+def test_a_header_whose_chunks_do_not_fit_is_refused():
+    header = jentropy.compress(np.ones(10)).header
+    with pytest.raises(CorruptError, match="chunks"):
+        dataclasses.replace(header, shape=(11,))

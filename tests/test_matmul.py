@@ -1,0 +1,103 @@
+"""matmul over compressed weights: the bits of the dense product, by every route."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jentropy
+from jentropy.errors import InputError, UnsupportedError
+
+from .conftest import same_bits
+from .test_window12 import bf16, special_weights
+
+
+def weights(shape, seed=0) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape) * 0.02, jnp.bfloat16)
+
+
+def inputs(shape, dtype, seed=1) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), dtype)
+
+
+@pytest.mark.parametrize("transpose_w", [False, True])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+@pytest.mark.parametrize("out_dtype", [None, jnp.bfloat16, jnp.float32])
+@pytest.mark.parametrize(("batch", "k", "n"), [((), 8, 1), ((1,), 33, 17), ((2, 3), 96, 130)])
+def test_it_is_the_dense_product_bit_for_bit(batch, k, n, dtype, out_dtype, transpose_w):
+    dense = weights((n, k) if transpose_w else (k, n))
+    w, x = jentropy.to_resident(dense, "reference"), inputs((*batch, k), dtype)
+    options = {"transpose_w": transpose_w, "out_dtype": out_dtype}
+    y = jentropy.matmul(x, w, **options)
+    assert y.shape == (*batch, n)
+    assert y.dtype == (dtype if out_dtype is None else out_dtype)
+    assert same_bits(y, jentropy.matmul(x, dense, **options))
+    jitted = jax.jit(lambda x, w: jentropy.matmul(x, w, **options))
+    assert same_bits(jitted(x, w), jitted(x, dense))
+
+
+@pytest.mark.parametrize("transpose_w", [False, True])
+def test_it_is_close_to_the_product_in_float64(transpose_w):
+    dense = weights((64, 512) if transpose_w else (512, 64))
+    x = inputs((5, 512), jnp.float32)
+    y = jentropy.matmul(x, jentropy.to_resident(dense), transpose_w=transpose_w)
+    w = np.asarray(dense, np.float64)
+    expected = np.asarray(x, np.float64) @ (w.T if transpose_w else w)
+    np.testing.assert_allclose(y, expected, atol=1e-6 * np.abs(expected).max())
+
+
+def test_accumulation_is_float32():
+    dense = jnp.full((4096, 1), 1 / 16, jnp.bfloat16)
+    y = jentropy.matmul(jnp.ones((1, 4096), jnp.bfloat16), jentropy.to_resident(dense))
+    assert float(y[0, 0]) == 256.0
+
+
+def test_identity_gives_the_weights():
+    codes = special_weights()
+    codes[~np.isfinite(np.asarray(bf16(codes), np.float32))] = 0
+    dense = bf16(codes)
+    y = jentropy.matmul(jnp.eye(64, dtype=jnp.float32), jentropy.to_resident(dense))
+    normal = (codes & 0x7F80) != 0
+    np.testing.assert_array_equal(np.asarray(y)[normal], np.asarray(dense, np.float32)[normal])
+
+
+def test_nan_and_inf_come_out_as_from_the_dense_product():
+    dense = bf16(special_weights())
+    x = inputs((4, 64), jnp.bfloat16)
+    assert same_bits(jentropy.matmul(x, jentropy.to_resident(dense)), jentropy.matmul(x, dense))
+    assert bool(jnp.isnan(jentropy.matmul(x, dense)).any())
+
+
+def test_transformations():
+    dense = weights((32, 24))
+    w, x = jentropy.to_resident(dense), inputs((6, 3, 32), jnp.float32)
+    np.testing.assert_allclose(
+        jax.vmap(lambda row: jentropy.matmul(row, w))(x), jentropy.matmul(x, w), rtol=1e-6
+    )
+    loss = jax.jit(jax.grad(lambda x, w: jentropy.matmul(x, w).sum()))
+    np.testing.assert_array_equal(loss(x, w), loss(x, dense))
+
+
+@pytest.mark.parametrize(
+    ("x", "w", "error"),
+    [
+        ((3, 31), (32, 24), "expected 32"),
+        ((), (32, 24), "expected 32"),
+        ((3, 32), (2, 32, 24), "two dimensions"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(x, w, error):
+    weight = jentropy.to_resident(weights(w))
+    with pytest.raises(InputError, match=error):
+        jentropy.matmul(jnp.ones(x), weight)
+
+
+@pytest.mark.parametrize("backend", ["tpu", "gpu", "cuda"])
+def test_another_backends_layout_is_refused(backend):
+    dense = weights((32, 24))
+    for w in (dense, jentropy.to_resident(dense, "reference")):
+        with pytest.raises(UnsupportedError, match="reference"):
+            jentropy.matmul(jnp.ones((1, 32)), w, backend=backend)
+    assert jentropy.matmul(jnp.ones((1, 32)), w, backend="reference").shape == (1, 24)

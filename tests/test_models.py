@@ -1,0 +1,333 @@
+"""Models against the logits that transformers computed, from dense and from compressed weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from flax import nnx
+
+from jentropy import models
+from jentropy.checkpoints import safetensors
+from jentropy.errors import InputError, UnsupportedError
+from jentropy.models import decoder
+from jentropy.models.config import RopeConfig, decoder_config
+from jentropy.models.rope import inverse_frequencies
+from jentropy.pallas_kernels import ResidentTensor
+
+from .conftest import same_bits
+
+FLOAT32 = jnp.float32
+BF16 = ("llama_bf16", "qwen3_bf16_tied")
+
+
+def reference(file: Path) -> dict[str, np.ndarray]:
+    return {t.name: np.array(t.values) for t in safetensors.read(file).tensors}
+
+
+def logits(model, ids) -> np.ndarray:
+    return np.asarray(nnx.jit(lambda m, i: m(i))(model, jnp.asarray(ids, jnp.int32)))
+
+
+@pytest.fixture(scope="module")
+def loaded(fixtures, packed):
+    """(dense, compressed) by name, computing in float32."""
+    return {
+        name: [models.load(p, compute_dtype=FLOAT32) for p in (fixtures / name, packed[name])]
+        for name in BF16
+    }
+
+
+def relative_error(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.abs(a - b).max() / np.abs(b).max())
+
+
+@pytest.fixture
+def rounded_frequencies(monkeypatch):
+    """Rotary frequencies as the writer of the fixtures had them.
+
+    It cast its whole model to BF16 before it computed in float32, the rotary frequencies too.
+    Models that are loaded in float32 have them exactly (`test_pylm` shows it); at position 20 the
+    difference is 2.8e-4 of the largest logit for Llama and 1.9e-4 for Qwen3.
+    """
+
+    def rounded(config, head_dim):
+        return inverse_frequencies(config, head_dim).astype(ml_dtypes.bfloat16).astype(np.float32)
+
+    monkeypatch.setattr(decoder, "inverse_frequencies", rounded)
+    jax.clear_caches()
+    yield
+    jax.clear_caches()
+
+
+@pytest.mark.parametrize("name", BF16)
+def test_logits_match_with_the_writers_frequencies(name, loaded, fixtures, rounded_frequencies):
+    expected = reference(fixtures / f"{name}.logits.safetensors")
+    for model in loaded[name]:
+        assert relative_error(logits(model, expected["input_ids"]), expected["logits"]) < 2e-6
+
+
+@pytest.mark.parametrize(("name", "bound"), [("llama_bf16", 3e-4), ("qwen3_bf16_tied", 2e-4)])
+def test_logits_match_with_exact_frequencies(name, bound, loaded, fixtures):
+    expected = reference(fixtures / f"{name}.logits.safetensors")
+    for model in loaded[name]:
+        found = logits(model, expected["input_ids"])
+        assert relative_error(found, expected["logits"]) < bound
+        # Position 0 does not turn: there is nothing to differ in.
+        assert relative_error(found[:, 0], expected["logits"][:, 0]) < 2e-6
+
+
+@pytest.mark.parametrize("name", BF16)
+def test_greedy_tokens_match(name, loaded, fixtures):
+    expected = reference(fixtures / f"{name}.logits.safetensors")["greedy"]
+    for model in loaded[name]:
+        found = models.generate(model, jnp.asarray(expected[:, :8]), max_new_tokens=16)
+        np.testing.assert_array_equal(found, expected)
+        assert found.dtype == jnp.int32
+
+
+@pytest.mark.parametrize("name", BF16)
+@pytest.mark.parametrize("dtype", [None, FLOAT32])
+def test_compressed_logits_are_the_dense_ones_bit_for_bit(name, dtype, fixtures, packed):
+    dense, ours = (models.load(p, compute_dtype=dtype) for p in (fixtures / name, packed[name]))
+    assert dense.compute_dtype == (jnp.bfloat16 if dtype is None else dtype)
+    kinds = [type(layer.mlp.up_proj.weight.get_value()) for layer in ours.layers]
+    assert kinds == [ResidentTensor] * len(kinds)
+    ids = np.random.default_rng(0).integers(0, 256, (3, 17))
+    found = logits(ours, ids)
+    assert found.dtype == np.float32
+    assert found.shape == (3, 17, 256)
+    assert same_bits(found, logits(dense, ids))
+
+
+@pytest.mark.parametrize("name", ["llama_fp16", "llama_fp32"])
+def test_other_formats_load_and_compute_in_float32(name, fixtures, packed):
+    dense, ours = (models.load(p) for p in (fixtures / name, packed[name]))
+    assert dense.compute_dtype == jnp.float32
+    ids = np.arange(12)[None]
+    assert same_bits(logits(ours, ids), logits(dense, ids))
+
+
+def test_shards_load_like_one_file(fixtures):
+    ids = np.arange(9)[None]
+    whole, parts = (models.load(fixtures / n) for n in ("qwen3_bf16_tied", "qwen3_bf16_sharded"))
+    assert logits(whole, ids).shape == logits(parts, ids).shape
+    assert np.isfinite(logits(parts, ids)).all()
+
+
+def test_generation_is_the_forward_pass_step_by_step(loaded):
+    model = loaded["qwen3_bf16_tied"][0]
+    ids = np.random.default_rng(1).integers(0, 256, (2, 5))
+    out = np.asarray(models.generate(model, ids, max_new_tokens=6))
+    for step in range(6):
+        following = logits(model, out[:, : 5 + step])[:, -1].argmax(-1)
+        np.testing.assert_array_equal(following, out[:, 5 + step])
+
+
+def with_config(model, **changes):
+    graph, state = nnx.split(model)
+    copy = nnx.merge(graph, state)
+    copy.config = dataclasses.replace(copy.config, **changes)
+    return copy
+
+
+def test_a_sequence_ends_at_its_end_token(loaded):
+    model = loaded["llama_bf16"][0]
+    ids = np.random.default_rng(2).integers(0, 256, (3, 4))
+    free = np.asarray(models.generate(model, ids, max_new_tokens=8))
+    end = int(free[0, 5])
+    ended = with_config(model, eos_token_ids=(end,), pad_token_id=7)
+    out = np.asarray(models.generate(ended, ids, max_new_tokens=8))
+    for row, expected in zip(out, free, strict=True):
+        stops = np.flatnonzero(expected[4:] == end)
+        kept = 4 + (int(stops[0]) + 1 if stops.size else 8)
+        np.testing.assert_array_equal(row[:kept], expected[:kept])
+        assert (row[kept:] == 7).all()
+
+
+def test_sampling_follows_its_seed(loaded):
+    model = loaded["llama_bf16"][0]
+    ids = np.zeros((2, 3), int)
+
+    def sample(seed, temperature=1.0):
+        return np.asarray(
+            models.generate(model, ids, max_new_tokens=12, temperature=temperature, seed=seed)
+        )
+
+    np.testing.assert_array_equal(sample(1), sample(1))
+    assert (sample(1) != sample(2)).any()
+    greedy = np.asarray(models.generate(model, ids, max_new_tokens=12))
+    np.testing.assert_array_equal(sample(1, temperature=1e-6), greedy)
+
+
+@pytest.mark.parametrize(
+    ("ids", "options", "message"),
+    [
+        (np.zeros((1, 0), int), {"max_new_tokens": 1}, "not empty"),
+        (np.zeros(3, int), {"max_new_tokens": 1}, "batch, time"),
+        (np.array([[256]]), {"max_new_tokens": 1}, "expected 0 to 255"),
+        (np.array([[-1]]), {"max_new_tokens": 1}, "expected 0 to 255"),
+        (np.zeros((1, 4), int), {"max_new_tokens": 2045}, "at most 2048 positions, found 2049"),
+        (np.zeros((1, 4), int), {"max_new_tokens": -1}, "0 or more"),
+        (np.zeros((1, 4), int), {"max_new_tokens": 1, "temperature": -0.5}, "0 or more"),
+    ],
+)
+def test_prompts_that_cannot_be_continued_are_refused(ids, options, message, loaded):
+    with pytest.raises(InputError, match=message):
+        models.generate(loaded["llama_bf16"][0], ids, **options)
+
+
+def test_no_new_tokens_give_the_prompt(loaded):
+    ids = np.array([[3, 1, 2]])
+    np.testing.assert_array_equal(
+        models.generate(loaded["llama_bf16"][0], ids, max_new_tokens=0), ids
+    )
+
+
+OLD_KEYS = {
+    "rope_theta": 500000.0,
+    "rope_scaling": {
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+        "rope_type": "llama3",
+    },
+    "torch_dtype": "bfloat16",
+}
+BASE = {
+    "vocab_size": 8,
+    "hidden_size": 8,
+    "intermediate_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "rms_norm_eps": 1e-5,
+}
+
+
+def test_old_and_new_config_keys_mean_the_same():
+    scaling = OLD_KEYS["rope_scaling"]
+    new = {"rope_parameters": {**scaling, "rope_theta": 500000.0}, "dtype": "bfloat16"}
+    older = {**OLD_KEYS, "rope_scaling": {**scaling, "type": "llama3"}}
+    del older["rope_scaling"]["rope_type"]
+    configs = [decoder_config({**BASE, **keys}) for keys in (OLD_KEYS, new, older)]
+    assert configs[0] == configs[1] == configs[2]
+    assert configs[0].rope == RopeConfig(
+        theta=500000.0,
+        kind="llama3",
+        factor=8.0,
+        low_freq_factor=1.0,
+        high_freq_factor=4.0,
+        original_context=8192,
+    )
+    assert (configs[0].num_kv_heads, configs[0].head_dim) == (2, 4)
+
+
+def test_llama3_frequencies():
+    """Short wavelengths are kept, long ones slowed by the factor, the rest lies between."""
+    config = decoder_config({**BASE, **OLD_KEYS}).rope
+    plain = inverse_frequencies(RopeConfig(theta=500000.0), 128)
+    scaled = inverse_frequencies(config, 128)
+    wavelength = 2 * np.pi / plain
+    np.testing.assert_allclose(scaled[wavelength < 8192 / 4], plain[wavelength < 8192 / 4])
+    np.testing.assert_allclose(scaled[wavelength > 8192], plain[wavelength > 8192] / 8)
+    between = (wavelength > 8192 / 4) & (wavelength < 8192)
+    assert between.any()
+    assert ((scaled < plain) & (scaled > plain / 8))[between].all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"vocab_size": None}, InputError, "vocab_size"),
+        ({"num_hidden_layers": 0}, InputError, "num_hidden_layers"),
+        ({"hidden_size": "big"}, InputError, "hidden_size"),
+        ({"num_attention_heads": 3, "num_key_value_heads": 2}, InputError, "multiple"),
+        ({"rope_scaling": {"rope_type": "yarn"}}, UnsupportedError, "found yarn"),
+        ({"rope_theta": "x"}, InputError, "rope theta"),
+        ({"hidden_act": "tanh"}, UnsupportedError, "hidden_act"),
+    ],
+)
+def test_configs_that_cannot_be_built_are_refused(changes, error, message):
+    with pytest.raises(error, match=message):
+        decoder_config({**BASE, **changes})
+
+
+def changed(fixtures, tmp_path, **changes) -> Path:
+    folder = Path(shutil.copytree(fixtures / "llama_bf16", tmp_path / "changed"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+    return folder
+
+
+def test_unknown_architectures_are_refused_by_name(fixtures, tmp_path):
+    folder = changed(fixtures, tmp_path, architectures=["MambaForCausalLM"])
+    with pytest.raises(UnsupportedError, match=r"Llama.*'MambaForCausalLM'"):
+        models.load(folder)
+    (folder / "config.json").unlink()
+    with pytest.raises(InputError, match="no config"):
+        models.load(folder)
+
+
+def test_all_weights_that_do_not_fit_are_named(fixtures, tmp_path):
+    folder = changed(fixtures, tmp_path, hidden_size=64, num_hidden_layers=3)
+    with pytest.raises(InputError, match=r"missing model\.layers\.2\..*and \d+ more"):
+        models.load(folder)
+    shutil.rmtree(folder)
+    folder = changed(fixtures, tmp_path, num_hidden_layers=1)
+    with pytest.raises(InputError, match=r"unexpected model\.layers\.1\."):
+        models.load(folder)
+    shutil.rmtree(folder)
+    folder = changed(fixtures, tmp_path, vocab_size=100)
+    with pytest.raises(InputError, match=r"shape \[256, 128\] instead of \[100, 128\]"):
+        models.load(folder)
+
+
+def test_the_bundled_model_is_trained(tmp_path):
+    run = json.loads((models.BUNDLED / "training.json").read_text())
+    losses = [entry["held_out_loss"] for entry in run["losses_nats_per_token"]]
+    assert losses[-1] < losses[0] - 1.5
+    size = sum(p.stat().st_size for p in models.BUNDLED.iterdir())
+    assert size <= 5_000_000
+    model, tokenizer = models.load(models.BUNDLED), models.load_tokenizer(models.BUNDLED)
+    text = Path(json.__file__).read_text()[:3000]
+    ids = np.array([[0, *tokenizer.encode(text).ids][:256]])
+    scores = jax.nn.log_softmax(jnp.asarray(logits(model, ids)[:, :-1]))
+    loss = -np.take_along_axis(np.asarray(scores), ids[:, 1:, None], axis=-1).mean()
+    assert loss < 4.5  # a uniform guess costs log 1024 = 6.9
+    kept, out = models.continue_text(model, tokenizer, "def f(", max_new_tokens=8)
+    assert out.startswith("def f(")
+    assert len(kept) <= len(tokenizer.encode("def f(").ids) + 8
+
+
+MESH = """
+import sys, jax, jax.numpy as jnp, numpy as np
+from flax import nnx
+from jentropy import models
+mesh = jax.make_mesh((4,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+ids = jnp.arange(12)[None]
+for path in sys.argv[1:]:
+    spread = models.load(path, mesh=mesh, compute_dtype=jnp.float32)
+    one = models.load(path, compute_dtype=jnp.float32)
+    leaves = jax.tree.leaves(nnx.state(spread))
+    assert max(len(leaf.sharding.device_set) for leaf in leaves) == 4
+    assert sum(not leaf.sharding.is_fully_replicated for leaf in leaves) > 10
+    run = nnx.jit(lambda m, i: m(i))
+    np.testing.assert_allclose(run(spread, ids), run(one, ids), rtol=1e-4, atol=1e-5)
+"""
+
+
+def test_a_mesh_spreads_the_weights(fixtures, packed):
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    paths = [str(fixtures / "llama_bf16"), str(packed["llama_bf16"])]
+    subprocess.run([sys.executable, "-c", MESH, *paths], env=environment, check=True)
