@@ -12,21 +12,39 @@ from jentropy.errors import CorruptError, UnsupportedError
 from .test_formats import all_codes
 
 SIZES = [0, 1, 2, 255, 4096, 4097, 70_001]
-ELEMENTS = [*formats.FORMATS.values(), formats.raw_format(np.dtype(np.int64))]
+RAW = [formats.raw_format(np.dtype(t)) for t in (np.uint8, np.int32, np.int64, np.complex128)]
+ELEMENTS = [*formats.FORMATS.values(), *RAW]
 
 
-def coding_of(name: str, number_format: formats.Format, codes: np.ndarray) -> Coding | None:
-    """Parameters with which a codec takes these codes; None if it cannot."""
+def name_of(number_format: formats.Format) -> str:
+    return f"{number_format.name}-{number_format.dtype.name}"
+
+
+def random_codes(number_format: formats.Format, size: int) -> np.ndarray:
+    """Codes that are worth coding: weights, or small integers in every nibble."""
+    rng = np.random.default_rng(size)
+    if number_format.bias is None:
+        values = rng.binomial(14, 0.5, (size, number_format.dtype.itemsize)).astype(np.uint8)
+        return formats.codes_of((values << 4 | values).view(number_format.dtype).reshape(-1))
+    return formats.codes_of((rng.standard_normal(size) * 0.02).astype(number_format.dtype))
+
+
+def codings_of(name: str, number_format: formats.Format, codes: np.ndarray) -> list[Coding]:
+    """Every way in which a codec can take these codes."""
     if name == "stored":
-        return Coding(codec="stored")
-    if number_format.bias is None or codes.size == 0:
-        return None
+        return [Coding(codec="stored")]
+    if codes.size == 0:
+        return []
     counts = entropy.measure(codes, number_format)
-    tables = [
-        codecs.FrequencyTable.of_counts(c)
-        for c in planes.plane_counts(number_format, counts.slices)
-    ]
-    return Coding(codec="rans", tables=tuple(tables))
+    codings = []
+    for nibbles in (False, True) if number_format.name == formats.RAW else (False,):
+        tables = [
+            codecs.FrequencyTable.of_counts(c)
+            for c in planes.plane_counts(number_format, counts.slices, nibbles)
+        ]
+        for some in (tables, [None, *tables[1:]]):
+            codings.append(Coding(codec="rans", tables=tuple(some), nibbles=nibbles))
+    return codings
 
 
 def round_trip(codes: np.ndarray, number_format: formats.Format, coding: Coding) -> np.ndarray:
@@ -41,48 +59,54 @@ def identical(a: np.ndarray, b: np.ndarray) -> bool:
     return a.dtype == b.dtype and a.tobytes() == b.tobytes()
 
 
-@pytest.mark.parametrize("number_format", ELEMENTS, ids=lambda f: f.name)
+@pytest.mark.parametrize("number_format", formats.FORMATS.values(), ids=name_of)
 @pytest.mark.parametrize("name", codecs.CODECS)
 def test_every_code_comes_back(name, number_format):
-    codes = (
-        all_codes(number_format) if number_format.code_bits <= 32 else np.arange(1000, dtype="u8")
-    )
-    coding = coding_of(name, number_format, codes)
-    if coding is not None:
+    codes = all_codes(number_format)
+    for coding in codings_of(name, number_format, codes):
         assert identical(round_trip(codes, number_format, coding), codes)
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("number_format", ELEMENTS, ids=lambda f: f.name)
+@pytest.mark.parametrize("number_format", ELEMENTS, ids=name_of)
 @pytest.mark.parametrize("name", codecs.CODECS)
 def test_every_size_comes_back(name, number_format, size):
-    rng = np.random.default_rng(size)
-    codes = formats.codes_of((rng.standard_normal(size) * 0.02).astype(number_format.dtype))
-    coding = coding_of(name, number_format, codes)
-    if coding is not None:
+    codes = random_codes(number_format, size)
+    for coding in codings_of(name, number_format, codes):
         assert identical(round_trip(codes, number_format, coding), codes)
 
 
-@pytest.mark.parametrize("number_format", formats.FORMATS.values(), ids=lambda f: f.name)
-def test_planes_are_a_partition_of_the_bits(number_format):
+CUTS = [(f, False) for f in ELEMENTS] + [(f, True) for f in RAW]
+
+
+@pytest.mark.parametrize(("number_format", "nibbles"), CUTS, ids=lambda v: getattr(v, "name", v))
+def test_planes_are_a_partition_of_the_bits(number_format, nibbles):
+    made = planes.planes_of(number_format, nibbles)
     covered = sorted(
-        bit
-        for plane in planes.planes_of(number_format)
-        for run in plane
-        for bit in range(run.low, run.low + run.count)
+        bit for plane in made for run in plane for bit in range(run.low, run.low + run.count)
     )
     assert covered == list(range(number_format.code_bits))
-    codes = all_codes(number_format)
+    codes = random_codes(number_format, 5000)
     counts = entropy.measure(codes, number_format)
-    derived = planes.plane_counts(number_format, counts.slices)
-    for index, histogram in enumerate(derived):
-        symbols = planes.extract(codes, number_format=number_format, index=index)
-        np.testing.assert_array_equal(histogram, np.bincount(symbols, minlength=256))
+    derived = planes.plane_counts(number_format, counts.slices, nibbles)
+    symbols = planes.split(codes, number_format, nibbles)
+    for histogram, plane in zip(derived, symbols, strict=True):
+        np.testing.assert_array_equal(histogram, np.bincount(plane, minlength=256))
+    if number_format.code_bits > 64:
+        return
+    wide = codes.astype(np.uint64)
+    for plane, runs in zip(symbols, made, strict=True):
+        expected = np.zeros_like(wide)
+        for run in runs:
+            part = (wide >> np.uint64(run.low)) & np.uint64((1 << run.count) - 1)
+            expected = expected << np.uint64(run.count) | part
+        np.testing.assert_array_equal(plane, expected)
 
 
-@pytest.mark.parametrize("number_format", formats.FORMATS.values(), ids=lambda f: f.name)
+@pytest.mark.parametrize("number_format", formats.FORMATS.values(), ids=name_of)
 def test_the_chosen_coding_is_near_the_split_entropy(number_format):
-    values = np.random.default_rng(5).standard_normal(1 << 20) * 0.02
+    scale = 0.02 if number_format.code_bits > 8 else 8.0  # 8-bit floats come with a scale
+    values = np.random.default_rng(5).standard_normal(1 << 20) * scale
     codes = formats.codes_of(values.astype(number_format.dtype))
     counts = entropy.measure(codes, number_format)
     coding = codecs.choose(number_format, counts)
@@ -90,6 +114,30 @@ def test_the_chosen_coding_is_near_the_split_entropy(number_format):
     stored = 8 * payload.size / codes.size
     assert stored < counts.entropy_bits() + 0.05
     assert stored < number_format.code_bits * 0.9
+
+
+def test_packed_nibbles_are_coded_as_nibbles():
+    """Eight independent 4-bit numbers to a word, as INT4 checkpoints have them."""
+    raw = formats.raw_format(np.dtype(np.int32))
+    rng = np.random.default_rng(9)
+    values = np.clip(np.round(rng.normal(8, 2.2, (1 << 18, 8))), 0, 15).astype(np.uint32)
+    packed = (values << np.arange(0, 32, 4, dtype=np.uint32)).sum(axis=1, dtype=np.uint32)
+    coding = codecs.choose(raw, entropy.measure(packed, raw))
+    assert coding.nibbles
+    (payload,) = codecs.encode([packed], [raw], [coding])
+    p = np.bincount(values.reshape(-1)) / values.size
+    entropy_bits = float(-(p[p > 0] * np.log2(p[p > 0])).sum())
+    assert 8 * payload.size / values.size < entropy_bits + 0.03
+    (out,) = codecs.decode([payload], [packed.size], [raw], [coding])
+    assert identical(out, packed)
+
+
+def test_indices_cost_what_they_say():
+    raw = formats.raw_format(np.dtype(np.int64))
+    ids = np.random.default_rng(10).integers(0, 256, 100_000)
+    coding = codecs.choose(raw, entropy.measure(formats.codes_of(ids), raw))
+    (payload,) = codecs.encode([formats.codes_of(ids)], [raw], [coding])
+    assert 8 * payload.size / ids.size < 8.4  # seven bytes of eight are zero
 
 
 def test_what_does_not_shrink_is_stored():
@@ -104,10 +152,12 @@ def test_what_does_not_shrink_is_stored():
 def test_many_chunks_of_many_codecs_keep_their_order():
     rng = np.random.default_rng(7)
     chunks, elements, codings = [], [], []
-    for i in range(12):
+    for i in range(18):
         number_format = ELEMENTS[i % len(ELEMENTS)]
-        values = (rng.standard_normal(100 + 1000 * i) * 0.02).astype(number_format.dtype)
-        codes = formats.codes_of(values)
+        codes = random_codes(number_format, 100 + 1000 * i)
+        if i % 5 == 4:
+            noise = rng.integers(0, 256, codes.nbytes, dtype=np.uint8)
+            codes = noise.view(codes.dtype)
         chunks.append(codes)
         elements.append(number_format)
         codings.append(codecs.choose(number_format, entropy.measure(codes, number_format)))

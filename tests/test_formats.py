@@ -42,6 +42,8 @@ def test_fields_mean_what_ieee_says(name):
     scale = 2.0 ** (np.maximum(fields["exponent"], 1) - number_format.bias)
     expected = np.where(fields["sign"] > 0, -1.0, 1.0) * (normal + fraction) * scale
     finite = fields["exponent"] < largest
+    if name == "FP8_E4M3":  # its largest exponent is one of numbers, but for one mantissa
+        finite |= fields["mantissa"] < 7
     with np.errstate(invalid="ignore"):  # signalling NaNs
         values = number_format.values(codes).astype(np.float64)
     assert (values[finite] == expected[finite]).all()

@@ -17,7 +17,7 @@ from jentropy.codecs import CODECS, Coding, FrequencyTable, planes, stored
 from jentropy.containers.coder import Draft
 from jentropy.containers.tensor import Chunk, TensorHeader, chunk_length, dtype_named
 from jentropy.errors import CorruptError, InputError, UnsupportedError
-from jentropy.formats import FORMATS, RAW
+from jentropy.formats import FORMATS, RAW, format_named
 
 VERSION = 1
 KEY = "jentropy"  # names the version, here and in the custom metadata
@@ -124,6 +124,8 @@ def header_document(header: TensorHeader | Draft) -> dict[str, Any]:
             None if table is None else [table.first, *table.frequencies]
             for table in header.coding.tables
         ]
+    if header.coding.nibbles:
+        content["nibbles"] = True
     content["entropy_bits"] = header.entropy_bits
     if header.joint_entropy_bits is not None:
         content["joint_entropy_bits"] = header.joint_entropy_bits
@@ -270,13 +272,11 @@ def read_header(reader: _Reader, item: dict, name: str) -> dict[str, Any]:
             table = [reader.size(n, f"{name} tables", below=1 << 16) for n in table]
             table = FrequencyTable(table[0], tuple(table[1:]))
         tables.append(table)
-    expected = (
-        0
-        if codec == stored.NAME
-        else len(planes.planes_of(FORMATS[number_format]))
-        if number_format in FORMATS
-        else -1
-    )
+    nibbles = get(item, "nibbles", bool, name, default=False)
+    if nibbles and number_format != RAW:
+        raise reader.fail(f"{name} nibbles", "none but of RAW", number_format)
+    element_format = format_named(number_format, dtype_named(dtype))
+    expected = 0 if codec == stored.NAME else len(planes.planes_of(element_format, nibbles))
     if len(tables) != expected:
         raise reader.fail(
             f"{name} tables", f"{expected} for codec {codec!r} of {number_format}", len(tables)
@@ -289,7 +289,7 @@ def read_header(reader: _Reader, item: dict, name: str) -> dict[str, Any]:
         "shape": shape,
         "dtype": dtype,
         "format": number_format,
-        "coding": Coding(codec=codec, tables=tuple(tables)),
+        "coding": Coding(codec=codec, tables=tuple(tables), nibbles=nibbles),
         "chunk_weights": chunk_length(shape),
         "entropy_bits": item["entropy_bits"],
         "joint_entropy_bits": joint,

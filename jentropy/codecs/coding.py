@@ -17,3 +17,4 @@ class Coding:
 
     codec: str
     tables: tuple[FrequencyTable | None, ...] = ()
+    nibbles: bool = False  # planes of half a byte, of a RAW tensor

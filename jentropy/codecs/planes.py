@@ -1,4 +1,4 @@
-"""Codes as byte planes: the symbols that the archive codes one by one.
+"""Codes as planes: the symbols that the archive codes one by one.
 
 The first plane of a floating-point format is its exponent with as many leading mantissa bits as
 fit a byte; what is left, sign first, follows in bytes:
@@ -7,11 +7,13 @@ fit a byte; what is left, sign first, follows in bytes:
     FP16   exponent 5, mantissa 3      | sign 1, mantissa 7
     FP32   exponent 8                  | sign 1, mantissa 7 | mantissa 8 | mantissa 8
 
-Other codes are cut into bytes from the most significant down.
+Codes of a byte are one plane. Those of RAW are cut into bytes from the most significant down, or
+each byte into its high and its low half (*nibbles*), for 4-bit numbers packed in wider integers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
@@ -20,9 +22,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, UInt, UInt8
 
-from jentropy.formats import Format
+from jentropy.formats import RAW, Format, code_dtype
 
-PLANE_BITS = 8
+BYTE, NIBBLE = 8, 4
+_SIZES = tuple(1 << bits for bits in range(10, 31, 2))  # array sizes of compiled programs
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,35 +36,40 @@ class Bits:
     count: int
 
 
-Plane = tuple[Bits, ...]  # most significant run first; PLANE_BITS bits in all
+Plane = tuple[Bits, ...]  # most significant run first; BYTE bits in all, or NIBBLE
 
 
 @lru_cache
-def planes_of(number_format: Format) -> tuple[Plane, ...]:
-    """The planes of a format, in the order that they are stored in."""
+def planes_of(number_format: Format, nibbles: bool = False) -> tuple[Plane, ...]:
+    """The planes of a format, in the order that they are stored in.
+
+    Args:
+      nibbles: of RAW, planes of half a byte.
+    """
     bits = number_format.code_bits
-    if number_format.bias is None:
-        return tuple((Bits(low, PLANE_BITS),) for low in reversed(range(0, bits, PLANE_BITS)))
+    if number_format.name == RAW or bits == BYTE:
+        step = NIBBLE if nibbles else BYTE
+        return tuple((Bits(low, step),) for low in reversed(range(0, bits, step)))
     exponent = number_format.field_bits("exponent")
-    mantissa = number_format.field_bits("mantissa")
-    leading = PLANE_BITS - exponent
-    first = Bits(number_format.shift("exponent") - leading, PLANE_BITS)
-    rest = mantissa - leading  # mantissa bits that follow the sign
-    head = PLANE_BITS - 1
+    leading = BYTE - exponent
+    rest = number_format.field_bits("mantissa") - leading  # mantissa bits that follow the sign
+    first = Bits(number_format.shift("exponent") - leading, BYTE)
+    head = BYTE - 1
     second = (Bits(bits - 1, 1), Bits(rest - head, head))
-    tail = [(Bits(low, PLANE_BITS),) for low in reversed(range(0, rest - head, PLANE_BITS))]
+    tail = [(Bits(low, BYTE),) for low in reversed(range(0, rest - head, BYTE))]
     return ((first,), second, *tail)
 
 
-def plane_counts(number_format: Format, slices: tuple[np.ndarray, ...]) -> list[np.ndarray]:
+def plane_counts(
+    number_format: Format, slices: Sequence[np.ndarray], nibbles: bool = False
+) -> list[np.ndarray]:
     """Histogram of each plane's symbols, int64[256] each, from 16-bit histograms of the codes.
 
     Args:
-      number_format: a format of 8 or 16 k bits.
       slices: counts of bits 16 i and up of the codes, as `entropy.Counts` holds them.
     """
     counts = []
-    for plane in planes_of(number_format):
+    for plane in planes_of(number_format, nibbles):
         slice_index = plane[0].low // 16
         codes = np.arange(slices[slice_index].size, dtype=np.uint32)
         symbols = np.zeros_like(codes)
@@ -69,15 +77,46 @@ def plane_counts(number_format: Format, slices: tuple[np.ndarray, ...]) -> list[
             assert run.low // 16 == slice_index, "a plane crosses no slice"
             part = (codes >> np.uint32(run.low % 16)) & np.uint32((1 << run.count) - 1)
             symbols = symbols << np.uint32(run.count) | part
-        histogram = np.zeros(1 << PLANE_BITS, np.int64)
+        histogram = np.zeros(1 << BYTE, np.int64)
         np.add.at(histogram, symbols, slices[slice_index])
         counts.append(histogram)
     return counts
 
 
+def split(codes: np.ndarray, number_format: Format, nibbles: bool = False) -> list[np.ndarray]:
+    """Symbols of every plane, uint8[n] each, of codes[n]."""
+    count = len(planes_of(number_format, nibbles))
+    if number_format.name == RAW:
+        columns = codes.view(np.uint8).reshape(codes.size, number_format.dtype.itemsize)[:, ::-1]
+        if nibbles:
+            columns = np.stack([columns >> NIBBLE, columns & 0xF], axis=-1)
+        return list(np.ascontiguousarray(columns.reshape(codes.size, count).T))
+    padded = np.pad(codes, (0, _padded_size(codes.size) - codes.size))
+    return [
+        np.asarray(_extract(padded, number_format=number_format, index=i))[: codes.size]
+        for i in range(count)
+    ]
+
+
+def merge(
+    symbols: Sequence[np.ndarray], number_format: Format, nibbles: bool = False
+) -> np.ndarray:
+    """Codes of the symbols of all planes: the inverse of `split`."""
+    size = symbols[0].size
+    dtype = code_dtype(number_format.dtype)
+    if number_format.name == RAW:
+        columns = np.stack(symbols, axis=-1)
+        if nibbles:
+            columns = columns[:, ::2] << NIBBLE | columns[:, 1::2]
+        return np.ascontiguousarray(columns[:, ::-1]).reshape(-1).view(dtype)
+    rows = np.zeros((len(symbols), _padded_size(size)), np.uint8)
+    for row, part in zip(rows, symbols, strict=True):
+        row[:size] = part
+    return np.asarray(_merge(rows, number_format=number_format))[:size]
+
+
 @partial(jax.jit, static_argnames=("number_format", "index"))
-def extract(codes: UInt[Array, n], *, number_format: Format, index: int) -> UInt8[Array, n]:
-    """Symbols of one plane."""
+def _extract(codes: UInt[Array, n], *, number_format: Format, index: int) -> UInt8[Array, n]:
     symbols = jnp.zeros_like(codes)
     for run in planes_of(number_format)[index]:
         symbols = symbols << run.count | (codes >> run.low) & ((1 << run.count) - 1)
@@ -85,14 +124,17 @@ def extract(codes: UInt[Array, n], *, number_format: Format, index: int) -> UInt
 
 
 @partial(jax.jit, static_argnames="number_format")
-def merge(planes: UInt8[Array, "planes n"], *, number_format: Format) -> UInt[Array, n]:
-    """Codes of all planes: the inverse of `extract`."""
-    dtype = jnp.dtype(f"uint{number_format.code_bits}")
-    codes = jnp.zeros(planes.shape[1], dtype)
-    for plane, symbols in zip(planes_of(number_format), planes, strict=True):
-        below = PLANE_BITS
+def _merge(symbols: UInt8[Array, "planes n"], *, number_format: Format) -> UInt[Array, n]:
+    dtype = jnp.dtype(code_dtype(number_format.dtype))
+    codes = jnp.zeros(symbols.shape[1], dtype)
+    for plane, row in zip(planes_of(number_format), symbols, strict=True):
+        below = BYTE
         for run in plane:
             below -= run.count
-            part = (symbols.astype(dtype) >> below) & ((1 << run.count) - 1)
+            part = (row.astype(dtype) >> below) & ((1 << run.count) - 1)
             codes = codes | part << run.low
     return codes
+
+
+def _padded_size(size: int) -> int:
+    return next((s for s in _SIZES if s >= size), size)

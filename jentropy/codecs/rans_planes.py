@@ -1,4 +1,4 @@
-"""Codec `rans`: byte planes, each entropy coded with one table per tensor or stored.
+"""Codec `rans`: planes of the codes, each entropy coded with one table per tensor or stored.
 
 A chunk of n weights, with L = ceil(n / LANE) lanes, is little-endian bytes:
 
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jentropy.errors import CorruptError
-from jentropy.formats import Format
+from jentropy.formats import RAW, Format
 
 from . import lanes, planes, rans
 from .coding import Coding
@@ -24,27 +24,40 @@ from .lanes import FrequencyTable, Stream
 
 NAME = "rans"
 MIN_GAIN = 0.01  # a plane that shrinks by less is stored
-_MERGE_SIZES = tuple(1 << bits for bits in range(10, 31, 2))  # chunk sizes of compiled merges
 # Cost of a symbol of frequency f in 1/65536 bit; integers, so that every machine decides alike.
 _COST = np.array([0, *(round(65536 * math.log2(rans.SLOTS / f)) for f in range(1, rans.SLOTS + 1))])
 
 
-def choose(number_format: Format, slices: tuple[np.ndarray, ...], weights: int) -> Coding | None:
-    """The coding of a tensor, or None if no plane is worth it.
+def choose(number_format: Format, slices: Sequence[np.ndarray], weights: int) -> Coding | None:
+    """The smallest coding of a tensor, or None if no plane is worth it.
 
     Args:
       slices: histograms of the codes, as `entropy.Counts` holds them.
     """
-    if weights == 0 or number_format.bias is None:
+    if weights == 0:
         return None
+    ways = (False, True) if number_format.name == RAW else (False,)
+    choices = [_choose_tables(number_format, slices, weights, nibbles) for nibbles in ways]
+    _, best = min(choices, key=lambda choice: choice[0])
+    return best if any(best.tables) else None
+
+
+def _choose_tables(
+    number_format: Format, slices: Sequence[np.ndarray], weights: int, nibbles: bool
+) -> tuple[float, Coding]:
+    """Bytes that a tensor will take, and how."""
+    total = 0.0
     tables: list[FrequencyTable | None] = []
-    for counts in planes.plane_counts(number_format, slices):
+    for counts in planes.plane_counts(number_format, slices, nibbles):
         table = FrequencyTable.of_counts(counts)
         bits = sum(int(c) * int(k) for c, k in zip(counts, _COST[table.dense()], strict=True))
         side = lanes.lane_count(weights) * rans.LANE_BYTES + 3 * len(table.frequencies)
         coded_bytes = bits / (65536 * 8) + side
-        tables.append(table if coded_bytes < (1 - MIN_GAIN) * weights else None)
-    return Coding(codec=NAME, tables=tuple(tables)) if any(tables) else None
+        stored_bytes = weights / 2 if nibbles else weights
+        is_worth_it = coded_bytes < (1 - MIN_GAIN) * stored_bytes
+        tables.append(table if is_worth_it else None)
+        total += coded_bytes if is_worth_it else weights
+    return total, Coding(codec=NAME, tables=tuple(tables), nibbles=nibbles)
 
 
 def encode(
@@ -55,15 +68,15 @@ def encode(
     tables: list[FrequencyTable] = []
     stored: list[list[np.ndarray]] = []
     for chunk, number_format, coding in zip(chunks, formats, codings, strict=True):
+        symbols = planes.split(
+            np.ascontiguousarray(chunk).reshape(-1), number_format, coding.nibbles
+        )
         stored.append([])
-        padded = _pad(np.ascontiguousarray(chunk).reshape(-1))
-        for index, table in enumerate(coding.tables):
-            symbols = planes.extract(padded, number_format=number_format, index=index)
-            symbols = np.asarray(symbols)[: chunk.size]
+        for plane, table in zip(symbols, coding.tables, strict=True):
             if table is None:
-                stored[-1].append(symbols)
+                stored[-1].append(plane)
             else:
-                runs.append(symbols)
+                runs.append(plane)
                 tables.append(table)
     streams = iter(lanes.encode(runs, tables))
     payloads = []
@@ -102,18 +115,16 @@ def decode(
         stored.append(rest)
     decoded = iter(lanes.decode(streams, stream_sizes, tables))
     chunks = []
-    for size, number_format, coding, rest in zip(sizes, formats, codings, stored, strict=True):
+    for number_format, coding, rest in zip(formats, codings, stored, strict=True):
         kept = iter(rest)
-        rows = np.zeros((len(coding.tables), _padded_size(size)), np.uint8)
-        for row, table in zip(rows, coding.tables, strict=True):
-            row[:size] = next(kept if table is None else decoded)
-        chunks.append(np.asarray(planes.merge(rows, number_format=number_format))[:size])
+        symbols = [next(kept if table is None else decoded) for table in coding.tables]
+        chunks.append(planes.merge(symbols, number_format, coding.nibbles))
     return chunks
 
 
 def size_bound(size: int, number_format: Format) -> int:
     """Largest payload of a chunk, bytes: a lane emits at most a word a symbol."""
-    count = len(planes.planes_of(number_format))
+    count = len(planes.planes_of(number_format, nibbles=number_format.name == RAW))
     return count * (lanes.lane_count(size) * rans.LANE_BYTES + 2 * size)
 
 
@@ -141,11 +152,3 @@ def _parse(payload: np.ndarray, size: int, coding: Coding) -> tuple[list[Stream]
     ]
     tail = payload[expected - stored * size :].reshape(stored, size)
     return streams, list(tail)
-
-
-def _padded_size(size: int) -> int:
-    return next((s for s in _MERGE_SIZES if s >= size), size)
-
-
-def _pad(codes: np.ndarray) -> np.ndarray:
-    return np.pad(codes, (0, _padded_size(codes.size) - codes.size))

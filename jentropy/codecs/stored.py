@@ -1,4 +1,4 @@
-"""Codec `stored`: the codes as they are, little-endian; for RAW and whatever will not shrink."""
+"""Codec `stored`: the codes as they are, little-endian; for whatever will not shrink."""
 
 from __future__ import annotations
 

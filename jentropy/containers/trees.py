@@ -24,8 +24,8 @@ def leaf_name(path: tuple) -> str:
 def compress(pytree: Any) -> Any:
     """Archives every array of a pytree, without losing a bit of any.
 
-    BF16, FP16 and FP32 are entropy coded; every other dtype is stored whole. NumPy arrays come back
-    as NumPy, JAX arrays as JAX.
+    Floats are entropy coded by their fields, every other dtype by its bytes or half bytes; what
+    would not shrink is stored. NumPy arrays come back as NumPy, JAX arrays as JAX.
 
     Args:
       pytree: NumPy or JAX arrays of any shape and numeric dtype (NumPy and Python scalars become

@@ -6,11 +6,11 @@ tests take it from there.
 
 from typing import Any
 
-from .floats import BF16, FP16, FP32
+from .floats import BF16, FP8_E4M3, FP8_E5M2, FP16, FP32
 from .format import Field, Format, code_dtype, codes_of
 from .raw import raw_format
 
-FORMATS: dict[str, Format] = {f.name: f for f in (BF16, FP16, FP32)}
+FORMATS: dict[str, Format] = {f.name: f for f in (BF16, FP16, FP32, FP8_E4M3, FP8_E5M2)}
 RAW = "RAW"  # everything that no format describes; `raw_format(dtype)` stores it whole
 
 
@@ -31,6 +31,8 @@ __all__ = [
     "BF16",
     "FORMATS",
     "FP16",
+    "FP8_E4M3",
+    "FP8_E5M2",
     "FP32",
     "RAW",
     "Field",

@@ -1,4 +1,4 @@
-"""Anything that no number format describes: integers, booleans, other floats, stored whole."""
+"""Anything that no number format describes: integers, booleans, other floats."""
 
 from __future__ import annotations
 
