@@ -37,6 +37,12 @@ class RopeConfig:
             raise UnsupportedError("rope type", expected=" or ".join(ROPE_TYPES), found=self.kind)
         if not (math.isfinite(self.theta) and self.theta > 0 and self.factor > 0):
             raise InputError("rope parameters", expected="positive numbers", found=self)
+        if self.kind == "llama3" and not 0 < self.low_freq_factor < self.high_freq_factor:
+            raise InputError(
+                "rope parameters: low_freq_factor",
+                expected=f"below high_freq_factor = {self.high_freq_factor}",
+                found=self.low_freq_factor,
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,16 +82,31 @@ class DecoderConfig:
             )
 
 
-def require(config: Mapping[str, Any], key: str, kind: type = int) -> Any:
-    """The value of a key that must be there, as `kind`."""
+def require(config: Mapping[str, Any], key: str, kind: type = int, default: Any = None) -> Any:
+    """The value of a key as `kind`: a positive integer or a finite number.
+
+    Args:
+      default: what a key that is missing or null stands for; None: it must be there.
+    """
     value = config.get(key)
-    if value is None or isinstance(value, bool) or not isinstance(value, int | float):
-        raise InputError(
-            f"config.json: key {key!r}", expected=f"a {kind.__name__}", found=repr(value)
-        )
-    if kind is int and (value != int(value) or value < 1):
-        raise InputError(f"config.json: key {key!r}", expected="a positive integer", found=value)
+    value = default if value is None else value
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (is_number and math.isfinite(value) and (kind is float or (value == int(value) > 0))):
+        expected = "a positive integer" if kind is int else "a number"
+        raise InputError(f"config.json: key {key!r}", expected=expected, found=f"{value!r:.60}")
     return kind(value)
+
+
+def token_ids(config: Mapping[str, Any], key: str) -> tuple[int, ...]:
+    """The token ids of a key: one, a list, or none."""
+    value = config.get(key)
+    ids = value if isinstance(value, list) else [] if value is None else [value]
+    for i in ids:
+        if isinstance(i, bool) or not isinstance(i, int) or not 0 <= i < 1 << 31:
+            raise InputError(
+                f"config.json: key {key!r}", expected="token ids", found=f"{value!r:.60}"
+            )
+    return tuple(ids)
 
 
 def rope_config(config: Mapping[str, Any]) -> RopeConfig:
@@ -94,15 +115,15 @@ def rope_config(config: Mapping[str, Any]) -> RopeConfig:
     if not isinstance(scaling, Mapping):
         raise InputError("config.json: rope parameters", expected="an object", found=scaling)
     values = {
-        "theta": scaling.get("rope_theta", config.get("rope_theta", 10000.0)),
-        "factor": scaling.get("factor", 1.0),
-        "low_freq_factor": scaling.get("low_freq_factor", 1.0),
-        "high_freq_factor": scaling.get("high_freq_factor", 4.0),
-        "original_context": scaling.get("original_max_position_embeddings", 8192),
+        "theta": require({**config, **scaling}, "rope_theta", float, 10000.0),
+        "factor": require(scaling, "factor", float, 1.0),
+        "low_freq_factor": require(scaling, "low_freq_factor", float, 1.0),
+        "high_freq_factor": require(scaling, "high_freq_factor", float, 4.0),
+        "original_context": require(scaling, "original_max_position_embeddings", int, 8192),
     }
-    for key, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise InputError(f"config.json: rope {key}", expected="a number", found=repr(value))
+    partial = require({**config, **scaling}, "partial_rotary_factor", float, 1.0)
+    if partial != 1.0:
+        raise UnsupportedError("config.json: partial_rotary_factor", expected="1", found=partial)
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     return RopeConfig(kind=str(kind), **values)
 
@@ -116,27 +137,24 @@ def decoder_config(config: Mapping[str, Any], **architecture: Any) -> DecoderCon
     """
     heads = require(config, "num_attention_heads")
     hidden = require(config, "hidden_size")
-    eos = config.get("eos_token_id")
-    eos_ids = tuple(int(i) for i in (eos if isinstance(eos, list) else [eos]) if i is not None)
-    pad = config.get("pad_token_id")
-    if pad is None:
-        pad = eos_ids[0] if eos_ids else 0
+    ends = token_ids(config, "eos_token_id")
+    pad = (*token_ids(config, "pad_token_id"), *ends, 0)[0]
     fields: dict[str, Any] = {
         "vocab_size": require(config, "vocab_size"),
         "hidden_size": hidden,
         "intermediate_size": require(config, "intermediate_size"),
         "num_layers": require(config, "num_hidden_layers"),
         "num_heads": heads,
-        "num_kv_heads": int(config.get("num_key_value_heads") or heads),
-        "head_dim": int(config.get("head_dim") or hidden // heads),
+        "num_kv_heads": require(config, "num_key_value_heads", int, heads),
+        "head_dim": require(config, "head_dim", int, hidden // heads),
         "rms_norm_eps": require(config, "rms_norm_eps", float),
         "rope": rope_config(config),
         "tie_word_embeddings": bool(config.get("tie_word_embeddings", False)),
         "attention_bias": bool(config.get("attention_bias", False)),
         "mlp_bias": bool(config.get("mlp_bias", False)),
         "activation": str(config.get("hidden_act", "silu")),
-        "max_position_embeddings": int(config.get("max_position_embeddings") or 2048),
-        "eos_token_ids": eos_ids,
-        "pad_token_id": int(pad),
+        "max_position_embeddings": require(config, "max_position_embeddings", int, 2048),
+        "eos_token_ids": ends,
+        "pad_token_id": pad,
     }
     return DecoderConfig(**{**fields, **architecture})

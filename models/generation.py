@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import jax
@@ -44,12 +45,14 @@ def generate(
     config = model.config
     if ids.ndim != 2 or ids.size == 0:
         raise InputError("input_ids", expected="int[batch, time], not empty", found=list(ids.shape))
-    if max_new_tokens < 0 or temperature < 0:
+    if max_new_tokens < 0 or not 0 <= temperature < math.inf:
         raise InputError(
             "max_new_tokens and temperature",
             expected="0 or more",
             found=[max_new_tokens, temperature],
         )
+    if not 0 <= seed < 1 << 32:
+        raise InputError("seed", expected="0 to 4294967295", found=seed)
     if not bool(((ids >= 0) & (ids < config.vocab_size)).all()):
         raise InputError(
             "input_ids", expected=f"0 to {config.vocab_size - 1}", found=f"up to {int(ids.max())}"

@@ -45,7 +45,10 @@ def continue_text(
     Returns:
       Token ids, the prompt's included and what follows an end token left out, and their text.
     """
-    ids = tokenizer.encode(prompt).ids
+    try:
+        ids = tokenizer.encode(prompt).ids
+    except TypeError as error:  # surrogates: bytes of the command line that are no UTF-8
+        raise InputError("prompt", expected="text", found=f"{prompt!r:.60}") from error
     if not ids:
         raise InputError("prompt", expected="at least one token", found=repr(prompt))
     out = np.asarray(

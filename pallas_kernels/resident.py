@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jentropy import containers, formats
+from jentropy.containers.trees import as_array
 from jentropy.errors import UnsupportedError
 
 from .decode import reference
@@ -79,7 +80,8 @@ def to_resident(packed: Any, backend: str | None = None) -> Any:
       The same pytree, its leaves `ResidentTensor` or `jax.Array`.
 
     Raises:
-      UnsupportedError: a backend that has no layout for a leaf's format.
+      UnsupportedError: a backend that has no layout for a leaf's format; a dtype of 64 bits, which
+        JAX does not have by default.
 
     Example:
       >>> import jax.numpy as jnp, jentropy
@@ -98,12 +100,17 @@ def to_resident(packed: Any, backend: str | None = None) -> Any:
 
 def _leaf_to_resident(leaf: Any, backend: str) -> ResidentTensor | jax.Array:
     values = containers.decompress(leaf) if containers.is_compressed(leaf) else leaf
-    return lay_out(values, backend)
+    return lay_out(values if isinstance(values, jax.Array) else as_array(values), backend)
 
 
 def lay_out(values: Any, backend: str) -> ResidentTensor | jax.Array:
     """One array in a backend's layout, or dense where that is as small."""
     name = formats.format_of_dtype(values.dtype)
+    if jax.dtypes.canonicalize_dtype(values.dtype) != values.dtype:
+        raise UnsupportedError(
+            f"a resident tensor of {values.dtype}",
+            hint="JAX has 64 bits with jax_enable_x64 only",
+        )
     if values.ndim < 2 or values.size == 0 or not any(name == key[0] for key in LAYOUTS):
         return jnp.asarray(values)
     layout = LAYOUTS.get((name, backend))

@@ -212,6 +212,32 @@ def test_as_a_process(fixtures, tmp_path):
     assert done.returncode == 2
 
 
+def test_names_are_not_markup(tmp_path, capsys):
+    folder = tmp_path / "m[/b]"
+    folder.mkdir()
+    header = json.dumps({"x[/b]": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}}).encode()
+    (folder / "a.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    code, out, err = run(capsys, "compress", folder, tmp_path / "d[red]")
+    assert (code, err) == (0, "")
+    assert "d[red]" in out
+    code, out, err = run(capsys, "inspect", tmp_path / "d[red]")
+    assert (code, err) == (0, "")
+    assert "x[/b]" in out
+
+
+def test_what_nobody_thought_of_is_one_line_too(fixtures, capsys, monkeypatch):
+    def broken(*_, **__):
+        raise ZeroDivisionError("never\nmind")
+
+    monkeypatch.setattr(jentropy, "inspect", broken)
+    code, _, err = run(capsys, "inspect", fixtures)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "ZeroDivisionError: never mind" in err
+    monkeypatch.setenv("JENTROPY_DEBUG", "1")
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["inspect", str(fixtures)])
+
+
 def test_values_of_the_report_are_plain_numbers(fixtures):
     report = jentropy.analyze(fixtures / "llama_fp32").to_json()
     assert json.loads(json.dumps(report)) == report

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import jentropy
-from jentropy.checkpoints import compressing, store
+from jentropy.checkpoints import compressing, staging, store, writer
 from jentropy.checkpoints import index as index_lib
 from jentropy.errors import (
     CheckError,
@@ -276,7 +276,22 @@ def test_lost_data_are_found(copy, name, harm):
 @pytest.mark.parametrize("name", ["state/bundles.00000", "state/index", "state"])
 def test_a_lost_array_is_found(copy, name):
     shutil.rmtree(copy / name)
-    with pytest.raises(CorruptError, match="state"):
+    with pytest.raises(InputError, match=r"state|bundles"):
+        jentropy.verify(copy)
+
+
+def test_an_array_that_claims_to_be_huge_is_not_allocated(copy):
+    file = copy / "state" / "index" / "zarr.json"
+    content = json.loads(file.read_text())
+    content["shape"] = [3_000_000_000]
+    file.write_text(json.dumps(content))
+    with pytest.raises(CorruptError, match=r"at most the .* bytes that are there"):
+        jentropy.inspect(copy)
+
+
+def test_verify_sees_with_the_eyes_of_orbax(copy):
+    (copy / "state" / "_METADATA").unlink()
+    with pytest.raises(InputError, match=r"Orbax|_METADATA"):
         jentropy.verify(copy)
 
 
@@ -299,7 +314,9 @@ HOSTILE = {
     "entry format": ("tensors.0.format", "FP5", UnsupportedError, "'FP5'"),
     "entry dtype": ("tensors.0.dtype", "float32", CorruptError, "dtype"),
     "entry dtype unknown": ("tensors.0.dtype", "object", UnsupportedError, "dtype"),
-    "entry shape": ("tensors.0.shape", [2**70, 2**70], CorruptError, "chunks"),
+    "entry shape": ("tensors.0.shape", [2**70, 2**70], CorruptError, "shape"),
+    "large shape": ("tensors.0.shape", [2**29, 2**29], CorruptError, "chunks"),
+    "huge and empty": ("tensors.0.shape", [2**40, 2**40, 0], CorruptError, "shape"),
     "negative shape": ("tensors.0.shape", [-1, 4], CorruptError, "shape"),
     "entry table": ("tensors.0.tables.0", [0, 1, 2], CorruptError, "frequency table"),
     "entry tables": ("tensors.0.tables", [], CorruptError, "tables"),
@@ -361,6 +378,84 @@ def test_a_destination_that_exists_is_left_alone(packed, fixtures, tmp_path):
     assert read_tree(tmp_path) == {"taken/mine": b"x"}
 
 
+def test_names_that_others_would_expand_or_take(fixtures, tmp_path):
+    beside = tmp_path / "m[red]x.partial_save"
+    beside.mkdir()
+    (beside / "mine").touch()
+    target = tmp_path / "m[red]x"
+    jentropy.compress_checkpoint(fixtures / "llama_fp16", target)
+    assert jentropy.verify(target, against=fixtures / "llama_fp16").compared
+    assert left_in(tmp_path) == ["m[red]x", "m[red]x.partial_save"]
+    assert left_in(beside) == ["mine"]
+
+
+def test_two_runs_to_one_destination_do_not_mix(fixtures, tmp_path):
+    with (
+        staging.staged(tmp_path / "dst", "compress"),
+        pytest.raises(DestinationError, match="another process"),
+    ):
+        jentropy.compress_checkpoint(fixtures / "llama_fp16", tmp_path / "dst")
+    jentropy.compress_checkpoint(fixtures / "llama_fp16", tmp_path / "dst")
+    assert left_in(tmp_path) == ["dst"]
+
+
+def test_linked_folders_come_along_and_circles_are_refused(fixtures, tmp_path):
+    source = Path(shutil.copytree(fixtures / "llama_fp16", tmp_path / "source"))
+    (source / "x").mkdir()
+    (source / "x" / "f.txt").write_text("f")
+    (source / "y").symlink_to("x")
+    jentropy.compress_checkpoint(source, tmp_path / "dst")
+    jentropy.decompress_checkpoint(tmp_path / "dst", tmp_path / "out")
+    assert read_tree(tmp_path / "out")["y/f.txt"] == b"f"
+    (source / "x" / "up").symlink_to("..")
+    with pytest.raises(InputError, match="circle"):
+        jentropy.compress_checkpoint(source, tmp_path / "again")
+
+
+def test_files_that_cannot_be_kept_are_refused_before_anything_is_written(fixtures, tmp_path):
+    source = Path(shutil.copytree(fixtures / "llama_fp16", tmp_path / "source"))
+    (source / "we\\ird.txt").touch()
+    with pytest.raises(InputError, match="backslash"):
+        jentropy.compress_checkpoint(source, tmp_path / "dst")
+    assert left_in(tmp_path) == ["source"]
+
+
+def test_a_broken_safetensors_file_beside_the_model_is_kept_as_bytes(fixtures, tmp_path):
+    source = Path(shutil.copytree(fixtures / "llama_fp16", tmp_path / "source"))
+    (source / "adapter.safetensors").write_text("version https://git-lfs.github.com/spec/v1")
+    jentropy.compress_checkpoint(source, tmp_path / "dst")
+    jentropy.decompress_checkpoint(tmp_path / "dst", tmp_path / "out")
+    assert read_tree(tmp_path / "out") == read_tree(source)
+
+
+def test_a_source_that_changes_meanwhile_is_refused(fixtures, tmp_path, monkeypatch):
+    source = Path(shutil.copytree(fixtures / "llama_fp16", tmp_path / "source"))
+    write = compressing._write
+
+    def write_and_touch(*arguments):
+        write(*arguments)
+        (source / "config.json").write_text("{}")
+
+    monkeypatch.setattr(compressing, "_write", write_and_touch)
+    with pytest.raises(InputError, match="changed while"):
+        jentropy.compress_checkpoint(source, tmp_path / "dst")
+    assert left_in(tmp_path) == ["source"]
+
+
+def test_what_orbax_does_not_store_is_an_error_not_a_wreck(tmp_path, packed):
+    jentropy.save(tmp_path / "t", {"a": np.zeros((0, 3), np.float32)})
+    with pytest.raises(UnsupportedError, match="Orbax"):
+        jentropy.decompress_checkpoint(tmp_path / "t", tmp_path / "out")
+    with pytest.raises(InputError, match="inside"):
+        jentropy.decompress_checkpoint(packed["llama_fp16"], packed["llama_fp16"] / "out")
+    assert left_in(tmp_path) == ["t"]
+    deep = np.ones(1)
+    for _ in range(300):
+        deep = [deep]
+    with pytest.raises(InputError, match="depth"):
+        jentropy.save(tmp_path / "deep", deep)
+
+
 def test_a_compressed_checkpoint_is_not_compressed_again(packed, tmp_path):
     with pytest.raises(InputError, match="already"):
         jentropy.compress_checkpoint(packed["llama_bf16"], tmp_path / "x")
@@ -378,7 +473,7 @@ def test_a_full_disk_leaves_nothing_behind(fixtures, packed, tmp_path, monkeypat
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(store.os, "fsync", full)
+        patch.setattr(os, "fsync", full)
         with pytest.raises(DestinationError, match="No space left on device"):
             jentropy.compress_checkpoint(fixtures / "llama_bf16", tmp_path / "dst")
     from orbax.checkpoint import v1 as ocp
@@ -386,7 +481,7 @@ def test_a_full_disk_leaves_nothing_behind(fixtures, packed, tmp_path, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(ocp.partial, "finalize", full)
         with pytest.raises(DestinationError, match="No space left on device"):
-            jentropy.compress_checkpoint(fixtures / "llama_bf16", tmp_path / "dst")
+            jentropy.compress_checkpoint(fixtures / "llama_bf16", tmp_path / "new" / "dst")
     with monkeypatch.context() as patch:
         patch.setattr(os, "rename", full)
         with pytest.raises(DestinationError, match="No space left on device"):
@@ -396,43 +491,43 @@ def test_a_full_disk_leaves_nothing_behind(fixtures, packed, tmp_path, monkeypat
 
 KILLED = """
 import os, sys
-from jentropy.checkpoints import compressing, store
-store.BUNDLE_BYTES = 100_000
-flush, count = store.Writer.flush, 0
+from jentropy.checkpoints import compressing, writer
+writer.BUNDLE_BYTES = 100_000
+flush, count = writer.Writer.flush, 0
 def flush_and_die(self):
     global count
     flush(self)
     count += 1
     if count == 3:
         os.kill(os.getpid(), 9)
-store.Writer.flush = flush_and_die
+writer.Writer.flush = flush_and_die
 compressing.compress_checkpoint(sys.argv[1], sys.argv[2])
 """
 
 
 def test_killed_work_is_taken_up(fixtures, tmp_path, monkeypatch):
     source, target = fixtures / "llama_bf16", tmp_path / "dst"
-    monkeypatch.setattr(store, "BUNDLE_BYTES", 100_000)
+    monkeypatch.setattr(writer, "BUNDLE_BYTES", 100_000)
     jentropy.compress_checkpoint(source, tmp_path / "whole")
     assert len(store.Store(tmp_path / "whole").index.bundles) > 4
 
     killed = subprocess.run([sys.executable, "-c", KILLED, source, target], check=False)
     assert killed.returncode == -signal.SIGKILL
     assert not target.exists()
-    (stage,) = tmp_path.glob(".*jentropy-partial")
+    (stage,) = tmp_path.glob(".*jentropy-compress")
     assert len(list(stage.glob("0*"))) == 3
     with (stage / "journal.jsonl").open("a") as journal:
         journal.write('{"bytes": 1, "ha')  # a line that was cut off
     (stage / "00002").write_bytes(b"lost")  # and a bundle that was not quite written
 
     taken_up = []
-    append = store.Writer.append
+    append = writer.Writer.append
 
     def counting(self, payload):
         taken_up.append(payload.size)
         return append(self, payload)
 
-    monkeypatch.setattr(store.Writer, "append", counting)
+    monkeypatch.setattr(writer.Writer, "append", counting)
     jentropy.compress_checkpoint(source, target)
     assert sum(taken_up) < sum(store.Store(target).index.bundles)
     first, second = read_tree(tmp_path / "whole"), read_tree(target)
@@ -451,7 +546,7 @@ def test_staged_work_of_another_source_is_thrown_away(fixtures, tmp_path, monkey
         patch.setattr(compressing.index_lib, "document", interrupt)
         with pytest.raises(KeyboardInterrupt):
             jentropy.compress_checkpoint(fixtures / "llama_bf16", tmp_path / "dst")
-    assert left_in(tmp_path) == [".dst.jentropy-partial"]
+    assert left_in(tmp_path) == [".dst.jentropy-compress"]
     jentropy.compress_checkpoint(fixtures / "llama_fp16", tmp_path / "dst")
     assert jentropy.verify(tmp_path / "dst", against=fixtures / "llama_fp16").compared
     assert left_in(tmp_path) == ["dst"]

@@ -12,7 +12,8 @@ import pytest
 
 import jentropy
 from jentropy.containers import tensor as tensor_lib
-from jentropy.errors import ChecksumError, CorruptError, InputError
+from jentropy.containers import trees
+from jentropy.errors import ChecksumError, CorruptError, InputError, UnsupportedError
 
 from .conftest import same_bits
 
@@ -112,7 +113,12 @@ def test_the_same_input_gives_the_same_bytes_whatever_it_comes_with():
 
 
 @pytest.mark.parametrize(
-    "leaf", ["text", np.array(["a"]), object(), np.array([1], "M8[s]"), jax.random.key(0)]
+    "leaf",
+    [
+        *("text", object(), jax.random.key(0), np.array(["a"]), np.array([1], "M8[s]")),
+        *(np.zeros(5, "V8"), np.ones(2, np.longdouble), np.zeros(2, "i4,f4")),
+    ],
+    ids=lambda leaf: type(leaf).__name__ + str(getattr(leaf, "dtype", "")),
 )
 def test_what_is_no_numeric_array_is_refused_by_its_path(leaf):
     with pytest.raises(InputError, match=r"layers\.0\.w"):
@@ -134,6 +140,16 @@ def test_damage_is_noticed_by_tensor():
     packed["b"] = dataclasses.replace(packed["b"], payload=payload[:-1])
     with pytest.raises(InputError, match=r"'b'.*uint8\[5000\]"):
         jentropy.decompress(packed)
+
+
+def test_64_bits_are_never_cut_to_32():
+    wide = np.array([[1 << 40, 3]])
+    with pytest.raises(UnsupportedError, match="int64"):
+        jentropy.to_resident(wide)
+    packed = jentropy.compress({"w": wide})
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    with pytest.raises(UnsupportedError, match="int64"):
+        jentropy.decompress(trees.with_sharding(packed, device))
 
 
 def test_a_header_whose_chunks_do_not_fit_is_refused():

@@ -180,6 +180,8 @@ def test_sampling_follows_its_seed(loaded):
         (np.zeros((1, 4), int), {"max_new_tokens": 2045}, "at most 2048 positions, found 2049"),
         (np.zeros((1, 4), int), {"max_new_tokens": -1}, "0 or more"),
         (np.zeros((1, 4), int), {"max_new_tokens": 1, "temperature": -0.5}, "0 or more"),
+        (np.zeros((1, 4), int), {"max_new_tokens": 1, "temperature": np.nan}, "0 or more"),
+        (np.zeros((1, 4), int), {"max_new_tokens": 1, "seed": 2**70}, "seed"),
     ],
 )
 def test_prompts_that_cannot_be_continued_are_refused(ids, options, message, loaded):
@@ -252,9 +254,21 @@ def test_llama3_frequencies():
         ({"vocab_size": None}, InputError, "vocab_size"),
         ({"num_hidden_layers": 0}, InputError, "num_hidden_layers"),
         ({"hidden_size": "big"}, InputError, "hidden_size"),
+        ({"hidden_size": float("inf")}, InputError, "hidden_size"),
+        ({"vocab_size": float("nan")}, InputError, "vocab_size"),
+        ({"num_key_value_heads": "abc"}, InputError, "num_key_value_heads"),
+        ({"head_dim": [1]}, InputError, "head_dim"),
+        ({"eos_token_id": "</s>"}, InputError, "eos_token_id"),
+        ({"pad_token_id": {}}, InputError, "pad_token_id"),
+        ({"partial_rotary_factor": 0.5}, UnsupportedError, "partial_rotary_factor"),
+        (
+            {"rope_scaling": {"rope_type": "llama3", "high_freq_factor": 1.0}},
+            InputError,
+            "low_freq_factor",
+        ),
         ({"num_attention_heads": 3, "num_key_value_heads": 2}, InputError, "multiple"),
         ({"rope_scaling": {"rope_type": "yarn"}}, UnsupportedError, "found yarn"),
-        ({"rope_theta": "x"}, InputError, "rope theta"),
+        ({"rope_theta": "x"}, InputError, "rope_theta"),
         ({"hidden_act": "tanh"}, UnsupportedError, "hidden_act"),
     ],
 )

@@ -90,8 +90,19 @@ BAD = {
     "huge shape": (
         header_bytes({"w": entry(shape=(2**62, 2**62))}) + EIGHT,
         CorruptError,
-        "'w'.*data_offsets",
+        "'w'.*possible shape",
     ),
+    "huge and empty": (
+        header_bytes({"w": entry(shape=(2**40, 2**40, 0), offsets=(0, 0))}),
+        CorruptError,
+        "'w'.*possible shape",
+    ),
+    "enormous number": (
+        header_bytes({"w": entry(shape=(10**4000,))}) + EIGHT,
+        CorruptError,
+        "'w'",
+    ),
+    "many dimensions": (header_bytes({"w": entry(shape=(1,) * 65)}) + EIGHT, CorruptError, "'w'"),
     "shape and offsets differ": (
         header_bytes({"w": entry(shape=(3,))}) + EIGHT,
         CorruptError,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from jentropy import formats
-from jentropy.errors import InputError
+from jentropy.errors import CorruptError, InputError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,4 +97,12 @@ class Checkpoint:
     def read_text(self, file: str) -> str | None:
         """A text file that lies beside the weights, or None if there is none."""
         path = self.source / file
-        return path.read_text("utf-8") if path.is_file() else None
+        return decode_text(path, path.read_bytes()) if path.is_file() else None
+
+
+def decode_text(file: Path, data: bytes) -> str:
+    """UTF-8 text, or an error that names the file."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise CorruptError("no UTF-8 text", file=file) from error

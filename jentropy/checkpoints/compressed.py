@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +18,12 @@ from jentropy.errors import CheckError, CorruptError, InputError
 from jentropy.formats import codes_of
 
 from . import orbax, sources, structure
-from .checkpoint import Checkpoint, Tensor
+from .checkpoint import Checkpoint, Tensor, decode_text
 from .compressing import Progress
 from .hub import resolve
 from .index import Entry
-from .store import Store, destination_errors, is_orbax_checkpoint, refuse_existing
+from .staging import destination_errors, staged
+from .store import Store, is_orbax_checkpoint
 
 DIALECT = "compressed"
 
@@ -32,6 +32,7 @@ class CompressedCheckpoint(Checkpoint):
     """Weights of a compressed checkpoint; a weight is decoded when its codes are asked for."""
 
     def __init__(self, path: Path):
+        self.source = path
         self.store = Store(path)
         self._files = {f.path: f for f in self.store.index.files}
         config = self.read_text("config.json")
@@ -54,10 +55,7 @@ class CompressedCheckpoint(Checkpoint):
         if found is None or found.tensors is not None:
             return None
         blob = _read(self.store, self.store.index.blobs[found.blob])
-        try:
-            return blob.tobytes().decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise CorruptError(f"file {file} is no UTF-8", file=self.store.path) from error
+        return decode_text(self.source / file, blob.tobytes())
 
 
 def model_entries(store: Store) -> list[Entry]:
@@ -167,28 +165,21 @@ def decompress_checkpoint(
       DestinationError: `out` exists or cannot be written.
     """
     store, target = Store(Path(path)), Path(out)
-    refuse_existing(target)
+    if target.resolve().is_relative_to(store.path.resolve()):
+        raise InputError("destination lies inside the compressed checkpoint", file=target)
     if not store.index.files:
-        values = jax.tree.map(np.asarray, trees.decompress(load(path)))
-        with destination_errors(target):
-            orbax.save_tree(target, values)
+        orbax.save_tree(target, jax.tree.map(np.asarray, trees.decompress(load(path))))
         return
-    stage = target.parent / f".{target.name}.jentropy-partial"
-    with destination_errors(target):
-        try:
-            shutil.rmtree(stage, ignore_errors=True)
-            stage.mkdir(parents=True)
-            for name, parts in _file_bytes(store):
-                file = stage / name
-                file.parent.mkdir(parents=True, exist_ok=True)
-                with file.open("wb") as stream:
-                    for part in parts:
-                        stream.write(part.data)
-                        if progress:
-                            progress(part.size)
-            os.rename(stage, target)
-        finally:
-            shutil.rmtree(stage, ignore_errors=True)
+    with staged(target, "decompress") as stage, destination_errors(target):
+        for name, parts in _file_bytes(store):
+            file = stage / "out" / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with file.open("wb") as stream:
+                for part in parts:
+                    stream.write(part.data)
+                    if progress:
+                        progress(part.size)
+        os.rename(stage / "out", target)
 
 
 def _file_bytes(store: Store) -> Iterator[tuple[str, Iterator[np.ndarray]]]:
@@ -245,16 +236,23 @@ def verify(
         for name, parts in _file_bytes(store):
             total += _compare(parts, None if source is None else source.root / name, progress)
     else:
-        packed = load(path)
-        values = trees.decompress(packed)
-        total = sum(int(leaf.nbytes) for leaf in jax.tree.leaves(values))
-        if against is not None:
-            _same_tree(values, against)
-    entries = (*index.tensors, *index.blobs)
+        entries = model_entries(store)
+        structure.rebuild(index.tree, entries, store.array_path("index"))
+        original = None if against is None else _tree_by_name(against)
+        if original is not None:
+            _same_tree_names(original, entries, against)
+        for entry, values in zip(entries, _read_all(store, entries), strict=True):
+            total += values.nbytes
+            if original is not None and not _same_values(values, original[entry.name]):
+                raise CheckError(f"{against}: tensor {entry.name!r} differs")
+            if progress:
+                progress(values.nbytes)
+    _check_arrays(store)
+    everything = (*index.tensors, *index.blobs)
     return Verified(
         tensors=len(index.tensors),
         files=len(index.files),
-        chunks=sum(len(entry.chunks) for entry in entries),
+        chunks=sum(len(entry.chunks) for entry in everything),
         bytes=total,
         compared=against is not None,
     )
@@ -297,21 +295,34 @@ def _compare(parts: Iterable[np.ndarray], original: Path | None, progress: Progr
     return at
 
 
-def _same_tree(values: Any, against: str | Path) -> None:
+def _tree_by_name(against: str | Path) -> dict[str, np.ndarray]:
     source = _existing(against)
     if not is_orbax_checkpoint(source):
         raise InputError("source", file=source, expected="an Orbax checkpoint", found="none")
-    original = dict(_by_name(orbax.load_tree(source)))
-    ours = dict(_by_name(values))
-    for name in sorted(original.keys() ^ ours.keys()):
-        raise CheckError(f"{source}: tensor {name!r} is in one of the two only")
-    for name, value in ours.items():
-        other = np.asarray(original[name])
-        same = value.dtype == other.dtype and value.shape == other.shape
-        if not same or np.asarray(value).tobytes() != other.tobytes():
-            raise CheckError(f"{source}: tensor {name!r} differs")
+    leaves = jax.tree_util.tree_flatten_with_path(orbax.load_tree(source))[0]
+    return {trees.leaf_name(path): np.asarray(leaf) for path, leaf in leaves}
 
 
-def _by_name(tree: Any) -> Iterator[tuple[str, Any]]:
-    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        yield trees.leaf_name(path), leaf
+def _same_tree_names(
+    original: dict[str, np.ndarray], entries: list[Entry], against: str | Path | None
+) -> None:
+    for name in sorted(original.keys() ^ {entry.name for entry in entries}):
+        raise CheckError(f"{against}: tensor {name!r} is in one of the two only")
+
+
+def _same_values(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+
+
+def _check_arrays(store: Store) -> None:
+    """Raises CorruptError unless Orbax finds the arrays that the index tells of."""
+    found = orbax.shapes(store.path)
+    expected = {f"bundles.{i:05d}": (size,) for i, size in enumerate(store.index.bundles)}
+    for name in sorted(expected.keys() | found.keys() - {"index"}):
+        if expected.get(name) != found.get(name):
+            raise CorruptError(
+                f"array {name} in Orbax's metadata",
+                file=store.path,
+                expected=expected.get(name, "none"),
+                found=found.get(name, "none"),
+            )

@@ -19,8 +19,11 @@ from . import index as index_lib
 from . import orbax, safetensors, structure
 from .hub import resolve
 from .index import FileEntry
+from .safetensors import SafetensorsFile
 from .sources import FileSource, read_file_source
-from .store import Writer, is_compressed_checkpoint, is_orbax_checkpoint, refuse_existing, writing
+from .staging import refuse_existing
+from .store import is_compressed_checkpoint, is_orbax_checkpoint
+from .writer import Writer, writing
 
 Progress = Callable[[int], None]  # called with the number of source bytes done since the last call
 
@@ -77,8 +80,11 @@ def compress_checkpoint(src: str | Path, dst: str | Path, progress: Progress | N
         raise InputError("destination lies inside the source", file=target)
     files = read_file_source(source)
     items, entries = _collect(files)
-    with writing(target, _fingerprint(files)) as writer:
+    fingerprint = _fingerprint(files)
+    with writing(target, fingerprint) as writer:
         _write(writer, items, progress)
+        if _fingerprint(files) != fingerprint:
+            raise InputError("files changed while they were being compressed", file=source)
         tensors = [item.entry() for item in items if not item.is_blob]
         blobs = [item.entry() for item in items if item.is_blob]
         writer.finish(
@@ -94,8 +100,11 @@ def _collect(source: FileSource) -> tuple[list[_Item], list[FileEntry]]:
     for blob, name in enumerate(source.files):
         path = source.root / name
         inside = None
-        if name in source.model or name.endswith(".safetensors"):
-            opened = safetensors.read(path)
+        if not index_lib.is_safe_path(name):
+            raise InputError(
+                "name of a file", file=path, expected="one without a backslash", found=repr(name)
+            )
+        if opened := _open_safetensors(path, is_model=name in source.model):
             head = np.frombuffer(opened.header, np.uint8)
             items.append(_Item(f"{name} header", head, True))
             items += [_Item(t.name, t.values, False) for t in opened.tensors]
@@ -105,6 +114,18 @@ def _collect(source: FileSource) -> tuple[list[_Item], list[FileEntry]]:
             items.append(_Item(name, _map(path), True))
         entries.append(FileEntry(path=name, blob=blob, tensors=inside, model=name in source.model))
     return items, entries
+
+
+def _open_safetensors(path: Path, *, is_model: bool) -> SafetensorsFile | None:
+    """The file's tensors, or None if it is to be kept as bytes."""
+    if path.suffix != ".safetensors":
+        return None
+    try:
+        return safetensors.read(path)
+    except InputError:
+        if is_model:
+            raise
+        return None
 
 
 def _map(path: Path) -> np.ndarray:

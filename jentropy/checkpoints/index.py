@@ -78,7 +78,7 @@ def document(
     files: Sequence[FileEntry] = (),
     tree: Any = None,
 ) -> bytes:
-    """The index as it is stored: compact JSON in UTF-8.
+    """The index as it is stored: compact JSON in ASCII.
 
     Args:
       bundles: bytes of each bundle.
@@ -101,7 +101,7 @@ def document(
     }
     if tree is not None:
         content["tree"] = tree
-    return json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()
+    return json.dumps(content, separators=(",", ":")).encode()
 
 
 def entry_document(
@@ -140,6 +140,12 @@ def chunk_document(chunk: Chunk, place: tuple[int, int], coding: Coding) -> list
     if coding.codec != stored.NAME:
         hashes.append(f"{chunk.codes_hash:016x}")
     return [*place, chunk.bytes, *hashes]
+
+
+def is_safe_path(path: str) -> bool:
+    """Whether a file of this relative path may be written below a directory, on any system."""
+    parts = PurePosixPath(path).parts
+    return bool(parts) and not (path.startswith("/") or ".." in parts or set(path) & set("\\\0"))
 
 
 class _Reader:
@@ -322,8 +328,7 @@ def _file(
     reader: _Reader, item: dict, tensors: tuple[Entry, ...], blobs: tuple[Entry, ...]
 ) -> FileEntry:
     path = reader.get(item, "path", str, "file")
-    parts = PurePosixPath(path).parts
-    if not parts or path.startswith("/") or ".." in parts or "\\" in path or "\0" in path:
+    if not is_safe_path(path):
         raise reader.fail("file path", "a relative path below the checkpoint", path)
     inside = reader.get(item, "tensors", list, path, default=None)
     return FileEntry(

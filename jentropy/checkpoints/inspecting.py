@@ -18,10 +18,10 @@ class Inspection:
     """Sizes against entropies.
 
     Attributes:
-      weights: elements of all tensors that are not RAW.
+      weights: elements of the model's tensors that are not RAW.
       archive_bytes: all that the weights cost on disk: chunks, safetensors headers, index, Orbax
         metadata.
-      other_files_bytes: what config, tokenizer and the like cost.
+      other_files_bytes: what config, tokenizer and safetensors files beside the model cost.
       per_tensor_joint_bits: joint entropy with one table per tensor, bits per weight: the
         yardstick. The sum of the fields' entropies stands in for codes wider than 16 bits.
       tensors: a row per weight tensor.
@@ -57,21 +57,22 @@ def inspect(path: str | Path) -> Inspection:
       InputError: not a compressed checkpoint, or a damaged index.
     """
     store = Store(Path(path))
-    entries = [e for e in store.index.tensors if e.header.format != RAW]
+    model = model_entries(store)
+    entries = [e for e in model if e.header.format != RAW]
     weights = sum(e.header.size for e in entries)
     joint = sum(e.header.size * _yardstick(e) for e in entries)
-    others = sum(
-        store.index.blobs[f.blob].header.payload_bytes
-        for f in store.index.files
-        if f.tensors is None
+    payloads = sum(e.header.payload_bytes for e in (*store.index.tensors, *store.index.blobs))
+    headers = sum(
+        store.index.blobs[f.blob].header.payload_bytes for f in store.index.files if f.model
     )
+    others = payloads - headers - sum(e.header.payload_bytes for e in model)
     on_disk = sum(p.stat().st_size for p in store.path.rglob("*") if p.is_file())
     return Inspection(
         weights=weights,
         archive_bytes=on_disk - others,
         other_files_bytes=others,
         per_tensor_joint_bits=joint / max(1, weights),
-        tensors=tuple(_row(e) for e in model_entries(store)),
+        tensors=tuple(_row(e) for e in model),
     )
 
 

@@ -15,7 +15,7 @@ from .compressed import CompressedCheckpoint
 from .dialects import DIALECTS
 from .dialects.plain import plain_tensor
 from .hub import resolve
-from .sources import read_file_source
+from .sources import read_config, read_file_source
 from .store import is_compressed_checkpoint, is_orbax_checkpoint
 
 
@@ -42,5 +42,6 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         named = ((trees.leaf_name(key), trees.as_array(leaf)) for key, leaf in leaves)
         return Checkpoint(source, [plain_tensor(name, leaf) for name, leaf in named])
     files = read_file_source(source)
-    dialect = next(d for d in DIALECTS.values() if d.claims(files.config, files.stored))
-    return Checkpoint(source, dialect.tensors(files.config, files.stored), files.config)
+    config = read_config(files.root)
+    dialect = next(d for d in DIALECTS.values() if d.claims(config, files.stored))
+    return Checkpoint(source, dialect.tensors(config, files.stored), config)

@@ -1,14 +1,39 @@
-"""Checkpoints that stock Orbax wrote, as pytrees of NumPy arrays."""
+"""What is asked of Orbax itself: pytrees of NumPy arrays in and out."""
 
 from __future__ import annotations
 
+import logging
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from jentropy.errors import InputError
+from jentropy.errors import InputError, UnsupportedError
+
+from .staging import destination_errors, staged, without_glob
+
+# Orbax takes seconds to import, so only what needs it does.
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps Orbax's warnings about its own doings (through absl) from the user."""
+    logger = logging.getLogger("absl")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).split("\n", 1)[0][:200]
 
 
 def load_tree(path: Path) -> Any:
@@ -17,22 +42,88 @@ def load_tree(path: Path) -> Any:
     Raises:
       InputError: whatever keeps Orbax from reading it.
     """
-    from orbax.checkpoint import v1 as ocp  # seconds to import
+    from orbax.checkpoint import v1 as ocp
 
     try:
-        described = ocp.metadata(path.resolve()).metadata
-        target = jax.tree.map(
-            lambda leaf: np.empty(leaf.shape, leaf.dtype) if hasattr(leaf, "shape") else leaf,
-            described,
-        )
-        return ocp.load(path.resolve(), target)
+        with _quiet(), without_glob(path) as plain:
+            target = jax.tree.map(
+                lambda leaf: np.empty(leaf.shape, leaf.dtype) if hasattr(leaf, "shape") else leaf,
+                ocp.metadata(plain).metadata,
+            )
+            return ocp.load(plain, target)
     except Exception as error:
-        first = (str(error) or type(error).__name__).split("\n", 1)[0]
-        raise InputError(f"Orbax cannot read it: {first:.200}", file=path) from error
+        raise InputError(f"Orbax cannot read it: {_first_line(error)}", file=path) from error
+
+
+def shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of the arrays that Orbax finds in a checkpoint, by dotted path.
+
+    Raises:
+      InputError: whatever keeps Orbax from reading it.
+    """
+    from orbax.checkpoint import v1 as ocp
+
+    try:
+        with _quiet(), without_glob(path) as plain:
+            described = ocp.metadata(plain).metadata
+    except Exception as error:
+        raise InputError(f"Orbax cannot read it: {_first_line(error)}", file=path) from error
+    return {
+        jax.tree_util.keystr(key, simple=True, separator="."): tuple(leaf.shape)
+        for key, leaf in jax.tree_util.tree_flatten_with_path(described)[0]
+    }
 
 
 def save_tree(path: Path, tree: Any) -> None:
-    """Writes a pytree of NumPy arrays with Orbax's defaults."""
+    """Writes a pytree of NumPy arrays with Orbax's defaults; it appears whole or not at all.
+
+    Raises:
+      UnsupportedError: a pytree that Orbax does not store.
+      DestinationError: `path` exists or cannot be written.
+    """
     from orbax.checkpoint import v1 as ocp
 
-    ocp.save(path.resolve(), tree)
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    empty = [jax.tree_util.keystr(key) for key, leaf in leaves if np.size(leaf) == 0]
+    if not leaves or empty:
+        raise UnsupportedError(
+            f"Orbax stores no empty {'array' if empty else 'tree'}",
+            file=path,
+            tensor=empty[0] if empty else None,
+            hint="jentropy.load and jentropy.decompress give it back in Python",
+        )
+    with staged(path, "decompress") as stage, destination_errors(path), _quiet():
+        try:
+            with without_glob(stage) as plain:
+                ocp.save(plain / "out", tree)
+        except (ValueError, TypeError) as error:
+            raise UnsupportedError(
+                f"Orbax cannot store it: {_first_line(error)}", file=path
+            ) from error
+        os.rename(stage / "out", path)
+
+
+def save_arrays(
+    folder: Path, parts: Iterable[Mapping[str, Any]], *, custom_metadata: dict[str, Any]
+) -> Path:
+    """Writes a checkpoint of uint8 arrays piece by piece: no OCDBT, no compression.
+
+    Args:
+      folder: where the checkpoint will lie, under a name of this function's choice.
+      parts: pytrees of disjoint keys, one in memory at a time.
+
+    Returns:
+      The checkpoint.
+    """
+    from orbax.checkpoint import v1 as ocp
+
+    context = ocp.Context()
+    context.array.saving.use_ocdbt = False
+    context.array.saving.use_compression = False
+    for leftover in folder.glob("out*"):
+        shutil.rmtree(leftover)
+    with _quiet(), context, without_glob(folder) as plain:
+        for part in parts:
+            ocp.partial.save(plain / "out", part, custom_metadata=custom_metadata)
+        ocp.partial.finalize(plain / "out")
+    return folder / "out"

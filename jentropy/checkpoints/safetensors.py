@@ -21,6 +21,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from jentropy.containers.tensor import is_shape
 from jentropy.errors import CorruptError, TruncatedError, UnsupportedError
 
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
@@ -150,7 +151,7 @@ def _parse(path: Path, header: bytes) -> dict[str, Any]:
 
 
 def _is_size(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
 
 
 def _tensors(
@@ -165,12 +166,13 @@ def _tensors(
             and len(offsets) == 2
             and isinstance(shape, list)
             and all(map(_is_size, [*offsets, *shape]))
+            and is_shape(shape)
         ):
             raise CorruptError(
                 "safetensors header entry",
                 file=path,
                 tensor=name,
-                expected="dtype, shape and two data_offsets",
+                expected="dtype, a possible shape and two data_offsets",
                 found=f"{entry!r:.80}",
             )
         if dtype not in DTYPES:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,14 +27,12 @@ class FileSource:
       files: every file, as a path relative to root, sorted.
       model: the safetensors files that make up the model, relative to root.
       stored: the model's tensors by name.
-      config: `config.json`, with the keys of `generation_config.json` that it lacks.
     """
 
     root: Path
     files: tuple[str, ...]
     model: tuple[str, ...]
     stored: Mapping[str, StoredTensor]
-    config: Mapping[str, Any] | None
 
 
 def read_file_source(path: Path) -> FileSource:
@@ -51,13 +49,12 @@ def read_file_source(path: Path) -> FileSource:
             files=(name,),
             model=(name,),
             stored={t.name: t for t in safetensors.read(path).tensors},
-            config=_read_config(path.parent),
         )
     files = tuple(_walk(path))
     model, weight_map = _model_files(path, files)
     opened = {name: safetensors.read(path / name) for name in model}
     stored = _by_index(path, weight_map, opened) if weight_map else _by_file(opened)
-    return FileSource(root=path, files=files, model=model, stored=stored, config=_read_config(path))
+    return FileSource(root=path, files=files, model=model, stored=stored)
 
 
 def _refuse_unknown_file(path: Path) -> None:
@@ -76,20 +73,25 @@ def _refuse_unknown_file(path: Path) -> None:
 
 
 def _walk(root: Path) -> list[str]:
-    found = []
-    seen = {os.path.realpath(root)}
-    for folder, folders, names in os.walk(root, followlinks=True):
-        for name in list(folders):  # links may lead around in a circle
-            real = os.path.realpath(os.path.join(folder, name))
-            if real in seen:
-                folders.remove(name)
-            seen.add(real)
-        for name in names:
-            path = Path(folder) / name
-            if not path.is_file():
+    """Every file below root, links followed, as sorted relative paths."""
+
+    def visit(folder: Path, above: frozenset[str]) -> Iterator[str]:
+        real = os.path.realpath(folder)
+        if real in above:
+            raise InputError("a link that leads around in a circle", file=folder)
+        try:
+            inside = list(folder.iterdir())
+        except OSError as error:
+            raise InputError(f"cannot be read: {error.strerror}", file=folder) from error
+        for path in inside:
+            if path.is_dir():
+                yield from visit(path, above | {real})
+            elif path.is_file():
+                yield path.relative_to(root).as_posix()
+            else:
                 raise InputError("not a file", file=path, expected="a regular file", found="none")
-            found.append(path.relative_to(root).as_posix())
-    return sorted(found)
+
+    return sorted(visit(root, frozenset()))
 
 
 def _model_files(
@@ -184,7 +186,8 @@ def _by_file(opened: Mapping[str, SafetensorsFile]) -> dict[str, StoredTensor]:
     return stored
 
 
-def _read_config(root: Path) -> dict[str, Any] | None:
+def read_config(root: Path) -> dict[str, Any] | None:
+    """`config.json` of a directory, or None if there is none."""
     path = root / "config.json"
     if not path.is_file():
         return None

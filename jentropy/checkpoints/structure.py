@@ -29,6 +29,8 @@ def describe(packed: Any) -> tuple[list[tuple[str, CompressedTensor]], Any]:
     def node(value: Any, path: tuple) -> Any:
         if value is None:
             return None
+        if len(path) > MAX_DEPTH:
+            raise InputError("depth of the pytree", expected=f"at most {MAX_DEPTH}", found="more")
         if is_compressed(value):
             leaves.append((trees.leaf_name(path), value))
             return len(leaves) - 1
@@ -67,7 +69,7 @@ def rebuild(tree: Any, leaves: Sequence[Any], file: Path) -> Any:
             return None
         if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(leaves):
             return leaves[value]
-        if isinstance(value, dict) and len(value) == 1 and depth < MAX_DEPTH:
+        if isinstance(value, dict) and len(value) == 1 and depth <= MAX_DEPTH:
             ((kind, items),) = value.items()
             if kind in ("list", "tuple") and isinstance(items, list):
                 made = [node(item, depth + 1) for item in items]

@@ -9,7 +9,7 @@ import jax
 import jentropy
 from jentropy import bench
 
-from .console import console, print_table, write_json
+from .console import print_table, write_json
 
 HELP = "time codecs and kernels on this device, against what you would have otherwise"
 
@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
             ],
         )
         if arguments.suite == "matmul" and jax.default_backend() == "cpu":
-            console().print("CPU: the reference backend, at small shapes")
+            print("CPU: the reference backend, at small shapes")
     if arguments.json:
         write_json(arguments.json, content)
     return 0

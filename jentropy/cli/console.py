@@ -10,33 +10,36 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from jentropy.errors import DestinationError
 
 WIDTH = 120  # of tables in a pipe, where there is no terminal to ask
 
 
-def console() -> Console:
-    """Standard output: coloured on a terminal, plain and wide in a pipe."""
-    return Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False)
+def is_terminal(stream: Any) -> bool:
+    """Whether a standard stream is there and a terminal."""
+    return stream is not None and stream.isatty()
 
 
 def print_table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Prints a table, its first column to the left and the others to the right."""
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
     for i, name in enumerate(head):
         table.add_column(name, justify="right" if i else "left", overflow="fold")
     for row in rows:
-        table.add_row(*row)
-    console().print(table)
+        table.add_row(*map(Text, row))  # text, not rich's markup
+    print(title)
+    Console(width=None if is_terminal(sys.stdout) else WIDTH, highlight=False).print(table)
 
 
 @contextmanager
 def progress_bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """A bar on standard error if it is a terminal, nothing otherwise; yields `advance`."""
-    if not sys.stderr.isatty():
+    if not is_terminal(sys.stderr):
         yield lambda amount: None
         return
     columns = (
@@ -46,7 +49,7 @@ def progress_bar(what: str, total: int | None) -> Iterator[Callable[[int], None]
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(what, total=total)
+        task = progress.add_task(escape(what), total=total)
         yield lambda amount: progress.advance(task, amount)
 
 
@@ -61,7 +64,7 @@ def write_json(file: str, content: Any) -> None:
     """Writes JSON to a file, `-` for standard output."""
     text = json.dumps(content, indent=1) + "\n"
     if file == "-":
-        sys.stdout.write(text)
+        print(text, end="")
         return
     try:
         Path(file).write_text(text, encoding="utf-8")

@@ -16,7 +16,7 @@ import jentropy
 from jentropy.errors import CheckError, UnsupportedError
 
 from .analyze import print_report
-from .console import console, print_table, size_of
+from .console import print_table, size_of
 
 HELP = "measure, compress, verify and run the bundled model"
 PROMPT = "class Parser:\n    def __init__(self):\n"
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     began = time.perf_counter()
-    models, out = jentropy.models, console()
+    models = jentropy.models
     source = models.BUNDLED
 
     report = dataclasses.replace(jentropy.analyze(source), source=source.name)
@@ -39,9 +39,9 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         jentropy.report.write_html(report, arguments.out / "report.html")
         written = jentropy.report.write_png(report, arguments.out)
-        out.print(f"\nreport: {arguments.out / 'report.html'} and {len(written)} figures beside it")
+        print(f"\nreport: {arguments.out / 'report.html'} and {len(written)} figures beside it")
     except UnsupportedError as error:
-        out.print(f"\nno report: {error}")
+        print(f"\nno report: {error}")
 
     with tempfile.TemporaryDirectory() as folder:
         packed = Path(folder) / "compressed"
@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
             ("compressed checkpoint on disk", inspection.archive_bytes),
             ("in device memory, run from there", resident_bytes),
         ]
-        out.print()
+        print()
         print_table(
             f"{weights:,} weights",
             ("", "bytes", "bits per weight", "of published"),
@@ -87,11 +87,11 @@ def run(arguments: argparse.Namespace) -> int:
                 for name, size in rows
             ],
         )
-        out.print(
+        print(
             f"\nverified: {verified.files} files, {verified.bytes:,} of {size_of(source):,} bytes "
             "come back the same\nlogits: bitwise those of the uncompressed weights\n"
             "\ngenerated from the compressed weights:\n",
         )
-        out.print(text, markup=False)
-    out.print(f"\ndone in {time.perf_counter() - began:.0f} s")
+        print(text)
+    print(f"\ndone in {time.perf_counter() - began:.0f} s")
     return 0

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import logging
 import os
 import sys
 import warnings
 from collections.abc import Sequence
 
-from jentropy.errors import CheckError, InputError, JentropyError
+from jentropy.errors import CheckError, JentropyError
 
 COMMANDS = (
     "demo",
@@ -25,11 +26,38 @@ COMMANDS = (
     "generate",
     "bench",
 )
-CHECK_FAILED, BAD_INPUT = 1, 2
+CHECK_FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+DEBUG = "JENTROPY_DEBUG"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line; returns its exit code."""
+    try:
+        return _run(argv)
+    except CheckError as error:
+        return _fail(error, CHECK_FAILED)
+    except JentropyError as error:
+        return _fail(error, BAD_INPUT)
+    except BrokenPipeError:  # the reader of our output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return _fail("interrupted", INTERRUPTED)
+    except MemoryError:
+        return _fail("out of memory", BAD_INPUT)
+    except OSError as error:
+        return _fail(error, BAD_INPUT)
+    except Exception as error:
+        if os.environ.get(DEBUG):
+            raise
+        what = f"{type(error).__name__}: {error}"
+        return _fail(f"internal error, set {DEBUG}=1 to see where: {what:.300}", BAD_INPUT)
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names may hold what the terminal cannot show
+            stream.reconfigure(errors="backslashreplace")
     parser = argparse.ArgumentParser(
         prog="jentropy",
         description="Measure, remove and run without the bits that carry nothing in model weights.",
@@ -43,29 +71,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     # What libraries say of themselves is not for the user of a command.
     warnings.simplefilter("ignore")
-    logging.disable(logging.WARNING)
-    try:
-        return arguments.run(arguments)
-    except CheckError as error:
-        return _fail(error, CHECK_FAILED)
-    except InputError as error:
-        return _fail(error, BAD_INPUT)
-    except JentropyError as error:
-        return _fail(error, BAD_INPUT)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except OSError as error:
-        return _fail(error, BAD_INPUT)
-    except MemoryError:
-        return _fail("out of memory", BAD_INPUT)
-    except KeyboardInterrupt:
-        return _fail("interrupted", 130)
+    logging.disable(logging.CRITICAL)
+    code = arguments.run(arguments)
+    if sys.stdout is not None:
+        sys.stdout.flush()
+    return code
 
 
 def _fail(error: object, code: int) -> int:
-    line = " ".join(str(error).split())
-    print(f"jentropy: {line}", file=sys.stderr)
+    if sys.stderr is not None:
+        print("jentropy:", " ".join(str(error).split()), file=sys.stderr)
     return code
 
 

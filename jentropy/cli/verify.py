@@ -7,7 +7,7 @@ import argparse
 import jentropy
 from jentropy.errors import CheckError, CorruptError, TruncatedError
 
-from .console import console, progress_bar
+from .console import progress_bar
 
 HELP = "check every checksum of a compressed checkpoint and decode all of it"
 
@@ -24,7 +24,7 @@ def run(arguments: argparse.Namespace) -> int:
     except (CorruptError, TruncatedError) as error:  # here damage is a check that failed
         raise CheckError(str(error)) from error
     compared = f", the same as {arguments.against}" if result.compared else ""
-    console().print(
+    print(
         f"{arguments.checkpoint}: {result.tensors} tensors, {result.files} files, "
         f"{result.chunks} chunks, {result.bytes:,} bytes sound{compared}"
     )

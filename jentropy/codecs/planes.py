@@ -70,17 +70,24 @@ def plane_counts(
     """
     counts = []
     for plane in planes_of(number_format, nibbles):
-        slice_index = plane[0].low // 16
-        codes = np.arange(slices[slice_index].size, dtype=np.uint32)
-        symbols = np.zeros_like(codes)
-        for run in plane:
-            assert run.low // 16 == slice_index, "a plane crosses no slice"
-            part = (codes >> np.uint32(run.low % 16)) & np.uint32((1 << run.count) - 1)
-            symbols = symbols << np.uint32(run.count) | part
-        histogram = np.zeros(1 << BYTE, np.int64)
-        np.add.at(histogram, symbols, slices[slice_index])
-        counts.append(histogram)
+        counted = slices[plane[0].low // 16]
+        symbols = _symbols_of_slice(plane, counted.size)
+        # Exact: bincount adds in doubles, which hold every count below 2^53.
+        histogram = np.bincount(symbols, weights=counted, minlength=1 << BYTE)
+        counts.append(histogram.astype(np.int64))
     return counts
+
+
+@lru_cache
+def _symbols_of_slice(plane: Plane, codes: int) -> np.ndarray:
+    """The plane's symbol of each value of the 16 bits that it lies in."""
+    assert len({run.low // 16 for run in plane}) == 1, "a plane crosses no slice"
+    values = np.arange(codes, dtype=np.uint32)
+    symbols = np.zeros_like(values)
+    for run in plane:
+        part = (values >> np.uint32(run.low % 16)) & np.uint32((1 << run.count) - 1)
+        symbols = symbols << np.uint32(run.count) | part
+    return symbols
 
 
 def split(codes: np.ndarray, number_format: Format, nibbles: bool = False) -> list[np.ndarray]:
@@ -93,7 +100,7 @@ def split(codes: np.ndarray, number_format: Format, nibbles: bool = False) -> li
         return list(np.ascontiguousarray(columns.reshape(codes.size, count).T))
     padded = np.pad(codes, (0, _padded_size(codes.size) - codes.size))
     return [
-        np.asarray(_extract(padded, number_format=number_format, index=i))[: codes.size]
+        np.asarray(_extract(padded, number_format=number_format, index=i))[: codes.size].copy()
         for i in range(count)
     ]
 

@@ -50,7 +50,7 @@ def _choose_tables(
     tables: list[FrequencyTable | None] = []
     for counts in planes.plane_counts(number_format, slices, nibbles):
         table = FrequencyTable.of_counts(counts)
-        bits = sum(int(c) * int(k) for c, k in zip(counts, _COST[table.dense()], strict=True))
+        bits = int(counts @ _COST[table.dense()])  # below 2^63 for 2^43 weights
         side = lanes.lane_count(weights) * rans.LANE_BYTES + 3 * len(table.frequencies)
         coded_bytes = bits / (65536 * 8) + side
         stored_bytes = weights / 2 if nibbles else weights

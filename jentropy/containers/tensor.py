@@ -8,6 +8,7 @@ from the shape alone, never from a device.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +21,7 @@ from jentropy.codecs import Coding
 from jentropy.errors import CorruptError, UnsupportedError
 from jentropy.formats import Format
 
+MAX_DIMENSIONS, MAX_SIZE = 64, 1 << 60  # of a shape, its zeros left out; NumPy has no more
 CHUNK_WEIGHTS = 1 << 20  # fills 256 lanes; smaller would cost more side information
 
 
@@ -52,6 +54,8 @@ class TensorHeader:
     numpy: bool = True  # decompresses to NumPy; False: to a JAX array
 
     def __post_init__(self) -> None:
+        if not is_shape(self.shape):
+            raise CorruptError("shape", expected="one that NumPy has", found=f"{self.shape!r:.60}")
         # Counted, not listed: a hostile shape has more chunks than memory holds.
         size, found = self.size, [chunk.weights for chunk in self.chunks]
         count = -(-size // self.chunk_weights)
@@ -132,10 +136,32 @@ def chunk_length(shape: tuple[int, ...]) -> int:
     return CHUNK_WEIGHTS // row * row
 
 
+def is_shape(shape: Sequence[int]) -> bool:
+    """Whether an array may have this shape, empty ones included."""
+    dimensions = [min(n, MAX_SIZE) for n in shape if n]
+    return len(shape) <= MAX_DIMENSIONS and math.prod(dimensions) < MAX_SIZE
+
+
 def checksum(data: np.ndarray) -> int:
     """XXH3-64 of an array's bytes."""
     flat = np.ascontiguousarray(data).reshape(-1)
     return xxhash.xxh3_64_intdigest(flat.view(np.uint8).data)
+
+
+def is_storable(dtype: np.dtype) -> bool:
+    """Whether arrays of a dtype can be archived: it is numeric, and its name gives it back."""
+    if (
+        dtype.hasobject
+        or dtype.kind in "SUMm"
+        or dtype.names
+        or (dtype.itemsize > 8
+        and dtype != np.complex128)
+    ):
+        return False
+    try:
+        return dtype_named(dtype.name) == dtype.newbyteorder("=")
+    except UnsupportedError:
+        return False
 
 
 def dtype_named(name: str) -> np.dtype:

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jentropy.errors import InputError
+from jentropy.errors import InputError, UnsupportedError
 
 from . import coder
-from .tensor import CompressedTensor, is_compressed
+from .tensor import CompressedTensor, is_compressed, is_storable
 
 
 def leaf_name(path: tuple) -> str:
@@ -77,7 +77,7 @@ def as_array(leaf: Any, name: str = "") -> np.ndarray:
     if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
         raise InputError("leaf", tensor=name, expected="a numeric array", found=leaf.dtype)
     values = np.asarray(leaf)
-    if values.dtype.hasobject or values.dtype.kind in "SUMm" or values.dtype.names:
+    if not is_storable(values.dtype):
         found = f"{type(leaf).__name__} {leaf!r:.40}"
         raise InputError("leaf", tensor=name, expected="a numeric array", found=found)
     if not values.dtype.isnative:
@@ -137,9 +137,14 @@ def decompress(packed: Any) -> Any:
 
 
 def _place(values: np.ndarray, tensor: CompressedTensor) -> Any:
+    fits = jax.dtypes.canonicalize_dtype(values.dtype) == values.dtype
+    if tensor.sharding is not None and not fits:
+        raise UnsupportedError(
+            f"a sharded tensor of {values.dtype}", hint="JAX has 64 bits with jax_enable_x64 only"
+        )
     if tensor.sharding is not None:
         return jax.make_array_from_callback(values.shape, tensor.sharding, values.__getitem__)
-    return values if tensor.header.numpy else jnp.asarray(values)
+    return values if tensor.header.numpy or not fits else jnp.asarray(values)
 
 
 def coded_chunks(name: str, tensor: CompressedTensor) -> Iterator[coder.Coded]:

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, UInt, UInt32
 
 CHUNK = 1 << 22  # codes counted by one call; a call's counts fit uint32 by a wide margin
+SMALL = 1 << 12  # not worth a call of the device
 _MATMUL_BLOCK = 1 << 14  # codes of one one-hot product; its counts are exact in float32
 
 
@@ -67,6 +68,8 @@ def count(codes: np.ndarray, *, bits: int) -> np.ndarray:
       array([1, 2, 0, 1])
     """
     flat = codes.reshape(-1)
+    if flat.size <= SMALL:
+        return np.bincount(flat, minlength=1 << bits)
     total = np.zeros(1 << bits, np.int64)
     for start in range(0, flat.size, CHUNK):
         piece = np.asarray(flat[start : start + CHUNK])

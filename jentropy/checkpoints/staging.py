@@ -1,0 +1,107 @@
+"""Destinations that appear whole or not at all.
+
+What is written lies in a hidden folder beside its destination until it is complete, and is then
+renamed. The folder is locked, so that two runs to one destination do not mix.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from jentropy.errors import DestinationError
+
+try:
+    import fcntl
+except ImportError:  # Windows: no lock
+    fcntl = None  # type: ignore[assignment]
+
+_GLOB = frozenset("[]*?")
+
+
+@contextmanager
+def destination_errors(path: Path) -> Iterator[None]:
+    """Turns what the file system says about writing `path` into one DestinationError."""
+    try:
+        yield
+    except OSError as error:
+        raise DestinationError(f"cannot write: {error.strerror or error}", file=path) from error
+    except ValueError as error:  # tensorstore reports a full disk so
+        full = os.strerror(errno.ENOSPC)
+        if "RESOURCE_EXHAUSTED" in str(error) or full in str(error):
+            raise DestinationError(f"cannot write: {full}", file=path) from error
+        raise
+
+
+def refuse_existing(path: Path) -> None:
+    """Raises DestinationError if something is there."""
+    if path.exists() or path.is_symlink():
+        raise DestinationError(
+            "destination exists", file=path, expected="a path that is free", found="something"
+        )
+
+
+@contextmanager
+def staged(path: Path, purpose: str, *, resumable: bool = False) -> Iterator[Path]:
+    """A folder to prepare `path` in; removed in the end, after a failure with new parents of it.
+
+    Args:
+      path: the destination; the caller renames what it made to it.
+      purpose: a word that keeps apart what different commands stage.
+      resumable: an interrupt (Ctrl-C) leaves the folder; one that is there is taken over.
+
+    Raises:
+      DestinationError: `path` exists, cannot be written, or another process is writing it.
+    """
+    refuse_existing(path)
+    folder = path.parent / f".{path.name}.jentropy-{purpose}"
+    missing = [p for p in (path.parent, *path.parent.parents) if not p.exists()]
+    with destination_errors(path):
+        if not resumable and folder.exists():
+            with _locked(folder, path):
+                shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder, path):
+        try:
+            yield folder
+        except BaseException as error:
+            if not (resumable and isinstance(error, KeyboardInterrupt)):
+                shutil.rmtree(folder, ignore_errors=True)
+                for parent in missing:
+                    with suppress(OSError):
+                        parent.rmdir()
+            raise
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _locked(folder: Path, path: Path) -> Iterator[None]:
+    with destination_errors(path):
+        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT)
+    try:
+        if fcntl is not None:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise DestinationError("another process is writing it", file=path) from error
+        yield
+    finally:
+        os.close(lock)
+
+
+@contextmanager
+def without_glob(folder: Path) -> Iterator[Path]:
+    """The folder by a path that holds no character of a pattern: Orbax expands them."""
+    whole = folder.resolve()
+    if not _GLOB & set(str(whole)):
+        yield whole
+        return
+    with tempfile.TemporaryDirectory() as links:
+        link = Path(links).resolve() / "folder"
+        link.symlink_to(whole, target_is_directory=True)
+        yield link
