@@ -23,6 +23,7 @@ from jentropy.errors import CorruptError
 from . import index as index_lib
 from . import orbax
 from .staging import destination_errors, staged
+from .store import Store
 
 BUNDLE_BYTES = 1 << 26  # what a writer holds in memory, and what a crash costs at the most
 SAVE_BYTES = 1 << 30  # handed to Orbax in one call; each call costs it time for all before
@@ -140,6 +141,7 @@ class Writer:
                 itertools.chain(self._groups(), [{INDEX: text}]),
                 custom_metadata=metadata,
             )
+            Store(made)  # what cannot be opened again is not put in place
             os.rename(made, self.path)
 
     def _groups(self) -> Iterator[dict[str, Any]]:

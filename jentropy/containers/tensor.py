@@ -154,8 +154,7 @@ def is_storable(dtype: np.dtype) -> bool:
         dtype.hasobject
         or dtype.kind in "SUMm"
         or dtype.names
-        or (dtype.itemsize > 8
-        and dtype != np.complex128)
+        or (dtype.itemsize > 8 and dtype != np.complex128)
     ):
         return False
     try:
