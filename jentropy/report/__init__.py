@@ -1,6 +1,7 @@
 """Reports as pictures: PNG figures and a self-contained HTML page, from report data."""
 
+from . import figures
 from .html import write_html
 from .png import write_png
 
-__all__ = ["write_html", "write_png"]
+__all__ = ["figures", "write_html", "write_png"]
