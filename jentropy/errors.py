@@ -8,6 +8,8 @@ code 1.
 
 from __future__ import annotations
 
+from typing import Self
+
 
 class JentropyError(Exception):
     """Base of every error that jentropy raises on purpose."""
@@ -48,6 +50,17 @@ class InputError(JentropyError):
         if hint is not None:
             parts.append(f" ({hint})")
         super().__init__("".join(parts).replace("\n", " "))
+
+    def at(self, *, file: object = None, tensor: str | None = None) -> Self:
+        """The same error with the place that it lacks."""
+        return type(self)(
+            self.what,
+            file=file if self.file is None else self.file,
+            tensor=tensor if self.tensor is None else self.tensor,
+            expected=self.expected,
+            found=self.found,
+            hint=self.hint,
+        )
 
     def __reduce__(self):
         keywords = {

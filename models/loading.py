@@ -48,15 +48,7 @@ def read_config(
     try:
         return architectures[name](config)
     except InputError as error:
-        if error.file is not None:
-            raise
-        raise type(error)(
-            error.what,
-            file=checkpoint.source,
-            expected=error.expected,
-            found=error.found,
-            hint=error.hint,
-        ) from error
+        raise error.at(file=checkpoint.source) from error
 
 
 def load_model(

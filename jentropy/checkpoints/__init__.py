@@ -2,11 +2,12 @@
 
 from .analysis import analyze
 from .checkpoint import Checkpoint, Tensor
-from .compressed import CompressedCheckpoint, decompress_checkpoint, load, verify
+from .compressed import CompressedCheckpoint, decompress_checkpoint, load
 from .compressing import compress_checkpoint, save
 from .dialects import DIALECTS
 from .inspecting import Inspection, inspect
 from .opening import open_checkpoint
+from .verifying import verify
 
 __all__ = [
     "DIALECTS",

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import jax
 import numpy as np
 
 from jentropy.containers import coder, trees
 from jentropy.containers.tensor import CompressedTensor
-from jentropy.errors import CheckError, CorruptError, InputError
+from jentropy.errors import InputError
 from jentropy.formats import codes_of
 
 from . import orbax, sources, structure
 from .checkpoint import Checkpoint, Tensor, decode_text
 from .compressing import Progress
-from .hub import resolve
 from .index import Entry
 from .staging import destination_errors, staged
-from .store import Store, is_orbax_checkpoint
+from .store import Store
 
 DIALECT = "compressed"
 
@@ -47,7 +45,7 @@ class CompressedCheckpoint(Checkpoint):
 
     def read_all(self) -> Iterator[tuple[Tensor, np.ndarray]]:
         entries = model_entries(self.store)
-        for entry, values in zip(entries, _read_all(self.store, entries), strict=True):
+        for entry, values in zip(entries, read_entries(self.store, entries), strict=True):
             yield self.tensor(entry.name), values
 
     def read_text(self, file: str) -> str | None:
@@ -78,7 +76,7 @@ def _coded(store: Store, entry: Entry) -> Iterator[coder.Coded]:
         )
 
 
-def _read_all(store: Store, entries: list[Entry]) -> Iterator[np.ndarray]:
+def read_entries(store: Store, entries: list[Entry]) -> Iterator[np.ndarray]:
     """The arrays of entries, in order; the chunks of many decode together."""
     decoded = coder.decode(item for entry in entries for item in _coded(store, entry))
     for entry in entries:
@@ -92,7 +90,7 @@ def _read_all(store: Store, entries: list[Entry]) -> Iterator[np.ndarray]:
 
 
 def _read(store: Store, entry: Entry) -> np.ndarray:
-    (values,) = _read_all(store, [entry])
+    (values,) = read_entries(store, [entry])
     return values
 
 
@@ -171,7 +169,7 @@ def decompress_checkpoint(
         orbax.save_tree(target, jax.tree.map(np.asarray, trees.decompress(load(path))))
         return
     with staged(target, "decompress") as stage, destination_errors(target):
-        for name, parts in _file_bytes(store):
+        for name, parts in file_bytes(store):
             file = stage / "out" / name
             file.parent.mkdir(parents=True, exist_ok=True)
             with file.open("wb") as stream:
@@ -182,7 +180,7 @@ def decompress_checkpoint(
         os.rename(stage / "out", target)
 
 
-def _file_bytes(store: Store) -> Iterator[tuple[str, Iterator[np.ndarray]]]:
+def file_bytes(store: Store) -> Iterator[tuple[str, Iterator[np.ndarray]]]:
     """Every file and its bytes, uint8, in order; each file's are to be used up before the next's.
 
     Chunks of many files decode together.
@@ -199,130 +197,3 @@ def _file_bytes(store: Store) -> Iterator[tuple[str, Iterator[np.ndarray]]]:
         count = sum(len(entry.chunks) for entry in entries)
         parts = itertools.islice(decoded, count)
         yield name, (np.ascontiguousarray(codes).view(np.uint8) for _, codes in parts)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verified:
-    """What a verification went through."""
-
-    tensors: int
-    files: int
-    chunks: int
-    bytes: int  # decoded
-    compared: bool  # with the source
-
-
-def verify(
-    path: str | Path, against: str | Path | None = None, progress: Progress | None = None
-) -> Verified:
-    """Checks every checksum of a compressed checkpoint and decodes all of it.
-
-    Args:
-      path: a compressed checkpoint.
-      against: the source; every byte is compared with it.
-      progress: told of progress.
-
-    Raises:
-      ChecksumError, CorruptError: damaged data, by file and tensor.
-      CheckError: sound data that differ from the source, by file.
-    """
-    store = Store(Path(path))
-    index = store.index
-    total = 0
-    if index.files:
-        source = None if against is None else sources.read_file_source(_existing(against))
-        if source is not None:
-            _same_names(store, source)
-        for name, parts in _file_bytes(store):
-            total += _compare(parts, None if source is None else source.root / name, progress)
-    else:
-        entries = model_entries(store)
-        structure.rebuild(index.tree, entries, store.array_path("index"))
-        original = None if against is None else _tree_by_name(against)
-        if original is not None:
-            _same_tree_names(original, entries, against)
-        for entry, values in zip(entries, _read_all(store, entries), strict=True):
-            total += values.nbytes
-            if original is not None and not _same_values(values, original[entry.name]):
-                raise CheckError(f"{against}: tensor {entry.name!r} differs")
-            if progress:
-                progress(values.nbytes)
-    _check_arrays(store)
-    everything = (*index.tensors, *index.blobs)
-    return Verified(
-        tensors=len(index.tensors),
-        files=len(index.files),
-        chunks=sum(len(entry.chunks) for entry in everything),
-        bytes=total,
-        compared=against is not None,
-    )
-
-
-def _existing(path: str | Path) -> Path:
-    source = resolve(path)
-    if not source.exists():
-        raise InputError("no such file or directory", file=source)
-    return source
-
-
-def _same_names(store: Store, source: sources.FileSource) -> None:
-    ours = [f.path for f in store.index.files]
-    for name in sorted(set(ours) ^ set(source.files)):
-        where = "only in the compressed checkpoint" if name in ours else "only in the source"
-        raise CheckError(f"{source.root / name}: {where}")
-
-
-def _compare(parts: Iterable[np.ndarray], original: Path | None, progress: Progress | None) -> int:
-    """Decodes a file and compares it; bytes gone through."""
-    at = 0
-    stream: BinaryIO | None = None if original is None else original.open("rb")
-    try:
-        for part in parts:
-            if stream is not None:
-                expected = np.frombuffer(stream.read(part.size), np.uint8)
-                if expected.size != part.size or not np.array_equal(expected, part):
-                    same = expected == part[: expected.size]
-                    first = at + int(np.argmin(same)) if not same.all() else at + same.size
-                    raise CheckError(f"{original}: differs from byte {first} on")
-            at += part.size
-            if progress:
-                progress(part.size)
-        if stream is not None and stream.read(1):
-            raise CheckError(f"{original}: is longer than the {at} bytes that were compressed")
-    finally:
-        if stream is not None:
-            stream.close()
-    return at
-
-
-def _tree_by_name(against: str | Path) -> dict[str, np.ndarray]:
-    source = _existing(against)
-    if not is_orbax_checkpoint(source):
-        raise InputError("source", file=source, expected="an Orbax checkpoint", found="none")
-    leaves = jax.tree_util.tree_flatten_with_path(orbax.load_tree(source))[0]
-    return {trees.leaf_name(path): np.asarray(leaf) for path, leaf in leaves}
-
-
-def _same_tree_names(
-    original: dict[str, np.ndarray], entries: list[Entry], against: str | Path | None
-) -> None:
-    for name in sorted(original.keys() ^ {entry.name for entry in entries}):
-        raise CheckError(f"{against}: tensor {name!r} is in one of the two only")
-
-
-def _same_values(a: np.ndarray, b: np.ndarray) -> bool:
-    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
-
-
-def _check_arrays(store: Store) -> None:
-    """Raises CorruptError unless Orbax finds the arrays that the index tells of."""
-    found = orbax.shapes(store.path)
-    expected = {f"bundles.{i:05d}": (size,) for i, size in enumerate(store.index.bundles)}
-    for name in sorted(expected.keys() | found.keys() - {"index"}):
-        if expected.get(name) != found.get(name):
-            raise CorruptError(
-                f"array {name} in Orbax's metadata",
-                file=store.path,
-                expected=expected.get(name, "none"),
-                found=found.get(name, "none"),
-            )

@@ -246,16 +246,7 @@ def _entry(reader: _Reader, item: dict, bundles: tuple[int, ...]) -> Entry:
             name, TensorHeader(**header, chunks=tuple(ref.chunk for ref in refs)), tuple(refs)
         )
     except InputError as error:
-        if error.tensor is not None:
-            raise
-        raise type(error)(
-            error.what,
-            file=reader.file,
-            tensor=name,
-            expected=error.expected,
-            found=error.found,
-            hint=error.hint,
-        ) from error
+        raise error.at(file=reader.file, tensor=name) from error
 
 
 def read_header(reader: _Reader, item: dict, name: str) -> dict[str, Any]:

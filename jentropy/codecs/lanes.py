@@ -6,9 +6,12 @@ batches of a few fixed shapes, so that a checkpoint of any tensors compiles a ha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 
@@ -16,7 +19,14 @@ from jentropy.errors import CorruptError
 
 from . import rans
 
-BATCH_LANES = (64, 512, 2048)  # lane counts of compiled programs; more lanes leave a CPU's cache
+_T = TypeVar("_T")
+
+BATCH_LANES = (
+    64,
+    256,
+    1024,
+    2048,
+)  # lane counts of compiled programs; more lanes leave a CPU's cache
 BATCH_STEPS = (256, rans.LANE)  # symbols a lane of compiled programs
 BATCH_TABLES = (1, 16, 128, BATCH_LANES[-1])  # table counts of compiled programs
 
@@ -92,6 +102,16 @@ class _Part:
     lanes: int
     at: int  # first lane, within the batch
 
+    @property
+    def in_run(self) -> slice:
+        """Its lanes among those of the run."""
+        return slice(self.lane, self.lane + self.lanes)
+
+    @property
+    def in_batch(self) -> slice:
+        """Its lanes among those of the batch."""
+        return slice(self.at, self.at + self.lanes)
+
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
@@ -154,35 +174,48 @@ def _lane_view(run: np.ndarray, part: _Part, steps: int) -> np.ndarray:
     return run[start : start + (part.lanes - 1) * rans.LANE + steps]
 
 
+def _in_parallel(run: Callable[[_Batch], _T], batches: Iterable[_Batch]) -> list[_T]:
+    """Results in order. A program of a few thousand lanes keeps one core busy, not more."""
+    workers = os.cpu_count() or 1
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(run, batches))
+
+
 def encode(runs: Sequence[np.ndarray], tables: Sequence[FrequencyTable]) -> list[Stream]:
     """Codes each run of symbols with its table.
 
     Args:
       runs: uint8[n] each, n > 0; every symbol has a frequency in the run's table.
     """
+    batches = list(_batches([run.size for run in runs], tables))
     lanes = [lane_count(run.size) for run in runs]
     states = [np.empty(n, np.uint32) for n in lanes]
     counts = [np.empty(n, np.uint16) for n in lanes]
     words: list[list[np.ndarray]] = [[] for _ in runs]
-    for batch in _batches([run.size for run in runs], tables):
-        symbols = np.zeros((batch.lanes, batch.steps), np.uint8)
-        for part in batch.parts:
-            source = _lane_view(runs[part.run], part, batch.steps)
-            symbols[part.at : part.at + part.lanes].reshape(-1)[: source.size] = source
-        final, coded, emitted = rans.encode(
-            symbols, batch.counts, batch.stack_tables(_encode_table), batch.table_ids
-        )
-        final, coded, emitted = np.asarray(final), np.asarray(coded), np.asarray(emitted)
-        per_lane = emitted.sum(axis=1)
-        stream = coded[emitted]
+    coded = _in_parallel(lambda batch: _encode_batch(batch, runs), batches)
+    for batch, (final, per_lane, stream) in zip(batches, coded, strict=True):
         ends = np.cumsum(per_lane)
         for part in batch.parts:
-            here, there = slice(part.at, part.at + part.lanes), slice(part.lane, None)
-            states[part.run][there][: part.lanes] = final[here]
-            counts[part.run][there][: part.lanes] = per_lane[here]
-            begin = ends[part.at] - per_lane[part.at]
-            words[part.run].append(stream[begin : ends[part.at + part.lanes - 1]])
+            here, there = part.in_batch, part.in_run
+            states[part.run][there], counts[part.run][there] = final[here], per_lane[here]
+            begin = ends[here.start] - per_lane[here.start]
+            words[part.run].append(stream[begin : ends[here.stop - 1]])
     return [Stream(s, c, np.concatenate(w)) for s, c, w in zip(states, counts, words, strict=True)]
+
+
+def _encode_batch(
+    batch: _Batch, runs: Sequence[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Final states and word counts of the lanes, and all their words."""
+    symbols = np.zeros((batch.lanes, batch.steps), np.uint8)
+    for part in batch.parts:
+        source = _lane_view(runs[part.run], part, batch.steps)
+        symbols[part.in_batch].reshape(-1)[: source.size] = source
+    final, coded, emitted = rans.encode(
+        symbols, batch.counts, batch.stack_tables(_encode_table), batch.table_ids
+    )
+    mask = np.asarray(emitted)
+    return np.asarray(final), mask.sum(axis=1), np.asarray(coded)[mask]
 
 
 def decode(
@@ -195,48 +228,51 @@ def decode(
     """
     runs = [np.empty(size, np.uint8) for size in sizes]
     ends = [np.cumsum(stream.counts, dtype=np.int64) for stream in streams]
-    for batch in _batches(sizes, tables):
-        states = np.full(batch.lanes, rans.LOWER, np.uint32)
-        expected = np.zeros(batch.lanes, np.int32)
-        pieces, filled = [], 0
-        offsets = np.zeros(batch.lanes, np.int32)
-        for part in batch.parts:
-            stream, run_ends = streams[part.run], ends[part.run]
-            here, there = (
-                slice(part.at, part.at + part.lanes),
-                slice(part.lane, part.lane + part.lanes),
-            )
-            states[here] = stream.states[there]
-            begin = run_ends[part.lane] - int(stream.counts[part.lane])
-            words = stream.words[begin : run_ends[there.stop - 1]]
-            expected[here] = filled + run_ends[there] - begin
-            offsets[here] = expected[here] - stream.counts[there]
-            pieces.append(words)
-            filled += words.size
-        size = 1 << max(12, filled.bit_length())  # a few sizes, and never empty
-        padded = np.zeros(size, np.uint16)
-        np.concatenate(pieces, out=padded[:filled])
-        symbols, final, reached = rans.decode(
-            padded,
-            offsets,
-            states,
-            batch.counts,
-            batch.stack_tables(_decode_table),
-            batch.table_ids,
-            steps=batch.steps,
-        )
-        used = batch.parts[-1].at + batch.parts[-1].lanes
-        sound = (np.asarray(final)[:used] == rans.LOWER) & (
-            np.asarray(reached)[:used] == expected[:used]
-        )
-        if not sound.all():
-            raise CorruptError(
-                "coded symbols",
-                expected="every lane to end in its initial state",
-                found=f"{int((~sound).sum())} of {used} lanes elsewhere",
-            )
-        flat = np.asarray(symbols)
-        for part in batch.parts:
-            target = _lane_view(runs[part.run], part, batch.steps)
-            target[:] = flat[part.at : part.at + part.lanes].reshape(-1)[: target.size]
+    _in_parallel(
+        lambda batch: _decode_batch(batch, streams, ends, runs), list(_batches(sizes, tables))
+    )
     return runs
+
+
+def _decode_batch(
+    batch: _Batch,
+    streams: Sequence[Stream],
+    ends: Sequence[np.ndarray],
+    runs: Sequence[np.ndarray],
+) -> None:
+    """Fills in the batch's parts of the runs; `ends`: where the lanes' words end in the streams."""
+    states = np.full(batch.lanes, rans.LOWER, np.uint32)
+    offsets, expected = np.zeros(batch.lanes, np.int32), np.zeros(batch.lanes, np.int32)
+    pieces, filled = [], 0
+    for part in batch.parts:
+        stream, run_ends = streams[part.run], ends[part.run]
+        here, there = part.in_batch, part.in_run
+        states[here] = stream.states[there]
+        begin = run_ends[there.start] - int(stream.counts[there.start])
+        pieces.append(stream.words[begin : run_ends[there.stop - 1]])
+        expected[here] = filled + run_ends[there] - begin
+        offsets[here] = expected[here] - stream.counts[there]
+        filled += pieces[-1].size
+    padded = np.zeros(1 << max(12, filled.bit_length()), np.uint16)  # a few sizes, never empty
+    np.concatenate(pieces, out=padded[:filled])
+    symbols, final, reached = rans.decode(
+        padded,
+        offsets,
+        states,
+        batch.counts,
+        batch.stack_tables(_decode_table),
+        batch.table_ids,
+        steps=batch.steps,
+    )
+    sound = (np.asarray(final) == rans.LOWER) & (np.asarray(reached) == expected)
+    used = batch.parts[-1].in_batch.stop
+    if not sound[:used].all():
+        raise CorruptError(
+            "coded symbols",
+            expected="every lane to end in its initial state",
+            found=f"{int((~sound[:used]).sum())} of {used} lanes elsewhere",
+        )
+    flat = np.asarray(symbols)
+    for part in batch.parts:
+        target = _lane_view(runs[part.run], part, batch.steps)
+        target[:] = flat[part.in_batch].reshape(-1)[: target.size]

@@ -18,7 +18,7 @@ from jentropy.formats import Format
 
 from .tensor import Chunk, TensorHeader, checksum, chunk_length
 
-BATCH_WEIGHTS = 1 << 23  # elements coded in one call: 2048 full lanes
+BATCH_WEIGHTS = 1 << 23  # elements coded in one call: 2048 full lanes, two batches
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,13 +205,7 @@ def _decode_batch(batch: list[Coded]) -> Iterator[tuple[Coded, np.ndarray]]:
                 yield from _decode_batch([item])
             return
         item = batch[0]
-        raise CorruptError(
-            error.what,
-            file=item.file,
-            tensor=item.name,
-            expected=error.expected,
-            found=error.found,
-        ) from error
+        raise error.at(file=item.file, tensor=item.name) from error
     for item, codes in zip(batch, decoded, strict=True):
         _expect_hash(item, "codes", item.chunk.codes_hash, checksum(codes))
         yield item, codes
