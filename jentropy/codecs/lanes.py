@@ -21,12 +21,7 @@ from . import rans
 
 _T = TypeVar("_T")
 
-BATCH_LANES = (
-    64,
-    256,
-    1024,
-    2048,
-)  # lane counts of compiled programs; more lanes leave a CPU's cache
+BATCH_LANES = (64, 256, 1024)  # lane counts of compiled programs; more leave a core's cache
 BATCH_STEPS = (256, rans.LANE)  # symbols a lane of compiled programs
 BATCH_TABLES = (1, 16, 128, BATCH_LANES[-1])  # table counts of compiled programs
 
