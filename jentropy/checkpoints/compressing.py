@@ -58,8 +58,8 @@ def compress_checkpoint(src: str | Path, dst: str | Path, progress: Progress | N
     Killed or interrupted work is taken up by the next call with the same arguments.
 
     Args:
-      src: a safetensors file, a directory in Hugging Face form, an Orbax checkpoint, or
-        `hf://owner/name`.
+      src: a safetensors file, a directory in Hugging Face form, an Orbax checkpoint (which is read
+        whole, and not taken up), or `hf://owner/name`.
       dst: where the compressed checkpoint will appear, whole or not at all.
       progress: told of progress.
 

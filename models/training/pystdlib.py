@@ -162,7 +162,7 @@ def save(model: Decoder, tokenizer: Tokenizer, log: list[dict], out: Path) -> No
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--steps", type=int, default=2600)
     arguments = parser.parse_args()
     texts = [p.read_text("utf-8", errors="ignore") for p in source_files()]
     tokenizer = train_tokenizer(texts)
