@@ -80,22 +80,12 @@ def read_entries(store: Store, entries: list[Entry]) -> Iterator[np.ndarray]:
     """The arrays of entries, in order; the chunks of many decode together."""
     decoded = coder.decode(item for entry in entries for item in _coded(store, entry))
     for entry in entries:
-        values = np.empty(entry.header.size, _dtype(entry))
-        at = 0
-        for _ in entry.chunks:
-            _, codes = next(decoded)
-            values[at : at + codes.size] = codes.view(values.dtype)
-            at += codes.size
-        yield values.reshape(entry.header.shape)
+        yield coder.assemble(decoded, entry.header)
 
 
 def _read(store: Store, entry: Entry) -> np.ndarray:
     (values,) = read_entries(store, [entry])
     return values
-
-
-def _dtype(entry: Entry) -> np.dtype:
-    return entry.header.element_format.dtype
 
 
 def _tensor(store: Store, entry: Entry) -> Tensor:
@@ -104,7 +94,7 @@ def _tensor(store: Store, entry: Entry) -> Tensor:
         format=entry.header.format,
         dialect=DIALECT,
         shape=entry.header.shape,
-        dtype=_dtype(entry),
+        dtype=entry.header.element_format.dtype,
         read=lambda: {"code": codes_of(_read(store, entry))},
     )
 

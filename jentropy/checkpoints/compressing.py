@@ -67,10 +67,9 @@ def compress_checkpoint(src: str | Path, dst: str | Path, progress: Progress | N
       InputError: a source that cannot be read, by file and tensor.
       DestinationError: `dst` exists or cannot be written.
     """
-    source, target = resolve(src), Path(dst)
+    target = Path(dst)
     refuse_existing(target)
-    if not source.exists():
-        raise InputError("no such file or directory", file=source)
+    source = resolve(src)
     if is_compressed_checkpoint(source):
         raise InputError("already a compressed checkpoint", file=source)
     if source.is_dir() and is_orbax_checkpoint(source):

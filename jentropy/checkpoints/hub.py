@@ -10,15 +10,18 @@ SCHEME = "hf://"
 
 
 def resolve(source: str | Path) -> Path:
-    """The local path of a source; one on the hub is downloaded to its cache first.
+    """The local path of a source, which is there; one on the hub is downloaded to its cache first.
 
     Raises:
       UnsupportedError: a hub source without the extra `hub`.
-      InputError: a repository that cannot be had.
+      InputError: nothing at this path, or a repository that cannot be had.
     """
     text = str(source)
     if not text.startswith(SCHEME):
-        return Path(source)
+        path = Path(source)
+        if not path.exists():
+            raise InputError("no such file or directory", file=path)
+        return path
     try:
         import huggingface_hub
     except ImportError as error:

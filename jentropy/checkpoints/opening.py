@@ -7,7 +7,6 @@ from pathlib import Path
 import jax
 
 from jentropy.containers import trees
-from jentropy.errors import InputError
 
 from . import orbax
 from .checkpoint import Checkpoint
@@ -33,8 +32,6 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
       InputError: what is there cannot be read, by file and tensor.
     """
     source = resolve(path)
-    if not source.exists():
-        raise InputError("no such file or directory", file=source)
     if source.is_dir() and is_compressed_checkpoint(source):
         return CompressedCheckpoint(source)
     if source.is_dir() and is_orbax_checkpoint(source):

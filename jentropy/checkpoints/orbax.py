@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jentropy.containers.trees import leaf_name
 from jentropy.errors import InputError, UnsupportedError
 
 from .staging import destination_errors, staged, without_glob
@@ -36,6 +37,16 @@ def _first_line(error: BaseException) -> str:
     return (str(error) or type(error).__name__).split("\n", 1)[0][:200]
 
 
+@contextmanager
+def _reading(path: Path) -> Iterator[Path]:
+    """The path to give to Orbax; whatever keeps it from reading is an InputError."""
+    try:
+        with _quiet(), without_glob(path) as plain:
+            yield plain
+    except Exception as error:
+        raise InputError(f"Orbax cannot read it: {_first_line(error)}", file=path) from error
+
+
 def load_tree(path: Path) -> Any:
     """The pytree of an Orbax checkpoint; arrays come as NumPy, whatever devices wrote them.
 
@@ -44,15 +55,12 @@ def load_tree(path: Path) -> Any:
     """
     from orbax.checkpoint import v1 as ocp
 
-    try:
-        with _quiet(), without_glob(path) as plain:
-            target = jax.tree.map(
-                lambda leaf: np.empty(leaf.shape, leaf.dtype) if hasattr(leaf, "shape") else leaf,
-                ocp.metadata(plain).metadata,
-            )
-            return ocp.load(plain, target)
-    except Exception as error:
-        raise InputError(f"Orbax cannot read it: {_first_line(error)}", file=path) from error
+    with _reading(path) as plain:
+        target = jax.tree.map(
+            lambda leaf: np.empty(leaf.shape, leaf.dtype) if hasattr(leaf, "shape") else leaf,
+            ocp.metadata(plain).metadata,
+        )
+        return ocp.load(plain, target)
 
 
 def shapes(path: Path) -> dict[str, tuple[int, ...]]:
@@ -63,15 +71,9 @@ def shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """
     from orbax.checkpoint import v1 as ocp
 
-    try:
-        with _quiet(), without_glob(path) as plain:
-            described = ocp.metadata(plain).metadata
-    except Exception as error:
-        raise InputError(f"Orbax cannot read it: {_first_line(error)}", file=path) from error
-    return {
-        jax.tree_util.keystr(key, simple=True, separator="."): tuple(leaf.shape)
-        for key, leaf in jax.tree_util.tree_flatten_with_path(described)[0]
-    }
+    with _reading(path) as plain:
+        leaves = jax.tree_util.tree_flatten_with_path(ocp.metadata(plain).metadata)[0]
+        return {leaf_name(key): tuple(leaf.shape) for key, leaf in leaves}
 
 
 def save_tree(path: Path, tree: Any) -> None:
@@ -94,7 +96,7 @@ def save_tree(path: Path, tree: Any) -> None:
         )
     with staged(path, "decompress") as stage, destination_errors(path), _quiet():
         try:
-            with without_glob(stage) as plain:
+            with destination_errors(path), without_glob(stage) as plain:
                 ocp.save(plain / "out", tree)
         except (ValueError, TypeError) as error:
             raise UnsupportedError(

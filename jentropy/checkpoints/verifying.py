@@ -50,7 +50,7 @@ def verify(
     index = store.index
     total = 0
     if index.files:
-        source = None if against is None else sources.read_file_source(_existing(against))
+        source = None if against is None else sources.read_file_source(resolve(against))
         if source is not None:
             _same_names(store, source)
         for name, parts in file_bytes(store):
@@ -76,13 +76,6 @@ def verify(
         bytes=total,
         compared=against is not None,
     )
-
-
-def _existing(path: str | Path) -> Path:
-    source = resolve(path)
-    if not source.exists():
-        raise InputError("no such file or directory", file=source)
-    return source
 
 
 def _same_names(store: Store, source: sources.FileSource) -> None:
@@ -116,7 +109,7 @@ def _compare(parts: Iterable[np.ndarray], original: Path | None, progress: Progr
 
 
 def _tree_by_name(against: str | Path) -> dict[str, np.ndarray]:
-    source = _existing(against)
+    source = resolve(against)
     if not is_orbax_checkpoint(source):
         raise InputError("source", file=source, expected="an Orbax checkpoint", found="none")
     leaves = jax.tree_util.tree_flatten_with_path(orbax.load_tree(source))[0]

@@ -22,8 +22,6 @@ from jaxtyping import Array, Bool, UInt16, UInt32
 WINDOW = 15  # exponents in the window; c = 0 is kept for zeros and escapes
 GROUP = 8  # weights that share WORDS words
 WORDS = 3
-BITS_PER_WEIGHT = 12.0  # without escapes
-ESCAPE_BITS = 48  # an escape's column (int32) and code (uint16)
 
 _USED = 0x87FF87FF  # bits of a pair that carry slots
 # The fourth pair, 24 bits, in the free bits of the other three: (word, bits of the pair, shift).

@@ -180,6 +180,17 @@ def decode(items: Iterable[Coded]) -> Iterator[tuple[Coded, np.ndarray]]:
     yield from _decode_batch(batch)
 
 
+def assemble(decoded: Iterator[tuple[Coded, np.ndarray]], header: TensorHeader) -> np.ndarray:
+    """The next tensor of `decode`, in its own dtype and shape."""
+    values = np.empty(header.size, header.element_format.dtype)
+    at = 0
+    for _ in header.chunks:
+        _, codes = next(decoded)
+        values[at : at + codes.size] = codes.view(values.dtype)
+        at += codes.size
+    return values.reshape(header.shape)
+
+
 def check_payload(item: Coded) -> None:
     """Raises ChecksumError unless the payload is the one that was stored."""
     _expect_hash(item, "payload", item.chunk.payload_hash, checksum(item.payload))

@@ -119,20 +119,14 @@ def decompress(packed: Any) -> Any:
     leaves, structure = jax.tree_util.tree_flatten_with_path(packed, is_leaf=is_compressed)
     out: list[Any] = [leaf for _, leaf in leaves]
     names = {i: leaf_name(path) for i, (path, leaf) in enumerate(leaves) if is_compressed(leaf)}
-    flats = {i: np.empty(out[i].header.size, out[i].dtype) for i in names}
 
     def items() -> Iterator[coder.Coded]:
         for i, name in names.items():
             yield from coded_chunks(name, out[i])
 
-    filled = coder.decode(items())
-    for i, flat in flats.items():
-        at = 0
-        for _ in out[i].header.chunks:
-            _, codes = next(filled)
-            flat[at : at + codes.size] = codes.view(flat.dtype)
-            at += codes.size
-        out[i] = _place(flat.reshape(out[i].shape), out[i])
+    decoded = coder.decode(items())
+    for i in names:
+        out[i] = _place(coder.assemble(decoded, out[i].header), out[i])
     return jax.tree_util.tree_unflatten(structure, out)
 
 
