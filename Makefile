@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST ?=
-EXTRAS := report,hub,train,test
+EXTRAS := report,hub,gguf,train,test
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 

@@ -69,9 +69,13 @@ def load_model(
     places = {parameter_name(key): variable for key, variable in nnx.to_flat_state(state)}
     _check(checkpoint, config, places)
     compressed = isinstance(checkpoint, CompressedCheckpoint)
-    for tensor, values in checkpoint.read_all():
+    for tensor, codes in checkpoint.read_all():
         if tensor.name not in places:  # one that `_check` let pass
             continue
+        if tensor.dtype is None:
+            values = tensor.dequantize(compute_dtype, codes)
+        else:
+            values = tensor.values(codes)
         weight = lay_out(values, default_backend()) if compressed else jnp.asarray(values)
         places[tensor.name].set_value(weight if mesh is None else _spread(weight, mesh))
     nnx.update(model, state)
@@ -92,7 +96,7 @@ def _check(
     failures = [f"missing {name}" for name in places if name not in present]
     for name in sorted(present - places.keys()):
         tied = config.tie_word_embeddings and name == "lm_head.weight"
-        if not (tied or name.endswith(_DERIVED)):
+        if not (tied or checkpoint.tensor(name).auxiliary or name.endswith(_DERIVED)):
             failures.append(f"unexpected {name}")
     for name, variable in places.items():
         if name not in present:

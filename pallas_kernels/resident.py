@@ -46,7 +46,7 @@ class ResidentTensor:
     @property
     def dtype(self) -> np.dtype:
         """What the weight decodes to."""
-        return formats.FORMATS[self.format].dtype
+        return formats.ELEMENTS[self.format].dtype
 
     @property
     def nbytes(self) -> int:

@@ -39,7 +39,7 @@ def test_the_count_without_scatter_is_the_same(bits):
 
 def test_totals_are_exact_beyond_32_bits():
     counts = entropy.Counts(
-        format=formats.BF16, weights=2**40, slices=(np.full(1 << 16, 2**24, np.int64),)
+        element=formats.BF16, weights=2**40, slices=(np.full(1 << 16, 2**24, np.int64),)
     )
     doubled = counts + counts
     assert doubled.weights == 2**41
@@ -48,20 +48,20 @@ def test_totals_are_exact_beyond_32_bits():
     assert doubled.joint_entropy_bits() == 16.0
 
 
-@pytest.mark.parametrize("name", formats.FORMATS)
+@pytest.mark.parametrize("name", ["BF16", "FP16", "FP32", "FP8_E4M3", "FP8_E5M2"])
 def test_fields_match_an_independent_count(name):
-    number_format = formats.FORMATS[name]
-    values = (np.random.default_rng(2).standard_normal(50_000) * 0.02).astype(number_format.dtype)
-    counts = entropy.measure(formats.codes_of(values), number_format)
-    for field, part in number_format.split(formats.codes_of(values)).items():
-        if number_format.field_bits(field) > 16:
+    element = formats.ELEMENTS[name]
+    values = (np.random.default_rng(2).standard_normal(50_000) * 0.02).astype(element.dtype)
+    counts = entropy.measure(formats.codes_of(values), element)
+    for field, part in element.split(formats.codes_of(values)).items():
+        if element.field_bits(field) > 16:
             continue
         _, occurrences = np.unique(part, return_counts=True)
         p = occurrences / values.size
         assert counts.field_entropy_bits()[field] == pytest.approx(-(p * np.log2(p)).sum())
     total = sum(counts.field_entropy_bits().values())
     assert counts.entropy_bits() == pytest.approx(total)
-    if number_format.code_bits <= 16:
+    if element.code_bits <= 16:
         assert counts.joint_entropy_bits() <= counts.entropy_bits()
     else:
         assert counts.joint_entropy_bits() is None
@@ -83,7 +83,7 @@ def test_magnitudes_of_a_gaussian():
     values[:1000] = 0
     magnitudes = Magnitudes()
     codes = formats.codes_of(values.astype(ml_dtypes.bfloat16))
-    magnitudes.add(entropy.measure(codes, formats.BF16))
+    magnitudes.add(entropy.measure_weight({"code": codes}, formats.FORMATS["BF16"]))
     result = magnitudes.to_json()
     # log2 |x| has mean log2 sigma - (gamma + ln 2) / (2 ln 2) and deviation pi / (2 sqrt 2 ln 2);
     # leaving the smallest out moves both a little.
@@ -100,7 +100,8 @@ def test_magnitudes_of_a_gaussian():
 def test_magnitudes_leave_nan_and_inf_out():
     magnitudes = Magnitudes()
     values = np.array([np.nan, np.inf, -np.inf, 1.0, -2.0, 0.0], np.float16)
-    magnitudes.add(entropy.measure(formats.codes_of(values), formats.FP16))
+    codes = {"code": formats.codes_of(values)}
+    magnitudes.add(entropy.measure_weight(codes, formats.FORMATS["FP16"]))
     result = magnitudes.to_json()
     assert sum(result["counts"]) == 2
     assert result["small_fraction"] == pytest.approx(1 / 3)
@@ -115,11 +116,11 @@ def test_a_report_pools_formats_and_keeps_tensors_apart():
     builder = entropy.ReportBuilder("test")
     narrow, wide = np.full(100, 1.0, np.float16), np.full(300, 2.0, np.float16)
     for name, values in (("a", narrow), ("b", wide)):
-        counts = entropy.measure(formats.codes_of(values), formats.FP16)
+        counts = entropy.measure_weight({"code": formats.codes_of(values)}, formats.FORMATS["FP16"])
         builder.add(name, "plain", values.shape, counts)
     ids = np.arange(4, dtype=np.int64)
-    raw = formats.format_named(formats.RAW, ids.dtype)
-    builder.add("ids", "plain", ids.shape, entropy.measure(ids, raw))
+    raw = formats.plain_format(ids.dtype)
+    builder.add("ids", "plain", ids.shape, entropy.measure_weight({"code": ids}, raw))
     report = builder.build()
     assert report.weights == 400  # indices are no weights
     assert report.formats["RAW"].weights == 4
@@ -128,3 +129,58 @@ def test_a_report_pools_formats_and_keeps_tensors_apart():
     pooled = float(-(p * np.log2(p)).sum())
     assert report.formats["FP16"].fields["exponent"].entropy_bits == pytest.approx(pooled)
     assert report.formats["FP16"].allocated_bits == 16
+
+
+def shannon(codes) -> float:
+    p = np.unique(np.asarray(codes), return_counts=True)[1] / np.size(codes)
+    return float(-(p * np.log2(p)).sum())
+
+
+def test_parameters_are_spread_over_the_weights_that_they_serve():
+    rng = np.random.default_rng(5)
+    arrays = {
+        "code": rng.binomial(15, 0.4, (64, 96)).astype(np.uint8),
+        "scale": rng.binomial(255, 0.5, (64, 6)).astype(np.uint8),
+        "tensor_scale": np.array([[0.01]], np.float32).view(np.uint32),
+    }
+    counts = entropy.measure_weight(arrays, formats.NVFP4)
+    fields = formats.FP4_E2M1.split(arrays["code"])
+    measured = counts.field_entropy_bits()
+    for name, part in fields.items():
+        assert measured[name] == pytest.approx(shannon(part))
+    assert measured["scale"] == pytest.approx(shannon(arrays["scale"]) / 16)
+    assert measured["tensor_scale"] == 0  # one number is no surprise
+    joint = shannon(arrays["code"]) + shannon(arrays["scale"]) / 16
+    assert counts.joint_entropy_bits() == pytest.approx(joint)
+    assert counts.entropy_bits() == pytest.approx(sum(measured.values()))
+    assert counts.allocated_bits() == pytest.approx(4.5 + 32 / arrays["code"].size)
+    builder = entropy.ReportBuilder("test")
+    for name in ("a", "b"):
+        builder.add(name, "modelopt", (64, 96), counts)
+    row = builder.build().formats["NVFP4"]
+    assert list(row.fields) == ["sign", "exponent", "mantissa", "scale", "tensor_scale"]
+    assert row.fields["scale"].allocated_bits == 0.5
+    assert row.joint_entropy_bits == pytest.approx(joint)
+
+
+def test_magnitudes_of_a_block_format_are_those_of_its_numbers():
+    arrays = {
+        "code": np.array([[2, 10, 4, 0]], np.uint8),  # 1, -1, 2, 0
+        "scale": np.array([[124]], np.uint8),  # 1/8
+    }
+    magnitudes = Magnitudes()
+    magnitudes.add(
+        entropy.measure_weight(arrays, formats.MXFP4.with_parameter("scale", block=(4,)))
+    )
+    result = magnitudes.to_json()
+    assert result["mean_log2"] == pytest.approx((-3 - 3 - 2) / 3, abs=0.01)
+    assert result["small_fraction"] == 0.25
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32])
+def test_packed_codes_are_counted_apart(dtype):
+    codes = np.random.default_rng(6).binomial(15, 0.3, (8, 64)).astype(np.uint8)
+    counts = entropy.measure_packed(formats.pack(codes, 4, dtype), formats.INT4_EXCESS8)
+    assert counts.weights == codes.size
+    np.testing.assert_array_equal(counts.slices[0], np.bincount(codes.reshape(-1), minlength=16))
+    assert counts.joint_entropy_bits() == pytest.approx(shannon(codes))

@@ -16,15 +16,15 @@ def run(source: str | Path) -> list[Result]:
     """MB/s of a checkpoint's 16-bit tensors, which are counted whole."""
     checkpoint = jentropy.open_checkpoint(source)
     codes = [
-        (formats.FORMATS[tensor.format], formats.codes_of(values))
-        for tensor, values in checkpoint.read_all()
-        if tensor.format != formats.RAW and values.itemsize == 2
+        (tensor.number_format.element, codes["code"])
+        for tensor, codes in checkpoint.read_all()
+        if tensor.format != formats.RAW and codes["code"].itemsize == 2
     ]
     raw = sum(array.nbytes for _, array in codes)
 
     def ours() -> None:
-        for number_format, array in codes:
-            entropy.measure(array, number_format)
+        for element, array in codes:
+            entropy.measure(array, element)
 
     def bincount() -> None:
         for _, array in codes:

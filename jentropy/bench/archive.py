@@ -27,9 +27,9 @@ def run(source: str | Path) -> list[Result]:
     """Figures of a checkpoint: bits per weight, and MB/s of its bytes where there is a time."""
     checkpoint = jentropy.open_checkpoint(source)
     tree = {
-        tensor.name: values
-        for tensor, values in checkpoint.read_all()
-        if tensor.format != formats.RAW
+        tensor.name: tensor.values(codes)
+        for tensor, codes in checkpoint.read_all()
+        if tensor.format != formats.RAW and tensor.dtype is not None
     }
     weights = sum(values.size for values in tree.values())
     raw = sum(values.nbytes for values in tree.values())

@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
-from jentropy import entropy, formats
+from jentropy import entropy
 from jentropy.containers import trees
 from jentropy.entropy import EntropyReport
 
-from .checkpoint import Tensor
-from .dialects.plain import plain_tensor
-from .opening import open_checkpoint
+from .checkpoint import Arrays, Tensor
+from .opening import open_checkpoint, stored_leaf
+from .reading import plain_tensor
 
 Progress = Callable[[int], None]
 
@@ -36,20 +35,25 @@ def analyze(source: Any, progress: Progress | None = None) -> EntropyReport:
       >>> report.formats["FP16"].entropy_bits
       0.0
     """
-    is_path = isinstance(source, str | Path)
-    builder = entropy.ReportBuilder(str(source) if is_path else "pytree")
-    for tensor, values in open_checkpoint(source).read_all() if is_path else _leaves(source):
-        number_format = formats.format_named(tensor.format, tensor.dtype)
-        counts = entropy.measure(formats.codes_of(values), number_format)
+    if isinstance(source, str | Path):
+        checkpoint = open_checkpoint(source)
+        builder = entropy.ReportBuilder(str(source), checkpoint.notes)
+        weights = checkpoint.read_all()
+    else:
+        builder = entropy.ReportBuilder("pytree")
+        weights = _leaves(source)
+    for tensor, codes in weights:
+        counts = entropy.measure_weight(codes, tensor.number_format)
         builder.add(tensor.name, tensor.dialect, tensor.shape, counts)
         if progress:
             progress(counts.weights)
     return builder.build()
 
 
-def _leaves(source: Any) -> Iterator[tuple[Tensor, np.ndarray]]:
+def _leaves(source: Any) -> Iterator[tuple[Tensor, Arrays]]:
     for path, leaf in jax.tree_util.tree_flatten_with_path(source, is_leaf=trees.is_compressed)[0]:
         name = trees.leaf_name(path)
         values = trees.decompress(leaf) if trees.is_compressed(leaf) else leaf
-        values = trees.as_array(values, name)
-        yield plain_tensor(name, values), values
+        array = stored_leaf(name, trees.as_array(values, name), Path("pytree"))
+        tensor = plain_tensor(name, array)
+        yield tensor, tensor.codes

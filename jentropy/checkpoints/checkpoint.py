@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,9 @@ import numpy as np
 
 from jentropy import formats
 from jentropy.errors import CorruptError, InputError
+from jentropy.formats import Format
+
+Arrays = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,34 +23,61 @@ class Tensor:
 
     Attributes:
       name: the weight's name.
-      format: a name in `FORMATS`, or RAW.
       dialect: how the checkpoint packs it, a name in `DIALECTS`.
       shape: the logical shape, in the layout that the writer stores.
-      dtype: dtype of its values.
-      read: gives the raw arrays by field name; `codes` calls it.
+      dtype: dtype of its values; None if they have none of their own (a block format).
+      number_format: its element, and the parameters that its blocks share.
+      parts: names of the stored arrays that it is made of, by key.
+      auxiliary: whether it serves the quantisation (scales of activations, indices) and is no
+        weight of the model.
+      read: gives the arrays by key; `codes` calls it.
     """
 
     name: str
-    format: str
     dialect: str
     shape: tuple[int, ...]
-    dtype: np.dtype
-    read: Callable[[], Mapping[str, np.ndarray]] = field(repr=False)
+    dtype: np.dtype | None
+    number_format: Format
+    parts: Mapping[str, str]
+    auxiliary: bool = False
+    read: Callable[[], Arrays] = field(repr=False)
 
     @property
-    def codes(self) -> Mapping[str, np.ndarray]:
-        """The raw arrays: `code` holds the element codes, unsigned integers of `shape`."""
+    def format(self) -> str:
+        """Name of its format in reports; RAW if its codes have no known values."""
+        return self.number_format.name
+
+    @property
+    def codes(self) -> Arrays:
+        """The raw arrays, unsigned integers: `code` of `shape`, and each parameter by name.
+
+        A parameter's array has the weight's rank and an entry per block (`Parameter.grid`). With
+        `group_index`, a column's parameters are those of that group.
+        """
         return self.read()
 
-    def values(self) -> np.ndarray:
-        """The weight in its own dtype, every code kept."""
-        return self.codes["code"].view(self.dtype).reshape(self.shape)
+    def values(self, codes: Arrays | None = None) -> np.ndarray:
+        """The weight in its own dtype, every code kept.
 
-    def dequantize(self, dtype: Any = np.float32) -> np.ndarray:
+        Args:
+          codes: what `codes` gave, if that was read already.
+
+        Raises:
+          InputError: a block format, whose values have no dtype of their own.
+        """
+        if self.dtype is None:
+            raise InputError(
+                f"{self.format} has no dtype of its own", tensor=self.name, hint="dequantize it"
+            )
+        codes = self.codes if codes is None else codes
+        return codes["code"].view(self.dtype).reshape(self.shape)
+
+    def dequantize(self, dtype: Any = np.float32, codes: Arrays | None = None) -> np.ndarray:
         """The weight's values.
 
         Args:
-          dtype: of the result; conversion rounds to nearest even.
+          dtype: of the result; computed in float32 and rounded once, to nearest even.
+          codes: what `codes` gave, if that was read already.
 
         Raises:
           InputError: a RAW tensor, whose codes have no known values, asked for in another dtype.
@@ -55,8 +86,15 @@ class Tensor:
             raise InputError(
                 "values of a RAW tensor", tensor=self.name, expected=self.dtype, found=dtype
             )
+        codes = self.codes if codes is None else codes
+        if self.dtype is None:
+            return formats.dequantize(self.number_format, codes, dtype)
         with np.errstate(invalid="ignore", over="ignore"):  # signalling NaNs; overflow to Inf
-            return self.values().astype(dtype)
+            return self.values(codes).astype(dtype)
+
+    def as_raw(self, raw: Format, *, auxiliary: bool) -> Tensor:
+        """The same codes, of values that are not known."""
+        return dataclasses.replace(self, number_format=raw, auxiliary=auxiliary)
 
 
 class Checkpoint:
@@ -66,13 +104,19 @@ class Checkpoint:
       source: where it was opened, for messages and reports.
       tensors: its weights, in the order of the files.
       config: `config.json` (with `generation_config.json`'s keys that it lacks), if there is one.
+      notes: what could not be recognised.
     """
 
     def __init__(
-        self, source: Path, tensors: Iterable[Tensor], config: Mapping[str, Any] | None = None
+        self,
+        source: Path,
+        tensors: Iterable[Tensor],
+        config: Mapping[str, Any] | None = None,
+        notes: Iterable[str] = (),
     ):
         self.source = source
         self.config = config
+        self.notes = tuple(notes)
         self._tensors = {tensor.name: tensor for tensor in tensors}
 
     def names(self) -> list[str]:
@@ -89,10 +133,10 @@ class Checkpoint:
             raise InputError("no such tensor", file=self.source, tensor=name)
         return self._tensors[name]
 
-    def read_all(self) -> Iterator[tuple[Tensor, np.ndarray]]:
-        """Every weight and its values in its own dtype, in order, one at a time."""
+    def read_all(self) -> Iterator[tuple[Tensor, Arrays]]:
+        """Every weight and its codes, in order, one at a time."""
         for tensor in self._tensors.values():
-            yield tensor, tensor.values()
+            yield tensor, tensor.codes
 
     def read_text(self, file: str) -> str | None:
         """A text file that lies beside the weights, or None if there is none."""

@@ -12,18 +12,17 @@ import jax
 import numpy as np
 
 from jentropy.containers import coder, trees
-from jentropy.containers.tensor import CompressedTensor
+from jentropy.containers.tensor import CompressedTensor, dtype_named
 from jentropy.errors import InputError
 from jentropy.formats import codes_of
 
-from . import orbax, sources, structure
-from .checkpoint import Checkpoint, Tensor, decode_text
+from . import orbax, reading, safetensors, structure
+from .checkpoint import Arrays, Checkpoint, Tensor, decode_text
 from .compressing import Progress
+from .contents import StoredArray, read_contents
 from .index import Entry
 from .staging import destination_errors, staged
 from .store import Store
-
-DIALECT = "compressed"
 
 
 class CompressedCheckpoint(Checkpoint):
@@ -33,20 +32,36 @@ class CompressedCheckpoint(Checkpoint):
         self.source = path
         self.store = Store(path)
         self._files = {f.path: f for f in self.store.index.files}
-        config = self.read_text("config.json")
-        generation = self.read_text("generation_config.json") or "{}"
-        super().__init__(
+        self._entries = {entry.name: entry for entry in model_entries(self.store)}
+        contents = read_contents(
             path,
-            (_tensor(self.store, entry) for entry in model_entries(self.store)),
-            None
-            if config is None
-            else sources.merge_config(path / "config.json", config, generation),
+            (_array(self.store, entry) for entry in self._entries.values()),
+            self.read_text,
+            self._metadata(),
+            whole=len(self._files) != 1,
         )
+        found = reading.read(contents)
+        super().__init__(path, found.tensors, contents.config, found.notes)
 
-    def read_all(self) -> Iterator[tuple[Tensor, np.ndarray]]:
-        entries = model_entries(self.store)
-        for entry, values in zip(entries, read_entries(self.store, entries), strict=True):
-            yield self.tensor(entry.name), values
+    def _metadata(self) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for file in self.store.index.files:
+            if file.model:
+                blob = _read(self.store, self.store.index.blobs[file.blob]).tobytes()
+                header = safetensors.parse_header(self.source / file.path, blob[8:])
+                found.update(safetensors.text_metadata(header.get("__metadata__")))
+        return found
+
+    def read_all(self) -> Iterator[tuple[Tensor, Arrays]]:
+        plain = [t for t in map(self.tensor, self.names()) if t.dtype is not None]
+        entries = [self._entries[tensor.parts["code"]] for tensor in plain]
+        decoded = read_entries(self.store, entries)
+        for name in self.names():
+            tensor = self.tensor(name)
+            yield (
+                tensor,
+                tensor.codes if tensor.dtype is None else {"code": codes_of(next(decoded))},
+            )
 
     def read_text(self, file: str) -> str | None:
         found = self._files.get(file)
@@ -88,14 +103,13 @@ def _read(store: Store, entry: Entry) -> np.ndarray:
     return values
 
 
-def _tensor(store: Store, entry: Entry) -> Tensor:
-    return Tensor(
+def _array(store: Store, entry: Entry) -> StoredArray:
+    return StoredArray(
         name=entry.name,
-        format=entry.header.format,
-        dialect=DIALECT,
         shape=entry.header.shape,
-        dtype=entry.header.element_format.dtype,
-        read=lambda: {"code": codes_of(_read(store, entry))},
+        dtype=dtype_named(entry.header.dtype),
+        file=store.path,
+        read=lambda: _read(store, entry),
     )
 
 

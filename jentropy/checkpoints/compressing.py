@@ -14,9 +14,10 @@ import xxhash
 from jentropy.containers import coder, trees
 from jentropy.containers.tensor import chunk_length
 from jentropy.errors import InputError
+from jentropy.formats import ElementFormat
 
 from . import index as index_lib
-from . import orbax, safetensors, structure
+from . import orbax, reading, safetensors, structure
 from .hub import resolve
 from .index import FileEntry
 from .safetensors import SafetensorsFile
@@ -35,6 +36,7 @@ class _Item:
     name: str
     values: np.ndarray
     is_blob: bool
+    element: ElementFormat | None = None  # of the codes, if it is not the dtype's
     header: dict[str, Any] | None = None
     chunks: list[list[Any]] = field(default_factory=list)
 
@@ -44,8 +46,10 @@ class _Item:
         return self.header is not None and len(self.chunks) == expected
 
     def draft(self) -> coder.Draft:
-        make = coder.blob if self.is_blob else coder.draft
-        return make(self.name, self.values, skip=len(self.chunks))
+        skip = len(self.chunks)
+        if self.is_blob:
+            return coder.blob(self.name, self.values, skip=skip)
+        return coder.draft(self.name, self.values, element=self.element, skip=skip)
 
     def entry(self) -> dict[str, Any]:
         assert self.header is not None
@@ -93,6 +97,7 @@ def compress_checkpoint(src: str | Path, dst: str | Path, progress: Progress | N
 
 def _collect(source: FileSource) -> tuple[list[_Item], list[FileEntry]]:
     """What there is to write, in order, and how the files are made of it."""
+    elements = reading.read(source.contents()).elements
     items: list[_Item] = []
     entries: list[FileEntry] = []
     tensors = 0
@@ -103,15 +108,17 @@ def _collect(source: FileSource) -> tuple[list[_Item], list[FileEntry]]:
             raise InputError(
                 "name of a file", file=path, expected="one without a backslash", found=repr(name)
             )
-        if opened := _open_safetensors(path, is_model=name in source.model):
+        is_model = name in source.model
+        if opened := _open_safetensors(path, is_model=is_model):
             head = np.frombuffer(opened.header, np.uint8)
             items.append(_Item(f"{name} header", head, True))
-            items += [_Item(t.name, t.values, False) for t in opened.tensors]
+            known = elements if is_model else {}
+            items += [_Item(t.name, t.values, False, known.get(t.name)) for t in opened.tensors]
             inside = tuple(range(tensors, tensors + len(opened.tensors)))
             tensors += len(inside)
         else:
             items.append(_Item(name, _map(path), True))
-        entries.append(FileEntry(path=name, blob=blob, tensors=inside, model=name in source.model))
+        entries.append(FileEntry(path=name, blob=blob, tensors=inside, model=is_model))
     return items, entries
 
 

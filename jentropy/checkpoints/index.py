@@ -13,13 +13,22 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
+
 from jentropy.codecs import CODECS, Coding, FrequencyTable, planes, stored
 from jentropy.containers.coder import Draft
-from jentropy.containers.tensor import Chunk, TensorHeader, chunk_length, dtype_named
+from jentropy.containers.tensor import (
+    Chunk,
+    TensorHeader,
+    chunk_length,
+    dtype_named,
+    stored_element,
+)
 from jentropy.errors import CorruptError, InputError, UnsupportedError
-from jentropy.formats import FORMATS, RAW, format_named
+from jentropy.formats import ELEMENTS, RAW, ElementFormat
 
 VERSION = 1
+PACKED_BITS = (4, 8)  # of codes that lie several to a number
 KEY = "jentropy"  # names the version, here and in the custom metadata
 
 
@@ -253,14 +262,14 @@ def read_header(reader: _Reader, item: dict, name: str) -> dict[str, Any]:
     """Arguments of TensorHeader but `chunks`."""
     get: Callable[..., Any] = reader.get
     shape = tuple(reader.size(n, f"{name} shape") for n in get(item, "shape", list, name))
-    number_format, codec = get(item, "format", str, name), get(item, "codec", str, name)
+    element, codec = get(item, "format", str, name), get(item, "codec", str, name)
     dtype = get(item, "dtype", str, name)
     if codec not in CODECS:
         raise UnsupportedError("codec", expected=" or ".join(CODECS), found=repr(codec))
-    if number_format != RAW and number_format not in FORMATS:
-        raise UnsupportedError("format", expected=" or ".join(FORMATS), found=repr(number_format))
-    if number_format != RAW and FORMATS[number_format].dtype != dtype_named(dtype):
-        raise reader.fail(f"{name} dtype", f"that of {number_format}", dtype)
+    if element != RAW and element not in ELEMENTS:
+        raise UnsupportedError("format", expected=" or ".join(ELEMENTS), found=repr(element))
+    if element != RAW and not _fills(ELEMENTS[element], dtype_named(dtype)):
+        raise reader.fail(f"{name} dtype", f"one that codes of {element} fill", dtype)
     tables = []
     for table in get(item, "tables", list, name, default=[]):
         if table is not None:
@@ -270,13 +279,13 @@ def read_header(reader: _Reader, item: dict, name: str) -> dict[str, Any]:
             table = FrequencyTable(table[0], tuple(table[1:]))
         tables.append(table)
     nibbles = get(item, "nibbles", bool, name, default=False)
-    if nibbles and number_format != RAW:
-        raise reader.fail(f"{name} nibbles", "none but of RAW", number_format)
-    element_format = format_named(number_format, dtype_named(dtype))
-    expected = 0 if codec == stored.NAME else len(planes.planes_of(element_format, nibbles))
+    numbers = stored_element(element, dtype_named(dtype))
+    if nibbles and numbers.name != RAW:
+        raise reader.fail(f"{name} nibbles", "none but of RAW or of packed codes", element)
+    expected = 0 if codec == stored.NAME else len(planes.planes_of(numbers, nibbles))
     if len(tables) != expected:
         raise reader.fail(
-            f"{name} tables", f"{expected} for codec {codec!r} of {number_format}", len(tables)
+            f"{name} tables", f"{expected} for codec {codec!r} of {element}", len(tables)
         )
     joint = item.get("joint_entropy_bits")
     for value in (item.get("entropy_bits"), 0.0 if joint is None else joint):
@@ -285,13 +294,22 @@ def read_header(reader: _Reader, item: dict, name: str) -> dict[str, Any]:
     return {
         "shape": shape,
         "dtype": dtype,
-        "format": number_format,
+        "format": element,
         "coding": Coding(codec=codec, tables=tuple(tables), nibbles=nibbles),
         "chunk_weights": chunk_length(shape),
         "entropy_bits": item["entropy_bits"],
         "joint_entropy_bits": joint,
         "numpy": not get(item, "jax", bool, name, default=False),
     }
+
+
+def _fills(element: ElementFormat, dtype: np.dtype) -> bool:
+    """Whether numbers of a dtype may hold codes of a format, one or several each."""
+    if element.code_bits > PACKED_BITS[-1]:
+        return dtype == element.dtype
+    return element.code_bits == 8 * dtype.itemsize or (
+        element.code_bits in PACKED_BITS and dtype.kind in "iu"
+    )
 
 
 def read_chunk(

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jentropy.formats import RAW
+from jentropy.formats import GROUP_INDEX, RAW
 
-from .compressed import model_entries
+from .checkpoint import Tensor
+from .compressed import CompressedCheckpoint, model_entries
 from .index import Entry
-from .store import Store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,13 +19,15 @@ class Inspection:
     """Sizes against entropies.
 
     Attributes:
-      weights: elements of the model's tensors that are not RAW.
+      weights: weights of the model; RAW tensors are none.
       archive_bytes: all that the weights cost on disk: chunks, safetensors headers, index, Orbax
         metadata.
       other_files_bytes: what config, tokenizer and safetensors files beside the model cost.
-      per_tensor_joint_bits: joint entropy with one table per tensor, bits per weight: the
-        yardstick. The sum of the fields' entropies stands in for codes wider than 16 bits.
-      tensors: a row per weight tensor.
+      per_tensor_joint_bits: joint entropy with one table per tensor, parameters of blocks included,
+        bits per weight: the yardstick. The sum of the fields' entropies stands in for codes wider
+        than 16 bits.
+      tensors: a row per tensor of the model.
+      notes: what could not be recognised.
     """
 
     weights: int
@@ -32,6 +35,7 @@ class Inspection:
     other_files_bytes: int
     per_tensor_joint_bits: float
     tensors: tuple[dict[str, Any], ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def bits_per_weight(self) -> float:
@@ -47,20 +51,28 @@ class Inspection:
             "per_tensor_joint_bits": self.per_tensor_joint_bits,
             "bits_per_weight": self.bits_per_weight,
             "tensors": list(self.tensors),
+            **({"notes": list(self.notes)} if self.notes else {}),
         }
 
 
 def inspect(path: str | Path) -> Inspection:
-    """Sizes and entropies of a compressed checkpoint; nothing is decoded.
+    """Sizes and entropies of a compressed checkpoint; no weight is decoded.
 
     Raises:
       InputError: not a compressed checkpoint, or a damaged index.
     """
-    store = Store(Path(path))
+    checkpoint = CompressedCheckpoint(Path(path))
+    store = checkpoint.store
     model = model_entries(store)
-    entries = [e for e in model if e.header.format != RAW]
-    weights = sum(e.header.size for e in entries)
-    joint = sum(e.header.size * _yardstick(e) for e in entries)
+    by_name = {entry.name: entry for entry in model}
+    rows, weights, joint = [], 0, 0.0
+    for tensor in map(checkpoint.tensor, checkpoint.names()):
+        row = _row(tensor, by_name)
+        rows.append(row)
+        if tensor.format != RAW:
+            size = math.prod(tensor.shape)
+            weights += size
+            joint += size * _yardstick(row)
     payloads = sum(e.header.payload_bytes for e in (*store.index.tensors, *store.index.blobs))
     headers = sum(
         store.index.blobs[f.blob].header.payload_bytes for f in store.index.files if f.model
@@ -72,25 +84,49 @@ def inspect(path: str | Path) -> Inspection:
         archive_bytes=on_disk - others,
         other_files_bytes=others,
         per_tensor_joint_bits=joint / max(1, weights),
-        tensors=tuple(_row(e) for e in model),
+        tensors=tuple(rows),
+        notes=checkpoint.notes,
     )
 
 
-def _yardstick(entry: Entry) -> float:
-    joint = entry.header.joint_entropy_bits
-    return entry.header.entropy_bits if joint is None else joint
+def _yardstick(row: dict[str, Any]) -> float:
+    joint = row["joint_entropy_bits"]
+    return row["entropy_bits"] if joint is None else joint
 
 
-def _row(entry: Entry) -> dict[str, Any]:
-    header = entry.header
-    bits = 8 * header.payload_bytes / max(1, header.size)
+def _row(tensor: Tensor, by_name: dict[str, Entry]) -> dict[str, Any]:
+    size = max(1, math.prod(tensor.shape))
+    parts = []
+    bits, split, joint = 0.0, 0.0, 0.0
+    for key, name in tensor.parts.items():
+        if key == GROUP_INDEX:  # indices are a tensor of their own
+            continue
+        header = by_name[name].header
+        whole = header.joint_entropy_bits
+        best = header.entropy_bits if whole is None else whole
+        split += header.size / size * (header.entropy_bits if key == "code" else best)
+        joint += header.size / size * best
+        stored = 8 * header.payload_bytes / size
+        bits += stored
+        parts.append(
+            {
+                "part": key,
+                "stored_as": name,
+                "codec": header.coding.codec,
+                "bits_per_weight": stored,
+                "raw_bits_per_weight": 8 * header.raw_bytes / size,
+            }
+        )
+    code = by_name[tensor.parts["code"]].header
     return {
-        "name": entry.name,
-        "format": header.format,
-        "codec": header.coding.codec,
-        "shape": list(header.shape),
+        "name": tensor.name,
+        "format": tensor.format,
+        "dialect": tensor.dialect,
+        "codec": code.coding.codec,
+        "shape": list(tensor.shape),
         "bits_per_weight": bits,
-        "entropy_bits": header.entropy_bits,
-        "joint_entropy_bits": header.joint_entropy_bits,
-        "gap_bits": bits - _yardstick(entry),
+        "entropy_bits": split,
+        "joint_entropy_bits": None if code.joint_entropy_bits is None else joint,
+        "gap_bits": bits - joint,
+        "parts": parts,
     }

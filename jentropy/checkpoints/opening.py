@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from jentropy.containers import trees
 
-from . import orbax
+from . import gguf_files, orbax, reading
 from .checkpoint import Checkpoint
 from .compressed import CompressedCheckpoint
-from .dialects import DIALECTS
-from .dialects.plain import plain_tensor
+from .contents import StoredArray, read_contents
 from .hub import resolve
-from .sources import read_config, read_file_source
+from .sources import read_file_source
 from .store import is_compressed_checkpoint, is_orbax_checkpoint
 
 
@@ -22,8 +23,8 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     """Opens a checkpoint lazily.
 
     Args:
-      path: a safetensors file, a directory in Hugging Face form (with `config.json` or without), an
-        Orbax checkpoint, a compressed checkpoint, or `hf://owner/name[@revision]`.
+      path: a safetensors or GGUF file, a directory in Hugging Face form (with `config.json` or
+        without), an Orbax checkpoint, a compressed checkpoint, or `hf://owner/name[@revision]`.
 
     Returns:
       A `Checkpoint`: `.names()`, `.tensor(name)`, `.config`.
@@ -35,10 +36,26 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     if source.is_dir() and is_compressed_checkpoint(source):
         return CompressedCheckpoint(source)
     if source.is_dir() and is_orbax_checkpoint(source):
-        leaves = jax.tree_util.tree_flatten_with_path(orbax.load_tree(source))[0]
-        named = ((trees.leaf_name(key), trees.as_array(leaf)) for key, leaf in leaves)
-        return Checkpoint(source, [plain_tensor(name, leaf) for name, leaf in named])
-    files = read_file_source(source)
-    config = read_config(files.root)
-    dialect = next(d for d in DIALECTS.values() if d.claims(config, files.stored))
-    return Checkpoint(source, dialect.tensors(config, files.stored), config)
+        contents = read_contents(source, _leaves(source), lambda name: None)
+    elif source.suffix == gguf_files.SUFFIX and source.is_file():
+        contents = gguf_files.read(source)
+    else:
+        contents = read_file_source(source).contents()
+    found = reading.read(contents)
+    return Checkpoint(source, found.tensors, contents.config, found.notes)
+
+
+def _leaves(source: Path) -> Iterator[StoredArray]:
+    for key, leaf in jax.tree_util.tree_flatten_with_path(orbax.load_tree(source))[0]:
+        yield stored_leaf(trees.leaf_name(key), trees.as_array(leaf), source)
+
+
+def stored_leaf(name: str, values: np.ndarray, file: Path) -> StoredArray:
+    """An array in memory, as a dialect sees one."""
+    return StoredArray(
+        name=name,
+        shape=tuple(values.shape),
+        dtype=values.dtype,
+        file=file,
+        read=lambda: values,
+    )

@@ -6,14 +6,14 @@ kept, so that the file can be written again as it was. The `safetensors` package
 and FP4 into NumPy, hence this reader.
 
 References:
-  https://huggingface.co/docs/safetensors, section "Format".
+  https://huggingface.co/docs/safetensors, section "ElementFormat".
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,7 @@ class SafetensorsFile:
     path: Path
     header: bytes  # length field included
     size: int  # bytes of the file
+    metadata: Mapping[str, str]
     tensors: tuple[StoredTensor, ...]
 
 
@@ -120,16 +121,30 @@ def read(path: Path) -> SafetensorsFile:
                 found=f"{size - LENGTH_BYTES} bytes in the file",
             )
         header = stream.read(length)
-    entries = _parse(path, header)
+    entries = parse_header(path, header)
+    metadata = entries.pop("__metadata__", None)
     return SafetensorsFile(
         path=path,
         header=prefix + header,
         size=size,
+        metadata=text_metadata(metadata),
         tensors=_tensors(path, entries, LENGTH_BYTES + length, size),
     )
 
 
-def _parse(path: Path, header: bytes) -> dict[str, Any]:
+def text_metadata(metadata: Any) -> dict[str, str]:
+    """`__metadata__` as far as it is what the format allows: strings by name."""
+    items = metadata.items() if isinstance(metadata, dict) else ()
+    return {key: text for key, text in items if isinstance(text, str)}
+
+
+def parse_header(path: Path, header: bytes) -> dict[str, Any]:
+    """The JSON of a header, every name once.
+
+    Raises:
+      CorruptError: no JSON object, or a name that occurs twice.
+    """
+
     def unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) != len(pairs):
@@ -146,7 +161,6 @@ def _parse(path: Path, header: bytes) -> dict[str, Any]:
         raise CorruptError(
             "safetensors header", file=path, expected="an object", found=type(entries).__name__
         )
-    entries.pop("__metadata__", None)
     return entries
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from jentropy.errors import CorruptError, InputError, UnsupportedError
 
 from . import safetensors
+from .contents import Contents, StoredArray, read_contents, read_json
 from .safetensors import SafetensorsFile, StoredTensor
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
@@ -27,12 +26,45 @@ class FileSource:
       files: every file, as a path relative to root, sorted.
       model: the safetensors files that make up the model, relative to root.
       stored: the model's tensors by name.
+      metadata: `__metadata__` of the model's files.
+      whole: False for a single file, which may be one shard of several.
     """
 
     root: Path
     files: tuple[str, ...]
     model: tuple[str, ...]
     stored: Mapping[str, StoredTensor]
+    metadata: Mapping[str, str]
+    whole: bool = True
+
+    def contents(self) -> Contents:
+        """What a dialect reads.
+
+        Raises:
+          InputError: a config that cannot be read, or one that contradicts its sidecar.
+        """
+        return read_contents(
+            self.root,
+            (_array(tensor) for tensor in self.stored.values()),
+            self._read,
+            self.metadata,
+            whole=self.whole,
+        )
+
+    def _read(self, name: str) -> bytes | None:
+        path = self.root / name
+        return path.read_bytes() if path.is_file() else None
+
+
+def _array(tensor: StoredTensor) -> StoredArray:
+    values = tensor.values
+    return StoredArray(
+        name=tensor.name,
+        shape=tuple(values.shape),
+        dtype=values.dtype,
+        file=tensor.file,
+        read=lambda: values,
+    )
 
 
 def read_file_source(path: Path) -> FileSource:
@@ -44,17 +76,21 @@ def read_file_source(path: Path) -> FileSource:
     if path.is_file():
         _refuse_unknown_file(path)
         name = path.name
+        single = safetensors.read(path)
         return FileSource(
             root=path.parent,
             files=(name,),
             model=(name,),
-            stored={t.name: t for t in safetensors.read(path).tensors},
+            stored={t.name: t for t in single.tensors},
+            metadata=single.metadata,
+            whole=False,
         )
     files = tuple(_walk(path))
     model, weight_map = _model_files(path, files)
     opened = {name: safetensors.read(path / name) for name in model}
     stored = _by_index(path, weight_map, opened) if weight_map else _by_file(opened)
-    return FileSource(root=path, files=files, model=model, stored=stored)
+    metadata = {key: text for file in opened.values() for key, text in file.metadata.items()}
+    return FileSource(root=path, files=files, model=model, stored=stored, metadata=metadata)
 
 
 def _refuse_unknown_file(path: Path) -> None:
@@ -132,14 +168,6 @@ def _model_files(
     return tuple(model), None
 
 
-def read_json(path: Path, text: str | bytes) -> Any:
-    """Parsed JSON, or an error that names the file."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise CorruptError(f"not JSON: {error}", file=path) from error
-
-
 def _read_index(path: Path) -> dict[str, str]:
     index = read_json(path, path.read_bytes())
     weight_map = index.get("weight_map") if isinstance(index, dict) else None
@@ -184,27 +212,3 @@ def _by_file(opened: Mapping[str, SafetensorsFile]) -> dict[str, StoredTensor]:
                 )
             stored[tensor.name] = tensor
     return stored
-
-
-def read_config(root: Path) -> dict[str, Any] | None:
-    """`config.json` of a directory, or None if there is none."""
-    path = root / "config.json"
-    if not path.is_file():
-        return None
-    generation = root / "generation_config.json"
-    return merge_config(
-        path,
-        path.read_bytes(),
-        generation.read_bytes() if generation.is_file() else b"{}",
-    )
-
-
-def merge_config(path: Path, config: str | bytes, generation: str | bytes) -> dict[str, Any]:
-    """`config.json` with the keys of `generation_config.json` that it lacks or has null."""
-    parts = [read_json(path, text) for text in (generation, config)]
-    for part in parts:
-        if not isinstance(part, dict):
-            raise CorruptError("config", file=path, expected="an object", found=f"{part!r:.60}")
-    merged = dict(parts[0])
-    merged.update({key: value for key, value in parts[1].items() if value is not None})
-    return {**dict.fromkeys(parts[1]), **merged}

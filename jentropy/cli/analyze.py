@@ -7,7 +7,7 @@ import argparse
 import jentropy
 from jentropy.entropy import EntropyReport
 
-from .console import print_table, progress_bar, write_json
+from .console import print_notes, print_table, progress_bar, write_json
 
 HELP = "entropy per field of a checkpoint's formats, against the bits that they are allocated"
 
@@ -30,6 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     for source in arguments.sources:
         with progress_bar(f"analyze {source}", None) as advance:
             reports.append(jentropy.analyze(source, progress=advance))
+        print_notes(reports[-1].notes)
     if arguments.json != "-":
         for report in reports:
             print_report(report)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jentropy
 
-from .console import progress_bar, size_of
+from .console import print_notes, progress_bar, size_of
 from .inspect import summary
 
 HELP = "compress a checkpoint into a compressed Orbax checkpoint; taken up again after a crash"
@@ -21,5 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     with progress_bar("compress", size_of(Path(arguments.source))) as advance:
         jentropy.compress_checkpoint(arguments.source, arguments.destination, progress=advance)
-    print(f"{arguments.destination}: {summary(jentropy.inspect(arguments.destination))}")
+    inspection = jentropy.inspect(arguments.destination)
+    print_notes(inspection.notes)
+    print(f"{arguments.destination}: {summary(inspection)}")
     return 0

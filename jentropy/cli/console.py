@@ -36,6 +36,13 @@ def print_table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) 
     Console(width=None if is_terminal(sys.stdout) else WIDTH, highlight=False).print(table)
 
 
+def print_notes(notes: Iterable[str]) -> None:
+    """Prints what could not be recognised, on standard error."""
+    if sys.stderr is not None:
+        for note in notes:
+            print("jentropy: note:", note, file=sys.stderr)
+
+
 @contextmanager
 def progress_bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """A bar on standard error if it is a terminal, nothing otherwise; yields `advance`."""

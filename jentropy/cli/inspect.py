@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 import jentropy
 from jentropy.checkpoints import Inspection
 
-from .console import print_table, write_json
+from .console import print_notes, print_table, write_json
 
 HELP = "what is in a compressed checkpoint: formats, bits per weight, entropy, the gap between"
 
@@ -19,12 +20,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     inspection = jentropy.inspect(arguments.checkpoint)
+    print_notes(inspection.notes)
     if arguments.json != "-":
         rows = [
             (
                 row["name"],
                 row["format"],
-                row["codec"],
+                codecs(row),
                 " x ".join(map(str, row["shape"])),
                 f"{row['bits_per_weight']:.3f}",
                 f"{row['entropy_bits']:.3f}",
@@ -41,6 +43,15 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         write_json(arguments.json, inspection.to_json())
     return 0
+
+
+def codecs(row: dict[str, Any]) -> str:
+    """Codecs of a tensor's parts; one that would not shrink by 1% is stored."""
+    parts = row["parts"]
+    names = [part["codec"] for part in parts]
+    if len(set(names)) == 1:
+        return names[0]
+    return ", ".join(f"{part['part']} {part['codec']}" for part in parts)
 
 
 def summary(inspection: Inspection) -> str:

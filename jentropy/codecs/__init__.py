@@ -15,7 +15,7 @@ import numpy as np
 
 from jentropy.entropy import Counts
 from jentropy.errors import UnsupportedError
-from jentropy.formats import Format
+from jentropy.formats import ElementFormat
 
 from . import rans_planes, stored
 from .coding import Coding
@@ -24,14 +24,18 @@ from .lanes import FrequencyTable
 CODECS: dict[str, ModuleType] = {module.NAME: module for module in (stored, rans_planes)}
 
 
-def choose(number_format: Format, counts: Counts) -> Coding:
-    """The smallest coding of a tensor with these counts."""
-    coding = rans_planes.choose(number_format, counts.slices, counts.weights)
+def choose(element: ElementFormat, counts: Counts, *, nibbles: bool | None = None) -> Coding:
+    """The smallest coding of a tensor with these counts.
+
+    Args:
+      nibbles: of RAW, whether its symbols are half bytes; None: whichever is smaller.
+    """
+    coding = rans_planes.choose(element, counts.slices, counts.weights, nibbles)
     return Coding(codec=stored.NAME) if coding is None else coding
 
 
 def encode(
-    chunks: Sequence[np.ndarray], formats: Sequence[Format], codings: Sequence[Coding]
+    chunks: Sequence[np.ndarray], formats: Sequence[ElementFormat], codings: Sequence[Coding]
 ) -> list[np.ndarray]:
     """Payloads of chunks (codes, of any tensors), uint8 each. Coded together: give it many."""
     return _by_codec(
@@ -42,7 +46,7 @@ def encode(
 def decode(
     payloads: Sequence[np.ndarray],
     sizes: Sequence[int],
-    formats: Sequence[Format],
+    formats: Sequence[ElementFormat],
     codings: Sequence[Coding],
 ) -> list[np.ndarray]:
     """Codes of payloads: the inverse of `encode`."""

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, UInt, UInt8
 
-from jentropy.formats import RAW, Format, code_dtype
+from jentropy.formats import RAW, ElementFormat, code_dtype
 
 BYTE, NIBBLE = 8, 4
 _SIZES = tuple(1 << bits for bits in range(10, 31, 2))  # array sizes of compiled programs
@@ -40,20 +40,20 @@ Plane = tuple[Bits, ...]  # most significant run first; BYTE bits in all, or NIB
 
 
 @lru_cache
-def planes_of(number_format: Format, nibbles: bool = False) -> tuple[Plane, ...]:
+def planes_of(element: ElementFormat, nibbles: bool = False) -> tuple[Plane, ...]:
     """The planes of a format, in the order that they are stored in.
 
     Args:
       nibbles: of RAW, planes of half a byte.
     """
-    bits = number_format.code_bits
-    if number_format.name == RAW or bits == BYTE:
+    bits = element.code_bits
+    if element.name == RAW or bits == BYTE:
         step = NIBBLE if nibbles else BYTE
         return tuple((Bits(low, step),) for low in reversed(range(0, bits, step)))
-    exponent = number_format.field_bits("exponent")
+    exponent = element.field_bits("exponent")
     leading = BYTE - exponent
-    rest = number_format.field_bits("mantissa") - leading  # mantissa bits that follow the sign
-    first = Bits(number_format.shift("exponent") - leading, BYTE)
+    rest = element.field_bits("mantissa") - leading  # mantissa bits that follow the sign
+    first = Bits(element.shift("exponent") - leading, BYTE)
     head = BYTE - 1
     second = (Bits(bits - 1, 1), Bits(rest - head, head))
     tail = [(Bits(low, BYTE),) for low in reversed(range(0, rest - head, BYTE))]
@@ -61,7 +61,7 @@ def planes_of(number_format: Format, nibbles: bool = False) -> tuple[Plane, ...]
 
 
 def plane_counts(
-    number_format: Format, slices: Sequence[np.ndarray], nibbles: bool = False
+    element: ElementFormat, slices: Sequence[np.ndarray], nibbles: bool = False
 ) -> list[np.ndarray]:
     """Histogram of each plane's symbols, int64[256] each, from 16-bit histograms of the codes.
 
@@ -69,7 +69,7 @@ def plane_counts(
       slices: counts of bits 16 i and up of the codes, as `entropy.Counts` holds them.
     """
     counts = []
-    for plane in planes_of(number_format, nibbles):
+    for plane in planes_of(element, nibbles):
         counted = slices[plane[0].low // 16]
         symbols = _symbols_of_slice(plane, counted.size)
         # Exact: bincount adds in doubles, which hold every count below 2^53.
@@ -90,28 +90,28 @@ def _symbols_of_slice(plane: Plane, codes: int) -> np.ndarray:
     return symbols
 
 
-def split(codes: np.ndarray, number_format: Format, nibbles: bool = False) -> list[np.ndarray]:
+def split(codes: np.ndarray, element: ElementFormat, nibbles: bool = False) -> list[np.ndarray]:
     """Symbols of every plane, uint8[n] each, of codes[n]."""
-    count = len(planes_of(number_format, nibbles))
-    if number_format.name == RAW:
-        columns = codes.view(np.uint8).reshape(codes.size, number_format.dtype.itemsize)[:, ::-1]
+    count = len(planes_of(element, nibbles))
+    if element.name == RAW:
+        columns = codes.view(np.uint8).reshape(codes.size, element.dtype.itemsize)[:, ::-1]
         if nibbles:
             columns = np.stack([columns >> NIBBLE, columns & 0xF], axis=-1)
         return list(np.ascontiguousarray(columns.reshape(codes.size, count).T))
     padded = np.pad(codes, (0, _padded_size(codes.size) - codes.size))
     return [
-        np.asarray(_extract(padded, number_format=number_format, index=i))[: codes.size].copy()
+        np.asarray(_extract(padded, element=element, index=i))[: codes.size].copy()
         for i in range(count)
     ]
 
 
 def merge(
-    symbols: Sequence[np.ndarray], number_format: Format, nibbles: bool = False
+    symbols: Sequence[np.ndarray], element: ElementFormat, nibbles: bool = False
 ) -> np.ndarray:
     """Codes of the symbols of all planes: the inverse of `split`."""
     size = symbols[0].size
-    dtype = code_dtype(number_format.dtype)
-    if number_format.name == RAW:
+    dtype = code_dtype(element.dtype)
+    if element.name == RAW:
         columns = np.stack(symbols, axis=-1)
         if nibbles:
             columns = columns[:, ::2] << NIBBLE | columns[:, 1::2]
@@ -119,22 +119,22 @@ def merge(
     rows = np.zeros((len(symbols), _padded_size(size)), np.uint8)
     for row, part in zip(rows, symbols, strict=True):
         row[:size] = part
-    return np.asarray(_merge(rows, number_format=number_format))[:size]
+    return np.asarray(_merge(rows, element=element))[:size]
 
 
-@partial(jax.jit, static_argnames=("number_format", "index"))
-def _extract(codes: UInt[Array, n], *, number_format: Format, index: int) -> UInt8[Array, n]:
+@partial(jax.jit, static_argnames=("element", "index"))
+def _extract(codes: UInt[Array, n], *, element: ElementFormat, index: int) -> UInt8[Array, n]:
     symbols = jnp.zeros_like(codes)
-    for run in planes_of(number_format)[index]:
+    for run in planes_of(element)[index]:
         symbols = symbols << run.count | (codes >> run.low) & ((1 << run.count) - 1)
     return symbols.astype(jnp.uint8)
 
 
-@partial(jax.jit, static_argnames="number_format")
-def _merge(symbols: UInt8[Array, "planes n"], *, number_format: Format) -> UInt[Array, n]:
-    dtype = jnp.dtype(code_dtype(number_format.dtype))
+@partial(jax.jit, static_argnames="element")
+def _merge(symbols: UInt8[Array, "planes n"], *, element: ElementFormat) -> UInt[Array, n]:
+    dtype = jnp.dtype(code_dtype(element.dtype))
     codes = jnp.zeros(symbols.shape[1], dtype)
-    for plane, row in zip(planes_of(number_format), symbols, strict=True):
+    for plane, row in zip(planes_of(element), symbols, strict=True):
         below = BYTE
         for run in plane:
             below -= run.count

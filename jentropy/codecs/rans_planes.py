@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jentropy.errors import CorruptError
-from jentropy.formats import RAW, Format
+from jentropy.formats import RAW, ElementFormat
 
 from . import lanes, planes, rans
 from .coding import Coding
@@ -28,27 +28,35 @@ MIN_GAIN = 0.01  # a plane that shrinks by less is stored
 _COST = np.array([0, *(round(65536 * math.log2(rans.SLOTS / f)) for f in range(1, rans.SLOTS + 1))])
 
 
-def choose(number_format: Format, slices: Sequence[np.ndarray], weights: int) -> Coding | None:
+def choose(
+    element: ElementFormat,
+    slices: Sequence[np.ndarray],
+    weights: int,
+    nibbles: bool | None = None,
+) -> Coding | None:
     """The smallest coding of a tensor, or None if no plane is worth it.
 
     Args:
       slices: histograms of the codes, as `entropy.Counts` holds them.
+      nibbles: of RAW, whether its symbols are half bytes; None: whichever is smaller.
     """
     if weights == 0:
         return None
-    ways = (False, True) if number_format.name == RAW else (False,)
-    choices = [_choose_tables(number_format, slices, weights, nibbles) for nibbles in ways]
+    ways: tuple[bool, ...] = (False,)
+    if element.name == RAW:
+        ways = (False, True) if nibbles is None else (nibbles,)
+    choices = [_choose_tables(element, slices, weights, nibbles) for nibbles in ways]
     _, best = min(choices, key=lambda choice: choice[0])
     return best if any(best.tables) else None
 
 
 def _choose_tables(
-    number_format: Format, slices: Sequence[np.ndarray], weights: int, nibbles: bool
+    element: ElementFormat, slices: Sequence[np.ndarray], weights: int, nibbles: bool
 ) -> tuple[float, Coding]:
     """Bytes that a tensor will take, and how."""
     total = 0.0
     tables: list[FrequencyTable | None] = []
-    for counts in planes.plane_counts(number_format, slices, nibbles):
+    for counts in planes.plane_counts(element, slices, nibbles):
         table = FrequencyTable.of_counts(counts)
         bits = int(counts @ _COST[table.dense()])  # below 2^63 for 2^43 weights
         side = lanes.lane_count(weights) * rans.LANE_BYTES + 3 * len(table.frequencies)
@@ -61,16 +69,14 @@ def _choose_tables(
 
 
 def encode(
-    chunks: Sequence[np.ndarray], formats: Sequence[Format], codings: Sequence[Coding]
+    chunks: Sequence[np.ndarray], formats: Sequence[ElementFormat], codings: Sequence[Coding]
 ) -> list[np.ndarray]:
     """Payloads of chunks of codes, uint8 each."""
     runs: list[np.ndarray] = []
     tables: list[FrequencyTable] = []
     stored: list[list[np.ndarray]] = []
-    for chunk, number_format, coding in zip(chunks, formats, codings, strict=True):
-        symbols = planes.split(
-            np.ascontiguousarray(chunk).reshape(-1), number_format, coding.nibbles
-        )
+    for chunk, element, coding in zip(chunks, formats, codings, strict=True):
+        symbols = planes.split(np.ascontiguousarray(chunk).reshape(-1), element, coding.nibbles)
         stored.append([])
         for plane, table in zip(symbols, coding.tables, strict=True):
             if table is None:
@@ -95,7 +101,7 @@ def encode(
 def decode(
     payloads: Sequence[np.ndarray],
     sizes: Sequence[int],
-    formats: Sequence[Format],
+    formats: Sequence[ElementFormat],
     codings: Sequence[Coding],
 ) -> list[np.ndarray]:
     """Codes of each payload, `sizes` of them, in the formats' code dtypes.
@@ -115,16 +121,16 @@ def decode(
         stored.append(rest)
     decoded = iter(lanes.decode(streams, stream_sizes, tables))
     chunks = []
-    for number_format, coding, rest in zip(formats, codings, stored, strict=True):
+    for element, coding, rest in zip(formats, codings, stored, strict=True):
         kept = iter(rest)
         symbols = [next(kept if table is None else decoded) for table in coding.tables]
-        chunks.append(planes.merge(symbols, number_format, coding.nibbles))
+        chunks.append(planes.merge(symbols, element, coding.nibbles))
     return chunks
 
 
-def size_bound(size: int, number_format: Format) -> int:
+def size_bound(size: int, element: ElementFormat) -> int:
     """Largest payload of a chunk, bytes: a lane emits at most a word a symbol."""
-    count = len(planes.planes_of(number_format, nibbles=number_format.name == RAW))
+    count = len(planes.planes_of(element, nibbles=element.name == RAW))
     return count * (lanes.lane_count(size) * rans.LANE_BYTES + 2 * size)
 
 

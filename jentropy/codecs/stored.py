@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from jentropy.errors import CorruptError
-from jentropy.formats import Format, code_dtype
+from jentropy.formats import ElementFormat, code_dtype
 
 from .coding import Coding
 
@@ -15,7 +15,7 @@ NAME = "stored"
 
 
 def encode(
-    chunks: Sequence[np.ndarray], formats: Sequence[Format], codings: Sequence[Coding]
+    chunks: Sequence[np.ndarray], formats: Sequence[ElementFormat], codings: Sequence[Coding]
 ) -> list[np.ndarray]:
     """Payloads, uint8 each."""
     return [np.ascontiguousarray(chunk).reshape(-1).view(np.uint8) for chunk in chunks]
@@ -24,19 +24,19 @@ def encode(
 def decode(
     payloads: Sequence[np.ndarray],
     sizes: Sequence[int],
-    formats: Sequence[Format],
+    formats: Sequence[ElementFormat],
     codings: Sequence[Coding],
 ) -> list[np.ndarray]:
     """Chunks, `sizes` elements of the formats' code dtypes each."""
     chunks = []
-    for payload, size, number_format in zip(payloads, sizes, formats, strict=True):
-        expected = size * number_format.code_bits // 8
+    for payload, size, element in zip(payloads, sizes, formats, strict=True):
+        expected = size * element.code_bits // 8
         if payload.size != expected:
             raise CorruptError("stored chunk", expected=f"{expected} bytes", found=payload.size)
-        chunks.append(np.ascontiguousarray(payload).view(code_dtype(number_format.dtype)))
+        chunks.append(np.ascontiguousarray(payload).view(code_dtype(element.dtype)))
     return chunks
 
 
-def size_bound(size: int, number_format: Format) -> int:
+def size_bound(size: int, element: ElementFormat) -> int:
     """Largest payload of a chunk, bytes."""
-    return size * number_format.code_bits // 8
+    return size * element.code_bits // 8

@@ -14,10 +14,11 @@ import numpy as np
 from jentropy import codecs, entropy, formats
 from jentropy.codecs import Coding, stored
 from jentropy.errors import ChecksumError, CorruptError
-from jentropy.formats import Format
+from jentropy.formats import ElementFormat
 
-from .tensor import Chunk, TensorHeader, checksum, chunk_length
+from .tensor import Chunk, TensorHeader, checksum, chunk_length, dtype_named, stored_element
 
+NIBBLE_BITS = 4
 BATCH_WEIGHTS = 1 << 23  # elements coded in one call: 2048 full lanes, two batches
 
 
@@ -56,30 +57,45 @@ class Draft:
         )
 
 
-def draft(name: str, values: np.ndarray, *, numpy: bool = True, skip: int = 0) -> Draft:
+def draft(
+    name: str,
+    values: np.ndarray,
+    *,
+    element: ElementFormat | None = None,
+    numpy: bool = True,
+    skip: int = 0,
+) -> Draft:
     """Counts a tensor and chooses its coding.
 
     Args:
       name: for messages.
       values: an array of any numeric dtype; a memory map is not read whole.
+      element: format of the codes in it, if that is not its dtype's; a number may hold several.
       numpy: whether it comes back as NumPy.
       skip: chunks at its front that are coded already.
     """
-    format_name = formats.format_of_dtype(values.dtype)
-    number_format = formats.format_named(format_name, values.dtype)
+    format_name = formats.format_of_dtype(values.dtype) if element is None else element.name
+    numbers = stored_element(format_name, values.dtype)
     codes = formats.codes_of(values)
-    counts = entropy.measure(codes, number_format)
-    joint = counts.joint_entropy_bits()
+    counts = entropy.measure(codes, numbers)
+    if element is None or element.code_bits == numbers.code_bits:
+        coding = codecs.choose(numbers, counts)
+        of_codes, per_number = counts, 1
+    else:
+        coding = codecs.choose(numbers, counts, nibbles=element.code_bits == NIBBLE_BITS)
+        of_codes = entropy.measure_packed(codes, element)
+        per_number = numbers.code_bits // element.code_bits
+    joint = of_codes.joint_entropy_bits()
     return Draft(
         name=name,
         codes=codes,
         shape=tuple(values.shape),
         dtype=values.dtype.name,
         format=format_name,
-        coding=codecs.choose(number_format, counts),
+        coding=coding,
         # Rounded, so that the last bits of a platform's log2 do not show.
-        entropy_bits=round(counts.entropy_bits(), 6),
-        joint_entropy_bits=None if joint is None else round(joint, 6),
+        entropy_bits=round(per_number * of_codes.entropy_bits(), 6),
+        joint_entropy_bits=None if joint is None else round(per_number * joint, 6),
         numpy=numpy,
         skip=skip,
     )
@@ -129,9 +145,9 @@ def encode(drafts: Iterable[Draft]) -> Iterator[tuple[Draft, list[tuple[Chunk, n
 def _encode_batch(
     pending: list[tuple[Draft, np.ndarray]],
 ) -> Iterator[tuple[Draft, list[tuple[Chunk, np.ndarray]]]]:
-    number_formats = [formats.format_named(d.format, np.dtype(d.dtype)) for d, _ in pending]
+    elements = [stored_element(d.format, dtype_named(d.dtype)) for d, _ in pending]
     codings = [d.coding for d, _ in pending]
-    payloads = codecs.encode([codes for _, codes in pending], number_formats, codings)
+    payloads = codecs.encode([codes for _, codes in pending], elements, codings)
     at = 0
     while at < len(pending):
         item = pending[at][0]
@@ -156,7 +172,7 @@ class Coded:
     name: str  # of its tensor, for messages
     chunk: Chunk
     payload: np.ndarray  # uint8[chunk.bytes]
-    format: Format
+    format: ElementFormat
     coding: Coding
     file: object = None  # where it was read, for messages
 
@@ -182,7 +198,7 @@ def decode(items: Iterable[Coded]) -> Iterator[tuple[Coded, np.ndarray]]:
 
 def assemble(decoded: Iterator[tuple[Coded, np.ndarray]], header: TensorHeader) -> np.ndarray:
     """The next tensor of `decode`, in its own dtype and shape."""
-    values = np.empty(header.size, header.element_format.dtype)
+    values = np.empty(header.size, dtype_named(header.dtype))
     at = 0
     for _ in header.chunks:
         _, codes = next(decoded)

@@ -19,7 +19,7 @@ import xxhash
 from jentropy import formats
 from jentropy.codecs import Coding
 from jentropy.errors import CorruptError, UnsupportedError
-from jentropy.formats import Format
+from jentropy.formats import ElementFormat
 
 MAX_DIMENSIONS, MAX_SIZE = 64, 1 << 60  # of a shape, its zeros left out; NumPy has no more
 CHUNK_WEIGHTS = 1 << 20  # fills 256 lanes; smaller would cost more side information
@@ -39,8 +39,8 @@ class Chunk:
 class TensorHeader:
     """What describes an archived tensor; static and hashable.
 
-    Invariants: the chunks' weights add to the size of `shape`; `format` is RAW or the format of
-    `dtype`.
+    Invariants: the chunks' weights add to the size of `shape`; `format` is RAW, or the element
+    format whose codes fill the numbers of `dtype`, one or several in each.
     """
 
     shape: tuple[int, ...]
@@ -49,8 +49,8 @@ class TensorHeader:
     coding: Coding
     chunk_weights: int
     chunks: tuple[Chunk, ...]
-    entropy_bits: float  # sum of the fields' entropies, bits per weight
-    joint_entropy_bits: float | None  # None where a code has more than 16 bits
+    entropy_bits: float  # of a number: sum of the fields' entropies of all codes in it
+    joint_entropy_bits: float | None  # of the codes; None where one has more than 16 bits
     numpy: bool = True  # decompresses to NumPy; False: to a JAX array
 
     def __post_init__(self) -> None:
@@ -77,9 +77,20 @@ class TensorHeader:
         return math.prod(self.shape)
 
     @property
-    def element_format(self) -> Format:
-        """The format of the codes."""
-        return formats.format_named(self.format, dtype_named(self.dtype))
+    def element_format(self) -> ElementFormat:
+        """The format of the numbers that the codec codes."""
+        return stored_element(self.format, dtype_named(self.dtype))
+
+    @property
+    def codes_per_number(self) -> int:
+        """Element codes packed in each number."""
+        element = formats.element_named(self.format, dtype_named(self.dtype))
+        return 8 * dtype_named(self.dtype).itemsize // element.code_bits
+
+    @property
+    def raw_bytes(self) -> int:
+        """Bytes of the original."""
+        return self.size * dtype_named(self.dtype).itemsize
 
     @property
     def payload_bytes(self) -> int:
@@ -121,6 +132,15 @@ class CompressedTensor:
     def bits_per_weight(self) -> float:
         """Payload bits of an element."""
         return 8 * self.nbytes / max(1, self.header.size)
+
+
+def stored_element(name: str, dtype: np.dtype) -> ElementFormat:
+    """The element format of numbers of a dtype that hold codes of a format.
+
+    It is the format itself where a number is one code, and RAW where it holds several.
+    """
+    element = formats.element_named(name, dtype)
+    return element if element.code_bits == 8 * dtype.itemsize else formats.raw_element(dtype)
 
 
 def is_compressed(leaf: Any) -> bool:

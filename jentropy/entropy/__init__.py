@@ -2,6 +2,16 @@
 
 from .estimators import shannon_bits
 from .report import EntropyReport, ReportBuilder
-from .statistics import Counts, measure
+from .statistics import Counts, measure, measure_packed
+from .weights import WeightCounts, measure_weight
 
-__all__ = ["Counts", "EntropyReport", "ReportBuilder", "measure", "shannon_bits"]
+__all__ = [
+    "Counts",
+    "EntropyReport",
+    "ReportBuilder",
+    "WeightCounts",
+    "measure",
+    "measure_packed",
+    "measure_weight",
+    "shannon_bits",
+]

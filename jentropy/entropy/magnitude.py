@@ -11,7 +11,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .statistics import SLICE_BITS, Counts
+from jentropy.formats import FP32, ElementFormat
+
+from .statistics import SLICE_BITS
+from .weights import WeightCounts
 
 SMALLEST = -16  # log2 of the smallest weight that counts
 BINS_PER_OCTAVE = 4
@@ -29,18 +32,21 @@ class Magnitudes:
     total: float = 0.0  # sum of log2 |w| over the counted weights
     squares: float = 0.0
 
-    def add(self, counts: Counts) -> None:
-        """Adds a tensor. Codes wider than 16 bits are taken by their 16 leading bits."""
-        number_format = counts.format
-        if number_format.bias is None:
-            return
-        top = counts.slices[-1]
+    def add(self, counts: WeightCounts) -> None:
+        """Adds a weight. Codes wider than 16 bits are taken by their 16 leading bits."""
+        if counts.magnitudes is not None:
+            self._add_leading(counts.magnitudes, FP32)
+        elif counts.format.element.bias is not None:
+            self._add_leading(counts.code.slices[-1], counts.format.element)
+
+    def _add_leading(self, top: np.ndarray, element: ElementFormat) -> None:
+        """Adds a histogram of the leading 16 bits of codes, or of all that they have."""
         used = np.flatnonzero(top)
-        below = number_format.code_bits - min(number_format.code_bits, SLICE_BITS)
+        below = element.code_bits - min(element.code_bits, SLICE_BITS)
         # The middle of the values that share the leading bits.
         middle = np.uint64((1 << below) // 2)
         codes = (used.astype(np.uint64) << np.uint64(below)) + middle
-        values = codes.astype(f"uint{8 * number_format.dtype.itemsize}").view(number_format.dtype)
+        values = codes.astype(f"uint{8 * element.dtype.itemsize}").view(element.dtype)
         with np.errstate(invalid="ignore"):  # signalling NaNs
             magnitude = np.abs(values.astype(np.float64))
         weight = top[used]

@@ -11,7 +11,7 @@ from typing import Any
 from jentropy.formats import RAW
 
 from .magnitude import Magnitudes
-from .statistics import Counts
+from .weights import WeightCounts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +63,7 @@ class EntropyReport:
     formats: dict[str, FormatReport]
     tensors: list[TensorReport]
     magnitude: dict[str, Any]
+    notes: tuple[str, ...] = ()  # what could not be recognised
 
     def to_json(self) -> dict[str, Any]:
         """The contract's form."""
@@ -98,21 +99,23 @@ class EntropyReport:
                 for t in self.tensors
             ],
             "magnitude": self.magnitude,
+            **({"notes": list(self.notes)} if self.notes else {}),
         }
 
 
 class ReportBuilder:
     """Collects tensors, in any order, into a report."""
 
-    def __init__(self, source: str):
+    def __init__(self, source: str, notes: tuple[str, ...] = ()):
         self._source = source
-        self._pooled: dict[tuple[str, int], Counts] = {}
+        self._notes = notes
+        self._pooled: dict[tuple, WeightCounts] = {}
         self._tensors: list[TensorReport] = []
         self._magnitudes = Magnitudes()
 
-    def add(self, name: str, dialect: str, shape: tuple[int, ...], counts: Counts) -> None:
+    def add(self, name: str, dialect: str, shape: tuple[int, ...], counts: WeightCounts) -> None:
         """Adds a tensor's counts."""
-        key = (counts.format.name, counts.format.code_bits)
+        key = counts.key
         self._pooled[key] = self._pooled[key] + counts if key in self._pooled else counts
         self._magnitudes.add(counts)
         self._tensors.append(
@@ -128,9 +131,9 @@ class ReportBuilder:
 
     def build(self) -> EntropyReport:
         """The report of what was added."""
-        names = dict.fromkeys(name for name, _ in self._pooled)
+        names = dict.fromkeys(name for name, *_ in self._pooled)
         formats = {
-            name: _pool([c for (n, _), c in self._pooled.items() if n == name]) for name in names
+            name: _pool([c for (n, *_), c in self._pooled.items() if n == name]) for name in names
         }
         return EntropyReport(
             source=self._source,
@@ -138,31 +141,34 @@ class ReportBuilder:
             formats=formats,
             tensors=self._tensors,
             magnitude=self._magnitudes.to_json(),
+            notes=self._notes,
         )
 
 
-def _pool(parts: list[Counts]) -> FormatReport:
-    """One row of counts of equal fields; RAW may hold codes of several widths."""
+def _pool(parts: list[WeightCounts]) -> FormatReport:
+    """One row of weights of one format, whose elements or parameters may differ in width."""
     weights = sum(c.weights for c in parts)
 
     def mean(values: list[float]) -> float:
         scale = [c.weights / weights if weights else 1 / len(parts) for c in parts]
         return sum(s * v for s, v in zip(scale, values, strict=True))
 
+    allocated = [c.field_allocated_bits() for c in parts]
     entropies = [c.field_entropy_bits() for c in parts]
     joints = [c.joint_entropy_bits() for c in parts]
+    names = dict.fromkeys(name for fields in allocated for name in fields)
     fields = {
-        f.name: FieldReport(
-            allocated_bits=mean([c.format.field_bits(f.name) for c in parts]),
-            entropy_bits=mean([e[f.name] for e in entropies]),
+        name: FieldReport(
+            allocated_bits=mean([a.get(name, 0.0) for a in allocated]),
+            entropy_bits=mean([e.get(name, 0.0) for e in entropies]),
         )
-        for f in parts[0].format.fields
+        for name in names
     }
     known = [j for j in joints if j is not None]
     return FormatReport(
         weights=weights,
-        allocated_bits=mean([c.format.code_bits for c in parts]),
-        entropy_bits=mean([sum(e.values()) for e in entropies]),
+        allocated_bits=sum(f.allocated_bits for f in fields.values()),
+        entropy_bits=sum(f.entropy_bits for f in fields.values()),
         joint_entropy_bits=mean(known) if len(known) == len(joints) else None,
         fields=fields,
     )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jentropy.formats import Format
+from jentropy.formats import ElementFormat
 
 from . import histogram
 from .estimators import shannon_bits
@@ -31,13 +31,13 @@ class Counts:
     where a code is narrower); every slice sums to `weights`.
     """
 
-    format: Format
+    element: ElementFormat
     weights: int
     slices: tuple[np.ndarray, ...]
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(
-            format=self.format,
+            element=self.element,
             weights=self.weights + other.weights,
             slices=tuple(a + b for a, b in zip(self.slices, other.slices, strict=True)),
         )
@@ -51,7 +51,7 @@ class Counts:
 
     def field_counts(self, name: str) -> list[np.ndarray]:
         """Histograms of the parts of a field; one histogram for a field of 16 bits or fewer."""
-        low, bits = self.format.shift(name), self.format.field_bits(name)
+        low, bits = self.element.shift(name), self.element.field_bits(name)
         whole = bits <= MAX_FIELD_BITS and low // SLICE_BITS == (low + bits - 1) // SLICE_BITS
         if whole:
             return [self.bit_range(low, bits)]
@@ -66,7 +66,7 @@ class Counts:
         """Entropy of each field, bits per weight."""
         return {
             f.name: sum(shannon_bits(part) for part in self.field_counts(f.name))
-            for f in self.format.fields
+            for f in self.element.fields
         }
 
     def entropy_bits(self) -> float:
@@ -77,29 +77,53 @@ class Counts:
         """Entropy of whole codes, bits per weight; None where a code has more than 16 bits."""
         return shannon_bits(self.slices[0]) if len(self.slices) == 1 else None
 
+    def whole_entropy_bits(self) -> float:
+        """Entropy of whole codes where it is known, else the sum of the fields'."""
+        joint = self.joint_entropy_bits()
+        return self.entropy_bits() if joint is None else joint
 
-def measure(codes: np.ndarray, number_format: Format) -> Counts:
+
+def measure(codes: np.ndarray, element: ElementFormat) -> Counts:
     """Counts the codes of a tensor.
 
     Args:
       codes: unsigned integers of any shape, or a RAW array of any dtype; a memory map is read once,
         in pieces.
-      number_format: their format.
+      element: their format.
     """
     flat = np.asarray(codes).reshape(-1)
-    bits = number_format.code_bits
+    bits = element.code_bits
     if bits <= SLICE_BITS:
         view = flat.view(f"uint{8 * flat.dtype.itemsize}")
         return Counts(
-            format=number_format,
+            element=element,
             weights=flat.size,
             slices=(histogram.count(view, bits=bits),),
         )
-    words = flat.view("<u2").reshape(flat.size, bits // SLICE_BITS)
     return Counts(
-        format=number_format,
+        element=element,
         weights=flat.size,
-        slices=tuple(
-            histogram.count(words[:, i], bits=SLICE_BITS) for i in range(bits // SLICE_BITS)
-        ),
+        slices=tuple(measure_slice(flat, low) for low in range(0, bits, SLICE_BITS)),
     )
+
+
+def measure_slice(codes: np.ndarray, low: int) -> np.ndarray:
+    """Histogram of bits low .. low + 15 of wider codes, `low` a multiple of 16. int64[2^16]."""
+    flat = codes.reshape(-1)
+    words = flat.view("<u2").reshape(flat.size, flat.dtype.itemsize // 2)
+    return histogram.count(words[:, low // SLICE_BITS], bits=SLICE_BITS)
+
+
+def measure_packed(numbers: np.ndarray, element: ElementFormat) -> Counts:
+    """Counts codes of 4 or 8 bits that lie several to a number.
+
+    Args:
+      numbers: integers of any width, whose bytes are codes or pairs of codes.
+      element: the codes' format.
+    """
+    octets = np.ascontiguousarray(numbers).reshape(-1).view(np.uint8)
+    counted = histogram.count(octets, bits=8)
+    if element.code_bits == 4:
+        pairs = counted.reshape(16, 16)
+        counted = pairs.sum(axis=0) + pairs.sum(axis=1)
+    return Counts(element=element, weights=int(counted.sum()), slices=(counted,))

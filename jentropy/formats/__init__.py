@@ -1,45 +1,108 @@
-"""Number formats: what the bits of an element code mean.
+"""Number formats: what the bits of weights, scales and zero points mean.
 
-To add a format: one `Format` in a file here, one line in `FORMATS`. Analysis, archive and the
-tests take it from there.
+To add a format: one `Format` in a file here, of elements in `ELEMENTS` (a new element is one
+`ElementFormat` and a line there), and a line in `FORMATS`. Dequantisation, the encoders, analysis,
+archive and the tests take it from there.
 """
 
 from typing import Any
 
-from .floats import BF16, FP8_E4M3, FP8_E5M2, FP16, FP32
-from .format import Field, Format, code_dtype, codes_of
-from .raw import raw_format
+from .blocks import ASYMMETRIC_INT4, FP8_BLOCK, INT4_GROUP, INT8_ROW, MXFP4, MXFP8, NVFP4
+from .dequantize import GROUP_INDEX, dequantize
+from .element import ElementFormat, Field, code_dtype, codes_of
+from .floats import BF16, FP4_E2M1, FP8_E4M3, FP8_E5M2, FP8_E8M0, FP16, FP32
+from .format import WHOLE, Format, Parameter, Role
+from .integers import (
+    INT4,
+    INT4_EXCESS8,
+    INT6_EXCESS32,
+    INT8,
+    INT8_EXCESS128,
+    UINT4,
+    UINT6,
+    UINT8,
+)
+from .packing import pack, unpack
+from .raw import raw_element
 
-FORMATS: dict[str, Format] = {f.name: f for f in (BF16, FP16, FP32, FP8_E4M3, FP8_E5M2)}
-RAW = "RAW"  # everything that no format describes; `raw_format(dtype)` stores it whole
+_PLAIN = (BF16, FP16, FP32, FP8_E4M3, FP8_E5M2)  # weights without parameters; by dtype
+_PARTS = (
+    FP4_E2M1,
+    FP8_E8M0,
+    INT8,
+    INT4,
+    UINT8,
+    UINT6,
+    UINT4,
+    INT8_EXCESS128,
+    INT6_EXCESS32,
+    INT4_EXCESS8,
+)
+
+ELEMENTS: dict[str, ElementFormat] = {e.name: e for e in (*_PLAIN, *_PARTS)}
+FORMATS: dict[str, Format] = {
+    **{e.name: Format(name=e.name, element=e) for e in _PLAIN},
+    **{f.name: f for f in (FP8_BLOCK, MXFP8, MXFP4, NVFP4, INT8_ROW, INT4_GROUP)},
+}
+RAW = "RAW"  # everything that no format describes; `raw_element(dtype)` stores it whole
 
 
 def format_of_dtype(dtype: Any) -> str:
     """Name of the format whose values have this dtype, RAW if none has."""
-    for name, number_format in FORMATS.items():
-        if number_format.dtype == dtype:
-            return name
-    return RAW
+    return next((e.name for e in _PLAIN if e.dtype == dtype), RAW)
 
 
-def format_named(name: str, dtype: Any) -> Format:
-    """The format of a tensor: `FORMATS[name]`, or the raw format of its dtype."""
-    return raw_format(dtype) if name == RAW else FORMATS[name]
+def element_named(name: str, dtype: Any) -> ElementFormat:
+    """The element format of an array: `ELEMENTS[name]`, or the raw one of its dtype."""
+    return raw_element(dtype) if name == RAW else ELEMENTS[name]
+
+
+def plain_format(dtype: Any) -> Format:
+    """The format of an array of numbers, or of raw codes, that has no parameters."""
+    name = format_of_dtype(dtype)
+    return Format(name=name, element=element_named(name, dtype))
 
 
 __all__ = [
+    "ASYMMETRIC_INT4",
     "BF16",
+    "ELEMENTS",
     "FORMATS",
     "FP16",
+    "FP32",
+    "FP4_E2M1",
+    "FP8_BLOCK",
     "FP8_E4M3",
     "FP8_E5M2",
-    "FP32",
+    "FP8_E8M0",
+    "GROUP_INDEX",
+    "INT4",
+    "INT4_EXCESS8",
+    "INT4_GROUP",
+    "INT6_EXCESS32",
+    "INT8",
+    "INT8_EXCESS128",
+    "INT8_ROW",
+    "MXFP4",
+    "MXFP8",
+    "NVFP4",
     "RAW",
+    "UINT4",
+    "UINT6",
+    "UINT8",
+    "WHOLE",
+    "ElementFormat",
     "Field",
     "Format",
+    "Parameter",
+    "Role",
     "code_dtype",
     "codes_of",
-    "format_named",
+    "dequantize",
+    "element_named",
     "format_of_dtype",
-    "raw_format",
+    "pack",
+    "plain_format",
+    "raw_element",
+    "unpack",
 ]

@@ -1,88 +1,108 @@
-"""A number format as bit fields.
+"""A number format: an element, and the parameters that blocks of elements share.
 
-A *code* is the unsigned integer of an element's bits. Its *fields* (sign, exponent, mantissa) lie
-in it from the most significant bit down. Splitting and joining are exact on every code: they move
-bits and know nothing of values.
+A block format is an element format, and for each parameter (scale, zero point, scale of the scales)
+its own element format and the block that one of them serves. With e the element's number,
+
+    weight = (e - zero_point) * scale - offset
+
+where every parameter may have parameters of its own: NVFP4's scale is an E4M3 code times the
+tensor's FP32 scale. A parameter's array has the weight's rank; along each axis it has an entry per
+block, the last block being cut off where it sticks out.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
+from enum import Enum
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, UInt
+from .element import ElementFormat
+
+WHOLE = 0  # in a block: the whole of that axis
+
+
+class Role(Enum):
+    """What a parameter does."""
+
+    SCALE = "multiplies"
+    DIVISOR = "divides"
+    ZERO_POINT = "is subtracted before scaling"
+    OFFSET = "is subtracted after scaling"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Field:
-    """A run of bits of a code."""
+class Parameter:
+    """A number that a block of weights shares.
 
-    name: str  # one of the contract's field names: sign, exponent, mantissa, code
-    bits: int
+    Attributes:
+      name: its key among the arrays of a tensor.
+      field: the field of the entropy report that it counts in: scale, zero_point or tensor_scale.
+      element: its own element format.
+      block: weights along the last axes that one entry serves, WHOLE for all of an axis; an axis
+        before those has an entry each. None: one entry for the whole tensor.
+      role: what it does.
+      of: the parameter that it acts on; None: the weight.
+    """
+
+    name: str
+    field: str
+    element: ElementFormat
+    block: tuple[int, ...] | None
+    role: Role = Role.SCALE
+    of: str | None = None
+
+    def blocks(self, rank: int) -> tuple[int, ...]:
+        """Weights along each axis that one entry serves."""
+        if self.block is None:
+            return (WHOLE,) * rank
+        if len(self.block) > rank:
+            raise ValueError(f"{self.name}: blocks {self.block} of {rank} axes")
+        return (1,) * (rank - len(self.block)) + self.block
+
+    def grid(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of the parameter's array for weights of a shape."""
+        blocks = self.blocks(len(shape))
+        return tuple(
+            1 if block == WHOLE else -(-n // block) for n, block in zip(shape, blocks, strict=True)
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Format:
-    """An element format.
+    """A number format.
 
-    Invariants: the fields' bits add to the dtype's; `exponent`, where there is one, is a single
-    field.
+    Invariants: the parameters' names differ from each other and from `code`; `of` names another
+    of them, which acts on the weight itself.
     """
 
-    name: str
-    dtype: np.dtype  # dtype of the values, whose bits are the codes
-    fields: tuple[Field, ...]  # most significant first
-    bias: int | None = None  # exponent bias of the values; None where they have no exponent
+    name: str  # in reports
+    element: ElementFormat
+    parameters: tuple[Parameter, ...] = ()
 
     def __post_init__(self) -> None:
-        bits = 8 * np.dtype(self.dtype).itemsize
-        if sum(f.bits for f in self.fields) != bits:
-            raise ValueError(f"{self.name}: fields have {self.fields}, dtype has {bits} bits")
+        roots = [p.name for p in self.parameters if p.of is None]
+        names = ["code", *(p.name for p in self.parameters)]
+        if len(set(names)) != len(names) or any(
+            p.of not in (None, *roots) for p in self.parameters
+        ):
+            raise ValueError(f"{self.name}: parameters {names}")
 
-    @property
-    def code_bits(self) -> int:
-        """Bits of a code."""
-        return sum(f.bits for f in self.fields)
+    def parameter(self, name: str) -> Parameter:
+        """A parameter by name."""
+        return next(p for p in self.parameters if p.name == name)
 
-    def shift(self, name: str) -> int:
-        """Bits below a field."""
-        at = [f.name for f in self.fields].index(name)
-        return sum(f.bits for f in self.fields[at + 1 :])
+    def with_parameter(self, name: str, **changes: Any) -> Format:
+        """The same format with a parameter of another block or element."""
+        parameters = tuple(replace(p, **changes) if p.name == name else p for p in self.parameters)
+        return replace(self, parameters=parameters)
 
-    def field_bits(self, name: str) -> int:
-        """Bits of a field; 0 if the format has none of that name."""
-        return sum(f.bits for f in self.fields if f.name == name)
+    def with_element(self, element: ElementFormat) -> Format:
+        """The same format of another element."""
+        return replace(self, element=element)
 
-    def split(self, codes: UInt[Array, "*shape"]) -> dict[str, UInt[Array, "*shape"]]:
-        """Fields of codes, each in the codes' dtype."""
-        return {f.name: (codes >> self.shift(f.name)) & ((1 << f.bits) - 1) for f in self.fields}
-
-    def join(self, fields: dict[str, UInt[Array, "*shape"]]) -> UInt[Array, "*shape"]:
-        """Codes of fields: the inverse of `split`."""
-        first, *rest = self.fields
-        codes = fields[first.name] << self.shift(first.name)
-        for f in rest:
-            codes = codes | fields[f.name] << self.shift(f.name)
-        return codes
-
-    def values(self, codes: Any) -> Any:
-        """Values of codes: a view of NumPy arrays, a bit cast of JAX arrays."""
-        if isinstance(codes, np.ndarray):
-            return codes.view(self.dtype)
-        return jax.lax.bitcast_convert_type(codes, jnp.dtype(self.dtype))
-
-
-def code_dtype(dtype: Any) -> np.dtype:
-    """Unsigned integer dtype that holds the codes of a dtype; one of 16 bytes is its own."""
-    dtype = np.dtype(dtype)
-    return np.dtype(f"<u{dtype.itemsize}") if dtype.itemsize <= 8 else dtype
-
-
-def codes_of(values: Any) -> Any:
-    """Bits of a NumPy or JAX array as unsigned integers of its shape."""
-    if isinstance(values, np.ndarray):
-        return values.view(code_dtype(values.dtype))
-    return jax.lax.bitcast_convert_type(values, jnp.dtype(code_dtype(values.dtype)))
+    def allocated_bits(self, shape: tuple[int, ...]) -> float:
+        """Bits of a weight, parameters spread over the weights that they serve."""
+        weights = math.prod(shape)
+        shared = sum(p.element.code_bits * math.prod(p.grid(shape)) for p in self.parameters)
+        return self.element.code_bits + (shared / weights if weights else 0.0)

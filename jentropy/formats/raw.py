@@ -6,11 +6,12 @@ from functools import lru_cache
 
 import numpy as np
 
-from .format import Field, Format
+from .element import ElementFormat, Field
 
 
 @lru_cache
-def raw_format(dtype: np.dtype) -> Format:
-    """A format of one field, `code`, as wide as the dtype. It has no values of its own."""
+def raw_element(dtype: np.dtype) -> ElementFormat:
+    """An element of one field, `code`, as wide as the dtype. It has no values of its own."""
     dtype = np.dtype(dtype)
-    return Format(name="RAW", dtype=dtype, fields=(Field(name="code", bits=8 * dtype.itemsize),))
+    field = Field(name="code", bits=8 * dtype.itemsize)
+    return ElementFormat(name="RAW", dtype=dtype, fields=(field,))

@@ -1,16 +1,47 @@
 """Dialects: how one tool names and packs a format in a checkpoint.
 
-A dialect is a module with `claims(config, stored) -> bool` and `tensors(config, stored) ->
-iterable of Tensor`, where `stored` maps names to `StoredTensor`. To add one, write it and give it a
-line in `DIALECTS`; the first that claims a checkpoint reads it, and `plain` claims all.
+A dialect is a module with
+
+    NAME       what tensors say of it
+    AUXILIARY  endings of arrays that serve the quantisation and are no weights
+    claims(contents) -> bool             whether the checkpoint is in this dialect
+    weight(contents, array) -> Weight | None   the quantised weight that an array holds the codes of
+
+To add one, write it and give it a line in `DIALECTS`. The first that claims a checkpoint reads it;
+arrays that it does not take are weights of their dtype's format, and `plain` claims all.
 """
 
 from __future__ import annotations
 
 from types import ModuleType
 
-from . import plain
+from . import (
+    awq,
+    compressed_tensors,
+    deepseek_v4,
+    fp8,
+    gguf,
+    gpt_oss,
+    gptq,
+    modelopt,
+    plain,
+    torchao,
+)
 
-DIALECTS: dict[str, ModuleType] = {module.NAME: module for module in (plain,)}
+DIALECTS: dict[str, ModuleType] = {
+    module.NAME: module
+    for module in (
+        compressed_tensors,
+        modelopt,
+        deepseek_v4,
+        fp8,
+        gpt_oss,
+        gptq,
+        awq,
+        torchao,
+        gguf,
+        plain,
+    )
+}
 
 __all__ = ["DIALECTS"]

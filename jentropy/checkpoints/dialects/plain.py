@@ -1,39 +1,23 @@
-"""Dialect `plain`: every stored tensor is a weight of its dtype's format."""
+"""Dialect `plain`: every stored array is a weight of its dtype's format.
+
+It claims every checkpoint, so it comes last, and it has no quantised weights.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from jentropy.checkpoints.contents import Contents, StoredArray
 
-import numpy as np
-
-from jentropy import formats
-from jentropy.checkpoints.checkpoint import Tensor
-from jentropy.checkpoints.safetensors import StoredTensor
+from .weight import Weight
 
 NAME = "plain"
+AUXILIARY = ()
 
 
-def claims(config: Mapping[str, Any] | None, stored: Mapping[str, StoredTensor]) -> bool:
+def claims(contents: Contents) -> bool:
     """Any checkpoint."""
     return True
 
 
-def tensors(
-    config: Mapping[str, Any] | None, stored: Mapping[str, StoredTensor]
-) -> Iterator[Tensor]:
-    """A weight per stored tensor."""
-    for name, tensor in stored.items():
-        yield plain_tensor(name, tensor.values)
-
-
-def plain_tensor(name: str, values: np.ndarray) -> Tensor:
-    """An array as a weight."""
-    return Tensor(
-        name=name,
-        format=formats.format_of_dtype(values.dtype),
-        dialect=NAME,
-        shape=tuple(values.shape),
-        dtype=values.dtype,
-        read=lambda: {"code": formats.codes_of(values)},
-    )
+def weight(contents: Contents, array: StoredArray) -> Weight | None:
+    """No array is more than its dtype says."""
+    return None

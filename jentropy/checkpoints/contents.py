@@ -1,0 +1,163 @@
+"""What a checkpoint holds before any dialect has read it: arrays, config, declared quantisation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jentropy.errors import CorruptError, InputError
+
+CONFIG, GENERATION = "config.json", "generation_config.json"
+MODELOPT, GPTQ = "hf_quant_config.json", "quantize_config.json"  # sidecars of those tools
+# Where config.json may tell of the quantisation, innermost key last.
+_PLACES = (
+    ("quantization_config",),
+    ("text_config", "quantization_config"),
+    ("compression_config",),
+)
+
+ReadText = Callable[[str], str | bytes | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredArray:
+    """An array as a file has it, unread.
+
+    Attributes:
+      name: its key.
+      shape, dtype: of what `read` gives. What is narrower than a byte is uint8, flat.
+      file: where it lies.
+      packing: the file's name of how blocks of weights are packed in it, if it has one (GGUF).
+      read: gives the array.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    file: Path
+    packing: str = ""
+    read: Callable[[], np.ndarray] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contents:
+    """A checkpoint's arrays and what its config says of them.
+
+    Attributes:
+      source: for messages.
+      arrays: by name, in the order of the files.
+      config: `config.json`, with the keys of `generation_config.json` that it lacks.
+      quantization: what the config or a sidecar declares, if anything does.
+      declared_in: the file and key that declare it.
+      metadata: `__metadata__` of the safetensors files.
+      whole: False for a single file, which may be one shard of several.
+    """
+
+    source: Path
+    arrays: Mapping[str, StoredArray]
+    config: Mapping[str, Any] | None = None
+    quantization: Mapping[str, Any] | None = None
+    declared_in: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    whole: bool = True
+
+    @property
+    def quant_method(self) -> str | None:
+        """The declared tool, in lower case."""
+        method = (self.quantization or {}).get("quant_method")
+        return method.lower() if isinstance(method, str) else None
+
+
+def read_contents(
+    source: Path,
+    arrays: Iterable[StoredArray],
+    read_text: ReadText,
+    metadata: Mapping[str, str] | None = None,
+    *,
+    whole: bool = True,
+) -> Contents:
+    """Reads the configs that lie beside the arrays.
+
+    Args:
+      read_text: gives a file beside the arrays, None if there is none.
+
+    Raises:
+      CorruptError: a config that is no JSON object.
+      InputError: a config and a sidecar that contradict each other.
+    """
+    config = _read_config(source, read_text)
+    quantization, declared_in = _declared(source, config, read_text)
+    return Contents(
+        source=source,
+        arrays={array.name: array for array in arrays},
+        config=config,
+        quantization=quantization,
+        declared_in=declared_in,
+        metadata=metadata or {},
+        whole=whole,
+    )
+
+
+def read_json(path: Path, text: str | bytes) -> Any:
+    """Parsed JSON, or an error that names the file."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CorruptError(f"not JSON: {error}", file=path) from error
+
+
+def _read_object(source: Path, name: str, read_text: ReadText) -> dict[str, Any] | None:
+    text = read_text(name)
+    if text is None:
+        return None
+    content = read_json(source / name, text)
+    if not isinstance(content, dict):
+        raise CorruptError(
+            "config", file=source / name, expected="an object", found=f"{content!r:.60}"
+        )
+    return content
+
+
+def _read_config(source: Path, read_text: ReadText) -> dict[str, Any] | None:
+    """`config.json` with the keys of `generation_config.json` that it lacks or has null."""
+    config = _read_object(source, CONFIG, read_text)
+    if config is None:
+        return None
+    merged = dict(_read_object(source, GENERATION, read_text) or {})
+    merged.update({key: value for key, value in config.items() if value is not None})
+    return {**dict.fromkeys(config), **merged}
+
+
+def _declared(
+    source: Path, config: Mapping[str, Any] | None, read_text: ReadText
+) -> tuple[Mapping[str, Any] | None, str]:
+    """The declared quantisation, and where."""
+    found, where = None, ""
+    for place in _PLACES:
+        inner: Any = config
+        for key in place:
+            inner = inner.get(key) if isinstance(inner, Mapping) else None
+        if isinstance(inner, Mapping):
+            found, where = inner, f"{CONFIG}: {'.'.join(place)}"
+            break
+    sidecar = _read_object(source, MODELOPT, read_text)
+    inner = sidecar.get("quantization") if sidecar else None
+    if isinstance(inner, Mapping) and (found is None or found.get("quant_method") == "modelopt"):
+        for key in ("quant_algo", "group_size"):
+            ours, theirs = (found or {}).get(key), inner.get(key)
+            if None not in (ours, theirs) and str(ours).lower() != str(theirs).lower():
+                raise InputError(
+                    f"{key} of {MODELOPT}",
+                    file=source,
+                    expected=f"{ours} as in {where}",
+                    found=theirs,
+                )
+        return {"quant_method": "modelopt", **inner, **(found or {})}, where or MODELOPT
+    if found is None and (old := _read_object(source, GPTQ, read_text)):
+        return {"quant_method": "gptq", **old}, GPTQ
+    return found, where

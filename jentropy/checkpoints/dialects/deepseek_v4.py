@@ -1,0 +1,66 @@
+"""Dialect `deepseek-v4`: FP8 blocks and MXFP4 experts, both with E8M0 scales named `.scale`.
+
+X.weight  F8_E4M3 [N, K]     X.scale  F8_E8M0 [ceil(N / 128), ceil(K / 128)]
+X.weight  I8 [N, K / 2]      X.scale  F8_E8M0 [N, K / 32], if `expert_dtype` is fp4
+"""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+
+from jentropy import formats
+from jentropy.checkpoints.contents import Contents, StoredArray
+from jentropy.errors import InputError
+
+from .fp8 import block_weight, is_fp8
+from .weight import Weight, block_size, find, packed, require_dtype, require_shape, whole
+
+NAME = "deepseek-v4"
+AUXILIARY = ()
+WEIGHT, SCALE = ".weight", ".scale"
+
+
+def claims(contents: Contents) -> bool:
+    """Method `fp8` with scales named `.scale`."""
+    return contents.quant_method == "fp8" and any(
+        name.endswith(SCALE) and name.removesuffix(SCALE) + WEIGHT in contents.arrays
+        for name in contents.arrays
+    )
+
+
+def weight(contents: Contents, array: StoredArray) -> Weight | None:
+    """An array of FP8, or of I8 with a scale."""
+    scale = array.name.removesuffix(WEIGHT) + SCALE
+    if is_fp8(array):
+        block = block_size(contents, "weight_block_size", default=[128, 128])
+        return block_weight(contents, array, find(contents, scale, array.name), block, array.name)
+    if array.dtype == np.int8 and scale in contents.arrays:
+        return _expert(contents, array, contents.arrays[scale])
+    return None
+
+
+def _expert(contents: Contents, array: StoredArray, scale: StoredArray) -> Weight:
+    declared = (contents.config or {}).get("expert_dtype")
+    if declared != "fp4":
+        raise InputError(
+            "I8 weight with scales",
+            file=array.file,
+            tensor=array.name,
+            expected="expert_dtype fp4 in config.json",
+            found=f"{declared!r:.40}",
+        )
+    shape = (*array.shape[:-1], 2 * array.shape[-1])
+    grid = formats.MXFP4.parameter("scale").grid(shape)
+    why = f"expert_dtype fp4 in config.json, weight {list(shape)}"
+    require_dtype(scale, [ml_dtypes.float8_e8m0fnu, np.uint8], why)
+    require_shape(scale, [grid], why)
+    return Weight(
+        name=array.name,
+        format=formats.MXFP4,
+        shape=shape,
+        parts={
+            "code": packed(array, formats.FP4_E2M1),
+            "scale": whole(scale, formats.FP8_E8M0, grid),
+        },
+    )

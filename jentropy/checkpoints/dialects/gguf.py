@@ -1,0 +1,183 @@
+"""Dialect `gguf`: llama.cpp's blocks of a row, parameters and codes side by side.
+
+    type   bytes / weights   fields
+    Q4_0   18 / 32    f16 d; 16 B: low halves are elements 0-15, high halves 16-31; (q - 8) d
+    Q8_0   34 / 32    f16 d; 32 int8
+    MXFP4  17 / 32    E8M0 e; 16 B E2M1, halves as in Q4_0
+    Q4_K  144 / 256   f16 d, f16 dmin; 12 B of eight 6-bit scales s and mins m; 128 B: in every 32,
+                      low halves are one sub-block of 32, high halves the next; q d s - dmin m
+    Q6_K  210 / 256   128 B low 4 bits, 64 B high 2 bits; 16 int8 scales s; f16 d; (q - 32) d s
+
+The names of tensors are the file's.
+
+References:
+  ggml's ggml-common.h and ggml-quants.c.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from jentropy import formats
+from jentropy.checkpoints.contents import Contents, StoredArray
+from jentropy.errors import CorruptError
+from jentropy.formats import ElementFormat, Format, Parameter, Role
+
+from .weight import Part, Weight
+
+NAME = "gguf"
+AUXILIARY = ()
+_HALF, _SUPER = 32, 256  # weights of a small block and of a super-block
+
+Extract = Callable[[np.ndarray], np.ndarray]  # uint8[blocks, bytes] -> codes[blocks, n]
+
+
+@dataclass(frozen=True, slots=True)
+class _Packing:
+    """A type: its format, the bytes of a block, and how each array is got out of them."""
+
+    format: Format
+    weights: int
+    bytes: int
+    extract: dict[str, Extract]
+
+
+def _parameter(
+    name: str,
+    element: ElementFormat,
+    block: int,
+    role: Role = Role.SCALE,
+    of: str | None = None,
+) -> Parameter:
+    field = "zero_point" if "min" in name else "scale"
+    return Parameter(name=name, field=field, element=element, block=(block,), role=role, of=of)
+
+
+def _f16(start: int) -> Extract:
+    return lambda b: np.ascontiguousarray(b[:, start : start + 2]).view("<u2")
+
+
+def _octets(start: int, stop: int) -> Extract:
+    return lambda b: b[:, start:stop]
+
+
+def _halves(start: int, run: int) -> Extract:
+    """Half bytes: of every `run` bytes first all low ones, then all high ones."""
+
+    def extract(b: np.ndarray) -> np.ndarray:
+        runs = b[:, start:].reshape(len(b), -1, run)
+        return np.concatenate([runs & 0xF, runs >> 4], axis=-1).reshape(len(b), -1)
+
+    return extract
+
+
+def _six_bits(b: np.ndarray, *, mins: bool) -> np.ndarray:
+    """The eight 6-bit scales, or mins, of Q4_K. The last four have their top bits elsewhere."""
+    q = b[:, 4:16]
+    low, high, rest = q[:, 0:4], q[:, 4:8], q[:, 8:12]
+    first, top = (high & 63, high >> 6) if mins else (low & 63, low >> 6)
+    return np.concatenate([first, (rest >> 4 if mins else rest & 0xF) | top << 4], axis=1)
+
+
+def _q6_codes(b: np.ndarray) -> np.ndarray:
+    low = b[:, :128].reshape(-1, 2, 2, 32)  # half of the block, run of 32 bytes
+    high = b[:, 128:192].reshape(-1, 2, 1, 32)
+    fours = np.concatenate([low & 0xF, low >> 4], axis=2)  # [blocks, 2, 4, 32]
+    shifts = np.array([0, 2, 4, 6], np.uint8).reshape(1, 1, 4, 1)
+    return (fours | (high >> shifts & 3) << 4).reshape(len(b), _SUPER)
+
+
+_D16 = _parameter("scale", formats.FP16, _HALF)
+PACKINGS = {
+    "Q4_0": _Packing(
+        Format(name="INT4", element=formats.INT4_EXCESS8, parameters=(_D16,)),
+        _HALF,
+        18,
+        {"scale": _f16(0), "code": _halves(2, 16)},
+    ),
+    "Q8_0": _Packing(
+        Format(name="INT8", element=formats.INT8, parameters=(_D16,)),
+        _HALF,
+        34,
+        {"scale": _f16(0), "code": _octets(2, 34)},
+    ),
+    "MXFP4": _Packing(formats.MXFP4, _HALF, 17, {"scale": _octets(0, 1), "code": _halves(1, 16)}),
+    "Q4_K": _Packing(
+        Format(
+            name="INT4",
+            element=formats.UINT4,
+            parameters=(
+                _parameter("scale", formats.UINT6, _HALF),
+                _parameter("super_scale", formats.FP16, _SUPER, of="scale"),
+                _parameter("min", formats.UINT6, _HALF, Role.OFFSET),
+                _parameter("super_min", formats.FP16, _SUPER, of="min"),
+            ),
+        ),
+        _SUPER,
+        144,
+        {
+            "super_scale": _f16(0),
+            "super_min": _f16(2),
+            "scale": lambda b: _six_bits(b, mins=False),
+            "min": lambda b: _six_bits(b, mins=True),
+            "code": _halves(16, 32),
+        },
+    ),
+    "Q6_K": _Packing(
+        Format(
+            name="INT6",
+            element=formats.INT6_EXCESS32,
+            parameters=(
+                _parameter("scale", formats.INT8, 16),
+                _parameter("super_scale", formats.FP16, _SUPER, of="scale"),
+            ),
+        ),
+        _SUPER,
+        210,
+        {"code": _q6_codes, "scale": _octets(192, 208), "super_scale": _f16(208)},
+    ),
+}
+
+
+def claims(contents: Contents) -> bool:
+    """A GGUF file."""
+    return any(array.packing for array in contents.arrays.values())
+
+
+def weight(contents: Contents, array: StoredArray) -> Weight | None:
+    """An array of blocks of a type in PACKINGS."""
+    packing = PACKINGS.get(array.packing)
+    if packing is None:
+        return None
+    *stack, row = array.shape
+    if row % packing.bytes:
+        raise CorruptError(
+            f"{array.packing} row",
+            file=array.file,
+            tensor=array.name,
+            expected=f"a multiple of {packing.bytes} bytes",
+            found=row,
+        )
+    shape = (*stack, row // packing.bytes * packing.weights)
+
+    def part(key: str) -> Part:
+        is_code = key == "code"
+        parameter = None if is_code else packing.format.parameter(key)
+        element = packing.format.element if parameter is None else parameter.element
+        grid = shape if parameter is None else parameter.grid(shape)
+
+        def unpack(values: np.ndarray) -> np.ndarray:
+            codes = packing.extract[key](values.reshape(-1, packing.bytes))
+            return np.ascontiguousarray(codes).reshape(grid)
+
+        return Part(array=array, element=element, unpack=unpack)
+
+    return Weight(
+        name=array.name,
+        format=packing.format,
+        shape=shape,
+        parts={key: part(key) for key in packing.extract},
+    )

@@ -1,0 +1,112 @@
+"""Dialect `gptq`: AutoGPTQ and GPTQModel, 4 or 8 bits.
+
+    X.qweight  I32 [K b / 32, N]            packed along K, low bits first
+    X.qzeros   I32 [ceil(K / g), N b / 32]  packed along N
+    X.scales   F16 or BF16 [ceil(K / g), N]
+    X.g_idx    I32 [K]                      the group of each input; scattered with `desc_act`
+
+The weight is X.weight [N, K] = (q - z) * scale of its group. `checkpoint_format` gptq (v1) stores
+z - 1, and readers add 1 to every code of the packed word, so that a carry crosses codes; gptq_v2
+stores z.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from jentropy import formats
+from jentropy.checkpoints.contents import Contents, StoredArray
+from jentropy.errors import InputError, UnsupportedError
+from jentropy.formats import blocks
+
+from .fp8 import scale_element
+from .weight import Part, Weight, find, group_index, integer, require_dtype, require_shape
+
+NAME = "gptq"
+AUXILIARY = (".g_idx",)
+QWEIGHT = ".qweight"
+WORD_BITS = 32
+INTEGERS = {4: formats.UINT4, 8: formats.UINT8}
+VERSIONS = ("gptq", "gptq_v2")
+
+
+def claims(contents: Contents) -> bool:
+    """Method `gptq`, but for AWQ's checkpoints under that name."""
+    return contents.quant_method == NAME
+
+
+def weight(contents: Contents, array: StoredArray) -> Weight | None:
+    """A `qweight`."""
+    return _weight(contents, array) if array.name.endswith(QWEIGHT) else None
+
+
+def _weight(contents: Contents, array: StoredArray) -> Weight:
+    declared = contents.quantization or {}
+    module = array.name.removesuffix(QWEIGHT)
+    name = f"{module}.weight"
+    bits = integer(declared, "bits", contents)
+    version = declared.get("checkpoint_format", "gptq")
+    if bits not in INTEGERS or version not in VERSIONS:
+        raise UnsupportedError(
+            f"GPTQ of {contents.declared_in}",
+            file=contents.source,
+            tensor=name,
+            expected=f"4 or 8 bits, checkpoint_format {' or '.join(VERSIONS)}",
+            found=f"{bits} bits, checkpoint_format {version!r:.40}",
+        )
+    why = f"{bits} bits in {contents.declared_in}"
+    require_dtype(array, [np.int32], why)
+    if len(array.shape) != 2:
+        raise InputError(
+            "shape",
+            file=array.file,
+            tensor=array.name,
+            expected="two axes",
+            found=list(array.shape),
+        )
+    per_word = WORD_BITS // bits
+    columns, rows = array.shape[0] * per_word, array.shape[1]
+    size = integer(declared, "group_size", contents)
+    block = blocks.ROW[1:] if size == -1 else (size,)
+    if size < 1 and size != -1:
+        raise InputError(
+            f"{contents.declared_in}: group_size",
+            file=contents.source,
+            expected="-1 or more than 0",
+            found=size,
+        )
+    element = INTEGERS[bits]
+    scales, zeros = (find(contents, f"{module}.{key}", name) for key in ("scales", "qzeros"))
+    scale = blocks.scale(scale_element(scales, why), block)
+    grid = scale.grid((rows, columns))
+    why = f"{why}, groups of {size}, weight {[rows, columns]}"
+    require_shape(scales, [grid[::-1]], why)
+    require_dtype(zeros, [np.int32], why)
+    require_shape(zeros, [(grid[1], -(-rows // per_word))], why)
+    one = sum(1 << i for i in range(0, WORD_BITS, bits)) if version == "gptq" else 0
+
+    def zero_codes(words: np.ndarray) -> np.ndarray:
+        shifted = words.view(np.uint32) + np.uint32(one)
+        return formats.unpack(shifted, bits, count=rows).T
+
+    parts = {
+        "code": Part(
+            array=array,
+            element=element,
+            unpack=lambda words: formats.unpack(words, bits, axis=0).T,
+        ),
+        "scale": Part(
+            array=scales,
+            element=scale.element,
+            unpack=lambda values: formats.codes_of(values).T,
+        ),
+        "zero_point": Part(array=zeros, element=element, unpack=zero_codes),
+    }
+    if (index := contents.arrays.get(f"{module}.g_idx")) is not None:
+        parts[formats.GROUP_INDEX] = group_index(index, columns, grid[1])
+    fmt = formats.Format(
+        name=f"INT{bits}",
+        element=element,
+        parameters=(scale, blocks.zero_point(element, block)),
+    )
+    return Weight(name=name, format=fmt, shape=(rows, columns), parts=parts)

@@ -1,0 +1,187 @@
+"""A weight as a dialect finds it: which stored arrays make it up, and how they unpack.
+
+`Part` constructors check dtype and shape at once, so that whatever contradicts the config is an
+error that names both, before anything is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from jentropy.checkpoints.contents import Contents, StoredArray
+from jentropy.errors import InputError
+from jentropy.formats import ElementFormat, Format, codes_of, raw_element, unpack
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A stored array that is the codes, or a parameter, of a weight.
+
+    Attributes:
+      array: the stored array.
+      element: the element format of its codes.
+      unpack: from what is stored to unsigned integer codes in the weight's, or the grid's, shape.
+    """
+
+    array: StoredArray
+    element: ElementFormat
+    unpack: Callable[[np.ndarray], np.ndarray] = field(repr=False)
+
+    def read(self) -> np.ndarray:
+        """The codes."""
+        return self.unpack(self.array.read())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weight:
+    """A quantised weight.
+
+    Invariants: `parts` has `code` and every parameter of `format`, and may have `group_index`.
+    """
+
+    name: str
+    format: Format
+    shape: Shape
+    parts: Mapping[str, Part]
+
+    def __post_init__(self) -> None:
+        needed = {"code", *(p.name for p in self.format.parameters)}
+        if not needed <= self.parts.keys():
+            raise ValueError(f"{self.name}: parts {sorted(self.parts)} of {sorted(needed)}")
+
+
+class Missing(InputError):
+    """A weight one of whose parts is not there."""
+
+
+def find(contents: Contents, name: str, of: str) -> StoredArray:
+    """A stored array that a weight needs.
+
+    Raises:
+      Missing: there is none of that name.
+    """
+    if name not in contents.arrays:
+        raise Missing(
+            f"no {name}",
+            file=contents.source,
+            tensor=of,
+            expected=f"it, as {contents.declared_in or 'its other parts'} says",
+            found="none",
+        )
+    return contents.arrays[name]
+
+
+def require_shape(array: StoredArray, shapes: Iterable[Shape], why: str) -> None:
+    """Raises InputError unless the array has one of the shapes.
+
+    Args:
+      why: what says so: "block size 128x128 of config.json, weight [256, 128]".
+    """
+    allowed = list(dict.fromkeys(shapes))
+    if array.shape not in allowed:
+        raise InputError(
+            "shape",
+            file=array.file,
+            tensor=array.name,
+            expected=f"{' or '.join(str(list(s)) for s in allowed)} by {why}",
+            found=list(array.shape),
+        )
+
+
+def require_dtype(array: StoredArray, dtypes: Iterable[Any], why: str) -> None:
+    """Raises InputError unless the array has one of the dtypes."""
+    allowed = [np.dtype(d) for d in dtypes]
+    if array.dtype not in allowed:
+        raise InputError(
+            "dtype",
+            file=array.file,
+            tensor=array.name,
+            expected=f"{' or '.join(map(str, allowed))} by {why}",
+            found=array.dtype,
+        )
+
+
+def whole(array: StoredArray, element: ElementFormat, shape: Shape) -> Part:
+    """A code per stored element, in the shape of the weight or of the parameter's grid."""
+    if array.dtype.itemsize != element.dtype.itemsize:
+        require_dtype(array, [element.dtype], f"format {element.name}")
+    return Part(array=array, element=element, unpack=lambda values: codes_of(values).reshape(shape))
+
+
+def packed(
+    array: StoredArray, element: ElementFormat, *, axis: int = -1, count: int | None = None
+) -> Part:
+    """Several codes per stored integer, low bits first, along an axis."""
+    return Part(
+        array=array,
+        element=element,
+        unpack=lambda words: unpack(words, element.code_bits, axis=axis, count=count),
+    )
+
+
+def integer(config: Mapping[str, Any], key: str, contents: Contents, default: Any = None) -> int:
+    """An integer of the declared quantisation.
+
+    Raises:
+      InputError: it is missing or no integer.
+    """
+    value = config.get(key)
+    value = default if value is None else value
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InputError(
+            f"{contents.declared_in}: {key}",
+            file=contents.source,
+            expected="an integer",
+            found=f"{value!r:.40}",
+        )
+    return value
+
+
+def block_size(contents: Contents, key: str, default: Any = None) -> Shape:
+    """A pair of block sizes of the declared quantisation.
+
+    Raises:
+      InputError: it is missing or no pair of sizes.
+    """
+    return checked_block((contents.quantization or {}).get(key, default), key, contents)
+
+
+def checked_block(value: Any, key: str, contents: Contents) -> Shape:
+    """Two block sizes, rows first."""
+    if (
+        not isinstance(value, list)
+        or len(value) != 2
+        or not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in value)
+    ):
+        raise InputError(
+            f"{contents.declared_in}: {key}",
+            file=contents.source,
+            expected="two sizes",
+            found=f"{value!r:.40}",
+        )
+    return tuple(value)
+
+
+def group_index(array: StoredArray, columns: int, groups: int) -> Part:
+    """The group of each column, checked when it is read."""
+    require_dtype(array, [np.int32, np.int64], "group indices")
+    require_shape(array, [(columns,)], f"{columns} columns")
+
+    def check(values: np.ndarray) -> np.ndarray:
+        if values.size and not 0 <= values.min() <= values.max() < groups:
+            raise InputError(
+                "group indices",
+                file=array.file,
+                tensor=array.name,
+                expected=f"0 to {groups - 1}",
+                found=f"{values.min()} to {values.max()}",
+            )
+        return values
+
+    return Part(array=array, element=raw_element(array.dtype), unpack=check)

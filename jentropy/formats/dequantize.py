@@ -1,0 +1,129 @@
+"""Codes and parameters to numbers, in NumPy or JAX."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float32
+
+from .element import ElementFormat
+from .floats import FP8_E8M0
+from .format import WHOLE, Format, Parameter, Role
+
+GROUP_INDEX = "group_index"  # int[columns]: the group of each column, where groups are scattered
+
+
+def dequantize(number_format: Format, arrays: Mapping[str, Any], dtype: Any = np.float32) -> Any:
+    """The numbers of a tensor.
+
+    Every step is one float32 operation in the order that `Format` gives, and the result is rounded
+    once, to nearest even. Products with an E8M0 scale are exact on every device; others lose
+    subnormal results where XLA flushes them (CPU, TPU), never in NumPy.
+
+    Args:
+      number_format: what the arrays hold.
+      arrays: unsigned integer codes, all NumPy or all JAX: `code` [*shape], every parameter by
+        name in its grid's shape, and `group_index` int[columns] where a column's parameters are
+        those of that group instead of its block's.
+      dtype: of the result.
+
+    Returns:
+      Numbers of the codes' shape, NumPy or JAX as they are.
+    """
+    codes = arrays["code"]
+    xp: Any = np if isinstance(codes, np.ndarray) else jnp
+    shape = tuple(codes.shape)
+    groups = arrays.get(GROUP_INDEX)
+
+    def factor(parameter: Parameter) -> Any:
+        """A parameter's numbers on its own grid."""
+        numbers = parameter.element.decode(arrays[parameter.name])
+        for inner in number_format.parameters:
+            if inner.of == parameter.name:
+                own = inner.element.decode(arrays[inner.name])
+                own = spread(own, inner, shape, parameter, None)
+                numbers = _apply(numbers, own, inner.role, inner.element, xp)
+        return numbers
+
+    with np.errstate(invalid="ignore", over="ignore"):  # signalling NaNs; overflow to Inf
+        numbers = number_format.element.decode(codes)
+        for role in (Role.ZERO_POINT, Role.SCALE, Role.DIVISOR, Role.OFFSET):
+            for parameter in number_format.parameters:
+                if parameter.of is None and parameter.role is role:
+                    own = spread(factor(parameter), parameter, shape, None, groups)
+                    numbers = _apply(numbers, own, role, parameter.element, xp)
+        return numbers.astype(dtype)
+
+
+def spread(
+    numbers: Any,
+    parameter: Parameter,
+    shape: tuple[int, ...],
+    onto: Parameter | None,
+    groups: Any,
+) -> Any:
+    """A parameter's entries, repeated for all that they serve.
+
+    Args:
+      numbers: on the parameter's grid.
+      shape: of the weights.
+      onto: the parameter whose grid they are spread on; None: the weights.
+      groups: int[columns], the block of each column, where blocks along the last axis are no runs.
+    """
+    rank = len(shape)
+    steps = (1,) * rank if onto is None else onto.blocks(rank)
+    sizes = shape if onto is None else onto.grid(shape)
+    for axis, (block, step, size) in enumerate(
+        zip(parameter.blocks(rank), steps, sizes, strict=True)
+    ):
+        if block == WHOLE or numbers.shape[axis] == size == 1:
+            continue  # broadcasts
+        if groups is not None and axis == rank - 1:
+            index = groups
+        elif step == block:
+            continue
+        else:
+            index = np.arange(size) * step // block
+        numbers = numbers.take(index, axis=axis)
+    return numbers
+
+
+def _apply(numbers: Any, own: Any, role: Role, element: ElementFormat, xp: Any) -> Any:
+    if role is Role.SCALE:
+        if element is FP8_E8M0 and xp is jnp:
+            return _times_power_of_two(numbers, own)
+        return numbers * own
+    if role is Role.DIVISOR:
+        return numbers / own
+    return numbers - own
+
+
+@jax.jit
+def _times_power_of_two(
+    numbers: Float32[Array, "*shape"], powers: Float32[Array, "*blocks"]
+) -> Float32[Array, "*shape"]:
+    """Exact product of finite normal numbers (or zeros) with powers of two, by integers alone.
+
+    Subnormal products are rounded toward zero; those of narrow elements fit.
+    """
+    bits = jax.lax.bitcast_convert_type(numbers, jnp.uint32)
+    scale = jax.lax.bitcast_convert_type(powers, jnp.uint32)
+    sign, exponent, mantissa = bits & np.uint32(1 << 31), (bits >> 23) & 0xFF, bits & 0x7FFFFF
+    # 2^-127 is the one power that float32 holds as a subnormal.
+    power = jnp.where(scale == 0x400000, 0, (scale >> 23) & 0xFF)
+    total = exponent.astype(jnp.int32) + power.astype(jnp.int32) - 127
+    normal = (total.astype(jnp.uint32) << 23) | mantissa
+    shift = jnp.minimum(1 - total, 24).astype(jnp.uint32)
+    subnormal = (mantissa | 0x800000) >> shift
+    product = jnp.where(
+        total >= 255, jnp.uint32(0x7F800000), jnp.where(total > 0, normal, subnormal)
+    )
+    product = jnp.where(exponent == 0, 0, product)  # zeros
+    nan = (power == 255) | ((exponent == 255) & (mantissa != 0))
+    product = jnp.where(exponent == 255, bits & 0x7FFFFFFF, product)
+    product = jnp.where(nan, jnp.uint32(0x7FC00000), product)
+    return jax.lax.bitcast_convert_type(sign | product, jnp.float32)

@@ -1,0 +1,131 @@
+"""An element format: the bits of one number.
+
+A *code* is the unsigned integer of an element's bits. Its *fields* (sign, exponent, mantissa, or
+one field `code` of integers) lie in it from the most significant bit down. Splitting and joining
+are exact on every code: they move bits and know nothing of values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, UInt
+
+TABLE_BITS = 16  # codes up to this wide are decoded by a table
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Field:
+    """A run of bits of a code."""
+
+    name: str  # one of the contract's field names: sign, exponent, mantissa, code
+    bits: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ElementFormat:
+    """An element format.
+
+    Invariants: the fields' bits fit the dtype's; `exponent`, where there is one, is a single field.
+    A code narrower than its dtype lies in the low bits.
+    """
+
+    name: str
+    dtype: np.dtype  # dtype of the values, whose bits are the codes
+    fields: tuple[Field, ...]  # most significant first
+    bias: int | None = None  # exponent bias of the values; None where they have no exponent
+    excess: int = 0  # of integers: a value is its dtype's minus this
+
+    def __post_init__(self) -> None:
+        bits = 8 * np.dtype(self.dtype).itemsize
+        if self.code_bits > bits:
+            raise ValueError(f"{self.name}: fields have {self.fields}, dtype has {bits} bits")
+
+    @property
+    def code_bits(self) -> int:
+        """Bits of a code."""
+        return sum(f.bits for f in self.fields)
+
+    def shift(self, name: str) -> int:
+        """Bits below a field."""
+        at = [f.name for f in self.fields].index(name)
+        return sum(f.bits for f in self.fields[at + 1 :])
+
+    def field_bits(self, name: str) -> int:
+        """Bits of a field; 0 if the format has none of that name."""
+        return sum(f.bits for f in self.fields if f.name == name)
+
+    def split(self, codes: Any) -> dict[str, Any]:
+        """Fields of codes (NumPy or JAX), each in the codes' dtype."""
+        return {f.name: (codes >> self.shift(f.name)) & ((1 << f.bits) - 1) for f in self.fields}
+
+    def join(self, fields: dict[str, UInt[Array, "*shape"]]) -> UInt[Array, "*shape"]:
+        """Codes of fields: the inverse of `split`."""
+        first, *rest = self.fields
+        codes = fields[first.name] << self.shift(first.name)
+        for f in rest:
+            codes = codes | fields[f.name] << self.shift(f.name)
+        return codes
+
+    def values(self, codes: Any) -> Any:
+        """Codes that fill their dtype, in it: a view of NumPy arrays, a bit cast of JAX arrays."""
+        if isinstance(codes, np.ndarray):
+            return codes.view(self.dtype)
+        return jax.lax.bitcast_convert_type(codes, jnp.dtype(self.dtype))
+
+    def decode(self, codes: Any) -> Any:
+        """Numbers of codes, exactly: NaN payloads and -0 too, subnormals on every device.
+
+        Codes of up to 16 bits are looked up in a table of float32 bit patterns, so that no
+        arithmetic touches them: XLA flushes subnormals on CPU and TPU.
+
+        Args:
+          codes: NumPy or JAX unsigned integers of any shape.
+
+        Returns:
+          float32 of the codes' shape, NumPy or JAX as they are.
+        """
+        if self.code_bits > TABLE_BITS:
+            return self.values(codes)
+        table = _float32_bits(self)
+        if isinstance(codes, np.ndarray):
+            return table[codes].view(np.float32)
+        bits = jnp.asarray(table).at[codes.astype(jnp.int32)].get(mode="clip")
+        return jax.lax.bitcast_convert_type(bits, jnp.float32)
+
+
+@lru_cache
+def _float32_bits(element: ElementFormat) -> np.ndarray:
+    """Float32 bit pattern of every code. uint32[2^code_bits]."""
+    if element.name == "RAW":
+        raise ValueError("RAW codes have no values")
+    itemsize = element.dtype.itemsize
+    codes = np.arange(1 << element.code_bits, dtype=f"u{itemsize}")
+    with np.errstate(invalid="ignore"):  # signalling NaNs
+        numbers = codes.view(element.dtype).astype(np.float32) - np.float32(element.excess)
+    if element.bias is not None and element.dtype.itemsize == 2:
+        # NumPy makes NaNs quiet: shift the payload instead.
+        fields = element.split(codes.astype(np.uint32))
+        shift = 23 - element.field_bits("mantissa")
+        payload = fields["sign"] << 31 | 0xFF << 23 | fields["mantissa"] << shift
+        bits = numbers.view(np.uint32)
+        return np.where(np.isnan(numbers), payload, bits).astype(np.uint32)
+    return numbers.view(np.uint32)
+
+
+def code_dtype(dtype: Any) -> np.dtype:
+    """Unsigned integer dtype that holds the codes of a dtype; one of 16 bytes is its own."""
+    dtype = np.dtype(dtype)
+    return np.dtype(f"<u{dtype.itemsize}") if dtype.itemsize <= 8 else dtype
+
+
+def codes_of(values: Any) -> Any:
+    """Bits of a NumPy or JAX array as unsigned integers of its shape."""
+    if isinstance(values, np.ndarray):
+        return values.view(code_dtype(values.dtype))
+    return jax.lax.bitcast_convert_type(values, jnp.dtype(code_dtype(values.dtype)))
