@@ -6,6 +6,7 @@ jentropy.save(path, packed)                    a compressed Orbax checkpoint; je
 w = jentropy.to_resident(packed)               on device, in the layout of its kernels
 y = jentropy.matmul(x, w)                      from the compressed bytes
 model = jentropy.models.load(path)             a Flax NNX module
+arrays = jentropy.quantize(x, jentropy.formats.MXFP4)   codes and scales; jentropy.dequantize
 """
 
 import importlib
@@ -24,6 +25,7 @@ from jentropy.checkpoints import (
 from jentropy.containers import CompressedTensor, compress, decompress
 from jentropy.entropy import EntropyReport
 from jentropy.errors import InputError, JentropyError
+from jentropy.formats import dequantize, quantize
 from jentropy.pallas_kernels import ResidentTensor, decode, matmul, to_resident
 
 __version__ = "0.1.0"
@@ -49,10 +51,12 @@ __all__ = [
     "decode",
     "decompress",
     "decompress_checkpoint",
+    "dequantize",
     "inspect",
     "load",
     "matmul",
     "open_checkpoint",
+    "quantize",
     "save",
     "to_resident",
     "verify",

@@ -8,9 +8,14 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from . import analyze, archive, matmul
+from . import analyze, archive, formats, matmul
 from .measure import Result, environment
 
-SUITES: dict[str, ModuleType] = {"archive": archive, "matmul": matmul, "analyze": analyze}
+SUITES: dict[str, ModuleType] = {
+    "archive": archive,
+    "formats": formats,
+    "matmul": matmul,
+    "analyze": analyze,
+}
 
 __all__ = ["SUITES", "Result", "environment"]

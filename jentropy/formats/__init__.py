@@ -7,7 +7,7 @@ archive and the tests take it from there.
 
 from typing import Any
 
-from .blocks import ASYMMETRIC_INT4, FP8_BLOCK, INT4_GROUP, INT8_ROW, MXFP4, MXFP8, NVFP4
+from .blocks import ASYMMETRIC_INT4, FP8_BLOCK, FP8_ROW, INT4_GROUP, INT8_ROW, MXFP4, MXFP8, NVFP4
 from .dequantize import GROUP_INDEX, dequantize
 from .element import ElementFormat, Field, code_dtype, codes_of
 from .floats import BF16, FP4_E2M1, FP8_E4M3, FP8_E5M2, FP8_E8M0, FP16, FP32
@@ -23,6 +23,7 @@ from .integers import (
     UINT8,
 )
 from .packing import pack, unpack
+from .quantize import SCALE_RULES, quantize
 from .raw import raw_element
 
 _PLAIN = (BF16, FP16, FP32, FP8_E4M3, FP8_E5M2)  # weights without parameters; by dtype
@@ -75,6 +76,7 @@ __all__ = [
     "FP8_E4M3",
     "FP8_E5M2",
     "FP8_E8M0",
+    "FP8_ROW",
     "GROUP_INDEX",
     "INT4",
     "INT4_EXCESS8",
@@ -95,6 +97,7 @@ __all__ = [
     "Field",
     "Format",
     "Parameter",
+    "SCALE_RULES",
     "Role",
     "code_dtype",
     "codes_of",
@@ -103,6 +106,7 @@ __all__ = [
     "format_of_dtype",
     "pack",
     "plain_format",
+    "quantize",
     "raw_element",
     "unpack",
 ]

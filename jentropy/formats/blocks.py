@@ -1,5 +1,6 @@
 """Block formats, as their specifications and commonest writers have them.
 
+    FP8_ROW    E4M3, an FP32 scale per row; in reports FP8_E4M3
     FP8_BLOCK  E4M3, an FP32 scale per 128x128
     MXFP8      E4M3, an E8M0 scale per 32
     MXFP4      E2M1, an E8M0 scale per 32
@@ -57,6 +58,7 @@ NVFP4 = Format(
     element=FP4_E2M1,
     parameters=(scale(FP8_E4M3, (16,)), tensor_scale_of_scales()),
 )
+FP8_ROW = Format(name="FP8_E4M3", element=FP8_E4M3, parameters=(scale(FP32, ROW),))
 INT8_ROW = Format(name="INT8", element=INT8, parameters=(scale(BF16, ROW),))
 INT4_GROUP = Format(name="INT4", element=INT4, parameters=(scale(BF16, (128,)),))
 ASYMMETRIC_INT4 = Format(
