@@ -22,7 +22,7 @@ from jentropy.checkpoints import (
     save,
     verify,
 )
-from jentropy.containers import CompressedTensor, compress, decompress
+from jentropy.containers import CompressedTensor, compress, decompress, decompress_slice
 from jentropy.entropy import EntropyReport
 from jentropy.errors import InputError, JentropyError
 from jentropy.formats import dequantize, quantize
@@ -51,6 +51,7 @@ __all__ = [
     "decode",
     "decompress",
     "decompress_checkpoint",
+    "decompress_slice",
     "dequantize",
     "inspect",
     "load",

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import jentropy
+from jentropy.containers import coder, trees
 from jentropy.containers import tensor as tensor_lib
-from jentropy.containers import trees
 from jentropy.errors import ChecksumError, CorruptError, InputError, UnsupportedError
 
 from .conftest import same_bits
@@ -132,13 +132,13 @@ def test_foreign_byte_order_is_refused():
 
 def test_damage_is_noticed_by_tensor():
     packed = jentropy.compress({"a": np.ones(10), "b": bits((50, 50), np.float16)})
-    payload = packed["b"].payload.copy()
+    payload = packed["b"].payload[0].copy()
     payload[100] ^= 1
-    packed["b"] = dataclasses.replace(packed["b"], payload=payload)
+    packed["b"] = dataclasses.replace(packed["b"], payload=(payload,))
     with pytest.raises(ChecksumError, match="'b'"):
         jentropy.decompress(packed)
-    packed["b"] = dataclasses.replace(packed["b"], payload=payload[:-1])
-    with pytest.raises(InputError, match=r"'b'.*uint8\[5000\]"):
+    packed["b"] = dataclasses.replace(packed["b"], payload=(payload[:-1],))
+    with pytest.raises(InputError, match=r"'b'.*uint8 arrays of 5000 bytes.*found uint8\[4999\]"):
         jentropy.decompress(packed)
 
 
@@ -156,3 +156,61 @@ def test_a_header_whose_chunks_do_not_fit_is_refused():
     header = jentropy.compress(np.ones(10)).header
     with pytest.raises(CorruptError, match="chunks"):
         dataclasses.replace(header, shape=(11,))
+
+
+SLICES = [
+    np.s_[:],
+    np.s_[3],
+    np.s_[5:9],
+    np.s_[:, 2],
+    np.s_[-1, 1:2, ::-1],
+    np.s_[::3, 1, 4:900:7],
+    np.s_[..., 17],
+    np.s_[4:4],
+    np.s_[2, ..., 5:6],
+    np.s_[9:1:-2, :, :3],
+]
+
+
+@pytest.mark.parametrize("index", SLICES, ids=str)
+def test_slices_are_those_of_the_whole(index):
+    values = np.random.default_rng(8).standard_normal((11, 3, 1000)).astype(np.float16)
+    packed = jentropy.compress(values)
+    part = jentropy.decompress_slice(packed, index)
+    expected = values[index]
+    assert part.shape == expected.shape
+    assert part.tobytes() == np.ascontiguousarray(expected).tobytes()
+
+
+@pytest.mark.parametrize("shape", [(5, 1_000_000), (3, 2_500_001), (3_000_000,)])
+def test_a_slice_decodes_its_own_chunks_only(shape, monkeypatch):
+    values = np.random.default_rng(9).integers(0, 100, shape).astype(np.uint8)
+    packed = jentropy.compress(values)
+    decoded = []
+    decode = coder.decode
+
+    def counting(items):
+        items = list(items)
+        decoded.extend(items)
+        return decode(items)
+
+    monkeypatch.setattr(coder, "decode", counting)
+    index = np.s_[1] if len(shape) > 1 else np.s_[10:20]
+    assert (jentropy.decompress_slice(packed, index) == values[index]).all()
+    step = packed.header.chunk_weights
+    start = shape[-1] if len(shape) > 1 else 10
+    stop = 2 * shape[-1] if len(shape) > 1 else 20
+    assert len(decoded) == (stop - 1) // step - start // step + 1
+
+
+@pytest.mark.parametrize("index", [np.s_[11], np.s_[:, :, :, 0], "x", None, np.s_[..., ...], 1.5])
+def test_indices_that_there_are_not_are_refused(index):
+    packed = jentropy.compress(np.zeros((11, 3, 5), np.float16))
+    with pytest.raises(InputError, match=r"integers and slices of \[11, 3, 5\]"):
+        jentropy.decompress_slice(packed, index)
+
+
+def test_scalars_and_empty_tensors_have_slices_too():
+    assert jentropy.decompress_slice(jentropy.compress(np.float32(3)), ()).tolist() == 3.0
+    empty = jentropy.compress(np.zeros((0, 4), np.float32))
+    assert jentropy.decompress_slice(empty, np.s_[:, 1]).shape == (0,)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,7 @@ def _array(store: Store, entry: Entry) -> StoredArray:
 
 
 def load(path: str | Path, sharding: Any = None) -> Any:
-    """Reads a compressed checkpoint without decoding it.
+    """Opens a compressed checkpoint without reading or decoding a weight.
 
     Args:
       path: a compressed checkpoint.
@@ -126,7 +127,8 @@ def load(path: str | Path, sharding: Any = None) -> Any:
       compressed checkpoint directory.
 
     Raises:
-      InputError: not a compressed checkpoint, or a damaged one, by file and tensor.
+      InputError: not a compressed checkpoint, or one with a damaged index; damaged payloads are
+        found when they are decoded.
     """
     store = Store(Path(path))
     entries = model_entries(store)
@@ -139,14 +141,16 @@ def load(path: str | Path, sharding: Any = None) -> Any:
 
 
 def _packed(store: Store, entry: Entry) -> CompressedTensor:
-    payloads = []
-    for item in _coded(store, entry):
-        coder.check_payload(item)
-        payloads.append(item.payload)
-    return CompressedTensor(
-        payload=np.concatenate(payloads) if payloads else np.zeros(0, np.uint8),
-        header=entry.header,
-    )
+    pieces: list[np.ndarray] = []
+    for _, group in itertools.groupby(entry.chunks, key=lambda ref: ref.bundle):
+        refs = list(group)
+        adjacent = all(a.offset + a.chunk.bytes == b.offset for a, b in itertools.pairwise(refs))
+        parts = [store.payload(ref) for ref in refs]
+        if adjacent:
+            whole = replace(refs[0].chunk, bytes=sum(ref.chunk.bytes for ref in refs))
+            parts = [store.payload(replace(refs[0], chunk=whole))]
+        pieces += parts
+    return CompressedTensor(payload=tuple(pieces), header=entry.header)
 
 
 def decompress_checkpoint(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from jentropy.containers import coder, trees
+from jentropy.containers import coder, pieces, trees
 from jentropy.containers.tensor import chunk_length
 from jentropy.errors import InputError
 from jentropy.formats import ElementFormat
@@ -200,7 +200,7 @@ def save(path: str | Path, packed: Any) -> None:
         entries = []
         for name, leaf in leaves:
             chunks = []
-            for item in trees.coded_chunks(name, leaf):
+            for item in pieces.coded_chunks(name, leaf):
                 coder.check_payload(item)
                 place = writer.append(item.payload)
                 chunks.append(index_lib.chunk_document(item.chunk, place, item.coding))

@@ -5,21 +5,26 @@
 A *bundle* is the payloads of many chunks one after another, so that thousands of small tensors are
 one array. Orbax checks none of its data: the index has a checksum for every chunk, and the
 checkpoint's custom metadata has the index's. Arrays are stored without OCDBT and uncompressed
-(they are entropy coded already), so every array is a folder of its own with the bytes as they are.
+(they are entropy coded already), so every array is a folder of its own with the bytes as they are:
+they are mapped, and only what is asked for is read.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorstore as ts
 
 from jentropy.containers.tensor import checksum
-from jentropy.errors import ChecksumError, CorruptError, InputError, UnsupportedError
+from jentropy.errors import (
+    ChecksumError,
+    CorruptError,
+    InputError,
+    TruncatedError,
+    UnsupportedError,
+)
 
 from . import index as index_lib
 from .index import KEY, ChunkRef
@@ -73,7 +78,7 @@ class Store:
                 found=f"{version!r:.40}",
                 hint="a newer jentropy wrote it",
             )
-        text = np.asarray(_read(self._open("index")))
+        text = self.array("index")
         found = f"{checksum(text):016x}"
         if found != metadata.get("index_xxh3_64"):
             raise ChecksumError(
@@ -83,7 +88,7 @@ class Store:
                 found=found,
             )
         self.index = index_lib.from_json(text.tobytes(), self.array_path("index"))
-        self._last: tuple[int, np.ndarray] | None = None
+        self._bundles: dict[int, np.ndarray] = {}
 
     def array_path(self, name: str) -> Path:
         """Folder of an array of the checkpoint."""
@@ -93,52 +98,57 @@ class Store:
         """Folder of the bundle that a chunk lies in."""
         return self.array_path(f"bundles.{ref.bundle:05d}")
 
-    def _open(self, name: str) -> tuple[Path, Any]:
+    def array(self, name: str) -> np.ndarray:
+        """An array of the checkpoint, mapped and not read. uint8[n]."""
         folder = self.array_path(name)
-        if not (folder / "zarr.json").is_file():
-            raise CorruptError("array of the checkpoint", file=folder, expected="it", found="none")
-        spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(folder.resolve())}}
-        array = _guard(folder, lambda: ts.open(spec, read=True, open=True).result())
-        if array.dtype.numpy_dtype != np.uint8 or array.ndim != 1:
-            raise CorruptError(
-                "array of the checkpoint",
-                file=folder,
-                expected="one dimension of uint8",
-                found=f"{array.ndim} of {array.dtype.name}",
+        size = _declared_size(folder)
+        file = folder / "c" / "0"
+        found = file.stat().st_size if file.is_file() else 0
+        if found < size:
+            raise TruncatedError(
+                "array of the checkpoint", file=file, expected=f"{size} bytes", found=found
             )
-        on_disk = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
-        if array.shape[0] > on_disk:  # before it is allocated
-            raise CorruptError(
-                "array of the checkpoint",
-                file=folder,
-                expected=f"at most the {on_disk} bytes that are there",
-                found=array.shape[0],
-            )
-        return folder, array
+        if size == 0:
+            return np.zeros(0, np.uint8)
+        return np.asarray(np.memmap(file, np.uint8, mode="r", shape=(size,)))
 
     def payload(self, ref: ChunkRef) -> np.ndarray:
-        """The payload of a chunk, unchecked. uint8[ref.chunk.bytes]."""
-        if self._last is None or self._last[0] != ref.bundle:
-            folder, array = self._open(f"bundles.{ref.bundle:05d}")
+        """The payload of a chunk, mapped and unchecked. uint8[ref.chunk.bytes]."""
+        if ref.bundle not in self._bundles:
+            bundle = self.array(f"bundles.{ref.bundle:05d}")
             expected = self.index.bundles[ref.bundle]
-            if array.shape != (expected,):
+            if bundle.size != expected:
                 raise CorruptError(
-                    "bundle", file=folder, expected=f"{expected} bytes", found=array.shape[0]
+                    "bundle",
+                    file=self.bundle_path(ref),
+                    expected=f"{expected} bytes",
+                    found=bundle.size,
                 )
-            self._last = ref.bundle, np.asarray(_read((folder, array)))
-        return self._last[1][ref.offset : ref.offset + ref.chunk.bytes]
+            self._bundles[ref.bundle] = bundle
+        return self._bundles[ref.bundle][ref.offset : ref.offset + ref.chunk.bytes]
 
 
-def _read(opened: tuple[Path, Any]) -> np.ndarray:
-    folder, array = opened
-    return _guard(folder, lambda: array.read().result())
-
-
-def _guard(folder: Path, run: Callable[[], Any]) -> Any:
+def _declared_size(folder: Path) -> int:
+    """Bytes of an array of the layout that FORMAT.md describes: one dimension, one chunk."""
+    file = folder / "zarr.json"
     try:
-        return run()
-    except ValueError as error:
-        first = str(error).split("\n", 1)[0]
+        told = json.loads(file.read_bytes())
+    except OSError:
         raise CorruptError(
-            f"array of the checkpoint cannot be read: {first:.200}", file=folder
-        ) from error
+            "array of the checkpoint", file=folder, expected="it", found="none"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise CorruptError(f"array of the checkpoint is no zarr: {error}", file=file) from error
+    told = told if isinstance(told, dict) else {}
+    shape, grid = told.get("shape"), told.get("chunk_grid")
+    chunks = grid.get("configuration") if isinstance(grid, dict) else None
+    chunk = chunks.get("chunk_shape") if isinstance(chunks, dict) else None
+    size = shape[0] if isinstance(shape, list) and len(shape) == 1 else None
+    if not isinstance(size, int) or told.get("data_type") != "uint8" or size < 0 or chunk != shape:
+        raise CorruptError(
+            "array of the checkpoint",
+            file=file,
+            expected="one dimension of uint8 in one chunk",
+            found=f"shape {shape!r:.40}, chunk {chunk!r:.40}, {told.get('data_type')!r:.20}",
+        )
+    return size

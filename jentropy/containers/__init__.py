@@ -3,7 +3,16 @@
 FORMAT.md in this folder describes the bytes.
 """
 
+from .slices import decompress_slice
 from .tensor import Chunk, CompressedTensor, TensorHeader, is_compressed
 from .trees import compress, decompress
 
-__all__ = ["Chunk", "CompressedTensor", "TensorHeader", "compress", "decompress", "is_compressed"]
+__all__ = [
+    "Chunk",
+    "CompressedTensor",
+    "TensorHeader",
+    "compress",
+    "decompress",
+    "decompress_slice",
+    "is_compressed",
+]

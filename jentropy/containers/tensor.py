@@ -101,15 +101,16 @@ class TensorHeader:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompressedTensor:
-    """An archived tensor: a pytree node whose only leaf is its payload.
+    """An archived tensor: a pytree node whose leaves are the pieces of its payload.
 
     Attributes:
-      payload: uint8[bytes], the chunks' payloads one after another.
+      payload: uint8[bytes] arrays, the chunks' payloads one after another; a chunk lies in one
+        piece. Pieces that `load` gave are memory maps: nothing is read before it is decoded.
       header: shape, dtype, format, coding and checksums.
       sharding: where `decompress` puts the tensor; None: NumPy or the default device.
     """
 
-    payload: Any
+    payload: tuple[Any, ...]
     header: TensorHeader = field(metadata={"static": True})
     sharding: jax.sharding.Sharding | None = field(default=None, metadata={"static": True})
 

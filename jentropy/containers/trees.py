@@ -13,6 +13,8 @@ import numpy as np
 from jentropy.errors import InputError, UnsupportedError
 
 from . import coder
+from .pieces import coded_chunks
+from .slices import decompress_slice
 from .tensor import CompressedTensor, is_compressed, is_storable
 
 
@@ -58,7 +60,7 @@ def compress(pytree: Any) -> Any:
         chunks = parts[id(item)]
         payloads = [payload for _, payload in chunks]
         packed[i] = CompressedTensor(
-            payload=np.concatenate(payloads) if payloads else np.zeros(0, np.uint8),
+            payload=(np.concatenate(payloads),) if payloads else (),
             header=item.header([chunk for chunk, _ in chunks]),
         )
     return jax.tree_util.tree_unflatten(structure, packed)
@@ -119,40 +121,31 @@ def decompress(packed: Any) -> Any:
     leaves, structure = jax.tree_util.tree_flatten_with_path(packed, is_leaf=is_compressed)
     out: list[Any] = [leaf for _, leaf in leaves]
     names = {i: leaf_name(path) for i, (path, leaf) in enumerate(leaves) if is_compressed(leaf)}
+    spread = {i: name for i, name in names.items() if out[i].sharding is not None}
+    whole = {i: name for i, name in names.items() if i not in spread}
 
     def items() -> Iterator[coder.Coded]:
-        for i, name in names.items():
+        for i, name in whole.items():
             yield from coded_chunks(name, out[i])
 
     decoded = coder.decode(items())
-    for i in names:
-        out[i] = _place(coder.assemble(decoded, out[i].header), out[i])
+    for i in whole:
+        values = coder.assemble(decoded, out[i].header)
+        fits = jax.dtypes.canonicalize_dtype(values.dtype) == values.dtype
+        out[i] = values if out[i].header.numpy or not fits else jnp.asarray(values)
+    for i, name in spread.items():
+        out[i] = _shards(out[i], name)
     return jax.tree_util.tree_unflatten(structure, out)
 
 
-def _place(values: np.ndarray, tensor: CompressedTensor) -> Any:
-    fits = jax.dtypes.canonicalize_dtype(values.dtype) == values.dtype
-    if tensor.sharding is not None and not fits:
+def _shards(tensor: CompressedTensor, name: str) -> jax.Array:
+    """A tensor where its sharding says; a device's part is decoded from its own chunks."""
+    if jax.dtypes.canonicalize_dtype(tensor.dtype) != tensor.dtype:
         raise UnsupportedError(
-            f"a sharded tensor of {values.dtype}", hint="JAX has 64 bits with jax_enable_x64 only"
-        )
-    if tensor.sharding is not None:
-        return jax.make_array_from_callback(values.shape, tensor.sharding, values.__getitem__)
-    return values if tensor.header.numpy or not fits else jnp.asarray(values)
-
-
-def coded_chunks(name: str, tensor: CompressedTensor) -> Iterator[coder.Coded]:
-    """The chunks of a tensor, for `coder.decode`."""
-    payload, header = np.asarray(tensor.payload), tensor.header
-    if payload.dtype != np.uint8 or payload.shape != (header.payload_bytes,):
-        raise InputError(
-            "payload",
+            f"a sharded tensor of {tensor.dtype}",
             tensor=name,
-            expected=f"uint8[{header.payload_bytes}]",
-            found=f"{payload.dtype}{list(payload.shape)}",
+            hint="JAX has 64 bits with jax_enable_x64 only",
         )
-    at = 0
-    for chunk in header.chunks:
-        part = payload[at : at + chunk.bytes]
-        yield coder.Coded(name, chunk, part, header.element_format, header.coding)
-        at += chunk.bytes
+    return jax.make_array_from_callback(
+        tensor.shape, tensor.sharding, lambda index: decompress_slice(tensor, index, name)
+    )
