@@ -145,7 +145,9 @@ def test_bench_measures(suite, tmp_path, capsys, monkeypatch):
         assert "reference backend" in out
     if suite == "archive":
         rows = {r["name"]: r["figures"]["bits_per_weight"] for r in content["results"]}
-        assert rows["joint entropy, per tensor"] < rows["jentropy"] < rows["Orbax"] < rows["raw"]
+        assert rows["jentropy"] < rows["jentropy on disk"] < rows["Orbax"] < rows["raw"]
+        # Scales of rows and columns are worth more than tables and lanes cost.
+        assert rows["jentropy"] < rows["joint entropy, per tensor"]
 
 
 def test_errors_are_one_line_and_code_2(fixtures, tmp_path, capsys):

@@ -2,187 +2,247 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 from jentropy import codecs, entropy, formats
-from jentropy.codecs import Coding, planes, rans_planes
+from jentropy.codecs import Coding, Layout, context, planes
+from jentropy.containers.tensor import layout_of
 from jentropy.errors import CorruptError, UnsupportedError
 
 from .test_formats import all_codes
 
-SIZES = [0, 1, 2, 255, 4096, 4097, 70_001]
-RAW = [formats.raw_element(np.dtype(t)) for t in (np.uint8, np.int32, np.int64, np.complex128)]
-# Codes that fill their numbers; narrower ones are coded as the RAW numbers that they are packed in.
-FULL = [e for e in formats.ELEMENTS.values() if e.code_bits == 8 * e.dtype.itemsize]
-ELEMENTS = [*FULL, *RAW]
+SIZES = [1, 2, 255, 8192, 8193, 70_001]
+RAW_DTYPES = [np.dtype(t) for t in (np.uint8, np.int32, np.int64, np.complex128)]
+# Element formats by the dtype that they are stored in.
+STORED = [
+    *((e.name, e.dtype) for e in formats.ELEMENTS.values() if e.code_bits == 8 * e.dtype.itemsize),
+    *(("RAW", dtype) for dtype in RAW_DTYPES),
+    *((name, np.dtype(d)) for name in ("INT4", "FP4_E2M1", "UINT4") for d in (np.uint8, np.int32)),
+    *(("INT8_EXCESS128", np.dtype(d)) for d in (np.int32, np.int64)),
+    ("FP8_E8M0", np.dtype(np.uint8)),
+]
+NAMES = [f"{name}-{dtype.name}" for name, dtype in STORED]
 
 
-def name_of(element: formats.ElementFormat) -> str:
-    return f"{element.name}-{element.dtype.name}"
+def numbers_of(name: str, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+    """Numbers that are worth coding: weights, or small integers in every half byte."""
+    rng = np.random.default_rng(int(np.prod(shape)))
+    element = formats.element_named(name, dtype)
+    if element.bias is None or element.dtype != dtype:
+        values = rng.binomial(14, 0.5, (*shape, dtype.itemsize)).astype(np.uint8)
+        return formats.codes_of((values << 4 | values).view(dtype).reshape(shape))
+    return formats.codes_of((rng.standard_normal(shape) * 0.02).astype(dtype))
 
 
-def random_codes(element: formats.ElementFormat, size: int) -> np.ndarray:
-    """Codes that are worth coding: weights, or small integers in every nibble."""
-    rng = np.random.default_rng(size)
-    if element.bias is None:
-        values = rng.binomial(14, 0.5, (size, element.dtype.itemsize)).astype(np.uint8)
-        return formats.codes_of((values << 4 | values).view(element.dtype).reshape(-1))
-    return formats.codes_of((rng.standard_normal(size) * 0.02).astype(element.dtype))
-
-
-def codings_of(name: str, element: formats.ElementFormat, codes: np.ndarray) -> list[Coding]:
-    """Every way in which a codec can take these codes."""
-    if name == "stored":
+def codings_of(numbers: np.ndarray, layout: Layout) -> list[Coding]:
+    """Every way in which a codec can take these numbers."""
+    if numbers.size == 0:
         return [Coding(codec="stored")]
-    if codes.size == 0:
-        return []
-    counts = entropy.measure(codes, element)
-    codings = []
-    for nibbles in (False, True) if element.name == formats.RAW else (False,):
-        tables = [
-            codecs.FrequencyTable.of_counts(c)
-            for c in planes.plane_counts(element, counts.slices, nibbles)
-        ]
-        for some in (tables, [None, *tables[1:]]):
-            codings.append(Coding(codec="rans", tables=tuple(some), nibbles=nibbles))
+    if layout.octets:
+        histograms = [entropy.count_octets(numbers)]
+    else:
+        counts = entropy.measure(numbers, layout.element)
+        histograms = planes.histograms(counts.slices, layout)
+    codings = [Coding(codec="stored"), planes.choose(histograms, layout)[1]]
+    if (found := context.choose(numbers, layout)) is not None:
+        codings.append(found[1])
+        for plan, _ in context._candidates(
+            numbers.reshape(layout.rows, layout.columns), layout.element
+        ):
+            codings.append(Coding(codec="context", head=context.write_head(plan)))
     return codings
 
 
-def round_trip(codes: np.ndarray, element: formats.ElementFormat, coding: Coding) -> np.ndarray:
-    (payload,) = codecs.encode([codes], [element], [coding])
+def round_trip(numbers: np.ndarray, layout: Layout, coding: Coding) -> tuple[np.ndarray, int]:
+    flat = numbers.reshape(-1)
+    (payload,) = codecs.encode([flat], [0], [layout], [coding])
     assert payload.dtype == np.uint8
-    assert payload.size <= codecs.CODECS[coding.codec].size_bound(codes.size, element)
-    (out,) = codecs.decode([payload], [codes.size], [element], [coding])
-    return out
+    assert payload.size <= codecs.CODECS[coding.codec].size_bound(flat.size, layout)
+    (out,) = codecs.decode([payload], [0], [flat.size], [layout], [coding])
+    return out, payload.size
 
 
 def identical(a: np.ndarray, b: np.ndarray) -> bool:
-    return a.dtype == b.dtype and a.tobytes() == b.tobytes()
-
-
-@pytest.mark.parametrize("element", FULL, ids=name_of)
-@pytest.mark.parametrize("name", codecs.CODECS)
-def test_every_code_comes_back(name, element):
-    codes = all_codes(element)
-    for coding in codings_of(name, element, codes):
-        assert identical(round_trip(codes, element, coding), codes)
+    return a.dtype.itemsize == b.dtype.itemsize and a.tobytes() == b.tobytes()
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("element", ELEMENTS, ids=name_of)
-@pytest.mark.parametrize("name", codecs.CODECS)
-def test_every_size_comes_back(name, element, size):
-    codes = random_codes(element, size)
-    for coding in codings_of(name, element, codes):
-        assert identical(round_trip(codes, element, coding), codes)
+@pytest.mark.parametrize(("name", "dtype"), STORED, ids=NAMES)
+def test_every_size_comes_back(name, dtype, size):
+    numbers = numbers_of(name, dtype, (size,))
+    layout = layout_of(name, dtype, numbers.shape)
+    for coding in codings_of(numbers, layout):
+        out, _ = round_trip(numbers, layout, coding)
+        assert identical(out, numbers)
 
 
-CUTS = [(f, False) for f in ELEMENTS] + [(f, True) for f in RAW]
+@pytest.mark.parametrize("shape", [(1, 5), (200, 1), (130, 257), (3, 5, 1001), (70, 2, 300)])
+@pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16])
+def test_rows_and_columns_of_any_scale_come_back(shape, dtype):
+    rng = np.random.default_rng(1)
+    values = rng.standard_normal(shape) * np.exp(rng.standard_normal((*shape[:-1], 1)))
+    values *= np.exp(rng.standard_normal(shape[-1]))
+    values.reshape(-1)[::97] = 0
+    values.reshape(-1)[5::301] *= 1e3
+    numbers = formats.codes_of(np.clip(values * 0.02, -6e4, 6e4).astype(dtype))
+    layout = layout_of(formats.format_of_dtype(dtype), np.dtype(dtype), shape)
+    codings = codings_of(numbers, layout)
+    assert {c.codec for c in codings} == {"stored", "planes", "context"}
+    for coding in codings:
+        assert identical(round_trip(numbers, layout, coding)[0], numbers)
 
 
-@pytest.mark.parametrize(("element", "nibbles"), CUTS, ids=lambda v: getattr(v, "name", v))
-def test_planes_are_a_partition_of_the_bits(element, nibbles):
-    made = planes.planes_of(element, nibbles)
-    covered = sorted(
-        bit for plane in made for run in plane for bit in range(run.low, run.low + run.count)
-    )
-    assert covered == list(range(element.code_bits))
-    codes = random_codes(element, 5000)
-    counts = entropy.measure(codes, element)
-    derived = planes.plane_counts(element, counts.slices, nibbles)
-    symbols = planes.split(codes, element, nibbles)
-    for histogram, plane in zip(derived, symbols, strict=True):
-        np.testing.assert_array_equal(histogram, np.bincount(plane, minlength=256))
-    if element.code_bits > 64:
-        return
-    wide = codes.astype(np.uint64)
-    for plane, runs in zip(symbols, made, strict=True):
-        expected = np.zeros_like(wide)
-        for run in runs:
-            part = (wide >> np.uint64(run.low)) & np.uint64((1 << run.count) - 1)
-            expected = expected << np.uint64(run.count) | part
-        np.testing.assert_array_equal(plane, expected)
+@pytest.mark.parametrize("name", ["BF16", "FP16", "FP32", "FP8_E4M3", "FP8_E8M0", "INT8"])
+def test_every_code_comes_back(name):
+    element = formats.ELEMENTS[name]
+    codes = all_codes(element)
+    numbers = np.concatenate([codes, codes[::-1], np.repeat(codes[:1], 5000)])
+    layout = layout_of(name, element.dtype, numbers.shape)
+    for coding in codings_of(numbers, layout):
+        assert identical(round_trip(numbers, layout, coding)[0], numbers)
 
 
-@pytest.mark.parametrize("element", FULL, ids=name_of)
-def test_the_chosen_coding_is_near_the_split_entropy(element):
-    scale = 0.02 if element.code_bits > 8 else 8.0  # 8-bit floats come with a scale
-    values = np.random.default_rng(5).standard_normal(1 << 20) * scale
-    codes = formats.codes_of(values.astype(element.dtype))
-    counts = entropy.measure(codes, element)
-    coding = codecs.choose(element, counts)
-    (payload,) = codecs.encode([codes], [element], [coding])
-    stored = 8 * payload.size / codes.size
-    assert stored < counts.entropy_bits() + 0.05
-    assert stored < element.code_bits * 0.9
+@pytest.mark.parametrize("value", [0, 1, 0x3F80, 0x7FC1, 0xFFFF])
+def test_constants_cost_next_to_nothing(value):
+    numbers = np.full((300, 300), value, np.uint16)
+    layout = layout_of("BF16", np.dtype(ml_dtypes.bfloat16), numbers.shape)
+    counts = entropy.measure(numbers, formats.BF16)
+    coding = codecs.choose(numbers, planes.histograms(counts.slices, layout), layout)
+    out, size = round_trip(numbers, layout, coding)
+    assert identical(out, numbers)
+    assert size + len(coding.head) < 200
 
 
-def test_packed_nibbles_are_coded_as_nibbles():
-    """Eight independent 4-bit numbers to a word, as INT4 checkpoints have them."""
-    raw = formats.raw_element(np.dtype(np.int32))
-    rng = np.random.default_rng(9)
-    values = np.clip(np.round(rng.normal(8, 2.2, (1 << 18, 8))), 0, 15).astype(np.uint32)
-    packed = (values << np.arange(0, 32, 4, dtype=np.uint32)).sum(axis=1, dtype=np.uint32)
-    coding = codecs.choose(raw, entropy.measure(packed, raw))
-    assert coding.nibbles
-    (payload,) = codecs.encode([packed], [raw], [coding])
-    p = np.bincount(values.reshape(-1)) / values.size
-    entropy_bits = float(-(p[p > 0] * np.log2(p[p > 0])).sum())
-    assert 8 * payload.size / values.size < entropy_bits + 0.03
-    (out,) = codecs.decode([payload], [packed.size], [raw], [coding])
-    assert identical(out, packed)
+@pytest.mark.parametrize(("name", "dtype"), STORED, ids=NAMES)
+def test_the_choice_is_within_the_raw_size_and_near_the_entropy(name, dtype):
+    numbers = numbers_of(name, dtype, (1024, 1024))
+    layout = layout_of(name, dtype, numbers.shape)
+    if layout.octets:
+        histograms = [entropy.count_octets(numbers)]
+        element = formats.element_named(name, dtype)
+        counts = entropy.measure_packed(histograms[0], element)
+        per_number = 8 * dtype.itemsize // element.code_bits
+    else:
+        counts, per_number = entropy.measure(numbers, layout.element), 1
+        histograms = planes.histograms(counts.slices, layout)
+    coding = codecs.choose(numbers, histograms, layout)
+    out, size = round_trip(numbers, layout, coding)
+    assert identical(out, numbers)
+    stored = 8 * (size + len(coding.head)) / numbers.size
+    best = counts.joint_entropy_bits()
+    if best is None:
+        best = counts.entropy_bits()
+        if layout.element.name == formats.RAW:  # bytes are coded apart
+            best = sum(_entropy(h) for h in histograms)
+    assert stored < per_number * best + 0.02 * dtype.itemsize * 8 / 4
+    # FP16's joint entropy is measured over 15,000 codes in use, and reads 0.01 low.
+    if name in ("BF16", "FP16", "FP8_E4M3", "FP8_E5M2", "INT8"):
+        assert stored < best + (0.03 if name == "FP16" else 0.02)
 
 
-def test_indices_cost_what_they_say():
-    raw = formats.raw_element(np.dtype(np.int64))
-    ids = np.random.default_rng(10).integers(0, 256, 100_000)
-    coding = codecs.choose(raw, entropy.measure(formats.codes_of(ids), raw))
-    (payload,) = codecs.encode([formats.codes_of(ids)], [raw], [coding])
-    assert 8 * payload.size / ids.size < 8.4  # seven bytes of eight are zero
+def _entropy(counts: np.ndarray) -> float:
+    p = counts[counts > 0] / counts.sum()
+    return float(-(p * np.log2(p)).sum())
 
 
-def test_what_does_not_shrink_is_stored():
-    noise = np.random.default_rng(6).integers(0, 1 << 16, 100_000).astype(np.uint16)
-    coding = codecs.choose(formats.BF16, entropy.measure(noise, formats.BF16))
-    assert coding == Coding(codec="stored")
-    half = (noise & 0x80FF) | 0x3F00  # a mantissa and a sign of noise under a constant exponent
-    coding = codecs.choose(formats.BF16, entropy.measure(half, formats.BF16))
-    assert [table is None for table in coding.tables] == [False, True]
+def test_scales_of_rows_are_worth_a_class():
+    rng = np.random.default_rng(3)
+    values = rng.standard_normal((512, 2048)) * np.exp(0.5 * rng.standard_normal((512, 1)))
+    numbers = formats.codes_of(values.astype(ml_dtypes.bfloat16))
+    layout = layout_of("BF16", np.dtype(ml_dtypes.bfloat16), numbers.shape)
+    _, coding = context.choose(numbers, layout)
+    plan = context.read_head(coding.head, formats.BF16, 512, 2048)
+    assert plan.rows is not None
+    assert plan.tables.count > 4
+    _, size = round_trip(numbers, layout, coding)
+    joint = entropy.measure(numbers, formats.BF16).joint_entropy_bits()
+    assert 8 * (size + len(coding.head)) / numbers.size < joint - 0.1
 
 
 def test_many_chunks_of_many_codecs_keep_their_order():
-    rng = np.random.default_rng(7)
-    chunks, elements, codings = [], [], []
-    for i in range(18):
-        element = ELEMENTS[i % len(ELEMENTS)]
-        codes = random_codes(element, 100 + 1000 * i)
-        if i % 5 == 4:
-            noise = rng.integers(0, 256, codes.nbytes, dtype=np.uint8)
-            codes = noise.view(codes.dtype)
-        chunks.append(codes)
-        elements.append(element)
-        codings.append(codecs.choose(element, entropy.measure(codes, element)))
-    assert {c.codec for c in codings} == set(codecs.CODECS)
-    payloads = codecs.encode(chunks, elements, codings)
-    decoded = codecs.decode(payloads, [c.size for c in chunks], elements, codings)
-    assert all(identical(a, b) for a, b in zip(decoded, chunks, strict=True))
+    chunks, layouts, codings = [], [], []
+    for i, size in enumerate([5, 9000, 77, 100_000, 3, 8192, 50_001] * 3):
+        name, dtype = STORED[i % len(STORED)]
+        numbers = numbers_of(name, dtype, (size,))
+        layout = layout_of(name, dtype, numbers.shape)
+        ways = codings_of(numbers, layout)
+        chunks.append(numbers)
+        layouts.append(layout)
+        codings.append(ways[i % len(ways)])
+    starts = [0] * len(chunks)
+    payloads = codecs.encode(chunks, starts, layouts, codings)
+    sizes = [chunk.size for chunk in chunks]
+    for out, chunk in zip(
+        codecs.decode(payloads, starts, sizes, layouts, codings), chunks, strict=True
+    ):
+        assert identical(out, chunk)
 
 
-@pytest.mark.parametrize("cut", [0, 1, 5, 100, -1])
-def test_a_payload_of_the_wrong_length_is_refused(cut):
-    codes = formats.codes_of(np.random.default_rng(8).standard_normal(5000).astype(np.float16))
-    coding = codecs.choose(formats.FP16, entropy.measure(codes, formats.FP16))
-    (payload,) = codecs.encode([codes], [formats.FP16], [coding])
-    short = payload[:cut] if cut >= 0 else np.concatenate([payload, payload[:1]])
-    with pytest.raises(CorruptError, match="bytes"):
-        codecs.decode([short], [codes.size], [formats.FP16], [coding])
+def coded(name: str = "BF16") -> tuple[np.ndarray, Layout, Coding, np.ndarray]:
+    dtype = formats.ELEMENTS[name].dtype
+    numbers = numbers_of(name, dtype, (100, 300))
+    layout = layout_of(name, dtype, numbers.shape)
+    coding = codings_of(numbers, layout)[-1]
+    (payload,) = codecs.encode([numbers.reshape(-1)], [0], [layout], [coding])
+    return numbers, layout, coding, payload
 
 
-def test_an_unknown_codec_is_refused_by_name():
-    with pytest.raises(UnsupportedError, match="huffman"):
-        codecs.decode([np.zeros(1, np.uint8)], [1], [formats.BF16], [Coding(codec="huffman")])
+@pytest.mark.parametrize("name", ["BF16", "FP32", "FP8_E4M3"])
+@pytest.mark.parametrize("cut", [0, 1, 10, 1000, -1, 10**6])
+def test_a_payload_of_the_wrong_length_is_refused(name, cut):
+    numbers, layout, coding, payload = coded(name)
+    wrong = payload[:cut] if cut < payload.size else np.concatenate([payload, payload[:3]])
+    with pytest.raises(CorruptError):
+        codecs.decode([wrong], [0], [numbers.size], [layout], [coding])
 
 
-def test_costs_are_integers_of_the_right_size():
-    assert rans_planes._COST[[1, 2, 4096]].tolist() == [12 << 16, 11 << 16, 0]
+@pytest.mark.parametrize("name", ["BF16", "FP32", "FP8_E4M3"])
+def test_hostile_heads_are_refused_or_harmless(name):
+    numbers, layout, coding, payload = coded(name)
+    rng = np.random.default_rng(5)
+    refused = 0
+    for i in range(300):
+        head = bytearray(coding.head)
+        if i % 3 == 0:
+            head = head[: rng.integers(0, len(head))]
+        else:
+            for at in rng.integers(0, min(len(head), 12 if i % 3 == 1 else len(head)), 2):
+                head[at] = rng.integers(0, 256)
+        hostile = Coding(codec=coding.codec, head=bytes(head))
+        try:
+            (out,) = codecs.decode([payload], [0], [numbers.size], [layout], [hostile])
+        except CorruptError:
+            refused += 1
+        else:
+            assert out.size == numbers.size
+    assert refused > 150
+
+
+def test_an_unknown_codec_is_named():
+    layout = layout_of("RAW", np.dtype(np.uint8), (3,))
+    with pytest.raises(UnsupportedError, match="'huffman'"):
+        codecs.encode([np.zeros(3, np.uint8)], [0], [layout], [Coding(codec="huffman")])
+
+
+def test_a_codec_of_another_format_is_refused():
+    layout = layout_of("FP32", np.dtype(np.float32), (100, 300))
+    _, _, coding, payload = coded("BF16")
+    with pytest.raises(CorruptError, match="BF16 or FP16, found FP32"):
+        codecs.decode([payload], [0], [30_000], [layout], [coding])
+
+
+@pytest.mark.parametrize("data", [b"", b"x", bytes(1000), b"{}" * 5000])
+def test_deflate(data):
+    numbers = np.frombuffer(data, np.uint8)
+    layout = layout_of("RAW", np.dtype(np.uint8), numbers.shape)
+    coding = Coding(codec="deflate")
+    out, size = round_trip(numbers, layout, coding)
+    assert identical(out, numbers)
+    if len(data) == 10_000:
+        assert size < 100
+    (payload,) = codecs.encode([numbers], [0], [layout], [coding])
+    for wrong, count in ((payload[:-1], numbers.size), (payload, numbers.size + 1)):
+        with pytest.raises(CorruptError, match="deflated"):
+            codecs.decode([wrong], [0], [count], [layout], [coding])

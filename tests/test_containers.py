@@ -53,7 +53,7 @@ def test_every_pattern_of_a_float_comes_back(dtype):
     few = np.full(1 << 20, codes[0x3C12])  # so that the codec has something to gain
     values = np.concatenate([codes, few]).view(dtype)
     packed = jentropy.compress(values)
-    assert packed.header.coding.codec == "rans"
+    assert packed.header.coding.codec in ("planes", "context")
     assert packed.bits_per_weight < 0.6 * 8 * dtype.itemsize
     assert same_bits(jentropy.decompress(packed), values)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import xxhash
 import jentropy
 from jentropy import formats
 from jentropy.checkpoints import DIALECTS
-from jentropy.errors import InputError, UnsupportedError
+from jentropy.errors import InputError
 
 from .conftest import HERE, read_tree
 
@@ -250,10 +251,10 @@ def test_codes_and_scales_are_symbols_of_their_own(tmp_path):
     jentropy.compress_checkpoint(tmp_path / "source", tmp_path / "dst")
     rows = {row["name"]: row for row in jentropy.inspect(tmp_path / "dst").tensors}
     x, y = rows["x_proj.weight"], rows["y_proj.weight"]
-    assert [part["codec"] for part in x["parts"]] == ["rans", "rans"]
+    assert [part["codec"] for part in x["parts"]] == ["planes", "planes"]
     assert x["bits_per_weight"] < 3.4
     # Every half byte is as likely as every other: it is left as it is, and inspect says so.
-    assert [part["codec"] for part in y["parts"]] == ["stored", "rans"]
+    assert [part["codec"] for part in y["parts"]] == ["stored", "planes"]
     assert y["parts"][0]["bits_per_weight"] == 4
     assert y["parts"][1]["raw_bits_per_weight"] == 0.25
     from jentropy.checkpoints.store import Store
@@ -262,7 +263,7 @@ def test_codes_and_scales_are_symbols_of_their_own(tmp_path):
         e for e in Store(tmp_path / "dst").index.tensors if e.name == "x_proj.weight_packed"
     )
     assert entry.header.format == "FP4_E2M1"
-    assert entry.header.coding.nibbles
+    assert entry.header.layout.pairs
 
 
 # Layouts that no fixture has, written by hand.
@@ -507,7 +508,7 @@ def test_parts_may_lie_in_different_shards(tmp_path):
     # A shard by itself lacks the scales: nothing is guessed, and it says so.
     alone = jentropy.open_checkpoint(tmp_path / weight_map[DOWN])
     assert alone.tensor(DOWN).format == "RAW"
-    assert "scales lie in other files" in alone.notes[0]
+    assert "their scales are not here" in alone.notes[0]
 
 
 # Configs that contradict the arrays, and quantisations that nobody knows.
@@ -541,13 +542,11 @@ LIES = {
         "dsv3_fp8_block",
         "quantization_config.weight_block_size",
         None,
-        "no .*weight_scale:",
+        r"\[128, 1\].*found \[1, 2\]",
     ),
     "ct group": ("ct_w4a16_g32_sym", f"{CT}.group_size", 64, r"64.*|\[128, 4\].*found \[128, 8\]"),
     "ct bits": ("ct_w4a16_g32_sym", f"{CT}.num_bits", 8, r"8 bits.*found \[128, 32\]"),
-    "ct odd bits": ("ct_w4a16_g32_sym", f"{CT}.num_bits", 3, "expected 4 or 8, found 3"),
     "ct asymmetric": ("ct_w4a16_g32_sym", f"{CT}.symmetric", False, "no .*weight_zero_point"),
-    "ct strategy": ("ct_w4a16_g32_sym", f"{CT}.strategy", "token", "strategy"),
     "ct channel": ("ct_fp8_block", f"{CT}.strategy", "channel", r"found \[1, 2\]"),
     "ct format": (
         "ct_mxfp4a16",
@@ -555,42 +554,85 @@ LIES = {
         "nvfp4-pack-quantized",
         "float8_e4m3fn",
     ),
-    "ct unknown": (
-        "ct_mxfp4a16",
-        "quantization_config.config_groups.group_0.format",
-        "marlin-24",
-        "'marlin-24'",
-    ),
     "ct nothing": ("ct_mxfp4a16", "quantization_config.config_groups", {}, "a group with weights"),
     "modelopt group": ("mo_nvfp4", "quantization_config.group_size", 32, "found 16"),
-    "modelopt algorithm": ("mo_mxfp8", "quantization_config.quant_algo", "NVFP4", "found MXFP8"),
     "gptq group": (
         "gptq_v2",
         "quantization_config.group_size",
         64,
         r"groups of 64.*found \[4, 64\]",
     ),
-    "gptq bits": ("gptq_v2", "quantization_config.bits", 3, "found 3 bits"),
-    "gptq no bits": ("gptq_v2", "quantization_config.bits", None, "bits: expected an integer"),
-    "gptq version": ("gptq_v2", "quantization_config.checkpoint_format", "marlin", "'marlin'"),
-    "gptq zero group": ("gptq_v2", "quantization_config.group_size", 0, "more than 0"),
+    "gptq no bits": (
+        "gptq_v2",
+        "quantization_config.bits",
+        None,
+        "bits: expected an integer above 0",
+    ),
+    "gptq zero group": ("gptq_v2", "quantization_config.group_size", 0, "an integer above 0"),
     "awq group": (
         "awq_gemm",
         "quantization_config.group_size",
         128,
         r"groups of 128.*found \[4, 64\]",
     ),
-    "awq version": ("awq_gemm", "quantization_config.version", "gemv", "'gemv'"),
 }
+
+
+UNKNOWN = {
+    "ct odd bits": ("ct_w4a16_g32_sym", f"{CT}.num_bits", 3, "expected 4 or 8, found 3"),
+    "ct strategy": ("ct_w4a16_g32_sym", f"{CT}.strategy", "token", "strategy"),
+    "ct unknown": (
+        "ct_mxfp4a16",
+        "quantization_config.config_groups.group_0.format",
+        "marlin-24",
+        "'marlin-24'",
+    ),
+    "gptq bits": ("gptq_v2", "quantization_config.bits", 3, "found 3 bits"),
+    "gptq version": ("gptq_v2", "quantization_config.checkpoint_format", "marlin", "'marlin'"),
+    "awq version": ("awq_gemm", "quantization_config.version", "gemv", "'gemv'"),
+    "modelopt algorithm": ("mo_fp8", "quantization_config.quant_algo", "W4A8_AWQ", "W4A8_AWQ"),
+}
+
+
+def edited(fixture: str, path: str, value, folder: Path) -> Path:
+    shutil.copytree(QUANTISED / fixture, folder)
+    config = json.loads((folder / "config.json").read_text())
+    edit(config, path, value)
+    (folder / "config.json").write_text(json.dumps(config))
+    if (sidecar := folder / "hf_quant_config.json").is_file() and "algo" in path:
+        sidecar.unlink()
+    return folder
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_variants_that_nobody_knows_are_raw_and_it_says_why(name, tmp_path):
+    fixture, path, value, message = UNKNOWN[name]
+    folder = edited(fixture, path, value, tmp_path / "c")
+    checkpoint = jentropy.open_checkpoint(folder)
+    note = checkpoint.notes[0]
+    assert re.search(message, note)
+    assert "kept as RAW codes" in note
+    assert any(n in note for n in checkpoint.names())
+    jentropy.compress_checkpoint(folder, tmp_path / "dst")
+    assert jentropy.inspect(tmp_path / "dst").notes == checkpoint.notes
+    assert jentropy.verify(tmp_path / "dst", against=folder).compared
+
+
+def test_the_archive_needs_no_sense(tmp_path):
+    """A config that contradicts the arrays keeps nobody from packing them."""
+    path = "quantization_config.weight_block_size"
+    folder = edited("dsv3_fp8_block", path, [64, 64], tmp_path / "c")
+    jentropy.compress_checkpoint(folder, tmp_path / "dst")
+    assert jentropy.verify(tmp_path / "dst", against=folder).compared
+    assert "64x64" in jentropy.inspect(tmp_path / "dst").notes[0]
+    with pytest.raises(InputError, match="64x64"):
+        jentropy.open_checkpoint(tmp_path / "dst")
 
 
 @pytest.mark.parametrize("name", LIES)
 def test_a_config_that_contradicts_the_arrays_is_refused(name, tmp_path):
     fixture, path, value, message = LIES[name]
-    folder = Path(shutil.copytree(QUANTISED / fixture, tmp_path / "c"))
-    config = json.loads((folder / "config.json").read_text())
-    edit(config, path, value)
-    (folder / "config.json").write_text(json.dumps(config))
+    folder = edited(fixture, path, value, tmp_path / "c")
     with pytest.raises(InputError, match=message) as raised:
         jentropy.open_checkpoint(folder)
     assert str(folder) in str(raised.value)
@@ -647,12 +689,13 @@ def test_a_weight_that_is_there_twice_is_refused(tmp_path):
         jentropy.open_checkpoint(folder)
 
 
-def test_torchao_subclasses_that_nobody_knows_are_refused(tmp_path):
+def test_torchao_subclasses_that_nobody_knows_are_raw(tmp_path):
     told = {"_type": "NF4Tensor", "_data": {}, "_tensor_data_names": ["qdata"]}
     arrays = {"m._weight_qdata": np.zeros((2, 2), np.uint8)}
     write(tmp_path, arrays, metadata={"m.weight": json.dumps(told)})
-    with pytest.raises(UnsupportedError, match="'NF4Tensor'"):
-        jentropy.open_checkpoint(tmp_path)
+    checkpoint = jentropy.open_checkpoint(tmp_path)
+    assert "found 'NF4Tensor'" in checkpoint.notes[0]
+    assert checkpoint.tensor("m._weight_qdata").format == "RAW"
     write(tmp_path, arrays, metadata={"x": json.dumps(told)})
     with pytest.raises(InputError, match=r"m\.weight.*__metadata__"):
         jentropy.open_checkpoint(tmp_path)
@@ -723,3 +766,193 @@ def test_broken_gguf_files_are_refused(tmp_path):
         (tmp_path / "m.gguf").write_bytes(data)
         with pytest.raises(InputError, match=r"m\.gguf"):
             jentropy.open_checkpoint(tmp_path / "m.gguf")
+
+
+def test_gguf_files_come_back_and_their_fields_are_coded_apart(tmp_path):
+    rows = np.random.default_rng(8).binomial(255, 0.5, (3, 512)).astype(np.uint8)
+    write_gguf(tmp_path / "m.gguf", [*GGUF_TYPES, "Q5_0"])
+    jentropy.compress_checkpoint(tmp_path / "m.gguf", tmp_path / "dst")
+    assert jentropy.verify(tmp_path / "dst", against=tmp_path / "m.gguf").compared
+    jentropy.decompress_checkpoint(tmp_path / "dst", tmp_path / "out")
+    whole = (tmp_path / "m.gguf").read_bytes()
+    assert read_tree(tmp_path / "out") == {"m.gguf": whole}
+    assert rows.size
+    ours, theirs = (jentropy.open_checkpoint(tmp_path / name) for name in ("dst", "m.gguf"))
+    assert ours.names() == theirs.names()
+    assert ours.notes == theirs.notes
+    for name in theirs.names():
+        a, b = ours.tensor(name), theirs.tensor(name)
+        assert (a.format, a.dialect, a.shape) == (b.format, b.dialect, b.shape)
+        if a.format != "RAW":
+            assert a.dequantize().tobytes() == b.dequantize().tobytes()
+    from jentropy.checkpoints.store import Store
+
+    entries = {e.name: e.header for e in Store(tmp_path / "dst").index.tensors}
+    assert entries["blk.0.Q8_0.weight.code"].format == "INT8"
+    assert entries["blk.0.Q8_0.weight.scale"].shape == (48, 1)
+    assert entries["blk.0.Q4_K.weight.code"].format == "UINT4"
+    rows = {row["name"]: row for row in jentropy.inspect(tmp_path / "dst").tensors}
+    assert rows["blk.0.Q4_K.weight"]["format"] == "INT4"
+    assert jentropy.inspect(tmp_path / "dst").weights == jentropy.analyze(tmp_path / "dst").weights
+
+
+def test_a_directory_of_one_gguf_file_is_a_checkpoint(tmp_path):
+    (tmp_path / "source").mkdir()
+    write_gguf(tmp_path / "source" / "m.gguf", ["Q8_0"])
+    (tmp_path / "source" / "README.md").write_text("x")
+    assert "blk.0.Q8_0.weight" in jentropy.open_checkpoint(tmp_path / "source").names()
+    jentropy.compress_checkpoint(tmp_path / "source", tmp_path / "dst")
+    jentropy.decompress_checkpoint(tmp_path / "dst", tmp_path / "out")
+    assert read_tree(tmp_path / "out") == read_tree(tmp_path / "source")
+    shutil.copy(tmp_path / "source" / "m.gguf", tmp_path / "source" / "n.gguf")
+    with pytest.raises(InputError, match="one GGUF file"):
+        jentropy.open_checkpoint(tmp_path / "source")
+
+
+# What other readers of this page have found.
+
+
+def test_transformers_own_fp8_of_a_tensor(tmp_path):
+    arrays = {
+        "a.weight": np.ones((4, 8), E4M3),
+        "a.weight_scale_inv": np.array(0.5, BF16),
+        "a.activation_scale": np.array(1, BF16),
+    }
+    write(tmp_path, arrays, declared(quant_method="fp8", weight_block_size=None))
+    checkpoint = jentropy.open_checkpoint(tmp_path)
+    assert (checkpoint.tensor("a.weight").dequantize() == 0.5).all()
+    assert checkpoint.tensor("a.activation_scale").auxiliary
+
+
+def ct_int8(symmetric: bool) -> dict:
+    return {"num_bits": 8, "type": "int", "strategy": "channel", "symmetric": symmetric}
+
+
+@pytest.mark.parametrize("symmetric", [True, "false", None])
+def test_zero_points_of_a_symmetric_scheme_are_a_contradiction(tmp_path, symmetric):
+    arrays = {
+        "a.weight": np.ones((4, 8), np.int8),
+        "a.weight_scale": np.ones((4, 1), BF16),
+        "a.weight_zero_point": np.ones((4, 1), np.int8),
+    }
+    weights = {**ct_int8(symmetric)}
+    group = {"weights": weights, "targets": ["Linear"], "format": "int-quantized"}
+    write(tmp_path, arrays, declared(quant_method="compressed-tensors", config_groups={"g": group}))
+    with pytest.raises(InputError, match=r"weight_zero_point.*none with symmetric"):
+        jentropy.open_checkpoint(tmp_path)
+
+
+def test_exact_targets_go_before_patterns_and_classes(tmp_path):
+    arrays = {
+        "a.weight": np.ones((4, 8), np.int8),
+        "a.weight_scale": np.ones((4, 1), BF16),
+        "a.weight_zero_point": np.full((4, 1), 3, np.int8),
+        "b.weight": np.ones((4, 8), np.int8),
+        "b.weight_scale": np.ones((4, 1), BF16),
+    }
+
+    def group(symmetric: bool, *targets: str) -> dict:
+        return {"weights": ct_int8(symmetric), "targets": targets, "format": "int-quantized"}
+
+    groups = {
+        "0": group(False, "Embedding"),
+        "1": group(True, "re:.*"),
+        "2": group(False, "a"),
+        "3": group(False, "Linear"),
+    }
+    write(tmp_path, arrays, declared(quant_method="compressed-tensors", config_groups=groups))
+    checkpoint = jentropy.open_checkpoint(tmp_path)
+    assert (checkpoint.tensor("a.weight").dequantize() == -2).all()
+    assert (checkpoint.tensor("b.weight").dequantize() == 1).all()
+
+
+def test_modelopts_group_sizes_of_layers(tmp_path):
+    rng = np.random.default_rng(9)
+    arrays = {}
+    for module, size in (("m.experts.0.up", 32), ("m.down", 16)):
+        arrays[f"{module}.weight"] = rng.integers(0, 256, (4, 32)).astype(np.uint8)
+        arrays[f"{module}.weight_scale"] = np.ones((4, 64 // size), E4M3)
+        arrays[f"{module}.weight_scale_2"] = np.array(1, np.float32)
+    layers = {
+        "m.experts": {"quant_algo": "NVFP4", "group_size": 32},
+        "m.down": {"quant_algo": "NVFP4", "group_size": 16},
+    }
+    sidecar = {"quantization": {"quant_algo": "MIXED_PRECISION", "quantized_layers": layers}}
+    write(tmp_path, arrays, {"model_type": "x"}, hf_quant_config=sidecar)
+    checkpoint = jentropy.open_checkpoint(tmp_path)
+    for module, size in (("m.experts.0.up", 32), ("m.down", 16)):
+        tensor = checkpoint.tensor(f"{module}.weight")
+        assert tensor.number_format.parameter("scale").block == (size,)
+
+
+def test_torchao_names_may_have_underscores(tmp_path):
+    told = {"_type": "Float8Tensor", "_data": {"block_size": [1, 6]}, "_tensor_data_names": []}
+    arrays = {
+        "m.experts._gate_up_proj_qdata": np.ones((2, 6), E4M3),
+        "m.experts._gate_up_proj_scale": np.ones((2, 1), np.float32),
+    }
+    write(tmp_path, arrays, metadata={"m.experts.gate_up_proj": json.dumps(told)})
+    assert jentropy.open_checkpoint(tmp_path).names() == ["m.experts.gate_up_proj"]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("a.qweight", "a.scales"),
+        ("a.weight_packed", "a.weight_scale"),
+        ("a.weight", "a.weight_scale_2"),
+    ],
+)
+def test_packed_weights_that_nothing_declares_are_spoken_of(tmp_path, names):
+    code, scale = names
+    write(tmp_path, {code: np.ones((4, 8), np.int32), scale: np.ones((4, 1), np.float16)})
+    (note,) = jentropy.open_checkpoint(tmp_path).notes
+    assert code in note
+    assert "no config declares" in note
+
+
+HOSTILE = {
+    "targets a number": ("ct_mxfp4a16", "quantization_config.config_groups.group_0.targets", 3),
+    "a pattern": ("ct_mxfp4a16", "quantization_config.config_groups.group_0.targets", ["re:("]),
+    "weights a list": ("ct_mxfp4a16", "quantization_config.config_groups.group_0.weights", []),
+    "group huge": ("ct_mxfp4a16", f"{CT}.group_size", 10**30),
+    "group zero": ("ct_mxfp4a16", f"{CT}.group_size", 0),
+    "group negative": ("ct_mxfp4a16", f"{CT}.group_size", -4),
+    "group a text": ("ct_mxfp4a16", f"{CT}.group_size", "32"),
+    "block a text": ("dsv3_fp8_block", "quantization_config.weight_block_size", "128"),
+    "block huge": ("dsv3_fp8_block", "quantization_config.weight_block_size", [10**30, 128]),
+    "method a number": ("dsv3_fp8_block", "quantization_config.quant_method", 5),
+    "quantization a list": ("dsv3_fp8_block", "quantization_config", [1]),
+    "bits a list": ("gptq_v2", "quantization_config.bits", [4]),
+    "modelopt layers": ("mo_nvfp4", "quantization_config.quantized_layers", [3]),
+    "version a number": ("awq_gemm", "quantization_config.version", 3),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_configs_are_errors_or_notes(name, tmp_path):
+    fixture, path, value = HOSTILE[name]
+    folder = edited(fixture, path, value, tmp_path / "c")
+    if name in ("targets a number", "modelopt layers"):  # nothing that a reader needs
+        assert dequantized(folder, DOWN).shape == (128, 256)
+    elif name in ("method a number", "quantization a list", "version a number"):
+        assert jentropy.open_checkpoint(folder).notes
+    else:
+        with pytest.raises(InputError) as raised:
+            jentropy.open_checkpoint(folder)
+        assert "cannot read it" not in str(raised.value)
+
+
+@pytest.mark.parametrize("shape", [(), (4,), (0, 32), (3, 0)])
+@pytest.mark.parametrize("fixture", ["mo_nvfp4", "mo_w4a16awq", "dsv4", "ct_nvfp4a16", "gptq_v2"])
+def test_weights_of_odd_shapes_are_errors_or_read(fixture, shape, tmp_path):
+    source = jentropy.checkpoints.sources.read_file_source(QUANTISED / fixture)
+    arrays = {n: t.values for n, t in source.stored.items()}
+    for name, values in arrays.items():
+        if values.dtype.kind in "iu" and "scale" not in name:
+            arrays[name] = np.zeros(shape, values.dtype)
+    folder = Path(shutil.copytree(QUANTISED / fixture, tmp_path / "c"))
+    write(folder, arrays)
+    with pytest.raises(InputError) as raised:
+        jentropy.analyze(folder)
+    assert "cannot read it" not in str(raised.value)

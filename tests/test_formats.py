@@ -61,10 +61,11 @@ def test_fields_mean_what_the_specifications_say(element):
         np.where(sign > 0, -1.0, 1.0) * (normal + fraction) * 2.0 ** (exponent - element.bias)
     )
     finite = fields["exponent"] < largest
-    if element.name == "FP8_E4M3":  # its largest exponent is one of numbers, but for one mantissa
-        finite |= mantissa < 7
-    if element.name == "FP4_E2M1":
+    # In narrow formats the largest exponent is one of numbers, too: of E4M3 but for one mantissa.
+    if element.code_bits < 8:
         finite |= True
+    elif element.name == "FP8_E4M3":
+        finite |= mantissa < 7
     with np.errstate(invalid="ignore"):  # signalling NaNs
         numbers = element.decode(codes).astype(np.float64)
     assert (numbers[finite] == expected[finite]).all()
@@ -238,6 +239,22 @@ def test_scales_of_scales_multiply_or_divide_and_offsets_are_subtracted():
     np.testing.assert_array_equal(formats.dequantize(shifted, arrays), values * 2.0 - 0.5)
 
 
+@pytest.mark.parametrize("shape", [(300, 200), (5, 64, 96), (1, 32), (0, 32)])
+@pytest.mark.parametrize("block", [(128, 128), (32, 1), (16,), (WHOLE, 1), None])
+def test_slabs_are_parts_of_the_whole(shape, block):
+    rng = np.random.default_rng(0)
+    number_format = formats.FP8_BLOCK.with_parameter("scale", block=block)
+    scale = rng.random(number_format.parameter("scale").grid(shape)).astype(np.float32)
+    arrays = {
+        "code": rng.integers(0, 0x7F, shape).astype(np.uint8),
+        "scale": scale.view(np.uint32),
+    }
+    whole = formats.dequantize(number_format, arrays)
+    slabs = list(formats.dequantize_slabs(number_format, arrays, 10_000))
+    assert (np.concatenate(slabs) == whole).all()
+    assert len(slabs) > 1 or whole.size <= 10_000 or block == (WHOLE, 1)
+
+
 def test_scattered_groups():
     number_format = formats.INT4_GROUP.with_parameter("scale", element=formats.FP32, block=(2,))
     arrays = {
@@ -259,7 +276,7 @@ def test_allocated_bits(name, bits):
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int32, np.int64])
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("bits", [2, 3, 4, 6, 8])
 @pytest.mark.parametrize("count", [0, 1, 15, 16, 33])
 def test_packed_codes_come_back(dtype, bits, count):
     codes = np.random.default_rng(count).integers(0, 1 << bits, (3, count)).astype(np.uint8)

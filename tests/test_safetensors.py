@@ -164,7 +164,7 @@ def test_sources_that_are_no_checkpoint(tmp_path, fixtures):
         with pytest.raises(InputError, match=message):
             jentropy.compress_checkpoint(path, tmp_path / "out")
         assert not (tmp_path / "out").exists(), name
-    with pytest.raises(UnsupportedError, match=r"expected a \.safetensors file"):
+    with pytest.raises(UnsupportedError, match=r"expected a \.safetensors or \.gguf file"):
         jentropy.open_checkpoint(fixtures / "llama_bf16" / "config.json")
 
 

@@ -6,6 +6,7 @@ import itertools
 import os
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,33 +22,37 @@ from . import orbax, reading, safetensors, structure
 from .checkpoint import Arrays, Checkpoint, Tensor, decode_text
 from .compressing import Progress
 from .contents import StoredArray, read_contents
-from .index import Entry
+from .index import Blocks, Entry, Filler, Part
 from .staging import destination_errors, staged
 from .store import Store
 
 
 class CompressedCheckpoint(Checkpoint):
-    """Weights of a compressed checkpoint; a weight is decoded when its codes are asked for."""
+    """Weights of a compressed checkpoint; a weight is decoded when its codes are asked for.
 
-    def __init__(self, path: Path):
+    Args:
+      strict: whether a config that contradicts the arrays is an error.
+    """
+
+    def __init__(self, path: Path, *, strict: bool = True):
         self.source = path
         self.store = Store(path)
         self._files = {f.path: f for f in self.store.index.files}
         self._entries = {entry.name: entry for entry in model_entries(self.store)}
         contents = read_contents(
             path,
-            (_array(self.store, entry) for entry in self._entries.values()),
+            _arrays(self.store),
             self.read_text,
             self._metadata(),
             whole=len(self._files) != 1,
         )
-        found = reading.read(contents)
+        found = reading.read(contents, strict=strict)
         super().__init__(path, found.tensors, contents.config, found.notes)
 
     def _metadata(self) -> dict[str, str]:
         found: dict[str, str] = {}
         for file in self.store.index.files:
-            if file.model:
+            if file.model and file.path.endswith(safetensors.SUFFIX):
                 blob = _read(self.store, self.store.index.blobs[file.blob]).tobytes()
                 header = safetensors.parse_header(self.source / file.path, blob[8:])
                 found.update(safetensors.text_metadata(header.get("__metadata__")))
@@ -66,7 +71,7 @@ class CompressedCheckpoint(Checkpoint):
 
     def read_text(self, file: str) -> str | None:
         found = self._files.get(file)
-        if found is None or found.tensors is not None:
+        if found is None or found.parts is not None:
             return None
         blob = _read(self.store, self.store.index.blobs[found.blob])
         return decode_text(self.source / file, blob.tobytes())
@@ -77,19 +82,22 @@ def model_entries(store: Store) -> list[Entry]:
     index = store.index
     if not index.files:
         return list(index.tensors)
-    return [index.tensors[i] for f in index.files if f.model for i in f.tensors or ()]
+    return [index.tensors[i] for f in index.files if f.model for i in f.tensors]
 
 
 def _coded(store: Store, entry: Entry) -> Iterator[coder.Coded]:
+    layout, start = entry.header.layout, 0
     for ref in entry.chunks:
         yield coder.Coded(
             entry.name,
             ref.chunk,
             store.payload(ref),
-            entry.header.element_format,
+            start,
+            layout,
             entry.header.coding,
             store.bundle_path(ref),
         )
+        start += ref.chunk.weights
 
 
 def read_entries(store: Store, entries: list[Entry]) -> Iterator[np.ndarray]:
@@ -104,6 +112,25 @@ def _read(store: Store, entry: Entry) -> np.ndarray:
     return values
 
 
+def _arrays(store: Store) -> Iterator[StoredArray]:
+    """The arrays of the model's files, or of a pytree."""
+    index = store.index
+    if not index.files:
+        yield from (_array(store, entry) for entry in index.tensors)
+    for part in (part for f in index.files if f.model for part in f.parts or ()):
+        if isinstance(part, int):
+            yield _array(store, index.tensors[part])
+        elif isinstance(part, Blocks):
+            yield StoredArray(
+                name=part.name,
+                shape=part.shape,
+                dtype=np.dtype(np.uint8),
+                file=store.path,
+                packing=part.packing,
+                read=partial(_read_blocks, store, part),
+            )
+
+
 def _array(store: Store, entry: Entry) -> StoredArray:
     return StoredArray(
         name=entry.name,
@@ -112,6 +139,17 @@ def _array(store: Store, entry: Entry) -> StoredArray:
         file=store.path,
         read=lambda: _read(store, entry),
     )
+
+
+def _read_blocks(store: Store, blocks: Blocks) -> np.ndarray:
+    fields = list(read_entries(store, [store.index.tensors[i] for i in blocks.fields]))
+    return _side_by_side(fields).reshape(blocks.shape)
+
+
+def _side_by_side(fields: list[np.ndarray]) -> np.ndarray:
+    """Bytes of rows whose fields lie one after another. uint8[rows, bytes]."""
+    rows = len(fields[0])
+    return np.concatenate([field.reshape(rows, -1).view(np.uint8) for field in fields], axis=1)
 
 
 def load(path: str | Path, sharding: Any = None) -> Any:
@@ -194,14 +232,34 @@ def file_bytes(store: Store) -> Iterator[tuple[str, Iterator[np.ndarray]]]:
     Chunks of many files decode together.
     """
     index = store.index
-    plan = [
-        (f.path, [index.blobs[f.blob], *(index.tensors[i] for i in f.tensors or ())])
-        for f in index.files
-    ]
+    plan = [(f.path, [Filler(f.blob), *(f.parts or ())]) for f in index.files]
     decoded = coder.decode(
-        item for _, entries in plan for entry in entries for item in _coded(store, entry)
+        item
+        for _, parts in plan
+        for part in parts
+        for entry in _entries(store, part)
+        for item in _coded(store, entry)
     )
-    for name, entries in plan:
-        count = sum(len(entry.chunks) for entry in entries)
-        parts = itertools.islice(decoded, count)
-        yield name, (np.ascontiguousarray(codes).view(np.uint8) for _, codes in parts)
+    for name, parts in plan:
+        yield name, (data for part in parts for data in _part_bytes(store, part, decoded))
+
+
+def _entries(store: Store, part: Part) -> list[Entry]:
+    """Entries that a part of a file is made of."""
+    if isinstance(part, Filler):
+        return [store.index.blobs[part.blob]]
+    fields = part.fields if isinstance(part, Blocks) else (part,)
+    return [store.index.tensors[i] for i in fields]
+
+
+def _part_bytes(
+    store: Store, part: Part, decoded: Iterator[tuple[coder.Coded, np.ndarray]]
+) -> Iterator[np.ndarray]:
+    """A part's bytes in pieces, from its decoded chunks."""
+    entries = _entries(store, part)
+    if isinstance(part, Blocks):
+        fields = [coder.assemble(decoded, entry.header) for entry in entries]
+        yield _side_by_side(fields).reshape(-1)
+        return
+    for _, codes in itertools.islice(decoded, len(entries[0].chunks)):
+        yield np.ascontiguousarray(codes).view(np.uint8)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,13 @@ from jentropy.containers.tensor import chunk_length
 from jentropy.errors import InputError
 from jentropy.formats import ElementFormat
 
+from . import gguf_files, orbax, reading, safetensors, structure
 from . import index as index_lib
-from . import orbax, reading, safetensors, structure
+from .contents import StoredArray
+from .dialects import gguf
+from .gguf_files import GgufFile
 from .hub import resolve
-from .index import FileEntry
+from .index import Blocks, FileEntry, Filler, Part
 from .safetensors import SafetensorsFile
 from .sources import FileSource, read_file_source
 from .staging import refuse_existing
@@ -97,29 +100,87 @@ def compress_checkpoint(src: str | Path, dst: str | Path, progress: Progress | N
 
 def _collect(source: FileSource) -> tuple[list[_Item], list[FileEntry]]:
     """What there is to write, in order, and how the files are made of it."""
-    elements = reading.read(source.contents()).elements
-    items: list[_Item] = []
-    entries: list[FileEntry] = []
-    tensors = 0
-    for blob, name in enumerate(source.files):
-        path = source.root / name
-        inside = None
+    elements = reading.read(source.contents(), strict=False).elements
+    plan = _Plan()
+    for name in source.files:
+        path, is_model = source.root / name, name in source.model
         if not index_lib.is_safe_path(name):
             raise InputError(
                 "name of a file", file=path, expected="one without a backslash", found=repr(name)
             )
-        is_model = name in source.model
-        if opened := _open_safetensors(path, is_model=is_model):
-            head = np.frombuffer(opened.header, np.uint8)
-            items.append(_Item(f"{name} header", head, True))
-            known = elements if is_model else {}
-            items += [_Item(t.name, t.values, False, known.get(t.name)) for t in opened.tensors]
-            inside = tuple(range(tensors, tensors + len(opened.tensors)))
-            tensors += len(inside)
+        if is_model and path.suffix == gguf_files.SUFFIX:
+            plan.add_gguf(name, gguf_files.read(path))
+        elif opened := _open_safetensors(path, is_model=is_model):
+            plan.add_safetensors(name, opened, elements if is_model else {}, is_model=is_model)
         else:
-            items.append(_Item(name, _map(path), True))
-        entries.append(FileEntry(path=name, blob=blob, tensors=inside, model=is_model))
-    return items, entries
+            blob = plan.add_blob(name, map_file(path))
+            plan.files.append(FileEntry(path=name, blob=blob))
+    return plan.items, plan.files
+
+
+class _Plan:
+    """Items and files, collected in order."""
+
+    def __init__(self) -> None:
+        self.items: list[_Item] = []
+        self.files: list[FileEntry] = []
+        self._tensors = self._blobs = 0
+
+    def add_blob(self, name: str, values: np.ndarray) -> int:
+        """Adds bytes; returns their number."""
+        self.items.append(_Item(name, values, True))
+        self._blobs += 1
+        return self._blobs - 1
+
+    def add_tensor(self, name: str, values: np.ndarray, element: ElementFormat | None) -> int:
+        """Adds a tensor; returns its number."""
+        self.items.append(_Item(name, values, False, element))
+        self._tensors += 1
+        return self._tensors - 1
+
+    def add_safetensors(
+        self,
+        path: str,
+        opened: SafetensorsFile,
+        elements: Mapping[str, ElementFormat],
+        *,
+        is_model: bool,
+    ) -> None:
+        """A header and its tensors."""
+        blob = self.add_blob(f"{path} header", np.frombuffer(opened.header, np.uint8))
+        parts = tuple(
+            self.add_tensor(t.name, t.values, elements.get(t.name)) for t in opened.tensors
+        )
+        self.files.append(FileEntry(path=path, blob=blob, parts=parts, model=is_model))
+
+    def add_gguf(self, path: str, opened: GgufFile) -> None:
+        """A header, then tensors and the bytes between; blocks are taken apart."""
+        data, parts, at = map_file(opened.path), list[Part](), 0
+        blob = self.add_blob(f"{path} header", data[: min(opened.starts, default=data.size)])
+        for array, start in zip(opened.arrays, opened.starts, strict=True):
+            if parts and start > at:
+                parts.append(Filler(self.add_blob(f"{path} filler", data[at:start])))
+            values = array.read()
+            if array.packing:
+                parts.append(self._add_blocks(array, values))
+            else:
+                parts.append(self.add_tensor(array.name, values, None))
+            at = start + values.nbytes
+        if parts and data.size > at:
+            parts.append(Filler(self.add_blob(f"{path} filler", data[at:])))
+        self.files.append(FileEntry(path=path, blob=blob, parts=tuple(parts), model=True))
+
+    def _add_blocks(self, array: StoredArray, values: np.ndarray) -> Blocks:
+        """The fields of blocks, each a tensor; of an unknown type the bytes as they are."""
+        packing = gguf.PACKINGS.get(array.packing)
+        if packing is None:
+            fields: tuple[int, ...] = (self.add_tensor(array.name, values, None),)
+        else:
+            fields = tuple(
+                self.add_tensor(f"{array.name}.{key}", part, packing.fields[key][1])
+                for key, part in packing.split(values).items()
+            )
+        return Blocks(name=array.name, packing=array.packing, shape=array.shape, fields=fields)
 
 
 def _open_safetensors(path: Path, *, is_model: bool) -> SafetensorsFile | None:
@@ -134,7 +195,8 @@ def _open_safetensors(path: Path, *, is_model: bool) -> SafetensorsFile | None:
         return None
 
 
-def _map(path: Path) -> np.ndarray:
+def map_file(path: Path) -> np.ndarray:
+    """A file's bytes, mapped."""
     empty = path.stat().st_size == 0
     return np.zeros(0, np.uint8) if empty else np.asarray(np.memmap(path, np.uint8, mode="r"))
 

@@ -44,7 +44,7 @@ class StoredArray:
     read: Callable[[], np.ndarray] = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Contents:
     """A checkpoint's arrays and what its config says of them.
 
@@ -147,7 +147,8 @@ def _declared(
             break
     sidecar = _read_object(source, MODELOPT, read_text)
     inner = sidecar.get("quantization") if sidecar else None
-    if isinstance(inner, Mapping) and (found is None or found.get("quant_method") == "modelopt"):
+    method = (found or {}).get("quant_method")
+    if isinstance(inner, Mapping) and str(method or "modelopt").startswith("modelopt"):
         for key in ("quant_algo", "group_size"):
             ours, theirs = (found or {}).get(key), inner.get(key)
             if None not in (ours, theirs) and str(ours).lower() != str(theirs).lower():
@@ -157,7 +158,8 @@ def _declared(
                     expected=f"{ours} as in {where}",
                     found=theirs,
                 )
-        return {"quant_method": "modelopt", **inner, **(found or {})}, where or MODELOPT
+        told = {key: value for key, value in (found or {}).items() if value is not None}
+        return {"quant_method": "modelopt", **inner, **told}, where or MODELOPT
     if found is None and (old := _read_object(source, GPTQ, read_text)):
         return {"quant_method": "gptq", **old}, GPTQ
     return found, where

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,27 @@ _NUMBERS = {
 }
 
 
-def read(path: Path) -> Contents:
-    """Reads the metadata of a GGUF file and maps its tensors.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GgufFile:
+    """A GGUF file whose metadata has been read.
 
-    A tensor of blocks is uint8[..., bytes of a row], with the type's name as its packing.
+    Attributes:
+      arrays: its tensors in the order of their bytes. One of blocks is uint8[..., bytes of a row],
+        with the type's name as its packing.
+      starts: the byte that each begins at.
+    """
+
+    path: Path
+    arrays: tuple[StoredArray, ...]
+    starts: tuple[int, ...]
+
+    def contents(self) -> Contents:
+        """What a dialect reads."""
+        return Contents(source=self.path, arrays={array.name: array for array in self.arrays})
+
+
+def read(path: Path) -> GgufFile:
+    """Reads the metadata of a GGUF file and maps its tensors.
 
     Raises:
       UnsupportedError: the package is not installed.
@@ -46,12 +64,26 @@ def read(path: Path) -> Contents:
             hint="install the extra 'gguf'",
         ) from error
     try:
-        found = gguf.GGUFReader(path, "r").tensors
+        found = sorted(gguf.GGUFReader(path, "r").tensors, key=lambda t: t.data_offset)
+        arrays = tuple(_array(path, tensor) for tensor in found)
+        starts = tuple(int(tensor.data_offset) for tensor in found)
     except Exception as error:  # the package raises whatever NumPy does
         what = " ".join(str(error).split()) or type(error).__name__
         raise CorruptError(f"GGUF cannot be read: {what:.200}", file=path) from error
-    arrays = [_array(path, tensor) for tensor in found]
-    return Contents(source=path, arrays={array.name: array for array in arrays})
+    at = 0
+    for array, start in zip(arrays, starts, strict=True):
+        if start < at:
+            raise CorruptError(
+                "GGUF tensor",
+                file=path,
+                tensor=array.name,
+                expected=f"at byte {at} or after",
+                found=start,
+            )
+        at = start + array.read().nbytes
+    if len({array.name for array in arrays}) < len(arrays):
+        raise CorruptError("GGUF names a tensor twice", file=path)
+    return GgufFile(path=path, arrays=arrays, starts=starts)
 
 
 def _array(path: Path, tensor: Any) -> StoredArray:

@@ -6,8 +6,10 @@ of the wrong type or out of range is a CorruptError that names it.
 
 from __future__ import annotations
 
+import base64
 import json
 import math
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -15,20 +17,20 @@ from typing import Any
 
 import numpy as np
 
-from jentropy.codecs import CODECS, Coding, FrequencyTable, planes, stored
+from jentropy.codecs import CODECS, Coding, stored
 from jentropy.containers.coder import Draft
 from jentropy.containers.tensor import (
     Chunk,
     TensorHeader,
     chunk_length,
     dtype_named,
-    stored_element,
 )
 from jentropy.errors import CorruptError, InputError, UnsupportedError
 from jentropy.formats import ELEMENTS, RAW, ElementFormat
 
 VERSION = 1
 PACKED_BITS = (4, 8)  # of codes that lie several to a number
+MAX_BYTES = 1 << 31  # of JSON: that of some millions of tensors
 KEY = "jentropy"  # names the version, here and in the custom metadata
 
 
@@ -51,17 +53,51 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Blocks:
+    """A stored array whose rows are blocks of several fields, each a tensor of its own (GGUF).
+
+    Invariant: the fields have as many rows; the array is their rows' bytes side by side.
+    """
+
+    name: str
+    packing: str
+    shape: tuple[int, ...]  # uint8
+    fields: tuple[int, ...]  # numbers of tensors
+
+
+@dataclass(frozen=True, slots=True)
+class Filler:
+    """Bytes between tensors: a blob's number."""
+
+    blob: int
+
+
+Part = int | Blocks | Filler  # an integer is the number of a tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FileEntry:
     """A file of the source.
 
-    A safetensors file is its header (an entry of `blobs`) and its tensors in order; any other file
-    is one blob.
+    A safetensors or GGUF file is its header (an entry of `blobs`) and its parts in order; any other
+    file is one blob.
     """
 
     path: str  # relative, with slashes
     blob: int
-    tensors: tuple[int, ...] | None = None  # None: not a safetensors file
+    parts: tuple[Part, ...] | None = None  # None: a file of bytes
     model: bool = False  # its tensors are the model's weights
+
+    @property
+    def tensors(self) -> tuple[int, ...]:
+        """Numbers of its tensors, in order."""
+        found: list[int] = []
+        for part in self.parts or ():
+            if isinstance(part, int):
+                found.append(part)
+            elif isinstance(part, Blocks):
+                found += part.fields
+        return tuple(found)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +123,7 @@ def document(
     files: Sequence[FileEntry] = (),
     tree: Any = None,
 ) -> bytes:
-    """The index as it is stored: compact JSON in ASCII.
+    """The index as it is stored: compact JSON in ASCII, deflated.
 
     Args:
       bundles: bytes of each bundle.
@@ -100,7 +136,7 @@ def document(
             {
                 "path": f.path,
                 "blob": f.blob,
-                **({} if f.tensors is None else {"tensors": list(f.tensors)}),
+                **({} if f.parts is None else {"parts": [_part_document(p) for p in f.parts]}),
                 **({"model": True} if f.model else {}),
             }
             for f in files
@@ -110,7 +146,20 @@ def document(
     }
     if tree is not None:
         content["tree"] = tree
-    return json.dumps(content, separators=(",", ":")).encode()
+    return zlib.compress(json.dumps(content, separators=(",", ":")).encode(), 9)
+
+
+def _part_document(part: Part) -> Any:
+    if isinstance(part, int):
+        return part
+    if isinstance(part, Filler):
+        return {"blob": part.blob}
+    return {
+        "name": part.name,
+        "packing": part.packing,
+        "shape": list(part.shape),
+        "fields": list(part.fields),
+    }
 
 
 def entry_document(
@@ -128,13 +177,8 @@ def header_document(header: TensorHeader | Draft) -> dict[str, Any]:
         "format": header.format,
         "codec": header.coding.codec,
     }
-    if header.coding.tables:
-        content["tables"] = [
-            None if table is None else [table.first, *table.frequencies]
-            for table in header.coding.tables
-        ]
-    if header.coding.nibbles:
-        content["nibbles"] = True
+    if header.coding.head:
+        content["head"] = base64.b64encode(header.coding.head).decode()
     content["entropy_bits"] = header.entropy_bits
     if header.joint_entropy_bits is not None:
         content["joint_entropy_bits"] = header.joint_entropy_bits
@@ -195,8 +239,26 @@ class _Reader:
             raise self.fail(where, "every name once", twice)
 
 
+def from_bytes(data: bytes, file: Path) -> Index:
+    """Reads and checks an index, as it is stored.
+
+    Raises:
+      CorruptError, UnsupportedError: see `from_json`.
+    """
+    inflater = zlib.decompressobj()
+    try:
+        text = inflater.decompress(data, MAX_BYTES)
+    except zlib.error as error:
+        raise CorruptError(f"index is not deflated: {error}", file=file) from error
+    if not inflater.eof:
+        raise CorruptError(
+            "index", file=file, expected=f"at most {MAX_BYTES} bytes of JSON", found="more, or none"
+        )
+    return from_json(text, file)
+
+
 def from_json(text: bytes, file: Path) -> Index:
-    """Reads and checks an index.
+    """Reads and checks the JSON of an index.
 
     Args:
       file: where it was read, for messages.
@@ -231,7 +293,7 @@ def from_json(text: bytes, file: Path) -> Index:
         for item in reader.objects(content, "files")
     )
     reader.unique([f.path for f in files], "files")
-    model = [i for f in files if f.model for i in f.tensors or ()]
+    model = [i for f in files if f.model for i in f.tensors]
     names = [
         entries["tensors"][i].name for i in (model if files else range(len(entries["tensors"])))
     ]
@@ -270,23 +332,10 @@ def read_header(reader: _Reader, item: dict, name: str) -> dict[str, Any]:
         raise UnsupportedError("format", expected=" or ".join(ELEMENTS), found=repr(element))
     if element != RAW and not _fills(ELEMENTS[element], dtype_named(dtype)):
         raise reader.fail(f"{name} dtype", f"one that codes of {element} fill", dtype)
-    tables = []
-    for table in get(item, "tables", list, name, default=[]):
-        if table is not None:
-            if not isinstance(table, list) or not table:
-                raise reader.fail(f"{name} tables", "lists of integers", table)
-            table = [reader.size(n, f"{name} tables", below=1 << 16) for n in table]
-            table = FrequencyTable(table[0], tuple(table[1:]))
-        tables.append(table)
-    nibbles = get(item, "nibbles", bool, name, default=False)
-    numbers = stored_element(element, dtype_named(dtype))
-    if nibbles and numbers.name != RAW:
-        raise reader.fail(f"{name} nibbles", "none but of RAW or of packed codes", element)
-    expected = 0 if codec == stored.NAME else len(planes.planes_of(numbers, nibbles))
-    if len(tables) != expected:
-        raise reader.fail(
-            f"{name} tables", f"{expected} for codec {codec!r} of {element}", len(tables)
-        )
+    try:
+        head = base64.b64decode(get(item, "head", str, name, default=""), validate=True)
+    except ValueError:
+        raise reader.fail(f"{name} head", "base64", item["head"]) from None
     joint = item.get("joint_entropy_bits")
     for value in (item.get("entropy_bits"), 0.0 if joint is None else joint):
         if isinstance(value, bool) or not isinstance(value, int | float):
@@ -295,7 +344,7 @@ def read_header(reader: _Reader, item: dict, name: str) -> dict[str, Any]:
         "shape": shape,
         "dtype": dtype,
         "format": element,
-        "coding": Coding(codec=codec, tables=tuple(tables), nibbles=nibbles),
+        "coding": Coding(codec=codec, head=head),
         "chunk_weights": chunk_length(shape),
         "entropy_bits": item["entropy_bits"],
         "joint_entropy_bits": joint,
@@ -339,12 +388,35 @@ def _file(
     path = reader.get(item, "path", str, "file")
     if not is_safe_path(path):
         raise reader.fail("file path", "a relative path below the checkpoint", path)
-    inside = reader.get(item, "tensors", list, path, default=None)
+    inside = reader.get(item, "parts", list, path, default=None)
     return FileEntry(
         path=path,
         blob=reader.size(item.get("blob"), f"{path} blob", below=len(blobs)),
-        tensors=None
+        parts=None
         if inside is None
-        else tuple(reader.size(i, f"{path} tensors", below=len(tensors)) for i in inside),
+        else tuple(_part(reader, part, path, tensors, blobs) for part in inside),
         model=reader.get(item, "model", bool, path, default=False),
+    )
+
+
+def _part(
+    reader: _Reader, item: Any, path: str, tensors: tuple[Entry, ...], blobs: tuple[Entry, ...]
+) -> Part:
+    if not isinstance(item, dict):
+        return reader.size(item, f"{path} parts", below=len(tensors))
+    if "blob" in item:
+        return Filler(reader.size(item["blob"], f"{path} parts", below=len(blobs)))
+    name = reader.get(item, "name", str, path)
+    shape = tuple(reader.size(n, f"{name} shape") for n in reader.get(item, "shape", list, name))
+    fields = tuple(
+        reader.size(i, f"{name} fields", below=len(tensors))
+        for i in reader.get(item, "fields", list, name)
+    )
+    headers = [tensors[i].header for i in fields]
+    rows = {header.shape[:1] for header in headers}
+    size = sum(header.raw_bytes for header in headers)
+    if len(rows) != 1 or rows == {()} or not shape or size != math.prod(shape):
+        raise reader.fail(f"{name} fields", f"rows of {list(shape)} bytes", list(fields))
+    return Blocks(
+        name=name, packing=reader.get(item, "packing", str, name), shape=shape, fields=fields
     )

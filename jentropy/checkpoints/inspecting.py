@@ -11,7 +11,8 @@ from jentropy.formats import GROUP_INDEX, RAW
 
 from .checkpoint import Tensor
 from .compressed import CompressedCheckpoint, model_entries
-from .index import Entry
+from .index import Blocks, Entry
+from .store import Store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,13 +62,13 @@ def inspect(path: str | Path) -> Inspection:
     Raises:
       InputError: not a compressed checkpoint, or a damaged index.
     """
-    checkpoint = CompressedCheckpoint(Path(path))
+    checkpoint = CompressedCheckpoint(Path(path), strict=False)
     store = checkpoint.store
     model = model_entries(store)
-    by_name = {entry.name: entry for entry in model}
+    arrays = _entries_of_arrays(store)
     rows, weights, joint = [], 0, 0.0
     for tensor in map(checkpoint.tensor, checkpoint.names()):
-        row = _row(tensor, by_name)
+        row = _row(tensor, arrays)
         rows.append(row)
         if tensor.format != RAW:
             size = math.prod(tensor.shape)
@@ -94,39 +95,53 @@ def _yardstick(row: dict[str, Any]) -> float:
     return row["entropy_bits"] if joint is None else joint
 
 
-def _row(tensor: Tensor, by_name: dict[str, Entry]) -> dict[str, Any]:
+def _entries_of_arrays(store: Store) -> dict[str, tuple[Entry, ...]]:
+    """Entries that each stored array of the model is made of, by its name."""
+    found = {entry.name: (entry,) for entry in model_entries(store)}
+    for part in (part for f in store.index.files if f.model for part in f.parts or ()):
+        if isinstance(part, Blocks):
+            found[part.name] = tuple(store.index.tensors[i] for i in part.fields)
+    return found
+
+
+def _row(tensor: Tensor, arrays: dict[str, tuple[Entry, ...]]) -> dict[str, Any]:
     size = max(1, math.prod(tensor.shape))
     parts = []
-    bits, split, joint = 0.0, 0.0, 0.0
+    bits, split, joint, is_wide = 0.0, 0.0, 0.0, False
+    seen: set[str] = set()  # the fields of a block lie in one array
     for key, name in tensor.parts.items():
-        if key == GROUP_INDEX:  # indices are a tensor of their own
+        if key == GROUP_INDEX or name in seen:  # indices are a tensor of their own
             continue
-        header = by_name[name].header
-        whole = header.joint_entropy_bits
-        best = header.entropy_bits if whole is None else whole
-        split += header.size / size * (header.entropy_bits if key == "code" else best)
-        joint += header.size / size * best
-        stored = 8 * header.payload_bytes / size
-        bits += stored
-        parts.append(
-            {
-                "part": key,
-                "stored_as": name,
-                "codec": header.coding.codec,
-                "bits_per_weight": stored,
-                "raw_bits_per_weight": 8 * header.raw_bytes / size,
-            }
-        )
-    code = by_name[tensor.parts["code"]].header
+        seen.add(name)
+        for entry in arrays[name]:
+            header = entry.header
+            part = key if len(arrays[name]) == 1 else entry.name.removeprefix(f"{name}.")
+            whole = header.joint_entropy_bits
+            best = header.entropy_bits if whole is None else whole
+            split += header.size / size * (header.entropy_bits if part == "code" else best)
+            joint += header.size / size * best
+            is_wide |= part == "code" and whole is None
+            stored = 8 * header.payload_bytes / size
+            bits += stored
+            parts.append(
+                {
+                    "part": part,
+                    "stored_as": entry.name,
+                    "codec": header.coding.codec,
+                    "bits_per_weight": stored,
+                    "raw_bits_per_weight": 8 * header.raw_bytes / size,
+                }
+            )
+    codes = [part for part in parts if part["part"] == "code"]
     return {
         "name": tensor.name,
         "format": tensor.format,
         "dialect": tensor.dialect,
-        "codec": code.coding.codec,
+        "codec": (codes or parts)[0]["codec"],
         "shape": list(tensor.shape),
         "bits_per_weight": bits,
         "entropy_bits": split,
-        "joint_entropy_bits": None if code.joint_entropy_bits is None else joint,
+        "joint_entropy_bits": None if is_wide else joint,
         "gap_bits": bits - joint,
         "parts": parts,
     }

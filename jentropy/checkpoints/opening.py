@@ -10,7 +10,7 @@ import numpy as np
 
 from jentropy.containers import trees
 
-from . import gguf_files, orbax, reading
+from . import orbax, reading
 from .checkpoint import Checkpoint
 from .compressed import CompressedCheckpoint
 from .contents import StoredArray, read_contents
@@ -37,8 +37,6 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         return CompressedCheckpoint(source)
     if source.is_dir() and is_orbax_checkpoint(source):
         contents = read_contents(source, _leaves(source), lambda name: None)
-    elif source.suffix == gguf_files.SUFFIX and source.is_file():
-        contents = gguf_files.read(source)
     else:
         contents = read_file_source(source).contents()
     found = reading.read(contents)

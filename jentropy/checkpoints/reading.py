@@ -13,15 +13,18 @@ from types import ModuleType
 import numpy as np
 
 from jentropy import formats
-from jentropy.errors import InputError
+from jentropy.errors import InputError, UnsupportedError
 from jentropy.formats import GROUP_INDEX, ElementFormat, Format
 
 from .checkpoint import Tensor
 from .contents import Contents, StoredArray
 from .dialects import DIALECTS, plain
-from .dialects.weight import Missing, Weight
+from .dialects.weight import AUXILIARY, Missing, Weight
 
 _FULL = (formats.BF16, formats.FP16, formats.FP32)  # mean what they say in any checkpoint
+# How codes and scales are named where no config tells; to warn of them, not to read them.
+_CODES = (".weight", "weight", "_packed", "qweight", "_qdata")
+_SCALES = ("_scale", "_scale_inv", "_scales", ".scale", ".scales", "scales", "_scale_2")
 _SHOWN = 3  # names in a note
 
 
@@ -40,8 +43,12 @@ class Reading:
     notes: tuple[str, ...]
 
 
-def read(contents: Contents) -> Reading:
+def read(contents: Contents, *, strict: bool = True) -> Reading:
     """Finds the weights of a checkpoint; no array is read.
+
+    Args:
+      strict: whether a config that contradicts the arrays is an error; otherwise what it says is
+        left out, with a note.
 
     Raises:
       InputError: a config that contradicts the arrays, a weight one of whose parts is missing.
@@ -49,13 +56,20 @@ def read(contents: Contents) -> Reading:
     dialect = next(d for d in DIALECTS.values() if d.claims(contents))
     weights: dict[str, Weight] = {}  # by the name of the array of their codes
     missing: list[str] = []
+    unread: dict[str, list[str]] = {}  # names by what kept them from being read
     for array in contents.arrays.values():
         try:
-            weight = dialect.weight(contents, array)
+            weight = _weight(dialect, contents, array)
         except Missing:
-            if contents.whole:
+            if contents.whole and strict:
                 raise
             missing.append(array.name)
+            continue
+        except InputError as error:
+            if strict and not isinstance(error, UnsupportedError):
+                raise
+            found = "" if error.expected is None else f": expected {error.expected}"
+            unread.setdefault(f"{error.what}{found}, found {error.found}", []).append(array.name)
             continue
         if weight is not None:
             weights[array.name] = weight
@@ -71,18 +85,31 @@ def read(contents: Contents) -> Reading:
     for name, array in contents.arrays.items():
         if name in weights:
             tensors.append(_tensor(weights[name], dialect.NAME))
-        elif name not in used or name.endswith(dialect.AUXILIARY):
+        elif name not in used or name.endswith(AUXILIARY):
             tensor = _left_over(contents, array, dialect)
             tensors.append(tensor)
-            is_raw = tensor.format == formats.RAW and name not in missing
+            known = {*missing, *(n for names in unread.values() for n in names)}
+            is_raw = tensor.format == formats.RAW and name not in known
             if is_raw and _looks_quantised(contents, array, tensor):
                 unknown.append(name)
     _refuse_duplicates(contents, tensors)
     return Reading(
         tensors=tuple(tensors),
         elements=elements,
-        notes=_notes(contents, dialect, unknown, missing),
+        notes=_notes(contents, dialect, unknown, missing, unread),
     )
+
+
+def _weight(dialect: ModuleType, contents: Contents, array: StoredArray) -> Weight | None:
+    try:
+        return dialect.weight(contents, array)
+    except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
+        # A config of the wrong types, or shapes that nobody thought of.
+        raise InputError(
+            f"dialect {dialect.NAME} cannot read it: {type(error).__name__}: {error}",
+            file=array.file,
+            tensor=array.name,
+        ) from error
 
 
 def plain_tensor(name: str, array: StoredArray) -> Tensor:
@@ -116,7 +143,7 @@ def _tensor(weight: Weight, dialect: str) -> Tensor:
 
 def _left_over(contents: Contents, array: StoredArray, dialect: ModuleType) -> Tensor:
     tensor = plain_tensor(array.name, array)
-    auxiliary = array.name.endswith(dialect.AUXILIARY)
+    auxiliary = array.name.endswith(AUXILIARY)
     known = tensor.number_format.element in _FULL or not (
         contents.quantization or _has_scale(contents, array.name)
     )
@@ -136,9 +163,8 @@ def _looks_quantised(contents: Contents, array: StoredArray, tensor: Tensor) -> 
 
 
 def _has_scale(contents: Contents, name: str) -> bool:
-    stem = name.removesuffix(".weight")
-    endings = ("_scale", "_scale_inv", "_scales", ".scale", ".scales", "_scale_2")
-    return any(f"{base}{end}" in contents.arrays for base in (name, stem) for end in endings)
+    stems = {name, *(name.removesuffix(end) for end in _CODES if name.endswith(end))}
+    return any(f"{stem}{end}" in contents.arrays for stem in stems for end in _SCALES)
 
 
 def _refuse_duplicates(contents: Contents, tensors: list[Tensor]) -> None:
@@ -156,9 +182,13 @@ def _refuse_duplicates(contents: Contents, tensors: list[Tensor]) -> None:
 
 
 def _notes(
-    contents: Contents, dialect: ModuleType, unknown: list[str], missing: list[str]
+    contents: Contents,
+    dialect: ModuleType,
+    unknown: list[str],
+    missing: list[str],
+    unread: Mapping[str, list[str]],
 ) -> tuple[str, ...]:
-    notes = []
+    notes = [f"{_some(names)}: kept as RAW codes ({why})" for why, names in unread.items()]
     if unknown:
         why = "no config declares how they are quantised"
         packings = sorted({contents.arrays[name].packing for name in unknown} - {""})
@@ -170,7 +200,7 @@ def _notes(
                 why += ", which no dialect knows"
         notes.append(f"{_some(unknown)}: kept as RAW codes, values unknown ({why})")
     if missing:
-        notes.append(f"{_some(missing)}: kept as RAW codes, their scales lie in other files")
+        notes.append(f"{_some(missing)}: kept as RAW codes, their scales are not here")
     return tuple(notes)
 
 

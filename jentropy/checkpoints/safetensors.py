@@ -26,6 +26,7 @@ from jentropy.errors import CorruptError, TruncatedError, UnsupportedError
 
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 LENGTH_BYTES = 8
+SUFFIX = ".safetensors"
 # Bits of an element, and the dtype of its array. Types narrower than a byte, and those that NumPy
 # has no name for, are read as the bytes that they are packed in.
 DTYPES: dict[str, tuple[int, np.dtype]] = {

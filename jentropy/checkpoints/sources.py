@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from jentropy.errors import CorruptError, InputError, UnsupportedError
 
-from . import safetensors
+from . import gguf_files, safetensors
 from .contents import Contents, StoredArray, read_contents, read_json
 from .safetensors import SafetensorsFile, StoredTensor
 
@@ -24,7 +24,7 @@ class FileSource:
     Attributes:
       root: the directory, or that of a single file.
       files: every file, as a path relative to root, sorted.
-      model: the safetensors files that make up the model, relative to root.
+      model: the safetensors files that make up the model, relative to root; or a GGUF file.
       stored: the model's tensors by name.
       metadata: `__metadata__` of the model's files.
       whole: False for a single file, which may be one shard of several.
@@ -33,8 +33,8 @@ class FileSource:
     root: Path
     files: tuple[str, ...]
     model: tuple[str, ...]
-    stored: Mapping[str, StoredTensor]
-    metadata: Mapping[str, str]
+    stored: Mapping[str, StoredTensor] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
     whole: bool = True
 
     def contents(self) -> Contents:
@@ -43,6 +43,8 @@ class FileSource:
         Raises:
           InputError: a config that cannot be read, or one that contradicts its sidecar.
         """
+        if is_gguf(self.model):
+            return gguf_files.read(self.root / self.model[0]).contents()
         return read_contents(
             self.root,
             (_array(tensor) for tensor in self.stored.values()),
@@ -54,6 +56,11 @@ class FileSource:
     def _read(self, name: str) -> bytes | None:
         path = self.root / name
         return path.read_bytes() if path.is_file() else None
+
+
+def is_gguf(model: tuple[str, ...]) -> bool:
+    """Whether the files of a model are one GGUF file."""
+    return len(model) == 1 and model[0].endswith(gguf_files.SUFFIX)
 
 
 def _array(tensor: StoredTensor) -> StoredArray:
@@ -73,6 +80,8 @@ def read_file_source(path: Path) -> FileSource:
     Raises:
       InputError: no checkpoint, a missing shard, a pickle; whatever `safetensors.read` raises.
     """
+    if path.is_file() and path.suffix == gguf_files.SUFFIX:
+        return FileSource(root=path.parent, files=(path.name,), model=(path.name,), whole=False)
     if path.is_file():
         _refuse_unknown_file(path)
         name = path.name
@@ -87,6 +96,8 @@ def read_file_source(path: Path) -> FileSource:
         )
     files = tuple(_walk(path))
     model, weight_map = _model_files(path, files)
+    if is_gguf(model):
+        return FileSource(root=path, files=files, model=model)
     opened = {name: safetensors.read(path / name) for name in model}
     stored = _by_index(path, weight_map, opened) if weight_map else _by_file(opened)
     metadata = {key: text for file in opened.values() for key, text in file.metadata.items()}
@@ -104,7 +115,10 @@ def _refuse_unknown_file(path: Path) -> None:
         )
     if path.suffix != ".safetensors":
         raise UnsupportedError(
-            "file", file=path, expected="a .safetensors file", found=path.suffix or "no suffix"
+            "file",
+            file=path,
+            expected="a .safetensors or .gguf file",
+            found=path.suffix or "no suffix",
         )
 
 
@@ -155,6 +169,9 @@ def _model_files(
     model = [name for name in top if name.endswith(".safetensors")]
     if "model.safetensors" in model:
         model = ["model.safetensors"]
+    ggufs = [name for name in top if name.endswith(gguf_files.SUFFIX)]
+    if not model and len(ggufs) == 1:
+        return tuple(ggufs), None
     if not model:
         pickles = [name for name in top if Path(name).suffix in PICKLES]
         if pickles:
@@ -162,7 +179,7 @@ def _model_files(
         raise InputError(
             "no checkpoint",
             file=root,
-            expected="safetensors files or an Orbax checkpoint",
+            expected="safetensors files, one GGUF file or an Orbax checkpoint",
             found=", ".join(top[:4]) + (", ..." if len(top) > 4 else "") if top else "no files",
         )
     return tuple(model), None

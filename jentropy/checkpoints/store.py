@@ -87,7 +87,7 @@ class Store:
                 expected=metadata.get("index_xxh3_64"),
                 found=found,
             )
-        self.index = index_lib.from_json(text.tobytes(), self.array_path("index"))
+        self.index = index_lib.from_bytes(text.tobytes(), self.array_path("index"))
         self._bundles: dict[int, np.ndarray] = {}
 
     def array_path(self, name: str) -> Path:

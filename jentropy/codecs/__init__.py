@@ -1,9 +1,10 @@
 """Codecs: symbols to words and back. `CODECS` are those of the archive.
 
-An archive codec is a module with `encode(chunks, formats, codings)`, `decode(payloads, sizes,
-formats, codings)` and `size_bound(size, format)`; to add one, write it and give it a line in
-`CODECS` and in `choose`. A codec's name in a file means its exact layout: a change of layout is a
-new name. `window12` is the fixed-rate code of resident BF16 weights.
+An archive codec is a module with `encode(chunks, starts, layouts, codings)`, `decode(payloads,
+starts, sizes, layouts, codings)` and `size_bound(size, layout)`; a start is a chunk's first number
+in its tensor. To add one, write it and give it a line in `CODECS` and in `choose`. A codec's name
+in a file means its exact layout: a change of layout is a new name. `window12` is the fixed-rate
+code of resident BF16 weights.
 """
 
 from __future__ import annotations
@@ -13,45 +14,59 @@ from types import ModuleType
 
 import numpy as np
 
-from jentropy.entropy import Counts
 from jentropy.errors import UnsupportedError
-from jentropy.formats import ElementFormat
 
-from . import rans_planes, stored
-from .coding import Coding
-from .lanes import FrequencyTable
+from . import context, deflate, planes, stored
+from .coding import Coding, Layout
 
-CODECS: dict[str, ModuleType] = {module.NAME: module for module in (stored, rans_planes)}
+CODECS: dict[str, ModuleType] = {
+    module.NAME: module for module in (stored, deflate, planes, context)
+}
+TINY = 64  # numbers; coding fewer costs more than it saves
 
 
-def choose(element: ElementFormat, counts: Counts, *, nibbles: bool | None = None) -> Coding:
-    """The smallest coding of a tensor with these counts.
+def choose(numbers: np.ndarray, histograms: Sequence[np.ndarray], layout: Layout) -> Coding:
+    """The smallest coding of a tensor.
 
     Args:
-      nibbles: of RAW, whether its symbols are half bytes; None: whichever is smaller.
+      numbers: of the layout's shape; a memory map is read in part.
+      histograms: int64[256] of the bytes of each plane (`planes`).
     """
-    coding = rans_planes.choose(element, counts.slices, counts.weights, nibbles)
-    return Coding(codec=stored.NAME) if coding is None else coding
+    plain = Coding(codec=stored.NAME)
+    if numbers.size < TINY:
+        return plain
+    raw_bytes = numbers.size * layout.element.dtype.itemsize
+    ways = [planes.choose(histograms, layout)]
+    if (found := context.choose(numbers, layout)) is not None:
+        ways.append(found)
+    size, best = min(ways, key=lambda way: way[0])
+    worth = planes.MIN_GAIN * size < (planes.MIN_GAIN - 1) * raw_bytes
+    return best if worth else plain
 
 
 def encode(
-    chunks: Sequence[np.ndarray], formats: Sequence[ElementFormat], codings: Sequence[Coding]
+    chunks: Sequence[np.ndarray],
+    starts: Sequence[int],
+    layouts: Sequence[Layout],
+    codings: Sequence[Coding],
 ) -> list[np.ndarray]:
-    """Payloads of chunks (codes, of any tensors), uint8 each. Coded together: give it many."""
+    """Payloads of chunks (numbers, of any tensors), uint8 each. Coded together: give it many."""
     return _by_codec(
-        codings, lambda module, at: module.encode(*_pick(at, chunks, formats, codings))
+        codings, lambda module, at: module.encode(*_pick(at, chunks, starts, layouts, codings))
     )
 
 
 def decode(
     payloads: Sequence[np.ndarray],
+    starts: Sequence[int],
     sizes: Sequence[int],
-    formats: Sequence[ElementFormat],
+    layouts: Sequence[Layout],
     codings: Sequence[Coding],
 ) -> list[np.ndarray]:
-    """Codes of payloads: the inverse of `encode`."""
+    """Numbers of payloads: the inverse of `encode`."""
     return _by_codec(
-        codings, lambda module, at: module.decode(*_pick(at, payloads, sizes, formats, codings))
+        codings,
+        lambda module, at: module.decode(*_pick(at, payloads, starts, sizes, layouts, codings)),
     )
 
 
@@ -73,4 +88,4 @@ def _by_codec(
     return results
 
 
-__all__ = ["CODECS", "Coding", "FrequencyTable", "choose", "decode", "encode"]
+__all__ = ["CODECS", "Coding", "Layout", "choose", "decode", "encode"]

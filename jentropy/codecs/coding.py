@@ -1,20 +1,48 @@
-"""How one tensor's chunks are coded: what a decoder must know beside the chunks."""
+"""How a tensor's chunks are coded: what a decoder must know beside the chunks."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-from .lanes import FrequencyTable
+from jentropy.formats import ElementFormat
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Coding:
     """A codec and its parameters for a tensor; hashable, the same for all chunks.
 
-    `tables` has an entry per plane of the format (`codecs.planes`): its frequencies, or None where
-    the plane is stored as it is. The codec `stored` has none.
+    Attributes:
+      codec: a name in `CODECS`.
+      head: the codec's parameters (tables, classes of rows and columns) in its own layout.
     """
 
     codec: str
-    tables: tuple[FrequencyTable | None, ...] = ()
-    nibbles: bool = False  # planes of half a byte, of a RAW tensor
+    head: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What a codec knows of the tensor that a chunk is cut from.
+
+    Attributes:
+      element: format of its numbers, RAW where a number holds several codes.
+      octets: whether the numbers are runs of packed codes of 4 or 8 bits; their bytes are symbols.
+      pairs: whether a byte holds two codes of 4 bits.
+      shape: of the tensor.
+    """
+
+    element: ElementFormat
+    shape: tuple[int, ...]
+    octets: bool = False
+    pairs: bool = False
+
+    @property
+    def columns(self) -> int:
+        """Length of the last axis."""
+        return self.shape[-1] if self.shape else 1
+
+    @property
+    def rows(self) -> int:
+        """Runs of the last axis."""
+        return math.prod(self.shape[:-1])

@@ -1,273 +1,311 @@
-"""Symbols to lane streams and back, the lanes of many tensors in one call.
+"""Streams of symbols to lanes and back, the lanes of many streams in one call.
 
-A run of n symbols takes ceil(n / LANE) lanes, every one full but the last. Lanes are gathered into
-batches of a few fixed shapes, so that a checkpoint of any tensors compiles a handful of programs.
+A stream of n symbols takes ceil(n / LANE) lanes. Streams are gathered into calls of a few fixed
+sizes, so that a checkpoint of any tensors compiles a handful of programs; calls run on all cores.
+What a codec does before and after (`prepare`, `finish`) runs in the same threads.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import TypeVar
+from typing import Any
 
+import jax
 import numpy as np
 
 from jentropy.errors import CorruptError
 
-from . import rans
+from . import bits, rans
+from .rans import FEW, LANE, LOWER, PRECISION, SLOTS
+from .tables import IDLE, Tables
 
-_T = TypeVar("_T")
-
-BATCH_LANES = (64, 256, 1024)  # lane counts of compiled programs; more leave a core's cache
-BATCH_STEPS = (256, rans.LANE)  # symbols a lane of compiled programs
-BATCH_TABLES = (1, 16, 128, BATCH_LANES[-1])  # table counts of compiled programs
+STEPS = (512, 2048, LANE)  # of compiled programs
+LANES = (32, 64, 96, 128, 192, 256)  # of compiled programs; what they touch stays in a core's cache
+DEVICE_LANES = 1 << 17  # of a call on an accelerator, which needs many at once
+TABLES = 63  # of a call that mixes streams
+BYTES = 255  # a count that spreads less takes a byte
 
 
 @dataclass(frozen=True, slots=True)
-class FrequencyTable:
-    """Frequencies of symbols first, first + 1, ...; they sum to rans.SLOTS, ends are not 0."""
+class Symbols:
+    """What a stream codes.
 
-    first: int
-    frequencies: tuple[int, ...]
+    Attributes:
+      symbols: uint8[n], rows of `table`.
+      contexts: uint8[n], the table of each symbol; None: the first.
+      low: uint16[lanes], low bits of each lane's initial state; None: 0.
+    """
 
-    def __post_init__(self) -> None:
-        top = self.first + len(self.frequencies)
-        sound = (
-            self.first >= 0
-            and top <= 256
-            and all(0 <= f <= rans.SLOTS for f in self.frequencies)
-            and sum(self.frequencies) == rans.SLOTS
-        )
-        if not sound:
-            raise CorruptError(
-                "frequency table",
-                expected=f"at most 256 frequencies that sum to {rans.SLOTS}",
-                found=f"{len(self.frequencies)} from symbol {self.first}, "
-                f"sum {sum(self.frequencies)}",
-            )
-
-    @classmethod
-    def of_counts(cls, counts: np.ndarray) -> FrequencyTable:
-        """The table for symbols that occur `counts` times. int64[256], not all zero."""
-        frequencies = rans.normalize(counts)
-        used = np.flatnonzero(frequencies)
-        first, last = int(used[0]), int(used[-1])
-        return cls(first, tuple(int(f) for f in frequencies[first : last + 1]))
-
-    def dense(self) -> np.ndarray:
-        """int64[256]."""
-        frequencies = np.zeros(256, np.int64)
-        frequencies[self.first : self.first + len(self.frequencies)] = self.frequencies
-        return frequencies
+    symbols: np.ndarray
+    contexts: np.ndarray | None = None
+    low: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """Coded symbols: one state and one word count per lane, the lanes' words one after another."""
+    """Coded symbols: of each lane a state and a word count, and the lanes' words in order."""
 
     states: np.ndarray  # uint32[lanes]
-    counts: np.ndarray  # uint16[lanes], words of each lane
+    counts: np.ndarray  # int64[lanes], words of each lane
     words: np.ndarray  # uint16[sum of counts]
+
+    def sections(self) -> list[np.ndarray]:
+        """As it is stored, but for the words: states, the least count, and what each has more."""
+        least = int(self.counts.min())
+        narrow = int(self.counts.max()) - least < BYTES and least < 0xFFFF
+        return [
+            self.states.astype("<u4"),
+            np.array([least if narrow else 0xFFFF], "<u2"),
+            (self.counts - least).astype(np.uint8) if narrow else self.counts.astype("<u2"),
+        ]
+
+
+def read_sections(reader: bits.Reader, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """States and counts that `Stream.sections` stored for a stream of `size` symbols."""
+    lanes = lane_count(size)
+    states = reader.array("<u4", lanes)
+    least = reader.integer("<u2")
+    if least == 0xFFFF:
+        return states, reader.array("<u2", lanes).astype(np.int64)
+    return states, reader.array("u1", lanes).astype(np.int64) + least
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """A stream to be coded.
+
+    Attributes:
+      size: its symbols, more than 0.
+      tables: of its symbols.
+      rows: uint32[contexts, 256], what a symbol of each context looks up (`Tables.encode_rows`).
+      prepare: gives the symbols.
+      finish: takes the coded stream; `encode` returns what it returns.
+    """
+
+    size: int
+    tables: Tables
+    rows: np.ndarray
+    prepare: Callable[[], Symbols]
+    finish: Callable[[Stream], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """A stream to be decoded.
+
+    Attributes:
+      size: its symbols, more than 0.
+      tables: of its symbols.
+      stream: what was coded.
+      contexts: gives uint8[size], the table of each symbol; None: the first.
+      finish: takes the symbols (as `tables.shown` has them) and the low bits of the initial
+        states; `decode` returns what it returns.
+    """
+
+    size: int
+    tables: Tables
+    stream: Stream
+    contexts: Callable[[], np.ndarray] | None
+    finish: Callable[[np.ndarray, np.ndarray], Any]
 
 
 def lane_count(symbols: int) -> int:
-    """Lanes that a run of symbols takes."""
-    return -(-symbols // rans.LANE)
+    """Lanes that a stream of symbols takes."""
+    return -(-symbols // LANE)
 
 
-@lru_cache(maxsize=1024)
-def _encode_table(table: FrequencyTable) -> np.ndarray:
-    return rans.encode_table(table.dense())
+def _steps(size: int) -> int:
+    return -(-size // lane_count(size)) if size else 0
 
 
-@lru_cache(maxsize=1024)
-def _decode_table(table: FrequencyTable) -> np.ndarray:
-    return rans.decode_table(table.dense())
+def _batch_lanes() -> int:
+    return LANES[-1] if jax.default_backend() == "cpu" else DEVICE_LANES
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """Lanes of one run that lie in one batch."""
-
-    run: int
-    lane: int  # first lane, within the run
-    lanes: int
-    at: int  # first lane, within the batch
-
-    @property
-    def in_run(self) -> slice:
-        """Its lanes among those of the run."""
-        return slice(self.lane, self.lane + self.lanes)
-
-    @property
-    def in_batch(self) -> slice:
-        """Its lanes among those of the batch."""
-        return slice(self.at, self.at + self.lanes)
+def _calls(jobs: Sequence[Encoding | Decoding]) -> list[list[int]]:
+    """Streams that go into one call, largest calls first."""
+    limit = _batch_lanes()
+    calls: list[list[int]] = []
+    open_calls: dict[int, tuple[list[int], int, dict[int, int]]] = {}
+    for i, job in enumerate(jobs):
+        lanes = lane_count(job.size)
+        steps = next(s for s in STEPS if s >= _steps(job.size))
+        call, used, tables = open_calls.get(steps, ([], limit + 1, {}))
+        needed = tables | {id(job.tables): job.tables.count}
+        if used + lanes > limit or sum(needed.values()) > TABLES:
+            call, used, needed = [], 0, {id(job.tables): job.tables.count}
+            calls.append(call)
+        call.append(i)
+        open_calls[steps] = call, used + lanes, needed
+    return sorted(calls, key=lambda call: -sum(jobs[i].size for i in call))
 
 
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    parts: list[_Part]
-    steps: int
-    lanes: int  # with padding
-    counts: np.ndarray | None  # symbols of each lane; None if all are full
-    tables: list[FrequencyTable]
-    table_ids: np.ndarray
-
-    def stack_tables(self, make: Callable[[FrequencyTable], np.ndarray]) -> np.ndarray:
-        size = next(s for s in BATCH_TABLES if s >= len(self.tables))
-        rows = [make(t) for t in self.tables]
-        return np.stack(rows + rows[:1] * (size - len(rows)))
-
-
-def _batches(sizes: Sequence[int], tables: Sequence[FrequencyTable]) -> Iterator[_Batch]:
-    """Gathers the lanes of runs of `sizes` symbols. Short runs and long ones apart."""
-    limit = BATCH_LANES[-1]
-    for low, steps in zip((0, *BATCH_STEPS), BATCH_STEPS, strict=False):
-        parts: list[_Part] = []
-        used = 0
-        for run, size in enumerate(sizes):
-            if not low < min(size, BATCH_STEPS[-1]) <= steps:
-                continue
-            lane, lanes = 0, lane_count(size)
-            while lane < lanes:
-                take = min(lanes - lane, limit - used)
-                parts.append(_Part(run, lane, take, used))
-                lane, used = lane + take, used + take
-                if used == limit:
-                    yield _batch(parts, used, steps, sizes, tables)
-                    parts, used = [], 0
-        if parts:
-            yield _batch(parts, used, steps, sizes, tables)
-
-
-def _batch(
-    parts: list[_Part],
-    used: int,
-    steps: int,
-    sizes: Sequence[int],
-    tables: Sequence[FrequencyTable],
-) -> _Batch:
-    lanes = next(n for n in BATCH_LANES if n >= used)
-    counts = np.zeros(lanes, np.int32)
-    ids = np.zeros(lanes, np.int32)
-    distinct: dict[FrequencyTable, int] = {}
-    for part in parts:
-        run = slice(part.at, part.at + part.lanes)
-        ids[run] = distinct.setdefault(tables[part.run], len(distinct))
-        left = sizes[part.run] - rans.LANE * (part.lane + np.arange(part.lanes))
-        counts[run] = np.minimum(left, rans.LANE)
-    full = bool((counts == steps).all())
-    return _Batch(parts, steps, lanes, None if full else counts, list(distinct), ids)
-
-
-def _lane_view(run: np.ndarray, part: _Part, steps: int) -> np.ndarray:
-    start = part.lane * rans.LANE
-    return run[start : start + (part.lanes - 1) * rans.LANE + steps]
-
-
-def _in_parallel(run: Callable[[_Batch], _T], batches: Iterable[_Batch]) -> list[_T]:
-    """Results in order. A program of a few thousand lanes keeps one core busy, not more."""
-    workers = os.cpu_count() or 1
+def _run(jobs: Sequence[Any], run_call: Callable[[list[Any]], list[Any]]) -> list[Any]:
+    """Results of all jobs, in order; a call's jobs go through `run_call` together."""
+    calls = _calls(jobs)
+    results: list[Any] = [None] * len(jobs)
+    workers = max(1, min(os.cpu_count() or 1, len(calls)))
     with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(run, batches))
+        done = pool.map(lambda call: run_call([jobs[i] for i in call]), calls)
+        for call, parts in zip(calls, done, strict=True):
+            for i, part in zip(call, parts, strict=True):
+                results[i] = part
+    return results
 
 
-def encode(runs: Sequence[np.ndarray], tables: Sequence[FrequencyTable]) -> list[Stream]:
-    """Codes each run of symbols with its table.
+@dataclass(frozen=True, slots=True)
+class _Grid:
+    """Where streams lie in the lanes of a call."""
 
-    Args:
-      runs: uint8[n] each, n > 0; every symbol has a frequency in the run's table.
-    """
-    batches = list(_batches([run.size for run in runs], tables))
-    lanes = [lane_count(run.size) for run in runs]
-    states = [np.empty(n, np.uint32) for n in lanes]
-    counts = [np.empty(n, np.uint16) for n in lanes]
-    words: list[list[np.ndarray]] = [[] for _ in runs]
-    coded = _in_parallel(lambda batch: _encode_batch(batch, runs), batches)
-    for batch, (final, per_lane, stream) in zip(batches, coded, strict=True):
-        ends = np.cumsum(per_lane)
-        for part in batch.parts:
-            here, there = part.in_batch, part.in_run
-            states[part.run][there], counts[part.run][there] = final[here], per_lane[here]
-            begin = ends[here.start] - per_lane[here.start]
-            words[part.run].append(stream[begin : ends[here.stop - 1]])
-    return [Stream(s, c, np.concatenate(w)) for s, c, w in zip(states, counts, words, strict=True)]
+    steps: int
+    lanes: int
+    columns: list[slice]  # of each stream
+    bases: list[int]  # first table of each stream
+    tables: list[Tables]  # in order
+
+    @classmethod
+    def of(cls, jobs: Sequence[Encoding | Decoding]) -> _Grid:
+        ends = np.cumsum([lane_count(job.size) for job in jobs])
+        firsts: dict[int, int] = {}
+        tables: list[Tables] = []
+        for job in jobs:
+            if id(job.tables) not in firsts:
+                firsts[id(job.tables)] = sum(t.count for t in tables)
+                tables.append(job.tables)
+        used = int(ends[-1])
+        return cls(
+            steps=next(s for s in STEPS if s >= max(_steps(job.size) for job in jobs)),
+            lanes=next((n for n in LANES if n >= used), 1 << (used - 1).bit_length()),
+            columns=[
+                slice(int(end) - lane_count(job.size), int(end))
+                for end, job in zip(ends, jobs, strict=True)
+            ],
+            bases=[firsts[id(job.tables)] for job in jobs],
+            tables=tables,
+        )
+
+    def fills(self, size: int) -> bool:
+        """Whether a stream of this size takes the whole call."""
+        return size == self.steps * self.lanes
 
 
-def _encode_batch(
-    batch: _Batch, runs: Sequence[np.ndarray]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Final states and word counts of the lanes, and all their words."""
-    symbols = np.zeros((batch.lanes, batch.steps), np.uint8)
-    for part in batch.parts:
-        source = _lane_view(runs[part.run], part, batch.steps)
-        symbols[part.in_batch].reshape(-1)[: source.size] = source
-    final, coded, emitted = rans.encode(
-        symbols, batch.counts, batch.stack_tables(_encode_table), batch.table_ids
-    )
-    mask = np.asarray(emitted)
-    return np.asarray(final), mask.sum(axis=1), np.asarray(coded)[mask]
+def _lay(grid: np.ndarray, columns: slice, values: np.ndarray, size: int) -> None:
+    """Puts a stream's values, in order, into its columns of [steps, lanes]."""
+    lanes = columns.stop - columns.start
+    whole, left = divmod(size, lanes)
+    view = grid[:, columns]
+    view[:whole] = values[: whole * lanes].reshape(whole, lanes)
+    if left:
+        view[whole, :left] = values[whole * lanes :]
 
 
-def decode(
-    streams: Sequence[Stream], sizes: Sequence[int], tables: Sequence[FrequencyTable]
-) -> list[np.ndarray]:
-    """Symbols of each stream, uint8[size].
+def _pick(grid: np.ndarray, columns: slice, size: int) -> np.ndarray:
+    """The inverse of `_lay`."""
+    lanes = columns.stop - columns.start
+    whole, left = divmod(size, lanes)
+    values = np.empty(size, grid.dtype)
+    values[: whole * lanes].reshape(whole, lanes)[...] = grid[:whole, columns]
+    if left:
+        values[whole * lanes :] = grid[whole, columns][:left]
+    return values
+
+
+def encode(jobs: Sequence[Encoding]) -> list[Any]:
+    """Codes streams; what each one's `finish` makes of it, in order."""
+    return _run(jobs, _encode_call)
+
+
+def _encode_call(jobs: list[Encoding]) -> list[Any]:
+    grid = _Grid.of(jobs)
+    idle = sum(tables.count for tables in grid.tables)
+    rows = np.zeros((256, 256), np.uint32)
+    rows[idle] = SLOTS << 16
+    entries = np.empty(0, np.uint16)
+    if not grid.fills(jobs[0].size):
+        entries = np.full((grid.steps, grid.lanes), idle << 8, np.uint16)
+    initial = np.full(grid.lanes, LOWER, np.uint32)
+    for job, columns, base in zip(jobs, grid.columns, grid.bases, strict=True):
+        rows[base : base + job.tables.count] = job.rows
+        given = job.prepare()
+        entry = given.symbols.astype(np.uint16)
+        if given.contexts is not None:
+            entry |= (given.contexts.astype(np.uint16) + np.uint16(base)) << 8
+        elif base:
+            entry |= np.uint16(base << 8)
+        if given.low is not None:
+            initial[columns] |= given.low
+        if grid.fills(job.size):
+            entries = entry.reshape(grid.steps, grid.lanes)
+        else:
+            _lay(entries, columns, entry, job.size)
+    states, words, emitted = map(np.asarray, rans.encode(entries, initial, rows.reshape(-1)))
+    results = []
+    for job, columns in zip(jobs, grid.columns, strict=True):
+        kept = np.flatnonzero(emitted[columns].reshape(-1))
+        lanes = columns.stop - columns.start
+        ends = np.searchsorted(kept, np.arange(1, lanes + 1) * grid.steps)
+        own = words[columns].reshape(-1).take(kept)
+        results.append(job.finish(Stream(states[columns], np.diff(ends, prepend=0), own)))
+    return results
+
+
+def decode(jobs: Sequence[Decoding]) -> list[Any]:
+    """Decodes streams; what each one's `finish` makes of it, in order.
 
     Raises:
-      CorruptError: a lane does not end where an encoder begins.
+      CorruptError: a lane that does not end where an encoder begins.
     """
-    runs = [np.empty(size, np.uint8) for size in sizes]
-    ends = [np.cumsum(stream.counts, dtype=np.int64) for stream in streams]
-    _in_parallel(
-        lambda batch: _decode_batch(batch, streams, ends, runs), list(_batches(sizes, tables))
-    )
-    return runs
+    return _run(jobs, _decode_call)
 
 
-def _decode_batch(
-    batch: _Batch,
-    streams: Sequence[Stream],
-    ends: Sequence[np.ndarray],
-    runs: Sequence[np.ndarray],
-) -> None:
-    """Fills in the batch's parts of the runs; `ends`: where the lanes' words end in the streams."""
-    states = np.full(batch.lanes, rans.LOWER, np.uint32)
-    offsets, expected = np.zeros(batch.lanes, np.int32), np.zeros(batch.lanes, np.int32)
-    pieces, filled = [], 0
-    for part in batch.parts:
-        stream, run_ends = streams[part.run], ends[part.run]
-        here, there = part.in_batch, part.in_run
-        states[here] = stream.states[there]
-        begin = run_ends[there.start] - int(stream.counts[there.start])
-        pieces.append(stream.words[begin : run_ends[there.stop - 1]])
-        expected[here] = filled + run_ends[there] - begin
-        offsets[here] = expected[here] - stream.counts[there]
-        filled += pieces[-1].size
-    padded = np.zeros(1 << max(12, filled.bit_length()), np.uint16)  # a few sizes, never empty
-    np.concatenate(pieces, out=padded[:filled])
-    symbols, final, reached = rans.decode(
-        padded,
-        offsets,
-        states,
-        batch.counts,
-        batch.stack_tables(_decode_table),
-        batch.table_ids,
-        steps=batch.steps,
+def _decode_call(jobs: list[Decoding]) -> list[Any]:
+    grid = _Grid.of(jobs)
+    count = sum(tables.count for tables in grid.tables)
+    few = count < FEW
+    rows = np.empty((FEW if few else 1 << count.bit_length(), SLOTS), np.uint32)
+    for base, job in zip(grid.bases, jobs, strict=True):
+        rows[base : base + job.tables.count] = job.tables.decode_rows
+    idle, shift = len(rows) - 1, PRECISION if few else 0
+    rows[idle] = IDLE
+    contexts = np.full((grid.steps, grid.lanes), idle << shift, np.uint16)
+    states = np.full(grid.lanes, LOWER, np.uint32)
+    pointers, ends = np.zeros(grid.lanes, np.uint32), np.zeros(grid.lanes, np.int64)
+    total = sum(job.stream.words.size for job in jobs)
+    words = np.zeros(1 << max(12, total.bit_length()), np.uint16)
+    filled = 0
+    for job, columns, base in zip(jobs, grid.columns, grid.bases, strict=True):
+        stream = job.stream
+        states[columns] = stream.states
+        ends[columns] = filled + np.cumsum(stream.counts)
+        pointers[columns] = ends[columns] - stream.counts
+        words[filled : filled + stream.words.size] = stream.words
+        filled += stream.words.size
+        if job.contexts is None:
+            own = np.broadcast_to(np.uint16(base << shift), job.size)
+        else:
+            own = (job.contexts().astype(np.uint16) + np.uint16(base)) << np.uint16(shift)
+        if grid.fills(job.size):
+            contexts = np.ascontiguousarray(own).reshape(grid.steps, grid.lanes)
+        else:
+            _lay(contexts, columns, own, job.size)
+    symbols, final, reached = map(
+        np.asarray, rans.decode(words, states, pointers, rows.reshape(-1), contexts)
     )
-    sound = (np.asarray(final) == rans.LOWER) & (np.asarray(reached) == expected)
-    used = batch.parts[-1].in_batch.stop
-    if not sound[:used].all():
+    used = grid.columns[-1].stop
+    sound = ((final >> 16 == 1) & (reached == ends))[:used]
+    if not sound.all():
         raise CorruptError(
             "coded symbols",
-            expected="every lane to end in its initial state",
-            found=f"{int((~sound[:used]).sum())} of {used} lanes elsewhere",
+            expected="every lane to end in an initial state",
+            found=f"{int((~sound).sum())} of {used} lanes elsewhere",
         )
-    flat = np.asarray(symbols)
-    for part in batch.parts:
-        target = _lane_view(runs[part.run], part, batch.steps)
-        target[:] = flat[part.in_batch].reshape(-1)[: target.size]
+    return [
+        job.finish(
+            symbols.reshape(-1) if grid.fills(job.size) else _pick(symbols, columns, job.size),
+            final[columns].astype(np.uint16),
+        )
+        for job, columns in zip(jobs, grid.columns, strict=True)
+    ]

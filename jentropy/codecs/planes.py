@@ -1,147 +1,385 @@
-"""Codes as planes: the symbols that the archive codes one by one.
+"""Codec `planes`: codes cut into bytes, each plane of bytes coded with one table or stored.
 
-The first plane of a floating-point format is its exponent with as many leading mantissa bits as
+The first plane of a float of 16 bits or more is its exponent with as many leading mantissa bits as
 fit a byte; what is left, sign first, follows in bytes:
 
     BF16   exponent 8                  | sign 1, mantissa 7
     FP16   exponent 5, mantissa 3      | sign 1, mantissa 7
     FP32   exponent 8                  | sign 1, mantissa 7 | mantissa 8 | mantissa 8
 
-Codes of a byte are one plane. Those of RAW are cut into bytes from the most significant down, or
-each byte into its high and its low half (*nibbles*), for 4-bit numbers packed in wider integers.
+Other numbers are cut into bytes from the most significant down. Packed codes of 4 or 8 bits, and
+numbers of a byte, are one plane of all bytes in the order of memory; of two codes of 4 bits, a byte
+has the product of their frequencies, so that the symbols are the codes, two in a step.
+
+Head, for each plane in order:
+
+    u1 kind        0: stored; 1: a table of bytes; 2: one with escapes; 3: a table of 4-bit codes
+    kinds 1 and 2  u1 first, u1 count - 1, levels of count symbols and, of kind 2, of the escape:
+                   bytes that are too rare for a slot of their own have level 0 and escape
+    kind 3         levels of 16 symbols; f of a byte = f(low code) * f(high code), normalised
+
+A chunk of n numbers: of each plane in order either its n bytes, or
+
+    states, counts (`lanes.Stream`)
+    escapes        of kind 2: u4 number, u1 each
+    words          u2, lane after lane
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, UInt, UInt8
 
+from jentropy.errors import CorruptError
 from jentropy.formats import RAW, ElementFormat, code_dtype
 
-BYTE, NIBBLE = 8, 4
-_SIZES = tuple(1 << bits for bits in range(10, 31, 2))  # array sizes of compiled programs
+from . import bits, lanes, tables
+from .coding import Coding, Layout
+from .lanes import Decoding, Encoding, Stream, Symbols
+from .rans import SLOTS
+from .tables import Tables
+
+NAME = "planes"
+STORED, OF_BYTES, WITH_ESCAPES, OF_PAIRS = 0, 1, 2, 3
+BYTE, NIBBLES = 256, 16
+RARE = 4  # a byte that fills less than one part in this of a slot escapes
+MIN_GAIN = 200  # a plane that does not shrink by one part in this is stored
 
 
-@dataclass(frozen=True, slots=True)
-class Bits:
-    """A run of bits of a code."""
+@dataclass(frozen=True, eq=False)
+class Plane:
+    """A plane's coding.
 
-    low: int  # bits below it
-    count: int
+    Attributes:
+      tables: None: it is stored.
+      marker: the byte, one without a symbol, that a decoder is shown for an escape; None: there are
+        no escapes.
+    """
 
+    tables: Tables | None
+    marker: int | None = None
 
-Plane = tuple[Bits, ...]  # most significant run first; BYTE bits in all, or NIBBLE
+    @cached_property
+    def is_escape(self) -> np.ndarray:
+        """bool[256], whether a byte has no symbol of its own."""
+        assert self.tables is not None
+        escapes = np.ones(BYTE, bool)
+        shown = self.tables.shown[0][self.tables.frequencies[0] > 0]
+        escapes[shown if self.marker is None else shown[:-1]] = False
+        return escapes
+
+    @cached_property
+    def encode_rows(self) -> np.ndarray:
+        """What an encoder looks up for each byte."""
+        assert self.tables is not None
+        shown = self.tables.shown[0]
+        symbols = np.full(BYTE, shown.size - 1)  # the escape, where there is one
+        own = np.flatnonzero(self.tables.frequencies[0])
+        own = own if self.marker is None else own[:-1]
+        symbols[shown[own]] = own
+        return self.tables.encode_rows(symbols)
 
 
 @lru_cache
-def planes_of(element: ElementFormat, nibbles: bool = False) -> tuple[Plane, ...]:
-    """The planes of a format, in the order that they are stored in.
-
-    Args:
-      nibbles: of RAW, planes of half a byte.
-    """
-    bits = element.code_bits
-    if element.name == RAW or bits == BYTE:
-        step = NIBBLE if nibbles else BYTE
-        return tuple((Bits(low, step),) for low in reversed(range(0, bits, step)))
+def runs_of(element: ElementFormat) -> tuple[tuple[tuple[int, int], ...], ...]:
+    """Runs of bits (lowest bit, bits), most significant first, of each plane of a code."""
+    width = element.code_bits
     exponent = element.field_bits("exponent")
-    leading = BYTE - exponent
+    if element.name == RAW or width <= 8 or not exponent:
+        return tuple(((low, 8),) for low in reversed(range(0, 8 * element.dtype.itemsize, 8)))
+    leading = 8 - exponent
     rest = element.field_bits("mantissa") - leading  # mantissa bits that follow the sign
-    first = Bits(element.shift("exponent") - leading, BYTE)
-    head = BYTE - 1
-    second = (Bits(bits - 1, 1), Bits(rest - head, head))
-    tail = [(Bits(low, BYTE),) for low in reversed(range(0, rest - head, BYTE))]
-    return ((first,), second, *tail)
+    head = ((element.shift("exponent") - leading, 8),)
+    tail = (((low, 8),) for low in reversed(range(0, rest - 7, 8)))
+    return (head, ((width - 1, 1), (rest - 7, 7)), *tail)
 
 
-def plane_counts(
-    element: ElementFormat, slices: Sequence[np.ndarray], nibbles: bool = False
-) -> list[np.ndarray]:
-    """Histogram of each plane's symbols, int64[256] each, from 16-bit histograms of the codes.
-
-    Args:
-      slices: counts of bits 16 i and up of the codes, as `entropy.Counts` holds them.
-    """
-    counts = []
-    for plane in planes_of(element, nibbles):
-        counted = slices[plane[0].low // 16]
-        symbols = _symbols_of_slice(plane, counted.size)
-        # Exact: bincount adds in doubles, which hold every count below 2^53.
-        histogram = np.bincount(symbols, weights=counted, minlength=1 << BYTE)
-        counts.append(histogram.astype(np.int64))
-    return counts
-
-
-@lru_cache
-def _symbols_of_slice(plane: Plane, codes: int) -> np.ndarray:
-    """The plane's symbol of each value of the 16 bits that it lies in."""
-    assert len({run.low // 16 for run in plane}) == 1, "a plane crosses no slice"
-    values = np.arange(codes, dtype=np.uint32)
-    symbols = np.zeros_like(values)
-    for run in plane:
-        part = (values >> np.uint32(run.low % 16)) & np.uint32((1 << run.count) - 1)
-        symbols = symbols << np.uint32(run.count) | part
-    return symbols
+def split(numbers: np.ndarray, layout: Layout) -> list[np.ndarray]:
+    """Planes of numbers (unsigned integers, or RAW of any dtype), uint8[n] each."""
+    if layout.octets:
+        return [numbers.reshape(-1).view(np.uint8)]
+    runs = runs_of(layout.element)
+    if all(len(plane) == 1 for plane in runs):
+        octets = numbers.reshape(-1).view(np.uint8).reshape(numbers.size, -1)
+        return list(np.ascontiguousarray(octets[:, ::-1].T))
+    flat = numbers.reshape(-1)
+    planes = []
+    for plane in runs:
+        value = np.zeros(flat.size, flat.dtype)
+        for low, count in plane:
+            mask = flat.dtype.type((1 << count) - 1)
+            value = value << flat.dtype.type(count) | (flat >> flat.dtype.type(low)) & mask
+        planes.append(value.astype(np.uint8))
+    return planes
 
 
-def split(codes: np.ndarray, element: ElementFormat, nibbles: bool = False) -> list[np.ndarray]:
-    """Symbols of every plane, uint8[n] each, of codes[n]."""
-    count = len(planes_of(element, nibbles))
-    if element.name == RAW:
-        columns = codes.view(np.uint8).reshape(codes.size, element.dtype.itemsize)[:, ::-1]
-        if nibbles:
-            columns = np.stack([columns >> NIBBLE, columns & 0xF], axis=-1)
-        return list(np.ascontiguousarray(columns.reshape(codes.size, count).T))
-    padded = np.pad(codes, (0, _padded_size(codes.size) - codes.size))
-    return [
-        np.asarray(_extract(padded, element=element, index=i))[: codes.size].copy()
-        for i in range(count)
-    ]
-
-
-def merge(
-    symbols: Sequence[np.ndarray], element: ElementFormat, nibbles: bool = False
-) -> np.ndarray:
-    """Codes of the symbols of all planes: the inverse of `split`."""
-    size = symbols[0].size
-    dtype = code_dtype(element.dtype)
-    if element.name == RAW:
-        columns = np.stack(symbols, axis=-1)
-        if nibbles:
-            columns = columns[:, ::2] << NIBBLE | columns[:, 1::2]
-        return np.ascontiguousarray(columns[:, ::-1]).reshape(-1).view(dtype)
-    rows = np.zeros((len(symbols), _padded_size(size)), np.uint8)
-    for row, part in zip(rows, symbols, strict=True):
-        row[:size] = part
-    return np.asarray(_merge(rows, element=element))[:size]
-
-
-@partial(jax.jit, static_argnames=("element", "index"))
-def _extract(codes: UInt[Array, n], *, element: ElementFormat, index: int) -> UInt8[Array, n]:
-    symbols = jnp.zeros_like(codes)
-    for run in planes_of(element)[index]:
-        symbols = symbols << run.count | (codes >> run.low) & ((1 << run.count) - 1)
-    return symbols.astype(jnp.uint8)
-
-
-@partial(jax.jit, static_argnames="element")
-def _merge(symbols: UInt8[Array, "planes n"], *, element: ElementFormat) -> UInt[Array, n]:
-    dtype = jnp.dtype(code_dtype(element.dtype))
-    codes = jnp.zeros(symbols.shape[1], dtype)
-    for plane, row in zip(planes_of(element), symbols, strict=True):
-        below = BYTE
-        for run in plane:
-            below -= run.count
-            part = (row.astype(dtype) >> below) & ((1 << run.count) - 1)
-            codes = codes | part << run.low
+def merge(planes: Sequence[np.ndarray], layout: Layout) -> np.ndarray:
+    """Numbers of planes: the inverse of `split`."""
+    dtype = code_dtype(layout.element.dtype)
+    if layout.octets:
+        return planes[0].view(dtype)
+    runs = runs_of(layout.element)
+    if all(len(plane) == 1 for plane in runs):
+        octets = np.stack(list(reversed(planes)), axis=-1)
+        return np.ascontiguousarray(octets).reshape(-1).view(dtype)
+    codes = np.zeros(planes[0].size, dtype)
+    for plane, row in zip(runs, planes, strict=True):
+        wide, below = row.astype(dtype), 8
+        for low, count in plane:
+            below -= count
+            part = wide >> dtype.type(below) & dtype.type((1 << count) - 1)
+            codes |= part << dtype.type(low)
     return codes
 
 
-def _padded_size(size: int) -> int:
-    return next((s for s in _SIZES if s >= size), size)
+def plane_count(layout: Layout) -> int:
+    """Planes of a layout."""
+    return 1 if layout.octets else len(runs_of(layout.element))
+
+
+def plane_size(size: int, layout: Layout) -> int:
+    """Bytes of a plane of `size` numbers."""
+    return size * layout.element.dtype.itemsize if layout.octets else size
+
+
+def histograms(slices: Sequence[np.ndarray], layout: Layout) -> list[np.ndarray]:
+    """How often each byte occurs in every plane, int64[256] each.
+
+    Args:
+      slices: counts of bits 16 i and up of the numbers, as `entropy.Counts` holds them.
+    """
+    found = []
+    for plane in runs_of(layout.element):
+        counts = slices[plane[0][0] // 16]
+        symbols = _symbols_of_slice(plane, counts.size)
+        # Exact: bincount adds in doubles, which hold every count below 2^53.
+        found.append(np.bincount(symbols, weights=counts, minlength=BYTE).astype(np.int64))
+    return found
+
+
+@lru_cache
+def _symbols_of_slice(plane: tuple[tuple[int, int], ...], values: int) -> np.ndarray:
+    """The plane's symbol of each value of the 16 bits that it lies in."""
+    assert len({low // 16 for low, _ in plane}) == 1, "a plane crosses no slice"
+    numbers = np.arange(values, dtype=np.uint32)
+    symbols = np.zeros_like(numbers)
+    for low, count in plane:
+        part = (numbers >> np.uint32(low % 16)) & np.uint32((1 << count) - 1)
+        symbols = symbols << np.uint32(count) | part
+    return symbols
+
+
+# The head.
+
+
+def _pair_tables(levels: np.ndarray) -> Tables:
+    """The table of bytes that hold two codes of these levels. levels: int64[1, 16]"""
+    (one,) = tables.frequencies_of(levels)
+    frequencies = tables.normalize((one[:, None] * one[None, :]).reshape(-1))
+    return Tables(frequencies[None], np.arange(BYTE)[None])
+
+
+def _byte_plane(first: int, levels: np.ndarray, *, escapes: bool) -> Plane:
+    """levels: int64[1, symbols], the last one of the escape if there is one."""
+    shown = first + np.arange(levels.shape[1])
+    marker = None
+    if escapes:
+        unused = np.ones(BYTE, bool)
+        unused[shown[:-1][levels[0, :-1] > 0]] = False
+        marker = int(np.argmax(unused))
+        if not unused.any() or levels[0, -1] == 0:
+            raise CorruptError(f"head of codec {NAME!r}", expected="bytes to escape", found="none")
+        shown[-1] = marker
+    return Plane(Tables(tables.frequencies_of(levels), shown[None]), marker)
+
+
+@lru_cache(maxsize=4096)
+def read_head(head: bytes, planes: int) -> tuple[Plane, ...]:
+    """The planes of a head.
+
+    Raises:
+      CorruptError: no head.
+    """
+    reader, found = bits.Reader(head, f"head of codec {NAME!r}"), []
+    for _ in range(planes):
+        kind = reader.integer("u1")
+        if kind == STORED:
+            found.append(Plane(None))
+        elif kind == OF_PAIRS:
+            found.append(Plane(_pair_tables(tables.read_levels(reader, 1, NIBBLES))))
+        elif kind in (OF_BYTES, WITH_ESCAPES):
+            first, count = reader.integer("u1"), reader.integer("u1") + 1
+            if first + count > BYTE:
+                raise CorruptError(
+                    f"head of codec {NAME!r}", expected="symbols below 256", found=first + count - 1
+                )
+            escapes = kind == WITH_ESCAPES
+            levels = tables.read_levels(reader, 1, count + escapes)
+            found.append(_byte_plane(first, levels, escapes=escapes))
+        else:
+            raise CorruptError(f"head of codec {NAME!r}", expected="kinds 0 to 3", found=kind)
+    reader.end()
+    return tuple(found)
+
+
+# Chunks.
+
+
+def encode(
+    chunks: Sequence[np.ndarray],
+    starts: Sequence[int],
+    layouts: Sequence[Layout],
+    codings: Sequence[Coding],
+) -> list[np.ndarray]:
+    """Payloads of chunks of numbers, uint8 each."""
+    jobs: list[Encoding] = []
+    sections: list[list[np.ndarray | int]] = []  # an integer is the number of a job
+    for chunk, layout, coding in zip(chunks, layouts, codings, strict=True):
+        sections.append([])
+        planes = read_head(coding.head, plane_count(layout))
+        for plane, octets in zip(planes, split(chunk, layout), strict=True):
+            if plane.tables is None:
+                sections[-1].append(octets)
+                continue
+            sections[-1].append(len(jobs))
+            jobs.append(_encoding(octets, plane))
+    coded = lanes.encode(jobs)
+    return [
+        np.concatenate([coded[part] if isinstance(part, int) else part for part in parts])
+        for parts in sections
+    ]
+
+
+def _encoding(octets: np.ndarray, plane: Plane) -> Encoding:
+    def finish(stream: Stream) -> np.ndarray:
+        parts = [*stream.sections(), stream.words.astype("<u2", copy=False)]
+        if plane.marker is not None:
+            escaped = octets[plane.is_escape[octets]]
+            parts[-1:-1] = [np.array([escaped.size], "<u4"), escaped]
+        return np.concatenate([part.view(np.uint8) for part in parts])
+
+    assert plane.tables is not None
+    return Encoding(octets.size, plane.tables, plane.encode_rows, lambda: Symbols(octets), finish)
+
+
+def decode(
+    payloads: Sequence[np.ndarray],
+    starts: Sequence[int],
+    sizes: Sequence[int],
+    layouts: Sequence[Layout],
+    codings: Sequence[Coding],
+) -> list[np.ndarray]:
+    """Numbers of each payload, `sizes` of them, as unsigned integers.
+
+    Raises:
+      CorruptError: a payload of the wrong length, or one that does not decode.
+    """
+    jobs: list[Decoding] = []
+    sections: list[list[np.ndarray | int]] = []
+    for payload, size, layout, coding in zip(payloads, sizes, layouts, codings, strict=True):
+        reader = bits.Reader(payload, "coded chunk")
+        sections.append([])
+        count = plane_size(size, layout)
+        for plane in read_head(coding.head, plane_count(layout)):
+            if plane.tables is None:
+                sections[-1].append(reader.array("u1", count))
+                continue
+            sections[-1].append(len(jobs))
+            jobs.append(_decoding(reader, count, plane))
+        reader.end()
+    decoded = lanes.decode(jobs)
+    return [
+        merge([decoded[part] if isinstance(part, int) else part for part in parts], layout)
+        for parts, layout in zip(sections, layouts, strict=True)
+    ]
+
+
+def _decoding(reader: bits.Reader, size: int, plane: Plane) -> Decoding:
+    states, counts = lanes.read_sections(reader, size)
+    escaped = np.zeros(0, np.uint8)
+    if plane.marker is not None:
+        escaped = reader.array("u1", reader.integer("<u4"))
+    words = reader.array("<u2", int(counts.sum()))
+
+    def finish(symbols: np.ndarray, low: np.ndarray) -> np.ndarray:
+        if low.any():
+            raise CorruptError("coded symbols", expected="lanes that begin at 2^16", found="others")
+        if plane.marker is None:
+            return symbols
+        missed = np.flatnonzero(symbols == plane.marker)
+        if missed.size != escaped.size:
+            raise CorruptError("escapes of a chunk", expected=missed.size, found=escaped.size)
+        symbols = symbols.copy()
+        symbols[missed] = escaped
+        return symbols
+
+    assert plane.tables is not None
+    return Decoding(size, plane.tables, Stream(states, counts, words), None, finish)
+
+
+def size_bound(size: int, layout: Layout) -> int:
+    """Largest payload of a chunk, bytes: a lane emits at most a word a symbol."""
+    count = plane_size(size, layout)
+    return plane_count(layout) * (6 + 6 * lanes.lane_count(count) + 3 * count)
+
+
+# The encoder's choice. Integers throughout, so that every machine decides alike.
+
+
+def choose(histograms: Sequence[np.ndarray], layout: Layout) -> tuple[int, Coding]:
+    """The smallest coding of a tensor by planes, and about how many bytes it takes.
+
+    Args:
+      histograms: int64[256] of every plane's bytes.
+    """
+    head, total = b"", 0
+    for counts in histograms:
+        count = int(counts.sum())
+        coded, part = _with_pairs(counts) if layout.pairs else _with_bytes(counts)
+        worth = MIN_GAIN * coded < (MIN_GAIN - 1) * count
+        total += coded if worth else count
+        head += part if worth else bytes([STORED])
+    return total + len(head), Coding(codec=NAME, head=head)
+
+
+def _with_bytes(counts: np.ndarray) -> tuple[int, bytes]:
+    """Bytes that a plane of such counts takes with its own table, and the table."""
+    size = int(counts.sum())
+    if size == 0:
+        return 0, bytes([STORED])
+    own = counts * SLOTS * RARE >= size
+    used = np.flatnonzero(own)
+    first, last = int(used[0]), int(used[-1])
+    inside = np.where(own, counts, 0)[None, first : last + 1]
+    rare = size - int(inside.sum())
+    kind = WITH_ESCAPES if rare else OF_BYTES
+    if rare:
+        inside = np.append(inside, rare)[None]
+    levels = np.where(inside > 0, tables.levels_of(_below(inside, 31)), 0)
+    head = bytes([kind, first, last - first]) + tables.write_levels(levels)
+    return _bytes(inside, tables.frequencies_of(levels), size) + rare, head
+
+
+def _with_pairs(counts: np.ndarray) -> tuple[int, bytes]:
+    """The same with one table for both halves of a byte."""
+    square = counts.reshape(NIBBLES, NIBBLES)
+    one = (square.sum(axis=0) + square.sum(axis=1))[None]
+    if not one.any():
+        return 0, bytes([STORED])
+    levels = np.where(one > 0, tables.levels_of(_below(one, 31)), 0)
+    frequencies = _pair_tables(levels).frequencies
+    head = bytes([OF_PAIRS]) + tables.write_levels(levels)
+    return _bytes(counts[None], frequencies, int(counts.sum())), head
+
+
+def _bytes(counts: np.ndarray, frequencies: np.ndarray, size: int) -> int:
+    return -(-tables.cost_bits(counts, frequencies) // 8) + 5 * lanes.lane_count(size)
+
+
+def _below(counts: np.ndarray, width: int) -> np.ndarray:
+    """Counts scaled down until they fit a width; none becomes 0."""
+    shift = max(0, int(counts.max()).bit_length() - width)
+    return np.where(counts > 0, np.maximum(1, counts >> shift), 0)

@@ -1,4 +1,4 @@
-"""Codec `stored`: the codes as they are, little-endian; for whatever will not shrink."""
+"""Codec `stored`: the numbers as they are, little-endian; for whatever will not shrink."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ from collections.abc import Sequence
 import numpy as np
 
 from jentropy.errors import CorruptError
-from jentropy.formats import ElementFormat, code_dtype
+from jentropy.formats import code_dtype
 
-from .coding import Coding
+from .coding import Coding, Layout
 
 NAME = "stored"
 
 
 def encode(
-    chunks: Sequence[np.ndarray], formats: Sequence[ElementFormat], codings: Sequence[Coding]
+    chunks: Sequence[np.ndarray],
+    starts: Sequence[int],
+    layouts: Sequence[Layout],
+    codings: Sequence[Coding],
 ) -> list[np.ndarray]:
     """Payloads, uint8 each."""
     return [np.ascontiguousarray(chunk).reshape(-1).view(np.uint8) for chunk in chunks]
@@ -23,20 +26,21 @@ def encode(
 
 def decode(
     payloads: Sequence[np.ndarray],
+    starts: Sequence[int],
     sizes: Sequence[int],
-    formats: Sequence[ElementFormat],
+    layouts: Sequence[Layout],
     codings: Sequence[Coding],
 ) -> list[np.ndarray]:
-    """Chunks, `sizes` elements of the formats' code dtypes each."""
+    """Chunks, `sizes` numbers of the layouts' code dtypes each."""
     chunks = []
-    for payload, size, element in zip(payloads, sizes, formats, strict=True):
-        expected = size * element.code_bits // 8
+    for payload, size, layout in zip(payloads, sizes, layouts, strict=True):
+        expected = size * layout.element.dtype.itemsize
         if payload.size != expected:
             raise CorruptError("stored chunk", expected=f"{expected} bytes", found=payload.size)
-        chunks.append(np.ascontiguousarray(payload).view(code_dtype(element.dtype)))
+        chunks.append(np.ascontiguousarray(payload).view(code_dtype(layout.element.dtype)))
     return chunks
 
 
-def size_bound(size: int, element: ElementFormat) -> int:
+def size_bound(size: int, layout: Layout) -> int:
     """Largest payload of a chunk, bytes."""
-    return size * element.code_bits // 8
+    return size * layout.element.dtype.itemsize

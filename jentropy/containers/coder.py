@@ -12,13 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from jentropy import codecs, entropy, formats
-from jentropy.codecs import Coding, stored
+from jentropy.codecs import Coding, Layout, deflate, planes
 from jentropy.errors import ChecksumError, CorruptError
 from jentropy.formats import ElementFormat
 
-from .tensor import Chunk, TensorHeader, checksum, chunk_length, dtype_named, stored_element
+from .tensor import Chunk, TensorHeader, checksum, chunk_length, dtype_named, layout_of
 
-NIBBLE_BITS = 4
 BATCH_WEIGHTS = 1 << 23  # elements coded in one call: 2048 full lanes, two batches
 
 
@@ -75,26 +74,27 @@ def draft(
       skip: chunks at its front that are coded already.
     """
     format_name = formats.format_of_dtype(values.dtype) if element is None else element.name
-    numbers = stored_element(format_name, values.dtype)
+    layout = layout_of(format_name, values.dtype, tuple(values.shape))
     codes = formats.codes_of(values)
-    counts = entropy.measure(codes, numbers)
-    if element is None or element.code_bits == numbers.code_bits:
-        coding = codecs.choose(numbers, counts)
-        of_codes, per_number = counts, 1
+    per_number = 1
+    if layout.octets:
+        octets = entropy.count_octets(codes)
+        counts = entropy.measure_packed(octets, formats.element_named(format_name, values.dtype))
+        per_number = counts.weights // max(1, values.size)
+        histograms = [octets]
     else:
-        coding = codecs.choose(numbers, counts, nibbles=element.code_bits == NIBBLE_BITS)
-        of_codes = entropy.measure_packed(codes, element)
-        per_number = numbers.code_bits // element.code_bits
-    joint = of_codes.joint_entropy_bits()
+        counts = entropy.measure(codes, layout.element)
+        histograms = planes.histograms(counts.slices, layout)
+    joint = counts.joint_entropy_bits()
     return Draft(
         name=name,
         codes=codes,
         shape=tuple(values.shape),
         dtype=values.dtype.name,
         format=format_name,
-        coding=coding,
+        coding=codecs.choose(codes, histograms, layout),
         # Rounded, so that the last bits of a platform's log2 do not show.
-        entropy_bits=round(per_number * of_codes.entropy_bits(), 6),
+        entropy_bits=round(per_number * counts.entropy_bits(), 6),
         joint_entropy_bits=None if joint is None else round(per_number * joint, 6),
         numpy=numpy,
         skip=skip,
@@ -102,14 +102,14 @@ def draft(
 
 
 def blob(name: str, data: np.ndarray, *, skip: int = 0) -> Draft:
-    """Bytes that are stored as they are, uint8[n]."""
+    """Bytes of a file or a header, uint8[n]: deflated."""
     return Draft(
         name=name,
         codes=data,
         shape=tuple(data.shape),
         dtype="uint8",
         format=formats.RAW,
-        coding=Coding(codec=stored.NAME),
+        coding=Coding(codec=deflate.NAME),
         entropy_bits=8.0,
         joint_entropy_bits=None,
         numpy=True,
@@ -124,7 +124,7 @@ def encode(drafts: Iterable[Draft]) -> Iterator[tuple[Draft, list[tuple[Chunk, n
       A tensor and its next chunks; a tensor's chunks may come in several pieces, and an empty
       tensor comes once, with none.
     """
-    pending: list[tuple[Draft, np.ndarray]] = []
+    pending: list[tuple[Draft, int, np.ndarray]] = []
     held = 0
     for item in drafts:
         flat = item.codes.reshape(-1)
@@ -134,7 +134,7 @@ def encode(drafts: Iterable[Draft]) -> Iterator[tuple[Draft, list[tuple[Chunk, n
             yield item, []
         for start in range(item.skip * item.chunk_weights, flat.size, item.chunk_weights):
             piece = np.asarray(flat[start : start + item.chunk_weights])
-            pending.append((item, piece))
+            pending.append((item, start, piece))
             held += piece.size
             if held >= BATCH_WEIGHTS:
                 yield from _encode_batch(pending)
@@ -143,17 +143,20 @@ def encode(drafts: Iterable[Draft]) -> Iterator[tuple[Draft, list[tuple[Chunk, n
 
 
 def _encode_batch(
-    pending: list[tuple[Draft, np.ndarray]],
+    pending: list[tuple[Draft, int, np.ndarray]],
 ) -> Iterator[tuple[Draft, list[tuple[Chunk, np.ndarray]]]]:
-    elements = [stored_element(d.format, dtype_named(d.dtype)) for d, _ in pending]
-    codings = [d.coding for d, _ in pending]
-    payloads = codecs.encode([codes for _, codes in pending], elements, codings)
+    payloads = codecs.encode(
+        [codes for _, _, codes in pending],
+        [start for _, start, _ in pending],
+        [layout_of(d.format, dtype_named(d.dtype), d.shape) for d, _, _ in pending],
+        [d.coding for d, _, _ in pending],
+    )
     at = 0
     while at < len(pending):
         item = pending[at][0]
         chunks = []
         while at < len(pending) and pending[at][0] is item:
-            codes, payload = pending[at][1], payloads[at]
+            codes, payload = pending[at][2], payloads[at]
             chunk = Chunk(
                 weights=codes.size,
                 bytes=payload.size,
@@ -172,7 +175,8 @@ class Coded:
     name: str  # of its tensor, for messages
     chunk: Chunk
     payload: np.ndarray  # uint8[chunk.bytes]
-    format: ElementFormat
+    start: int  # its first number, in the tensor
+    layout: Layout
     coding: Coding
     file: object = None  # where it was read, for messages
 
@@ -241,7 +245,8 @@ def _decode_batch(batch: list[Coded]) -> Iterator[tuple[Coded, np.ndarray]]:
 def _decode_items(batch: list[Coded]) -> list[np.ndarray]:
     return codecs.decode(
         [item.payload for item in batch],
+        [item.start for item in batch],
         [item.chunk.weights for item in batch],
-        [item.format for item in batch],
+        [item.layout for item in batch],
         [item.coding for item in batch],
     )

@@ -27,6 +27,7 @@ def coded_chunks(
     header = tensor.header
     pieces = [np.asarray(piece) for piece in tensor.payload]
     sound = all(piece.dtype == np.uint8 and piece.ndim == 1 for piece in pieces)
+    layout, start = header.layout, 0
     piece, at = -1, 0
     for number, chunk in enumerate(header.chunks):
         while sound and (piece < 0 or at == pieces[piece].size) and piece + 1 < len(pieces):
@@ -41,8 +42,9 @@ def coded_chunks(
         if wanted is None or number in wanted:
             part = pieces[piece][at : at + chunk.bytes]
             file = _file_of(pieces[piece])
-            yield coder.Coded(name, chunk, part, header.element_format, header.coding, file)
+            yield coder.Coded(name, chunk, part, start, layout, header.coding, file)
         at += chunk.bytes
+        start += chunk.weights
 
 
 def _file_of(piece: Any) -> Any:

@@ -17,11 +17,12 @@ import numpy as np
 import xxhash
 
 from jentropy import formats
-from jentropy.codecs import Coding
+from jentropy.codecs import Coding, Layout
 from jentropy.errors import CorruptError, UnsupportedError
 from jentropy.formats import ElementFormat
 
 MAX_DIMENSIONS, MAX_SIZE = 64, 1 << 60  # of a shape, its zeros left out; NumPy has no more
+NIBBLE_BITS = 4
 CHUNK_WEIGHTS = 1 << 20  # fills 256 lanes; smaller would cost more side information
 
 
@@ -80,6 +81,11 @@ class TensorHeader:
     def element_format(self) -> ElementFormat:
         """The format of the numbers that the codec codes."""
         return stored_element(self.format, dtype_named(self.dtype))
+
+    @property
+    def layout(self) -> Layout:
+        """What the codec knows of the tensor."""
+        return layout_of(self.format, dtype_named(self.dtype), self.shape)
 
     @property
     def codes_per_number(self) -> int:
@@ -142,6 +148,14 @@ def stored_element(name: str, dtype: np.dtype) -> ElementFormat:
     """
     element = formats.element_named(name, dtype)
     return element if element.code_bits == 8 * dtype.itemsize else formats.raw_element(dtype)
+
+
+def layout_of(name: str, dtype: np.dtype, shape: tuple[int, ...]) -> Layout:
+    """The layout of numbers of a dtype that hold codes of a format."""
+    numbers, element = stored_element(name, dtype), formats.element_named(name, dtype)
+    return Layout(
+        numbers, shape, octets=numbers is not element, pairs=element.code_bits == NIBBLE_BITS
+    )
 
 
 def is_compressed(leaf: Any) -> bool:

@@ -2,7 +2,7 @@
 
 from .estimators import shannon_bits
 from .report import EntropyReport, ReportBuilder
-from .statistics import Counts, measure, measure_packed
+from .statistics import Counts, count_octets, measure, measure_packed
 from .weights import WeightCounts, measure_weight
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "EntropyReport",
     "ReportBuilder",
     "WeightCounts",
+    "count_octets",
     "measure",
     "measure_packed",
     "measure_weight",

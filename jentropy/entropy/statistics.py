@@ -114,16 +114,20 @@ def measure_slice(codes: np.ndarray, low: int) -> np.ndarray:
     return histogram.count(words[:, low // SLICE_BITS], bits=SLICE_BITS)
 
 
-def measure_packed(numbers: np.ndarray, element: ElementFormat) -> Counts:
-    """Counts codes of 4 or 8 bits that lie several to a number.
+def count_octets(numbers: np.ndarray) -> np.ndarray:
+    """How often each byte occurs in numbers of any width. int64[256]."""
+    return histogram.count(np.ascontiguousarray(numbers).reshape(-1).view(np.uint8), bits=8)
+
+
+def measure_packed(octets: np.ndarray, element: ElementFormat) -> Counts:
+    """Counts of codes that lie one or two to a byte.
 
     Args:
-      numbers: integers of any width, whose bytes are codes or pairs of codes.
-      element: the codes' format.
+      octets: int64[256], how often each byte occurs.
+      element: the codes' format, of 4 or 8 bits.
     """
-    octets = np.ascontiguousarray(numbers).reshape(-1).view(np.uint8)
-    counted = histogram.count(octets, bits=8)
+    counts = octets
     if element.code_bits == 4:
-        pairs = counted.reshape(16, 16)
-        counted = pairs.sum(axis=0) + pairs.sum(axis=1)
-    return Counts(element=element, weights=int(counted.sum()), slices=(counted,))
+        pairs = octets.reshape(16, 16)
+        counts = pairs.sum(axis=0) + pairs.sum(axis=1)
+    return Counts(element=element, weights=int(counts.sum()), slices=(counts,))

@@ -12,6 +12,8 @@ from jentropy.formats import Format
 
 from .statistics import SLICE_BITS, Counts, measure, measure_slice
 
+SLAB = 1 << 22  # weights whose numbers are in memory at a time
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightCounts:
@@ -99,8 +101,10 @@ def measure_weight(arrays: Mapping[str, np.ndarray], number_format: Format) -> W
     counted = {p.name: measure(arrays[p.name], p.element) for p in number_format.parameters}
     magnitudes = None
     if number_format.parameters:
-        numbers = formats.dequantize(number_format, arrays).view(np.uint32)
-        magnitudes = measure_slice(numbers, formats.FP32.code_bits - SLICE_BITS)
+        magnitudes = np.zeros(1 << SLICE_BITS, np.int64)
+        for numbers in formats.dequantize_slabs(number_format, arrays, SLAB):
+            top = formats.FP32.code_bits - SLICE_BITS
+            magnitudes += measure_slice(numbers.view(np.uint32), top)
     return WeightCounts(
         format=number_format,
         code=measure(arrays["code"], number_format.element),

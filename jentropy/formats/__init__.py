@@ -8,7 +8,7 @@ archive and the tests take it from there.
 from typing import Any
 
 from .blocks import ASYMMETRIC_INT4, FP8_BLOCK, FP8_ROW, INT4_GROUP, INT8_ROW, MXFP4, MXFP8, NVFP4
-from .dequantize import GROUP_INDEX, dequantize
+from .dequantizing import GROUP_INDEX, dequantize, dequantize_slabs
 from .element import ElementFormat, Field, code_dtype, codes_of
 from .floats import BF16, FP4_E2M1, FP8_E4M3, FP8_E5M2, FP8_E8M0, FP16, FP32
 from .format import WHOLE, Format, Parameter, Role
@@ -23,7 +23,7 @@ from .integers import (
     UINT8,
 )
 from .packing import pack, unpack
-from .quantize import SCALE_RULES, quantize
+from .quantizing import SCALE_RULES, quantize
 from .raw import raw_element
 
 _PLAIN = (BF16, FP16, FP32, FP8_E4M3, FP8_E5M2)  # weights without parameters; by dtype
@@ -102,6 +102,7 @@ __all__ = [
     "code_dtype",
     "codes_of",
     "dequantize",
+    "dequantize_slabs",
     "element_named",
     "format_of_dtype",
     "pack",

@@ -1,4 +1,4 @@
-"""Codes of 4 or 8 bits packed in wider integers, the first code in the low bits."""
+"""Codes packed in wider integers without gaps, the first code in the low bits."""
 
 from __future__ import annotations
 
@@ -14,32 +14,40 @@ def unpack(words: np.ndarray, bits: int, *, axis: int = -1, count: int | None = 
 
     Args:
       words: integers of any width.
-      bits: of a code, 4 or 8.
+      bits: of a code, 1 to 8.
       axis: the axis along which a word's codes run.
       count: codes along that axis, if the last word holds fewer.
 
     Returns:
-      uint8 codes; `axis` is 8 * itemsize / bits times as long, or `count`.
+      uint8 codes; `axis` is 8 * itemsize / bits times as long, cut to whole codes, or `count`.
 
     Example:
       >>> unpack(np.array([0x21, 0x43], np.uint8), 4).tolist()
       [1, 2, 3, 4]
     """
     last = np.ascontiguousarray(np.moveaxis(words, axis, -1))
-    codes = last.astype(last.dtype.newbyteorder("<"), copy=False).view(np.uint8)
-    if bits == NIBBLE:
-        octets = codes
+    octets = last.astype(last.dtype.newbyteorder("<"), copy=False).view(np.uint8)
+    if bits == OCTET:
+        codes = octets
+    elif bits == NIBBLE:
         codes = np.empty((*octets.shape[:-1], 2 * octets.shape[-1]), np.uint8)
         codes[..., 0::2] = octets & 0xF
         codes[..., 1::2] = octets >> NIBBLE
+    else:
+        fill = octets.shape[-1] * OCTET // bits
+        single = np.unpackbits(octets, axis=-1, bitorder="little")[..., : fill * bits]
+        weights = (1 << np.arange(bits)).astype(np.uint8)
+        codes = (single.reshape(*single.shape[:-1], fill, bits) * weights).sum(-1, dtype=np.uint8)
     return np.moveaxis(codes[..., :count], -1, axis)
 
 
 def pack(codes: np.ndarray, bits: int, dtype: Any = np.uint8) -> np.ndarray:
     """The inverse of `unpack` along the last axis; the last word is filled up with zeros."""
-    per_word = OCTET * np.dtype(dtype).itemsize // bits
-    padding = [(0, 0)] * (codes.ndim - 1) + [(0, -codes.shape[-1] % per_word)]
-    octets: np.ndarray = np.pad(codes.astype(np.uint8), padding)
-    if bits == NIBBLE:
-        octets = octets[..., 0::2] | octets[..., 1::2] << NIBBLE
-    return np.ascontiguousarray(octets).view(np.dtype(dtype).newbyteorder("<"))
+    single = np.unpackbits(
+        codes.astype(np.uint8)[..., None], axis=-1, count=bits, bitorder="little"
+    ).reshape(*codes.shape[:-1], -1)
+    padding = [(0, 0)] * (codes.ndim - 1) + [
+        (0, -single.shape[-1] % (OCTET * np.dtype(dtype).itemsize))
+    ]
+    octets = np.packbits(np.pad(single, padding), axis=-1, bitorder="little")
+    return octets.view(np.dtype(dtype).newbyteorder("<"))

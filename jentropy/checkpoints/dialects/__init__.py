@@ -3,7 +3,6 @@
 A dialect is a module with
 
     NAME       what tensors say of it
-    AUXILIARY  endings of arrays that serve the quantisation and are no weights
     claims(contents) -> bool             whether the checkpoint is in this dialect
     weight(contents, array) -> Weight | None   the quantised weight that an array holds the codes of
 

@@ -13,14 +13,21 @@ import numpy as np
 
 from jentropy import formats
 from jentropy.checkpoints.contents import Contents, StoredArray
-from jentropy.errors import InputError, UnsupportedError
+from jentropy.errors import UnsupportedError
 from jentropy.formats import blocks
 
-from .fp8 import scale_element
-from .weight import Part, Weight, find, integer, require_dtype, require_shape
+from .scaled import scale_element
+from .weight import (
+    Part,
+    Weight,
+    find,
+    group_block,
+    require_dtype,
+    require_matrix,
+    require_shape,
+)
 
 NAME = "awq"
-AUXILIARY = ()
 QWEIGHT = ".qweight"
 ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 PER_WORD = len(ORDER)
@@ -59,19 +66,12 @@ def _weight(contents: Contents, array: StoredArray) -> Weight:
     declared = contents.quantization or {}
     module = array.name.removesuffix(QWEIGHT)
     name = f"{module}.weight"
-    size = integer(declared, "group_size", contents, declared.get("q_group_size"))
-    why = f"groups of {size} in {contents.declared_in}"
-    if (size < 1 and size != -1) or len(array.shape) != 2:
-        raise InputError(
-            "qweight",
-            file=array.file,
-            tensor=array.name,
-            expected="two axes and groups of 1 or more",
-            found=f"{list(array.shape)}, {why}",
-        )
+    key = "q_group_size" if "q_group_size" in declared else "group_size"
+    block = group_block(declared, contents, key)
+    why = f"groups of {block[0] or 'a row'} in {contents.declared_in}"
+    require_matrix(array)
     require_dtype(array, [np.int32], why)
     columns, rows = array.shape[0], array.shape[1] * PER_WORD
-    block = blocks.ROW[1:] if size == -1 else (size,)
     scales, zeros = (find(contents, f"{module}.{key}", name) for key in ("scales", "qzeros"))
     scale = blocks.scale(scale_element(scales, why), block)
     grid = scale.grid((rows, columns))

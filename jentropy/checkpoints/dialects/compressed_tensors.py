@@ -2,7 +2,7 @@
 
     formats float-quantized, naive-quantized, int-quantized, mxfp8-quantized:
       X.weight         F8_E4M3 or I8 [N, K]
-      X.weight_scale   one per tensor [1], row [N, 1], group [N, K / g] or block; MXFP8: U8, E8M0
+      X.weight_scale   one per tensor [1], row [N, 1] or block (I8: or group); MXFP8: U8, E8M0
     mxfp4-pack-quantized:
       X.weight_packed  U8 [N, K / 2], low half first;  X.weight_scale  U8 [N, K / 32], E8M0
     nvfp4-pack-quantized:
@@ -13,8 +13,8 @@
       X.weight_scale   [N, K / g] or [N, 1];  X.weight_shape  I64 [2] = N, K
       X.weight_zero_point  I32 [ceil(N b / 32), K / g], packed along N; asymmetric only
 
-Each of `config_groups` is a scheme with targets. A module's scheme is the one whose target is its
-name, or matches it as a regular expression; else the first of a module class (`Linear`).
+Each of `config_groups` is a scheme with targets. A module's scheme is the one that has its name as
+a target; else one with a pattern that matches it (`re:`); else the first of the class Linear.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import ml_dtypes
@@ -32,7 +33,7 @@ from jentropy.checkpoints.contents import Contents, StoredArray
 from jentropy.errors import InputError, UnsupportedError
 from jentropy.formats import Role, blocks
 
-from .fp8 import block_weight, is_fp8, mx_weight, scale_element, scaled_weight
+from .scaled import block_weight, is_fp8, mx_weight, scale_element, scaled_weight
 from .weight import (
     Part,
     Shape,
@@ -43,21 +44,14 @@ from .weight import (
     integer,
     packed,
     require_dtype,
+    require_rank,
     require_shape,
     whole,
 )
 
 NAME = "compressed-tensors"
-AUXILIARY = (
-    ".weight_shape",
-    ".input_scale",
-    ".input_zero_point",
-    ".input_global_scale",
-    ".output_scale",
-    ".k_scale",
-    ".v_scale",
-)
 WEIGHT, PACKED = ".weight", ".weight_packed"
+LINEAR = "Linear"
 INTEGERS = {4: formats.INT4_EXCESS8, 8: formats.INT8_EXCESS128}
 
 
@@ -65,21 +59,21 @@ INTEGERS = {4: formats.INT4_EXCESS8, 8: formats.INT8_EXCESS128}
 class _Scheme:
     """The weights' part of a config group."""
 
-    targets: tuple[str, ...]
+    targets: frozenset[str]
+    patterns: tuple[re.Pattern[str], ...]
     format: str
     weights: Mapping[str, Any]
 
-    @property
-    def names_classes(self) -> bool:
-        """Whether a target is a class of modules."""
-        return any(not t.startswith("re:") and "." not in t for t in self.targets)
+    def fits(self, module: str) -> int:
+        """How well the targets name a module: 3 by its name, 2 by a pattern, 1 as a linear layer.
 
-    def names(self, module: str) -> bool:
-        """Whether a target is this very module."""
-        return any(
-            target == module or (target.startswith("re:") and re.match(target[3:], module))
-            for target in self.targets
-        )
+        Classes of modules are not in a checkpoint; that of a packed weight is Linear, as a rule.
+        """
+        if module in self.targets:
+            return 3
+        if any(pattern.match(module) for pattern in self.patterns):
+            return 2
+        return 1 if LINEAR in self.targets else 0
 
 
 def claims(contents: Contents) -> bool:
@@ -96,21 +90,37 @@ def weight(contents: Contents, array: StoredArray) -> Weight | None:
     else:
         return None
     schemes = _schemes(contents)
-    named = [s for s in schemes if s.names(module)]
-    scheme = (named or [s for s in schemes if s.names_classes] or schemes)[0]
+    scheme = max(schemes, key=lambda s: s.fits(module))  # the first of equals
+    if not scheme.fits(module) and len(schemes) > 1:
+        raise UnsupportedError(
+            f"config_groups of {contents.declared_in}",
+            file=contents.source,
+            tensor=f"{module}{WEIGHT}",
+            expected=f"a target that names it, or {LINEAR}",
+            found="none",
+        )
     return _weight(contents, array, module, scheme)
 
 
-def _schemes(contents: Contents) -> list[_Scheme]:
+@lru_cache(maxsize=8)  # read once for all tensors of a checkpoint
+def _schemes(contents: Contents) -> tuple[_Scheme, ...]:
     declared = contents.quantization or {}
     groups = declared.get("config_groups")
     schemes = []
     for group in groups.values() if isinstance(groups, Mapping) else ():
         weights = group.get("weights") if isinstance(group, Mapping) else None
-        if isinstance(weights, Mapping):
-            targets = tuple(t for t in group.get("targets") or () if isinstance(t, str))
-            name = group.get("format") or declared.get("format")
-            schemes.append(_Scheme(targets, str(name), weights))
+        if not isinstance(weights, Mapping):
+            continue
+        targets = group.get("targets")
+        targets = [t for t in targets if isinstance(t, str)] if isinstance(targets, list) else []
+        try:
+            patterns = tuple(re.compile(t[3:]) for t in targets if t.startswith("re:"))
+        except re.error as error:
+            raise InputError(
+                f"{contents.declared_in}: targets: {error}", file=contents.source
+            ) from error
+        name = str(group.get("format") or declared.get("format"))
+        schemes.append(_Scheme(frozenset(targets), patterns, name, weights))
     if not schemes:
         raise InputError(
             f"{contents.declared_in}: config_groups",
@@ -118,7 +128,7 @@ def _schemes(contents: Contents) -> list[_Scheme]:
             expected="a group with weights",
             found=f"{groups!r:.60}",
         )
-    return schemes
+    return tuple(schemes)
 
 
 def _weight(contents: Contents, array: StoredArray, module: str, scheme: _Scheme) -> Weight:
@@ -139,7 +149,15 @@ def _weight(contents: Contents, array: StoredArray, module: str, scheme: _Scheme
                 structure = scheme.weights.get("block_structure")
                 block = checked_block(structure, "block_structure", contents)
                 return block_weight(contents, array, scale, block, name)
-            return scaled_weight(contents, array, scale, name)
+            built = scaled_weight(contents, array, scale, name)
+            grid = built.format.parameters[0].block
+            if grid != _block(contents, scheme, why):
+                require_shape(
+                    scale,
+                    _shapes((1,) * len(array.shape)) if grid else [(*array.shape[:-1], 1)],
+                    f"strategy {scheme.weights.get('strategy')} in {contents.declared_in}",
+                )
+            return built
     raise UnsupportedError(
         f"format of {contents.declared_in}",
         file=contents.source,
@@ -151,7 +169,11 @@ def _weight(contents: Contents, array: StoredArray, module: str, scheme: _Scheme
 
 def _block(contents: Contents, scheme: _Scheme, why: str) -> Shape | None:
     """Weights that a scale serves, by the scheme's strategy."""
-    match scheme.weights.get("strategy"):
+    strategy = scheme.weights.get("strategy")
+    if strategy is None:
+        strategy = "tensor" if scheme.weights.get("group_size") is None else "group"
+        strategy = "channel" if scheme.weights.get("group_size") == -1 else strategy
+    match strategy:
         case "group" | "tensor_group":
             return (integer(scheme.weights, "group_size", contents),)
         case "channel":
@@ -176,6 +198,7 @@ def _fp4(
     why: str,
 ) -> Weight:
     require_dtype(array, [np.uint8], why)
+    require_rank(array, 1)
     shape = (*array.shape[:-1], 2 * array.shape[-1])
     block = _block(contents, scheme, why)
     why = f"{why}, weight {list(shape)}"
@@ -195,6 +218,7 @@ def _fp4(
     }
     if not scheme.format.startswith("mxfp4"):
         level = find(contents, f"{name}_global_scale", name)
+        require_dtype(level, [np.float32], why)
         require_shape(level, [(1,), ()], why)
         parts["tensor_scale"] = whole(level, formats.FP32, (1,) * len(shape))
     return Weight(name=name, format=fmt, shape=shape, parts=parts)
@@ -219,7 +243,7 @@ def _integers(
         "code": whole(array, formats.INT8, shape),
         parameter.name: whole(scale, parameter.element, grid),
     }
-    if scheme.weights.get("symmetric") is False:
+    if _has_zero_point(contents, scheme, name):
         zero = find(contents, f"{name}_zero_point", name)
         require_dtype(zero, [np.int8], why)
         require_shape(zero, _shapes(grid), why)
@@ -227,6 +251,25 @@ def _integers(
         parts["zero_point"] = whole(zero, formats.INT8, grid)
     fmt = formats.Format(name="INT8", element=formats.INT8, parameters=tuple(parameters))
     return Weight(name=name, format=fmt, shape=shape, parts=parts)
+
+
+def _has_zero_point(contents: Contents, scheme: _Scheme, name: str) -> bool:
+    """Whether the scheme is asymmetric.
+
+    Raises:
+      InputError: it is symmetric, but there are zero points.
+    """
+    symmetric = scheme.weights.get("symmetric", True)
+    stored = contents.arrays.get(f"{name}_zero_point")
+    if symmetric is not False and stored is not None:
+        raise InputError(
+            "zero points",
+            file=stored.file,
+            tensor=stored.name,
+            expected=f"none with symmetric {symmetric!r:.20} in {contents.declared_in}",
+            found=list(stored.shape),
+        )
+    return symmetric is False
 
 
 def _shapes(grid: Shape) -> list[Shape]:
@@ -266,7 +309,7 @@ def _packed_integers(
         "code": packed(array, element, count=columns),
         parameter.name: whole(scale, parameter.element, grid),
     }
-    if scheme.weights.get("symmetric") is False:
+    if _has_zero_point(contents, scheme, name):
         zero = find(contents, f"{name}_zero_point", name)
         require_dtype(zero, [np.int32], why)
         require_shape(zero, [(-(-grid[0] // per_word), grid[1])], why)

@@ -13,11 +13,19 @@ from jentropy import formats
 from jentropy.checkpoints.contents import Contents, StoredArray
 from jentropy.errors import InputError
 
-from .fp8 import block_weight, is_fp8
-from .weight import Weight, block_size, find, packed, require_dtype, require_shape, whole
+from .scaled import block_weight, is_fp8
+from .weight import (
+    Weight,
+    block_size,
+    find,
+    packed,
+    require_dtype,
+    require_rank,
+    require_shape,
+    whole,
+)
 
 NAME = "deepseek-v4"
-AUXILIARY = ()
 WEIGHT, SCALE = ".weight", ".scale"
 
 
@@ -50,6 +58,7 @@ def _expert(contents: Contents, array: StoredArray, scale: StoredArray) -> Weigh
             expected="expert_dtype fp4 in config.json",
             found=f"{declared!r:.40}",
         )
+    require_rank(array, 1)
     shape = (*array.shape[:-1], 2 * array.shape[-1])
     grid = formats.MXFP4.parameter("scale").grid(shape)
     why = f"expert_dtype fp4 in config.json, weight {list(shape)}"

@@ -29,20 +29,38 @@ from jentropy.formats import ElementFormat, Format, Parameter, Role
 from .weight import Part, Weight
 
 NAME = "gguf"
-AUXILIARY = ()
 _HALF, _SUPER = 32, 256  # weights of a small block and of a super-block
 
 Extract = Callable[[np.ndarray], np.ndarray]  # uint8[blocks, bytes] -> codes[blocks, n]
 
 
 @dataclass(frozen=True, slots=True)
-class _Packing:
-    """A type: its format, the bytes of a block, and how each array is got out of them."""
+class Packing:
+    """A type of block.
+
+    Attributes:
+      format: of its weights.
+      weights, bytes: of a block.
+      extract: how each array is got out of a block's bytes.
+      fields: runs of bytes that hold symbols of one kind, by name, one after another: where the
+        run ends, and the element format of its codes (None: bytes), for the archive.
+    """
 
     format: Format
     weights: int
     bytes: int
     extract: dict[str, Extract]
+    fields: dict[str, tuple[int, ElementFormat | None]]
+
+    def split(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Fields of uint8[..., bytes of a row]: views [blocks, n] in the dtypes of their codes."""
+        blocks = rows.reshape(-1, self.bytes)
+        parts, at = {}, 0
+        for name, (end, element) in self.fields.items():
+            dtype = np.uint8 if element is None or element.code_bits < 8 else element.dtype
+            parts[name] = blocks[:, at:end].view(dtype)
+            at = end
+        return parts
 
 
 def _parameter(
@@ -92,20 +110,28 @@ def _q6_codes(b: np.ndarray) -> np.ndarray:
 
 _D16 = _parameter("scale", formats.FP16, _HALF)
 PACKINGS = {
-    "Q4_0": _Packing(
+    "Q4_0": Packing(
         Format(name="INT4", element=formats.INT4_EXCESS8, parameters=(_D16,)),
         _HALF,
         18,
         {"scale": _f16(0), "code": _halves(2, 16)},
+        {"scale": (2, formats.FP16), "code": (18, formats.INT4_EXCESS8)},
     ),
-    "Q8_0": _Packing(
+    "Q8_0": Packing(
         Format(name="INT8", element=formats.INT8, parameters=(_D16,)),
         _HALF,
         34,
         {"scale": _f16(0), "code": _octets(2, 34)},
+        {"scale": (2, formats.FP16), "code": (34, formats.INT8)},
     ),
-    "MXFP4": _Packing(formats.MXFP4, _HALF, 17, {"scale": _octets(0, 1), "code": _halves(1, 16)}),
-    "Q4_K": _Packing(
+    "MXFP4": Packing(
+        formats.MXFP4,
+        _HALF,
+        17,
+        {"scale": _octets(0, 1), "code": _halves(1, 16)},
+        {"scale": (1, formats.FP8_E8M0), "code": (17, formats.FP4_E2M1)},
+    ),
+    "Q4_K": Packing(
         Format(
             name="INT4",
             element=formats.UINT4,
@@ -125,8 +151,14 @@ PACKINGS = {
             "min": lambda b: _six_bits(b, mins=True),
             "code": _halves(16, 32),
         },
+        {
+            "super_scale": (2, formats.FP16),
+            "super_min": (4, formats.FP16),
+            "scales_and_mins": (16, None),
+            "code": (144, formats.UINT4),
+        },
     ),
-    "Q6_K": _Packing(
+    "Q6_K": Packing(
         Format(
             name="INT6",
             element=formats.INT6_EXCESS32,
@@ -138,6 +170,12 @@ PACKINGS = {
         _SUPER,
         210,
         {"code": _q6_codes, "scale": _octets(192, 208), "super_scale": _f16(208)},
+        {
+            "low": (128, formats.UINT4),
+            "high": (192, None),
+            "scale": (208, formats.INT8),
+            "super_scale": (210, formats.FP16),
+        },
     ),
 }
 

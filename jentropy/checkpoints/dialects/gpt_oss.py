@@ -17,7 +17,6 @@ from jentropy.checkpoints.contents import Contents, StoredArray
 from .weight import Part, Weight, find, require_dtype, require_shape
 
 NAME = "gpt-oss"
-AUXILIARY = ()
 BLOCK = 32
 BLOCKS, SCALES = "blocks", "scales"
 

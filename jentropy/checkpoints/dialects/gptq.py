@@ -16,14 +16,23 @@ import numpy as np
 
 from jentropy import formats
 from jentropy.checkpoints.contents import Contents, StoredArray
-from jentropy.errors import InputError, UnsupportedError
+from jentropy.errors import UnsupportedError
 from jentropy.formats import blocks
 
-from .fp8 import scale_element
-from .weight import Part, Weight, find, group_index, integer, require_dtype, require_shape
+from .scaled import scale_element
+from .weight import (
+    Part,
+    Weight,
+    find,
+    group_block,
+    group_index,
+    integer,
+    require_dtype,
+    require_matrix,
+    require_shape,
+)
 
 NAME = "gptq"
-AUXILIARY = (".g_idx",)
 QWEIGHT = ".qweight"
 WORD_BITS = 32
 INTEGERS = {4: formats.UINT4, 8: formats.UINT8}
@@ -45,7 +54,7 @@ def _weight(contents: Contents, array: StoredArray) -> Weight:
     module = array.name.removesuffix(QWEIGHT)
     name = f"{module}.weight"
     bits = integer(declared, "bits", contents)
-    version = declared.get("checkpoint_format", "gptq")
+    version = declared.get("checkpoint_format") or "gptq"
     if bits not in INTEGERS or version not in VERSIONS:
         raise UnsupportedError(
             f"GPTQ of {contents.declared_in}",
@@ -56,30 +65,15 @@ def _weight(contents: Contents, array: StoredArray) -> Weight:
         )
     why = f"{bits} bits in {contents.declared_in}"
     require_dtype(array, [np.int32], why)
-    if len(array.shape) != 2:
-        raise InputError(
-            "shape",
-            file=array.file,
-            tensor=array.name,
-            expected="two axes",
-            found=list(array.shape),
-        )
+    require_matrix(array)
     per_word = WORD_BITS // bits
     columns, rows = array.shape[0] * per_word, array.shape[1]
-    size = integer(declared, "group_size", contents)
-    block = blocks.ROW[1:] if size == -1 else (size,)
-    if size < 1 and size != -1:
-        raise InputError(
-            f"{contents.declared_in}: group_size",
-            file=contents.source,
-            expected="-1 or more than 0",
-            found=size,
-        )
+    block = group_block(declared, contents)
     element = INTEGERS[bits]
     scales, zeros = (find(contents, f"{module}.{key}", name) for key in ("scales", "qzeros"))
     scale = blocks.scale(scale_element(scales, why), block)
     grid = scale.grid((rows, columns))
-    why = f"{why}, groups of {size}, weight {[rows, columns]}"
+    why = f"{why}, groups of {block[0] or 'a row'}, weight {[rows, columns]}"
     require_shape(scales, [grid[::-1]], why)
     require_dtype(zeros, [np.int32], why)
     require_shape(zeros, [(grid[1], -(-rows // per_word))], why)

@@ -16,20 +16,30 @@ Algorithm MIXED_PRECISION names the algorithm of each module in `quantized_layer
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 
 from jentropy import formats
 from jentropy.checkpoints.contents import Contents, StoredArray
-from jentropy.errors import InputError
+from jentropy.errors import UnsupportedError
 from jentropy.formats import blocks
 
-from .fp8 import fp8_element, is_fp8, mx_weight, scaled_weight
-from .weight import Shape, Weight, find, integer, packed, require_dtype, require_shape, whole
+from .scaled import fp8_element, is_fp8, mx_weight, scaled_weight
+from .weight import (
+    Shape,
+    Weight,
+    find,
+    integer,
+    packed,
+    require_dtype,
+    require_rank,
+    require_shape,
+    whole,
+)
 
 NAME = "modelopt"
-AUXILIARY = (".input_scale", "_input_scale", ".k_scale", ".v_scale")
 WEIGHT = ".weight"
 FP8_BLOCK = (128, 128)
 FP4 = ("MXFP4", "NVFP4", "W4A16_NVFP4", "NVFP4_AWQ", "W4A8_NVFP4_FP8", "W4A8_MXFP4_FP8")
@@ -51,17 +61,27 @@ def weight(contents: Contents, array: StoredArray) -> Weight | None:
     return _weight(contents, array, stem)
 
 
-def _algorithm(contents: Contents, module: str) -> str:
+def _declared(contents: Contents, module: str) -> Mapping[str, Any]:
+    """What is declared of a module: for itself, for a module above it, or for all."""
     declared = contents.quantization or {}
     layers = declared.get("quantized_layers")
-    own = layers.get(module) if isinstance(layers, Mapping) else None
-    found = (own if isinstance(own, Mapping) else declared).get("quant_algo")
-    return str(found).upper()
+    while isinstance(layers, Mapping) and module:
+        if isinstance(own := layers.get(module), Mapping):
+            return {**declared, "group_size": None, **own}
+        module = module.rpartition(".")[0]
+    if declared.get("group_size") is None:
+        groups = declared.get("config_groups")
+        for group in groups.values() if isinstance(groups, Mapping) else ():
+            weights = group.get("weights") if isinstance(group, Mapping) else None
+            if isinstance(weights, Mapping) and weights.get("group_size") is not None:
+                return {**declared, "group_size": weights["group_size"]}
+    return declared
 
 
 def _weight(contents: Contents, array: StoredArray, stem: str) -> Weight:
     scale = find(contents, f"{stem}_scale", array.name)
-    algorithm = _algorithm(contents, array.name.removesuffix(WEIGHT))
+    declared = _declared(contents, array.name.removesuffix(WEIGHT))
+    algorithm = str(declared.get("quant_algo")).upper()
     why = f"quant_algo {algorithm} in {contents.declared_in}"
     if algorithm in ("FP8", "FP8_PER_CHANNEL_PER_TOKEN"):
         return scaled_weight(contents, array, scale, array.name)
@@ -70,19 +90,20 @@ def _weight(contents: Contents, array: StoredArray, stem: str) -> Weight:
     if algorithm == "MXFP8":
         return mx_weight(contents, array, scale, array.name)
     if algorithm in FP4:
-        return _fp4(contents, array, stem, scale, algorithm, why)
-    if algorithm in ("W4A16_AWQ", "W4A8_AWQ"):
-        return _int4(contents, array, scale, why)
-    raise InputError(
+        return _fp4(contents, array, stem, scale, declared, why)
+    if algorithm == "W4A16_AWQ":
+        return _int4(contents, array, scale, declared, why)
+    raise UnsupportedError(
         f"quant_algo of {contents.declared_in}",
         file=contents.source,
         tensor=array.name,
-        expected="one that this dialect knows",
+        expected=" or ".join(("FP8", "FP8_PB_WO", "MXFP8", *FP4, "W4A16_AWQ")),
         found=repr(algorithm),
     )
 
 
 def _fp8_block(contents: Contents, array: StoredArray, scale: StoredArray, why: str) -> Weight:
+    require_rank(array, 2)
     element, shape = fp8_element(array, why), array.shape
     fmt = formats.FP8_BLOCK.with_element(element).with_parameter("scale", block=FP8_BLOCK)
     grid = fmt.parameter("scale").grid(shape)
@@ -103,13 +124,15 @@ def _fp4(
     array: StoredArray,
     stem: str,
     scale: StoredArray,
-    algorithm: str,
+    declared: Mapping[str, Any],
     why: str,
 ) -> Weight:
     require_dtype(array, [np.uint8], why)
-    is_mx, is_stacked = algorithm in MX, not array.name.endswith(WEIGHT)
+    is_stacked = not array.name.endswith(WEIGHT)
+    require_rank(array, 2)
+    is_mx = str(declared.get("quant_algo")).upper() in MX
     fmt = formats.MXFP4 if is_mx else formats.NVFP4
-    size = 32 if is_mx else integer(contents.quantization or {}, "group_size", contents, 16)
+    size = 32 if is_mx else integer(declared, "group_size", contents, 16)
     axis = -2 if is_stacked else -1
     shape = list(array.shape)
     shape[axis] *= 2
@@ -136,9 +159,16 @@ def _fp4(
     return Weight(name=array.name, format=fmt, shape=tuple(shape), parts=parts)
 
 
-def _int4(contents: Contents, array: StoredArray, scale: StoredArray, why: str) -> Weight:
+def _int4(
+    contents: Contents,
+    array: StoredArray,
+    scale: StoredArray,
+    declared: Mapping[str, Any],
+    why: str,
+) -> Weight:
     require_dtype(array, [np.uint8], why)
-    size = integer(contents.quantization or {}, "group_size", contents, 128)
+    require_rank(array, 2)
+    size = integer(declared, "group_size", contents, 128)
     shape = (*array.shape[:-2], 2 * array.shape[-2], array.shape[-1])
     parameter = blocks.scale(formats.FP32, (size,))
     grid = parameter.grid(shape)

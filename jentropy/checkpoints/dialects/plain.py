@@ -10,7 +10,6 @@ from jentropy.checkpoints.contents import Contents, StoredArray
 from .weight import Weight
 
 NAME = "plain"
-AUXILIARY = ()
 
 
 def claims(contents: Contents) -> bool:

@@ -25,11 +25,21 @@ from jentropy.checkpoints.contents import Contents, StoredArray, read_json
 from jentropy.errors import InputError, UnsupportedError
 from jentropy.formats import blocks
 
-from .fp8 import fp8_element, scale_element
-from .weight import Part, Shape, Weight, find, packed, require_dtype, require_shape, whole
+from .scaled import fp8_element, scale_element
+from .weight import (
+    LARGEST,
+    Part,
+    Shape,
+    Weight,
+    find,
+    packed,
+    require_dtype,
+    require_rank,
+    require_shape,
+    whole,
+)
 
 NAME = "torchao"
-AUXILIARY = ("_weight_act_pre_scale", "_weight_act_quant_scale")
 TILE_ROWS, TILE_COLUMNS, TILE_STRIDE = 128, 4, 32
 QDATA = "_qdata"
 
@@ -46,8 +56,8 @@ def weight(contents: Contents, array: StoredArray) -> Weight | None:
     if not array.name.endswith(QDATA):
         return None
     stem = array.name.removesuffix(QDATA) + "_"
-    module, _, parameter = array.name.removesuffix(QDATA).rpartition("_")
-    name = module + parameter
+    module, dot, parameter = array.name.removesuffix(QDATA).rpartition(".")
+    name = module + dot + parameter.removeprefix("_")
     told = read_json(array.file, contents.metadata.get(name, "null"))
     data = told.get("_data") if isinstance(told, Mapping) else None
     if not isinstance(data, Mapping):
@@ -80,7 +90,7 @@ def _block(array: StoredArray, name: str, data: Mapping[str, Any]) -> Shape:
     if (
         not isinstance(block, list)
         or len(block) != len(array.shape)
-        or not all(isinstance(n, int) and n > 0 for n in block)
+        or not all(isinstance(n, int) and 0 < n < LARGEST for n in block)
     ):
         raise InputError(
             "block_size in __metadata__",
@@ -150,7 +160,12 @@ def _nvfp4(
     size = data.get("block_size", 16)
     why = f"block_size {size!r:.20} in __metadata__, stored {list(code.shape)}"
     require_dtype(code, [np.uint8], why)
-    if not isinstance(size, int) or isinstance(size, bool) or size < 1 or not code.shape:
+    if (
+        not isinstance(size, int)
+        or isinstance(size, bool)
+        or not 0 < size < LARGEST
+        or not code.shape
+    ):
         raise InputError(
             "NVFP4Tensor", file=code.file, tensor=name, expected="axes and a block_size", found=why
         )
@@ -160,6 +175,7 @@ def _nvfp4(
     scale = find(contents, f"{stem}scale", name)
     require_dtype(scale, [ml_dtypes.float8_e4m3fn], why)
     if data.get("is_swizzled_scales"):
+        require_rank(code, 2)
         require_shape(scale, [_swizzled(grid)], f"{why}, swizzled")
         scale_part = Part(
             array=scale,

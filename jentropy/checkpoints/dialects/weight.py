@@ -14,9 +14,25 @@ import numpy as np
 
 from jentropy.checkpoints.contents import Contents, StoredArray
 from jentropy.errors import InputError
-from jentropy.formats import ElementFormat, Format, codes_of, raw_element, unpack
+from jentropy.formats import WHOLE, ElementFormat, Format, codes_of, raw_element, unpack
 
 Shape = tuple[int, ...]
+LARGEST = 1 << 40  # block size
+# Endings of arrays that serve a quantisation, in any dialect, and are no weights of the model.
+AUXILIARY = (
+    "input_scale",
+    "input_zero_point",
+    "input_global_scale",
+    "activation_scale",
+    "act_pre_scale",
+    "act_quant_scale",
+    "output_scale",
+    "output_zero_point",
+    *(f".{name}_{kind}" for name in ("q", "k", "v", "kv") for kind in ("scale", "zero_point")),
+    ".weight_shape",
+    ".g_idx",
+    ".weight_g_idx",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +110,30 @@ def require_shape(array: StoredArray, shapes: Iterable[Shape], why: str) -> None
         )
 
 
+def require_rank(array: StoredArray, rank: int) -> None:
+    """Raises InputError unless the array has that many axes."""
+    if len(array.shape) < rank:
+        raise InputError(
+            "quantised weight",
+            file=array.file,
+            tensor=array.name,
+            expected=f"{rank} axes or more",
+            found=list(array.shape),
+        )
+
+
+def require_matrix(array: StoredArray) -> None:
+    """Raises InputError unless the array has two axes."""
+    if len(array.shape) != 2:
+        raise InputError(
+            "shape",
+            file=array.file,
+            tensor=array.name,
+            expected="two axes",
+            found=list(array.shape),
+        )
+
+
 def require_dtype(array: StoredArray, dtypes: Iterable[Any], why: str) -> None:
     """Raises InputError unless the array has one of the dtypes."""
     allowed = [np.dtype(d) for d in dtypes]
@@ -126,21 +166,30 @@ def packed(
 
 
 def integer(config: Mapping[str, Any], key: str, contents: Contents, default: Any = None) -> int:
-    """An integer of the declared quantisation.
+    """A positive integer of the declared quantisation.
 
     Raises:
-      InputError: it is missing or no integer.
+      InputError: it is missing or no such integer.
     """
     value = config.get(key)
     value = default if value is None else value
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < LARGEST:
         raise InputError(
             f"{contents.declared_in}: {key}",
             file=contents.source,
-            expected="an integer",
+            expected="an integer above 0",
             found=f"{value!r:.40}",
         )
     return value
+
+
+def group_block(
+    config: Mapping[str, Any], contents: Contents, key: str = "group_size", default: Any = None
+) -> Shape:
+    """Weights of a row that share parameters: groups of `group_size`, or the row if that is -1."""
+    if config.get(key, default) == -1:
+        return (WHOLE,)
+    return (integer(config, key, contents, default),)
 
 
 def block_size(contents: Contents, key: str, default: Any = None) -> Shape:
@@ -157,7 +206,9 @@ def checked_block(value: Any, key: str, contents: Contents) -> Shape:
     if (
         not isinstance(value, list)
         or len(value) != 2
-        or not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in value)
+        or not all(
+            isinstance(n, int) and not isinstance(n, bool) and 0 < n < LARGEST for n in value
+        )
     ):
         raise InputError(
             f"{contents.declared_in}: {key}",

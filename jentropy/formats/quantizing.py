@@ -39,9 +39,9 @@ from jaxtyping import Array, Float, Float32, Int32, PRNGKeyArray, Shaped, UInt
 
 from jentropy.errors import InputError, UnsupportedError
 
-from .dequantize import divide, spread
+from .dequantizing import divide, spread
 from .element import TABLE_BITS
-from .encode import BIAS, MANTISSA, TINY, bits_of, encode, from_bits, is_power, limits_of
+from .encoding import BIAS, MANTISSA, TINY, bits_of, encode, from_bits, is_power, limits_of
 from .format import WHOLE, Format, Parameter, Role
 
 INPUTS = ("float32", "bfloat16", "float16")
@@ -83,7 +83,7 @@ def quantize(
     Example:
       >>> import jax.numpy as jnp
       >>> from jentropy.formats import INT4_GROUP, dequantize
-      >>> from jentropy.formats.quantize import quantize
+      >>> from jentropy.formats.quantizing import quantize
       >>> arrays = quantize(jnp.array([0.0, -0.4, 1.0, 3.5]), INT4_GROUP)
       >>> {name: codes.tolist() for name, codes in arrays.items()}
       {'code': [0, 15, 2, 7], 'scale': [16128]}

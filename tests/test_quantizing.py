@@ -12,8 +12,8 @@ import pytest
 from jentropy import formats
 from jentropy.errors import InputError, UnsupportedError
 from jentropy.formats import WHOLE, Format, Parameter, Role, dequantize
-from jentropy.formats.encode import encode
-from jentropy.formats.quantize import SCALE_RULES, quantize
+from jentropy.formats.encoding import encode
+from jentropy.formats.quantizing import SCALE_RULES, quantize
 
 FP8_ROWS = formats.FP8_BLOCK.with_parameter("scale", block=(1, 128))
 

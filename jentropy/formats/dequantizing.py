@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -57,6 +58,34 @@ def dequantize(number_format: Format, arrays: Mapping[str, Any], dtype: Any = np
                     own = spread(factor(parameter), parameter, shape, None, groups)
                     numbers = _apply(numbers, own, role, parameter.element, xp)
         return numbers.astype(dtype)
+
+
+def dequantize_slabs(
+    number_format: Format, arrays: Mapping[str, np.ndarray], weights: int
+) -> Iterator[np.ndarray]:
+    """The numbers of a tensor, float32, in slabs along its first axis.
+
+    Args:
+      weights: of a slab, about; a slab is whole blocks and at least one of them.
+    """
+    shape = arrays["code"].shape
+    rank, length = len(shape), shape[0] if shape else 0
+    if length == 0 or math.prod(shape) <= weights:
+        yield dequantize(number_format, arrays)
+        return
+    blocks = {p.name: p.blocks(rank)[0] for p in number_format.parameters}
+    step = math.lcm(1, *(min(block, length) for block in blocks.values() if block != WHOLE))
+    step *= max(1, weights * length // math.prod(shape) // step)
+    for start in range(0, length, step):
+        stop = min(start + step, length)
+        part = {"code": arrays["code"][start:stop]}
+        for name, block in blocks.items():
+            part[name] = arrays[name]
+            if block != WHOLE:
+                part[name] = arrays[name][start // block : -(-stop // block)]
+        if GROUP_INDEX in arrays:
+            part[GROUP_INDEX] = arrays[GROUP_INDEX]
+        yield dequantize(number_format, part)
 
 
 def spread(

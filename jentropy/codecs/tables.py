@@ -1,0 +1,167 @@
+"""Frequency tables: integers that every machine makes alike, coded compactly.
+
+A table gives `count` symbols frequencies that sum to 4096. It is stored as *levels*, eighths of an
+octave: level 0 is frequency 0, level q the weight floor(2^(20 + (q - 1) / 8)), and the weights are
+scaled to 4096 (`normalize`). Levels are coded as differences d, along the symbols from 32 on in the
+first table and from the table before in all others, folded to 2 d or -2 d - 1:
+
+    u1 k | unary codes of folded >> k | the low k bits of each, lowest first
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from jentropy.errors import CorruptError
+
+from . import bits
+from .rans import PRECISION, SLOTS
+
+LEVELS = 104  # the largest weight is then about that of 4096 slots
+FIRST_LEVEL = 32
+_UNIT_BITS = 20  # level 1 is 2^20
+MAX_RICE = 20
+
+
+def _roots() -> np.ndarray:
+    """floor(2^(20 + i / 8)) of i below LEVELS, exactly: the largest x with x^8 <= 2^(160 + i)."""
+    found = []
+    for i in range(LEVELS):
+        x, bit = 0, 1 << 34
+        while bit:
+            if (x + bit) ** 8 <= 1 << (8 * _UNIT_BITS + i):
+                x += bit
+            bit >>= 1
+        found.append(x)
+    return np.array(found, np.int64)
+
+
+WEIGHTS = np.concatenate([[0], _roots()])  # of each level
+_BOUNDS = (WEIGHTS[1:98] + WEIGHTS[2:99]) // 2  # between levels that a share of 4096 slots has
+# Cost of a symbol of frequency f in 1/65536 bit; integers, so that every machine decides alike.
+_COST = np.array([0, *(round(65536 * math.log2(SLOTS / f)) for f in range(1, SLOTS + 1))])
+_SLOT = np.arange(SLOTS, dtype=np.uint32)
+IDLE = _SLOT + np.uint32((SLOTS - 1) << PRECISION)  # a decoder's table that leaves states alone
+
+
+@dataclass(frozen=True, eq=False)
+class Tables:
+    """The tables of a stream, one per context.
+
+    Attributes:
+      frequencies: int64[contexts, symbols], rows sum to 4096.
+      shown: int64[contexts, symbols], the byte that a decoder gives for each symbol.
+    """
+
+    frequencies: np.ndarray
+    shown: np.ndarray
+
+    @property
+    def count(self) -> int:
+        """Number of tables."""
+        return len(self.frequencies)
+
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """Cumulative frequencies below each symbol."""
+        return np.cumsum(self.frequencies, axis=1) - self.frequencies
+
+    @cached_property
+    def decode_rows(self) -> np.ndarray:
+        """uint32[contexts, 4096], what `rans.decode` looks up."""
+        rows = np.empty((self.count, SLOTS), np.uint32)
+        entries = (self.shown << 24) + ((self.frequencies - 1) << PRECISION) - self.starts
+        for row, entry, frequency in zip(rows, entries, self.frequencies, strict=True):
+            np.add(np.repeat(entry.astype(np.uint32), frequency), _SLOT, out=row)
+        return rows
+
+    def encode_rows(self, symbols: np.ndarray | None = None) -> np.ndarray:
+        """uint32[contexts, 256], what `rans.encode` looks up.
+
+        Args:
+          symbols: int[256], the symbol that each byte stands for; None: itself.
+        """
+        entries = (self.frequencies << 16 | self.starts).astype(np.uint32)
+        if symbols is not None:
+            return entries[:, symbols]
+        return np.pad(entries, ((0, 0), (0, 256 - entries.shape[1])))
+
+
+def normalize(weights: np.ndarray) -> np.ndarray:
+    """Frequencies that sum to 4096, at least 1 for every weight that is not 0.
+
+    Args:
+      weights: int64[symbols], below 2^51, not all zero.
+
+    Returns:
+      int64[symbols].
+    """
+    total = int(weights.sum())
+    frequency = np.where(weights > 0, np.maximum(1, weights * SLOTS // total), 0)
+    surplus = int(frequency.sum()) - SLOTS
+    if surplus < 0:
+        # One more to the largest remainders; those raised to 1 come last.
+        remainder = np.where(weights * SLOTS >= total, weights * SLOTS % total, -1)
+        order = np.argsort(-remainder, kind="stable")
+        for i in range(0, -surplus, order.size):
+            frequency[order[: min(order.size, -surplus - i)]] += 1
+    while surplus > 0:
+        order = np.argsort(-frequency, kind="stable")[:surplus]
+        order = order[frequency[order] > 1]
+        frequency[order] -= 1
+        surplus -= order.size
+    return frequency
+
+
+def frequencies_of(levels: np.ndarray) -> np.ndarray:
+    """Frequencies of levels, int64[contexts, symbols] both."""
+    return np.stack([normalize(row) for row in WEIGHTS[levels]])
+
+
+def levels_of(counts: np.ndarray) -> np.ndarray:
+    """The levels nearest to counts, 1 at the least. int64[contexts, symbols] both, below 2^31."""
+    share = (counts << 32) // np.maximum(1, counts.sum(axis=1, keepdims=True))
+    return 1 + np.searchsorted(_BOUNDS, share, side="right")
+
+
+def cost_bits(counts: np.ndarray, frequencies: np.ndarray) -> int:
+    """Bits that symbols of such counts take, rounded up."""
+    return -(-int((counts * _COST[frequencies]).sum()) >> 16)
+
+
+def write_levels(levels: np.ndarray) -> bytes:
+    """Levels of all contexts, as the module's docstring has it."""
+    delta = np.diff(levels, axis=0, prepend=0)
+    delta[0] = np.diff(levels[0], prepend=FIRST_LEVEL)
+    folded = np.where(delta < 0, -2 * delta - 1, 2 * delta).reshape(-1)
+    rice = min(range(6), key=lambda k: int((folded >> k).sum()) + k * folded.size)
+    low = (folded[:, None] >> np.arange(rice)) & 1
+    return bytes([rice]) + bits.unary(folded >> rice) + bits.pack(low)
+
+
+def read_levels(reader: bits.Reader, contexts: int, symbols: int) -> np.ndarray:
+    """The levels that `write_levels` wrote.
+
+    Raises:
+      CorruptError: no levels of tables.
+    """
+    rice = reader.integer("u1")
+    if rice > MAX_RICE:
+        raise CorruptError("frequency levels", expected=f"k up to {MAX_RICE}", found=rice)
+    high = reader.unary(contexts * symbols)
+    low = reader.bits(high.size * rice).reshape(high.size, rice).astype(np.int64)
+    folded = (high << rice) + (low << np.arange(rice)).sum(axis=1)
+    delta = np.where(folded & 1, -(folded + 1) // 2, folded // 2).reshape(contexts, symbols)
+    delta[0] = np.cumsum(delta[0]) + FIRST_LEVEL
+    levels = np.cumsum(delta, axis=0)
+    if levels.min() < 0 or levels.max() > LEVELS or not levels.any(axis=1).all():
+        raise CorruptError(
+            "frequency levels",
+            expected=f"0 to {LEVELS}, not all 0",
+            found=f"{levels.min()} to {levels.max()}",
+        )
+    return levels
