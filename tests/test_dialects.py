@@ -956,3 +956,14 @@ def test_weights_of_odd_shapes_are_errors_or_read(fixture, shape, tmp_path):
     with pytest.raises(InputError) as raised:
         jentropy.analyze(folder)
     assert "cannot read it" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["mo_nvfp4", "ct_w4a16_g32_asym", "gptq_v1"])
+def test_a_single_file_keeps_the_configs_that_lie_beside_it(name, tmp_path):
+    file = QUANTISED / name / "model.safetensors"
+    jentropy.compress_checkpoint(file, tmp_path / "dst")
+    ours, theirs = jentropy.open_checkpoint(tmp_path / "dst"), jentropy.open_checkpoint(file)
+    assert ours.tensor(DOWN).format == theirs.tensor(DOWN).format == FIXTURES[name][0]
+    assert jentropy.inspect(tmp_path / "dst").weights == jentropy.analyze(file).weights
+    jentropy.decompress_checkpoint(tmp_path / "dst", tmp_path / "out")
+    assert read_tree(tmp_path / "out") == {file.name: file.read_bytes()}

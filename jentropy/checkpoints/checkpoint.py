@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from jentropy import formats
-from jentropy.errors import CorruptError, InputError
+from jentropy.errors import InputError
 from jentropy.formats import Format
+
+from .contents import decode_text
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -142,11 +144,3 @@ class Checkpoint:
         """A text file that lies beside the weights, or None if there is none."""
         path = self.source / file
         return decode_text(path, path.read_bytes()) if path.is_file() else None
-
-
-def decode_text(file: Path, data: bytes) -> str:
-    """UTF-8 text, or an error that names the file."""
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise CorruptError("no UTF-8 text", file=file) from error

@@ -19,9 +19,9 @@ from jentropy.errors import InputError
 from jentropy.formats import codes_of
 
 from . import orbax, reading, safetensors, structure
-from .checkpoint import Arrays, Checkpoint, Tensor, decode_text
+from .checkpoint import Arrays, Checkpoint, Tensor
 from .compressing import Progress
-from .contents import StoredArray, read_contents
+from .contents import StoredArray, decode_text, read_contents
 from .index import Blocks, Entry, Filler, Part
 from .staging import destination_errors, staged
 from .store import Store
@@ -71,7 +71,9 @@ class CompressedCheckpoint(Checkpoint):
 
     def read_text(self, file: str) -> str | None:
         found = self._files.get(file)
-        if found is None or found.parts is not None:
+        if found is None:
+            return self.store.index.beside.get(file)
+        if found.parts is not None:
             return None
         blob = _read(self.store, self.store.index.blobs[found.blob])
         return decode_text(self.source / file, blob.tobytes())

@@ -94,7 +94,13 @@ def compress_checkpoint(src: str | Path, dst: str | Path, progress: Progress | N
         tensors = [item.entry() for item in items if not item.is_blob]
         blobs = [item.entry() for item in items if item.is_blob]
         writer.finish(
-            index_lib.document(bundles=writer.bundles, tensors=tensors, blobs=blobs, files=entries)
+            index_lib.document(
+                bundles=writer.bundles,
+                tensors=tensors,
+                blobs=blobs,
+                files=entries,
+                beside=files.beside(),
+            )
         )
 
 

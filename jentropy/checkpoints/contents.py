@@ -14,6 +14,7 @@ from jentropy.errors import CorruptError, InputError
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 MODELOPT, GPTQ = "hf_quant_config.json", "quantize_config.json"  # sidecars of those tools
+CONFIGS = (CONFIG, GENERATION, MODELOPT, GPTQ)
 # Where config.json may tell of the quantisation, innermost key last.
 _PLACES = (
     ("quantization_config",),
@@ -109,6 +110,14 @@ def read_json(path: Path, text: str | bytes) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise CorruptError(f"not JSON: {error}", file=path) from error
+
+
+def decode_text(file: Path, data: bytes) -> str:
+    """UTF-8 text, or an error that names the file."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise CorruptError("no UTF-8 text", file=file) from error
 
 
 def _read_object(source: Path, name: str, read_text: ReadText) -> dict[str, Any] | None:

@@ -10,8 +10,8 @@ import base64
 import json
 import math
 import zlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -112,6 +112,7 @@ class Index:
     tensors: tuple[Entry, ...]
     blobs: tuple[Entry, ...] = ()
     files: tuple[FileEntry, ...] = ()
+    beside: Mapping[str, str] = field(default_factory=dict)  # texts that lay beside a single file
     tree: Any = None
 
 
@@ -121,6 +122,7 @@ def document(
     tensors: Sequence[dict[str, Any]],
     blobs: Sequence[dict[str, Any]] = (),
     files: Sequence[FileEntry] = (),
+    beside: Mapping[str, str] | None = None,
     tree: Any = None,
 ) -> bytes:
     """The index as it is stored: compact JSON in ASCII, deflated.
@@ -144,6 +146,8 @@ def document(
         "blobs": list(blobs),
         "tensors": list(tensors),
     }
+    if beside:
+        content["beside"] = dict(beside)
     if tree is not None:
         content["tree"] = tree
     return zlib.compress(json.dumps(content, separators=(",", ":")).encode(), 9)
@@ -298,7 +302,11 @@ def from_json(text: bytes, file: Path) -> Index:
         entries["tensors"][i].name for i in (model if files else range(len(entries["tensors"])))
     ]
     reader.unique(names, "tensors")
-    return Index(bundles=bundles, files=files, tree=content.get("tree"), **entries)
+    beside = reader.get(content, "beside", dict, "", default={})
+    for name, text in beside.items():
+        if not isinstance(text, str):
+            raise reader.fail(f"beside {name}", "a text", text)
+    return Index(bundles=bundles, files=files, beside=beside, tree=content.get("tree"), **entries)
 
 
 def _entry(reader: _Reader, item: dict, bundles: tuple[int, ...]) -> Entry:

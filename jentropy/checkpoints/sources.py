@@ -10,7 +10,7 @@ from pathlib import Path
 from jentropy.errors import CorruptError, InputError, UnsupportedError
 
 from . import gguf_files, safetensors
-from .contents import Contents, StoredArray, read_contents, read_json
+from .contents import CONFIGS, Contents, StoredArray, decode_text, read_contents, read_json
 from .safetensors import SafetensorsFile, StoredTensor
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
@@ -52,6 +52,13 @@ class FileSource:
             self.metadata,
             whole=self.whole,
         )
+
+    def beside(self) -> dict[str, str]:
+        """Configs that lie beside a single file, which is nothing without them."""
+        if self.whole:
+            return {}
+        found = {name: self._read(name) for name in CONFIGS}
+        return {name: decode_text(self.root / name, data) for name, data in found.items() if data}
 
     def _read(self, name: str) -> bytes | None:
         path = self.root / name

@@ -1,0 +1,142 @@
+"""Writes the golden files: compressed checkpoints that every later version must read, or refuse.
+
+    python tests/golden/make.py
+
+`valid/NAME/` is a compressed checkpoint of `NAME.npz` (codes by name, and their dtypes) or of the
+fixture of that name. `invalid/NAME/` is a damaged one; `invalid/expected.json` says what is wrong.
+They are written once for each version of the format and never again.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zlib
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import xxhash
+
+import jentropy
+
+HERE = Path(__file__).parent
+FIXTURE = "gptoss_mxfp4"
+INDEX, BUNDLE = "state/index/c/0", "state/bundles.00000/c/0"
+
+
+def tree() -> dict[str, np.ndarray]:
+    """Arrays that take every branch of the codecs."""
+    rng = np.random.default_rng(0)
+    scaled = rng.standard_normal((120, 300)) * np.exp(0.6 * rng.standard_normal((120, 1)))
+    scaled *= np.exp(0.4 * rng.standard_normal(300)) * 0.02
+    scaled[::7, ::13] *= 1e-6
+    scaled[3, 5] = 0
+    rare = rng.binomial(30, 0.3, 20_000).astype(np.uint8)
+    rare[:3] = 0, 200, 255
+    return {
+        "bf16": scaled.astype(ml_dtypes.bfloat16),
+        "bf16_vector": rng.standard_normal(9000).astype(ml_dtypes.bfloat16),
+        "fp16": np.clip(scaled, -6e4, 6e4).astype(np.float16),
+        "fp32": scaled[:40].astype(np.float32),
+        "fp8": scaled[:60].astype(ml_dtypes.float8_e4m3fn),
+        "int64": np.arange(3000, dtype=np.int64) ** 2,
+        "rare": rare,
+        "zeros": np.zeros((100, 100), ml_dtypes.bfloat16),
+        "noise": rng.integers(0, 256, 500).astype(np.uint8),
+        "empty": np.zeros((0, 3), np.float32),
+        "scalar": np.full((), np.pi),
+    }
+
+
+def small() -> dict[str, np.ndarray]:
+    """What is damaged."""
+    return {"w": (np.arange(400).reshape(20, 20) % 7).astype(ml_dtypes.bfloat16)}
+
+
+def edit_index(folder: Path, edit) -> None:
+    """Changes the JSON of the index; its checksum is made to fit."""
+    size = json.loads((folder / "state/index/zarr.json").read_text())["shape"][0]
+    content = json.loads(zlib.decompress((folder / INDEX).read_bytes()[:size]))
+    edit(content)
+    data = zlib.compress(json.dumps(content).encode(), 9)
+    (folder / INDEX).write_bytes(data)
+    for name in ("zarr.json",):
+        file = folder / "state/index" / name
+        told = json.loads(file.read_text())
+        told["shape"] = told["chunk_grid"]["configuration"]["chunk_shape"] = [len(data)]
+        file.write_text(json.dumps(told))
+    edit_metadata(folder, "index_xxh3_64", f"{xxhash.xxh3_64_intdigest(data):016x}")
+
+
+def edit_metadata(folder: Path, key: str, value) -> None:
+    """Changes a key of the custom metadata."""
+    file = folder / "_CHECKPOINT_METADATA"
+    content = json.loads(file.read_text())
+    content["custom_metadata"]["jentropy"][key] = value
+    file.write_text(json.dumps(content))
+
+
+def flip(file: Path, at: int) -> None:
+    """Turns one bit over."""
+    data = bytearray(file.read_bytes())
+    data[at] ^= 1
+    file.write_bytes(bytes(data))
+
+
+def set_in(key: str, value):
+    """An edit of the first tensor's entry."""
+    return lambda content: content["tensors"][0].update({key: value})
+
+
+DAMAGE = {
+    "newer_version": (
+        lambda d: edit_metadata(d, "version", 99), "UnsupportedError", "found 99"
+    ),
+    "newer_index": (
+        lambda d: edit_index(d, lambda c: c.update(jentropy=99)), "UnsupportedError", "found 99"
+    ),
+    "unknown_codec": (
+        lambda d: edit_index(d, set_in("codec", "huffman")), "UnsupportedError", "'huffman'"
+    ),
+    "unknown_format": (
+        lambda d: edit_index(d, set_in("format", "FP5")), "UnsupportedError", "'FP5'"
+    ),
+    "head": (lambda d: edit_index(d, set_in("head", "AAAA")), "CorruptError", "head of codec"),
+    "shape": (lambda d: edit_index(d, set_in("shape", [20, 21])), "CorruptError", "coded symbols"),
+    "index_flipped": (lambda d: flip(d / INDEX, 40), "ChecksumError", "checksum of the index"),
+    "payload_flipped": (lambda d: flip(d / BUNDLE, 40), "ChecksumError", "checksum of a chunk"),
+    "bundle_cut": (
+        lambda d: (d / BUNDLE).write_bytes((d / BUNDLE).read_bytes()[:50]),
+        "TruncatedError",
+        "found 50",
+    ),
+    "bundle_lost": (lambda d: shutil.rmtree(d / "state/bundles.00000"), "CorruptError", "bundles"),
+}  # fmt: skip
+
+
+def main() -> None:
+    for name in ("valid", "invalid"):
+        shutil.rmtree(HERE / name, ignore_errors=True)
+        (HERE / name).mkdir()
+    arrays = tree()
+    codes = {name: np.atleast_1d(jentropy.formats.codes_of(v)) for name, v in arrays.items()}
+    np.savez_compressed(HERE / "tree.npz", **codes)
+    dtypes = {name: [v.dtype.name, list(v.shape)] for name, v in arrays.items()}
+    (HERE / "tree.json").write_text(json.dumps(dtypes, indent=1) + "\n")
+    jentropy.save(HERE / "valid" / "tree", arrays)
+    source = HERE.parent / "fixtures" / "quantised" / FIXTURE
+    jentropy.compress_checkpoint(source, HERE / "valid" / FIXTURE)
+    expected = {}
+    for name, (damage, error, message) in DAMAGE.items():
+        jentropy.save(HERE / "invalid" / name, small())
+        damage(HERE / "invalid" / name)
+        expected[name] = {"error": error, "message": message}
+    for file in HERE.rglob("commit_success.txt"):  # it holds a path
+        file.write_text("")
+    text = json.dumps(expected, indent=1) + "\n"
+    (HERE / "invalid" / "expected.json").write_text(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,299 @@
+"""A decoder of compressed checkpoints in plain NumPy, written from FORMAT.md alone.
+
+It knows nothing of jentropy and JAX. `read(path)` yields every tensor, `files(path)` every file.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import re
+import zlib
+from pathlib import Path
+
+import numpy as np
+import xxhash
+
+SLOTS, LANE, CHUNK, BLOCK = 4096, 8192, 1 << 20, 64
+# Bits of a code, of those formats whose codes may lie several to a number.
+CODE_BITS = dict.fromkeys(("FP4_E2M1", "INT4", "UINT4", "INT4_EXCESS8"), 4)
+CODE_BITS |= dict.fromkeys(("INT8", "UINT8", "INT8_EXCESS128", "FP8_E4M3", "FP8_E8M0"), 8)
+PLANES = {  # runs (lowest bit, bits) of each plane
+    "BF16": [[(7, 8)], [(15, 1), (0, 7)]],
+    "FP16": [[(7, 8)], [(15, 1), (0, 7)]],
+    "FP32": [[(23, 8)], [(31, 1), (16, 7)], [(8, 8)], [(0, 8)]],
+}
+RAW_BITS = {"BF16": 6, "FP16": 9}
+
+
+class Corrupt(Exception):
+    """The data are not as FORMAT.md says."""
+
+
+def require(condition, what):
+    if not condition:
+        raise Corrupt(what)
+
+
+def weight(level):
+    """floor(2^(20 + (level - 1) / 8)), by the exact eighth root."""
+    if level == 0:
+        return 0
+    x, bit = 0, 1 << 34
+    while bit:
+        if (x + bit) ** 8 <= 1 << (159 + level):
+            x += bit
+        bit >>= 1
+    return x
+
+
+WEIGHTS = [weight(level) for level in range(105)]
+
+
+def frequencies(weights):
+    total = sum(weights)
+    f = [max(1, SLOTS * w // total) if w else 0 for w in weights]
+    rest = [SLOTS * w % total if SLOTS * w >= total else -1 for w in weights]
+    while sum(f) < SLOTS:
+        under = SLOTS - sum(f)
+        for s in sorted(range(len(f)), key=lambda s: -rest[s])[:under]:
+            f[s] += 1
+    while sum(f) > SLOTS:
+        over = sum(f) - SLOTS
+        for s in sorted(range(len(f)), key=lambda s: -f[s])[:over]:
+            f[s] -= f[s] > 1
+    return np.array(f)
+
+
+class Reader:
+    def __init__(self, data):
+        self.data, self.at = np.frombuffer(bytes(data), np.uint8), 0
+
+    def array(self, dtype, count):
+        size = np.dtype(dtype).itemsize * count
+        part = self.data[self.at : self.at + size]
+        require(part.size == size, "ends early")
+        self.at += size
+        return part.copy().view(dtype)
+
+    def one(self, dtype="u1"):
+        return int(self.array(dtype, 1)[0])
+
+    def unary(self, count):
+        bits = np.unpackbits(self.data[self.at :], bitorder="little")
+        ends = np.flatnonzero(bits)[:count]
+        require(ends.size == count, "ends early")
+        self.at += (int(ends[-1]) + 8) // 8 if count else 0
+        return np.diff(ends, prepend=-1) - 1
+
+    def levels(self, tables, symbols):
+        k = self.one()
+        high = self.unary(tables * symbols)
+        low = np.unpackbits(self.array("u1", (high.size * k + 7) // 8), bitorder="little")
+        low = low[: high.size * k].reshape(high.size, k).astype(int)
+        n = (high << k) + (low << np.arange(k)).sum(1)
+        d = np.where(n % 2, -(n + 1) // 2, n // 2).reshape(tables, symbols)
+        d[0] = np.cumsum(d[0]) + 32
+        levels = np.cumsum(d, 0)
+        require(levels.min() >= 0 and levels.max() < len(WEIGHTS), "level")
+        return levels
+
+    def classes(self, count):
+        kinds = self.array("u1", self.one()).astype(int)
+        require(kinds.size, "classes")
+        return kinds[self.unary(count)] if kinds.size > 1 else np.full(count, kinds[0])
+
+    def end(self):
+        require(self.at == self.data.size, "bytes left over")
+
+
+def stream(reader, n, f, context, escape):
+    """Symbols, carries and what `escape` read of a stream; f: [contexts, symbols]."""
+    lanes = -(-n // LANE)
+    states = reader.array("<u4", lanes).astype(np.int64)
+    least = reader.one("<u2")
+    full = least == 0xFFFF
+    counts = reader.array("<u2" if full else "u1", lanes).astype(np.int64) + (0 if full else least)
+    escapes = escape(reader)
+    words = np.append(reader.array("<u2", int(counts.sum())), 0).astype(np.int64)
+    below = np.cumsum(f, 1) - f
+    lookup = np.stack([np.repeat(np.arange(row.size), row) for row in f])
+    symbols, pointer = np.empty(n, int), np.cumsum(counts) - counts
+    for begin in range(0, n, lanes):
+        c = context[begin : begin + lanes]
+        own = slice(0, c.size)  # the lanes that have a symbol in this step
+        x = states[own]
+        slot = x % SLOTS
+        s = lookup[c, slot]
+        x = f[c, s] * (x // SLOTS) + slot - below[c, s]
+        short = x < 1 << 16
+        x = np.where(short, x << 16 | words[np.minimum(pointer[own], words.size - 1)], x)
+        pointer[own] += short
+        states[own], symbols[begin : begin + lanes] = x, s
+    sound = (states >> 16 == 1) & (pointer == np.cumsum(counts))
+    require(sound.all(), "a lane ends elsewhere")
+    return symbols, states & 0xFFFF, escapes
+
+
+def planes(head, payload, n, fmt, itemsize):
+    packed = fmt in CODE_BITS and CODE_BITS[fmt] < 8 * itemsize
+    runs = PLANES.get(fmt) or [[(low, 8)] for low in reversed(range(0, 8 * itemsize, 8))]
+    head, reader, found = Reader(head), Reader(payload), []
+    count = n * itemsize if packed else n
+    for _ in runs[:1] if packed else runs:
+        kind = head.one()
+        require(kind <= 3, "kind")
+        if kind == 0:
+            found.append(reader.array("u1", count))
+            continue
+        first, size = (0, 16) if kind == 3 else (head.one(), head.one() + 1)
+        levels = head.levels(1, size + (kind == 2))[0]
+        f = frequencies([WEIGHTS[q] for q in levels])
+        if kind == 3:
+            f = frequencies(np.outer(f, f).reshape(-1).tolist())
+        read = lambda r, k=kind: r.array("u1", r.one("<u4")) if k == 2 else None  # noqa: E731
+        symbols, carry, escapes = stream(reader, count, f[None], np.zeros(count, int), read)
+        require(not carry.any(), "a carry")
+        octets = symbols + first
+        if kind == 2:
+            missed = symbols == size
+            require(missed.sum() == escapes.size, "escapes")
+            octets[missed] = escapes
+        found.append(octets.astype(np.uint8))
+    head.end()
+    reader.end()
+    if packed:
+        return found[0].view(f"<u{itemsize}")
+    if fmt not in PLANES:
+        return np.stack(found[::-1], 1).reshape(-1)
+    codes = np.zeros(n, np.uint64)
+    for plane, parts in zip(found, runs, strict=True):
+        left = 8
+        for low, bits in parts:
+            left -= bits
+            part = plane.astype(np.uint64) >> np.uint64(left) & np.uint64((1 << bits) - 1)
+            codes |= part << np.uint64(low)
+    return codes.astype(f"<u{itemsize}")
+
+
+def context(head, payload, start, n, fmt, rows, columns):
+    r = RAW_BITS[fmt]
+    h = Reader(head)
+    flags, shift, tables, count = h.one(), h.one(), h.one(), h.one() + 1
+    first, base = h.one("<u2"), h.one("<u2")
+    levels = h.levels(tables, count + flags)
+    f = np.stack([frequencies([WEIGHTS[q] for q in row]) for row in levels])
+    row, column = h.classes(rows), h.classes(columns)
+    h.end()
+
+    def escapes(reader):
+        if not flags:
+            return None
+        short = reader.array("u1", reader.one("<u4")).astype(int)
+        tops = np.where(short > 0, short + base, 0)
+        tops[short == 255] = reader.array("<u2", int((short == 255).sum()))
+        return tops
+
+    reader, place = Reader(payload), start + np.arange(n)
+    c = row[place // columns] + column[place % columns]
+    symbols, carry, escaped = stream(reader, n, f, c, escapes)
+    top = first + shift * c + symbols
+    if flags:
+        require((symbols == count).sum() == escaped.size, "escapes")
+        top[symbols == count] = escaped
+    raw, low = np.zeros(n, int), 0
+    missing = carry.astype("<u2").view(np.uint8)
+    for width in [w for w in (8, 4, 2, 1) if r & w]:
+        size = -(-n // BLOCK) * 8 * width
+        plane = np.concatenate([missing, reader.array("u1", size - missing.size)])
+        missing = plane[:0]
+        parts = plane.reshape(-1, 1, 8 * width) >> np.arange(0, 8, width)[:, None]
+        raw |= (parts & (1 << width) - 1).reshape(-1)[:n].astype(int) << low
+        low += width
+    reader.end()
+    mask = (1 << (r - 1)) - 1
+    return (raw >> (r - 1) << 15 | top << (r - 1) & 0x7FFF | raw & mask).astype("<u2")
+
+
+def item_bytes(dtype):
+    bits = re.search(r"\d+", dtype)  # float8_e4m3fn, int4, complex128; bool has none
+    return max(1, int(bits[0]) // 8) if bits else 1
+
+
+def hash_of(data):
+    return f"{xxhash.xxh3_64_intdigest(data):016x}"
+
+
+def array(path, name):
+    size = json.loads((path / "state" / name / "zarr.json").read_text())["shape"][0]
+    data = (path / "state" / name / "c" / "0").read_bytes()[:size]
+    require(len(data) == size, f"{name} ends early")
+    return data
+
+
+def entry(path, item):
+    """Bytes of an entry's codes."""
+    shape, itemsize, head = item["shape"], item_bytes(item["dtype"]), item.get("head", "")
+    head, at, parts = base64.b64decode(head), 0, []
+    size, row = math.prod(shape), shape[-1] if shape else 1
+    step = CHUNK // row * row if 0 < row <= CHUNK else CHUNK
+    for bundle, offset, length, *hashes in item["chunks"]:
+        n = min(step, size - at)
+        payload = array(path, f"bundles.{bundle:05d}")[offset : offset + length]
+        require(hash_of(payload) == hashes[0], f"{item['name']}: hash of a payload")
+        match item["codec"]:
+            case "stored":
+                codes = payload
+            case "deflate":
+                codes = zlib.decompress(payload)
+            case "planes":
+                codes = planes(head, payload, n, item["format"], itemsize).tobytes()
+            case "context":
+                rows = math.prod(shape[:-1])
+                codes = context(head, payload, at, n, item["format"], rows, row).tobytes()
+            case other:
+                raise Corrupt(f"codec {other!r}")
+        require(len(codes) == n * itemsize, f"{item['name']}: size of a chunk")
+        require(hash_of(codes) == hashes[-1], f"{item['name']}: hash of codes")
+        parts.append(codes)
+        at += n
+    require(at == size, f"{item['name']}: chunks")
+    return b"".join(parts)
+
+
+def index(path):
+    path = Path(path)
+    metadata = json.loads((path / "_CHECKPOINT_METADATA").read_text())["custom_metadata"]
+    require(metadata["jentropy"]["version"] == 1, "version")
+    data = array(path, "index")
+    require(hash_of(data) == metadata["jentropy"]["index_xxh3_64"], "hash of the index")
+    content = json.loads(zlib.decompress(data))
+    require(content["jentropy"] == 1, "version")
+    return path, content
+
+
+def files(path):
+    """Every file of a compressed checkpoint: its name and its bytes."""
+    path, content = index(path)
+    tensors, blobs = content["tensors"], content["blobs"]
+    for file in content["files"]:
+        parts = [entry(path, blobs[file["blob"]])]
+        for part in file.get("parts", ()):
+            if isinstance(part, int):
+                parts.append(entry(path, tensors[part]))
+            elif "blob" in part:
+                parts.append(entry(path, blobs[part["blob"]]))
+            else:
+                fields = [tensors[i] for i in part["fields"]]
+                sides = [np.frombuffer(entry(path, f), "u1") for f in fields]
+                sides = [s.reshape(f["shape"][0], -1) for s, f in zip(sides, fields, strict=True)]
+                parts.append(np.concatenate(sides, 1).tobytes())
+        yield file["path"], b"".join(parts)
+
+
+def read(path):
+    """Every tensor of a compressed checkpoint: its name and the bytes of its codes."""
+    path, content = index(path)
+    for item in content["tensors"]:
+        yield item["name"], entry(path, item)

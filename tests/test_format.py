@@ -1,0 +1,110 @@
+"""The format on disk: golden files, read by jentropy and by a decoder written from FORMAT.md."""
+
+from __future__ import annotations
+
+import ast
+import json
+import shutil
+import zlib
+
+import numpy as np
+import pytest
+
+import jentropy
+from jentropy import errors
+from jentropy.checkpoints.store import Store
+
+from . import plain_decoder
+from .conftest import HERE, read_tree
+
+GOLDEN = HERE / "golden"
+EXPECTED = json.loads((GOLDEN / "invalid" / "expected.json").read_text())
+FIXTURE = "gptoss_mxfp4"
+SOURCE = HERE / "fixtures" / "quantised" / FIXTURE
+
+
+def tree() -> dict[str, np.ndarray]:
+    told = json.loads((GOLDEN / "tree.json").read_text())
+    codes = np.load(GOLDEN / "tree.npz")
+    return {
+        name: codes[name]
+        .view(np.dtype(jentropy.containers.tensor.dtype_named(dtype)))
+        .reshape(shape)
+        for name, (dtype, shape) in told.items()
+    }
+
+
+def test_the_plain_decoder_is_short_and_knows_nothing_of_us():
+    text = (HERE / "plain_decoder.py").read_text()
+    assert len(text.splitlines()) < 300
+    names = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module.partition(".")[0])
+    assert not names & {"jax", "jaxlib", "jentropy", "ml_dtypes", "tests"}
+
+
+def test_golden_trees_are_read_by_both():
+    expected = tree()
+    ours = jentropy.decompress(jentropy.load(GOLDEN / "valid" / "tree"))
+    theirs = dict(plain_decoder.read(GOLDEN / "valid" / "tree"))
+    assert ours.keys() == theirs.keys() == expected.keys()
+    for name, values in expected.items():
+        assert ours[name].dtype == values.dtype
+        assert ours[name].shape == values.shape
+        assert ours[name].tobytes() == values.tobytes() == theirs[name]
+    codecs = {e.name: e.header.coding.codec for e in Store(GOLDEN / "valid" / "tree").index.tensors}
+    assert set(codecs.values()) == {"context", "planes", "stored"}
+    assert codecs["bf16"] == codecs["fp16"] == "context"
+
+
+def test_golden_files_are_read_by_both(tmp_path):
+    expected = read_tree(SOURCE)
+    assert dict(plain_decoder.files(GOLDEN / "valid" / FIXTURE)) == expected
+    jentropy.decompress_checkpoint(GOLDEN / "valid" / FIXTURE, tmp_path / "out")
+    assert read_tree(tmp_path / "out") == expected
+
+
+@pytest.mark.parametrize("name", ["tree", FIXTURE])
+def test_the_same_input_gives_the_golden_bytes(name, tmp_path):
+    """On every version of Python, NumPy and JAX, with any number of cores."""
+    if name == "tree":
+        jentropy.save(tmp_path / "again", tree())
+    else:
+        jentropy.compress_checkpoint(SOURCE, tmp_path / "again")
+    golden, again = Store(GOLDEN / "valid" / name), Store(tmp_path / "again")
+    assert len(golden.index.bundles) == len(again.index.bundles) == 1
+    blobs = sum(e.header.payload_bytes for e in golden.index.blobs)
+    ours, theirs = (s.array("bundles.00000") for s in (again, golden))
+    if blobs:  # zlib's releases may deflate differently: blobs come last
+        for entry, other in zip(golden.index.tensors, again.index.tensors, strict=True):
+            assert entry.header == other.header
+            for a, b in zip(entry.chunks, other.chunks, strict=True):
+                assert (golden.payload(a) == again.payload(b)).all()
+        return
+    assert (ours == theirs).all()
+    contents = [zlib.decompress(s.array("index").tobytes()) for s in (golden, again)]
+    assert contents[0] == contents[1]
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_golden_invalid_files_are_refused(name, tmp_path):
+    folder = GOLDEN / "invalid" / name
+    kind = getattr(errors, EXPECTED[name]["error"])
+    with pytest.raises(kind, match=EXPECTED[name]["message"]):
+        jentropy.decompress(jentropy.load(folder))
+    with pytest.raises(kind, match=EXPECTED[name]["message"]):
+        jentropy.verify(folder)
+    with pytest.raises((plain_decoder.Corrupt, OSError, KeyError, ValueError, zlib.error)):
+        list(plain_decoder.read(folder))
+    assert not list(tmp_path.iterdir())
+
+
+def test_fixtures_of_every_kind_are_read_by_both(tmp_path):
+    fixtures = HERE / "fixtures"
+    for source in (fixtures / "llama_fp32", fixtures / "quantised" / "gptq_v1_asym_act"):
+        shutil.rmtree(tmp_path / "dst", ignore_errors=True)
+        jentropy.compress_checkpoint(source, tmp_path / "dst")
+        assert dict(plain_decoder.files(tmp_path / "dst")) == read_tree(source)
