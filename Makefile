@@ -21,7 +21,7 @@ lint: $(READY)
 
 # Over the installed wheel: the packages' folders are mapped to other names there.
 typecheck: $(READY)
-	rm -rf build/typecheck
+	rm -rf build
 	$(BIN)/pip wheel -q --no-deps -w build/typecheck .
 	$(BIN)/pip install -q --no-deps --target build/typecheck/site build/typecheck/*.whl
 	cd build/typecheck && MYPYPATH=site ../../$(BIN)/mypy --config-file ../../pyproject.toml -p jentropy

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from . import analyze, archive, formats, matmul
+from . import analyze, archive, formats, load, matmul
 from .measure import Result, environment
 
 SUITES: dict[str, ModuleType] = {
     "archive": archive,
     "formats": formats,
+    "load": load,
     "matmul": matmul,
     "analyze": analyze,
 }

@@ -8,7 +8,7 @@ checkpoint, `Orbax` a stock checkpoint of the same tensors.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ import jentropy
 from jentropy import formats
 from jentropy.containers.tensor import is_compressed
 
-from .measure import Result, median_seconds
+from .coders import others
+from .measure import Result, median_seconds, one_core
 
 
 def run(source: str | Path) -> list[Result]:
@@ -49,14 +50,22 @@ def run(source: str | Path) -> list[Result]:
         )
 
     packed = jentropy.compress(tree)
-    stored = sum(leaf.nbytes for leaf in jax.tree.leaves(packed, is_leaf=is_compressed))
+    leaves = jax.tree.leaves(packed, is_leaf=is_compressed)
+    stored = sum(leaf.nbytes + len(leaf.header.coding.head) for leaf in leaves)
     row(
         "jentropy",
         stored,
         lambda: jentropy.compress(tree),
         lambda: jentropy.decompress(packed),
     )
-    for name, encode, decode in _others():
+    with one_core():
+        row(
+            "jentropy, one thread",
+            stored,
+            lambda: jentropy.compress(tree),
+            lambda: jentropy.decompress(packed),
+        )
+    for name, encode, decode in others():
         coded = {key: encode(values) for key, values in tree.items()}
         for key, values in tree.items():
             if bytes(decode(coded[key])) != values.tobytes():
@@ -117,29 +126,3 @@ def _on_disk(tree: dict[str, np.ndarray], weights: int, folder: Path) -> list[Re
         )
         for name, kind in (("jentropy on disk", "ours"), ("Orbax", "orbax"))
     ]
-
-
-def _others() -> Iterator[tuple[str, Callable[[np.ndarray], bytes], Callable[[bytes], Any]]]:
-    """General coders that are installed (extra `bench`)."""
-    try:
-        import zstandard
-    except ImportError:
-        pass
-    else:
-        compressor, decompressor = zstandard.ZstdCompressor(level=3), zstandard.ZstdDecompressor()
-        yield (
-            "zstd -3",
-            lambda values: compressor.compress(values.tobytes()),
-            decompressor.decompress,
-        )
-    try:
-        import zipnn
-    except ImportError:
-        pass
-    else:
-        coder = zipnn.ZipNN(input_format="byte", bytearray_dtype="bfloat16", threads=1)
-        yield (
-            "zipnn, one thread",
-            lambda values: bytes(coder.compress(bytearray(values.tobytes()))),
-            lambda part: coder.decompress(bytearray(part)),
-        )

@@ -8,7 +8,8 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,6 +25,8 @@ PACKAGES = (
     "numpy",
     "zstandard",
     "zipnn",
+    "openzl",
+    "blosc2",
 )
 
 
@@ -48,6 +51,20 @@ def median_seconds(run: Callable[[], Any], repeats: int = REPEATS) -> float:
         jax.block_until_ready(run())
         times.append(time.perf_counter() - start)
     return statistics.median(times)
+
+
+@contextmanager
+def one_core() -> Iterator[None]:
+    """Keeps this thread, and those that it starts, on one core (where the system can)."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def environment() -> dict[str, Any]:

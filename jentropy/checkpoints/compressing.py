@@ -222,15 +222,15 @@ def _write(writer: Writer, items: list[_Item], progress: Progress | None) -> Non
     for number, header, chunks in writer.journal:
         items[number].header = items[number].header or header
         items[number].chunks += chunks
+    for item in items:
+        if item.is_done and progress:
+            progress(item.values.nbytes)
+    waiting = [number for number, item in enumerate(items) if not item.is_done]
     numbers: dict[int, int] = {}
 
     def drafts() -> Iterator[coder.Draft]:
-        for number, item in enumerate(items):
-            if item.is_done:
-                if progress:
-                    progress(item.values.nbytes)
-                continue
-            draft = item.draft()
+        made = coder.drafts(items[number].draft for number in waiting)
+        for number, draft in zip(waiting, made, strict=True):
             numbers[id(draft)] = number
             yield draft
 

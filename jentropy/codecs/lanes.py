@@ -223,7 +223,7 @@ def _encode_call(jobs: list[Encoding]) -> list[Any]:
     idle = sum(tables.count for tables in grid.tables)
     rows = np.zeros((256, 256), np.uint32)
     rows[idle] = SLOTS << 16
-    entries = np.empty(0, np.uint16)
+    entries: np.ndarray = np.empty(0, np.uint16)
     if not grid.fills(jobs[0].size):
         entries = np.full((grid.steps, grid.lanes), idle << 8, np.uint16)
     initial = np.full(grid.lanes, LOWER, np.uint32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import jax
@@ -48,15 +49,23 @@ def compress(pytree: Any) -> Any:
     """
     leaves, structure = jax.tree_util.tree_flatten_with_path(pytree, is_leaf=is_compressed)
     packed: list[Any] = [leaf for _, leaf in leaves]
-    drafts = {
-        i: _draft(leaf_name(path), leaf)
+    makers = {
+        i: partial(_draft, leaf_name(path), leaf)
         for i, (path, leaf) in enumerate(leaves)
         if not is_compressed(leaf)
     }
-    parts: dict[int, list] = {id(d): [] for d in drafts.values()}
-    for item, chunks in coder.encode(drafts.values()):
+    drafts: list[coder.Draft] = []
+    parts: dict[int, list] = {}
+
+    def kept() -> Iterator[coder.Draft]:
+        for item in coder.drafts(makers.values()):
+            drafts.append(item)
+            parts[id(item)] = []
+            yield item
+
+    for item, chunks in coder.encode(kept()):
         parts[id(item)] += chunks
-    for i, item in drafts.items():
+    for i, item in zip(makers, drafts, strict=True):
         chunks = parts[id(item)]
         payloads = [payload for _, payload in chunks]
         packed[i] = CompressedTensor(
@@ -146,6 +155,7 @@ def _shards(tensor: CompressedTensor, name: str) -> jax.Array:
             tensor=name,
             hint="JAX has 64 bits with jax_enable_x64 only",
         )
+    assert tensor.sharding is not None
     return jax.make_array_from_callback(
         tensor.shape, tensor.sharding, lambda index: decompress_slice(tensor, index, name)
     )

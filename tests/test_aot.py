@@ -1,0 +1,276 @@
+"""The archive codec's jitted functions through the compilers of TPU and GPU, on any machine.
+
+Nothing is run: the compilers of extra `aot` need no device. Each backend compiles in a process of
+its own, which is this file, since the compilers read their environment once.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from jax.experimental import topologies
+from jax.sharding import SingleDeviceSharding
+
+from jentropy.codecs import rans, rawbits
+
+LANES, STEPS = 1 << 20, 512
+WORDS = 1 << 28
+CODES = 1 << 28  # of a call of `split` or `merge`; on a v5e twice as many leave no room
+KEPT = 32  # bytes that `decode` keeps for a lane: states, what was looked up, pointers, words
+
+H200 = """
+platform_name: "CUDA"
+device_description_str: "NVIDIA H200"
+dnn_version_info { major: 9 minor: 12 }
+gpu_device_info {
+  name: "NVIDIA H200"
+  device_vendor: "NVIDIA Corporation"
+  platform_version: "Compute Capability 9.0a"
+  cuda_compute_capability { major: 9 feature_extension: ACCELERATED_FEATURES }
+  driver_version: "13.0.0"
+  runtime_version: "13.0.0"
+  compile_time_toolkit_version: "13.0.0"
+  dnn_version: "9.12.0"
+  device_memory_size: 151397597184
+  memory_bandwidth: 4800000000000
+  l2_cache_size: 52428800
+  clock_rate_ghz: 1.98
+  core_count: 132
+  fpus_per_core: 128
+  threads_per_warp: 32
+  threads_per_block_limit: 1024
+  threads_per_core_limit: 2048
+  registers_per_block_limit: 65536
+  registers_per_core_limit: 65536
+  shared_memory_per_block: 49152
+  shared_memory_per_block_optin: 232448
+  shared_memory_per_core: 233472
+  block_dim_limit_x: 2147483647
+  block_dim_limit_y: 65535
+  block_dim_limit_z: 65535
+  thread_dim_limit_x: 1024
+  thread_dim_limit_y: 1024
+  thread_dim_limit_z: 64
+  device_address_bits: 64
+  ecc_enabled: true
+}
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backend:
+    """A compiler and the device that it compiles for."""
+
+    wheels: dict[str, str]  # of extra `aot`, by the module that shows that each is there
+    topology: dict[str, str]  # what `get_topology_desc` takes
+    environment: dict[str, str]
+    kind: str  # of the device, as the compiler names it
+    memory_bytes: int
+    raw_bytes: int  # temporary bytes of a code in `split` and `merge`, at the most
+
+
+BACKENDS = {
+    "tpu": Backend(
+        wheels={"libtpu": "libtpu"},
+        topology={"platform": "tpu", "topology_name": "v5e:2x2"},
+        environment={
+            "TPU_SKIP_MDS_QUERY": "1",
+            "TPU_WORKER_HOSTNAMES": "localhost",
+            "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+        },
+        kind="TPU v5 lite",
+        memory_bytes=16 << 30,
+        raw_bytes=33,  # parts of a block are 8 to 32 codes, which a register pads to 128
+    ),
+    "gpu": Backend(
+        wheels={
+            "jax_cuda13_plugin": "jax-cuda13-plugin",
+            "jax_plugins.xla_cuda13": "jax-cuda13-pjrt",
+        },
+        topology={"platform": "cuda", "topology": "1x1x1", "target_config": H200},
+        environment={},
+        kind="NVIDIA H200",
+        memory_bytes=141 * 10**9,
+        raw_bytes=0,  # one kernel
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """A call to compile."""
+
+    function: Any  # jitted
+    arguments: tuple[Any, ...]  # without data
+    static: dict[str, Any]
+    steps: int  # of its loop; 0 without one
+    temporary_bytes: int | None  # at the most; None is `Backend.raw_bytes` for every code
+
+
+def of(dtype: str, *shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, np.dtype(dtype))
+
+
+def decoding(tables: int) -> Case:
+    return Case(
+        function=rans.decode,
+        arguments=(
+            of("uint16", WORDS),
+            of("uint32", LANES),
+            of("uint32", LANES),
+            of("uint32", tables * rans.SLOTS),
+            of("uint16", STEPS, LANES),
+        ),
+        static={},
+        steps=STEPS,
+        temporary_bytes=KEPT * LANES,  # no second copy of contexts or symbols
+    )
+
+
+def splitting(bits: int) -> Case:
+    scalars = [of("uint16")] * 3
+    return Case(
+        function=rawbits.split,
+        arguments=(of("uint16", CODES), of("uint8", CODES), *scalars),
+        static={"bits": bits, "signed": True},
+        steps=0,
+        temporary_bytes=None,
+    )
+
+
+def merging(bits: int) -> Case:
+    planes = [of("uint8", rawbits.plane_bytes(CODES, width)) for width in rawbits.widths(bits)]
+    return Case(
+        function=rawbits.merge,
+        arguments=(of("uint8", CODES), planes, of("uint16")),
+        static={"bits": bits, "signed": True, "dtype": "uint16"},
+        steps=0,
+        temporary_bytes=None,
+    )
+
+
+CASES = {
+    "decode-few": decoding(rans.FEW),
+    "decode-many": decoding(256),
+    "encode": Case(
+        function=rans.encode,
+        arguments=(of("uint16", STEPS, LANES), of("uint32", LANES), of("uint32", 256 * 256)),
+        static={},
+        steps=STEPS,
+        temporary_bytes=2 * STEPS * LANES + KEPT * LANES,  # words before they are transposed
+    ),
+    "split-bf16": splitting(6),
+    "split-fp16": splitting(9),
+    "merge-bf16": merging(6),
+    "merge-fp16": merging(9),
+}
+
+
+def compile_case(case: Case, device: Any) -> dict[str, Any]:
+    """What the compiler made of a case, or its error."""
+    place = SingleDeviceSharding(device)
+    arguments = jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), case.arguments
+    )
+    start = time.perf_counter()
+    try:
+        compiled = case.function.lower(*arguments, **case.static).compile()
+    except jax.errors.JaxRuntimeError as error:
+        return {"error": str(error)}
+    seconds = time.perf_counter() - start
+    text, memory = compiled.as_text(), compiled.memory_analysis()
+    return {
+        "kind": device.device_kind,
+        "seconds": round(seconds, 2),
+        "argument_bytes": memory.argument_size_in_bytes,
+        "output_bytes": memory.output_size_in_bytes,
+        "temporary_bytes": memory.temp_size_in_bytes,
+        "loops": len(re.findall(r"= .* while\(", text)),
+        "counts": [int(n) for n in re.findall(r"s32\[\]\S* constant\((\d+)\)", text)],
+        "calls": sorted(set(re.findall(r'custom_call_target="([^"]*)"', text))),
+        "transfers": sorted(set(re.findall(r" ((?:infeed|outfeed|send|recv)[a-z-]*)\(", text))),
+    }
+
+
+@pytest.fixture(scope="module", params=list(BACKENDS))
+def compiled(request: pytest.FixtureRequest) -> tuple[Backend, dict[str, dict[str, Any]]]:
+    """A backend and what it made of every case."""
+    backend = BACKENDS[request.param]
+    missing = [wheel for module, wheel in backend.wheels.items() if not _installed(module)]
+    if missing:
+        pytest.skip(f"{', '.join(missing)} not installed: pip install 'jentropy[aot]'")
+    done = subprocess.run(
+        [sys.executable, __file__, request.param],
+        env={**os.environ, "JAX_PLATFORMS": "cpu", **backend.environment},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return backend, json.loads(done.stdout.splitlines()[-1])
+
+
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of the package that it is in
+        return False
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_compiles_for_a_device_and_fits(compiled, name):
+    backend, results = compiled
+    case, result = CASES[name], results[name]
+    assert "error" not in result, result["error"]
+    assert result["kind"] == backend.kind
+
+    needed = sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(case.arguments))
+    given = jax.eval_shape(
+        lambda *arguments: case.function(*arguments, **case.static), *case.arguments
+    )
+    made = sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(given))
+    small = 1 << 16  # scalars in their tiles, the table of a tuple
+    assert needed <= result["argument_bytes"] <= needed + small
+    assert made <= result["output_bytes"] <= made + small
+    limit = case.temporary_bytes
+    if limit is None:
+        limit = backend.raw_bytes * CODES
+    assert result["temporary_bytes"] <= limit + small
+    whole = ("argument_bytes", "output_bytes", "temporary_bytes")
+    assert sum(result[part] for part in whole) < backend.memory_bytes
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_stays_on_the_device_in_one_loop(compiled, name):
+    _, results = compiled
+    case, result = CASES[name], results[name]
+    assert "error" not in result, result["error"]
+    assert result["transfers"] == []
+    assert not [call for call in result["calls"] if "callback" in call.lower()]
+    if case.steps:
+        assert result["loops"] == 1
+        assert case.steps in result["counts"], "the loop takes a step for each symbol of a lane"
+    else:
+        assert result["loops"] == 0
+
+
+def main(name: str) -> None:
+    """Compiles every case and writes what came of it, as JSON, in the last line."""
+    device = topologies.get_topology_desc(**BACKENDS[name].topology).devices[0]
+    print(json.dumps({key: compile_case(case, device) for key, case in CASES.items()}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
