@@ -27,7 +27,7 @@ from jentropy.codecs import rans, rawbits
 LANES, STEPS = 1 << 20, 512
 WORDS = 1 << 28
 CODES = 1 << 28  # of a call of `split` or `merge`; on a v5e twice as many leave no room
-KEPT = 32  # bytes that `decode` keeps for a lane: states, what was looked up, pointers, words
+KEPT = 32  # bytes that `rans` keeps for a lane: states, what was looked up, pointers, words
 
 H200 = """
 platform_name: "CUDA"
@@ -78,6 +78,7 @@ class Backend:
     kind: str  # of the device, as the compiler names it
     memory_bytes: int
     raw_bytes: int  # temporary bytes of a code in `split` and `merge`, at the most
+    again: bool  # whether as much as the results may come on top: libtpu 0.0.50 reports that
 
 
 BACKENDS = {
@@ -92,6 +93,7 @@ BACKENDS = {
         kind="TPU v5 lite",
         memory_bytes=16 << 30,
         raw_bytes=33,  # parts of a block are 8 to 32 codes, which a register pads to 128
+        again=True,
     ),
     "gpu": Backend(
         wheels={
@@ -103,6 +105,7 @@ BACKENDS = {
         kind="NVIDIA H200",
         memory_bytes=141 * 10**9,
         raw_bytes=0,  # one kernel
+        again=False,
     ),
 }
 
@@ -247,6 +250,7 @@ def test_compiles_for_a_device_and_fits(compiled, name):
     limit = case.temporary_bytes
     if limit is None:
         limit = backend.raw_bytes * CODES
+    limit += backend.again * made
     assert result["temporary_bytes"] <= limit + small
     whole = ("argument_bytes", "output_bytes", "temporary_bytes")
     assert sum(result[part] for part in whole) < backend.memory_bytes
