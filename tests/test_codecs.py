@@ -41,16 +41,15 @@ def codings_of(numbers: np.ndarray, layout: Layout) -> list[Coding]:
     if numbers.size == 0:
         return [Coding(codec="stored")]
     if layout.octets:
-        histograms = [entropy.count_octets(numbers)]
+        slices = [entropy.count_octets(numbers)]
     else:
-        counts = entropy.measure(numbers, layout.element)
-        histograms = planes.histograms(counts.slices, layout)
+        slices = entropy.measure(numbers, layout.element).slices
+    histograms = slices if layout.octets else planes.histograms(slices, layout)
     codings = [Coding(codec="stored"), planes.choose(histograms, layout)[1]]
-    if (found := context.choose(numbers, layout)) is not None:
+    if (found := context.choose(numbers, slices[0], layout)) is not None:
         codings.append(found[1])
-        for plan, _ in context._candidates(
-            numbers.reshape(layout.rows, layout.columns), layout.element
-        ):
+        matrix = numbers.reshape(layout.rows, layout.columns)
+        for plan, _ in context._candidates(matrix, slices[0], layout.element):
             codings.append(Coding(codec="context", head=context.write_head(plan)))
     return codings
 
@@ -109,7 +108,7 @@ def test_constants_cost_next_to_nothing(value):
     numbers = np.full((300, 300), value, np.uint16)
     layout = layout_of("BF16", np.dtype(ml_dtypes.bfloat16), numbers.shape)
     counts = entropy.measure(numbers, formats.BF16)
-    coding = codecs.choose(numbers, planes.histograms(counts.slices, layout), layout)
+    coding = codecs.choose(numbers, counts.slices, layout)
     out, size = round_trip(numbers, layout, coding)
     assert identical(out, numbers)
     assert size + len(coding.head) < 200
@@ -127,7 +126,8 @@ def test_the_choice_is_within_the_raw_size_and_near_the_entropy(name, dtype):
     else:
         counts, per_number = entropy.measure(numbers, layout.element), 1
         histograms = planes.histograms(counts.slices, layout)
-    coding = codecs.choose(numbers, histograms, layout)
+    slices = histograms if layout.octets else counts.slices
+    coding = codecs.choose(numbers, slices, layout)
     out, size = round_trip(numbers, layout, coding)
     assert identical(out, numbers)
     stored = 8 * (size + len(coding.head)) / numbers.size
@@ -152,7 +152,8 @@ def test_scales_of_rows_are_worth_a_class():
     values = rng.standard_normal((512, 2048)) * np.exp(0.5 * rng.standard_normal((512, 1)))
     numbers = formats.codes_of(values.astype(ml_dtypes.bfloat16))
     layout = layout_of("BF16", np.dtype(ml_dtypes.bfloat16), numbers.shape)
-    _, coding = context.choose(numbers, layout)
+    counts = entropy.measure(numbers, formats.BF16).slices[0]
+    _, coding = context.choose(numbers, counts, layout)
     plan = context.read_head(coding.head, formats.BF16, 512, 2048)
     assert plan.rows is not None
     assert plan.tables.count > 4
@@ -246,3 +247,34 @@ def test_deflate(data):
     for wrong, count in ((payload[:-1], numbers.size), (payload, numbers.size + 1)):
         with pytest.raises(CorruptError, match="deflated"):
             codecs.decode([wrong], [0], [count], [layout], [coding])
+
+
+@pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16])
+@pytest.mark.parametrize("step", [2, 16, 64])
+@pytest.mark.parametrize("shape", [(1024, 2048), (1 << 21,), (1, 1 << 21)])
+def test_what_lies_at_the_samples_period_does_no_harm(shape, step, dtype):
+    values = np.random.default_rng(6).standard_normal(shape) * 0.02
+    for part in (np.s_[..., ::step], np.s_[..., 1::step]):
+        holed = values.copy()
+        holed[part] *= 1e-6
+        numbers = formats.codes_of(holed.astype(dtype))
+        layout = layout_of(formats.format_of_dtype(dtype), np.dtype(dtype), shape)
+        counts = entropy.measure(numbers, layout.element)
+        coding = codecs.choose(numbers, counts.slices, layout)
+        chunks = [numbers.reshape(-1)[i : i + (1 << 20)] for i in range(0, numbers.size, 1 << 20)]
+        starts = list(range(0, numbers.size, 1 << 20))
+        payloads = codecs.encode(chunks, starts, [layout] * 2, [coding] * 2)
+        stored = 8 * sum(p.size for p in payloads) / numbers.size
+        assert stored < counts.entropy_bits() + 0.3
+
+
+@pytest.mark.parametrize("size", [8192, 70_000, 1 << 20])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_noise_costs_no_more_than_itself(size, dtype):
+    import jentropy
+
+    numbers = np.random.default_rng(7).integers(0, 1 << 16, size).astype(np.uint16)
+    packed = jentropy.compress(
+        numbers.view(np.dtype(jentropy.containers.tensor.dtype_named(dtype)))
+    )
+    assert packed.nbytes + len(packed.header.coding.head) <= 2 * size + 64

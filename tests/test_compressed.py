@@ -320,6 +320,13 @@ HOSTILE = {
     "entry entropy": ("tensors.0.entropy_bits", "x", CorruptError, "entropy"),
     "chunk beyond": ("tensors.0.chunks.0.1", 10**9, CorruptError, "within bundle"),
     "chunk bundle": ("tensors.0.chunks.0.0", 7, CorruptError, "bundle"),
+    "many axes": ("tensors.0.shape", [int("9" * 4000)] * 300, CorruptError, "shape"),
+    "hash of other digits": ("tensors.0.chunks.0.3", "0x00000000000001", CorruptError, "hash"),
+    "hash too long": ("tensors.0.chunks.0.3", "f" * 100_000, CorruptError, "hash"),
+    "dtype of commas": ("tensors.0.dtype", "i4,,", UnsupportedError, "dtype"),
+    "dtype of text": ("tensors.0.dtype", "S5", UnsupportedError, "dtype"),
+    "dtype of the other order": ("tensors.0.dtype", ">u2", UnsupportedError, "dtype"),
+    "version true": ("jentropy", True, UnsupportedError, "version"),
     "chunk hash": ("tensors.0.chunks.0.3", "xyz", CorruptError, "hash"),
     "no chunks": ("tensors.0.chunks", [], CorruptError, "chunks"),
     "file upwards": ("files.0.path", "../evil", CorruptError, "path"),
@@ -570,3 +577,12 @@ def test_sources_on_the_hub_are_downloaded_first(fixtures, monkeypatch):
         InputError, match="hf://owner/name: cannot be downloaded: no network at all"
     ):
         jentropy.open_checkpoint("hf://owner/name")
+
+
+def test_an_index_that_unpacks_to_too_much_is_refused():
+    bomb = zlib.compress(b'{"jentropy":1,"x":[' + b"1," * 30_000_000 + b"1]}", 9)
+    with pytest.raises(CorruptError, match="in proportion"):
+        index_lib.from_bytes(bomb, Path("state/index"))
+    for data in (b"", b"x", zlib.compress(b"{}") + b"more", zlib.compress(b"{}")[:-3]):
+        with pytest.raises(CorruptError, match="index"):
+            index_lib.from_bytes(data, Path("state/index"))

@@ -203,7 +203,13 @@ def test_a_slice_decodes_its_own_chunks_only(shape, monkeypatch):
     assert len(decoded) == (stop - 1) // step - start // step + 1
 
 
-@pytest.mark.parametrize("index", [np.s_[11], np.s_[:, :, :, 0], "x", None, np.s_[..., ...], 1.5])
+@pytest.mark.parametrize(
+    "index",
+    [
+        *(np.s_[11], np.s_[:, :, :, 0], "x", None, np.s_[..., ...], 1.5, True),
+        *(np.array([0, 1]), np.s_[..., [0, 1]], slice(1, 2, 0), slice("a", None)),
+    ],
+)
 def test_indices_that_there_are_not_are_refused(index):
     packed = jentropy.compress(np.zeros((11, 3, 5), np.float16))
     with pytest.raises(InputError, match=r"integers and slices of \[11, 3, 5\]"):

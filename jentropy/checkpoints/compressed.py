@@ -150,8 +150,11 @@ def _read_blocks(store: Store, blocks: Blocks) -> np.ndarray:
 
 def _side_by_side(fields: list[np.ndarray]) -> np.ndarray:
     """Bytes of rows whose fields lie one after another. uint8[rows, bytes]."""
+    octets = [np.ascontiguousarray(field).reshape(-1).view(np.uint8) for field in fields]
     rows = len(fields[0])
-    return np.concatenate([field.reshape(rows, -1).view(np.uint8) for field in fields], axis=1)
+    return np.concatenate(
+        [part.reshape(rows, part.size // max(1, rows)) for part in octets], axis=1
+    )
 
 
 def load(path: str | Path, sharding: Any = None) -> Any:

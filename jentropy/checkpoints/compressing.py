@@ -12,7 +12,7 @@ import numpy as np
 import xxhash
 
 from jentropy.containers import coder, pieces, trees
-from jentropy.containers.tensor import chunk_length
+from jentropy.containers.tensor import chunk_length, first_twice
 from jentropy.errors import InputError
 from jentropy.formats import ElementFormat
 
@@ -260,9 +260,8 @@ def save(path: str | Path, packed: Any) -> None:
       DestinationError: `path` exists or cannot be written.
     """
     leaves, tree = structure.describe(trees.compress(packed))
-    names = [name for name, _ in leaves]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
+    twice = first_twice(name for name, _ in leaves)
+    if twice is not None:
         raise InputError("two leaves of the pytree have this path", tensor=twice)
     with writing(Path(path)) as writer:
         entries = []

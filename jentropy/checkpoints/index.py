@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,10 +21,14 @@ import numpy as np
 from jentropy.codecs import CODECS, Coding, stored
 from jentropy.containers.coder import Draft
 from jentropy.containers.tensor import (
+    MAX_DIMENSIONS,
+    MAX_SIZE,
     Chunk,
     TensorHeader,
     chunk_length,
     dtype_named,
+    first_twice,
+    is_shape,
 )
 from jentropy.errors import CorruptError, InputError, UnsupportedError
 from jentropy.formats import ELEMENTS, RAW, ElementFormat
@@ -31,6 +36,8 @@ from jentropy.formats import ELEMENTS, RAW, ElementFormat
 VERSION = 1
 PACKED_BITS = (4, 8)  # of codes that lie several to a number
 MAX_BYTES = 1 << 31  # of JSON: that of some millions of tensors
+MAX_RATIO, SLACK_BYTES = 200, 1 << 20  # of JSON to a deflated index; real ones have 20
+HASH = re.compile("[0-9a-f]{16}")
 KEY = "jentropy"  # names the version, here and in the custom metadata
 
 
@@ -238,8 +245,7 @@ class _Reader:
         return items
 
     def unique(self, names: list[str], where: str) -> None:
-        if len(set(names)) != len(names):
-            twice = next(name for name in names if names.count(name) > 1)
+        if (twice := first_twice(names)) is not None:
             raise self.fail(where, "every name once", twice)
 
 
@@ -251,12 +257,12 @@ def from_bytes(data: bytes, file: Path) -> Index:
     """
     inflater = zlib.decompressobj()
     try:
-        text = inflater.decompress(data, MAX_BYTES)
+        text = inflater.decompress(data, min(MAX_BYTES, SLACK_BYTES + MAX_RATIO * len(data)))
     except zlib.error as error:
         raise CorruptError(f"index is not deflated: {error}", file=file) from error
-    if not inflater.eof:
+    if not inflater.eof or inflater.unused_data:
         raise CorruptError(
-            "index", file=file, expected=f"at most {MAX_BYTES} bytes of JSON", found="more, or none"
+            "index", file=file, expected="JSON in proportion, and nothing after", found="others"
         )
     return from_json(text, file)
 
@@ -279,7 +285,7 @@ def from_json(text: bytes, file: Path) -> Index:
     if not isinstance(content, dict):
         raise reader.fail("content", "an object", content)
     version = content.get(KEY)
-    if version != VERSION:
+    if type(version) is not int or version != VERSION:
         raise UnsupportedError(
             "version of the compressed checkpoint",
             file=file,
@@ -331,9 +337,10 @@ def _entry(reader: _Reader, item: dict, bundles: tuple[int, ...]) -> Entry:
 def read_header(reader: _Reader, item: dict, name: str) -> dict[str, Any]:
     """Arguments of TensorHeader but `chunks`."""
     get: Callable[..., Any] = reader.get
-    shape = tuple(reader.size(n, f"{name} shape") for n in get(item, "shape", list, name))
+    shape = _shape(reader, item, name)
     element, codec = get(item, "format", str, name), get(item, "codec", str, name)
     dtype = get(item, "dtype", str, name)
+    dtype_named(dtype)
     if codec not in CODECS:
         raise UnsupportedError("codec", expected=" or ".join(CODECS), found=repr(codec))
     if element != RAW and element not in ELEMENTS:
@@ -360,6 +367,17 @@ def read_header(reader: _Reader, item: dict, name: str) -> dict[str, Any]:
     }
 
 
+def _shape(reader: _Reader, item: dict, name: str) -> tuple[int, ...]:
+    """A shape that NumPy has; before anything is multiplied."""
+    shape = reader.get(item, "shape", list, name)
+    if len(shape) > MAX_DIMENSIONS:
+        raise reader.fail(f"{name} shape", f"up to {MAX_DIMENSIONS} axes", len(shape))
+    found = tuple(reader.size(n, f"{name} shape", below=MAX_SIZE) for n in shape)
+    if not is_shape(found):
+        raise reader.fail(f"{name} shape", "one that NumPy has", list(found))
+    return found
+
+
 def _fills(element: ElementFormat, dtype: np.dtype) -> bool:
     """Whether numbers of a dtype may hold codes of a format, one or several each."""
     if element.code_bits > PACKED_BITS[-1]:
@@ -382,10 +400,9 @@ def read_chunk(
         raise reader.fail(
             f"{name} chunk", f"within bundle {bundle} of {bundles[bundle]} bytes", part
         )
-    try:
-        hashes = [int(text, 16) for text in part[3:]]
-    except (TypeError, ValueError):
-        raise reader.fail(f"{name} chunk's hashes", "hexadecimal", part[3:]) from None
+    if not all(isinstance(text, str) and HASH.fullmatch(text) for text in part[3:]):
+        raise reader.fail(f"{name} chunk's hashes", "16 hexadecimal digits", part[3:])
+    hashes = [int(text, 16) for text in part[3:]]
     chunk = Chunk(weights=weights, bytes=size, payload_hash=hashes[0], codes_hash=hashes[-1])
     return ChunkRef(chunk, bundle, offset)
 
@@ -415,7 +432,7 @@ def _part(
     if "blob" in item:
         return Filler(reader.size(item["blob"], f"{path} parts", below=len(blobs)))
     name = reader.get(item, "name", str, path)
-    shape = tuple(reader.size(n, f"{name} shape") for n in reader.get(item, "shape", list, name))
+    shape = _shape(reader, item, name)
     fields = tuple(
         reader.size(i, f"{name} fields", below=len(tensors))
         for i in reader.get(item, "fields", list, name)

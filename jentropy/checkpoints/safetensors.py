@@ -21,7 +21,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from jentropy.containers.tensor import is_shape
+from jentropy.containers.tensor import first_twice, is_shape
 from jentropy.errors import CorruptError, TruncatedError, UnsupportedError
 
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
@@ -149,8 +149,7 @@ def parse_header(path: Path, header: bytes) -> dict[str, Any]:
     def unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) != len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
+            twice = first_twice(name for name, _ in pairs)
             raise CorruptError("safetensors header names it twice", file=path, tensor=twice)
         return found
 

@@ -70,7 +70,7 @@ class Store:
                 found="none",
             )
         version = metadata.get("version")
-        if version != index_lib.VERSION:
+        if type(version) is not int or version != index_lib.VERSION:
             raise UnsupportedError(
                 "version of the compressed checkpoint",
                 file=path,

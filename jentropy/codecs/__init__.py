@@ -25,19 +25,21 @@ CODECS: dict[str, ModuleType] = {
 TINY = 64  # numbers; coding fewer costs more than it saves
 
 
-def choose(numbers: np.ndarray, histograms: Sequence[np.ndarray], layout: Layout) -> Coding:
+def choose(numbers: np.ndarray, slices: Sequence[np.ndarray], layout: Layout) -> Coding:
     """The smallest coding of a tensor.
 
     Args:
       numbers: of the layout's shape; a memory map is read in part.
-      histograms: int64[256] of the bytes of each plane (`planes`).
+      slices: counts of bits 16 i and up of the numbers, as `entropy.Counts` holds them; of octets
+        int64[256], how often each byte occurs.
     """
     plain = Coding(codec=stored.NAME)
     if numbers.size < TINY:
         return plain
     raw_bytes = numbers.size * layout.element.dtype.itemsize
+    histograms = slices if layout.octets else planes.histograms(slices, layout)
     ways = [planes.choose(histograms, layout)]
-    if (found := context.choose(numbers, layout)) is not None:
+    if (found := context.choose(numbers, slices[0], layout)) is not None:
         ways.append(found)
     size, best = min(ways, key=lambda way: way[0])
     worth = planes.MIN_GAIN * size < (planes.MIN_GAIN - 1) * raw_bytes

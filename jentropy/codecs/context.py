@@ -14,7 +14,7 @@ Head, little-endian:
     classes        of rows, then of columns: u1 number of kinds, u1 each kind, the commonest first;
                    if there are several, each row's (column's) place among them in unary
 
-A chunk of n codes in L = ceil(n / 4096) lanes:
+A chunk of n codes in L = ceil(n / 8192) lanes:
 
     states, counts (`lanes.Stream`)
     escapes        with flag 1: u4 number; u1 each: 0 is top 0, 1 to 254 top base + that, 255 a top
@@ -140,7 +140,7 @@ def _write_classes(classes: np.ndarray | None) -> bytes:
     return head if kinds.size == 1 else head + bits.unary(place[classes])
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=256)  # with its tables a plan is some 200 KB
 def read_head(head: bytes, element: ElementFormat, rows: int, columns: int) -> Plan:
     """The plan of a head, for a tensor of so many rows and columns.
 
@@ -356,7 +356,8 @@ def _decoding(payload: np.ndarray, start: int, size: int, layout: Layout, plan: 
             raise CorruptError("escapes of a chunk", expected=missed.size, found=escaped.size)
         codes = codes.copy()
         kept = np.uint16(1 << 15 | (1 << (plan.raw_bits - 1)) - 1)
-        codes[missed] = codes[missed] & kept | escaped << np.uint16(plan.raw_bits - 1)
+        tops_only = np.uint16(0x7FFF)
+        codes[missed] = codes[missed] & kept | escaped << np.uint16(plan.raw_bits - 1) & tops_only
         return codes
 
     contexts = None
@@ -375,26 +376,37 @@ def size_bound(size: int, layout: Layout) -> int:
 # The encoder's choice. Integers throughout, so that every machine decides alike.
 
 
-def choose(codes: np.ndarray, layout: Layout) -> tuple[int, Coding] | None:
+def choose(codes: np.ndarray, counts: np.ndarray, layout: Layout) -> tuple[int, Coding] | None:
     """The smallest coding of a tensor of codes and about how many bytes it takes.
 
     Args:
       codes: uint16 of the layout's shape; a memory map is read in part.
+      counts: int64[2^16], how often each code occurs.
     """
     if layout.element not in ELEMENTS or codes.size == 0:
         return None
     matrix = codes.reshape(layout.rows, layout.columns)
-    best, cost = min(_candidates(matrix, layout.element), key=lambda item: item[1])
+    best, cost = min(_candidates(matrix, counts, layout.element), key=lambda item: item[1])
     return -(-cost // 8), Coding(codec=NAME, head=write_head(best))
 
 
-def _candidates(codes: np.ndarray, element: ElementFormat) -> Iterator[tuple[Plan, int]]:
+def _places(count: int, stride: int) -> np.ndarray:
+    """One place in every `stride`, at odds with any period that data may have."""
+    starts = np.arange(0, count, stride)
+    jitter = (np.arange(starts.size) * 40503 + 12345 >> 4) % stride
+    return np.minimum(starts + jitter, count - 1)
+
+
+def _candidates(
+    codes: np.ndarray, counts: np.ndarray, element: ElementFormat
+) -> Iterator[tuple[Plan, int]]:
     """Plans with no classes, with classes of rows, and of rows and columns; bits of each."""
     rows, columns = codes.shape
     stride = max(1, codes.size // max(SAMPLE, codes.size >> 6))
     across = min(stride, max(1, columns // 256))
     down = -(-stride // across)
-    sample = np.ascontiguousarray(codes[::down, ::across])
+    down_places, across_places = _places(rows, down), _places(columns, across)
+    sample = np.asarray(codes[down_places])[:, across_places]
     row, column = np.zeros(rows, np.uint8), np.zeros(columns, np.uint8)
     if rows > 1 and columns > 1 and codes.size >= SMALL:
         by_row, by_column = _sums(codes, element)
@@ -402,14 +414,15 @@ def _candidates(codes: np.ndarray, element: ElementFormat) -> Iterator[tuple[Pla
     kinds = int(row.max()) + 1, int(column.max()) + 1
     tops = 1 << (16 - raw_bits_of(element))
     top = (sample & np.uint16(0x7FFF)) >> np.uint16(raw_bits_of(element) - 1)
-    pair = row[::down].astype(np.int32)[:, None] * kinds[1] + column[::across]
+    pair = row[down_places].astype(np.int32)[:, None] * kinds[1] + column[across_places]
     counted = np.bincount((pair * tops + top).reshape(-1), minlength=tops * kinds[0] * kinds[1])
     histogram = counted.reshape(*kinds, tops).astype(np.int64)
-    yield _candidate(element, histogram.sum(axis=(0, 1), keepdims=True), None, None, codes.size)
+    exact = counts.reshape(2, tops, -1).sum(axis=(0, 2))
+    yield _candidate(element, histogram.sum(axis=(0, 1), keepdims=True), None, None, exact)
     if kinds[0] > 1:
-        yield _candidate(element, histogram.sum(axis=1, keepdims=True), row, None, codes.size)
+        yield _candidate(element, histogram.sum(axis=1, keepdims=True), row, None, exact)
     if kinds[1] > 1:
-        yield _candidate(element, histogram, row if kinds[0] > 1 else None, column, codes.size)
+        yield _candidate(element, histogram, row if kinds[0] > 1 else None, column, exact)
 
 
 def _sums(codes: np.ndarray, element: ElementFormat) -> tuple[np.ndarray, np.ndarray]:
@@ -468,13 +481,13 @@ def _candidate(
     histogram: np.ndarray,
     rows: np.ndarray | None,
     columns: np.ndarray | None,
-    size: int,
+    exact: np.ndarray,
 ) -> tuple[Plan, int]:
     """A plan, and the bits that a tensor takes with it.
 
     Args:
       histogram: int64[row classes, column classes, tops] of a sample.
-      size: codes of the tensor.
+      exact: int64[tops] of the whole tensor: a sample may miss what lies at its period.
     """
     contexts = histogram.shape[0] + histogram.shape[1] - 1
     shift = 1 if contexts > 1 else 0
@@ -505,10 +518,43 @@ def _candidate(
         columns,
         max(0, first - 200),
     )
-    coded = tables.cost_bits(counts, plan.tables.frequencies) + 9 * int(outside.sum())
-    coded = coded * size // int(histogram.sum())
+    size = int(exact.sum())
+    coded = _coded_bits(plan, moved, low, exact)
     head = 8 * len(write_head(plan))
     return plan, coded + plan.raw_bits * size + head + 24 * lanes.lane_count(size)
+
+
+def _coded_bits(plan: Plan, moved: np.ndarray, low: int, exact: np.ndarray) -> int:
+    """Bits of a tensor's tops and escapes.
+
+    The sample says how tops and contexts go together; where it has more or less of a top than the
+    tensor, the difference counts with the top's mean cost over the contexts.
+
+    Args:
+      moved: int64[contexts, tops + 15] of the sample, top t at t - shift * context + 15.
+      low: where the window begins in it.
+      exact: int64[tops] of the tensor.
+    """
+    costs = tables.costs(plan.tables.frequencies)
+    place, window = np.arange(moved.shape[1]), slice(low, low + plan.count)
+    size, sampled = int(exact.sum()), int(moved.sum())
+    total, mean = 0, np.zeros(exact.size, np.int64)
+    own = np.zeros(exact.size, np.int64)
+    for context, (counts, cost) in enumerate(zip(moved, costs, strict=True)):
+        top = place - CONTEXTS + plan.shift * context
+        short = (top == 0) | (top > plan.base) & (top < plan.base + IN_FULL)
+        of_place = cost[-1] + (np.where(short, 8, 24) << tables.COST_BITS)
+        of_place[window] = cost[: plan.count]
+        total += int((counts * of_place).sum())
+        inside = (top >= 0) & (top < exact.size)
+        mean[top[inside]] += of_place[inside] * (int(counts.sum()) << 10) // sampled
+        own[top[inside]] += counts[inside]
+    average = total * size // sampled
+    excess = sum(
+        (int(all_) * sampled - int(some) * size) * int(cost)
+        for all_, some, cost in zip(exact, own, mean >> 10, strict=True)
+    )
+    return max(0, average + excess // sampled) >> tables.COST_BITS
 
 
 def _window(histogram: np.ndarray) -> tuple[int, int]:

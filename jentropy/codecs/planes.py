@@ -196,7 +196,7 @@ def _byte_plane(first: int, levels: np.ndarray, *, escapes: bool) -> Plane:
     return Plane(Tables(tables.frequencies_of(levels), shown[None]), marker)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=256)
 def read_head(head: bytes, planes: int) -> tuple[Plane, ...]:
     """The planes of a head.
 

@@ -43,7 +43,10 @@ def _roots() -> np.ndarray:
 WEIGHTS = np.concatenate([[0], _roots()])  # of each level
 _BOUNDS = (WEIGHTS[1:98] + WEIGHTS[2:99]) // 2  # between levels that a share of 4096 slots has
 # Cost of a symbol of frequency f in 1/65536 bit; integers, so that every machine decides alike.
-_COST = np.array([0, *(round(65536 * math.log2(SLOTS / f)) for f in range(1, SLOTS + 1))])
+COST_BITS = 16
+_COST = np.array(
+    [0, *(round(math.log2(SLOTS / f) * (1 << COST_BITS)) for f in range(1, SLOTS + 1))]
+)
 _SLOT = np.arange(SLOTS, dtype=np.uint32)
 IDLE = _SLOT + np.uint32((SLOTS - 1) << PRECISION)  # a decoder's table that leaves states alone
 
@@ -130,7 +133,12 @@ def levels_of(counts: np.ndarray) -> np.ndarray:
 
 def cost_bits(counts: np.ndarray, frequencies: np.ndarray) -> int:
     """Bits that symbols of such counts take, rounded up."""
-    return -(-int((counts * _COST[frequencies]).sum()) >> 16)
+    return -(-int((counts * _COST[frequencies]).sum()) >> COST_BITS)
+
+
+def costs(frequencies: np.ndarray) -> np.ndarray:
+    """Cost of symbols of such frequencies, in 2^-COST_BITS bit; 0 of those that there are not."""
+    return _COST[frequencies]
 
 
 def write_levels(levels: np.ndarray) -> bytes:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jentropy import codecs, entropy, formats
-from jentropy.codecs import Coding, Layout, deflate, planes
+from jentropy.codecs import Coding, Layout, deflate
 from jentropy.errors import ChecksumError, CorruptError
 from jentropy.formats import ElementFormat
 
@@ -85,10 +85,10 @@ def draft(
         octets = entropy.count_octets(codes)
         counts = entropy.measure_packed(octets, formats.element_named(format_name, values.dtype))
         per_number = counts.weights // max(1, values.size)
-        histograms = [octets]
+        slices: Sequence[np.ndarray] = [octets]
     else:
         counts = entropy.measure(codes, layout.element)
-        histograms = planes.histograms(counts.slices, layout)
+        slices = counts.slices
     joint = counts.joint_entropy_bits()
     return Draft(
         name=name,
@@ -96,7 +96,7 @@ def draft(
         shape=tuple(values.shape),
         dtype=values.dtype.name,
         format=format_name,
-        coding=codecs.choose(codes, histograms, layout),
+        coding=codecs.choose(codes, slices, layout),
         # Rounded, so that the last bits of a platform's log2 do not show.
         entropy_bits=round(per_number * counts.entropy_bits(), 6),
         joint_entropy_bits=None if joint is None else round(per_number * joint, 6),

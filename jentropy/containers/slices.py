@@ -59,24 +59,23 @@ def decompress_slice(tensor: CompressedTensor, index: Any, name: str = "") -> np
 def _ranges(shape: tuple[int, ...], index: Any, name: str) -> tuple[list[range], list[range]]:
     """Positions along every axis, and those of them that stay axes of the result."""
     given = list(index) if isinstance(index, tuple) else [index]
-    if given.count(Ellipsis) == 1:
-        at = given.index(Ellipsis)
+    dots = [i for i, part in enumerate(given) if part is Ellipsis]
+    if len(dots) == 1:
+        at = dots[0]
         given[at : at + 1] = [slice(None)] * (len(shape) - len(given) + 1)
     given += [slice(None)] * (len(shape) - len(given))
     every: list[range] = []
     final: list[range] = []
     for size, part in zip(shape, given, strict=False):
-        if isinstance(part, slice):
-            every.append(range(*part.indices(size)))
-            final.append(every[-1])
-            continue
         try:
-            at = range(size)[part]
-        except (IndexError, TypeError):
-            at = -1
-        if at < 0:
+            if isinstance(part, slice):
+                every.append(range(size)[part])
+                final.append(every[-1])
+            elif isinstance(part, int | np.integer) and not isinstance(part, bool):
+                at = range(size)[part]
+                every.append(range(at, at + 1))
+        except (IndexError, TypeError, ValueError):
             break
-        every.append(range(at, at + 1))
     if len(given) != len(shape) or len(every) != len(shape):
         raise InputError(
             "index",

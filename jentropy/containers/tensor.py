@@ -8,7 +8,8 @@ from the shape alone, never from a device.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +24,7 @@ from jentropy.formats import ElementFormat
 
 MAX_DIMENSIONS, MAX_SIZE = 64, 1 << 60  # of a shape, its zeros left out; NumPy has no more
 NIBBLE_BITS = 4
+DTYPE_NAME = re.compile("[a-z][a-z0-9_]*")
 CHUNK_WEIGHTS = 1 << 20  # fills 256 lanes; smaller would cost more side information
 
 
@@ -185,25 +187,43 @@ def checksum(data: np.ndarray) -> int:
 
 def is_storable(dtype: np.dtype) -> bool:
     """Whether arrays of a dtype can be archived: it is numeric, and its name gives it back."""
-    if (
-        dtype.hasobject
-        or dtype.kind in "SUMm"
-        or dtype.names
-        or (dtype.itemsize > 8 and dtype != np.complex128)
-    ):
-        return False
     try:
-        return dtype_named(dtype.name) == dtype.newbyteorder("=")
+        return _is_numeric(dtype) and dtype_named(dtype.name) == dtype.newbyteorder("=")
     except UnsupportedError:
         return False
 
 
+def _is_numeric(dtype: np.dtype) -> bool:
+    return not (
+        dtype.hasobject
+        or dtype.kind in "SUMm"
+        or dtype.names
+        or dtype.subdtype
+        or dtype.itemsize == 0
+        or (dtype.itemsize > 8 and dtype != np.complex128)
+    )
+
+
+def first_twice(names: Iterable[str]) -> str | None:
+    """The first name that occurs a second time."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
+
+
 def dtype_named(name: str) -> np.dtype:
-    """The dtype of a NumPy or ml_dtypes name."""
+    """The dtype of a NumPy or ml_dtypes name, as `dtype.name` gives it.
+
+    Raises:
+      UnsupportedError: no such name, or not that of a numeric dtype.
+    """
     try:
-        dtype = np.dtype(jax.numpy.dtype(name))
-    except TypeError:
+        dtype = np.dtype(jax.numpy.dtype(name)) if DTYPE_NAME.fullmatch(name) else None
+    except (TypeError, ValueError):
         dtype = None
-    if dtype is None or dtype.hasobject or dtype.itemsize == 0:
-        raise UnsupportedError("dtype", expected="a numeric dtype", found=repr(name))
+    if dtype is None or dtype.name != name or not _is_numeric(dtype):
+        raise UnsupportedError("dtype", expected="a numeric dtype", found=f"{name!r:.60}")
     return dtype
