@@ -18,6 +18,7 @@ from jentropy.errors import UnsupportedError
 
 from . import context, deflate, planes, stored
 from .coding import Coding, Layout
+from .lanes import batch_symbols
 
 CODECS: dict[str, ModuleType] = {
     module.NAME: module for module in (stored, deflate, planes, context)
@@ -90,4 +91,4 @@ def _by_codec(
     return results
 
 
-__all__ = ["CODECS", "Coding", "Layout", "choose", "decode", "encode"]
+__all__ = ["CODECS", "Coding", "Layout", "batch_symbols", "choose", "decode", "encode"]

@@ -125,6 +125,15 @@ def _batch_lanes() -> int:
     return LANES[-1] if jax.default_backend() == "cpu" else DEVICE_LANES
 
 
+def batch_symbols() -> int:
+    """Symbols that are worth giving to `encode` or `decode` together: some calls of each core.
+
+    They are all in memory at once, hence the bound on the cores.
+    """
+    calls = 4 * min(os.cpu_count() or 1, 8) if jax.default_backend() == "cpu" else 1
+    return calls * _batch_lanes() * LANE
+
+
 def _calls(jobs: Sequence[Encoding | Decoding]) -> list[list[int]]:
     """Streams that go into one call, largest calls first."""
     limit = _batch_lanes()

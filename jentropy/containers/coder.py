@@ -1,7 +1,7 @@
 """Tensors to chunks and back, many tensors in one call of the codecs.
 
-Both directions are generators that hold BATCH_WEIGHTS elements at a time, whatever the tensors'
-sizes are.
+Both directions are generators that hold `codecs.batch_symbols()` elements at a time, whatever the
+tensors' sizes are.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from jentropy.formats import ElementFormat
 from .tensor import Chunk, TensorHeader, checksum, chunk_length, dtype_named, layout_of
 
 AHEAD = 4  # drafts of each core that are made before they are wanted
-BATCH_WEIGHTS = 1 << 23  # elements coded in one call: 2048 full lanes, two batches
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +156,7 @@ def encode(drafts: Iterable[Draft]) -> Iterator[tuple[Draft, list[tuple[Chunk, n
             piece = np.asarray(flat[start : start + item.chunk_weights])
             pending.append((item, start, piece))
             held += piece.size
-            if held >= BATCH_WEIGHTS:
+            if held >= codecs.batch_symbols():
                 yield from _encode_batch(pending)
                 pending, held = [], 0
     yield from _encode_batch(pending)
@@ -215,7 +214,7 @@ def decode(items: Iterable[Coded]) -> Iterator[tuple[Coded, np.ndarray]]:
         check_payload(item)
         batch.append(item)
         held += item.chunk.weights
-        if held >= BATCH_WEIGHTS:
+        if held >= codecs.batch_symbols():
             yield from _decode_batch(batch)
             batch, held = [], 0
     yield from _decode_batch(batch)
