@@ -1,16 +1,10 @@
-"""Weights as they rest in device memory: compressed at a fixed rate, decoded by the kernels.
-
-`LAYOUTS` names, for every format and backend, the module that packs codes into that backend's
-order. A format without an entry rests dense, as the array it decodes to.
-
-A layout module has `pack(codes) -> arrays, limits`; its backend's `decode` and `decode_matmul`
-read them.
-"""
+"""Weights as they rest in device memory: compressed at a fixed rate, decoded by the kernels."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any
 
 import jax
@@ -18,13 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from jentropy import containers, formats
-from jentropy.containers.trees import as_array
-from jentropy.errors import UnsupportedError
+from jentropy.containers.trees import as_array, leaf_name
+from jentropy.errors import InputError, UnsupportedError
+from jentropy.formats import Format, QuantizedTensor, is_quantized
 
-from .decode import reference
+from .layouts import LAYOUTS, Matrices
 
-LAYOUTS = {("BF16", "reference"): reference}
 BACKENDS = ("reference", "tpu", "gpu")
+SMALL = (
+    16 << 20
+)  # bytes: a kernel's layout is kept to here, though its padding cost more than it saves
 
 
 @jax.tree_util.register_dataclass
@@ -32,56 +29,117 @@ BACKENDS = ("reference", "tpu", "gpu")
 class ResidentTensor:
     """One weight matrix, or a stack of them, in a backend's layout.
 
-    Invariants: `arrays` and `limits` (sizes that a compiled program must know) are what the layout
-    module of (`format`, `backend`) packed from codes of `shape`, which has two dimensions or more.
-    Only `arrays` are leaves of the pytree; everything else is static.
+    Only `arrays` are leaves of the pytree; everything else is static. The leading axes of every
+    array are those of the stack, so `lax.scan`, `vmap` and indexing take single matrices out of it.
+
+    Attributes:
+      arrays: what `LAYOUTS[layout].pack` made.
+      options: sizes and choices that a compiled program must know.
+      layout: name of the layout module.
+      number_format: what the weight's codes mean.
+      logical: rows and columns of the whole matrix, as it is stored.
+      turned: whether the layout holds the transposed matrix.
     """
 
     arrays: dict[str, jax.Array]
-    limits: tuple[tuple[str, int], ...] = field(default=(), metadata={"static": True})
-    format: str = field(metadata={"static": True})
-    backend: str = field(metadata={"static": True})
-    shape: tuple[int, ...] = field(metadata={"static": True})
+    options: tuple[tuple[str, int], ...] = field(default=(), metadata={"static": True})
+    layout: str = field(metadata={"static": True})
+    number_format: Format = field(metadata={"static": True})
+    logical: tuple[int, int] = field(metadata={"static": True})
+    turned: bool = field(default=False, metadata={"static": True})
+
+    @property
+    def module(self) -> ModuleType:
+        """The layout's."""
+        return LAYOUTS[self.layout]
+
+    @property
+    def backend(self) -> str:
+        """Whose kernels read it."""
+        return self.module.BACKEND
+
+    @property
+    def format(self) -> str:
+        """Name of its format in reports."""
+        return self.number_format.name
+
+    @property
+    def stack(self) -> tuple[int, ...]:
+        """Leading axes."""
+        name, rank = self.module.STACKED
+        return tuple(self.arrays[name].shape[: self.arrays[name].ndim - rank])
+
+    @property
+    def matrix(self) -> tuple[int, int]:
+        """Rows and columns; inside `shard_map` those of this device's part."""
+        own = self.module.extent(self)
+        return own[::-1] if self.turned else own
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the weight as it is stored."""
+        return (*self.stack, *self.matrix)
 
     @property
     def dtype(self) -> np.dtype:
-        """What the weight decodes to."""
-        return formats.ELEMENTS[self.format].dtype
+        """What the weight decodes to by default."""
+        own = self.number_format.element.dtype
+        return own if not self.number_format.parameters else np.dtype(jnp.bfloat16)
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the weight occupies, escapes included."""
+        """Bytes that the weight occupies, scales and escapes included."""
         return sum(array.nbytes for array in self.arrays.values())
 
     @property
     def bits_per_weight(self) -> float:
-        """Bits that a weight occupies, escapes included."""
+        """Bits that a weight occupies, scales and escapes included."""
         return 8 * self.nbytes / max(1, math.prod(self.shape))
+
+    def option(self, name: str) -> int:
+        """One of the options."""
+        return dict(self.options)[name]
 
 
 def default_backend() -> str:
     """The backend whose layout suits this process's default device."""
-    return "reference"
+    return "tpu" if jax.default_backend() == "tpu" else "reference"
 
 
-def to_resident(packed: Any, backend: str | None = None) -> Any:
+def to_resident(packed: Any, backend: str | None = None, *, reduce_axis: int = -1) -> Any:
     """Decodes archived tensors on the device and lays them out for a backend's kernels.
 
-    BF16 matrices become window12: every code survives, escapes (NaN payloads, subnormals, rare
-    exponents) in a list of their own. Vectors, scalars and all other formats become dense arrays
-    of their dtype, which keep every code too. A matrix that window12 would not make smaller
-    stays dense.
+    Matrices, and stacks of them, become `ResidentTensor`; vectors, scalars, and matrices that no
+    layout makes smaller stay dense arrays of their dtype, every code kept.
+
+    ============================  ==========================  ==================================
+    format                        backend "reference"         backend "tpu"
+    ============================  ==========================  ==================================
+    BF16                          window12: every code        window12: every code
+    FP8 E4M3, E5M2; MXFP8         codes and scales            codes and scales
+    INT8, INT4                    codes, scales, zero points  codes; scales and zero points as
+                                                              numbers
+    MXFP4, NVFP4, GPTQ's          codes and parameters        the reference layout
+    act-order, everything else
+    ============================  ==========================  ==================================
+
+    All of them decode to the same bits (`decode`). A format that the backend's kernels cannot hold
+    (the last row; scales of other blocks than multiples of 32 along the sum) rests in the reference
+    layout and multiplies there; `weight.backend` says so.
 
     Args:
-      packed: a pytree whose leaves are `CompressedTensor` or arrays.
+      packed: a pytree whose leaves are `CompressedTensor`, arrays, `formats.QuantizedTensor` (its
+        codes compressed or not), or tensors of `open_checkpoint`.
       backend: "reference", "tpu" or "gpu"; None takes the one of the default device.
+      reduce_axis: the axis of each matrix that products sum over: -1 for [N, K] as in checkpoints
+        (`transpose_w=True`), -2 for [K, N]. The other product works too, by way of dense tiles.
 
     Returns:
       The same pytree, its leaves `ResidentTensor` or `jax.Array`.
 
     Raises:
-      UnsupportedError: a backend that has no layout for a leaf's format; a dtype of 64 bits, which
-        JAX does not have by default.
+      UnsupportedError: an unknown backend, or one that has no kernels yet; a dtype of 64 bits,
+        which JAX does not have by default.
 
     Example:
       >>> import jax.numpy as jnp, jentropy
@@ -93,40 +151,88 @@ def to_resident(packed: Any, backend: str | None = None) -> Any:
     chosen = default_backend() if backend is None else backend
     if chosen not in BACKENDS:
         raise UnsupportedError("backend", expected=" or ".join(BACKENDS), found=repr(chosen))
-    return jax.tree.map(
-        lambda leaf: _leaf_to_resident(leaf, chosen), packed, is_leaf=containers.is_compressed
+    if reduce_axis not in (-1, -2):
+        raise InputError("reduce_axis", expected="-1 or -2", found=reduce_axis)
+
+    def is_leaf(node: Any) -> bool:
+        return containers.is_compressed(node) or is_quantized(node)
+
+    def convert(path: tuple, leaf: Any) -> Any:
+        try:
+            return _leaf_to_resident(leaf, chosen, reduce_axis)
+        except InputError as error:
+            raise error.at(tensor=leaf_name(path) or None) from error
+
+    return jax.tree_util.tree_map_with_path(convert, packed, is_leaf=is_leaf)
+
+
+def _leaf_to_resident(leaf: Any, backend: str, reduce_axis: int) -> ResidentTensor | jax.Array:
+    if is_quantized(leaf):
+        return lay_out(leaf, backend, reduce_axis)
+    values = containers.decompress(leaf) if containers.is_compressed(leaf) else leaf
+    return lay_out(
+        values if isinstance(values, jax.Array) else as_array(values), backend, reduce_axis
     )
 
 
-def _leaf_to_resident(leaf: Any, backend: str) -> ResidentTensor | jax.Array:
-    values = containers.decompress(leaf) if containers.is_compressed(leaf) else leaf
-    return lay_out(values if isinstance(values, jax.Array) else as_array(values), backend)
-
-
-def lay_out(values: Any, backend: str) -> ResidentTensor | jax.Array:
-    """One array in a backend's layout, or dense where that is as small."""
-    name = formats.format_of_dtype(values.dtype)
-    if jax.dtypes.canonicalize_dtype(values.dtype) != values.dtype:
-        raise UnsupportedError(
-            f"a resident tensor of {values.dtype}",
-            hint="JAX has 64 bits with jax_enable_x64 only",
+def lay_out(weight: Any, backend: str, reduce_axis: int = -1) -> ResidentTensor | jax.Array:
+    """One array or quantised weight in a backend's layout, or dense where that is as small."""
+    if is_quantized(weight):
+        if not weight.number_format.parameters:
+            element, code = weight.number_format.element, weight.codes["code"]
+            return lay_out(element.values(as_array(code)), backend, reduce_axis)
+        codes = containers.decompress(dict(weight.codes))
+        quantized = QuantizedTensor(number_format=weight.number_format, codes=codes)
+        dense = None
+    else:
+        if jax.dtypes.canonicalize_dtype(weight.dtype) != weight.dtype:
+            raise UnsupportedError(
+                f"a resident tensor of {weight.dtype}",
+                hint="JAX has 64 bits with jax_enable_x64 only",
+            )
+        dense = weight
+        if formats.format_of_dtype(weight.dtype) == formats.RAW:
+            return jnp.asarray(weight)
+        quantized = QuantizedTensor(
+            number_format=formats.plain_format(weight.dtype),
+            codes={"code": formats.codes_of(weight)},
         )
-    if values.ndim < 2 or values.size == 0 or not any(name == key[0] for key in LAYOUTS):
-        return jnp.asarray(values)
-    layout = LAYOUTS.get((name, backend))
-    if layout is None:
+    if len(quantized.shape) < 2 or math.prod(quantized.shape) == 0:
+        return jnp.asarray(quantized.dequantize(jnp.bfloat16) if dense is None else dense)
+    names = [name for name in LAYOUTS if LAYOUTS[name].BACKEND in (backend, "reference")]
+    if backend == "gpu" and any(LAYOUTS[n].holds(quantized.number_format) for n in names):
         raise UnsupportedError(
-            f"no {name} layout for backend {backend!r}",
-            expected=" or ".join(b for n, b in LAYOUTS if n == name),
+            f"no {quantized.number_format.name} layout for backend {backend!r}",
+            expected="reference or tpu",
             found=backend,
         )
-    arrays, limits = layout.pack(np.asarray(formats.codes_of(values)))
-    weight = ResidentTensor(
+    for name in sorted(names, key=lambda name: backend != LAYOUTS[name].BACKEND):
+        resident = _pack(quantized, name, reduce_axis)
+        if resident is not None and (
+            dense is None
+            or resident.nbytes < dense.nbytes
+            or (resident.backend != "reference" and resident.nbytes < SMALL)
+        ):
+            return resident
+    return jnp.asarray(dense)
+
+
+def _pack(weight: QuantizedTensor, name: str, reduce_axis: int) -> ResidentTensor | None:
+    """The weight in a layout; None where it cannot hold it."""
+    layout = LAYOUTS[name]
+    if not layout.holds(weight.number_format):
+        return None
+    matrices = Matrices.of(weight)
+    turned = layout.REDUCES_ROWS and reduce_axis == -1
+    packed = layout.pack(matrices.turned() if turned else matrices)
+    if packed is None:
+        return None
+    arrays, options = packed
+    return ResidentTensor(
         arrays=arrays,
-        limits=limits,
-        format=name,
-        backend=backend,
-        shape=tuple(values.shape),
+        options=tuple(sorted(options.items())),
+        layout=name,
+        number_format=matrices.number_format,
+        logical=matrices.matrix,
+        turned=turned,
     )
-    dense_bytes = values.size * values.dtype.itemsize
-    return weight if weight.nbytes < dense_bytes else jnp.asarray(values)

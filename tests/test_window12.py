@@ -11,9 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jentropy
+from jentropy import formats
 from jentropy import pallas_kernels as kernels
 from jentropy.codecs import window12
 from jentropy.errors import UnsupportedError
+from jentropy.pallas_kernels.layouts import Matrices, reference_window12
 
 from .conftest import same_bits
 
@@ -76,12 +78,16 @@ def test_decode_gives_gaussian_weights_back(shape):
 
 def test_decode_gives_every_pattern_back():
     """Most patterns are escapes here, so the layout must be asked for: it would not pay."""
-    from jentropy.pallas_kernels.decode import reference
-
     codes = np.random.default_rng(2).permutation(ALL).reshape(128, 512)
-    arrays, limits = reference.pack(codes)
+    number_format = formats.FORMATS["BF16"]
+    matrices = Matrices(number_format=number_format, codes={"code": jnp.asarray(codes)})
+    arrays, options = reference_window12.pack(matrices)
     weight = kernels.ResidentTensor(
-        arrays=arrays, limits=limits, format="BF16", backend="reference", shape=codes.shape
+        arrays=arrays,
+        options=tuple(options.items()),
+        layout=reference_window12.NAME,
+        number_format=number_format,
+        logical=codes.shape,
     )
     decoded = np.asarray(kernels.decode(weight)).view(np.uint16)
     np.testing.assert_array_equal(decoded, codes)
@@ -148,5 +154,5 @@ def test_resident_from_the_archive_of_a_tree():
 def test_unknown_backends_are_refused_by_name():
     with pytest.raises(UnsupportedError, match="npu"):
         kernels.to_resident(jnp.ones((8, 8), jnp.bfloat16), "npu")
-    with pytest.raises(UnsupportedError, match="tpu"):
-        kernels.to_resident(jnp.ones((8, 8), jnp.bfloat16), "tpu")
+    with pytest.raises(UnsupportedError, match="gpu"):
+        kernels.to_resident(jnp.ones((8, 8), jnp.bfloat16), "gpu")

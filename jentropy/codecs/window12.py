@@ -15,6 +15,10 @@ words carry a fourth pair: eight weights in three uint32.
 
 from __future__ import annotations
 
+import functools
+import operator
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, UInt16, UInt32
@@ -28,20 +32,20 @@ _USED = 0x87FF87FF  # bits of a pair that carry slots
 _FOURTH = ((0, 0x000F000F, 11), (1, 0x00F000F0, 7), (2, 0x07000700, 3), (2, 0x80008000, -1))
 
 
-def choose_top(exponent_counts: np.ndarray) -> int:
-    """Top of the window with the fewest escapes.
+def choose_top(exponent_counts: Any) -> Any:
+    """Tops of the windows with the fewest escapes.
 
     Args:
-      exponent_counts: int[256], how many weights have each exponent field.
+      exponent_counts: int[..., 256], how many weights have each exponent field; NumPy or JAX.
 
     Returns:
-      The largest exponent of the window, in 15..254. Exponents 0 and 255 are never in it.
+      int[...]: the largest exponents of the windows, in 15..254; the lowest of equals. Exponents 0
+      and 255 are never in one.
     """
-    counts = np.array(exponent_counts, dtype=np.int64)
-    counts[[0, 255]] = 0
-    covered = np.convolve(counts, np.ones(WINDOW, np.int64))  # [t] = sum of counts[t - 14 : t + 1]
-    tops = np.arange(WINDOW, 255)
-    return int(tops[np.argmax(covered[tops])])
+    xp: Any = np if isinstance(exponent_counts, np.ndarray) else jnp
+    sums = xp.cumsum(exponent_counts[..., 1:255], axis=-1)  # [i]: exponents 1 .. i + 1
+    below = xp.concatenate([xp.zeros_like(sums[..., :1]), sums[..., :-WINDOW]], axis=-1)
+    return xp.argmax(sums[..., WINDOW - 1 :] - below, axis=-1) + WINDOW
 
 
 def _classify(codes: UInt16[Array, "*shape"], top: Array | int) -> tuple[Array, Array, Array]:
@@ -85,10 +89,16 @@ def pack(pairs: UInt32[Array, "*shape 4"]) -> UInt32[Array, "*shape 3"]:
 
 def unpack(words: UInt32[Array, "*shape 3"]) -> UInt32[Array, "*shape 4"]:
     """Three words into four pairs of slots."""
-    fourth = jnp.zeros_like(words[..., 0])
+    return jnp.stack(unpack_words(*(words[..., i] for i in range(WORDS))), axis=-1)
+
+
+def unpack_words(
+    first: UInt32[Array, "*shape"], second: UInt32[Array, "*shape"], third: UInt32[Array, "*shape"]
+) -> tuple[UInt32[Array, "*shape"], ...]:
+    """Three words into four pairs of slots, each an array of its own: for kernels."""
+    words = first, second, third
+    fourth = []
     for word, bits, shift in _FOURTH:
-        part = words[..., word]
-        part = part >> np.uint32(shift) if shift > 0 else part << np.uint32(-shift)
-        fourth = fourth | (part & np.uint32(bits))
-    first = [words[..., i] & np.uint32(_USED) for i in range(WORDS)]
-    return jnp.stack([*first, fourth], axis=-1)
+        part = words[word] >> np.uint32(shift) if shift > 0 else words[word] << np.uint32(-shift)
+        fourth.append(part & np.uint32(bits))
+    return *(word & np.uint32(_USED) for word in words), functools.reduce(operator.or_, fourth)

@@ -23,6 +23,7 @@ from .integers import (
     UINT8,
 )
 from .packing import pack, unpack
+from .quantized import Quantized, QuantizedTensor, is_quantized
 from .quantizing import SCALE_RULES, quantize
 from .raw import raw_element
 
@@ -88,6 +89,8 @@ __all__ = [
     "MXFP4",
     "MXFP8",
     "NVFP4",
+    "Quantized",
+    "QuantizedTensor",
     "RAW",
     "UINT4",
     "UINT6",
@@ -105,6 +108,7 @@ __all__ = [
     "dequantize_slabs",
     "element_named",
     "format_of_dtype",
+    "is_quantized",
     "pack",
     "plain_format",
     "quantize",

@@ -124,7 +124,7 @@ def spread(
 def _apply(numbers: Any, own: Any, role: Role, element: ElementFormat, xp: Any) -> Any:
     if role is Role.SCALE:
         if element is FP8_E8M0 and xp is jnp:
-            return _times_power_of_two(numbers, own)
+            return times_power_of_two(numbers, own)
         return numbers * own
     if role is Role.DIVISOR:
         return numbers / own if xp is np else divide(numbers, own)
@@ -141,7 +141,7 @@ def divide(numbers: Any, divisor: Any) -> Any:
 
 
 @jax.jit
-def _times_power_of_two(
+def times_power_of_two(
     numbers: Float32[Array, "*shape"], powers: Float32[Array, "*blocks"]
 ) -> Float32[Array, "*shape"]:
     """Exact product of finite normal numbers (or zeros) with powers of two, by integers alone.

@@ -1,10 +1,12 @@
 """Resident weights to dense arrays, on any backend.
 
-To add a backend: give it a layout in `resident.LAYOUTS`, a module with `decode` and `take_rows`
-here, one with `matmul` in `decode_matmul/`, and a line in `BACKENDS` of both.
+To add a backend: a module here with `decode(weight, dtype, interpret)`, and a line in `KERNELS`.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,19 +14,24 @@ from jaxtyping import Array, Int, Shaped
 
 from jentropy.pallas_kernels.resident import ResidentTensor
 
-from . import reference
+from . import tpu
 
-BACKENDS = {"reference": reference}
+KERNELS: dict[str, Callable[..., Array]] = {"tpu": tpu.decode}  # "reference" is plain JAX
 
 
-def decode(w: ResidentTensor | jax.Array) -> Shaped[Array, "*shape"]:
-    """The dense weight, every code of it: NaN payloads, -0 and subnormals included.
+def decode(
+    w: ResidentTensor | jax.Array, dtype: Any = None, interpret: Any = False
+) -> Shaped[Array, "*shape"]:
+    """The dense weight, bit for bit: NaN payloads, -0 and subnormals included.
 
     Args:
-      w: a resident weight; a dense array is returned as it is.
+      w: a resident weight; a dense array is returned as it is, in `dtype` if that is given.
+      dtype: of the result: bfloat16 or float32. None: `w.dtype`, which is that of the codes, or
+        bfloat16 where they have scales. Numbers are computed in float32 and rounded once.
+      interpret: runs Pallas kernels in interpret mode, see `matmul`.
 
     Returns:
-      An array of the weight's shape and dtype.
+      An array of the weight's shape.
 
     Example:
       >>> import jax.numpy as jnp, jentropy
@@ -33,8 +40,11 @@ def decode(w: ResidentTensor | jax.Array) -> Shaped[Array, "*shape"]:
       True
     """
     if not isinstance(w, ResidentTensor):
-        return jnp.asarray(w)
-    return BACKENDS[w.backend].decode(w)
+        return jnp.asarray(w, dtype)
+    dtype = jnp.dtype(w.dtype if dtype is None else dtype)
+    if w.backend not in KERNELS:
+        return w.module.decode(w, dtype)
+    return KERNELS[w.backend](w, dtype, interpret=interpret)
 
 
 def take_rows(
@@ -46,4 +56,4 @@ def take_rows(
     """
     if not isinstance(w, ResidentTensor):
         return jnp.take(w, ids, axis=0, mode="clip")
-    return BACKENDS[w.backend].take_rows(w, ids)
+    return w.module.take_rows(w, ids, w.dtype)

@@ -1,6 +1,13 @@
-"""The matmul that reads compressed weights."""
+"""The matmul that reads compressed weights.
+
+To add a backend: a layout with its name in `layouts/`, a module here with `product(x, w, product)`
+for x of two dimensions, and a line in `KERNELS`.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +16,10 @@ from jaxtyping import Array, Float
 from jentropy.errors import InputError, UnsupportedError
 from jentropy.pallas_kernels.resident import ResidentTensor
 
-from . import reference
+from . import reference, tpu
+from .transforms import Product, multiply
 
-BACKENDS = {"reference": reference}
+KERNELS: dict[str, Callable[..., Any]] = {"tpu": tpu.product}  # "reference" is plain JAX
 
 
 def matmul(
@@ -19,10 +27,18 @@ def matmul(
     w: ResidentTensor | jax.Array,
     transpose_w: bool = False,
     backend: str | None = None,
-    out_dtype: jnp.dtype | None = None,
-    interpret: bool = False,
+    out_dtype: Any = None,
+    interpret: Any = False,
+    precision: Any = None,
 ) -> Float[Array, "*batch N"]:
     """x @ w from the compressed bytes of w, accumulated in float32.
+
+    On TPU, bfloat16 x is exact; float32 x is rounded to bfloat16 first, as XLA's own product does
+    there, unless `precision` asks for more. The reference backend always computes in float32.
+
+    window12 multiplies x by a power of two before, and the result by another after: a BF16 weight
+    is exact while |x| < 2^73 and |x w| > 2^-71, about; x must be finite. NaN and Inf in w come out
+    as from the dense product.
 
     Args:
       x: activations, any leading dimensions.
@@ -30,10 +46,13 @@ def matmul(
       transpose_w: multiplies by the transpose of w.
       backend: None takes the backend of w's layout; another one's name raises.
       out_dtype: dtype of the result, that of x by default.
-      interpret: runs Pallas kernels in interpret mode; the reference backend has none.
+      interpret: runs Pallas kernels in interpret mode, which works on any device; True, or what
+        `pallas_call` takes. The reference backend has none.
+      precision: "highest" (or `jax.lax.Precision.HIGHEST`) keeps all bits of float32 x: three
+        products with bfloat16 parts of it, one pass over w. None: the default of the backend.
 
     Returns:
-      y[*batch, N]. NaN and Inf come out as from the dense product.
+      y[*batch, N]. Differentiable in x; w has no gradient.
 
     Raises:
       InputError: shapes that do not fit.
@@ -45,10 +64,9 @@ def matmul(
       >>> jentropy.matmul(jnp.ones((2, 16)), w).shape
       (2, 32)
     """
-    del interpret  # for the Pallas backends; the reference is the same either way
     if len(w.shape) != 2:
         raise InputError("weight of a matmul", expected="two dimensions", found=list(w.shape))
-    inner = w.shape[1 if transpose_w else 0]
+    inner, outer = w.shape[::-1] if transpose_w else w.shape
     if x.ndim < 1 or x.shape[-1] != inner:
         raise InputError(
             "last dimension of x",
@@ -69,4 +87,16 @@ def matmul(
             found=repr(backend),
             hint="call to_resident with that backend",
         )
-    return BACKENDS[w.backend].matmul(x, w, transpose_w=transpose_w, out_dtype=out_dtype)
+    if w.backend not in KERNELS:
+        return reference.matmul(x, w, transpose_w=transpose_w, out_dtype=out_dtype)
+    x = x.astype(x.dtype if x.dtype in (jnp.bfloat16, jnp.float32) else jnp.float32)
+    product = Product(
+        kernel=KERNELS[w.backend],
+        transpose_w=transpose_w,
+        x_dtype=x.dtype,
+        out_dtype=out_dtype,
+        full_precision=jax.lax.Precision(precision or "default") == jax.lax.Precision.HIGHEST,
+        interpret=interpret,
+    )
+    y = multiply(x.reshape(-1, inner), w, product)
+    return y.reshape(*x.shape[:-1], outer)

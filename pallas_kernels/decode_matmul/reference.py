@@ -8,24 +8,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
-from jentropy.pallas_kernels.decode import api as decode_api
 from jentropy.pallas_kernels.resident import ResidentTensor
 
 
 def matmul(
     x: Float[Array, "*batch K"], w: ResidentTensor, *, transpose_w: bool, out_dtype: Any
 ) -> Float[Array, "*batch N"]:
-    """x @ w, bit for bit the product with the dense weight.
+    """x @ w, bit for bit the product with the dense weight, which is float32 if w has scales.
 
     The barrier keeps XLA from fusing the decode into the product, where it could change the order
     of the sum.
     """
-    return dense_matmul(
-        x,
-        jax.lax.optimization_barrier(decode_api.decode(w)),
-        transpose_w=transpose_w,
-        out_dtype=out_dtype,
-    )
+    dtype = jnp.float32 if w.number_format.parameters else w.dtype
+    dense = jax.lax.optimization_barrier(w.module.decode(w, jnp.dtype(dtype)))
+    return dense_matmul(x, dense, transpose_w=transpose_w, out_dtype=out_dtype)
 
 
 def dense_matmul(

@@ -1,0 +1,116 @@
+"""A tile of scaled codes to dense numbers on TPU: the numbers of `formats.dequantize`.
+
+Codes become float32 by integer operations, since a float conversion may flush subnormals or drop
+the sign of a NaN. Products are the reference's: one float32 product a number, rounded once; powers
+of two so small that products may be subnormal are multiplied as integers.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+from jaxtyping import Array, Float32, Int32
+
+from jentropy.formats import ElementFormat
+from jentropy.formats.dequantizing import times_power_of_two
+from jentropy.pallas_kernels.layouts import tpu_scaled
+
+if TYPE_CHECKING:
+    from jentropy.pallas_kernels.resident import ResidentTensor
+
+TILE_COLUMNS = 512
+ROWS = 32  # decoded together: what fits in registers; no group is smaller
+INF, NAN = 0x7F800000, 0x7FC00000
+
+
+def numbers_of(codes: Int32[Array, "rows columns"], element: ElementFormat) -> Float32[Array, ...]:
+    """Numbers of codes in the low bits, exactly; integers have their offset."""
+    if tpu_scaled.is_integer(element):
+        return codes.astype(jnp.float32)
+    mantissa = element.field_bits("mantissa")
+    shift = 23 - mantissa
+    assert element.bias is not None
+    magnitude, sign = codes & 0x7F, (codes & 0x80) << 24
+    normal = (magnitude << shift) + ((127 - element.bias) << 23)
+    unit = np.float32(2.0 ** (1 - element.bias - mantissa))
+    subnormal = lax.bitcast_convert_type(magnitude.astype(jnp.float32) * unit, jnp.int32)
+    bits = jnp.where(magnitude < 1 << mantissa, subnormal, normal)
+    if element.name == "FP8_E4M3":
+        bits = jnp.where(magnitude == 0x7F, NAN, bits)
+    else:  # E5M2: Inf and NaN as IEEE 754 has them
+        bits = jnp.where(magnitude >= 0x7C, jnp.where(magnitude == 0x7C, INF, NAN), bits)
+    return lax.bitcast_convert_type(bits | sign, jnp.float32)
+
+
+def kernel(
+    words: Any,
+    scale: Any,
+    *rest: Any,
+    element: ElementFormat,
+    group: int,
+    exact: bool,
+) -> None:
+    """One tile: words [KT / 4 or KT / 8, NT] to out [KT, NT]."""
+    *zero, out = rest
+    per_word = tpu_scaled.per_word(element)
+    octet = jnp.int8 if per_word == 4 and tpu_scaled.is_integer(element) else jnp.uint8
+    offset = tpu_scaled.offset_of(element)
+    taken = ROWS // 4  # word rows
+    for first in range(0, out.shape[0] // (per_word // 4), ROWS):
+        octets = pltpu.bitcast(words[pl.ds(first // 4, taken), :], octet).astype(jnp.int32)
+        for half in range(per_word // 4):
+            codes = octets if per_word == 4 else octets >> (4 * half) & 0xF
+            row = first + half * (out.shape[0] // 2)
+            entry = row // group if group else 0
+            numbers = numbers_of(codes, element)
+            if zero:
+                numbers -= zero[0][0, entry : entry + 1, :].astype(jnp.float32) + offset
+            elif offset:
+                numbers -= offset
+            own = scale[0, entry : entry + 1, :]
+            if own.dtype == jnp.uint8:
+                own = lax.bitcast_convert_type(own.astype(jnp.int32) << 23, jnp.float32)
+            own = own.astype(jnp.float32)
+            numbers = times_power_of_two(numbers, own) if exact else numbers * own
+            out[row : row + ROWS, :] = numbers.astype(out.dtype)
+
+
+def dense(weight: ResidentTensor, dtype: Any, *, interpret: Any) -> Array:
+    """The packed matrix, padded to whole tiles."""
+    element, arrays, tile_rows = (
+        weight.number_format.element,
+        weight.arrays,
+        weight.option("tile_rows"),
+    )
+    per_word = tpu_scaled.per_word(element)
+    rows, columns = per_word * arrays["words"].shape[0], arrays["words"].shape[1]
+    tile_columns = min(TILE_COLUMNS, columns)
+    given = [tpu_scaled.column_scales(weight), *([arrays["zero"]] if "zero" in arrays else [])]
+    grouped = weight.option("group") > 0
+    specs = [
+        pl.BlockSpec((1, array.shape[1], tile_columns), lambda j, k: (k if grouped else 0, 0, j))
+        for array in given
+    ]
+    words = pl.BlockSpec((tile_rows // per_word, tile_columns), lambda j, k: (k, j))
+    return pl.pallas_call(
+        partial(
+            kernel,
+            element=element,
+            group=weight.option("group"),
+            exact=bool(weight.option("exact")),
+        ),
+        grid=(pl.cdiv(columns, tile_columns), rows // tile_rows),
+        in_specs=[words, *specs],
+        out_specs=pl.BlockSpec((tile_rows, tile_columns), lambda j, k: (k, j)),
+        out_shape=jax.ShapeDtypeStruct((rows, columns), dtype),
+        name="decode_scaled",
+        interpret=interpret,
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary")),
+    )(arrays["words"], *given)

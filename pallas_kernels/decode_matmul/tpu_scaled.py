@@ -1,0 +1,351 @@
+"""x @ w from FP8, INT8 and INT4 with scales on TPU.
+
+The MXU multiplies bfloat16 by eight-bit floats as they are: codes of FP8 are read from their words,
+and an integer below 16 in the low bits of E4M3 is that integer times a constant, subnormals and
+first binade being evenly spaced. So INT4 costs a mask and a shift. INT8 is converted to bfloat16.
+
+With a group of rows g in a column n, sums over k in g,
+
+    y[m, n] = sum_g scale[g, n] * (sum_k x[m, k] * code[k, n] - zero[g, n] * sum_k x[m, k])
+
+Groups shorter than the MXU is deep are multiplied together: x is repeated for each, with zeros in
+the others' places. Where scales are narrow enough, zeros come off by one exact product of the sums
+of x with zero * scale; scales per column, and the constant, are multiplied in at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+from jaxtyping import Array, BFloat16, Float32, Shaped, UInt32
+
+from jentropy.pallas_kernels.layouts import tpu_scaled
+from jentropy.pallas_kernels.layouts.tiles import LANES
+
+from .plan import Plan, Target
+
+if TYPE_CHECKING:
+    from jentropy.pallas_kernels.resident import ResidentTensor
+
+ACCUMULATORS = 1
+TILE_COLUMNS = tpu_scaled.TILE_COLUMNS
+CHANNEL_ROWS, CHANNEL_COLUMNS = 256, 256  # of a product where scales are per column
+TERMS = {  # which parts of (sum of x, zero * scale) are multiplied, by the parts of the latter
+    1: ((0, 0), (1, 0), (2, 0)),
+    2: ((0, 0), (1, 0), (2, 0), (0, 1), (1, 1)),
+    3: ((0, 0), (1, 0), (2, 0), (0, 1), (1, 1), (0, 2)),
+}
+MAGNITUDES = np.uint32(0x7F7F7F7F)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """What a kernel is specialised for.
+
+    Attributes:
+      element: name of the element format.
+      group: rows that share a scale; 0: all.
+      block: columns that share a scale that is prefetched to scalar memory; 0: none does.
+      shift: added to E8M0 codes.
+      zeros: how zero points come off: "product", "each" or "" (there are none).
+      offset: added to zero points, whether there is an array of them or not.
+      parts: bfloat16 parts of zero * scale in the product.
+      native: `Target.native_e4m3fn`.
+      depth: `Target.depth`.
+    """
+
+    element: str
+    group: int
+    block: int
+    shift: int
+    zeros: str
+    offset: int
+    parts: int
+    native: bool
+    depth: int
+
+    @property
+    def bits(self) -> int:
+        """Of a code."""
+        return 4 if "4" in self.element and self.element in tpu_scaled.INTEGERS else 8
+
+
+def operand(words: UInt32[Array, "rows columns"], kind: Kind, half: int) -> Array:
+    """Codes of words as what the MXU multiplies: four rows a word.
+
+    Args:
+      half: which nibbles, of codes of four bits.
+    """
+    fp8 = jnp.float8_e4m3fn if kind.native else jnp.float8_e4m3b11fnuz
+    if kind.bits == 4:
+        return pltpu.bitcast((words >> (4 * half)) & np.uint32(0x0F0F0F0F), fp8)
+    if kind.element in tpu_scaled.INTEGERS:
+        return pltpu.bitcast(words, jnp.int8).astype(jnp.bfloat16)
+    if kind.element == "FP8_E5M2":
+        return pltpu.bitcast(words, jnp.float8_e5m2)
+    if not kind.native:  # -0 is NaN there: 0x80 becomes 0
+        words &= ((words & MAGNITUDES) + MAGNITUDES) | MAGNITUDES
+    return pltpu.bitcast(words, fp8)
+
+
+def rows_of(words: Any, at: int, rows: int, columns: slice, kind: Kind) -> Array:
+    """Operand of rows at .. at + rows of a tile; of codes of four bits, in one of its halves."""
+    half = 0
+    if kind.bits == 4:
+        half, at = divmod(at, 4 * words.shape[0])
+    return operand(words[at // 4 : (at + rows) // 4, columns], kind, half)
+
+
+def repeated(x: BFloat16[Array, "M depth"], group: int) -> BFloat16[Array, "copies depth"]:
+    """Rows of x once for each group, zero in the other groups."""
+    depth = x.shape[1]
+    if group >= depth:
+        return x
+    lane = lax.broadcasted_iota(jnp.int32, x.shape, 1)
+    zero = jnp.zeros((), x.dtype)
+    own = [(lane >= g) & (lane < g + group) for g in range(0, depth, group)]
+    return jnp.concatenate([jnp.where(one, x, zero) for one in own], axis=0)
+
+
+def kernel(*refs: Any, kind: Kind, depth: int) -> None:
+    """One tile: adds x [M, KT] @ w [KT, NT]; the last one along K writes out [M, NT]."""
+    refs = iter(refs)
+    scalars = next(refs) if kind.block else None
+    x, words, column = next(refs), next(refs), next(refs)
+    scale = next(refs) if kind.group and not kind.block else None
+    sums = next(refs) if kind.zeros else None
+    *zero, out, acc = refs
+    columns = out.shape[1]
+    k, steps = pl.program_id(1), pl.num_programs(1)
+
+    @pl.when(k == 0)
+    def _() -> None:
+        acc[...] = jnp.zeros_like(acc)
+
+    if not kind.group:
+        _add_channel(x, words, acc, kind)
+    else:
+        scales = None if scale is None else _numbers(scale[0], kind)
+        if kind.zeros == "product":
+            parts = bf16_parts(_zeros(zero, kind) * scales, kind.parts)
+            right = jnp.concatenate([parts[i] for _, i in TERMS[kind.parts]], axis=0)
+            acc[...] -= jnp.dot(
+                sums[0], right.astype(jnp.bfloat16), preferred_element_type=jnp.float32
+            )
+
+        def factor(g: int, c: int) -> Array:
+            if scalars is None:
+                return scales[g : g + 1, c : c + LANES]
+            row, wide = k * (x.shape[1] // kind.group) + g, pl.cdiv(columns, kind.block)
+            at = (row * pl.num_programs(0) + pl.program_id(0)) * wide + c // kind.block
+            return scalars[at]
+
+        def off(g: int, c: int) -> Array | None:
+            if kind.zeros != "each":
+                return None
+            own = _zeros(zero, kind)
+            own = own if isinstance(own, np.floating) else own[g : g + 1, c : c + LANES]
+            return sums[0, :, g : g + 1] * own
+
+        _add_groups(x, words, acc, kind, depth, factor, off)
+
+    @pl.when(k == steps - 1)
+    def _() -> None:
+        total = acc[...]
+        if kind.zeros and not kind.group:
+            total -= sums[0] * _zeros(zero, kind)
+        out[...] = total * column[...]
+
+
+def _numbers(scale: Array, kind: Kind) -> Float32[Array, "groups columns"]:
+    if scale.dtype != jnp.uint8:
+        return scale.astype(jnp.float32)
+    return lax.bitcast_convert_type((scale.astype(jnp.int32) + kind.shift) << 23, jnp.float32)
+
+
+def _zeros(zero: list[Any], kind: Kind) -> Any:
+    """Zero points of a tile, float32[groups, columns], or one for all."""
+    offset = np.float32(kind.offset)
+    return zero[0][0].astype(jnp.float32) + offset if zero else offset
+
+
+def _add_channel(x: Any, words: Any, acc: Any, kind: Kind) -> None:
+    rows, wide = CHANNEL_ROWS, CHANNEL_COLUMNS
+    for n in range(0, acc.shape[1], wide):
+        here = slice(n, min(n + wide, acc.shape[1]))
+        total = None
+        for at in range(0, x.shape[1], rows):
+            product = jnp.dot(
+                x[:, at : at + rows],
+                rows_of(words, at, rows, here, kind),
+                preferred_element_type=jnp.float32,
+            )
+            total = product if total is None else total + product
+        acc[:, here] += total
+
+
+def _add_groups(
+    x: Any,
+    words: Any,
+    acc: Any,
+    kind: Kind,
+    depth: int,
+    factor: Callable[[int, int], Array],
+    off: Callable[[int, int], Array | None],
+) -> None:
+    m, group = x.shape[0], kind.group
+    totals: list[Any] = [None] * (acc.shape[1] // LANES)
+    for at in range(0, x.shape[1], depth):
+        products = jnp.dot(
+            repeated(x[:, at : at + depth], group),
+            rows_of(words, at, depth, slice(None), kind),
+            preferred_element_type=jnp.float32,
+        )
+        for i in range(max(depth // group, 1)):
+            g = at // group + i
+            for t in range(len(totals)):
+                c = t * LANES
+                part = products[i * m : (i + 1) * m, c : c + LANES]
+                zero = off(g, c) if at % group == 0 else None
+                part = (part if zero is None else part - zero) * factor(g, c)
+                totals[t] = part if totals[t] is None else totals[t] + part
+    for t, total in enumerate(totals):
+        acc[:, t * LANES : (t + 1) * LANES] += total
+
+
+def bf16_parts(numbers: Float32[Array, "*shape"], count: int) -> list[Float32[Array, "*shape"]]:
+    """float32 as a sum of numbers that bfloat16 holds exactly; three of them are exact.
+
+    By truncation: a compiler may drop a rounding.
+    """
+    parts = []
+    for _ in range(count):
+        bits = lax.bitcast_convert_type(numbers, jnp.uint32) & np.uint32(0xFFFF0000)
+        parts.append(lax.bitcast_convert_type(bits, jnp.float32))
+        numbers = numbers - parts[-1]
+    return parts
+
+
+def kind_of(weight: ResidentTensor, target: Target) -> Kind:
+    """The kernel for a weight."""
+    group, block = weight.option("group"), weight.option("block")
+    offset, given = tpu_scaled.offset_of(weight.number_format.element), "zero" in weight.arrays
+    zeros, parts = "", 3
+    if given or offset:
+        zeros = "product" if weight.option("narrow") and group else "each"
+    if weight.arrays["scale"].dtype == jnp.bfloat16:
+        parts = 2 if given else 1
+    return Kind(
+        element=weight.number_format.element.name,
+        group=group,
+        block=block if group else 0,
+        shift=weight.option("shift"),
+        zeros=zeros,
+        offset=offset,
+        parts=parts,
+        native=target.native_e4m3fn,
+        depth=target.depth,
+    )
+
+
+def multiply(
+    x: BFloat16[Array, "M K"],
+    weight: ResidentTensor,
+    plan: Plan,
+    *,
+    target: Target,
+    interpret: Any,
+) -> Float32[Array, "M N"]:
+    """Padded x times the padded packed matrix."""
+    kind, arrays = kind_of(weight, target), weight.arrays
+    per_word = 32 // kind.bits
+    unit = 1.0
+    if kind.bits == 4:
+        unit = target.integer_unit
+    elif kind.element == "FP8_E4M3" and not kind.native:
+        unit = 16.0
+    column = jnp.full((1, plan.n), unit, jnp.float32)
+    if kind.shift:
+        column *= 0.5
+    if not kind.group:
+        column *= tpu_scaled.column_scales(weight)[0].astype(jnp.float32)
+    if "nan" in arrays:
+        column = jnp.where(arrays["nan"], jnp.nan, column)
+
+    prefetched = [_scalars(arrays["scale"], kind, plan)] if kind.block else []
+    given = [x, arrays["words"], column]
+    specs = [
+        pl.BlockSpec((plan.m, plan.tile_k), lambda j, k, *_: (0, k)),
+        pl.BlockSpec((plan.tile_k // per_word, plan.tile_n), lambda j, k, *_: (k, j)),
+        pl.BlockSpec((1, plan.tile_n), lambda j, k, *_: (0, j)),
+    ]
+
+    def add(array: Array, block: tuple[int, ...], index: Callable[..., tuple[int, ...]]) -> None:
+        given.append(array)
+        specs.append(pl.BlockSpec(block, index))
+
+    def by_step(j: Any, k: Any, *_: Any) -> tuple[Any, ...]:
+        return (k if kind.group else 0), 0, j
+
+    if kind.group and not kind.block:
+        add(arrays["scale"], (1, arrays["scale"].shape[1], plan.tile_n), by_step)
+    if kind.zeros:
+        sums = _sums(x, kind, plan, unit)
+        add(sums, (1, *sums.shape[1:]), lambda j, k, *_: (k if kind.group else 0, 0, 0))
+    if "zero" in arrays:
+        add(arrays["zero"], (1, arrays["zero"].shape[1], plan.tile_n), by_step)
+    return pl.pallas_call(
+        partial(kernel, kind=kind, depth=depth_of(kind, plan)),
+        grid_spec=pltpu.PrefetchScalarGridSpec(
+            num_scalar_prefetch=len(prefetched),
+            grid=plan.grid,
+            in_specs=specs,
+            out_specs=pl.BlockSpec((plan.m, plan.tile_n), lambda j, k, *_: (0, j)),
+            scratch_shapes=[pltpu.VMEM((plan.m, plan.tile_n), jnp.float32)] * ACCUMULATORS,
+        ),
+        out_shape=jax.ShapeDtypeStruct((plan.m, plan.n), jnp.float32),
+        name="matmul_scaled",
+        interpret=interpret,
+        compiler_params=pltpu.CompilerParams(
+            dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=plan.vmem_limit_bytes
+        ),
+    )(*prefetched, *given)
+
+
+def depth_of(kind: Kind, plan: Plan) -> int:
+    """Rows of a product where groups have scales."""
+    if kind.group <= LANES // 2:  # repeating x so often costs more than a shallow product
+        return kind.group
+    whole = plan.tile_k // (2 if kind.bits == 4 else 1)
+    return min(max(kind.depth, kind.group), whole)
+
+
+def _scalars(
+    scale: Float32[Array, "steps groups blocks"], kind: Kind, plan: Plan
+) -> Float32[Array, entries]:
+    """Scales of blocks by group, column tile and block of the tile."""
+    blocks = plan.grid[0] * pl.cdiv(plan.tile_n, kind.block)
+    rows = scale.reshape(-1, scale.shape[-1]).astype(jnp.float32)
+    return jnp.pad(rows, ((0, 0), (0, blocks - rows.shape[1]))).reshape(-1)
+
+
+def _sums(
+    x: BFloat16[Array, "M K"], kind: Kind, plan: Plan, unit: float
+) -> Shaped[Array, "steps M groups"]:
+    """Sums of x over groups, in the units of the products, as the kernel takes them."""
+    steps = plan.k // plan.tile_k if kind.group else 1
+    sums = x.astype(jnp.float32).reshape(plan.m, steps, -1, kind.group or plan.k).sum(-1)
+    sums = sums.swapaxes(0, 1) / unit
+    if kind.zeros != "product":
+        return sums
+    parts = bf16_parts(sums, 3)
+    return jnp.concatenate([parts[i] for i, _ in TERMS[kind.parts]], axis=-1).astype(jnp.bfloat16)

@@ -1,0 +1,88 @@
+"""What JAX's transformations make of a product with a resident weight, for any Pallas backend.
+
+The product is linear in x: its transpose is the other product with the same compressed weight. A
+batch of x is more rows of x, so `vmap` reads the weight once; a batch of weights is a loop.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float
+
+from jentropy.pallas_kernels.resident import ResidentTensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Product:
+    """Which product; static and hashable.
+
+    Attributes:
+      kernel: computes it for x of two dimensions: (x, w, product) -> y.
+      transpose_w: multiplies by the transpose of the stored matrix.
+      x_dtype, out_dtype: of x and of the result.
+      full_precision: float32 throughout; else x is rounded to bfloat16 where it meets w.
+      interpret: False, or what `pallas_call` takes for its interpret mode.
+    """
+
+    kernel: Callable[..., Any]
+    transpose_w: bool
+    x_dtype: np.dtype
+    out_dtype: np.dtype
+    full_precision: bool
+    interpret: Any
+
+    def transposed(self) -> Product:
+        """The product that takes a cotangent of the result to one of x."""
+        return dataclasses.replace(
+            self,
+            transpose_w=not self.transpose_w,
+            x_dtype=self.out_dtype,
+            out_dtype=self.x_dtype,
+        )
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def multiply(x: Float[Array, "M K"], w: ResidentTensor, product: Product) -> Float[Array, "M N"]:
+    """x times w; differentiable in x, and mapped over x without reading w more than once."""
+    return _mapped(product)(x, w)
+
+
+def _forward(x: Array, w: ResidentTensor, product: Product) -> tuple[Array, ResidentTensor]:
+    return multiply(x, w, product), w
+
+
+def _backward(product: Product, w: ResidentTensor, cotangent: Array) -> tuple[Array, None]:
+    return multiply(cotangent, w, product.transposed()), None
+
+
+multiply.defvjp(_forward, _backward)
+
+
+def _mapped(product: Product) -> Callable[[Array, ResidentTensor], Array]:
+    @jax.custom_batching.custom_vmap
+    def call(x: Array, w: ResidentTensor) -> Array:
+        return product.kernel(x, w, product)
+
+    @call.def_vmap
+    def rule(size: int, batched: Any, x: Array, w: ResidentTensor) -> tuple[Array, bool]:
+        x_batched, w_batched = batched
+        if not any(jax.tree.leaves(w_batched)):
+            y = call(x.reshape(-1, x.shape[-1]), w)
+            return y.reshape(size, -1, y.shape[-1]), True
+
+        def one(index: Array) -> Array:
+            own = jax.tree.map(
+                lambda a, is_batched: a[index] if is_batched else a, (x, w), (x_batched, w_batched)
+            )
+            return call(*own)
+
+        return jax.lax.map(one, jax.numpy.arange(size)), True
+
+    return call

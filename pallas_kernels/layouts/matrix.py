@@ -1,0 +1,93 @@
+"""What a layout packs: a stack of matrices, as codes and parameters of one format."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Shaped
+
+from jentropy import formats
+from jentropy.formats import WHOLE, Format
+
+if TYPE_CHECKING:
+    from jentropy.pallas_kernels.resident import ResidentTensor
+
+Packed = tuple[dict[str, Any], dict[str, int]]  # arrays, and the sizes that programs must know
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Matrices:
+    """Codes of matrices, JAX arrays.
+
+    Invariants: `codes["code"]` is [*stack, rows, columns], every parameter [*stack, r, c] with r
+    and c entries for the blocks of rows and columns; blocks of `number_format` have two axes.
+    """
+
+    number_format: Format
+    codes: Mapping[str, Any]
+
+    @property
+    def stack(self) -> tuple[int, ...]:
+        """Leading axes."""
+        return tuple(self.codes["code"].shape[:-2])
+
+    @property
+    def matrix(self) -> tuple[int, int]:
+        """Rows and columns."""
+        rows, columns = self.codes["code"].shape[-2:]
+        return rows, columns
+
+    @classmethod
+    def of(cls, weight: formats.Quantized) -> Matrices:
+        """Matrices of a weight of two axes or more."""
+        given, number_format = weight.codes, weight.number_format
+        shape = tuple(given["code"].shape)
+        stack, rank = shape[:-2], len(shape)
+        codes = {"code": jnp.asarray(given["code"])}
+        parameters = []
+        for parameter in number_format.parameters:
+            array = jnp.asarray(given[parameter.name])
+            blocks = parameter.blocks(rank)
+            for axis, (block, size) in enumerate(zip(blocks[:-2], stack, strict=True)):
+                if block == WHOLE and size != 1:
+                    array = jnp.broadcast_to(
+                        array, (*array.shape[:axis], size, *array.shape[axis + 1 :])
+                    )
+                elif block > 1:
+                    array = jnp.repeat(array, block, axis=axis, total_repeat_length=size)
+            codes[parameter.name] = array
+            parameters.append(dataclasses.replace(parameter, block=blocks[-2:]))
+        if formats.GROUP_INDEX in given:
+            groups = jnp.asarray(given[formats.GROUP_INDEX])
+            codes[formats.GROUP_INDEX] = jnp.broadcast_to(groups, (*stack, *groups.shape))
+        number_format = dataclasses.replace(number_format, parameters=tuple(parameters))
+        return cls(number_format=number_format, codes=codes)
+
+    def turned(self) -> Matrices:
+        """The transposed matrices."""
+        parameters = tuple(
+            dataclasses.replace(p, block=None if p.block is None else p.block[::-1])
+            for p in self.number_format.parameters
+        )
+        codes = {name: jnp.swapaxes(array, -1, -2) for name, array in self.codes.items()}
+        number_format = dataclasses.replace(self.number_format, parameters=parameters)
+        return Matrices(number_format=number_format, codes=codes)
+
+
+def over_stack(
+    weight: ResidentTensor, function: Callable[[ResidentTensor], Array]
+) -> Shaped[Array, "*stack rows columns"]:
+    """What a function of single matrices gives for every matrix of a stack."""
+    for _ in weight.stack:
+        function = jax.vmap(function)
+    return function(weight)
+
+
+def padded(array: Array, rows: int, columns: int) -> Array:
+    """A matrix with zeros up to multiples of rows and columns."""
+    return jnp.pad(array, ((0, -array.shape[0] % rows), (0, -array.shape[1] % columns)))

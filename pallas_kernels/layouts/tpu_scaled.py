@@ -1,0 +1,289 @@
+"""FP8, INT8 and INT4 with scales for TPU: codes in the order in which registers take them.
+
+The rows of the packed matrix are summed over. They are padded with zeros to whole tiles of
+`tile_rows`, columns to multiples of 128. A group is `group` rows that share a scale in a column;
+one group is all rows where scales are per column or per tensor.
+
+    words:  uint32[rows / 4, columns]   codes of eight bits: word row r holds rows 4r .. 4r + 3,
+                                        the first in the low byte
+            uint32[rows / 8, columns]   of four: byte i of word row r of a tile holds row 4r + i of
+                                        the tile's first half (low nibble) and of its second half
+    scale:  [row tiles, groups, columns], or [row tiles, groups, column blocks] where blocks are as
+            wide as `block`; one row tile, one group where scales are per column. E8M0 codes
+            (uint8), or numbers (bfloat16 where the scales are that, else float32)
+    zero:   bfloat16[row tiles, groups, columns]   zero points, if there are any; integers
+    nan:    bool[1, columns]   columns with a NaN, if there are any
+    options: tile_rows, group (0: all rows), block (0: a scale for every column), shift (added to
+             E8M0 codes, so that none is 0), exact (whether products with them may be subnormal),
+             narrow (whether scales have 16 significant bits at the most)
+
+An integer is stored as what the kernels read, eight bits signed and four bits unsigned: its code,
+some bits flipped. Its number is that minus `offset` minus the zero point. Codes survive; scales and
+zero points survive as numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Shaped, UInt8, UInt32
+
+from jentropy import formats
+from jentropy.formats import WHOLE, ElementFormat, Format, Parameter, Role
+from jentropy.formats.dequantizing import spread
+from jentropy.formats.encoding import bits_of
+
+from . import tiles
+from .matrix import Matrices, Packed, over_stack, padded
+from .tiles import LANES, ceil_to, choose_tile
+
+if TYPE_CHECKING:
+    from jentropy.pallas_kernels.resident import ResidentTensor
+
+NAME, BACKEND = "tpu_scaled", "tpu"
+REDUCES_ROWS = True
+STACKED = ("words", 2)
+TILE_ROWS = (2048, 1536, 2560, 1024, 512)
+TILE_COLUMNS = 2048  # at the most, and a multiple of blocks of columns
+GROUPS = tuple(32 << i for i in range(7))  # rows of a group
+FLOATS = {"FP8_E4M3", "FP8_E5M2"}
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """How an integer is stored."""
+
+    flipped: int  # bits of its code
+    offset: int
+
+
+INTEGERS = {
+    "INT8": Stored(0, 0),
+    "INT8_EXCESS128": Stored(0x80, 0),
+    "UINT8": Stored(0x80, -128),
+    "INT4": Stored(8, 8),
+    "INT4_EXCESS8": Stored(0, 8),
+    "UINT4": Stored(0, 0),
+}
+NIBBLE = 4
+E8M0_NAN = 255
+TINY = 24  # E8M0 codes below: products with narrow elements may be subnormal
+MAX_ZERO = 256  # bfloat16 holds integers up to here
+
+
+def holds(number_format: Format) -> bool:
+    """An element of eight or four bits, at most one scale with factors, and one zero point."""
+    roots = [p for p in number_format.parameters if p.of is None]
+    return (
+        number_format.element.name in (FLOATS | INTEGERS.keys())
+        and sorted(p.role.name for p in roots)
+        in ([], ["SCALE"], *([["SCALE", "ZERO_POINT"]] * is_integer(number_format.element)))
+        and all(p.role is Role.SCALE for p in number_format.parameters if p.of is not None)
+        and all(p.of in (None, "scale", "tensor_scale") for p in number_format.parameters)
+    )
+
+
+def is_integer(element: ElementFormat) -> bool:
+    """Whether codes are integers with an excess."""
+    return element.name in INTEGERS
+
+
+def offset_of(element: ElementFormat) -> int:
+    """What a stored integer is above its number, but for the zero point."""
+    return INTEGERS[element.name].offset if is_integer(element) else 0
+
+
+def per_word(element: ElementFormat) -> int:
+    """Codes of a word."""
+    return 32 // element.code_bits
+
+
+def extent(weight: ResidentTensor) -> tuple[int, int]:
+    """Rows and columns."""
+    words = weight.arrays["words"]
+    rows = per_word(weight.number_format.element) * words.shape[-2]
+    return tiles.extent(weight, rows, words.shape[-1], weight.option("tile_rows"))
+
+
+def pack(weight: Matrices) -> Packed | None:
+    """Lays out codes, summed over their rows; None for blocks that tiles do not hold."""
+    number_format, (rows, columns) = weight.number_format, weight.matrix
+    if formats.GROUP_INDEX in weight.codes:
+        return None
+    roots = {p.role: p for p in number_format.parameters if p.of is None}
+    scale, zero = roots.get(Role.SCALE), roots.get(Role.ZERO_POINT)
+    blocks = (WHOLE, WHOLE) if scale is None else scale.blocks(2)
+    group, block = (0 if b >= n else b for b, n in zip(blocks, weight.matrix, strict=True))
+    if (group and group not in GROUPS) or (zero and zero.blocks(2) != blocks):
+        return None
+    halves = 2 if number_format.element.code_bits == NIBBLE else 1
+    tile_rows = choose_tile(rows, [t for t in TILE_ROWS if not group or t // halves % group == 0])
+    element, stacked = number_format.element, math.prod(weight.stack)
+    codes = weight.codes["code"].reshape(stacked, rows, columns)
+    arrays = {"words": _pack_codes(codes, element=element, tile_rows=tile_rows)}
+    nan = _nan_columns(codes, element=element) if element.name in FLOATS else jnp.zeros((), bool)
+    groups = ceil_to(rows, tile_rows) // group if group else 1
+    options = {
+        "tile_rows": tile_rows,
+        "group": group,
+        "block": 0,
+        "shift": 0,
+        "exact": 0,
+        "narrow": 1,
+    }
+    steps = groups * group // tile_rows if group else 1
+    grid = partial(_grid, stacked=stacked, grid=(steps, groups // steps), columns=columns)
+    if scale is None:
+        arrays["scale"] = grid(jnp.ones((1, 1), jnp.float32), WHOLE)
+    elif scale.element.name == "FP8_E8M0":
+        powers = weight.codes[scale.name]
+        if not group or bool((powers == 0).any() & (powers == 254).any()):
+            return None
+        options["shift"] = int((powers == 0).any())
+        options["exact"] = int(((powers < TINY) | (powers == E8M0_NAN)).any())
+        arrays["scale"] = grid(powers, block)
+        nan |= (arrays["scale"] == E8M0_NAN).any((1, 2))[:, None, :columns]
+    else:
+        wide = block if block and block % LANES == 0 and TILE_COLUMNS % block == 0 else 0
+        numbers = _scales(weight, scale)
+        arrays["scale"] = grid(numbers, block, wide=wide)
+        options["block"] = wide
+        options["narrow"] = int(not (bits_of(numbers.astype(jnp.float32)) & 0xFF).any())
+    if zero is not None:
+        zeros = zero.element.decode(weight.codes[zero.name])
+        if zero.element.name not in INTEGERS or float(jnp.abs(zeros).max()) > MAX_ZERO:
+            return None
+        arrays["zero"] = grid(zeros.astype(jnp.bfloat16), block)
+    if bool(nan.any()):
+        nan = jnp.broadcast_to(nan, (stacked, 1, columns))
+        arrays["nan"] = jnp.pad(nan, ((0, 0), (0, 0), (0, -columns % LANES)))
+    return {
+        name: array.reshape(*weight.stack, *array.shape[1:]) for name, array in arrays.items()
+    }, options
+
+
+@partial(jax.jit, static_argnames=("element", "tile_rows"))
+def _pack_codes(
+    codes: UInt8[Array, "stack rows columns"], *, element: ElementFormat, tile_rows: int
+) -> UInt32[Array, "stack words lanes"]:
+    if is_integer(element):
+        codes = codes ^ np.uint8(INTEGERS[element.name].flipped)
+    codes = jax.vmap(lambda one: padded(one, tile_rows, LANES))(codes).astype(jnp.uint32)
+    count, _, columns = codes.shape
+    if element.code_bits == NIBBLE:
+        halves = codes.reshape(count, -1, 2, tile_rows // 2, columns)
+        codes = (halves[:, :, 0] | halves[:, :, 1] << NIBBLE).reshape(count, -1, columns)
+    octets = codes.reshape(count, -1, 4, columns)
+    return sum((octets[:, :, i] << (8 * i) for i in range(1, 4)), octets[:, :, 0])
+
+
+@partial(jax.jit, static_argnames="element")
+def _nan_columns(codes: Array, *, element: ElementFormat) -> Bool[Array, "stack 1 columns"]:
+    return jnp.isnan(element.decode(codes)).any(1, keepdims=True)
+
+
+def _scales(weight: Matrices, scale: Parameter) -> Float[Array, "stack groups blocks"]:
+    """A scale times the scales of its own: bfloat16 if that is all, else float32."""
+    numbers = scale.element.decode(weight.codes[scale.name])
+    factors = [p for p in weight.number_format.parameters if p.of == scale.name]
+    for factor in factors:
+        own = factor.element.decode(weight.codes[factor.name])
+        numbers = numbers * spread(own, factor, weight.codes["code"].shape, scale, None)
+    exact = scale.element.name == "BF16" and not factors
+    return numbers.astype(jnp.bfloat16 if exact else jnp.float32)
+
+
+def _grid(
+    numbers: Array,
+    block: int,
+    *,
+    stacked: int,
+    grid: tuple[int, int],
+    columns: int,
+    wide: int = 0,
+) -> Shaped[Array, "stack steps groups entries"]:
+    """A parameter with an entry for each group and each column, or block of `wide` columns."""
+    numbers = numbers.reshape(-1, *numbers.shape[-2:])
+    if block == WHOLE:
+        numbers = jnp.broadcast_to(numbers, (*numbers.shape[:2], columns))
+    elif not wide and block > 1:
+        numbers = jnp.repeat(numbers, block, axis=-1)[..., :columns]
+    entries = numbers.shape[-1] if wide else ceil_to(columns, LANES)
+    groups = math.prod(grid)
+    missing = ((0, 0), (0, groups - numbers.shape[1]), (0, entries - numbers.shape[2]))
+    numbers = jnp.broadcast_to(jnp.pad(numbers, missing), (stacked, groups, entries))
+    return numbers.reshape(stacked, *grid, entries)
+
+
+def column_scales(weight: ResidentTensor) -> Shaped[Array, "steps groups columns"]:
+    """Scales with an entry for every column."""
+    scale, block = weight.arrays["scale"], weight.option("block")
+    columns = weight.arrays["words"].shape[-1]
+    return jnp.repeat(scale, block, axis=-1)[..., :columns] if block else scale
+
+
+def _unpack_codes(words: Array, element: ElementFormat, tile_rows: int) -> UInt8[Array, "rows n"]:
+    octets = jnp.stack([(words >> (8 * i)).astype(jnp.uint8) for i in range(4)], axis=1)
+    codes = octets.reshape(-1, words.shape[-1])
+    if element.code_bits == NIBBLE:
+        halves = codes.reshape(-1, tile_rows // 2, words.shape[-1])
+        codes = jnp.stack([halves & 0xF, halves >> NIBBLE], axis=1).reshape(-1, words.shape[-1])
+    if is_integer(element):
+        codes = codes ^ np.uint8(INTEGERS[element.name].flipped)
+    return codes
+
+
+def _numbers(
+    weight: ResidentTensor, arrays: Mapping[str, Array], columns: Array | None, dtype: Any
+) -> Shaped[Array, "rows columns"]:
+    """The packed matrix, or some of its columns, in plain JAX."""
+    element, group = weight.number_format.element, weight.option("group")
+    words, block = arrays["words"], weight.option("block")
+    index = jnp.arange(words.shape[-1]) if columns is None else columns
+    scale = arrays["scale"]
+    codes = {"code": _unpack_codes(words[:, index], element, weight.option("tile_rows"))}
+    scale = scale[..., index // block if block else index]
+    powers = scale.dtype == jnp.uint8
+    scale = scale.reshape(-1, index.size)
+    codes["scale"] = scale if powers else bits_of(scale.astype(jnp.float32))
+    kind = formats.FP8_E8M0 if powers else formats.FP32
+    parameters = [formats.Parameter(name="scale", field="scale", element=kind, block=(group, 1))]
+    if "zero" in arrays:
+        zeros = arrays["zero"][..., index].reshape(-1, index.size)
+        codes["zero"] = bits_of(zeros.astype(jnp.float32))
+        zero = replace(parameters[0], name="zero", element=formats.FP32, role=Role.ZERO_POINT)
+        parameters.append(zero)
+    number_format = Format(name=NAME, element=element, parameters=tuple(parameters))
+    return formats.dequantize(number_format, codes, dtype)
+
+
+def decode(weight: ResidentTensor, dtype: Any) -> Shaped[Array, "*shape"]:
+    """The dense weight, in plain JAX: what the kernels are held to."""
+    rows, columns = extent(weight)
+
+    def one(matrix: ResidentTensor) -> Array:
+        numbers = _numbers(weight, matrix.arrays, None, dtype)[:rows, :columns]
+        return numbers.T if weight.turned else numbers
+
+    return over_stack(weight, one)
+
+
+@partial(jax.jit, static_argnames="dtype")
+def take_rows(
+    weight: ResidentTensor, ids: Int[Array, "*batch"], dtype: Any
+) -> Shaped[Array, "*batch columns"]:
+    """Rows of a two-dimensional weight; of a turned one only those are decoded."""
+    rows, columns = weight.matrix
+    flat = jnp.clip(ids.reshape(-1), 0, rows - 1)
+    if weight.turned:
+        taken = _numbers(weight, weight.arrays, flat, dtype)[:columns].T
+    else:
+        taken = decode(weight, dtype)[flat]
+    return taken.reshape(*ids.shape, columns)
