@@ -155,7 +155,7 @@ def to_resident(packed: Any, backend: str | None = None, *, reduce_axis: int = -
     ============================  ==========================  ==================================
 
     All of them decode to the same bits (`decode`). A format that the backend's kernels cannot hold
-    (the last row; scales of other blocks than multiples of 32 along the sum) rests in the reference
+    (the last row; groups along the sum that are no power of two from 32 on) rests in the reference
     layout and multiplies there; `weight.backend` says so.
 
     Args:

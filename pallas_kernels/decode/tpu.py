@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from jaxtyping import Array, Shaped
 
-from jentropy.pallas_kernels.interpreting import interpret_params
+from jentropy.pallas_kernels.compiling import interpret_params
 from jentropy.pallas_kernels.resident import ResidentTensor
 
 from . import tpu_scaled, tpu_window12

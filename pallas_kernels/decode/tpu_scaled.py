@@ -20,6 +20,7 @@ from jaxtyping import Array, Float32, Int32
 
 from jentropy.formats import ElementFormat
 from jentropy.formats.dequantizing import times_power_of_two
+from jentropy.pallas_kernels.compiling import compiler_params
 from jentropy.pallas_kernels.layouts import tpu_scaled
 
 if TYPE_CHECKING:
@@ -30,8 +31,14 @@ ROWS = 32  # decoded together: what fits in registers; no group is smaller
 INF, NAN = 0x7F800000, 0x7FC00000
 
 
-def numbers_of(codes: Int32[Array, "rows columns"], element: ElementFormat) -> Float32[Array, ...]:
-    """Numbers of codes in the low bits, exactly; integers have their offset."""
+def numbers_of(
+    codes: Int32[Array, "rows columns"], element: ElementFormat, nan: bool
+) -> Float32[Array, "rows columns"]:
+    """Numbers of codes in the low bits, exactly; integers have their offset.
+
+    Args:
+      nan: whether there may be a NaN.
+    """
     if tpu_scaled.is_integer(element):
         return codes.astype(jnp.float32)
     mantissa = element.field_bits("mantissa")
@@ -43,7 +50,7 @@ def numbers_of(codes: Int32[Array, "rows columns"], element: ElementFormat) -> F
     subnormal = lax.bitcast_convert_type(magnitude.astype(jnp.float32) * unit, jnp.int32)
     bits = jnp.where(magnitude < 1 << mantissa, subnormal, normal)
     if element.name == "FP8_E4M3":
-        bits = jnp.where(magnitude == 0x7F, NAN, bits)
+        bits = jnp.where(magnitude == 0x7F, NAN, bits) if nan else bits
     else:  # E5M2: Inf and NaN as IEEE 754 has them
         bits = jnp.where(magnitude >= 0x7C, jnp.where(magnitude == 0x7C, INF, NAN), bits)
     return lax.bitcast_convert_type(bits | sign, jnp.float32)
@@ -56,6 +63,7 @@ def kernel(
     element: ElementFormat,
     group: int,
     exact: bool,
+    nan: bool,
 ) -> None:
     """One tile: words [KT / 4 or KT / 8, NT] to out [KT, NT]."""
     *zero, out = rest
@@ -69,7 +77,7 @@ def kernel(
             codes = octets if per_word == 4 else octets >> (4 * half) & 0xF
             row = first + half * (out.shape[0] // 2)
             entry = row // group if group else 0
-            numbers = numbers_of(codes, element)
+            numbers = numbers_of(codes, element, nan)
             if zero:
                 numbers -= zero[0][0, entry : entry + 1, :].astype(jnp.float32) + offset
             elif offset:
@@ -105,6 +113,7 @@ def dense(weight: ResidentTensor, dtype: Any, *, interpret: Any) -> Array:
             element=element,
             group=weight.option("group"),
             exact=bool(weight.option("exact")),
+            nan="nan" in arrays,
         ),
         grid=(pl.cdiv(columns, tile_columns), rows // tile_rows),
         in_specs=[words, *specs],
@@ -112,5 +121,5 @@ def dense(weight: ResidentTensor, dtype: Any, *, interpret: Any) -> Array:
         out_shape=jax.ShapeDtypeStruct((rows, columns), dtype),
         name="decode_scaled",
         interpret=interpret,
-        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary")),
+        compiler_params=compiler_params(),
     )(arrays["words"], *given)

@@ -18,6 +18,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array
 
 from jentropy.codecs import window12
+from jentropy.pallas_kernels.compiling import compiler_params
 from jentropy.pallas_kernels.layouts.tiles import LANES, SUBLANES
 
 if TYPE_CHECKING:
@@ -94,5 +95,5 @@ def dense(weight: ResidentTensor, dtype: Any, *, interpret: Any) -> Array:
         out_shape=jax.ShapeDtypeStruct((rows, columns), dtype),
         name="decode_window12",
         interpret=interpret,
-        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary")),
+        compiler_params=compiler_params(),
     )(arrays["counts"], arrays["words"], arrays["top"].astype(jnp.int32), lists)

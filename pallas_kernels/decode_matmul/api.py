@@ -37,8 +37,12 @@ def matmul(
     there, unless `precision` asks for more. The reference backend always computes in float32.
 
     window12 multiplies x by a power of two before, and the result by another after: a BF16 weight
-    is exact while |x| < 2^73 and |x w| > 2^-71, about; x must be finite. NaN and Inf in w come out
-    as from the dense product.
+    is exact while |x| < 2^73 and |x w| > 2^-71, about; x must be finite. Products of other formats
+    are exact from |x w| = 2^-120 on. NaN and Inf in w come out as from the dense product.
+
+    For many rows of x (`plan.Target.fused_rows`), and where products sum over the other axis than
+    `to_resident` laid the weight out for, the weight is decoded to a dense array first. For many
+    rows that is bfloat16, which rounds weights whose scales are no powers of two.
 
     Args:
       x: activations, any leading dimensions.
@@ -46,8 +50,9 @@ def matmul(
       transpose_w: multiplies by the transpose of w.
       backend: None takes the backend of w's layout; another one's name raises.
       out_dtype: dtype of the result, that of x by default.
-      interpret: runs Pallas kernels in interpret mode, which works on any device; True, or what
-        `pallas_call` takes. The reference backend has none.
+      interpret: runs Pallas kernels in interpret mode, which works on any device: True for TPU's
+        memory and copies, "hlo" for plain operations, or `pltpu.InterpretParams`. The reference
+        backend has none.
       precision: "highest" (or `jax.lax.Precision.HIGHEST`) keeps all bits of float32 x: three
         products with bfloat16 parts of it, one pass over w. None: the default of the backend.
 

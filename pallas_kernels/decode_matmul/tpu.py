@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jentropy.pallas_kernels.compiling import interpret_params
 from jentropy.pallas_kernels.decode import tpu as decode
-from jentropy.pallas_kernels.interpreting import interpret_params
 from jentropy.pallas_kernels.resident import ResidentTensor
 
 from . import tpu_scaled, tpu_window12

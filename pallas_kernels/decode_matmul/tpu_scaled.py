@@ -30,6 +30,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, BFloat16, Float32, Shaped, UInt32
 
+from jentropy.pallas_kernels.compiling import compiler_params
 from jentropy.pallas_kernels.layouts import tpu_scaled
 from jentropy.pallas_kernels.layouts.tiles import LANES
 
@@ -371,9 +372,7 @@ def multiply(
         out_shape=jax.ShapeDtypeStruct((plan.m, plan.n), jnp.float32),
         name="matmul_scaled",
         interpret=interpret,
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=plan.vmem_limit_bytes
-        ),
+        compiler_params=compiler_params(plan.vmem_limit_bytes),
     )(*prefetched, *given)
 
 

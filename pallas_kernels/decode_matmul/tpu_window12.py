@@ -20,6 +20,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, BFloat16, Float32
 
 from jentropy.codecs import window12
+from jentropy.pallas_kernels.compiling import compiler_params
 from jentropy.pallas_kernels.layouts.tiles import LANES
 from jentropy.pallas_kernels.layouts.tpu_window12 import BIAS, CHUNK
 
@@ -152,9 +153,7 @@ def multiply(
         out_shape=jax.ShapeDtypeStruct((plan.m, plan.n), jnp.float32),
         name="matmul_window12",
         interpret=interpret,
-        compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=plan.vmem_limit_bytes
-        ),
+        compiler_params=compiler_params(plan.vmem_limit_bytes),
     )(arrays["counts"], x, arrays["words"], lists, column)
     if "special" not in arrays:
         return y
