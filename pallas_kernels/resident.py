@@ -17,6 +17,7 @@ from jentropy.errors import InputError, UnsupportedError
 from jentropy.formats import Format, QuantizedTensor, is_quantized
 
 from .layouts import LAYOUTS, Matrices
+from .targets import KINDS, current_kind
 
 BACKENDS = ("reference", "tpu", "gpu")
 SMALL = (
@@ -133,8 +134,11 @@ class ResidentTensor:
 
 
 def default_backend() -> str:
-    """The backend whose layout suits this process's default device."""
-    return "tpu" if jax.default_backend() == "tpu" else "reference"
+    """The backend whose layout suits this process's default device.
+
+    "tpu" on the generations that have kernels, "reference" on everything else.
+    """
+    return "tpu" if current_kind() in KINDS else "reference"
 
 
 def to_resident(packed: Any, backend: str | None = None, *, reduce_axis: int = -1) -> Any:

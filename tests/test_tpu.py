@@ -41,7 +41,8 @@ from jentropy.formats import (
     quantize,
 )
 from jentropy.pallas_kernels.decode_matmul import tpu
-from jentropy.pallas_kernels.decode_matmul.plan import KINDS, MOST_ROWS, TARGETS, plan
+from jentropy.pallas_kernels.decode_matmul.plan import MOST_ROWS, plan
+from jentropy.pallas_kernels.targets import KINDS, TARGETS
 
 from .conftest import same_bits
 

@@ -16,19 +16,15 @@ from jaxtyping import Array, Float
 from jentropy.pallas_kernels.compiling import interpret_params
 from jentropy.pallas_kernels.decode import tpu as decode
 from jentropy.pallas_kernels.resident import ResidentTensor
+from jentropy.pallas_kernels.targets import Target, current_target
 
 from . import tpu_scaled, tpu_window12
-from .plan import KINDS, TARGETS, Plan, Target
+from .plan import Plan
 from .plan import plan as make_plan
 from .transforms import Product
 
 KERNELS: dict[str, ModuleType] = {"tpu_window12": tpu_window12, "tpu_scaled": tpu_scaled}
 PARTS = 3  # bfloat16 numbers that a float32 is the sum of
-
-
-def current_target() -> Target:
-    """This process's TPU; v5e's kernels, which read everything, stand for one that is unknown."""
-    return TARGETS[KINDS.get(jax.devices()[0].device_kind, "v5e")]
 
 
 def plan_product(weight: ResidentTensor, rows: int, target: Target) -> Plan:

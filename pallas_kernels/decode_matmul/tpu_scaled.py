@@ -33,8 +33,9 @@ from jaxtyping import Array, BFloat16, Float32, Shaped, UInt32
 from jentropy.pallas_kernels.compiling import compiler_params
 from jentropy.pallas_kernels.layouts import tpu_scaled
 from jentropy.pallas_kernels.layouts.tiles import LANES
+from jentropy.pallas_kernels.targets import Target
 
-from .plan import Plan, Target
+from .plan import Plan
 
 if TYPE_CHECKING:
     from jentropy.pallas_kernels.resident import ResidentTensor
@@ -60,6 +61,7 @@ class Kind:
 
     Attributes:
       element: name of the element format.
+      bits: of a code.
       group: rows that share a scale; 0: all.
       block: columns that share a scale that is prefetched to scalar memory; 0: none does.
       shift: added to E8M0 codes.
@@ -73,6 +75,7 @@ class Kind:
     """
 
     element: str
+    bits: int
     group: int
     block: int
     shift: int
@@ -82,11 +85,6 @@ class Kind:
     expanded: int
     native: bool
     depth: int
-
-    @property
-    def bits(self) -> int:
-        """Of a code."""
-        return 4 if "4" in self.element and self.element in tpu_scaled.INTEGERS else 8
 
 
 def operand(
@@ -302,6 +300,7 @@ def kind_of(weight: ResidentTensor, rows: int, target: Target) -> Kind:
             expanded = 2 if weight.arrays["scale"].dtype == jnp.bfloat16 else 3
     return Kind(
         element=weight.number_format.element.name,
+        bits=weight.number_format.element.code_bits,
         group=group,
         block=block if group else 0,
         shift=weight.option("shift"),
