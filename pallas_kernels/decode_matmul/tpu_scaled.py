@@ -132,12 +132,12 @@ def repeated(x: BFloat16[Array, "M depth"], group: int) -> BFloat16[Array, "copi
 
 def kernel(*refs: Any, kind: Kind, depth: int) -> None:
     """One tile: adds x [M, KT] @ w [KT, NT]; the last one along K writes out [M, NT]."""
-    refs = iter(refs)
-    scalars = next(refs) if kind.block else None
-    x, words, column = next(refs), next(refs), next(refs)
-    scale = next(refs) if kind.group and not kind.block else None
-    sums = next(refs) if kind.zeros and not kind.expanded else None
-    *zero, out, acc = refs
+    given: Any = iter(refs)
+    scalars: Any = next(given) if kind.block else None
+    x, words, column = next(given), next(given), next(given)
+    scale: Any = next(given) if kind.group and not kind.block else None
+    sums: Any = next(given) if kind.zeros and not kind.expanded else None
+    *zero, out, acc = given
     columns = out.shape[1]
     k, steps = pl.program_id(1), pl.num_programs(1)
 
@@ -150,7 +150,7 @@ def kernel(*refs: Any, kind: Kind, depth: int) -> None:
     elif kind.expanded:
         _add_expanded(x, words, acc, kind, _numbers(scale[0], kind), _zeros(zero, kind))
     else:
-        scales = None if scale is None else _numbers(scale[0], kind)
+        scales: Any = None if scale is None else _numbers(scale[0], kind)
         if kind.zeros == "product":
             parts = bf16_parts(_zeros(zero, kind) * scales, kind.parts)
             right = jnp.concatenate([parts[i] for _, i in TERMS[kind.parts]], axis=0)

@@ -94,8 +94,8 @@ def kernel(
 
     def add_chunk(c: Any) -> None:
         line = 2 * c
-        own = (escapes[0, 0, pl.ds(line + i, 1), :] for i in (0, 1))
-        for t, product in enumerate(patch(x[...], *own, columns)):
+        where, code = (escapes[0, 0, pl.ds(line + i, 1), :] for i in (0, 1))
+        for t, product in enumerate(patch(x[...], where, code, columns)):
             patches[:, t * LANES : (t + 1) * LANES] += product
 
     for c in range(inline):  # those that most tiles have: the compiler mixes them with what follows

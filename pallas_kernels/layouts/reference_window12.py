@@ -65,7 +65,7 @@ def pack(weight: Matrices) -> Packed:
         found.append((row, column, np.asarray(matrix[row, column])))
     most = max(row.size for row, _, _ in found)
     per_row = [np.bincount(row, minlength=rows) for row, _, _ in found]
-    arrays = {
+    arrays: dict[str, Any] = {
         "words": jnp.stack(words),
         "top": np.array(tops, np.uint16),
         "escape_starts": np.stack([np.append(0, np.cumsum(n)) for n in per_row]).astype(np.int32),

@@ -84,7 +84,7 @@ def pack(weight: Matrices) -> Packed:
         for _, _, r, c, _ in made
     ]
     most = max(1, *(-(-int(n.max()) // CHUNK) for n in per_tile))
-    arrays = {
+    arrays: dict[str, Any] = {
         "words": jnp.stack([m[0] for m in made]),
         "top": jnp.stack([m[1] for m in made]),
         "counts": np.stack(per_tile).reshape(-1, *grid).astype(np.int32),
