@@ -455,6 +455,35 @@ def test_resident_from_the_archive(name):
     )
 
 
+DIALECTS = {  # tests/fixtures/quantised, and the layout of its weights on TPU
+    "ct_fp8_tensor_w": "tpu_scaled",
+    "ct_mxfp8": "tpu_scaled",
+    "ct_w4a16_g32_asym": "tpu_scaled",
+    "dsv3_fp8_block": "tpu_scaled",
+    "hf_fp8_ue8m0": "tpu_scaled",
+    "gptq_v1": "tpu_scaled",
+    "gptq_v1_asym_act": "reference_codes",
+    "awq_gemm": "tpu_scaled",
+    "ao_e5m2": "tpu_scaled",
+    "mo_nvfp4": "reference_codes",
+}
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_what_tools_wrote(fixtures, dialect):
+    checkpoint = jentropy.open_checkpoint(fixtures / "quantised" / dialect)
+    names = [n for n in checkpoint.names() if checkpoint.tensor(n).number_format.parameters]
+    tensor = checkpoint.tensor(names[0])
+    w = kernels.to_resident(tensor, "tpu")
+    assert w.layout == DIALECTS[dialect]
+    expected = tensor.dequantize()
+    np.testing.assert_array_equal(kernels.decode(w, jnp.float32, interpret="hlo"), expected)
+    x = inputs((2, tensor.shape[1]), jnp.float32)
+    y = jentropy.matmul(x, w, transpose_w=True, interpret="hlo", precision="highest")
+    expected = np.asarray(x, np.float64) @ expected.astype(np.float64).T
+    np.testing.assert_allclose(y, expected, atol=1e-5 * np.abs(expected).max())
+
+
 def test_sizes():
     """Bits per weight of a large matrix: what the format allocates, and little more."""
     allowed = {"BF16": 12.1, "FP8-128x128": 8.01, "MXFP8": 8.26, "INT4-128": 4.13}

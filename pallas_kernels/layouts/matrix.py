@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Shaped
 
 from jentropy import formats
@@ -62,7 +63,7 @@ class Matrices:
                     array = jnp.repeat(array, block, axis=axis, total_repeat_length=size)
             codes[parameter.name] = array
             parameters.append(dataclasses.replace(parameter, block=blocks[-2:]))
-        if formats.GROUP_INDEX in given:
+        if formats.GROUP_INDEX in given and not _in_runs(given[formats.GROUP_INDEX], parameters):
             groups = jnp.asarray(given[formats.GROUP_INDEX])
             codes[formats.GROUP_INDEX] = jnp.broadcast_to(groups, (*stack, *groups.shape))
         number_format = dataclasses.replace(number_format, parameters=tuple(parameters))
@@ -74,9 +75,22 @@ class Matrices:
             dataclasses.replace(p, block=None if p.block is None else p.block[::-1])
             for p in self.number_format.parameters
         )
-        codes = {name: jnp.swapaxes(array, -1, -2) for name, array in self.codes.items()}
+        codes = {
+            name: array if name == formats.GROUP_INDEX else jnp.swapaxes(array, -1, -2)
+            for name, array in self.codes.items()
+        }
         number_format = dataclasses.replace(self.number_format, parameters=parameters)
         return Matrices(number_format=number_format, codes=codes)
+
+
+def _in_runs(groups: Any, parameters: Sequence[formats.Parameter]) -> bool:
+    """Whether groups of columns are the parameters' blocks anyway (GPTQ without act-order)."""
+    columns = np.arange(len(groups))
+    blocks = {p.block[-1] if p.block else WHOLE for p in parameters if p.of is None}
+    return all(
+        np.array_equal(groups, columns // block if block != WHOLE else 0 * columns)
+        for block in blocks
+    )
 
 
 def over_stack(
