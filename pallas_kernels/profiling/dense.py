@@ -1,4 +1,4 @@
-"""The product with a dense BF16 weight, as a kernel of the same make: what others are set against."""
+"""The product with a dense BF16 weight, as a kernel of the same make: the measure of the others."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, BFloat16, Float32
 
 NAME = "matmul_dense"
-TILE = (2048, 1024)  # what its steps overhead is small in
+TILE = (2048, 1024)  # large: what a step costs beside its arithmetic is the same in a small one
 
 
 def kernel(x: Any, w: Any, out: Any, acc: Any) -> None:

@@ -92,7 +92,11 @@ def measure(
     x = jax.ShapeDtypeStruct((m, k), jnp.bfloat16)
     _compile(dump, target, product_of(weight, target), x, weight)
     options = dict(weight.options)
-    rest = max(0, chunks_of(plan.tile_k * plan.tile_n) - options["inline"]) if "inline" in options else 0
+    rest = (
+        max(0, chunks_of(plan.tile_k * plan.tile_n) - options["inline"])
+        if "inline" in options
+        else 0
+    )
     own = schedule.read(dump, KERNELS[weight.layout], steps=plan.grid[1], trips=rest)
     step = weight.nbytes / (plan.grid[0] * plan.grid[1])
     return Figures(
@@ -100,9 +104,7 @@ def measure(
     )
 
 
-def measure_dense(
-    dump: Path, target: str, m: int, shape: tuple[int, int] = SHAPE
-) -> Figures:
+def measure_dense(dump: Path, target: str, m: int, shape: tuple[int, int] = SHAPE) -> Figures:
     """The same of the dense product."""
     k, n = shape
     tile_k, tile_n = dense.TILE

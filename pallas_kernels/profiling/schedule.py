@@ -154,9 +154,7 @@ def _loops(bundles: list[_Bundle]) -> list[_Loop]:
         if "LB" in bundle.marks
         for region in STARTED.findall(bundle.text)
     }
-    ends = {
-        m.group(1): int(m.group(3)) for b in bundles for m in COMPARED.finditer(b.text)
-    }
+    ends = {m.group(1): int(m.group(3)) for b in bundles for m in COMPARED.finditer(b.text)}
     loops = []
     for i, bundle in enumerate(bundles):
         branch = BRANCH.search(bundle.text)
