@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any
 
@@ -95,6 +95,37 @@ class ResidentTensor:
     def bits_per_weight(self) -> float:
         """Bits that a weight occupies, scales and escapes included."""
         return 8 * self.nbytes / max(1, math.prod(self.shape))
+
+    def partition_specs(
+        self, outputs: str | None = None, inputs: str | None = None
+    ) -> ResidentTensor:
+        """How `shard_map` splits the weight: a `ResidentTensor` of partition specs, for `in_specs`.
+
+        Args:
+          outputs: mesh axis that splits what products give: N of the product that is fused, in
+            whole tiles of the layout (128 columns, of window12 1024). Results are split alike.
+          inputs: mesh axis that splits what they sum over, in whole tiles of rows. Every device
+            gets a part of the sum: add them with `lax.psum`.
+
+        Raises:
+          UnsupportedError: a layout that cannot be split.
+        """
+        if not self.module.COLUMNS:
+            raise UnsupportedError(
+                "splitting a resident weight", expected="tpu", found=self.backend
+            )
+        grouped = dict(self.options).get("group", 1) > 0
+
+        def spec(name: str, array: Any) -> jax.sharding.PartitionSpec:
+            axes: list[str | None] = [None] * array.ndim
+            if name in self.module.COLUMNS:
+                axes[self.module.COLUMNS[name]] = outputs
+            if name in self.module.ROWS and (name == "words" or grouped):
+                axes[self.module.ROWS[name]] = inputs
+            return jax.sharding.PartitionSpec(*axes)
+
+        specs = {name: spec(name, array) for name, array in self.arrays.items()}
+        return replace(self, arrays=specs)  # type: ignore[arg-type]
 
     def option(self, name: str) -> int:
         """One of the options."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from jentropy.pallas_kernels.layouts.tiles import LANES, ceil_to
 
 ROWS = 16  # of a register of bfloat16: M is padded to these
+MOST_ROWS = 256  # of x in one pass over the weight
 BUFFERS = 2  # of each block, so that copies run beside the arithmetic
 
 
@@ -24,7 +25,9 @@ class Target:
       depth: rows of weights that the MXU takes at a time.
       native_e4m3fn: whether the MXU reads E4M3 as it is stored. If not it reads e4m3b11fnuz, whose
         numbers are 2^-4 as large and which has NaN where E4M3 has -0.
-      fused_rows: rows of x up to which the fused kernel is the faster.
+      fused_rows: rows of x up to which fused kernels are the faster.
+      scaled_products_rows: rows of x up to which scaling products with short groups by powers of
+        two is faster than scaling the weights.
     """
 
     name: str
@@ -34,6 +37,7 @@ class Target:
     depth: int
     native_e4m3fn: bool
     fused_rows: int
+    scaled_products_rows: int
 
     @property
     def integer_unit(self) -> float:
@@ -55,7 +59,8 @@ TARGETS = {
             vmem_bytes=96 << 20,
             depth=128,
             native_e4m3fn=False,
-            fused_rows=256,
+            fused_rows=2048,
+            scaled_products_rows=64,
         ),
         Target(
             name="v6e",
@@ -64,7 +69,8 @@ TARGETS = {
             vmem_bytes=96 << 20,
             depth=256,
             native_e4m3fn=False,
-            fused_rows=256,
+            fused_rows=1024,
+            scaled_products_rows=32,
         ),
         Target(
             name="v7x",
@@ -74,6 +80,7 @@ TARGETS = {
             depth=256,
             native_e4m3fn=True,
             fused_rows=256,
+            scaled_products_rows=0,
         ),
     )
 }
@@ -93,12 +100,14 @@ class Plan:
 
     Attributes:
       fused: by the fused kernel; else the weight is decoded and multiplied densely.
+      passes: over the weight, each for `m` rows of x.
       m, k, n: padded to tiles.
       tile_k, tile_n: of one step; the last column tile may stick out.
       vmem_bytes: of all blocks and the accumulators.
     """
 
     fused: bool
+    passes: int
     m: int
     k: int
     n: int
@@ -138,11 +147,20 @@ def plan(
       accumulators: float32 arrays of [m, tile_n] that are kept over the steps.
       target: the TPU.
     """
-    m, k, n = ceil_to(m, ROWS), ceil_to(k, tile_k), ceil_to(n, LANES)
+    fused, passes = 0 < m <= target.fused_rows, max(1, -(-m // MOST_ROWS))
+    m, k, n = ceil_to(-(-m // passes), ROWS), ceil_to(k, tile_k), ceil_to(n, LANES)
     tile_n = min(tile_n, n)
     weights = int(tile_k * tile_n * bits_per_weight / 8)
     vmem = BUFFERS * (m * tile_k * 2 + weights + m * tile_n * 4) + accumulators * m * tile_n * 4
     # Unpacked tiles live in VMEM too where they do not fit in registers.
     vmem += 2 * tile_k * tile_n
-    fused = m <= target.fused_rows and vmem <= target.vmem_bytes
-    return Plan(fused=fused, m=m, k=k, n=n, tile_k=tile_k, tile_n=tile_n, vmem_bytes=vmem)
+    return Plan(
+        fused=fused and vmem <= target.vmem_bytes,
+        passes=passes,
+        m=m,
+        k=k,
+        n=n,
+        tile_k=tile_k,
+        tile_n=tile_n,
+        vmem_bytes=vmem,
+    )

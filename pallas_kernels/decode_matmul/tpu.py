@@ -6,7 +6,7 @@ over the rows of the packed matrix and computes in float32 from bfloat16 x.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from types import ModuleType
 
 import jax
@@ -56,29 +56,47 @@ def product(
     split = product.full_precision and x.dtype == jnp.float32
     rows = x.shape[0] * (PARTS if split else 1)
     plan = plan_product(w, rows, target)
-    if product.transpose_w != w.turned or not plan.fused or not rows:
-        return _dense_product(x, w, product)
+    if product.transpose_w != w.turned or not plan.fused:
+        exact = product.full_precision or (rows <= target.fused_rows and _is_scaled(w))
+        return _dense_product(x, w, product, jnp.float32 if exact else jnp.bfloat16)
     k, n = w.module.extent(w)
     if split:
         x = jnp.concatenate(tpu_scaled.bf16_parts(x, PARTS), axis=0)
-    x = jnp.pad(x.astype(jnp.bfloat16), ((0, plan.m - rows), (0, plan.k - k)))
-    multiply: Callable[..., Array] = KERNELS[w.layout].multiply
-    interpret = interpret_params(product.interpret)
-    y = multiply(x, w, plan, target=target, interpret=interpret)[:rows, :n]
+    x = jnp.pad(x.astype(jnp.bfloat16), ((0, plan.passes * plan.m - rows), (0, plan.k - k)))
+    multiply = partial(
+        KERNELS[w.layout].multiply,
+        weight=w,
+        plan=plan,
+        target=target,
+        interpret=interpret_params(product.interpret),
+    )
+    if plan.passes == 1:
+        y = multiply(x)
+    else:
+        y = jax.lax.map(multiply, x.reshape(plan.passes, plan.m, plan.k)).reshape(-1, plan.n)
+    y = y[:rows, :n]
     if split:
         y = y.reshape(PARTS, -1, n).sum(0)
     return y.astype(product.out_dtype)
 
 
-def _dense_product(x: Array, w: ResidentTensor, product: Product) -> Array:
-    dtype = jnp.float32 if product.full_precision else jnp.bfloat16
+def _is_scaled(w: ResidentTensor) -> bool:
+    """Whether its numbers have more bits than bfloat16 holds."""
+    return any(p.element.name != "FP8_E8M0" for p in w.number_format.parameters)
+
+
+def _dense_product(x: Array, w: ResidentTensor, product: Product, dtype: Any) -> Array:
+    """x times the decoded matrix, or its transpose.
+
+    Weights are rounded to bfloat16 where `dtype` is that: of many rows, as in prefill and training.
+    """
     dense = decode.dense(w, jnp.dtype(dtype), interpret=product.interpret)
     axis = 0 if product.transpose_w == w.turned else 1
     y = jax.lax.dot_general(
         x.astype(dtype),
         dense,
         (((1,), (axis,)), ((), ())),
-        precision=jax.lax.Precision.HIGHEST if product.full_precision else None,
+        precision=jax.lax.Precision.HIGHEST if dtype == jnp.float32 else None,
         preferred_element_type=jnp.float32,
     )
     return y.astype(product.out_dtype)

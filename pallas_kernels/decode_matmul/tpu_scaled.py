@@ -8,9 +8,11 @@ With a group of rows g in a column n, sums over k in g,
 
     y[m, n] = sum_g scale[g, n] * (sum_k x[m, k] * code[k, n] - zero[g, n] * sum_k x[m, k])
 
-Groups shorter than the MXU is deep are multiplied together: x is repeated for each, with zeros in
-the others' places. Where scales are narrow enough, zeros come off by one exact product of the sums
-of x with zero * scale; scales per column, and the constant, are multiplied in at the end.
+For many rows of x and short groups the codes are scaled instead, as float32 or, exactly, as
+bfloat16 where scales are powers of two. Other groups shorter than the MXU is deep are multiplied
+together: x is repeated for each, with zeros in the others' places. Where scales are narrow enough,
+zeros come off by one exact product of the sums of x with zero * scale; scales per column, and the
+constant, are multiplied in at the end.
 """
 
 from __future__ import annotations
@@ -39,6 +41,10 @@ if TYPE_CHECKING:
 ACCUMULATORS = 1
 TILE_COLUMNS = tpu_scaled.TILE_COLUMNS
 CHANNEL_ROWS, CHANNEL_COLUMNS = 256, 256  # of a product where scales are per column
+EXPANDED_ROWS = 128  # of a product with scaled weights
+FEW = 32  # rows of x for which a product takes all columns of a tile
+SHORT = 64  # rows of a group that make scaling products dear for many rows of x
+MANY = 64  # rows of x, for other scales than powers of two
 TERMS = {  # which parts of (sum of x, zero * scale) are multiplied, by the parts of the latter
     1: ((0, 0), (1, 0), (2, 0)),
     2: ((0, 0), (1, 0), (2, 0), (0, 1), (1, 1)),
@@ -59,6 +65,8 @@ class Kind:
       zeros: how zero points come off: "product", "each" or "" (there are none).
       offset: added to zero points, whether there is an array of them or not.
       parts: bfloat16 parts of zero * scale in the product.
+      expanded: bfloat16 parts of the scaled weights that the kernel multiplies by; 0: it scales
+        products instead.
       native: `Target.native_e4m3fn`.
       depth: `Target.depth`.
     """
@@ -70,6 +78,7 @@ class Kind:
     zeros: str
     offset: int
     parts: int
+    expanded: int
     native: bool
     depth: int
 
@@ -79,15 +88,19 @@ class Kind:
         return 4 if "4" in self.element and self.element in tpu_scaled.INTEGERS else 8
 
 
-def operand(words: UInt32[Array, "rows columns"], kind: Kind, half: int) -> Array:
+def operand(
+    words: UInt32[Array, "rows columns"], kind: Kind, half: int, integers: bool = False
+) -> Array:
     """Codes of words as what the MXU multiplies: four rows a word.
 
     Args:
       half: which nibbles, of codes of four bits.
+      integers: whether those are wanted as integers instead.
     """
     fp8 = jnp.float8_e4m3fn if kind.native else jnp.float8_e4m3b11fnuz
     if kind.bits == 4:
-        return pltpu.bitcast((words >> (4 * half)) & np.uint32(0x0F0F0F0F), fp8)
+        nibbles = (words >> (4 * half)) & np.uint32(0x0F0F0F0F)
+        return pltpu.bitcast(nibbles, jnp.int8 if integers else fp8)
     if kind.element in tpu_scaled.INTEGERS:
         return pltpu.bitcast(words, jnp.int8).astype(jnp.bfloat16)
     if kind.element == "FP8_E5M2":
@@ -97,12 +110,14 @@ def operand(words: UInt32[Array, "rows columns"], kind: Kind, half: int) -> Arra
     return pltpu.bitcast(words, fp8)
 
 
-def rows_of(words: Any, at: int, rows: int, columns: slice, kind: Kind) -> Array:
+def rows_of(
+    words: Any, at: int, rows: int, columns: slice, kind: Kind, integers: bool = False
+) -> Array:
     """Operand of rows at .. at + rows of a tile; of codes of four bits, in one of its halves."""
     half = 0
     if kind.bits == 4:
         half, at = divmod(at, 4 * words.shape[0])
-    return operand(words[at // 4 : (at + rows) // 4, columns], kind, half)
+    return operand(words[at // 4 : (at + rows) // 4, columns], kind, half, integers)
 
 
 def repeated(x: BFloat16[Array, "M depth"], group: int) -> BFloat16[Array, "copies depth"]:
@@ -122,7 +137,7 @@ def kernel(*refs: Any, kind: Kind, depth: int) -> None:
     scalars = next(refs) if kind.block else None
     x, words, column = next(refs), next(refs), next(refs)
     scale = next(refs) if kind.group and not kind.block else None
-    sums = next(refs) if kind.zeros else None
+    sums = next(refs) if kind.zeros and not kind.expanded else None
     *zero, out, acc = refs
     columns = out.shape[1]
     k, steps = pl.program_id(1), pl.num_programs(1)
@@ -133,6 +148,8 @@ def kernel(*refs: Any, kind: Kind, depth: int) -> None:
 
     if not kind.group:
         _add_channel(x, words, acc, kind)
+    elif kind.expanded:
+        _add_expanded(x, words, acc, kind, _numbers(scale[0], kind), _zeros(zero, kind))
     else:
         scales = None if scale is None else _numbers(scale[0], kind)
         if kind.zeros == "product":
@@ -172,6 +189,35 @@ def _numbers(scale: Array, kind: Kind) -> Float32[Array, "groups columns"]:
     return lax.bitcast_convert_type((scale.astype(jnp.int32) + kind.shift) << 23, jnp.float32)
 
 
+def _add_expanded(x: Any, words: Any, acc: Any, kind: Kind, scales: Array, zeros: Any) -> None:
+    """Codes, minus zeros, times scales as float32; bfloat16 parts of that are multiplied."""
+    rows, wide, group = EXPANDED_ROWS, CHANNEL_COLUMNS, kind.group
+    for n in range(0, acc.shape[1], wide):
+        here = slice(n, min(n + wide, acc.shape[1]))
+        total = None
+        for at in range(0, x.shape[1], rows):
+            codes = rows_of(words, at, rows, here, kind, integers=True).astype(jnp.bfloat16)
+            blocks = []
+            for i in range(0, rows, min(group, rows)):
+                g = (at + i) // group
+                block = codes[i : i + min(group, rows)]
+                if kind.expanded == 1:  # powers of two: exact
+                    blocks.append(block * scales[g : g + 1, here].astype(jnp.bfloat16))
+                    continue
+                zero = zeros[g : g + 1, here] if isinstance(zeros, jax.Array) else zeros
+                blocks.append((block.astype(jnp.float32) - zero) * scales[g : g + 1, here])
+            weights = jnp.concatenate(blocks, axis=0)
+            parts = [weights] if kind.expanded == 1 else bf16_parts(weights, kind.expanded)
+            for part in parts:
+                product = jnp.dot(
+                    x[:, at : at + rows],
+                    part.astype(jnp.bfloat16),
+                    preferred_element_type=jnp.float32,
+                )
+                total = product if total is None else total + product
+        acc[:, here] += total
+
+
 def _zeros(zero: list[Any], kind: Kind) -> Any:
     """Zero points of a tile, float32[groups, columns], or one for all."""
     offset = np.float32(kind.offset)
@@ -202,24 +248,27 @@ def _add_groups(
     factor: Callable[[int, int], Array],
     off: Callable[[int, int], Array | None],
 ) -> None:
-    m, group = x.shape[0], kind.group
-    totals: list[Any] = [None] * (acc.shape[1] // LANES)
-    for at in range(0, x.shape[1], depth):
-        products = jnp.dot(
-            repeated(x[:, at : at + depth], group),
-            rows_of(words, at, depth, slice(None), kind),
-            preferred_element_type=jnp.float32,
-        )
-        for i in range(max(depth // group, 1)):
-            g = at // group + i
-            for t in range(len(totals)):
-                c = t * LANES
-                part = products[i * m : (i + 1) * m, c : c + LANES]
-                zero = off(g, c) if at % group == 0 else None
-                part = (part if zero is None else part - zero) * factor(g, c)
-                totals[t] = part if totals[t] is None else totals[t] + part
-    for t, total in enumerate(totals):
-        acc[:, t * LANES : (t + 1) * LANES] += total
+    m, group, columns = x.shape[0], kind.group, acc.shape[1]
+    wide = columns if m <= FEW else CHANNEL_COLUMNS
+    for n in range(0, columns, wide):
+        here = slice(n, min(n + wide, columns))
+        lanes = range(here.start, here.stop, LANES)
+        totals: dict[int, Array] = {}
+        for at in range(0, x.shape[1], depth):
+            products = jnp.dot(
+                repeated(x[:, at : at + depth], group),
+                rows_of(words, at, depth, here, kind),
+                preferred_element_type=jnp.float32,
+            )
+            for i in range(max(depth // group, 1)):
+                g = at // group + i
+                for c in lanes:
+                    part = products[i * m : (i + 1) * m, c - n : c - n + LANES]
+                    zero = off(g, c) if at % group == 0 else None
+                    part = (part if zero is None else part - zero) * factor(g, c)
+                    totals[c] = totals[c] + part if c in totals else part
+        for c, total in totals.items():
+            acc[:, c : c + LANES] += total
 
 
 def bf16_parts(numbers: Float32[Array, "*shape"], count: int) -> list[Float32[Array, "*shape"]]:
@@ -235,8 +284,8 @@ def bf16_parts(numbers: Float32[Array, "*shape"], count: int) -> list[Float32[Ar
     return parts
 
 
-def kind_of(weight: ResidentTensor, target: Target) -> Kind:
-    """The kernel for a weight."""
+def kind_of(weight: ResidentTensor, rows: int, target: Target) -> Kind:
+    """The kernel for a weight and rows of x."""
     group, block = weight.option("group"), weight.option("block")
     offset, given = tpu_scaled.offset_of(weight.number_format.element), "zero" in weight.arrays
     zeros, parts = "", 3
@@ -244,6 +293,12 @@ def kind_of(weight: ResidentTensor, target: Target) -> Kind:
         zeros = "product" if weight.option("narrow") and group else "each"
     if weight.arrays["scale"].dtype == jnp.bfloat16:
         parts = 2 if given else 1
+    expanded = 0
+    if 0 < group <= SHORT and not weight.option("block"):
+        if weight.arrays["scale"].dtype == jnp.uint8 and not zeros:
+            expanded = int(rows > target.scaled_products_rows)
+        elif rows > MANY:
+            expanded = 2 if weight.arrays["scale"].dtype == jnp.bfloat16 else 3
     return Kind(
         element=weight.number_format.element.name,
         group=group,
@@ -252,6 +307,7 @@ def kind_of(weight: ResidentTensor, target: Target) -> Kind:
         zeros=zeros,
         offset=offset,
         parts=parts,
+        expanded=expanded,
         native=target.native_e4m3fn,
         depth=target.depth,
     )
@@ -266,10 +322,10 @@ def multiply(
     interpret: Any,
 ) -> Float32[Array, "M N"]:
     """Padded x times the padded packed matrix."""
-    kind, arrays = kind_of(weight, target), weight.arrays
+    kind, arrays = kind_of(weight, plan.m, target), weight.arrays
     per_word = 32 // kind.bits
     unit = 1.0
-    if kind.bits == 4:
+    if kind.bits == 4 and not kind.expanded:
         unit = target.integer_unit
     elif kind.element == "FP8_E4M3" and not kind.native:
         unit = 16.0
@@ -298,7 +354,7 @@ def multiply(
 
     if kind.group and not kind.block:
         add(arrays["scale"], (1, arrays["scale"].shape[1], plan.tile_n), by_step)
-    if kind.zeros:
+    if kind.zeros and not kind.expanded:
         sums = _sums(x, kind, plan, unit)
         add(sums, (1, *sums.shape[1:]), lambda j, k, *_: (k if kind.group else 0, 0, 0))
     if "zero" in arrays:

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from jentropy.pallas_kernels.resident import ResidentTensor
 
 QUARTERS = 4
-ROWS = (128, 64)  # word rows that are unpacked for one product, if they divide a tile's
+ROWS = 64  # word rows that are unpacked for one product
+COLUMNS = 256  # columns of one
 ACCUMULATORS = 2
 INF = 0x7F800000
 
@@ -83,7 +84,7 @@ def kernel(
     """One tile: adds x [M, KT] @ w [KT, NT]; the last one along K writes out [M, NT]."""
     k, columns = pl.program_id(1), out.shape[1]
     quarter = x.shape[1] // QUARTERS
-    rows = next((r for r in ROWS if quarter // 2 % r == 0), quarter // 2)
+    rows = min(ROWS, quarter // 2)
 
     @pl.when(k == 0)
     def _() -> None:
@@ -99,18 +100,20 @@ def kernel(
     for c in range(inline):  # those that most tiles have: the compiler mixes them with what follows
         add_chunk(c)
     scaled = x[...] * jnp.bfloat16(2.0**shift)
-    total = None
-    for r in range(0, quarter // 2, rows):
-        own = (words[i, r : r + rows, :] for i in range(window12.WORDS))
-        for q, slots in enumerate(window12.unpack_words(*own)):
-            at = q * quarter + 2 * r
-            product = jnp.dot(
-                scaled[:, at : at + 2 * rows],
-                pltpu.bitcast(slots, jnp.bfloat16),
-                preferred_element_type=jnp.float32,
-            )
-            total = product if total is None else total + product
-    main[...] += total
+    for n in range(0, columns, COLUMNS):
+        here = slice(n, min(n + COLUMNS, columns))
+        total = None
+        for r in range(0, quarter // 2, rows):
+            own = (words[i, r : r + rows, here] for i in range(window12.WORDS))
+            for q, slots in enumerate(window12.unpack_words(*own)):
+                at = q * quarter + 2 * r
+                product = jnp.dot(
+                    scaled[:, at : at + 2 * rows],
+                    pltpu.bitcast(slots, jnp.bfloat16),
+                    preferred_element_type=jnp.float32,
+                )
+                total = product if total is None else total + product
+        main[:, here] += total
     chunks = (counts[pl.program_id(0), k] + (CHUNK - 1)) >> 7
 
     @pl.loop(inline, chunks)
@@ -155,6 +158,19 @@ def multiply(
     )(arrays["counts"], x, arrays["words"], lists, column)
     if "special" not in arrays:
         return y
-    row, place, code = arrays["special"]
-    value = lax.bitcast_convert_type(code.astype(jnp.uint32) << 16, jnp.float32)
-    return y.at[:, place].add(x[:, row].astype(jnp.float32) * value, mode="drop")
+    return y + _special_products(x, weight, plan)
+
+
+def _special_products(
+    x: BFloat16[Array, "M K"], weight: ResidentTensor, plan: Plan
+) -> Float32[Array, "M N"]:
+    """Products with NaN and Inf, which `patch` leaves out."""
+    special = weight.arrays["special"]
+    tiles, steps = (jnp.arange(n) for n in special.shape[:2])
+    row = special[..., 0, :] + steps[:, None] * weight.option("tile_rows")
+    column = special[..., 1, :] + tiles[:, None, None] * weight.option("tile_columns")
+    code = special[..., 2, :]
+    column = jnp.where(code == 0, plan.n, column).reshape(-1)
+    value = lax.bitcast_convert_type(code.reshape(-1) << 16, jnp.float32)
+    products = x[:, row.reshape(-1)].astype(jnp.float32) * value
+    return jnp.zeros((plan.m, plan.n), jnp.float32).at[:, column].add(products, mode="drop")

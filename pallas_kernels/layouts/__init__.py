@@ -6,6 +6,7 @@ To add one: a module here with
     REDUCES_ROWS        whether products sum over the rows of what it packs; `to_resident` turns
                         the matrix so that they do
     STACKED             one of its arrays, and the axes that this has for a single matrix
+    COLUMNS, ROWS       axes of arrays that a mesh may split, by what runs along them
     holds(format)       whether it can hold matrices of a number format
     pack(matrices)      arrays and options, or None if these codes cannot be held
     extent(weight)      rows and columns of what the arrays hold, as `pack` was given them

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 NAME, BACKEND = "reference_codes", "reference"
 REDUCES_ROWS = False  # as it is stored, whatever products sum over
+COLUMNS: dict[str, int] = {}  # arrays are whole on every device
+ROWS = COLUMNS
 STACKED = ("code", 2)  # an array, and the axes that it has for a single matrix
 NIBBLE = 4
 

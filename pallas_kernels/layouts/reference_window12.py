@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 NAME, BACKEND = "reference_window12", "reference"
 REDUCES_ROWS = False  # as it is stored, whatever products sum over
+COLUMNS: dict[str, int] = {}  # arrays are whole on every device
+ROWS = COLUMNS
 STACKED = ("words", 3)  # an array, and the axes that it has for a single matrix
 
 

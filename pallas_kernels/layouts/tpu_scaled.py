@@ -50,6 +50,9 @@ if TYPE_CHECKING:
 NAME, BACKEND = "tpu_scaled", "tpu"
 REDUCES_ROWS = True
 STACKED = ("words", 2)
+# Axes that columns and rows of the packed matrix run along, from the last.
+COLUMNS = {"words": -1, "scale": -1, "zero": -1, "nan": -1}
+ROWS = {"words": -2, "scale": -3, "zero": -3}  # the latter two where rows are in groups
 TILE_ROWS = (2048, 1536, 2560, 1024, 512)
 TILE_COLUMNS = 2048  # at the most, and a multiple of blocks of columns
 GROUPS = tuple(32 << i for i in range(7))  # rows of a group

@@ -11,8 +11,8 @@ row r holds rows 2r (low half) and 2r + 1 of quarter q, three words carry the fo
     counts:  int32[column tiles, row tiles]   escapes that each tile has
     escapes: int32[column tiles, row tiles, chunks, 8, 128]   padded to the most of any tile
              four chunks of 128 to every eight rows: where, then the code
-    special: int32[3, n]   row, column and code of every NaN and Inf, if there are any; they stand
-                           among the escapes too
+    special: int32[column tiles, row tiles, 3, n]   row and column in the tile, and code, of every
+             NaN and Inf, if there are any; they stand among the escapes too. Code 0 fills up
     options: tile_rows, tile_columns, shift (the power of two that x is multiplied by), inline
              (chunks that most tiles have)
 
@@ -40,7 +40,7 @@ from jentropy.formats import Format
 
 from . import tiles
 from .matrix import Matrices, Packed, over_stack, padded
-from .tiles import LANES, ceil_to, choose_tile
+from .tiles import LANES, choose_tile
 
 if TYPE_CHECKING:
     from jentropy.pallas_kernels.resident import ResidentTensor
@@ -48,6 +48,9 @@ if TYPE_CHECKING:
 NAME, BACKEND = "tpu_window12", "tpu"
 REDUCES_ROWS = True
 STACKED = ("words", 3)
+# Axes that columns and rows of the packed matrix run along, from the last.
+COLUMNS = {"words": -1, "top": -1, "counts": -2, "escapes": -4, "special": -4}
+ROWS = {"words": -2, "counts": -1, "escapes": -3, "special": -3}
 TILE_ROWS, TILE_COLUMNS = (2048, 1536, 2560, 1024, 512), 1024
 CHUNK = 128  # escapes that are patched together
 BIAS = 127
@@ -93,9 +96,11 @@ def pack(weight: Matrices) -> Packed:
         name: jnp.asarray(array).reshape(*weight.stack, *array.shape[1:])
         for name, array in arrays.items()
     }
-    special = [np.flatnonzero((codes & EXPONENT) == EXPONENT) for _, _, _, _, codes in made]
-    if any(index.size for index in special):
-        stacked["special"] = _special_lists(made, special, columns).reshape(*weight.stack, 3, -1)
+    special = [_special_lists(*m[2:], grid, tile_rows, tile_columns) for m in made]
+    most = max(lists.shape[-1] for lists in special)
+    if most:
+        filled = [np.pad(a, ((0, 0), (0, 0), (0, most - a.shape[-1]))) for a in special]
+        stacked["special"] = jnp.asarray(np.stack(filled).reshape(*weight.stack, *grid, 3, most))
     highest = int(max(int(m[1].max()) for m in made))
     options = {
         "tile_rows": tile_rows,
@@ -147,13 +152,26 @@ def _escape_lists(
     return lists.reshape(*grid, *lists.shape[1:])
 
 
-def _special_lists(made: list, special: list[np.ndarray], columns: int) -> Array:
-    """int32[stack, 3, n], see the module; filled up with columns that do not exist."""
-    lists = np.zeros((len(made), 3, max(index.size for index in special)), np.int32)
-    lists[:, 1] = ceil_to(columns, LANES)
-    for own, index, (_, _, *found) in zip(lists, special, made, strict=True):
-        own[:, : index.size] = [part[index] for part in found]
-    return jnp.asarray(lists)
+def _special_lists(
+    row: np.ndarray,
+    column: np.ndarray,
+    codes: np.ndarray,
+    grid: tuple[int, int],
+    tile_rows: int,
+    tile_columns: int,
+) -> np.ndarray:
+    """int32[column tiles * row tiles, 3, n], see the module."""
+    own = np.flatnonzero((codes & EXPONENT) == EXPONENT)
+    row, column, codes = row[own], column[own], codes[own]
+    tile = column // tile_columns * grid[1] + row // tile_rows
+    order = np.argsort(tile, kind="stable")
+    per_tile = np.bincount(tile, minlength=math.prod(grid))
+    place = np.arange(own.size) - np.repeat(np.cumsum(per_tile) - per_tile, per_tile)
+    lists = np.zeros((math.prod(grid), 3, int(per_tile.max())), np.int32)
+    parts = row % tile_rows, column % tile_columns, codes
+    for i, part in enumerate(parts):
+        lists[tile[order], i, place] = part[order]
+    return lists
 
 
 def codes_of(weight: ResidentTensor) -> UInt16[Array, "rows columns"]:

@@ -1,0 +1,488 @@
+"""TPU layouts and kernels in interpret mode: bits of the reference; races are looked for.
+
+Memory is NaN until it is written, and a copy arrives when it is waited for, so a kernel that reads
+too early or too much gives NaN.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from jax.experimental.pallas import tpu as pltpu
+
+import jentropy
+from jentropy import formats
+from jentropy import pallas_kernels as kernels
+from jentropy.errors import InputError
+from jentropy.formats import (
+    ASYMMETRIC_INT4,
+    FP8_BLOCK,
+    FP8_E5M2,
+    FP8_ROW,
+    INT4_GROUP,
+    INT8_EXCESS128,
+    INT8_ROW,
+    MXFP4,
+    MXFP8,
+    NVFP4,
+    UINT8,
+    Format,
+    QuantizedTensor,
+    dequantize,
+    quantize,
+)
+from jentropy.pallas_kernels.decode_matmul import tpu
+from jentropy.pallas_kernels.decode_matmul.plan import KINDS, MOST_ROWS, TARGETS, plan
+
+from .conftest import same_bits
+
+INTERPRET = pltpu.InterpretParams(
+    dma_execution_mode="on_wait", detect_races=True, uninitialized_memory="nan"
+)
+ROW = (1, 0)
+
+
+def with_blocks(number_format: Format, block: tuple[int, ...] | None, **changes: Any) -> Format:
+    """The same format, every parameter of these blocks."""
+    for parameter in number_format.parameters:
+        number_format = number_format.with_parameter(parameter.name, block=block, **changes)
+    return number_format
+
+
+BF16 = formats.FORMATS["BF16"]
+FORMATS = {
+    "BF16": BF16,
+    "FP8": formats.FORMATS["FP8_E4M3"],
+    "FP8-tensor": with_blocks(FP8_ROW, None),
+    "FP8-row": FP8_ROW,
+    "E5M2-row": FP8_ROW.with_element(FP8_E5M2),
+    "FP8-128x128": FP8_BLOCK,
+    "FP8-64x64": with_blocks(FP8_BLOCK, (64, 64)),
+    "FP8-256x128": with_blocks(FP8_BLOCK, (256, 128)),
+    "FP8-128x128-E8M0": with_blocks(FP8_BLOCK, (128, 128), element=formats.FP8_E8M0),
+    "MXFP8": MXFP8,
+    "INT8-row": INT8_ROW,
+    "INT8-32": with_blocks(INT8_ROW, (32,), element=formats.FP16).with_element(INT8_EXCESS128),
+    "UINT8-row": with_blocks(ASYMMETRIC_INT4, ROW)
+    .with_element(UINT8)
+    .with_parameter("zero_point", element=UINT8),
+    "INT4-32": with_blocks(INT4_GROUP, (32,)),
+    "INT4-128": INT4_GROUP,
+    "INT4-128-FP32": with_blocks(INT4_GROUP, (128,), element=formats.FP32),
+    "INT4-row": with_blocks(INT4_GROUP, ROW),
+    "INT4-32-zeros": with_blocks(ASYMMETRIC_INT4, (32,)),
+    "INT4-128-zeros": ASYMMETRIC_INT4,
+    "INT4-row-zeros": with_blocks(ASYMMETRIC_INT4, ROW),
+}
+N, K = 140, 500  # of weights as they are stored: ragged in every tile
+every_format = pytest.mark.parametrize("name", FORMATS)
+each_target = pytest.mark.parametrize("target", TARGETS)
+
+
+@pytest.fixture(autouse=True)
+def no_races(capfd):
+    """The interpreter prints the races that it finds."""
+    yield
+    assert "RACE DETECTED" not in "".join(capfd.readouterr())
+
+
+@pytest.fixture
+def on(monkeypatch):
+    """Takes this process for a TPU of a generation."""
+    return lambda name: monkeypatch.setattr(tpu, "current_target", lambda: TARGETS[name])
+
+
+def weights(shape, seed=0) -> np.ndarray:
+    values = np.random.default_rng(seed).standard_normal(shape).astype(np.float32) * 0.02
+    values[..., 3, :] *= 1e-4  # a row of small ones
+    values[..., 5, :] = 0
+    return values
+
+
+def quantized(name: str, shape=(N, K), seed=0) -> QuantizedTensor:
+    """Weights of a format."""
+    number_format = FORMATS[name]
+    codes = quantize(jnp.asarray(weights(shape, seed)), number_format)
+    return QuantizedTensor(number_format=number_format, codes=codes)
+
+
+def with_all_codes(name: str) -> QuantizedTensor:
+    """Weights that have every code of their element: NaN, Inf, -0 and subnormals.
+
+    Of BF16 every 256th: escapes are slow in interpret mode.
+    """
+    weight, rng = quantized(name, (256, 520)), np.random.default_rng(1)
+    bits, dtype = weight.number_format.element.code_bits, weight.codes["code"].dtype
+    codes = rng.permutation(256 * 520) % (1 << bits)
+    if name == "BF16":
+        codes = np.array(weight.codes["code"]).reshape(-1)
+        codes[rng.permutation(codes.size)[:256]] = np.arange(0, 1 << 16, 256) + 129
+    code = jnp.asarray(codes.reshape(256, 520), dtype)
+    return QuantizedTensor(number_format=weight.number_format, codes={**weight.codes, "code": code})
+
+
+def inputs(shape, dtype=jnp.bfloat16, seed=1) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), dtype)
+
+
+def resident(weight, **options) -> kernels.ResidentTensor:
+    """On backend tpu; the kernels' layout, not another's."""
+    w = kernels.to_resident(weight, "tpu", **options)
+    assert isinstance(w, kernels.ResidentTensor)
+    assert w.backend == "tpu"
+    return w
+
+
+def multiply(x, w, **options) -> jax.Array:
+    return jentropy.matmul(x, w, interpret=INTERPRET, **options)
+
+
+def bits(array) -> np.ndarray:
+    return np.asarray(array).view({2: np.uint16, 4: np.uint32}[array.dtype.itemsize])
+
+
+@every_format
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32], ids=["bf16", "f32"])
+@pytest.mark.parametrize("reduce_axis", [-1, -2])
+def test_decode_gives_every_codes_number(name, dtype, reduce_axis):
+    weight = with_all_codes(name)
+    w = kernels.to_resident(weight, "tpu", reduce_axis=reduce_axis)
+    expected = dequantize(weight.number_format, weight.codes, dtype)
+    if name == "BF16":  # NaN payloads too, which a conversion to float32 may change
+        dense = jax.lax.bitcast_convert_type(weight.codes["code"], jnp.bfloat16)
+        expected = dense if dtype == jnp.bfloat16 else dense.astype(dtype)
+    np.testing.assert_array_equal(
+        bits(kernels.decode(w, dtype, interpret=INTERPRET)), bits(expected)
+    )
+    ids = jnp.array([[255, 0], [3, 1000]])
+    taken = w.module.take_rows(w, ids, jnp.dtype(dtype))
+    np.testing.assert_array_equal(bits(taken), bits(expected[jnp.clip(ids, 0, 255)]))
+
+
+def test_decode_of_every_bf16_code():
+    codes = np.arange(1 << 16, dtype=np.uint16).reshape(256, 256)
+    w = resident(jnp.asarray(codes.view(ml_dtypes.bfloat16)))
+    np.testing.assert_array_equal(bits(kernels.decode(w, interpret=INTERPRET)), codes)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 254), (1, 255), (1, 256)])
+def test_scales_of_every_power(low, high):
+    """E8M0 has no layout only where 2^-127 and 2^127 are both there."""
+    weight = quantized("MXFP8", (64, 512))
+    scale = np.random.default_rng(3).integers(low, high, weight.codes["scale"].shape)
+    scale[0, 0], scale[1, 0] = low, high - 1
+    code = jnp.asarray(np.random.default_rng(4).integers(0, 0x39, (64, 512)), jnp.uint8)  # <= 1
+    weight = replace(weight, codes={"code": code, "scale": jnp.asarray(scale, jnp.uint8)})
+    w = resident(weight)
+    expected = dequantize(MXFP8, weight.codes, jnp.float32)
+    np.testing.assert_array_equal(
+        bits(kernels.decode(w, jnp.float32, interpret=INTERPRET)), bits(expected)
+    )
+    y = np.asarray(multiply(jnp.eye(512, dtype=jnp.float32), w, transpose_w=True))
+    expected = np.asarray(expected).T
+    np.testing.assert_array_equal(np.isnan(y).all(0), np.isnan(expected).any(0))
+    sound = (np.abs(expected) >= 2.0**-126) & ~np.isnan(expected).any(0)
+    np.testing.assert_array_equal(y[sound], expected[sound])
+    both = scale.copy()
+    both[0, 0], both[0, 1] = 0, 254
+    weight = replace(weight, codes={**weight.codes, "scale": jnp.asarray(both, jnp.uint8)})
+    assert kernels.to_resident(weight, "tpu").backend == "reference"
+
+
+@every_format
+@each_target
+def test_identity_gives_the_weights(name, target, on):
+    on(target)
+    weight = quantized(name)
+    expected = np.asarray(weight.dequantize()).T
+    for rows in (16, 144) if target == "v5e" else (16,):  # two kernels
+        y = multiply(jnp.eye(K, dtype=jnp.float32)[-rows:], resident(weight), transpose_w=True)
+        here = expected[-rows:]
+        normal = np.abs(here) >= 2.0**-126
+        assert normal.mean() > 0.5
+        np.testing.assert_array_equal(np.asarray(y)[normal], here[normal])
+
+
+@every_format
+@each_target
+def test_it_is_close_to_the_product_in_float64(name, target, on):
+    on(target)
+    weight = quantized(name)
+    x = inputs(({"v5e": 1, "v6e": 130, "v7x": 19}[target], K))
+    y = multiply(x, resident(weight), transpose_w=True, out_dtype=jnp.float32)
+    x, w = np.asarray(x, np.float64), np.asarray(weight.dequantize(), np.float64).T
+    # Integers are multiplied with their offset: as if they were eight times as large, at the most.
+    factor = 8 if name.startswith("INT4") else 1
+    sizes = np.linalg.norm(x, axis=1)[:, None] * np.linalg.norm(w, axis=0)
+    np.testing.assert_array_less(np.abs(y - x @ w), factor * 4e-7 * sizes.max() + 1e-30)
+
+
+@pytest.mark.parametrize("name", ["BF16", "FP8-256x128", "MXFP8", "INT4-128-zeros"])
+def test_many_tiles(name):
+    weight = quantized(name, (2200, 3000))
+    w, x = resident(weight), inputs((3, 3000))
+    assert tpu.plan_product(w, 3, TARGETS["v5e"]).grid >= (2, 2)
+    y = multiply(x, w, transpose_w=True, out_dtype=jnp.float32)
+    expected = np.asarray(x, np.float64) @ np.asarray(weight.dequantize(), np.float64).T
+    np.testing.assert_allclose(y, expected, atol=2e-6 * np.abs(expected).max())
+    decoded = kernels.decode(w, jnp.float32, interpret=INTERPRET)
+    assert same_bits(decoded, jnp.asarray(weight.dequantize()))
+
+
+@each_target
+def test_more_rows_than_a_pass_takes(target, on):
+    on(target)
+    weight, rows = quantized("FP8-128x128"), MOST_ROWS + 5
+    x = inputs((rows, K))
+    y = multiply(x, resident(weight), transpose_w=True, out_dtype=jnp.float32)
+    w = weight.dequantize(jnp.float32 if rows <= TARGETS[target].fused_rows else jnp.bfloat16)
+    expected = np.asarray(x, np.float64) @ np.asarray(w, np.float64).T
+    np.testing.assert_allclose(y, expected, atol=1e-6 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", ["BF16", "FP8-row", "E5M2-row", "FP8-128x128", "MXFP8"])
+def test_nan_and_inf_come_out_as_from_the_dense_product(name):
+    weight = quantized(name)
+    special = {
+        "BF16": [0x7F80, 0xFF80, 0x7FC1, 0xFFFF, 0x7F81],
+        "E5M2-row": [0x7C, 0xFC, 0x7D, 0xFF],
+    }
+    code = np.array(weight.codes["code"])
+    for i, value in enumerate(special.get(name, [0x7F, 0xFF])):
+        code[2 * i, 11 * i] = value
+    code[0, K - 1] = special.get(name, [0x7F])[-1]
+    weight = replace(weight, codes={**weight.codes, "code": jnp.asarray(code)})
+    x = inputs((17, K))
+    y = multiply(x, resident(weight), transpose_w=True, out_dtype=jnp.float32)
+    dense = jentropy.matmul(x, weight.dequantize(jnp.float32), transpose_w=True)
+    np.testing.assert_array_equal(np.isnan(y), np.isnan(dense))
+    np.testing.assert_array_equal(np.isposinf(y), np.isposinf(dense))
+    np.testing.assert_array_equal(np.isneginf(y), np.isneginf(dense))
+    assert np.isnan(np.asarray(y)).any()
+    assert np.isfinite(np.asarray(y)).any()
+
+
+@every_format
+@pytest.mark.parametrize("transpose_w", [False, True])
+@pytest.mark.parametrize("reduce_axis", [-1, -2])
+def test_both_products_of_both_layouts(name, transpose_w, reduce_axis):
+    weight = quantized(name, (160, 192))
+    w = kernels.to_resident(weight, "tpu", reduce_axis=reduce_axis)
+    x = inputs((2, 3, 192 if transpose_w else 160))
+    y = jentropy.matmul(x, w, transpose_w=transpose_w, out_dtype=jnp.float32, interpret=INTERPRET)
+    dense = np.asarray(weight.dequantize(), np.float64)
+    expected = np.asarray(x, np.float64) @ (dense.T if transpose_w else dense)
+    np.testing.assert_allclose(y, expected, atol=2e-6 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", ["BF16", "FP8-128x128", "INT4-128-zeros"])
+@pytest.mark.parametrize("x_dtype", [jnp.bfloat16, jnp.float32], ids=["x-bf16", "x-f32"])
+@pytest.mark.parametrize("out_dtype", [None, jnp.bfloat16, jnp.float32], ids=["x", "bf16", "f32"])
+def test_dtypes(name, x_dtype, out_dtype):
+    weight, x = quantized(name), inputs((4, K), x_dtype)
+    y = multiply(x, resident(weight), transpose_w=True, out_dtype=out_dtype)
+    assert y.dtype == (x_dtype if out_dtype is None else out_dtype)
+    expected = np.asarray(x, np.float64) @ np.asarray(weight.dequantize(), np.float64).T
+    np.testing.assert_allclose(
+        np.asarray(y, np.float64), expected, atol=8e-3 * np.abs(expected).max()
+    )
+
+
+@every_format
+def test_full_precision_keeps_float32(name):
+    weight, x = quantized(name), inputs((5, K), jnp.float32)
+    w = resident(weight)
+    expected = np.asarray(x, np.float64) @ np.asarray(weight.dequantize(), np.float64).T
+    y = multiply(x, w, transpose_w=True, precision="highest")
+    scale = np.abs(expected).max()
+    assert np.abs(y - expected).max() < 3e-6 * scale
+    rounded = multiply(x, w, transpose_w=True)
+    assert 1e-5 * scale < np.abs(rounded - expected).max() < 1e-2 * scale
+
+
+@pytest.mark.parametrize("name", ["BF16", "FP8-row", "FP8-128x128", "MXFP8", "INT4-128"])
+def test_gradients_are_those_of_the_dense_product(name):
+    weight, x = quantized(name, (160, 192)), inputs((6, 192), jnp.float32)
+    w = resident(weight)
+    target = inputs((6, 160), jnp.float32, seed=2)
+
+    def loss(x, w):
+        y = jentropy.matmul(x, w, transpose_w=True, interpret=INTERPRET, precision="highest")
+        return ((y - target) ** 2).sum()
+
+    value, gradient = jax.jit(jax.value_and_grad(loss))(x, w)
+    dense = jnp.asarray(weight.dequantize(jnp.float32))
+    expected, expected_gradient = jax.value_and_grad(
+        lambda x: ((jnp.dot(x, dense.T, precision="highest") - target) ** 2).sum()
+    )(x)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        gradient, expected_gradient, atol=1e-5 * np.abs(expected_gradient).max()
+    )
+
+
+def test_adapters_train_over_a_compressed_base():
+    w, x = resident(quantized("MXFP8", (96, 128))), inputs((8, 128), jnp.float32)
+    a, b = inputs((4, 128), jnp.float32, 3), jnp.zeros((96, 4))
+
+    def loss(adapter):
+        a, b = adapter
+        hidden = jentropy.matmul(x, w, transpose_w=True, interpret=INTERPRET) + x @ a.T @ b.T
+        return (jentropy.matmul(hidden, w, interpret=INTERPRET) ** 2).mean()
+
+    gradients = jax.jit(jax.grad(loss))((a, b))
+    assert all(np.isfinite(g).all() for g in gradients)
+    assert np.abs(gradients[1]).max() > 0
+
+
+@pytest.mark.parametrize("name", ["BF16", "FP8-128x128", "INT4-128-zeros"])
+def test_a_batch_of_x_reads_the_weight_once(name):
+    w, x = resident(quantized(name)), inputs((3, 4, K))
+    call = jax.vmap(lambda x: multiply(x, w, transpose_w=True))
+    assert same_bits(call(x), multiply(x, w, transpose_w=True))
+    text = str(jax.make_jaxpr(call)(x))
+    assert text.count("pallas_call") == 1
+    assert "while" not in text.split("pallas_call")[0]
+    gradient = jax.vmap(jax.grad(lambda x: multiply(x, w, transpose_w=True).sum()))(x)
+    assert gradient.shape == x.shape
+
+
+@pytest.mark.parametrize("name", ["BF16", "FP8-row", "FP8-128x128", "INT4-128-zeros"])
+def test_stacked_layers(name):
+    weight = quantized(name, (3, 192, 192))
+    w = resident(weight)
+    assert w.shape == (3, 192, 192)
+    expected = dequantize(weight.number_format, weight.codes, jnp.float32)
+    assert same_bits(kernels.decode(w, jnp.float32, interpret=INTERPRET), expected)
+    x = inputs((2, 192), jnp.float32)
+
+    def layer(x, w):
+        y = jentropy.matmul(x, w, transpose_w=True, interpret=INTERPRET, precision="highest")
+        return y, y
+
+    _, scanned = jax.jit(lambda x, w: jax.lax.scan(layer, x, w))(x, w)
+    mapped = jax.vmap(lambda w: layer(x, w)[0])(w)
+    here = x
+    for i, dense in enumerate(expected):
+        np.testing.assert_allclose(
+            mapped[i], x @ dense.T, atol=1e-5 * float(jnp.abs(x @ dense.T).max())
+        )
+        here = here @ dense.T
+        np.testing.assert_allclose(scanned[i], here, atol=1e-5 * float(jnp.abs(here).max()))
+
+
+SHARDED = """
+import functools
+import jax, jax.numpy as jnp, numpy as np, jentropy
+from jax.sharding import Mesh, PartitionSpec as P
+from jentropy import formats, pallas_kernels as kernels
+from jentropy.formats import FP8_BLOCK, INT4_GROUP, MXFP8, QuantizedTensor, quantize
+
+mesh = Mesh(np.array(jax.devices()[:2]), ("d",))
+rng = np.random.default_rng(0)
+n, k = 2048, 4096
+dense = rng.standard_normal((n, k)).astype(np.float32) * 0.02
+x = jnp.asarray(rng.standard_normal((4, k)), jnp.bfloat16)
+for number_format in (formats.FORMATS["BF16"], FP8_BLOCK, MXFP8, INT4_GROUP):
+    weight = QuantizedTensor(
+        number_format=number_format, codes=quantize(jnp.asarray(dense), number_format)
+    )
+    w = kernels.to_resident(weight, "tpu")
+    whole = jentropy.matmul(x, w, transpose_w=True, out_dtype=jnp.float32, interpret=True)
+    product = functools.partial(
+        jentropy.matmul, transpose_w=True, out_dtype=jnp.float32, interpret=True
+    )
+    specs = w.partition_specs(outputs="d")
+    by_outputs = jax.shard_map(
+        product, mesh=mesh, in_specs=(P(), specs), out_specs=P(None, "d"), check_vma=False
+    )
+    np.testing.assert_array_equal(jax.jit(by_outputs)(x, w), whole)
+    specs = w.partition_specs(inputs="d")
+    by_inputs = jax.shard_map(
+        lambda x, w: jax.lax.psum(product(x, w), "d"),
+        mesh=mesh, in_specs=(P(None, "d"), specs), out_specs=P(), check_vma=False,
+    )
+    np.testing.assert_allclose(by_inputs(x, w), whole, atol=1e-5)
+print("sharded")
+"""
+
+
+def test_shard_map_splits_the_outputs():
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    done = subprocess.run(
+        [sys.executable, "-c", SHARDED],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.endswith("sharded\n")
+
+
+def test_what_has_no_kernel_rests_in_the_reference_layout():
+    for number_format in (MXFP4, NVFP4, with_blocks(INT4_GROUP, (48,))):
+        codes = quantize(jnp.asarray(weights((64, 96))), number_format)
+        weight = QuantizedTensor(number_format=number_format, codes=codes)
+        w = kernels.to_resident(weight, "tpu")
+        assert w.backend == "reference"
+        x = inputs((2, 96), jnp.float32)
+        y = jentropy.matmul(x, w, transpose_w=True, interpret=INTERPRET)
+        expected = jentropy.matmul(x, weight.dequantize(jnp.float32), transpose_w=True)
+        np.testing.assert_allclose(y, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["FP8-128x128", "INT4-128-zeros", "MXFP8"])
+def test_resident_from_the_archive(name):
+    weight = quantized(name)
+    packed = jentropy.compress({"w": weight, "norm": jnp.ones(8, jnp.bfloat16)})
+    w = kernels.to_resident(packed, "tpu")["w"]
+    assert same_bits(
+        kernels.decode(w, interpret=INTERPRET),
+        jnp.asarray(dequantize(weight.number_format, weight.codes, jnp.bfloat16)),
+    )
+
+
+def test_sizes():
+    """Bits per weight of a large matrix: what the format allocates, and little more."""
+    allowed = {"BF16": 12.1, "FP8-128x128": 8.01, "MXFP8": 8.26, "INT4-128": 4.13}
+    for name, most in allowed.items():
+        w = resident(quantized(name, (2048, 2048)))
+        assert w.bits_per_weight < most, name
+
+
+def test_bad_options_are_refused():
+    with pytest.raises(InputError, match="reduce_axis"):
+        kernels.to_resident(jnp.ones((8, 8), jnp.bfloat16), reduce_axis=0)
+
+
+@each_target
+@pytest.mark.parametrize(
+    ("m", "k", "n"), [(1, 4096, 4096), (16, 14336, 4096), (256, 4096, 28672), (8192, 2880, 2880)]
+)
+def test_plans_fit(target, m, k, n):
+    limits = TARGETS[target]
+    made = plan(
+        m=m, k=k, n=n, tile_k=2048, tile_n=1024, bits_per_weight=12, accumulators=2, target=limits
+    )
+    assert made.fused == (m <= limits.fused_rows)
+    assert made.m % 16 == 0
+    assert made.passes * made.m >= m
+    assert made.m <= MOST_ROWS
+    assert made.grid[0] * made.tile_n >= n
+    assert made.grid[1] * made.tile_k == made.k >= k
+    assert made.vmem_bytes <= limits.vmem_bytes
+
+
+def test_every_known_device_has_a_target():
+    assert set(KINDS.values()) == set(TARGETS)
