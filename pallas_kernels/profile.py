@@ -20,7 +20,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +69,8 @@ def _run(argv: Sequence[str] | None) -> int:
     if arguments.json:
         write_json(arguments.json, target, shape, rows)
     measured = {n: f for n, m, f, _ in rows if m == budgets.ROWS and n in FORMATS}
-    if arguments.lower:
-        lower(target, measured)
+    if arguments.write:
+        write_budgets(target, measured, {"lower": min, "cover": max}[arguments.write])
     if arguments.check:
         check(target, measured)
     return 0
@@ -110,7 +110,11 @@ def _parser() -> argparse.ArgumentParser:
         help="of the weight (%(default)s); multiples of 2048, two of them along K at least",
     )
     parser.add_argument("--check", action="store_true", help="fail where a budget is exceeded")
-    parser.add_argument("--lower", action="store_true", help="lower budgets that are beaten")
+    parser.add_argument(
+        "--write",
+        choices=["lower", "cover"],
+        help="set budgets that are beaten down to these figures, or up, for another jax version",
+    )
     return parser
 
 
@@ -156,6 +160,7 @@ def write_json(file: str, target: str, shape: tuple[int, ...], rows: list[Any]) 
                 "format": name,
                 "m": m,
                 **figures.to_json(),
+                "held": budgets.held(figures),
                 "dense_share": round(figures.cycles(1 << 20) / dense.cycles(1 << 20), 4),
             }
             for name, m, figures, dense in rows
@@ -168,13 +173,14 @@ def write_json(file: str, target: str, shape: tuple[int, ...], rows: list[Any]) 
         Path(file).write_text(text + "\n")
 
 
-def lower(target: str, measured: dict[str, Figures]) -> None:
-    """Writes budgets that these figures beat, or that there are none of yet."""
+def write_budgets(target: str, measured: dict[str, Figures], better: Callable[..., float]) -> None:
+    """Writes the lower (`min`) or higher (`max`) of what is held and what these figures set."""
     path = budgets.path()
     known = budgets.load() if path.is_file() else {}
     own = known.setdefault(target, {})
     for name, figures in measured.items():
-        own[name] = budgets.lowered(figures, own.get(name))
+        new = budgets.proposed(target, name, figures)
+        own[name] = {what: better(new[what], own.get(name, new)[what]) for what in new}
     path.write_text(json.dumps(known, indent=1) + "\n")
 
 

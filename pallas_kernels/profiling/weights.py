@@ -53,19 +53,19 @@ def abstract_weight(number_format: Format, k: int, n: int) -> ResidentTensor:
       >>> w.shape, round(w.bits_per_weight, 3)
       ((14336, 4096), 4.125)
     """
-    turned = tuple(
-        dataclasses.replace(parameter, block=parameter.blocks(2)[::-1])
+    parameters = tuple(
+        dataclasses.replace(parameter, block=parameter.blocks(2))
         for parameter in number_format.parameters
     )
-    number_format = dataclasses.replace(number_format, parameters=turned)
-    layout = tpu_scaled if turned else tpu_window12
-    arrays, options = (_scaled if turned else _window12)(number_format, k, n)
+    number_format = dataclasses.replace(number_format, parameters=parameters)
+    layout = tpu_scaled if parameters else tpu_window12
+    arrays, options = _scaled(number_format, k, n) if parameters else _window12(k, n)
     return ResidentTensor(
         arrays=arrays,
         options=tuple(sorted(options.items())),
         layout=layout.NAME,
         number_format=number_format,
-        logical=(k, n),
+        logical=(n, k),
         turned=True,
     )
 
@@ -77,8 +77,7 @@ def _array(dtype: object, *shape: int) -> jax.Array:
     return jax.ShapeDtypeStruct(shape, np.dtype(dtype))  # type: ignore[return-value,arg-type]
 
 
-def _window12(number_format: Format, rows: int, columns: int) -> Made:
-    del number_format
+def _window12(rows: int, columns: int) -> Made:
     tile_rows = choose_tile(rows, tpu_window12.TILE_ROWS)
     tile_columns = tpu_window12.TILE_COLUMNS
     wide, high = ceil_to(columns, LANES), ceil_to(rows, tile_rows)
@@ -108,7 +107,7 @@ def _scaled(number_format: Format, rows: int, columns: int) -> Made:
     element, scale = number_format.element, number_format.parameter("scale")
     group, block = (
         0 if b == WHOLE or b >= size else b
-        for b, size in zip(scale.blocks(2), (rows, columns), strict=True)
+        for b, size in zip(scale.blocks(2)[::-1], (rows, columns), strict=True)
     )
     halves = 8 // element.code_bits
     tile_rows = choose_tile(
