@@ -90,7 +90,7 @@ class ResidentTensor:
     @property
     def nbytes(self) -> int:
         """Bytes that the weight occupies, scales and escapes included."""
-        return sum(array.nbytes for array in self.arrays.values())
+        return sum(array.size * array.dtype.itemsize for array in self.arrays.values())
 
     @property
     def bits_per_weight(self) -> float:

@@ -1,0 +1,200 @@
+"""`python -m jentropy.pallas_kernels.profile --tpu v5e`: kernels against memory, without a device.
+
+The real compiler schedules every product for the TPU named; no such device is needed, only libtpu
+(extra `aot`). For each format and plan it prints
+
+    bundles   of a step of the grid: its instruction words, loops times their trips. What only the
+              first or the last step along K does is spread over the steps; copies are included
+    HBM       cycles in which memory moves the step's weights, scales and escapes
+    ratio     bundles / HBM cycles: below 1, memory is what the product waits for
+    dense     the longer of the two, against that of the dense BF16 product of the same weights
+    slots     operations of the step by unit, FILL and SPILL being registers from and to memory
+
+Bundles leave out waits, so they are a lower bound of time. Exit codes: 0 done, 1 a budget is
+exceeded (with --check), 2 bad input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from jentropy.errors import CheckError, JentropyError, UnsupportedError
+
+from .profiling import budgets, compiling
+from .profiling.measuring import SHAPE, Figures, measure, measure_dense
+from .profiling.schedule import SLOTS
+from .profiling.weights import FORMATS
+
+CHECK_FAILED, BAD_INPUT = 1, 2
+COLUMNS = ("format", "M", "tile", "bundles", "HBM", "ratio", "dense", *SLOTS)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command line; returns its exit code."""
+    try:
+        return _run(argv)
+    except JentropyError as error:
+        print(f"profile: {error}", file=sys.stderr)
+        return CHECK_FAILED if isinstance(error, CheckError) else BAD_INPUT
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    arguments = _parser().parse_args(argv)
+    if arguments.gpu:
+        raise UnsupportedError(
+            f"no kernels for {arguments.gpu} yet", expected="--tpu", found=f"--gpu {arguments.gpu}"
+        )
+    target, shape = arguments.tpu, tuple(arguments.shape)
+    with tempfile.TemporaryDirectory(prefix="profile-") as folder:
+        dump = Path(folder)
+        compiling.prepare(dump)
+        rows = []
+        if arguments.json != "-":
+            print(f"{target}, {describe()}, weight {shape[0]} x {shape[1]}")
+            print(line(COLUMNS))
+        for m in arguments.rows:
+            dense = measure_dense(dump, target, m, shape)
+            rows.append(("dense BF16", m, dense, dense))
+            for name in arguments.formats:
+                rows.append((name, m, measure(dump, target, FORMATS[name], m, shape), dense))
+            if arguments.json != "-":
+                for row in rows[-1 - len(arguments.formats) :]:
+                    print(line(cells(*row)), flush=True)
+    if arguments.json:
+        write_json(arguments.json, target, shape, rows)
+    measured = {n: f for n, m, f, _ in rows if m == budgets.ROWS and n in FORMATS}
+    if arguments.write:
+        write_budgets(target, measured, {"lower": min, "cover": max}[arguments.write])
+    if arguments.check:
+        check(target, measured)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m jentropy.pallas_kernels.profile",
+        description="Static figures of the kernels from the real compilers; no device is needed.",
+    )
+    device = parser.add_mutually_exclusive_group(required=True)
+    device.add_argument("--tpu", choices=list(compiling.TOPOLOGIES), help="the TPU to compile for")
+    device.add_argument("--gpu", choices=["h200"], help="has no kernels yet")
+    parser.add_argument("--json", metavar="FILE", help="write the figures as JSON (- for stdout)")
+    parser.add_argument(
+        "--formats",
+        nargs="+",
+        choices=list(FORMATS),
+        default=list(FORMATS),
+        metavar="FORMAT",
+        help=f"of {', '.join(FORMATS)}; all by default",
+    )
+    parser.add_argument(
+        "--rows",
+        nargs="+",
+        type=int,
+        default=[budgets.ROWS],
+        metavar="M",
+        help="rows of x (16); fewer than 16 run as 16",
+    )
+    parser.add_argument(
+        "--shape",
+        nargs=2,
+        type=int,
+        default=SHAPE,
+        metavar=("K", "N"),
+        help="of the weight (%(default)s); multiples of 2048, two of them along K at least",
+    )
+    parser.add_argument("--check", action="store_true", help="fail where a budget is exceeded")
+    parser.add_argument(
+        "--write",
+        choices=["lower", "cover"],
+        help="set budgets that are beaten down to these figures, or up, for another jax version",
+    )
+    return parser
+
+
+def describe() -> str:
+    """Versions in words."""
+    return ", ".join(f"{name} {version}" for name, version in compiling.versions().items())
+
+
+def cells(name: str, m: int, figures: Figures, dense: Figures) -> list[str]:
+    """A row of the table."""
+    own, tile = figures.schedule, figures.tile
+    weights = tile[0] * tile[1]
+    return [
+        name,
+        str(m),
+        f"{tile[0]}x{tile[1]}",
+        f"{own.bundles:.0f}",
+        f"{figures.hbm_cycles:.0f}",
+        f"{figures.ratio:.3f}",
+        f"{figures.cycles(weights) / dense.cycles(weights):.2f}",
+        *(f"{own.slots[slot]:.0f}" for slot in SLOTS),
+    ]
+
+
+def line(texts: Sequence[str]) -> str:
+    """Cells of a row beside each other."""
+    widths = (15, 3, 9, 7, 5, 5, 5, *(6 for _ in SLOTS))
+    first, *rest = (
+        text.ljust(width) if i == 0 else text.rjust(width)
+        for i, (text, width) in enumerate(zip(texts, widths, strict=True))
+    )
+    return "  ".join((first, *rest)).rstrip()
+
+
+def write_json(file: str, target: str, shape: tuple[int, ...], rows: list[Any]) -> None:
+    """Figures as JSON."""
+    document = {
+        "target": target,
+        **compiling.versions(),
+        "shape": list(shape),
+        "products": [
+            {
+                "format": name,
+                "m": m,
+                **figures.to_json(),
+                "held": budgets.held(figures),
+                "dense_share": round(figures.cycles(1 << 20) / dense.cycles(1 << 20), 4),
+            }
+            for name, m, figures, dense in rows
+        ],
+    }
+    text = json.dumps(document, indent=1)
+    if file == "-":
+        print(text)
+    else:
+        Path(file).write_text(text + "\n")
+
+
+def write_budgets(target: str, measured: dict[str, Figures], better: Callable[..., float]) -> None:
+    """Writes the lower (`min`) or higher (`max`) of what is held and what these figures set."""
+    path = budgets.path()
+    known = budgets.load() if path.is_file() else {}
+    own = known.setdefault(target, {})
+    for name, figures in measured.items():
+        new = budgets.proposed(target, name, figures)
+        own[name] = {what: better(new[what], own.get(name, new)[what]) for what in new}
+    path.write_text(json.dumps(known, indent=1) + "\n")
+
+
+def check(target: str, measured: dict[str, Figures]) -> None:
+    """Raises where a budget is exceeded."""
+    known = budgets.load().get(target, {})
+    over = [
+        f"{name}: {what} {found:.3f} above {allowed}"
+        for name, figures in measured.items()
+        for what, (found, allowed) in budgets.exceeded(figures, known[name]).items()
+    ]
+    if over:
+        raise CheckError(f"budgets of {target}: " + "; ".join(over))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+"""Static figures that kernels are held to, in `budgets/tpu.json`.
+
+    {"v5e": {"BF16": {"ratio": ..., "bundles": ..., "spills": ...}, ...}, ...}
+
+at M = 16: bundles for a cycle of memory, bundles for 2^20 weights, and spilled registers for 2^20
+weights, each a little above the most that was measured with any version of jax that CI has. A
+change that beats one lowers it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from importlib import resources
+from pathlib import Path
+
+from jentropy.pallas_kernels.decode_matmul.plan import TARGETS
+
+from .measuring import Figures
+
+ROWS = 16  # of x
+UNIT = 1 << 20  # weights
+ROOM = 1.01  # above what was measured
+DIGITS = 3
+
+Budgets = dict[str, dict[str, dict[str, float]]]
+
+# What every budget of a ratio must stay below, by format: v5e, v6e, v7x.
+CEILINGS = {
+    "BF16": (0.40, 0.62, 1.10),
+    "FP8 128x128": (0.22, 0.38, 0.50),
+    "MXFP8": (0.45, 0.66, 1.00),
+    "INT4 g128": (0.75, 0.95, 1.00),
+}
+
+
+def path() -> Path:
+    """The file."""
+    return Path(str(resources.files("jentropy.pallas_kernels") / "budgets" / "tpu.json"))
+
+
+def load() -> Budgets:
+    """Budgets by target and format."""
+    return json.loads(path().read_text())
+
+
+def held(figures: Figures) -> dict[str, float]:
+    """What of a product's figures is held."""
+    share = UNIT / (figures.tile[0] * figures.tile[1])
+    own = figures.schedule
+    return {
+        "ratio": figures.ratio,
+        "bundles": own.bundles * share,
+        "spills": own.spills * share,
+    }
+
+
+def exceeded(figures: Figures, budget: dict[str, float]) -> dict[str, tuple[float, float]]:
+    """Figures above their budget: what was measured, and what is allowed."""
+    return {
+        name: (value, budget[name]) for name, value in held(figures).items() if value > budget[name]
+    }
+
+
+def proposed(target: str, name: str, figures: Figures) -> dict[str, float]:
+    """The budget that these figures would set, no ratio above its ceiling."""
+    new = {
+        what: _rounded_up(value * ROOM, DIGITS if what == "ratio" else 0)
+        for what, value in held(figures).items()
+    }
+    if name in CEILINGS:
+        new["ratio"] = min(new["ratio"], CEILINGS[name][list(TARGETS).index(target)])
+    return new
+
+
+def _rounded_up(value: float, digits: int) -> float:
+    return math.ceil(value * 10**digits) / 10**digits

@@ -1,0 +1,205 @@
+"""Reads what libtpu scheduled for a kernel: the bundles of one step of its grid.
+
+A bundle is one instruction word, one cycle unless it waits: for a copy, or for a result of the MXU
+that the compiler left to the hardware. Waits are not in these counts, which makes them a lower
+bound of time; they hold as a budget since compiling again gives the same.
+
+The dump of a kernel is a line for each bundle:
+
+    0x158 PF: > { %1474 = sbr.rel (%p8) target = $region113  ;; ... } /* Start region 112 */
+
+with marks (LB: body of a loop, PF: where a skipped region ends), operations, and comments that say
+where regions of the program start and end. A branch back to the start of region r, at a mark LB,
+ends a loop; any other one skips to the bundle whose comment is `Start/End empty region r`. Some
+bundles after a branch run whether it is taken or not. The grid is the longest loop.
+
+`pl.when(k == 0)` and `pl.when(k == last)` are branches on `scmp.ne` with 0 or the number of the
+last step: one step of a column of tiles runs what they skip.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from jentropy.errors import InputError
+
+SLOTS = ("MXU", "XLU", "VALU", "VPOP", "EUP", "VLOAD", "FILL", "VSTORE", "SPILL", "SALU")
+LINE = re.compile(r"^\s*(?:0x[0-9a-f]+|0)\s+([A-Z ]*?)\s*:[\s>]*\{(.*)")
+BRANCH = re.compile(r"sbr\.rel \((!?)(%p\w+)\) target = \$region(\d+)")
+COMPARED = re.compile(r"(%p\w+) = scmp\.(ne|ge)\.\S* %\w+, (\d+)\b")
+STARTED = re.compile(r"Start region (\d+)\b")
+LANDING = re.compile(r"Start/End empty region (\d+)\b")
+USAGE = re.compile(r"^\d+( \d+){9}\s*$")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """One step of a kernel's grid.
+
+    Attributes:
+      bundles: of a step, loops times their trips; blocks that only the first or the last of the
+        steps along K runs count once for all of them.
+      upper: the same, such blocks counted in every step.
+      hot: the longest piece without a branch, and loops: arithmetic only, neither copies nor
+        conditions.
+      slots: operations of a step by the unit that they occupy, weighted as `bundles`; FILL and
+        SPILL move registers from and to memory.
+      loops: trips and bundles of each inner loop; trips that the program computes are those given.
+    """
+
+    bundles: float
+    upper: float
+    hot: float
+    slots: dict[str, float]
+    loops: tuple[tuple[float, int], ...]
+
+    @property
+    def spills(self) -> float:
+        """Registers stored since there are too few of them."""
+        return self.slots["SPILL"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Bundle:
+    marks: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Loop:
+    """Bundles first .. last; trips None where the program computes them."""
+
+    first: int
+    last: int
+    trips: int | None
+
+    def __contains__(self, index: int) -> bool:
+        return self.first <= index <= self.last
+
+
+def read(dump: Path, kernel: str, *, steps: int, trips: float = 0) -> Schedule:
+    """The schedule of a kernel of the compile that wrote a dump.
+
+    Args:
+      dump: folder of one compile's files.
+      kernel: name of the `pallas_call`.
+      steps: of its grid along K, at least 2.
+      trips: of loops whose trips the program computes.
+
+    Raises:
+      InputError: the dump has no such kernel, or it is not as described above.
+    """
+    path, usage = _files(dump, kernel)
+    lines = map(LINE.match, path.read_text().splitlines())
+    bundles = [_Bundle(*match.groups()) for match in lines if match]
+    rows = [line.split() for line in usage.read_text().splitlines() if USAGE.match(line)]
+    loops = _loops(bundles)
+    if not loops or len(rows) < len(bundles):
+        raise InputError(
+            f"schedule of {kernel}",
+            file=path,
+            expected=f"a loop, and the slots of {len(bundles)} bundles",
+            found=f"{len(loops)} loops, slots of {len(rows)} bundles",
+        )
+    grid = max(loops, key=lambda loop: loop.last - loop.first)
+    inner = [loop for loop in loops if loop is not grid and loop.first in grid]
+    once = _once(bundles, steps)
+    upper, total, used = 0.0, 0.0, dict.fromkeys(SLOTS, 0.0)
+    for i in range(grid.first, grid.last + 1):
+        weight = 1.0
+        for loop in inner:
+            if i in loop:
+                weight *= trips if loop.trips is None else loop.trips
+        upper += weight
+        weight /= steps if i in once else 1
+        total += weight
+        for name, count in zip(SLOTS, rows[i], strict=True):
+            used[name] += weight * int(count)
+    straight = max(_straight(bundles, grid, inner))
+    counted = [
+        (float(trips if loop.trips is None else loop.trips), loop.last - loop.first + 1)
+        for loop in inner
+    ]
+    hot = straight + sum(times * length for times, length in counted)
+    return Schedule(bundles=total, upper=upper, hot=hot, slots=used, loops=tuple(counted))
+
+
+def _files(dump: Path, kernel: str) -> tuple[Path, Path]:
+    """Bundles of a kernel, and the use that they make of slots."""
+    found = []
+    for path in sorted(dump.glob(f"*-{kernel}*-final_bundles.txt")):
+        if "schedule-analysis" in path.name:
+            continue
+        prefix = re.sub(r"-\d+-final_bundles\.txt$", "", path.name)
+        usage = dump.glob(f"{prefix}-*-final_hlo-static-per-bundle-utilization.txt")
+        found += [(path, one) for one in usage]
+    if len(found) != 1:
+        raise InputError(
+            f"schedules of {kernel}",
+            file=dump,
+            expected="one",
+            found=sorted(path.name for path, _ in found) or "none",
+        )
+    return found[0]
+
+
+def _loops(bundles: list[_Bundle]) -> list[_Loop]:
+    delay = _delay(bundles)
+    started = {
+        region: i
+        for i, bundle in enumerate(bundles)
+        if "LB" in bundle.marks
+        for region in STARTED.findall(bundle.text)
+    }
+    ends = {m.group(1): int(m.group(3)) for b in bundles for m in COMPARED.finditer(b.text)}
+    loops = []
+    for i, bundle in enumerate(bundles):
+        branch = BRANCH.search(bundle.text)
+        if branch and started.get(branch.group(3), i + 1) <= i:
+            loops.append(_Loop(started[branch.group(3)], i + delay, ends.get(branch.group(2))))
+    return loops
+
+
+def _delay(bundles: list[_Bundle]) -> int:
+    """Bundles after a branch that run in any case: from the last branch to the end of its block."""
+    branches = [i for i, bundle in enumerate(bundles) if "sbr.rel" in bundle.text]
+    last = branches[-1] if branches else len(bundles)
+    ends = (i for i in range(last, len(bundles)) if "End region" in bundles[i].text)
+    return next(ends, last) - last
+
+
+def _once(bundles: list[_Bundle], steps: int) -> set[int]:
+    """Bundles that only the first or the last step along K runs."""
+    delay = _delay(bundles)
+    differs = {
+        m.group(1): int(m.group(3))
+        for b in bundles
+        for m in COMPARED.finditer(b.text)
+        if m.group(2) == "ne"
+    }
+    landing = {region: i for i, b in enumerate(bundles) for region in LANDING.findall(b.text)}
+    found: set[int] = set()
+    for i, bundle in enumerate(bundles):
+        branch = BRANCH.search(bundle.text)
+        if branch and not branch.group(1) and differs.get(branch.group(2)) in (0, steps - 1):
+            found.update(range(i + 1 + delay, landing.get(branch.group(3), 0)))
+    return found
+
+
+def _straight(bundles: list[_Bundle], grid: _Loop, inner: list[_Loop]) -> Iterator[int]:
+    """Lengths of the pieces of a step, loops apart, without a branch or a place to branch to."""
+    length = 0
+    for i in range(grid.first, grid.last + 1):
+        cut = bundles[i].marks or "sbr.rel" in bundles[i - 1].text
+        if any(i in loop for loop in inner):
+            yield length
+            length = 0
+            continue
+        if cut:
+            yield length
+            length = 0
+        length += 1
+    yield length

@@ -1,0 +1,264 @@
+"""The TPU kernels through libtpu: budgets of their schedules, and that every plan compiles.
+
+Nothing is run. Each TPU compiles in a process of its own, which is this file or the command that
+users have, two at a time. JENTROPY_AOT=all compiles every plan and format, as CI does; by default
+the formats whose ratios are promised and one plan of each layout.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jentropy.errors import CheckError, InputError
+from jentropy.formats import QuantizedTensor, quantize
+from jentropy.pallas_kernels import profile, to_resident
+from jentropy.pallas_kernels.profiling import budgets, compiling, plans, schedule
+from jentropy.pallas_kernels.profiling.weights import FORMATS, abstract_weight
+
+TARGETS = tuple(compiling.TOPOLOGIES)
+EVERYTHING = os.environ.get("JENTROPY_AOT") == "all"
+PROMISED = tuple(budgets.CEILINGS)
+PROCESSES, SECONDS = 2, 900
+needs_libtpu = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None,
+    reason="libtpu not installed: pip install 'jentropy[aot]'",
+)
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *command],
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+
+
+def of_every_target(command: Any) -> dict[str, Any]:
+    """What a command prints as JSON in its last line, by target."""
+    with ThreadPoolExecutor(PROCESSES) as pool:
+        done = dict(zip(TARGETS, pool.map(lambda t: run(*command(t)), TARGETS), strict=True))
+    for result in done.values():
+        assert result.returncode == 0, result.stderr[-4000:]
+    return {target: json.loads(result.stdout) for target, result in done.items()}
+
+
+@pytest.fixture(scope="module")
+def profiles() -> dict[str, dict[str, Any]]:
+    """Products at M = 16 by target and format."""
+    names = FORMATS if EVERYTHING else PROMISED
+    documents = of_every_target(
+        lambda target: [
+            *("-m", "jentropy.pallas_kernels.profile", "--tpu", target, "--json", "-"),
+            *("--formats", *names),
+        ]
+    )
+    return {
+        target: {product["format"]: product for product in document["products"]}
+        for target, document in documents.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def compiled() -> dict[str, dict[str, str | None]]:
+    """Errors of the compiler by target and case, None where there was none."""
+    return of_every_target(lambda target: [__file__, target, "all" if EVERYTHING else "few"])
+
+
+@needs_libtpu
+@pytest.mark.parametrize("name", FORMATS if EVERYTHING else PROMISED)
+@pytest.mark.parametrize("target", TARGETS)
+def test_schedules_stay_within_their_budgets(profiles, target, name):
+    product, budget = profiles[target][name], budgets.load()[target][name]
+    assert set(budget) == set(product["held"])
+    for what, value in product["held"].items():
+        assert value <= budget[what], f"{what} of {name} on {target}"
+
+
+@needs_libtpu
+@pytest.mark.parametrize("name", PROMISED)
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_slower_of_schedule_and_memory_beats_the_dense_product(profiles, target, name):
+    assert profiles[target][name]["dense_share"] < 1
+
+
+@needs_libtpu
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_plan_compiles(compiled, target):
+    errors = {case: error for case, error in compiled[target].items() if error}
+    assert not errors, errors
+    kinds = {case.split(":")[0] for case in compiled[target]}
+    assert kinds == {"product", "decode"}
+
+
+def cases(target: str, everything: bool) -> tuple[list[plans.Case], list[plans.Case]]:
+    """Products and decodes to compile."""
+    if everything:
+        found = plans.distinct(target)
+        return found, plans.layouts(found)
+    few = plans.distinct(target, ["gpt-oss-120b"])
+    return [case for case in few if case.m == 1], plans.layouts(few)
+
+
+def main(target: str, extent: str) -> None:
+    """Compiles, and prints what came of it as JSON."""
+    compiling.prepare()
+    from jentropy.pallas_kernels.decode import tpu as decode
+    from jentropy.pallas_kernels.profiling.measuring import product_of
+
+    def decoded(weight: Any) -> jax.Array:
+        return decode.decode(weight, jnp.dtype(jnp.bfloat16))
+
+    products, decodes = cases(target, extent == "all")
+    work: dict[str, tuple[Any, ...]] = {}
+    for case in products:
+        weight = case.weight()
+        x = jax.ShapeDtypeStruct((case.m, case.k), jnp.bfloat16)
+        work[f"product: {case}"] = (product_of(weight, target), x, weight)
+    for case in decodes:
+        work[f"decode: {case}"] = (decoded, case.weight())
+    results: dict[str, str | None] = {}
+    for name, arguments in work.items():
+        start = time.perf_counter()
+        try:
+            compiling.compile_for(target, *arguments)
+            results[name] = None
+        except Exception as error:
+            results[name] = f"{type(error).__name__}: {error}"[:2000]
+        print(f"{time.perf_counter() - start:.1f} s {name}", file=sys.stderr)
+    print(json.dumps(results))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize(("k", "n"), [(512, 256), (700, 640), (2880, 384)])
+def test_abstract_weights_are_what_to_resident_makes(name, k, n):
+    number_format = FORMATS[name]
+    rng = np.random.default_rng(0)
+    dense = jnp.asarray(rng.standard_normal((n, k)) * 0.02, jnp.bfloat16)
+    weight: Any = dense
+    if number_format.parameters:
+        codes = quantize(dense.astype(jnp.float32), number_format)
+        weight = QuantizedTensor(number_format=number_format, codes=codes)
+    made, expected = abstract_weight(number_format, k, n), to_resident(weight, "tpu")
+    skipped = {"shift", "inline", "exact"}  # what numbers decide
+    assert made.layout == expected.layout
+    assert made.shape == expected.shape
+    assert made.number_format.parameters == expected.number_format.parameters
+    assert {k: v for k, v in made.options if k not in skipped} == {
+        k: v for k, v in expected.options if k not in skipped
+    }
+    described = [
+        {name: (array.shape, array.dtype) for name, array in w.arrays.items()}
+        for w in (made, expected)
+    ]
+    for one in described:
+        one.pop("escapes", None)
+    assert described[0] == described[1]
+
+
+def test_plans_differ_in_what_decides_a_kernel_only():
+    found = plans.distinct("v6e")
+    assert len({str(case) for case in found}) == len(found)
+    assert {case.number_format for case in found} >= set(PROMISED)
+    assert not [case for case in found if case.m in (8, 16)], "they run as M = 1 does"
+    assert len(plans.layouts(found)) < len(found)
+
+
+def test_budgets_are_below_what_is_promised():
+    held = budgets.load()
+    assert set(held) == set(TARGETS)
+    for i, target in enumerate(TARGETS):
+        assert set(held[target]) == set(FORMATS)
+        for name, ceilings in budgets.CEILINGS.items():
+            assert held[target][name]["ratio"] <= ceilings[i], (target, name)
+
+
+BUNDLES = """
+LB: loop body
+     0   :  { %1 = sst [smem:[#allocation7]] 1 } /* Start region 1 */
+   0x1 LB: > { %s2 = sadd.s32 1, %s1 } /* Start region 9 :: Start region 2 */
+   0x2   : > { %p1_p0 = scmp.ne.s32.totalorder %s5_s5, 0 }
+   0x3   : > { %9 = sbr.rel (%p1_p0) target = $region4 }
+   0x4   :  {} /* End region 2 */
+   0x5   : > { %10 = vst [vmem:[#allocation2]] %v1 }
+   0x6   : > { %11 = vst [vmem:[#allocation2]] %v1 } /* End region 3 */
+   0x7 PF: > { %p2_p0 = scmp.ne.s32.totalorder %s5_s5, 7 } /* Start/End empty region 4 */
+   0x8 LB: >> { %v1 = vadd.f32 %v2, %v3 } /* Start region 5 */
+   0x9   : >> { %p3_p1 = scmp.ge.s32.totalorder %s6_s6, 16 }
+   0xa   : >> { %12 = sbr.rel (!%p3_p1) target = $region5 }
+   0xb   :  {} /* End region 5 */
+   0xc LB: >> { %v1 = vadd.f32 %v2, %v3 } /* Start region 6 */
+   0xd   : >> { %13 = sbr.rel (!%p4_p1) target = $region6 }
+   0xe   :  {} /* End region 6 */
+   0xf   : > { %p5_p1 = scmp.ge.s32.totalorder %s2, 10 /* loop exit test */ }
+  0x10   : > { %14 = sbr.rel (!%p5_p1) target = $region9 }
+  0x11   :  {} /* End region 9 */
+  0x12   :  { %15 = vsyncpa [#allocation7], 1 } /* exit bundle: %toy.1 = custom-call(%x) */
+"""
+
+
+def test_schedules_are_read_with_their_loops_and_conditions(tmp_path):
+    (tmp_path / "1-toy.1-70-final_bundles.txt").write_text(BUNDLES)
+    usage = "\n".join(" ".join(["1", *"0" * 7, str(int(i == 5)), "2"]) for i in range(0x13))
+    name = "1-toy.1-68-final_hlo-static-per-bundle-utilization.txt"
+    (tmp_path / name).write_text(usage)
+    read = schedule.read(tmp_path, "toy", steps=8, trips=3)
+    assert read.loops == ((16.0, 4), (3.0, 3))
+    straight = 7 + 3  # up to the first loop, and after the second
+    assert read.upper == straight + 16 * 4 + 3 * 3
+    assert read.bundles == read.upper - 2 * 7 / 8  # two that one step of eight runs
+    assert read.hot == 3 + 16 * 4 + 3 * 3
+    assert read.slots["MXU"] == read.bundles
+    assert read.spills == 1 / 8
+    with pytest.raises(InputError, match="schedules of other"):
+        schedule.read(tmp_path, "other", steps=8)
+
+
+def test_the_command_says_what_it_has_not(capsys, monkeypatch):
+    assert profile.main(["--gpu", "h200"]) == 2
+    assert "no kernels for h200" in capsys.readouterr().err
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert profile.main(["--tpu", "v5e"]) == 2
+    error = capsys.readouterr().err
+    assert "jentropy[aot]" in error
+    assert error.count("\n") == 1
+
+
+def test_budgets_are_set_by_what_was_measured(tmp_path, monkeypatch):
+    own = schedule.Schedule(bundles=100.0, upper=100.0, hot=90.0, slots={"SPILL": 5.0}, loops=())
+    figures = profile.Figures(tile=(1024, 1024), schedule=own, hbm_cycles=200.0)
+    budget = {"ratio": 0.6, "bundles": 90.0, "spills": 6.0}
+    assert budgets.exceeded(figures, budget) == {"bundles": (100.0, 90.0)}
+    path = tmp_path / "tpu.json"
+    monkeypatch.setattr(budgets, "path", lambda: path)
+    path.write_text(json.dumps({"v5e": {"INT8 row": budget}}))
+    profile.write_budgets("v5e", {"INT8 row": figures}, min)
+    lowered = {"ratio": 0.505, "bundles": 90.0, "spills": 6.0}
+    assert budgets.load() == {"v5e": {"INT8 row": lowered}}
+    profile.write_budgets("v5e", {"INT8 row": figures}, max)
+    assert budgets.load()["v5e"]["INT8 row"]["bundles"] == 101.0
+    path.write_text(json.dumps({"v5e": {"INT8 row": budget}}))
+    with pytest.raises(CheckError, match="INT8 row: bundles 100"):
+        profile.check("v5e", {"INT8 row": figures})
+    assert budgets.proposed("v7x", "MXFP8", figures)["ratio"] == 0.505
+    slow = dataclasses.replace(figures, hbm_cycles=50.0)
+    assert budgets.proposed("v7x", "MXFP8", slow)["ratio"] == 1.0
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
