@@ -14,7 +14,7 @@ import math
 from importlib import resources
 from pathlib import Path
 
-from jentropy.pallas_kernels.decode_matmul.plan import TARGETS
+from jentropy.pallas_kernels.targets import TARGETS
 
 from .measuring import Figures
 

@@ -12,10 +12,11 @@ import jax.numpy as jnp
 
 from jentropy.formats import Format
 from jentropy.pallas_kernels.decode_matmul import tpu
-from jentropy.pallas_kernels.decode_matmul.plan import TARGETS, Plan
+from jentropy.pallas_kernels.decode_matmul.plan import Plan
 from jentropy.pallas_kernels.decode_matmul.transforms import Product
 from jentropy.pallas_kernels.layouts.tiles import ceil_to
 from jentropy.pallas_kernels.resident import ResidentTensor
+from jentropy.pallas_kernels.targets import TARGETS
 
 from . import compiling, dense, schedule
 from .weights import abstract_weight, chunks_of
