@@ -3,29 +3,35 @@
 A stream of n symbols takes ceil(n / LANE) lanes. Streams are gathered into calls of a few fixed
 sizes, so that a checkpoint of any tensors compiles a handful of programs; calls run on all cores.
 What a codec does before and after (`prepare`, `finish`) runs in the same threads.
+
+A symbol has a *context*, 0 to 254. It is coded with table `context mod T` of its stream's T tables,
+and what a decoder shows is the table's byte plus the context, unless that byte is FIXED. Where a
+call has no symbol the context is IDLE.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, UInt8, UInt16, UInt32
 
 from jentropy.errors import CorruptError
 
-from . import bits, rans
+from . import bits, cores, rans
 from .rans import FEW, LANE, LOWER, PRECISION, SLOTS
 from .tables import IDLE, Tables
 
 STEPS = (512, 2048, LANE)  # of compiled programs
 LANES = (32, 64, 96, 128, 192, 256)  # of compiled programs; what they touch stays in a core's cache
 DEVICE_LANES = 1 << 17  # of a call on an accelerator, which needs many at once
-TABLES = 63  # of a call that mixes streams
+TABLES = 31  # of a call that mixes streams: what its cores' second caches hold
+FIXED = 255  # a byte that is shown as it is
+IDLE_CONTEXT = 255
 BYTES = 255  # a count that spreads less takes a byte
 
 
@@ -34,8 +40,8 @@ class Symbols:
     """What a stream codes.
 
     Attributes:
-      symbols: uint8[n], rows of `table`.
-      contexts: uint8[n], the table of each symbol; None: the first.
+      symbols: uint8[n], columns of `Encoding.rows`.
+      contexts: uint8[n]; None: all are 0.
       low: uint16[lanes], low bits of each lane's initial state; None: 0.
     """
 
@@ -80,7 +86,7 @@ class Encoding:
     Attributes:
       size: its symbols, more than 0.
       tables: of its symbols.
-      rows: uint32[contexts, 256], what a symbol of each context looks up (`Tables.encode_rows`).
+      rows: uint32[T, 256], what a symbol looks up in each table (`Tables.encode_rows`).
       prepare: gives the symbols.
       finish: takes the coded stream; `encode` returns what it returns.
     """
@@ -99,16 +105,14 @@ class Decoding:
     Attributes:
       size: its symbols, more than 0.
       tables: of its symbols.
-      stream: what was coded.
-      contexts: gives uint8[size], the table of each symbol; None: the first.
-      finish: takes the symbols (as `tables.shown` has them) and the low bits of the initial
+      prepare: gives what was coded, and the contexts, uint8[size], or None where all are 0.
+      finish: takes what is shown of the symbols and the low bits of the initial
         states; `decode` returns what it returns.
     """
 
     size: int
     tables: Tables
-    stream: Stream
-    contexts: Callable[[], np.ndarray] | None
+    prepare: Callable[[], tuple[Stream, np.ndarray | None]]
     finish: Callable[[np.ndarray, np.ndarray], Any]
 
 
@@ -117,8 +121,10 @@ def lane_count(symbols: int) -> int:
     return -(-symbols // LANE)
 
 
-def _steps(size: int) -> int:
-    return -(-size // lane_count(size)) if size else 0
+def _program_steps(size: int) -> int:
+    """Steps of the program that codes a stream."""
+    steps = -(-size // lane_count(size))
+    return next(s for s in STEPS if s >= steps)
 
 
 def _batch_lanes() -> int:
@@ -130,38 +136,53 @@ def batch_symbols() -> int:
 
     They are all in memory at once, hence the bound on the cores.
     """
-    calls = 4 * min(os.cpu_count() or 1, 8) if jax.default_backend() == "cpu" else 1
+    calls = 8 * min(cores.count(), 8) if jax.default_backend() == "cpu" else 1
     return calls * _batch_lanes() * LANE
 
 
 def _calls(jobs: Sequence[Encoding | Decoding]) -> list[list[int]]:
-    """Streams that go into one call, largest calls first."""
+    """Streams that go into one call, largest calls first.
+
+    The longest streams go first, each into the first call that has room for it.
+    """
     limit = _batch_lanes()
-    calls: list[list[int]] = []
-    open_calls: dict[int, tuple[list[int], int, dict[int, int]]] = {}
-    for i, job in enumerate(jobs):
-        lanes = lane_count(job.size)
-        steps = next(s for s in STEPS if s >= _steps(job.size))
-        call, used, tables = open_calls.get(steps, ([], limit + 1, {}))
-        needed = tables | {id(job.tables): job.tables.count}
-        if used + lanes > limit or sum(needed.values()) > TABLES:
-            call, used, needed = [], 0, {id(job.tables): job.tables.count}
+    calls: list[_Call] = []
+    for i in sorted(range(len(jobs)), key=lambda i: -jobs[i].size):
+        job = jobs[i]
+        steps, lanes = _program_steps(job.size), lane_count(job.size)
+        own = {id(job.tables): job.tables.count}
+        for call in calls:
+            fits = call.steps == steps and call.lanes + lanes <= limit
+            if fits and sum((call.tables | own).values()) <= TABLES:
+                break
+        else:
+            call = _Call(steps)
             calls.append(call)
-        call.append(i)
-        open_calls[steps] = call, used + lanes, needed
-    return sorted(calls, key=lambda call: -sum(jobs[i].size for i in call))
+        call.jobs.append(i)
+        call.lanes += lanes
+        call.tables |= own
+    calls.sort(key=lambda call: -call.steps * call.lanes)
+    return [call.jobs for call in calls]
+
+
+@dataclass(slots=True)
+class _Call:
+    """Streams that share a call, so far."""
+
+    steps: int
+    lanes: int = 0
+    jobs: list[int] = field(default_factory=list)
+    tables: dict[int, int] = field(default_factory=dict)  # counts by id
 
 
 def _run(jobs: Sequence[Any], run_call: Callable[[list[Any]], list[Any]]) -> list[Any]:
     """Results of all jobs, in order; a call's jobs go through `run_call` together."""
     calls = _calls(jobs)
     results: list[Any] = [None] * len(jobs)
-    workers = max(1, min(os.cpu_count() or 1, len(calls)))
-    with ThreadPoolExecutor(workers) as pool:
-        done = pool.map(lambda call: run_call([jobs[i] for i in call]), calls)
-        for call, parts in zip(calls, done, strict=True):
-            for i, part in zip(call, parts, strict=True):
-                results[i] = part
+    done = cores.each(lambda call: run_call([jobs[i] for i in call]), calls)
+    for call, parts in zip(calls, done, strict=True):
+        for i, part in zip(call, parts, strict=True):
+            results[i] = part
     return results
 
 
@@ -186,7 +207,7 @@ class _Grid:
                 tables.append(job.tables)
         used = int(ends[-1])
         return cls(
-            steps=next(s for s in STEPS if s >= max(_steps(job.size) for job in jobs)),
+            steps=max(_program_steps(job.size) for job in jobs),
             lanes=next((n for n in LANES if n >= used), 1 << (used - 1).bit_length()),
             columns=[
                 slice(int(end) - lane_count(job.size), int(end))
@@ -196,25 +217,51 @@ class _Grid:
             tables=tables,
         )
 
-    def fills(self, size: int) -> bool:
-        """Whether a stream of this size takes the whole call."""
-        return size == self.steps * self.lanes
+    @property
+    def few(self) -> bool:
+        """Whether a 16-bit index reaches the slots of all tables and an idle one."""
+        return sum(tables.count for tables in self.tables) < FEW
+
+    def masks(self, jobs: Sequence[Encoding | Decoding]) -> np.ndarray:
+        """Of each lane the bits of a context that say which table. uint8[lanes]."""
+        masks = np.zeros(self.lanes, np.uint8)
+        for job, columns in zip(jobs, self.columns, strict=True):
+            masks[columns] = (1 << (job.tables.count - 1).bit_length()) - 1
+        return masks
+
+    def first_tables(self) -> np.ndarray:
+        """Of each lane. uint8[lanes]."""
+        first = np.zeros(self.lanes, np.uint8)
+        for base, columns in zip(self.bases, self.columns, strict=True):
+            first[columns] = base
+        return first
+
+    def spread(self, parts: Sequence[np.ndarray | None], sizes: Sequence[int], idle: int):
+        """Streams' values (None: zeros) in their columns, `idle` elsewhere. uint8[steps, lanes]."""
+        if len(parts) == 1 and parts[0] is not None and sizes[0] == self.steps * self.lanes:
+            return parts[0].reshape(self.steps, self.lanes)
+        grid = np.full((self.steps, self.lanes), idle, np.uint8)
+        for part, size, columns in zip(parts, sizes, self.columns, strict=True):
+            _lay(grid, columns, part, size)
+        return grid
 
 
-def _lay(grid: np.ndarray, columns: slice, values: np.ndarray, size: int) -> None:
-    """Puts a stream's values, in order, into its columns of [steps, lanes]."""
+def _lay(grid: np.ndarray, columns: slice, values: np.ndarray | None, size: int) -> None:
+    """Puts a stream's values (None: zeros), in order, into its columns of [steps, lanes]."""
     lanes = columns.stop - columns.start
     whole, left = divmod(size, lanes)
     view = grid[:, columns]
-    view[:whole] = values[: whole * lanes].reshape(whole, lanes)
+    view[:whole] = 0 if values is None else values[: whole * lanes].reshape(whole, lanes)
     if left:
-        view[whole, :left] = values[whole * lanes :]
+        view[whole, :left] = 0 if values is None else values[whole * lanes :]
 
 
 def _pick(grid: np.ndarray, columns: slice, size: int) -> np.ndarray:
     """The inverse of `_lay`."""
     lanes = columns.stop - columns.start
     whole, left = divmod(size, lanes)
+    if size == grid.size:
+        return grid.reshape(-1)
     values = np.empty(size, grid.dtype)
     values[: whole * lanes].reshape(whole, lanes)[...] = grid[:whole, columns]
     if left:
@@ -227,30 +274,42 @@ def encode(jobs: Sequence[Encoding]) -> list[Any]:
     return _run(jobs, _encode_call)
 
 
+@jax.jit
+def _encode_grid(
+    symbols: UInt8[Array, "steps lanes"],
+    contexts: UInt8[Array, "steps lanes"],
+    first: UInt8[Array, lanes],
+    masks: UInt8[Array, lanes],
+    initial: UInt32[Array, lanes],
+    tables: UInt32[Array, tables_times_256],
+) -> tuple[UInt32[Array, lanes], UInt16[Array, "lanes steps"], Bool[Array, "lanes steps"]]:
+    """`rans.encode`, the last of the tables being the one that leaves states alone."""
+    table = jnp.where(contexts == IDLE_CONTEXT, 255, first + (contexts & masks))
+    return rans.encode(table.astype(jnp.uint16) << 8 | symbols, initial, tables)
+
+
 def _encode_call(jobs: list[Encoding]) -> list[Any]:
     grid = _Grid.of(jobs)
-    idle = sum(tables.count for tables in grid.tables)
     rows = np.zeros((256, 256), np.uint32)
-    rows[idle] = SLOTS << 16
-    entries: np.ndarray = np.empty(0, np.uint16)
-    if not grid.fills(jobs[0].size):
-        entries = np.full((grid.steps, grid.lanes), idle << 8, np.uint16)
+    rows[-1] = SLOTS << 16
     initial = np.full(grid.lanes, LOWER, np.uint32)
-    for job, columns, base in zip(jobs, grid.columns, grid.bases, strict=True):
+    given = [job.prepare() for job in jobs]
+    for job, part, columns, base in zip(jobs, given, grid.columns, grid.bases, strict=True):
         rows[base : base + job.tables.count] = job.rows
-        given = job.prepare()
-        entry = given.symbols.astype(np.uint16)
-        if given.contexts is not None:
-            entry |= (given.contexts.astype(np.uint16) + np.uint16(base)) << 8
-        elif base:
-            entry |= np.uint16(base << 8)
-        if given.low is not None:
-            initial[columns] |= given.low
-        if grid.fills(job.size):
-            entries = entry.reshape(grid.steps, grid.lanes)
-        else:
-            _lay(entries, columns, entry, job.size)
-    states, words, emitted = map(np.asarray, rans.encode(entries, initial, rows.reshape(-1)))
+        if part.low is not None:
+            initial[columns] |= part.low
+    sizes = [job.size for job in jobs]
+    states, words, emitted = map(
+        np.asarray,
+        _encode_grid(
+            grid.spread([part.symbols for part in given], sizes, 0),
+            grid.spread([part.contexts for part in given], sizes, IDLE_CONTEXT),
+            grid.first_tables(),
+            grid.masks(jobs),
+            initial,
+            rows.reshape(-1),
+        ),
+    )
     results = []
     for job, columns in zip(jobs, grid.columns, strict=True):
         kept = np.flatnonzero(emitted[columns].reshape(-1))
@@ -270,38 +329,61 @@ def decode(jobs: Sequence[Decoding]) -> list[Any]:
     return _run(jobs, _decode_call)
 
 
+@jax.jit
+def decode_grid(
+    words: UInt16[Array, 2**k],
+    states: UInt32[Array, lanes],
+    pointers: UInt32[Array, lanes],
+    tables: UInt32[Array, tables_times_4096],
+    contexts: UInt8[Array, "steps lanes"],
+    first: UInt8[Array, lanes],
+    masks: UInt8[Array, lanes],
+) -> tuple[UInt8[Array, "steps lanes"], UInt32[Array, lanes], UInt32[Array, lanes]]:
+    """`rans.decode`, the last of the tables being the one that leaves states alone.
+
+    Returns:
+      What is shown; states and pointers afterwards.
+    """
+    count = tables.shape[0] // SLOTS
+    table = jnp.where(contexts == IDLE_CONTEXT, count - 1, first + (contexts & masks))
+    shift = PRECISION if count == FEW else 0
+    symbols, states, pointers = rans.decode(
+        words, states, pointers, tables, table.astype(jnp.uint16) << shift
+    )
+    return jnp.where(symbols == FIXED, symbols, symbols + contexts), states, pointers
+
+
 def _decode_call(jobs: list[Decoding]) -> list[Any]:
     grid = _Grid.of(jobs)
     count = sum(tables.count for tables in grid.tables)
-    few = count < FEW
-    rows = np.empty((FEW if few else 1 << count.bit_length(), SLOTS), np.uint32)
+    rows = np.empty((FEW if grid.few else 1 << count.bit_length(), SLOTS), np.uint32)
     for base, job in zip(grid.bases, jobs, strict=True):
         rows[base : base + job.tables.count] = job.tables.decode_rows
-    idle, shift = len(rows) - 1, PRECISION if few else 0
-    rows[idle] = IDLE
-    contexts = np.full((grid.steps, grid.lanes), idle << shift, np.uint16)
+    rows[-1] = IDLE
     states = np.full(grid.lanes, LOWER, np.uint32)
     pointers, ends = np.zeros(grid.lanes, np.uint32), np.zeros(grid.lanes, np.int64)
-    total = sum(job.stream.words.size for job in jobs)
-    words = np.zeros(1 << max(12, total.bit_length()), np.uint16)
+    given = [job.prepare() for job in jobs]
+    total = sum(stream.words.size for stream, _ in given)
+    words = np.empty(1 << max(12, total.bit_length()), np.uint16)
     filled = 0
-    for job, columns, base in zip(jobs, grid.columns, grid.bases, strict=True):
-        stream = job.stream
+    for (stream, _), columns in zip(given, grid.columns, strict=True):
         states[columns] = stream.states
         ends[columns] = filled + np.cumsum(stream.counts)
         pointers[columns] = ends[columns] - stream.counts
         words[filled : filled + stream.words.size] = stream.words
         filled += stream.words.size
-        if job.contexts is None:
-            own = np.broadcast_to(np.uint16(base << shift), job.size)
-        else:
-            own = (job.contexts().astype(np.uint16) + np.uint16(base)) << np.uint16(shift)
-        if grid.fills(job.size):
-            contexts = np.ascontiguousarray(own).reshape(grid.steps, grid.lanes)
-        else:
-            _lay(contexts, columns, own, job.size)
-    symbols, final, reached = map(
-        np.asarray, rans.decode(words, states, pointers, rows.reshape(-1), contexts)
+    words[filled:] = 0
+    shown, final, reached = map(
+        np.asarray,
+        decode_grid(
+            words,
+            states,
+            pointers,
+            rows.reshape(-1),
+            grid.spread([part for _, part in given], [job.size for job in jobs], IDLE_CONTEXT),
+            grid.first_tables(),
+            grid.masks(jobs),
+        ),
     )
     used = grid.columns[-1].stop
     sound = ((final >> 16 == 1) & (reached == ends))[:used]
@@ -312,9 +394,6 @@ def _decode_call(jobs: list[Decoding]) -> list[Any]:
             found=f"{int((~sound).sum())} of {used} lanes elsewhere",
         )
     return [
-        job.finish(
-            symbols.reshape(-1) if grid.fills(job.size) else _pick(symbols, columns, job.size),
-            final[columns].astype(np.uint16),
-        )
+        job.finish(_pick(shown, columns, job.size), final[columns].astype(np.uint16))
         for job, columns in zip(jobs, grid.columns, strict=True)
     ]

@@ -42,13 +42,12 @@ def split(
     codes: UInt[Array, n],
     contexts: UInt8[Array, n_or_one],
     first: UInt16[Array, ""],
-    shift: UInt16[Array, ""],
     count: UInt16[Array, ""],
     *,
     bits: int,
     signed: bool,
 ) -> tuple[UInt8[Array, n], list[UInt8[Array, plane]]]:
-    """Symbols top - first - shift * context, `count` for those below 0 or not below it; planes.
+    """Symbols top - first - context, `count` for those below 0 or not below it; planes.
 
     Args:
       codes: a multiple of BLOCK of them.
@@ -62,7 +61,7 @@ def split(
         raw = codes & ((1 << low) - 1) | (codes >> (width - 1)) << low
     else:
         top, raw = codes >> bits, codes & ((1 << bits) - 1)
-    symbols = top - first.astype(wide) - contexts.astype(wide) * shift.astype(wide)
+    symbols = top - first.astype(wide) - contexts.astype(wide)
     symbols = jnp.minimum(symbols, count.astype(wide))  # what is below 0 has wrapped
     planes, below = [], 0
     for b in widths(bits):

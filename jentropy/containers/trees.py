@@ -135,7 +135,7 @@ def decompress(packed: Any) -> Any:
 
     def items() -> Iterator[coder.Coded]:
         for i, name in whole.items():
-            yield from coded_chunks(name, out[i])
+            yield from coded_chunks(name, out[i], whole=True)
 
     decoded = coder.decode(items())
     for i in whole:

@@ -46,8 +46,8 @@ class Counts:
         """Histogram of bits low .. low + bits - 1 of the codes, within one slice. int64[2^bits]."""
         index, low = divmod(low, SLICE_BITS)
         counts = self.slices[index]
-        inner = counts.reshape(-1, 1 << bits, 1 << low)
-        return inner.sum(axis=(0, 2))
+        above = counts.reshape(-1, 1 << low).sum(axis=1)  # in two steps: twice as fast
+        return above.reshape(-1, 1 << bits).sum(axis=0)
 
     def field_counts(self, name: str) -> list[np.ndarray]:
         """Histograms of the parts of a field; one histogram for a field of 16 bits or fewer."""
