@@ -133,16 +133,16 @@ def decoding(tables: int) -> Case:
             of("uint32", LANES),
             of("uint32", LANES),
             of("uint32", tables * rans.SLOTS),
-            of("uint16", STEPS, LANES),
+            of("uint8", STEPS, LANES),
         ),
         static={},
         steps=STEPS,
-        temporary_bytes=KEPT * LANES,  # no second copy of contexts or symbols
+        temporary_bytes=KEPT * LANES,  # no second copy of the tables' numbers or symbols
     )
 
 
 def splitting(bits: int) -> Case:
-    scalars = [of("uint16")] * 3
+    scalars = [of("uint16")] * 2
     return Case(
         function=rawbits.split,
         arguments=(of("uint16", CODES), of("uint8", CODES), *scalars),
@@ -156,7 +156,7 @@ def merging(bits: int) -> Case:
     planes = [of("uint8", rawbits.plane_bytes(CODES, width)) for width in rawbits.widths(bits)]
     return Case(
         function=rawbits.merge,
-        arguments=(of("uint8", CODES), planes, of("uint16")),
+        arguments=(of("uint8", CODES), of("uint8", CODES), planes, of("uint16")),
         static={"bits": bits, "signed": True, "dtype": "uint16"},
         steps=0,
         temporary_bytes=None,
@@ -168,7 +168,12 @@ CASES = {
     "decode-many": decoding(256),
     "encode": Case(
         function=rans.encode,
-        arguments=(of("uint16", STEPS, LANES), of("uint32", LANES), of("uint32", 256 * 256)),
+        arguments=(
+            of("uint8", STEPS, LANES),
+            of("uint8", STEPS, LANES),
+            of("uint32", LANES),
+            of("uint32", 256 * 256),
+        ),
         static={},
         steps=STEPS,
         temporary_bytes=2 * STEPS * LANES + KEPT * LANES,  # words before they are transposed

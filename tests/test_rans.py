@@ -108,15 +108,15 @@ def test_streams_come_back(size):
     assert (back == low).all()
 
 
-@pytest.mark.parametrize("count", [2, 4, 16])
+@pytest.mark.parametrize("count", [2, 15, 31])
 def test_contexts_choose_among_tables(count):
     rng = np.random.default_rng(count)
     contexts = rng.integers(0, count, 50_000).astype(np.uint8)
     run = (rng.binomial(20, 0.3, contexts.size) + contexts).astype(np.uint8)
     own = table_of(*(run[contexts == i] for i in range(count)))
     (stream,) = lanes.encode([encode(run, own, contexts)])
-    ((shown, _),) = lanes.decode([decode(stream, run.size, own, contexts)])
-    assert (shown == run + contexts).all()
+    ((symbols, _),) = lanes.decode([decode(stream, run.size, own, contexts)])
+    assert (symbols == run).all()
     apart = sum(entropy_of(run[contexts == i]) * (contexts == i).sum() for i in range(count))
     assert 16 * stream.words.size < apart + 0.02 * run.size + 32 * stream.states.size
 

@@ -1,9 +1,9 @@
 """Codecs: symbols to words and back. `CODECS` are those of the archive.
 
 An archive codec is a module with `encode(chunks, starts, layouts, codings, then)`,
-`decode(payloads, starts, sizes, layouts, codings, then)` and `size_bound(size, layout)`; a start is
-a chunk's first number in its tensor. To add one, write it and give it a line in `CODECS` and in
-`choose`. A codec's name in a file means its exact layout: a change of layout is a new name.
+`decode(payloads, starts, sizes, layouts, codings, outs, then)` and `size_bound(size, layout)`; a
+start is a chunk's first number in its tensor. To add one, write it and give it a line in `CODECS`
+and in `choose`. A codec's name in a file means its exact layout: a change of layout is a new name.
 `window12` is the fixed-rate code of resident BF16 weights.
 """
 
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from jentropy.errors import UnsupportedError
+from jentropy.formats import code_dtype
 
 from . import context, deflate, fitting, planes, stored
 from .coding import Coding, Layout, Then
@@ -25,6 +26,7 @@ CODECS: dict[str, ModuleType] = {
     module.NAME: module for module in (stored, deflate, planes, context)
 }
 TINY = 64  # numbers; coding fewer costs more than it saves
+SMALL = 1 << 11  # numbers; fewer are not worth the tables of codec `context`
 
 
 def choose(numbers: np.ndarray, slices: Sequence[np.ndarray], layout: Layout) -> Coding:
@@ -40,7 +42,7 @@ def choose(numbers: np.ndarray, slices: Sequence[np.ndarray], layout: Layout) ->
         return plain
     raw_bytes = numbers.size * layout.element.dtype.itemsize
     histograms = slices if layout.octets else planes.histograms(slices, layout)
-    found = fitting.choose(numbers, slices[0], layout)
+    found = None if numbers.size < SMALL else fitting.choose(numbers, slices[0], layout)
     if found is None or planes.least_bytes(histograms) < found[0]:
         ways = [planes.choose(histograms, layout), *([] if found is None else [found])]
         found = min(ways, key=lambda way: way[0])
@@ -72,10 +74,20 @@ def decode(
     sizes: Sequence[int],
     layouts: Sequence[Layout],
     codings: Sequence[Coding],
+    outs: Sequence[np.ndarray] | None = None,
     then: Then = lambda _, numbers: numbers,
 ) -> list[Any]:
-    """Numbers of payloads: the inverse of `encode`, `then` as there."""
-    columns = payloads, starts, sizes, layouts, codings
+    """Numbers of payloads: the inverse of `encode`, `then` as there.
+
+    Args:
+      outs: where they are written; None: to new arrays.
+    """
+    if outs is None:
+        outs = [
+            np.empty(size, code_dtype(layout.element.dtype))
+            for size, layout in zip(sizes, layouts, strict=True)
+        ]
+    columns = payloads, starts, sizes, layouts, codings, outs
     return _by_codec(codings, lambda module, *rest: module.decode(*rest), columns, then)
 
 

@@ -46,7 +46,7 @@ NAME = "context"
 MANTISSA = 2  # leading mantissa bits of a top; a third costs more in tables than it saves
 ELEMENTS = (BF16, FP16)
 TABLES = 4  # of a tensor at the most: tops of an octave
-ESCAPE = lanes.FIXED  # what a decoder's table shows for an escape
+ESCAPE = 255  # what a decoder's table shows for an escape
 IN_FULL = 255  # an escape's byte
 
 
@@ -110,10 +110,20 @@ class Plan:
         if self.rows is None and self.columns is None:
             return None
         low, high = start // columns, -(-(start + size) // columns)
-        row = np.zeros(1, np.uint8) if self.rows is None else self.rows[low:high]
         both = np.empty((high - low, columns), np.uint8)
-        np.add(row[:, None], 0 if self.columns is None else self.columns, out=both)
+        if self.rows is None:
+            both[:] = self.columns
+        elif self.columns is None:
+            both[:] = self.rows[low:high, None]
+        else:
+            np.add(self.rows[low:high, None], self.columns, out=both)
         return both.reshape(-1)[start - low * columns :][:size]
+
+    def numbers_of(self, contexts: np.ndarray | None) -> np.ndarray | None:
+        """The table of each context; None: the first."""
+        if contexts is None or self.tables.count == 1:
+            return None
+        return contexts & np.uint8(self.tables.count - 1)
 
 
 # The head.
@@ -241,7 +251,7 @@ def _encoding(
             )
         low = planes[0][: 2 * lane_count].copy().view("<u2")
         held[:] = [_write_escapes(escaped, plan), [planes[0][2 * lane_count :], *planes[1:]]]
-        return Symbols(symbols, contexts, low)
+        return Symbols(symbols, plan.numbers_of(contexts), low)
 
     def finish(stream: Stream) -> Any:
         escapes, planes = held
@@ -306,18 +316,19 @@ def decode(
     sizes: Sequence[int],
     layouts: Sequence[Layout],
     codings: Sequence[Coding],
+    outs: Sequence[np.ndarray],
     then: Then,
 ) -> list[Any]:
-    """What `then` makes of the codes of each payload, uint16[size].
+    """Writes the codes of each payload, uint16[size]; what `then` makes of them.
 
     Raises:
       CorruptError: a payload of the wrong length, or one that does not decode.
     """
     return lanes.decode(
         [
-            _decoding(payload, start, size, layout, _plan(layout, coding), partial(then, i))
-            for i, (payload, start, size, layout, coding) in enumerate(
-                zip(payloads, starts, sizes, layouts, codings, strict=True)
+            _decoding(payload, start, layout, _plan(layout, coding), out, partial(then, i))
+            for i, (payload, start, layout, coding, out) in enumerate(
+                zip(payloads, starts, layouts, codings, outs, strict=True)
             )
         ]
     )
@@ -326,11 +337,12 @@ def decode(
 def _decoding(
     payload: np.ndarray,
     start: int,
-    size: int,
     layout: Layout,
     plan: Plan,
+    codes: np.ndarray,
     then: Callable[[np.ndarray], Any],
 ) -> Decoding:
+    size = codes.size
     held: list[Any] = []
 
     def prepare() -> tuple[Stream, np.ndarray | None]:
@@ -340,21 +352,19 @@ def _decoding(
         words = reader.array("<u2", int(counts.sum()))
         stored = [rawbits.plane_bytes(size, width) for width in rawbits.widths(plan.raw_bits)]
         stored[0] -= 2 * states.size
-        held[:] = escaped, [reader.array("u1", n) for n in stored]
+        contexts = plan.contexts_of(start, size, layout.columns)
+        held[:] = escaped, contexts, [reader.array("u1", n) for n in stored]
         reader.end()
-        return Stream(states, counts, words), plan.contexts_of(start, size, layout.columns)
+        return Stream(states, counts, words), plan.numbers_of(contexts)
 
-    def finish(tops: np.ndarray, low: np.ndarray) -> Any:
-        escaped, (first, *rest) = held
+    def finish(symbols: np.ndarray, low: np.ndarray) -> Any:
+        escaped, contexts, (first, *rest) = held
         planes = [np.concatenate([low.astype("<u2").view(np.uint8), first]), *rest]
-        codes = _merge(tops, planes, plan)
-        if not plan.escapes:
-            return then(codes)
-        missed = _places_of(ESCAPE, tops)
-        if missed.size != escaped.size:
-            raise CorruptError("escapes of a chunk", expected=missed.size, found=escaped.size)
-        if missed.size:
-            codes = codes.copy()
+        codes[:] = _merge(symbols, contexts, planes, plan)
+        if plan.escapes:
+            missed = _places_of(ESCAPE, symbols)
+            if missed.size != escaped.size:
+                raise CorruptError("escapes of a chunk", expected=missed.size, found=escaped.size)
             kept = np.uint16(1 << 15 | (1 << (plan.raw_bits - 1)) - 1)
             moved = escaped << np.uint16(plan.raw_bits - 1) & np.uint16(0x7FFF)
             codes[missed] = codes[missed] & kept | moved
@@ -363,19 +373,25 @@ def _decoding(
     return Decoding(size, plan.tables, prepare, finish)
 
 
-def _merge(tops: np.ndarray, planes: list[np.ndarray], plan: Plan) -> np.ndarray:
-    """Codes of tops and raw planes. uint16[size]"""
-    size = tops.size
+def _merge(
+    symbols: np.ndarray, contexts: np.ndarray | None, planes: list[np.ndarray], plan: Plan
+) -> np.ndarray:
+    """Codes of symbols and raw planes. uint16[size]"""
+    size = symbols.size
     length = rawbits.padded(size)
+    contexts = np.zeros(1, np.uint8) if contexts is None else contexts
     if length != size:
-        tops = np.pad(tops, (0, length - size))
+        symbols = np.pad(symbols, (0, length - size))
+        if contexts.size > 1:
+            contexts = np.pad(contexts, (0, length - size))
         widths = rawbits.widths(plan.raw_bits)
         planes = [
             np.pad(plane, (0, rawbits.plane_bytes(length, width) - plane.size))
             for plane, width in zip(planes, widths, strict=True)
         ]
+    first = np.uint16(plan.first)
     codes = rawbits.merge(
-        tops, planes, np.uint16(plan.first), bits=plan.raw_bits, signed=True, dtype="uint16"
+        symbols, contexts, planes, first, bits=plan.raw_bits, signed=True, dtype="uint16"
     )
     return np.asarray(codes)[:size]
 

@@ -39,9 +39,10 @@ def decode(
     sizes: Sequence[int],
     layouts: Sequence[Layout],
     codings: Sequence[Coding],
+    outs: Sequence[np.ndarray],
     then: Then,
 ) -> list[Any]:
-    """What `then` makes of the chunks, `sizes` bytes each.
+    """Writes the chunks, `sizes` bytes each; what `then` makes of them.
 
     A payload that holds more is not unpacked further.
     """
@@ -54,7 +55,8 @@ def decode(
             raise CorruptError(f"deflated chunk: {error}") from error
         if len(data) != size or not inflater.eof or inflater.unused_data:
             raise CorruptError("deflated chunk", expected=f"{size} bytes", found="others")
-        return then(i, np.frombuffer(data, np.uint8))
+        outs[i][:] = np.frombuffer(data, np.uint8)
+        return then(i, outs[i])
 
     return cores.each(one, range(len(payloads)))
 

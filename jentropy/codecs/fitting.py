@@ -33,7 +33,6 @@ from .rans import SLOTS
 ROW_CLASSES, COLUMN_CLASSES = 11, 5  # more cost more than they tell apart
 SAMPLE = 1 << 17  # codes whose tops are counted by context; of large tensors a 64th
 SMALL = 1 << 14  # codes; smaller tensors are not worth classes
-TINY = 1 << 11  # codes; smaller ones are not worth the tables
 SHARE_BITS = 28  # of a share of a tensor in an estimate
 SUM_SCALE = 1023  # of a magnitude in the sums that classes are made of
 EXACT = 1 << 14  # so many magnitudes add to less than 2^24, which float32 does without rounding
@@ -46,7 +45,7 @@ def choose(codes: np.ndarray, counts: np.ndarray, layout: Layout) -> tuple[int, 
       codes: uint16 of the layout's shape; a memory map is read in part.
       counts: int64[2^16], how often each code occurs.
     """
-    if layout.element not in ELEMENTS or codes.size < TINY:
+    if layout.element not in ELEMENTS or codes.size == 0:
         return None
     matrix = codes.reshape(layout.rows, layout.columns)
     best, cost = min(candidates(matrix, counts, layout.element), key=lambda item: item[1])

@@ -3,10 +3,6 @@
 A stream of n symbols takes ceil(n / LANE) lanes. Streams are gathered into calls of a few fixed
 sizes, so that a checkpoint of any tensors compiles a handful of programs; calls run on all cores.
 What a codec does before and after (`prepare`, `finish`) runs in the same threads.
-
-A symbol has a *context*, 0 to 254. It is coded with table `context mod T` of its stream's T tables,
-and what a decoder shows is the table's byte plus the context, unless that byte is FIXED. Where a
-call has no symbol the context is IDLE.
 """
 
 from __future__ import annotations
@@ -16,22 +12,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, UInt8, UInt16, UInt32
 
 from jentropy.errors import CorruptError
 
 from . import bits, cores, rans
-from .rans import FEW, LANE, LOWER, PRECISION, SLOTS
+from .rans import FEW, LANE, LOWER, SLOTS
 from .tables import IDLE, Tables
 
 STEPS = (512, 2048, LANE)  # of compiled programs
 LANES = (32, 64, 96, 128, 192, 256)  # of compiled programs; what they touch stays in a core's cache
 DEVICE_LANES = 1 << 17  # of a call on an accelerator, which needs many at once
 TABLES = 31  # of a call that mixes streams: what its cores' second caches hold
-FIXED = 255  # a byte that is shown as it is
-IDLE_CONTEXT = 255
 BYTES = 255  # a count that spreads less takes a byte
 
 
@@ -41,12 +33,12 @@ class Symbols:
 
     Attributes:
       symbols: uint8[n], columns of `Encoding.rows`.
-      contexts: uint8[n]; None: all are 0.
+      numbers: uint8[n], which of the stream's tables codes each; None: the first.
       low: uint16[lanes], low bits of each lane's initial state; None: 0.
     """
 
     symbols: np.ndarray
-    contexts: np.ndarray | None = None
+    numbers: np.ndarray | None = None
     low: np.ndarray | None = None
 
 
@@ -105,8 +97,9 @@ class Decoding:
     Attributes:
       size: its symbols, more than 0.
       tables: of its symbols.
-      prepare: gives what was coded, and the contexts, uint8[size], or None where all are 0.
-      finish: takes what is shown of the symbols and the low bits of the initial
+      prepare: gives what was coded, and which of the tables each symbol has, uint8[size], or None
+        where it is the first.
+      finish: takes the symbols (as `tables.shown` has them) and the low bits of the initial
         states; `decode` returns what it returns.
     """
 
@@ -222,38 +215,34 @@ class _Grid:
         """Whether a 16-bit index reaches the slots of all tables and an idle one."""
         return sum(tables.count for tables in self.tables) < FEW
 
-    def masks(self, jobs: Sequence[Encoding | Decoding]) -> np.ndarray:
-        """Of each lane the bits of a context that say which table. uint8[lanes]."""
-        masks = np.zeros(self.lanes, np.uint8)
-        for job, columns in zip(jobs, self.columns, strict=True):
-            masks[columns] = (1 << (job.tables.count - 1).bit_length()) - 1
-        return masks
-
-    def first_tables(self) -> np.ndarray:
-        """Of each lane. uint8[lanes]."""
-        first = np.zeros(self.lanes, np.uint8)
-        for base, columns in zip(self.bases, self.columns, strict=True):
-            first[columns] = base
-        return first
-
-    def spread(self, parts: Sequence[np.ndarray | None], sizes: Sequence[int], idle: int):
-        """Streams' values (None: zeros) in their columns, `idle` elsewhere. uint8[steps, lanes]."""
-        if len(parts) == 1 and parts[0] is not None and sizes[0] == self.steps * self.lanes:
+    def spread(self, parts: Sequence[np.ndarray], sizes: Sequence[int], idle: int) -> np.ndarray:
+        """Streams' values in their columns, `idle` elsewhere. uint8[steps, lanes]."""
+        if parts[0].size == self.steps * self.lanes:
             return parts[0].reshape(self.steps, self.lanes)
         grid = np.full((self.steps, self.lanes), idle, np.uint8)
         for part, size, columns in zip(parts, sizes, self.columns, strict=True):
             _lay(grid, columns, part, size)
         return grid
 
+    def numbers(
+        self, parts: Sequence[np.ndarray | None], sizes: Sequence[int], idle: int
+    ) -> np.ndarray:
+        """Which of the call's tables every symbol has. uint8[steps, lanes]."""
+        of_call = [
+            np.uint8(base) if part is None else part + np.uint8(base) if base else part
+            for part, base in zip(parts, self.bases, strict=True)
+        ]
+        return self.spread(of_call, sizes, idle)
 
-def _lay(grid: np.ndarray, columns: slice, values: np.ndarray | None, size: int) -> None:
-    """Puts a stream's values (None: zeros), in order, into its columns of [steps, lanes]."""
+
+def _lay(grid: np.ndarray, columns: slice, values: np.ndarray, size: int) -> None:
+    """Puts a stream's values (or one for all), in order, into its columns of [steps, lanes]."""
     lanes = columns.stop - columns.start
     whole, left = divmod(size, lanes)
     view = grid[:, columns]
-    view[:whole] = 0 if values is None else values[: whole * lanes].reshape(whole, lanes)
+    view[:whole] = values[: whole * lanes].reshape(whole, lanes) if values.ndim else values
     if left:
-        view[whole, :left] = 0 if values is None else values[whole * lanes :]
+        view[whole, :left] = values[whole * lanes :] if values.ndim else values
 
 
 def _pick(grid: np.ndarray, columns: slice, size: int) -> np.ndarray:
@@ -274,20 +263,6 @@ def encode(jobs: Sequence[Encoding]) -> list[Any]:
     return _run(jobs, _encode_call)
 
 
-@jax.jit
-def _encode_grid(
-    symbols: UInt8[Array, "steps lanes"],
-    contexts: UInt8[Array, "steps lanes"],
-    first: UInt8[Array, lanes],
-    masks: UInt8[Array, lanes],
-    initial: UInt32[Array, lanes],
-    tables: UInt32[Array, tables_times_256],
-) -> tuple[UInt32[Array, lanes], UInt16[Array, "lanes steps"], Bool[Array, "lanes steps"]]:
-    """`rans.encode`, the last of the tables being the one that leaves states alone."""
-    table = jnp.where(contexts == IDLE_CONTEXT, 255, first + (contexts & masks))
-    return rans.encode(table.astype(jnp.uint16) << 8 | symbols, initial, tables)
-
-
 def _encode_call(jobs: list[Encoding]) -> list[Any]:
     grid = _Grid.of(jobs)
     rows = np.zeros((256, 256), np.uint32)
@@ -301,11 +276,9 @@ def _encode_call(jobs: list[Encoding]) -> list[Any]:
     sizes = [job.size for job in jobs]
     states, words, emitted = map(
         np.asarray,
-        _encode_grid(
+        rans.encode(
             grid.spread([part.symbols for part in given], sizes, 0),
-            grid.spread([part.contexts for part in given], sizes, IDLE_CONTEXT),
-            grid.first_tables(),
-            grid.masks(jobs),
+            grid.numbers([part.numbers for part in given], sizes, 255),
             initial,
             rows.reshape(-1),
         ),
@@ -329,30 +302,6 @@ def decode(jobs: Sequence[Decoding]) -> list[Any]:
     return _run(jobs, _decode_call)
 
 
-@jax.jit
-def decode_grid(
-    words: UInt16[Array, 2**k],
-    states: UInt32[Array, lanes],
-    pointers: UInt32[Array, lanes],
-    tables: UInt32[Array, tables_times_4096],
-    contexts: UInt8[Array, "steps lanes"],
-    first: UInt8[Array, lanes],
-    masks: UInt8[Array, lanes],
-) -> tuple[UInt8[Array, "steps lanes"], UInt32[Array, lanes], UInt32[Array, lanes]]:
-    """`rans.decode`, the last of the tables being the one that leaves states alone.
-
-    Returns:
-      What is shown; states and pointers afterwards.
-    """
-    count = tables.shape[0] // SLOTS
-    table = jnp.where(contexts == IDLE_CONTEXT, count - 1, first + (contexts & masks))
-    shift = PRECISION if count == FEW else 0
-    symbols, states, pointers = rans.decode(
-        words, states, pointers, tables, table.astype(jnp.uint16) << shift
-    )
-    return jnp.where(symbols == FIXED, symbols, symbols + contexts), states, pointers
-
-
 def _decode_call(jobs: list[Decoding]) -> list[Any]:
     grid = _Grid.of(jobs)
     count = sum(tables.count for tables in grid.tables)
@@ -373,17 +322,9 @@ def _decode_call(jobs: list[Decoding]) -> list[Any]:
         words[filled : filled + stream.words.size] = stream.words
         filled += stream.words.size
     words[filled:] = 0
-    shown, final, reached = map(
-        np.asarray,
-        decode_grid(
-            words,
-            states,
-            pointers,
-            rows.reshape(-1),
-            grid.spread([part for _, part in given], [job.size for job in jobs], IDLE_CONTEXT),
-            grid.first_tables(),
-            grid.masks(jobs),
-        ),
+    numbers = grid.numbers([part for _, part in given], [job.size for job in jobs], len(rows) - 1)
+    symbols, final, reached = map(
+        np.asarray, rans.decode(words, states, pointers, rows.reshape(-1), numbers)
     )
     used = grid.columns[-1].stop
     sound = ((final >> 16 == 1) & (reached == ends))[:used]
@@ -394,6 +335,6 @@ def _decode_call(jobs: list[Decoding]) -> list[Any]:
             found=f"{int((~sound).sum())} of {used} lanes elsewhere",
         )
     return [
-        job.finish(_pick(shown, columns, job.size), final[columns].astype(np.uint16))
+        job.finish(_pick(symbols, columns, job.size), final[columns].astype(np.uint16))
         for job, columns in zip(jobs, grid.columns, strict=True)
     ]

@@ -268,9 +268,10 @@ def decode(
     sizes: Sequence[int],
     layouts: Sequence[Layout],
     codings: Sequence[Coding],
+    outs: Sequence[np.ndarray],
     then: Then,
 ) -> list[Any]:
-    """What `then` makes of the numbers of each payload, `sizes` of them, unsigned integers.
+    """Writes the numbers of each payload, unsigned integers; what `then` makes of them.
 
     Raises:
       CorruptError: a payload of the wrong length, or one that does not decode.
@@ -292,7 +293,8 @@ def decode(
 
     def one(i: int) -> Any:
         parts = [decoded[part] if isinstance(part, int) else part for part in sections[i]]
-        return then(i, merge(parts, layouts[i]))
+        outs[i][:] = merge(parts, layouts[i])
+        return then(i, outs[i])
 
     return cores.each(one, range(len(payloads)))
 

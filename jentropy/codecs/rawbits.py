@@ -76,7 +76,8 @@ def split(
 
 @partial(jax.jit, static_argnames=("bits", "signed", "dtype"))
 def merge(
-    tops: UInt8[Array, n],
+    symbols: UInt8[Array, n],
+    contexts: UInt8[Array, n_or_one],
     planes: list[UInt8[Array, plane]],
     first: UInt16[Array, ""],
     *,
@@ -84,12 +85,13 @@ def merge(
     signed: bool,
     dtype: str,
 ) -> UInt[Array, n]:
-    """Codes of tops - first and their planes: the inverse of `split`."""
+    """Codes of symbols (top - first - context) and planes: the inverse of `split`."""
     kind = jnp.dtype(dtype)
     wide = jnp.uint16 if kind.itemsize < 4 else jnp.uint32
     ways = max(8 // b for b in widths(bits))  # parts of a block in the narrowest plane
     fine = BLOCK // ways
-    value = (tops.astype(wide) + first.astype(wide)).reshape(-1, ways, fine)
+    tops = symbols.astype(wide) + contexts.astype(wide) + first.astype(wide)
+    value = tops.reshape(-1, ways, fine)
     raw, below = jnp.zeros((), wide), 0
     for width, plane in zip(widths(bits), planes, strict=True):
         own = 8 // width

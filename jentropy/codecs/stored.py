@@ -37,16 +37,18 @@ def decode(
     sizes: Sequence[int],
     layouts: Sequence[Layout],
     codings: Sequence[Coding],
+    outs: Sequence[np.ndarray],
     then: Then,
 ) -> list[Any]:
-    """What `then` makes of the chunks, `sizes` numbers of the layouts' code dtypes each."""
+    """Writes the chunks, numbers of the layouts' code dtypes; what `then` makes of them."""
 
     def one(i: int) -> Any:
         payload, dtype = payloads[i], layouts[i].element.dtype
         expected = sizes[i] * dtype.itemsize
         if payload.size != expected:
             raise CorruptError("stored chunk", expected=f"{expected} bytes", found=payload.size)
-        return then(i, np.ascontiguousarray(payload).view(code_dtype(dtype)))
+        outs[i][:] = np.ascontiguousarray(payload).view(code_dtype(dtype))
+        return then(i, outs[i])
 
     return cores.each(one, range(len(payloads)))
 

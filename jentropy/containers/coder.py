@@ -183,9 +183,9 @@ def _encode_batch(
         finished,
     )
     at = 0
-    for item, own in itertools.groupby(pending, key=lambda part: part[0]):
+    for _, own in itertools.groupby(pending, key=lambda part: id(part[0])):
         count = len(list(own))
-        yield item, coded[at : at + count]
+        yield pending[at][0], coded[at : at + count]
         at += count
 
 
@@ -268,14 +268,15 @@ def _decode_batch(batch: list[Coded]) -> Iterator[tuple[Coded, np.ndarray]]:
 
 
 def _decode_items(batch: list[Coded]) -> list[np.ndarray]:
-    def finished(i: int, codes: np.ndarray) -> np.ndarray:
-        item = batch[i]
-        _expect_hash(item, "codes", item.chunk.codes_hash, checksum(codes))
+    def out(item: Coded) -> np.ndarray:
+        size = item.chunk.weights
         if item.whole is None:
-            return codes
-        own = item.whole[item.start : item.start + codes.size]
-        own[...] = codes.view(own.dtype)
-        return own
+            return np.empty(size, code_dtype(item.layout.element.dtype))
+        return item.whole[item.start : item.start + size]
+
+    def finished(i: int, codes: np.ndarray) -> np.ndarray:
+        _expect_hash(batch[i], "codes", batch[i].chunk.codes_hash, checksum(codes))
+        return codes
 
     return codecs.decode(
         [item.payload for item in batch],
@@ -283,5 +284,6 @@ def _decode_items(batch: list[Coded]) -> list[np.ndarray]:
         [item.chunk.weights for item in batch],
         [item.layout for item in batch],
         [item.coding for item in batch],
+        [out(item) for item in batch],
         finished,
     )

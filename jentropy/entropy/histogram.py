@@ -34,7 +34,8 @@ def _count_by_scatter(codes: UInt[Array, n], *, bits: int) -> UInt32[Array, bins
     def add(total, part):
         return total.at[part.astype(jnp.int32)].add(1, mode="promise_in_bounds"), None
 
-    block = min(_SCATTER_BLOCK, codes.shape[0])
+    whole = codes.shape[0] % _SCATTER_BLOCK
+    block = codes.shape[0] if whole else _SCATTER_BLOCK
     total = jnp.zeros(1 << bits, jnp.uint32)
     return jax.lax.scan(add, total, codes.reshape(-1, block))[0]
 
