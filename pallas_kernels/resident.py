@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jentropy import containers, formats
-from jentropy.containers.trees import as_array
+from jentropy.containers.trees import as_array, decompress_where, on_accelerator
 from jentropy.errors import UnsupportedError
 
 from .decode import reference
@@ -99,7 +99,7 @@ def to_resident(packed: Any, backend: str | None = None) -> Any:
 
 
 def _leaf_to_resident(leaf: Any, backend: str) -> ResidentTensor | jax.Array:
-    values = containers.decompress(leaf) if containers.is_compressed(leaf) else leaf
+    values = decompress_where(leaf, on_accelerator) if containers.is_compressed(leaf) else leaf
     return lay_out(values if isinstance(values, jax.Array) else as_array(values), backend)
 
 

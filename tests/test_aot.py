@@ -22,7 +22,7 @@ import pytest
 from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
-from jentropy.codecs import rans, rawbits
+from jentropy.codecs import lanes, on_device, rans, rawbits
 
 LANES, STEPS = 1 << 20, 512
 WORDS = 1 << 28
@@ -163,7 +163,56 @@ def merging(bits: int) -> Case:
     )
 
 
+CHUNK = 1 << 20  # codes of a chunk, in rows of ROW
+ROW = 4096
+CALL = 1 << 16  # lanes of a call that a chunk is laid into and taken from
+
+
+def finishing(bits: int) -> Case:
+    """From a call's symbols to a chunk's codes."""
+    width = lanes.lane_count(CHUNK)
+    planes = [of("uint8", rawbits.plane_bytes(CHUNK, w)) for w in rawbits.widths(bits)]
+    planes[0] = of("uint8", planes[0].shape[0] - 2 * width)
+    scalars = [of("int32"), of("uint16"), of("int32")]
+    return Case(
+        function=on_device.codes_of,
+        arguments=(
+            of("uint8", rans.LANE, CALL),
+            of("uint32", CALL),
+            of("uint8", CHUNK),
+            planes,
+            of("uint16", 2048),
+            *scalars,
+        ),
+        static={"bits": bits},
+        steps=0,
+        temporary_bytes=64 * CHUNK,
+    )
+
+
 CASES = {
+    "contexts": Case(
+        function=on_device.contexts_of,
+        arguments=(of("uint8", CHUNK // ROW), of("uint8", ROW), of("int32")),
+        static={"size": CHUNK},
+        steps=0,
+        temporary_bytes=2 * CHUNK,
+    ),
+    "lay": Case(
+        function=on_device.lay,
+        arguments=(
+            of("uint8", rans.LANE, CALL),
+            of("uint8", CHUNK),
+            of("uint8"),
+            of("uint8"),
+            of("int32"),
+        ),
+        static={},
+        steps=0,
+        temporary_bytes=8 * CHUNK,
+    ),
+    "codes-bf16": finishing(6),
+    "codes-fp16": finishing(9),
     "decode-few": decoding(rans.FEW),
     "decode-many": decoding(256),
     "encode": Case(

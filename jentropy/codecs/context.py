@@ -216,7 +216,7 @@ def encode(
     """What `then` makes of the payloads of chunks of codes, uint8 each."""
     return lanes.encode(
         [
-            _encoding(chunk.reshape(-1), start, layout, _plan(layout, coding), partial(then, i))
+            _encoding(chunk.reshape(-1), start, layout, plan_of(layout, coding), partial(then, i))
             for i, (chunk, start, layout, coding) in enumerate(
                 zip(chunks, starts, layouts, codings, strict=True)
             )
@@ -224,7 +224,12 @@ def encode(
     )
 
 
-def _plan(layout: Layout, coding: Coding) -> Plan:
+def plan_of(layout: Layout, coding: Coding) -> Plan:
+    """The plan of a tensor.
+
+    Raises:
+      CorruptError: no plan, or one of another format.
+    """
     if layout.element not in ELEMENTS:
         names = " or ".join(element.name for element in ELEMENTS)
         raise CorruptError(f"format of codec {NAME!r}", expected=names, found=layout.element.name)
@@ -326,12 +331,38 @@ def decode(
     """
     return lanes.decode(
         [
-            _decoding(payload, start, layout, _plan(layout, coding), out, partial(then, i))
+            _decoding(payload, start, layout, plan_of(layout, coding), out, partial(then, i))
             for i, (payload, start, layout, coding, out) in enumerate(
                 zip(payloads, starts, layouts, codings, outs, strict=True)
             )
         ]
     )
+
+
+@dataclass(frozen=True, eq=False)
+class Parsed:
+    """A payload, cut up."""
+
+    stream: Stream
+    escaped: np.ndarray  # uint16, tops in order
+    planes: list[np.ndarray]  # uint8; of the first plane what the states do not carry
+
+
+def parse(payload: np.ndarray, size: int, plan: Plan) -> Parsed:
+    """Cuts up the payload of `size` codes.
+
+    Raises:
+      CorruptError: a payload of the wrong length.
+    """
+    reader = bits.Reader(payload, "coded chunk")
+    states, counts = lanes.read_sections(reader, size)
+    escaped = _read_escapes(reader, plan)
+    words = reader.array("<u2", int(counts.sum()))
+    stored = [rawbits.plane_bytes(size, width) for width in rawbits.widths(plan.raw_bits)]
+    stored[0] -= 2 * states.size
+    planes = [reader.array("u1", n) for n in stored]
+    reader.end()
+    return Parsed(Stream(states, counts, words), escaped, planes)
 
 
 def _decoding(
@@ -346,28 +377,21 @@ def _decoding(
     held: list[Any] = []
 
     def prepare() -> tuple[Stream, np.ndarray | None]:
-        reader = bits.Reader(payload, "coded chunk")
-        states, counts = lanes.read_sections(reader, size)
-        escaped = _read_escapes(reader, plan)
-        words = reader.array("<u2", int(counts.sum()))
-        stored = [rawbits.plane_bytes(size, width) for width in rawbits.widths(plan.raw_bits)]
-        stored[0] -= 2 * states.size
+        parsed = parse(payload, size, plan)
         contexts = plan.contexts_of(start, size, layout.columns)
-        held[:] = escaped, contexts, [reader.array("u1", n) for n in stored]
-        reader.end()
-        return Stream(states, counts, words), plan.numbers_of(contexts)
+        held[:] = parsed, contexts
+        return parsed.stream, plan.numbers_of(contexts)
 
     def finish(symbols: np.ndarray, low: np.ndarray) -> Any:
-        escaped, contexts, (first, *rest) = held
+        parsed, contexts = held
+        escaped, (first, *rest) = parsed.escaped, parsed.planes
         planes = [np.concatenate([low.astype("<u2").view(np.uint8), first]), *rest]
         codes[:] = _merge(symbols, contexts, planes, plan)
         if plan.escapes:
             missed = _places_of(ESCAPE, symbols)
             if missed.size != escaped.size:
                 raise CorruptError("escapes of a chunk", expected=missed.size, found=escaped.size)
-            kept = np.uint16(1 << 15 | (1 << (plan.raw_bits - 1)) - 1)
-            moved = escaped << np.uint16(plan.raw_bits - 1) & np.uint16(0x7FFF)
-            codes[missed] = codes[missed] & kept | moved
+            codes[missed] = rawbits.with_top(codes[missed], escaped, plan.raw_bits)
         return then(codes)
 
     return Decoding(size, plan.tables, prepare, finish)

@@ -194,8 +194,7 @@ def _candidate(
     for c, counts in enumerate(histogram):
         begin = contexts - 1 - c
         moved[c % number, begin : begin + tops] += counts
-    low, high = _window(moved.sum(axis=0))
-    high = min(high, low + ESCAPE - contexts)
+    low, high = _window(moved.sum(axis=0), ESCAPE - contexts + 1)
     counts = np.empty((number, high - low + 2), np.int64)
     counts[:, :-1] = moved[:, low : high + 1]
     counts[:, -1] = moved.sum(axis=1) - counts[:, :-1].sum(axis=1)
@@ -240,7 +239,14 @@ def _coded_bits(histogram: np.ndarray, costs: np.ndarray, exact: np.ndarray) -> 
     return max(0, average + more) >> tables.COST_BITS
 
 
-def _window(histogram: np.ndarray) -> tuple[int, int]:
-    """First and last top worth a symbol of their own: at least a quarter of a slot."""
+def _window(histogram: np.ndarray, most: int) -> tuple[int, int]:
+    """First and last top worth a symbol of their own: at least a quarter of a slot.
+
+    Where they lie further apart than `most`, as zeros and weights do, those around most codes.
+    """
     seen = np.flatnonzero(histogram * (4 * SLOTS) >= histogram.sum())
+    if seen[-1] - seen[0] >= most:
+        below = np.concatenate([[0], np.cumsum(histogram)])
+        begin = int(np.argmax(below[most:] - below[:-most]))
+        seen = seen[(seen >= begin) & (seen < begin + most)]
     return int(seen[0]), int(seen[-1])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -120,25 +120,37 @@ def _program_steps(size: int) -> int:
     return next(s for s in STEPS if s >= steps)
 
 
-def _batch_lanes() -> int:
-    return LANES[-1] if jax.default_backend() == "cpu" else DEVICE_LANES
-
-
 def batch_symbols() -> int:
     """Symbols that are worth giving to `encode` or `decode` together: some calls of each core.
 
     They are all in memory at once, hence the bound on the cores.
     """
-    calls = 8 * min(cores.count(), 8) if jax.default_backend() == "cpu" else 1
-    return calls * _batch_lanes() * LANE
+    if jax.default_backend() != "cpu":
+        return DEVICE_LANES * LANE
+    return 8 * min(cores.count(), 8) * LANES[-1] * LANE
 
 
-def _calls(jobs: Sequence[Encoding | Decoding]) -> list[list[int]]:
+class Job(Protocol):
+    """A stream to be coded or decoded."""
+
+    @property
+    def size(self) -> int:
+        """Its symbols, more than 0."""
+
+    @property
+    def tables(self) -> Tables:
+        """Of its symbols."""
+
+
+def calls_of(jobs: Sequence[Job], limit: int, most_tables: int) -> list[list[int]]:
     """Streams that go into one call, largest calls first.
 
     The longest streams go first, each into the first call that has room for it.
+
+    Args:
+      limit: lanes of a call, if one stream does not have more.
+      most_tables: of a call.
     """
-    limit = _batch_lanes()
     calls: list[_Call] = []
     for i in sorted(range(len(jobs)), key=lambda i: -jobs[i].size):
         job = jobs[i]
@@ -146,7 +158,7 @@ def _calls(jobs: Sequence[Encoding | Decoding]) -> list[list[int]]:
         own = {id(job.tables): job.tables.count}
         for call in calls:
             fits = call.steps == steps and call.lanes + lanes <= limit
-            if fits and sum((call.tables | own).values()) <= TABLES:
+            if fits and sum((call.tables | own).values()) <= most_tables:
                 break
         else:
             call = _Call(steps)
@@ -170,7 +182,8 @@ class _Call:
 
 def _run(jobs: Sequence[Any], run_call: Callable[[list[Any]], list[Any]]) -> list[Any]:
     """Results of all jobs, in order; a call's jobs go through `run_call` together."""
-    calls = _calls(jobs)
+    limit = LANES[-1] if jax.default_backend() == "cpu" else DEVICE_LANES
+    calls = calls_of(jobs, limit, TABLES)
     results: list[Any] = [None] * len(jobs)
     done = cores.each(lambda call: run_call([jobs[i] for i in call]), calls)
     for call, parts in zip(calls, done, strict=True):
@@ -180,7 +193,7 @@ def _run(jobs: Sequence[Any], run_call: Callable[[list[Any]], list[Any]]) -> lis
 
 
 @dataclass(frozen=True, slots=True)
-class _Grid:
+class Grid:
     """Where streams lie in the lanes of a call."""
 
     steps: int
@@ -190,7 +203,7 @@ class _Grid:
     tables: list[Tables]  # in order
 
     @classmethod
-    def of(cls, jobs: Sequence[Encoding | Decoding]) -> _Grid:
+    def of(cls, jobs: Sequence[Job]) -> Grid:
         ends = np.cumsum([lane_count(job.size) for job in jobs])
         firsts: dict[int, int] = {}
         tables: list[Tables] = []
@@ -264,7 +277,7 @@ def encode(jobs: Sequence[Encoding]) -> list[Any]:
 
 
 def _encode_call(jobs: list[Encoding]) -> list[Any]:
-    grid = _Grid.of(jobs)
+    grid = Grid.of(jobs)
     rows = np.zeros((256, 256), np.uint32)
     rows[-1] = SLOTS << 16
     initial = np.full(grid.lanes, LOWER, np.uint32)
@@ -302,38 +315,68 @@ def decode(jobs: Sequence[Decoding]) -> list[Any]:
     return _run(jobs, _decode_call)
 
 
-def _decode_call(jobs: list[Decoding]) -> list[Any]:
-    grid = _Grid.of(jobs)
-    count = sum(tables.count for tables in grid.tables)
-    rows = np.empty((FEW if grid.few else 1 << count.bit_length(), SLOTS), np.uint32)
-    for base, job in zip(grid.bases, jobs, strict=True):
-        rows[base : base + job.tables.count] = job.tables.decode_rows
-    rows[-1] = IDLE
-    states = np.full(grid.lanes, LOWER, np.uint32)
-    pointers, ends = np.zeros(grid.lanes, np.uint32), np.zeros(grid.lanes, np.int64)
-    given = [job.prepare() for job in jobs]
-    total = sum(stream.words.size for stream, _ in given)
-    words = np.empty(1 << max(12, total.bit_length()), np.uint16)
-    filled = 0
-    for (stream, _), columns in zip(given, grid.columns, strict=True):
-        states[columns] = stream.states
-        ends[columns] = filled + np.cumsum(stream.counts)
-        pointers[columns] = ends[columns] - stream.counts
-        words[filled : filled + stream.words.size] = stream.words
-        filled += stream.words.size
-    words[filled:] = 0
-    numbers = grid.numbers([part for _, part in given], [job.size for job in jobs], len(rows) - 1)
-    symbols, final, reached = map(
-        np.asarray, rans.decode(words, states, pointers, rows.reshape(-1), numbers)
-    )
-    used = grid.columns[-1].stop
-    sound = ((final >> 16 == 1) & (reached == ends))[:used]
-    if not sound.all():
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """The streams of a call, for `rans.decode`."""
+
+    words: np.ndarray  # uint16[2^k]
+    states: np.ndarray  # uint32[lanes]
+    pointers: np.ndarray  # uint32[lanes]
+    ends: np.ndarray  # uint32[lanes], where the pointers have to be afterwards
+    tables: np.ndarray  # uint32[tables, 4096], the last one for places that have no symbol
+
+    @classmethod
+    def of(cls, grid: Grid, streams: Sequence[Stream]) -> Gathered:
+        """Lays streams side by side."""
+        count = sum(tables.count for tables in grid.tables)
+        tables = np.empty((FEW if grid.few else 1 << count.bit_length(), SLOTS), np.uint32)
+        first = 0
+        for own in grid.tables:
+            tables[first : first + own.count] = own.decode_rows
+            first += own.count
+        tables[-1] = IDLE
+        states = np.full(grid.lanes, LOWER, np.uint32)
+        pointers, ends = np.zeros(grid.lanes, np.uint32), np.zeros(grid.lanes, np.uint32)
+        total = sum(stream.words.size for stream in streams)
+        words = np.empty(1 << max(12, total.bit_length()), np.uint16)
+        filled = 0
+        for stream, columns in zip(streams, grid.columns, strict=True):
+            states[columns] = stream.states
+            ends[columns] = filled + np.cumsum(stream.counts)
+            pointers[columns] = ends[columns] - stream.counts
+            words[filled : filled + stream.words.size] = stream.words
+            filled += stream.words.size
+        words[filled:] = 0
+        return cls(words, states, pointers, ends, tables)
+
+
+def expect_sound(sound: bool) -> None:
+    """Raises CorruptError unless every lane ended where an encoder begins, its words used up."""
+    if not sound:
         raise CorruptError(
             "coded symbols",
             expected="every lane to end in an initial state",
-            found=f"{int((~sound).sum())} of {used} lanes elsewhere",
+            found="lanes elsewhere",
         )
+
+
+def _decode_call(jobs: list[Decoding]) -> list[Any]:
+    grid = Grid.of(jobs)
+    given = [job.prepare() for job in jobs]
+    gathered = Gathered.of(grid, [stream for stream, _ in given])
+    idle = len(gathered.tables) - 1
+    symbols, final, reached = map(
+        np.asarray,
+        rans.decode(
+            gathered.words,
+            gathered.states,
+            gathered.pointers,
+            gathered.tables.reshape(-1),
+            grid.numbers([part for _, part in given], [job.size for job in jobs], idle),
+        ),
+    )
+    used = grid.columns[-1].stop
+    expect_sound(bool(((final >> 16 == 1) & (reached == gathered.ends))[:used].all()))
     return [
         job.finish(_pick(symbols, columns, job.size), final[columns].astype(np.uint16))
         for job, columns in zip(jobs, grid.columns, strict=True)

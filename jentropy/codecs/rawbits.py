@@ -10,6 +10,7 @@ without crossing bytes.
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -107,3 +108,9 @@ def merge(
     else:
         value = value << bits | raw
     return value.reshape(-1).astype(kind)
+
+
+def with_top(codes: Any, top: Any, bits: int) -> Any:
+    """Signed codes of 16 bits with another top; NumPy or JAX arrays, uint16."""
+    kept = np.uint16(1 << 15 | (1 << (bits - 1)) - 1)
+    return codes & kept | top << np.uint16(bits - 1) & np.uint16(0x7FFF)
