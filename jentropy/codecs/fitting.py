@@ -35,6 +35,7 @@ SAMPLE = 1 << 17  # codes whose tops are counted by context; of large tensors a 
 SMALL = 1 << 14  # codes; smaller tensors are not worth classes
 SHARE_BITS = 28  # of a share of a tensor in an estimate
 SUM_SCALE = 1023  # of a magnitude in the sums that classes are made of
+BLOCK = 1 << 20  # codes whose magnitudes are in memory at a time
 EXACT = 1 << 14  # so many magnitudes add to less than 2^24, which float32 does without rounding
 
 
@@ -64,10 +65,9 @@ def candidates(
         median = int(np.searchsorted(np.cumsum(exact), codes.size // 2, side="right"))
         by_row, by_column = _sums(codes, median, element)
         row, column = _classes(by_row, ROW_CLASSES), _classes(by_column, COLUMN_CLASSES)
-    used = np.flatnonzero(exact)
-    low, high = int(used[0]), int(used[-1]) + 1
+    low, high = _range(exact)
     histogram = _histogram(codes, row, column, (low, high), element)
-    exact = exact[low:high]
+    exact = np.add.reduceat(exact, [0, *range(low + 1, high)])
     yield _candidate(element, histogram.sum(axis=(0, 1))[None], None, None, low, exact)
     if len(histogram) > 1:
         yield _candidate(element, histogram.sum(axis=1), row, None, low, exact)
@@ -79,6 +79,15 @@ def candidates(
         yield _candidate(element, both, row if kinds > 1 else None, column, low, exact)
 
 
+def _range(exact: np.ndarray) -> tuple[int, int]:
+    """Where the tops lie, but for the rarest, which no table will have in any context."""
+    used = np.flatnonzero(exact)
+    seen = np.flatnonzero(exact * (16 * SLOTS) >= exact.sum())
+    margin = ROW_CLASSES + COLUMN_CLASSES
+    low, high = int(seen[0]) - margin, int(seen[-1]) + margin
+    return max(low, int(used[0])), min(high, int(used[-1])) + 1
+
+
 def _histogram(
     codes: np.ndarray,
     row: np.ndarray,
@@ -86,7 +95,10 @@ def _histogram(
     window: tuple[int, int],
     element: ElementFormat,
 ) -> np.ndarray:
-    """Counts of a sample: int64[row classes, column classes, tops in the window]."""
+    """Counts of a sample: int64[row classes, column classes, tops in the window].
+
+    Tops beyond the window count as its ends.
+    """
     rows, columns = codes.shape
     stride = max(1, codes.size // max(SAMPLE, codes.size >> 6))
     down = min(stride, max(1, rows // 256))
@@ -98,7 +110,8 @@ def _histogram(
     shape = int(row.max()) + 1, int(column.max()) + 1, high - low
     begins = row[down_places].astype(np.intp) * (shape[1] * shape[2]) - low
     place = begins[:, None] + column[across_places].astype(np.intp) * shape[2]
-    place += (sample & np.uint16(0x7FFF)) >> np.uint16(raw_bits_of(element) - 1)
+    top = (sample & np.uint16(0x7FFF)) >> np.uint16(raw_bits_of(element) - 1)
+    place += np.clip(top, low, high - 1, out=top)
     return np.bincount(place.reshape(-1), minlength=int(np.prod(shape))).reshape(shape)
 
 
@@ -120,7 +133,7 @@ def _sums(codes: np.ndarray, median: int, element: ElementFormat) -> tuple[np.nd
     mantissa = element.field_bits("mantissa")
     typical = (median << (raw_bits_of(element) - 1) >> mantissa) - element.bias
     scale = np.float32(2.0) ** np.float32(min(127, 5 - typical))
-    block = min(EXACT, max(1, (1 << 18) // columns))
+    block = min(EXACT, max(1, BLOCK // columns))
     by_row, by_column = np.empty(rows, np.int64), np.zeros(columns, np.int64)
     for at in range(0, rows, block):
         part = np.asarray(codes[at : at + block])
