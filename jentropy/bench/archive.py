@@ -42,8 +42,14 @@ def run(source: str | Path) -> list[Result]:
     own = sum(leaf.nbytes + len(leaf.header.coding.head) for leaf in leaves)
     compress, decompress = partial(jentropy.compress, tree), partial(jentropy.decompress, packed)
     stored = {"jentropy": own, "jentropy, one thread": own}
-    encodes = {"jentropy": compress, "jentropy, one thread": on_one_core(compress)}
-    decodes = {"jentropy": decompress, "jentropy, one thread": on_one_core(decompress)}
+    encodes: dict[str, Callable[[], Any]] = {
+        "jentropy": compress,
+        "jentropy, one thread": on_one_core(compress),
+    }
+    decodes: dict[str, Callable[[], Any]] = {
+        "jentropy": decompress,
+        "jentropy, one thread": on_one_core(decompress),
+    }
     for name, encode, decode in others():
         coded = {key: encode(values) for key, values in tree.items()}
         for key, values in tree.items():

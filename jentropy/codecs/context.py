@@ -111,12 +111,12 @@ class Plan:
             return None
         low, high = start // columns, -(-(start + size) // columns)
         both = np.empty((high - low, columns), np.uint8)
-        if self.rows is None:
-            both[:] = self.columns
-        elif self.columns is None:
-            both[:] = self.rows[low:high, None]
-        else:
+        if self.rows is not None and self.columns is not None:
             np.add(self.rows[low:high, None], self.columns, out=both)
+        elif self.rows is not None:
+            both[:] = self.rows[low:high, None]
+        elif self.columns is not None:
+            both[:] = self.columns
         return both.reshape(-1)[start - low * columns :][:size]
 
     def numbers_of(self, contexts: np.ndarray | None) -> np.ndarray | None:
@@ -154,7 +154,7 @@ def classes_bits(classes: np.ndarray | None) -> int:
     if classes is None:
         return 16
     counts = np.sort(np.bincount(classes))[::-1]
-    return 8 + 8 * np.count_nonzero(counts) + int(counts @ np.arange(1, counts.size + 1))
+    return 8 + 8 * int(np.count_nonzero(counts)) + int(counts @ np.arange(1, counts.size + 1))
 
 
 @lru_cache(maxsize=256)  # with its tables a plan is some 70 KB

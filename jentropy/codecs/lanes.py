@@ -242,7 +242,7 @@ class Grid:
     ) -> np.ndarray:
         """Which of the call's tables every symbol has. uint8[steps, lanes]."""
         of_call = [
-            np.uint8(base) if part is None else part + np.uint8(base) if base else part
+            np.array(base, np.uint8) if part is None else part + np.uint8(base) if base else part
             for part, base in zip(parts, self.bases, strict=True)
         ]
         return self.spread(of_call, sizes, idle)
