@@ -30,8 +30,8 @@ from .context import (
 )
 from .rans import SLOTS
 
-ROW_CLASSES, COLUMN_CLASSES = 11, 5  # more cost more than they tell apart
-SAMPLE = 1 << 17  # codes whose tops are counted by context; of large tensors a 64th
+CLASSES = 16  # of rows, and of columns: four octaves, which no matrix seen needs
+SAMPLE = 1 << 16  # codes whose tops are counted by context; of large tensors a 64th
 SMALL = 1 << 14  # codes; smaller tensors are not worth classes
 SHARE_BITS = 28  # of a share of a tensor in an estimate
 SUM_SCALE = 1023  # of a magnitude in the sums that classes are made of
@@ -64,7 +64,7 @@ def candidates(
     if rows > 1 and columns > 1 and codes.size >= SMALL:
         median = int(np.searchsorted(np.cumsum(exact), codes.size // 2, side="right"))
         by_row, by_column = _sums(codes, median, element)
-        row, column = _classes(by_row, ROW_CLASSES), _classes(by_column, COLUMN_CLASSES)
+        row, column = _classes(by_row), _classes(by_column)
     low, high = _range(exact)
     histogram = _histogram(codes, row, column, (low, high), element)
     exact = np.add.reduceat(exact, [0, *range(low + 1, high)])
@@ -83,7 +83,7 @@ def _range(exact: np.ndarray) -> tuple[int, int]:
     """Where the tops lie, but for the rarest, which no table will have in any context."""
     used = np.flatnonzero(exact)
     seen = np.flatnonzero(exact * (16 * SLOTS) >= exact.sum())
-    margin = ROW_CLASSES + COLUMN_CLASSES
+    margin = 2 * CLASSES
     low, high = int(seen[0]) - margin, int(seen[-1]) + margin
     return max(low, int(used[0])), min(high, int(used[-1])) + 1
 
@@ -101,7 +101,7 @@ def _histogram(
     """
     rows, columns = codes.shape
     stride = max(1, codes.size // max(SAMPLE, codes.size >> 6))
-    down = min(stride, max(1, rows // 256))
+    down = min(stride, max(1, rows // 64))
     down_places, across_places = _places(rows, down), _places(columns, -(-stride // down))
     sample = np.asarray(codes[down_places] if down > 1 else codes)
     if across_places.size < columns:
@@ -170,17 +170,17 @@ def _block_sums(
     return product(whole, jnp.ones(columns, jnp.float32)), across
 
 
-def _classes(sums: np.ndarray, most: int) -> np.ndarray:
-    """Quarter octaves of sums, the `most` most populous next to each other; others the nearest."""
+def _classes(sums: np.ndarray) -> np.ndarray:
+    """Quarter octaves of sums, the CLASSES most populous in a row; others the nearest."""
     share = (sums << 20) // max(1, int(sums.max()) >> 6)  # of the largest, in 2^26 or a bit more
     share = np.maximum(share, 1) << 7
     level = np.searchsorted(tables.WEIGHTS[1::2], share, side="right")
     counts = np.bincount(level)
     low = 0
-    if counts.size > most:
-        inside = np.convolve(counts, np.ones(most, np.int64))[most - 1 :]
+    if counts.size > CLASSES:
+        inside = np.convolve(counts, np.ones(CLASSES, np.int64))[CLASSES - 1 :]
         low = int(np.argmax(inside))
-    classes = np.clip(level - low, 0, min(most, counts.size) - 1)
+    classes = np.clip(level - low, 0, min(CLASSES, counts.size) - 1)
     return (classes - classes.min()).astype(np.uint8)
 
 
