@@ -19,13 +19,35 @@ def count() -> int:
 
 
 def each(run: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
-    """What `run` gives for every item, in order; items are begun in order."""
+    """What `run` gives for every item, in order; items are begun in order.
+
+    Raises:
+      Exception: what `run` raised of the first item of which it raised anything.
+    """
     _keep_memory()
     workers = min(count(), len(items))
     if workers <= 1:
         return [run(item) for item in items]
+    results: list[Any] = [None] * len(items)
+    errors: dict[int, Exception] = {}
+    left = iter(
+        range(len(items))
+    )  # one task a core, not one an item: those cost more than small items
+
+    def work() -> None:
+        for i in left:
+            try:
+                results[i] = run(items[i])
+            except Exception as error:
+                errors[i] = error
+                return
+
     with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(run, items))
+        for task in [pool.submit(work) for _ in range(workers)]:
+            task.result()
+    if errors:
+        raise errors[min(errors)]
+    return results
 
 
 @cache
