@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jentropy import containers, formats
-from jentropy.containers.trees import as_array, leaf_name
+from jentropy.containers.trees import as_array, decompress_where, leaf_name, on_accelerator
 from jentropy.errors import InputError, UnsupportedError
 from jentropy.formats import Format, QuantizedTensor, is_quantized
 
@@ -204,7 +204,7 @@ def to_resident(packed: Any, backend: str | None = None, *, reduce_axis: int = -
 def _leaf_to_resident(leaf: Any, backend: str, reduce_axis: int) -> ResidentTensor | jax.Array:
     if is_quantized(leaf):
         return lay_out(leaf, backend, reduce_axis)
-    values = containers.decompress(leaf) if containers.is_compressed(leaf) else leaf
+    values = decompress_where(leaf, on_accelerator) if containers.is_compressed(leaf) else leaf
     return lay_out(
         values if isinstance(values, jax.Array) else as_array(values), backend, reduce_axis
     )
@@ -216,7 +216,7 @@ def lay_out(weight: Any, backend: str, reduce_axis: int = -1) -> ResidentTensor 
         if not weight.number_format.parameters:
             element, code = weight.number_format.element, weight.codes["code"]
             return lay_out(element.values(as_array(code)), backend, reduce_axis)
-        codes = containers.decompress(dict(weight.codes))
+        codes = decompress_where(dict(weight.codes), on_accelerator)
         quantized = QuantizedTensor(number_format=weight.number_format, codes=codes)
         dense = None
     else:

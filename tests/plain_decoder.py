@@ -108,8 +108,8 @@ class Reader:
         require(self.at == self.data.size, "bytes left over")
 
 
-def stream(reader, n, f, context, escape):
-    """Symbols, carries and what `escape` read of a stream; f: [contexts, symbols]."""
+def stream(reader, n, f, table, escape):
+    """Symbols, carries and what `escape` read of a stream; f: [tables, symbols]."""
     lanes = -(-n // LANE)
     states = reader.array("<u4", lanes).astype(np.int64)
     least = reader.one("<u2")
@@ -121,7 +121,7 @@ def stream(reader, n, f, context, escape):
     lookup = np.stack([np.repeat(np.arange(row.size), row) for row in f])
     symbols, pointer = np.empty(n, int), np.cumsum(counts) - counts
     for begin in range(0, n, lanes):
-        c = context[begin : begin + lanes]
+        c = table[begin : begin + lanes]
         own = slice(0, c.size)  # the lanes that have a symbol in this step
         x = states[own]
         slot = x % SLOTS
@@ -180,7 +180,7 @@ def planes(head, payload, n, fmt, itemsize):
 def context(head, payload, start, n, fmt, rows, columns):
     r = RAW_BITS[fmt]
     h = Reader(head)
-    flags, shift, tables, count = h.one(), h.one(), h.one(), h.one() + 1
+    flags, tables, count = h.one(), h.one(), h.one() + 1
     first, base = h.one("<u2"), h.one("<u2")
     levels = h.levels(tables, count + flags)
     f = np.stack([frequencies([WEIGHTS[q] for q in row]) for row in levels])
@@ -197,8 +197,8 @@ def context(head, payload, start, n, fmt, rows, columns):
 
     reader, place = Reader(payload), start + np.arange(n)
     c = row[place // columns] + column[place % columns]
-    symbols, carry, escaped = stream(reader, n, f, c, escapes)
-    top = first + shift * c + symbols
+    symbols, carry, escaped = stream(reader, n, f, c % tables, escapes)
+    top = first + c + symbols
     if flags:
         require((symbols == count).sum() == escaped.size, "escapes")
         top[symbols == count] = escaped

@@ -22,7 +22,7 @@ import pytest
 from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
-from jentropy.codecs import rans, rawbits
+from jentropy.codecs import lanes, on_device, rans, rawbits
 
 LANES, STEPS = 1 << 20, 512
 WORDS = 1 << 28
@@ -133,16 +133,16 @@ def decoding(tables: int) -> Case:
             of("uint32", LANES),
             of("uint32", LANES),
             of("uint32", tables * rans.SLOTS),
-            of("uint16", STEPS, LANES),
+            of("uint8", STEPS, LANES),
         ),
         static={},
         steps=STEPS,
-        temporary_bytes=KEPT * LANES,  # no second copy of contexts or symbols
+        temporary_bytes=KEPT * LANES,  # no second copy of the tables' numbers or symbols
     )
 
 
 def splitting(bits: int) -> Case:
-    scalars = [of("uint16")] * 3
+    scalars = [of("uint16")] * 2
     return Case(
         function=rawbits.split,
         arguments=(of("uint16", CODES), of("uint8", CODES), *scalars),
@@ -156,19 +156,73 @@ def merging(bits: int) -> Case:
     planes = [of("uint8", rawbits.plane_bytes(CODES, width)) for width in rawbits.widths(bits)]
     return Case(
         function=rawbits.merge,
-        arguments=(of("uint8", CODES), planes, of("uint16")),
+        arguments=(of("uint8", CODES), of("uint8", CODES), planes, of("uint16")),
         static={"bits": bits, "signed": True, "dtype": "uint16"},
         steps=0,
         temporary_bytes=None,
     )
 
 
+CHUNK = 1 << 20  # codes of a chunk, in rows of ROW
+ROW = 4096
+CALL = 1 << 16  # lanes of a call that a chunk is laid into and taken from
+
+
+def finishing(bits: int) -> Case:
+    """From a call's symbols to a chunk's codes."""
+    width = lanes.lane_count(CHUNK)
+    planes = [of("uint8", rawbits.plane_bytes(CHUNK, w)) for w in rawbits.widths(bits)]
+    planes[0] = of("uint8", planes[0].shape[0] - 2 * width)
+    scalars = [of("int32"), of("uint16"), of("int32")]
+    return Case(
+        function=on_device.codes_of,
+        arguments=(
+            of("uint8", rans.LANE, CALL),
+            of("uint32", CALL),
+            of("uint8", CHUNK),
+            planes,
+            of("uint16", 2048),
+            *scalars,
+        ),
+        static={"bits": bits},
+        steps=0,
+        temporary_bytes=64 * CHUNK,
+    )
+
+
 CASES = {
+    "contexts": Case(
+        function=on_device.contexts_of,
+        arguments=(of("uint8", CHUNK // ROW), of("uint8", ROW), of("int32")),
+        static={"size": CHUNK},
+        steps=0,
+        temporary_bytes=2 * CHUNK,
+    ),
+    "lay": Case(
+        function=on_device.lay,
+        arguments=(
+            of("uint8", rans.LANE, CALL),
+            of("uint8", CHUNK),
+            of("uint8"),
+            of("uint8"),
+            of("int32"),
+        ),
+        static={},
+        steps=0,
+        temporary_bytes=8 * CHUNK,
+    ),
+    "codes-bf16": finishing(6),
+    "codes-fp16": finishing(9),
     "decode-few": decoding(rans.FEW),
     "decode-many": decoding(256),
     "encode": Case(
         function=rans.encode,
-        arguments=(of("uint16", STEPS, LANES), of("uint32", LANES), of("uint32", 256 * 256)),
+        arguments=(
+            of("uint8", STEPS, LANES),
+            of("uint8", STEPS, LANES),
+            of("uint32", LANES),
+            of("uint32", 256 * 256),
+        ),
         static={},
         steps=STEPS,
         temporary_bytes=2 * STEPS * LANES + KEPT * LANES,  # words before they are transposed

@@ -135,8 +135,10 @@ def test_bench_measures(suite, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(measure, "REPEATS", 1)
     monkeypatch.setattr(matmul, "SHAPES", ((64, 64),))
     file = tmp_path / "b.json"
-    code, out, err = run(capsys, "bench", "--suite", suite, "--json", file)
+    picture = ["--png", tmp_path / "b.png"] if suite == "archive" else []
+    code, out, err = run(capsys, "bench", "--suite", suite, "--json", file, *picture)
     assert (code, err) == (0, "")
+    assert all(path.stat().st_size > 1000 for path in picture[1:])
     content = json.loads(file.read_text())
     assert content["suite"] == suite
     assert content["versions"]["jax"]
@@ -168,6 +170,7 @@ def test_errors_are_one_line_and_code_2(fixtures, tmp_path, capsys):
         ["generate", packed, "--prompt", "x"],  # has no tokenizer
         ["inspect", packed, "--json", tmp_path / "no" / "such" / "folder.json"],
         ["bench", "--source", tmp_path / "none"],
+        ["bench", "--suite", "load", "--png", tmp_path / "b.png"],
     ):
         code, out, err = run(capsys, *argv)
         assert code == 2, argv

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jentropy import codecs, entropy, formats
-from jentropy.codecs import Coding, Layout, context, planes
+from jentropy.codecs import Coding, Layout, context, fitting, planes
 from jentropy.containers.tensor import layout_of
 from jentropy.errors import CorruptError, UnsupportedError
 
@@ -46,10 +46,10 @@ def codings_of(numbers: np.ndarray, layout: Layout) -> list[Coding]:
         slices = entropy.measure(numbers, layout.element).slices
     histograms = slices if layout.octets else planes.histograms(slices, layout)
     codings = [Coding(codec="stored"), planes.choose(histograms, layout)[1]]
-    if (found := context.choose(numbers, slices[0], layout)) is not None:
+    if (found := fitting.choose(numbers, slices[0], layout)) is not None:
         codings.append(found[1])
         matrix = numbers.reshape(layout.rows, layout.columns)
-        for plan, _ in context._candidates(matrix, slices[0], layout.element):
+        for plan, _ in fitting.candidates(matrix, slices[0], layout.element):
             codings.append(Coding(codec="context", head=context.write_head(plan)))
     return codings
 
@@ -153,10 +153,10 @@ def test_scales_of_rows_are_worth_a_class():
     numbers = formats.codes_of(values.astype(ml_dtypes.bfloat16))
     layout = layout_of("BF16", np.dtype(ml_dtypes.bfloat16), numbers.shape)
     counts = entropy.measure(numbers, formats.BF16).slices[0]
-    _, coding = context.choose(numbers, counts, layout)
+    _, coding = fitting.choose(numbers, counts, layout)
     plan = context.read_head(coding.head, formats.BF16, 512, 2048)
     assert plan.rows is not None
-    assert plan.tables.count > 4
+    assert plan.contexts > 4
     _, size = round_trip(numbers, layout, coding)
     joint = entropy.measure(numbers, formats.BF16).joint_entropy_bits()
     assert 8 * (size + len(coding.head)) / numbers.size < joint - 0.1

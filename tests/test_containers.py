@@ -220,3 +220,10 @@ def test_scalars_and_empty_tensors_have_slices_too():
     assert jentropy.decompress_slice(jentropy.compress(np.float32(3)), ()).tolist() == 3.0
     empty = jentropy.compress(np.zeros((0, 4), np.float32))
     assert jentropy.decompress_slice(empty, np.s_[:, 1]).shape == (0,)
+
+
+def test_an_empty_leaf_may_come_first():
+    tree = {"a": np.zeros((0, 3), np.float32), "b": np.arange(300, dtype=np.float32)}
+    found = jentropy.decompress(jentropy.compress(tree))
+    assert found["a"].shape == (0, 3)
+    assert (found["b"] == tree["b"]).all()

@@ -1,6 +1,6 @@
 """Suite `archive`: size and speed of the archive codec, beside what else is installed.
 
-Every coder gets the same tensors, one after another, in this process. Sizes include what a
+Every coder gets the same tensors in this process, and all take turns. Sizes include what a
 decoder needs beside the code words; `jentropy` is in memory, `jentropy on disk` the compressed
 checkpoint, `Orbax` a stock checkpoint of the same tensors.
 """
@@ -21,7 +21,7 @@ from jentropy import formats
 from jentropy.containers.tensor import is_compressed
 
 from .coders import others
-from .measure import Result, median_seconds, one_core
+from .measure import Result, on_one_core, side_by_side
 
 
 def run(source: str | Path) -> list[Result]:
@@ -37,45 +37,39 @@ def run(source: str | Path) -> list[Result]:
     results = [Result(name="raw", figures={"bits_per_weight": 8 * raw / weights})]
     results += _entropies(tree, weights)
 
-    def row(name: str, stored: int, encode: Callable[[], Any], decode: Callable[[], Any]) -> None:
-        results.append(
-            Result(
-                name=name,
-                figures={
-                    "bits_per_weight": 8 * stored / weights,
-                    "encode_mb_per_s": raw / 1e6 / median_seconds(encode),
-                    "decode_mb_per_s": raw / 1e6 / median_seconds(decode),
-                },
-            )
-        )
-
     packed = jentropy.compress(tree)
     leaves = jax.tree.leaves(packed, is_leaf=is_compressed)
-    stored = sum(leaf.nbytes + len(leaf.header.coding.head) for leaf in leaves)
-    row(
-        "jentropy",
-        stored,
-        lambda: jentropy.compress(tree),
-        lambda: jentropy.decompress(packed),
-    )
-    with one_core():
-        row(
-            "jentropy, one thread",
-            stored,
-            lambda: jentropy.compress(tree),
-            lambda: jentropy.decompress(packed),
-        )
+    own = sum(leaf.nbytes + len(leaf.header.coding.head) for leaf in leaves)
+    compress, decompress = partial(jentropy.compress, tree), partial(jentropy.decompress, packed)
+    stored = {"jentropy": own, "jentropy, one thread": own}
+    encodes: dict[str, Callable[[], Any]] = {
+        "jentropy": compress,
+        "jentropy, one thread": on_one_core(compress),
+    }
+    decodes: dict[str, Callable[[], Any]] = {
+        "jentropy": decompress,
+        "jentropy, one thread": on_one_core(decompress),
+    }
     for name, encode, decode in others():
         coded = {key: encode(values) for key, values in tree.items()}
         for key, values in tree.items():
             if bytes(decode(coded[key])) != values.tobytes():
                 raise AssertionError(f"{name} does not give {key} back")
-        row(
-            name,
-            sum(len(part) for part in coded.values()),
-            partial(_each, encode, tree.values()),
-            partial(_each, decode, coded.values()),
+        stored[name] = sum(len(part) for part in coded.values())
+        encodes[name] = partial(_each, encode, tree.values())
+        decodes[name] = partial(_each, decode, coded.values())
+    encode_seconds, decode_seconds = side_by_side(encodes), side_by_side(decodes)
+    results += [
+        Result(
+            name=name,
+            figures={
+                "bits_per_weight": 8 * size / weights,
+                "encode_mb_per_s": raw / 1e6 / encode_seconds[name],
+                "decode_mb_per_s": raw / 1e6 / decode_seconds[name],
+            },
         )
+        for name, size in stored.items()
+    ]
     with tempfile.TemporaryDirectory() as folder:
         results += _on_disk(tree, weights, Path(folder))
     resident = jentropy.to_resident(packed, backend="reference")

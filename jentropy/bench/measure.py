@@ -8,9 +8,10 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -53,18 +54,40 @@ def median_seconds(run: Callable[[], Any], repeats: int = REPEATS) -> float:
     return statistics.median(times)
 
 
-@contextmanager
-def one_core() -> Iterator[None]:
-    """Keeps this thread, and those that it starts, on one core (where the system can)."""
-    if not hasattr(os, "sched_setaffinity"):
-        yield
-        return
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(before)})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
+def side_by_side(runs: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
+    """Median times of calls that take turns, after a round that is not counted.
+
+    What else the machine does then meets all of them alike.
+    """
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(1 + REPEATS):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            jax.block_until_ready(run())
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(found[1:]) for name, found in times.items()}
+
+
+def on_one_core(run: Callable[[], Any]) -> Callable[[], Any]:
+    """The same call with all threads of this process on one core (where the system can)."""
+    threads = Path("/proc/self/task")
+    if not hasattr(os, "sched_setaffinity") or not threads.is_dir():
+        return run
+
+    def place(cores: set[int]) -> None:
+        for thread in threads.iterdir():
+            with suppress(ProcessLookupError):  # it has ended
+                os.sched_setaffinity(int(thread.name), cores)
+
+    def pinned() -> Any:
+        before = os.sched_getaffinity(0)
+        place({min(before)})
+        try:
+            return jax.block_until_ready(run())
+        finally:
+            place(before)
+
+    return pinned
 
 
 def environment() -> dict[str, Any]:

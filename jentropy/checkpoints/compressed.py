@@ -87,8 +87,10 @@ def model_entries(store: Store) -> list[Entry]:
     return [index.tensors[i] for f in index.files if f.model for i in f.tensors]
 
 
-def _coded(store: Store, entry: Entry) -> Iterator[coder.Coded]:
+def _coded(store: Store, entry: Entry, *, whole: bool) -> Iterator[coder.Coded]:
+    """The chunks of an entry; `whole` is whether `coder.assemble` will take them."""
     layout, start = entry.header.layout, 0
+    room = coder.room(entry.header) if whole else None
     for ref in entry.chunks:
         yield coder.Coded(
             entry.name,
@@ -98,13 +100,14 @@ def _coded(store: Store, entry: Entry) -> Iterator[coder.Coded]:
             layout,
             entry.header.coding,
             store.bundle_path(ref),
+            room,
         )
         start += ref.chunk.weights
 
 
 def read_entries(store: Store, entries: list[Entry]) -> Iterator[np.ndarray]:
     """The arrays of entries, in order; the chunks of many decode together."""
-    decoded = coder.decode(item for entry in entries for item in _coded(store, entry))
+    decoded = coder.decode(item for entry in entries for item in _coded(store, entry, whole=True))
     for entry in entries:
         yield coder.assemble(decoded, entry.header)
 
@@ -243,7 +246,7 @@ def file_bytes(store: Store) -> Iterator[tuple[str, Iterator[np.ndarray]]]:
         for _, parts in plan
         for part in parts
         for entry in _entries(store, part)
-        for item in _coded(store, entry)
+        for item in _coded(store, entry, whole=isinstance(part, Blocks))
     )
     for name, parts in plan:
         yield name, (data for part in parts for data in _part_bytes(store, part, decoded))

@@ -7,7 +7,8 @@ import argparse
 import jax
 
 import jentropy
-from jentropy import bench
+from jentropy import bench, report
+from jentropy.errors import InputError
 
 from .console import print_table, write_json
 
@@ -20,9 +21,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--source", metavar="SRC", help="checkpoint to measure on; default: the bundled model"
     )
     parser.add_argument("--json", metavar="F", help="write the results as JSON (- for stdout)")
+    parser.add_argument(
+        "--png", metavar="F", help="suite archive: draw speed against bits per weight (or .svg)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if arguments.png and arguments.suite != "archive":
+        raise InputError("--png", expected="suite archive", found=f"suite {arguments.suite}")
     source = arguments.source or jentropy.models.BUNDLED
     results = bench.SUITES[arguments.suite].run(source)
     content = {
@@ -44,4 +50,6 @@ def run(arguments: argparse.Namespace) -> int:
             print("CPU: the reference backend, at small shapes")
     if arguments.json:
         write_json(arguments.json, content)
+    if arguments.png:
+        report.write_speeds({result.name: result.figures for result in results}, arguments.png)
     return 0

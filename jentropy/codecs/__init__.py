@@ -1,29 +1,32 @@
 """Codecs: symbols to words and back. `CODECS` are those of the archive.
 
-An archive codec is a module with `encode(chunks, starts, layouts, codings)`, `decode(payloads,
-starts, sizes, layouts, codings)` and `size_bound(size, layout)`; a start is a chunk's first number
-in its tensor. To add one, write it and give it a line in `CODECS` and in `choose`. A codec's name
-in a file means its exact layout: a change of layout is a new name. `window12` is the fixed-rate
-code of resident BF16 weights.
+An archive codec is a module with `encode(chunks, starts, layouts, codings, then)`,
+`decode(payloads, starts, sizes, layouts, codings, outs, then)` and `size_bound(size, layout)`; a
+start is a chunk's first number in its tensor. To add one, write it and give it a line in `CODECS`
+and in `choose`. A codec's name in a file means its exact layout: a change of layout is a new name.
+`window12` is the fixed-rate code of resident BF16 weights.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
 from jentropy.errors import UnsupportedError
+from jentropy.formats import code_dtype
 
-from . import context, deflate, planes, stored
-from .coding import Coding, Layout
+from . import context, deflate, fitting, planes, stored
+from .coding import Coding, Layout, Then
 from .lanes import batch_symbols
 
 CODECS: dict[str, ModuleType] = {
     module.NAME: module for module in (stored, deflate, planes, context)
 }
 TINY = 64  # numbers; coding fewer costs more than it saves
+SMALL = 1 << 11  # numbers; fewer are not worth the tables of codec `context`
 
 
 def choose(numbers: np.ndarray, slices: Sequence[np.ndarray], layout: Layout) -> Coding:
@@ -39,10 +42,11 @@ def choose(numbers: np.ndarray, slices: Sequence[np.ndarray], layout: Layout) ->
         return plain
     raw_bytes = numbers.size * layout.element.dtype.itemsize
     histograms = slices if layout.octets else planes.histograms(slices, layout)
-    ways = [planes.choose(histograms, layout)]
-    if (found := context.choose(numbers, slices[0], layout)) is not None:
-        ways.append(found)
-    size, best = min(ways, key=lambda way: way[0])
+    found = None if numbers.size < SMALL else fitting.choose(numbers, slices[0], layout)
+    if found is None or planes.least_bytes(histograms) < found[0]:
+        ways = [planes.choose(histograms, layout), *([] if found is None else [found])]
+        found = min(ways, key=lambda way: way[0])
+    size, best = found
     worth = planes.MIN_GAIN * size < (planes.MIN_GAIN - 1) * raw_bytes
     return best if worth else plain
 
@@ -52,11 +56,16 @@ def encode(
     starts: Sequence[int],
     layouts: Sequence[Layout],
     codings: Sequence[Coding],
-) -> list[np.ndarray]:
-    """Payloads of chunks (numbers, of any tensors), uint8 each. Coded together: give it many."""
-    return _by_codec(
-        codings, lambda module, at: module.encode(*_pick(at, chunks, starts, layouts, codings))
-    )
+    then: Then = lambda _, payload: payload,
+) -> list[Any]:
+    """Payloads of chunks (numbers, of any tensors), uint8 each. Coded together: give it many.
+
+    Args:
+      then: takes the number of a chunk and its payload, in the thread that made it; `encode`
+        returns what it returns.
+    """
+    columns = chunks, starts, layouts, codings
+    return _by_codec(codings, lambda module, *rest: module.encode(*rest), columns, then)
 
 
 def decode(
@@ -65,28 +74,38 @@ def decode(
     sizes: Sequence[int],
     layouts: Sequence[Layout],
     codings: Sequence[Coding],
-) -> list[np.ndarray]:
-    """Numbers of payloads: the inverse of `encode`."""
-    return _by_codec(
-        codings,
-        lambda module, at: module.decode(*_pick(at, payloads, starts, sizes, layouts, codings)),
-    )
+    outs: Sequence[np.ndarray] | None = None,
+    then: Then = lambda _, numbers: numbers,
+) -> list[Any]:
+    """Numbers of payloads: the inverse of `encode`, `then` as there.
 
-
-def _pick(at: list[int], *columns: Sequence) -> list[list]:
-    return [[column[i] for i in at] for column in columns]
+    Args:
+      outs: where they are written; None: to new arrays.
+    """
+    if outs is None:
+        outs = [
+            np.empty(size, code_dtype(layout.element.dtype))
+            for size, layout in zip(sizes, layouts, strict=True)
+        ]
+    columns = payloads, starts, sizes, layouts, codings, outs
+    return _by_codec(codings, lambda module, *rest: module.decode(*rest), columns, then)
 
 
 def _by_codec(
-    codings: Sequence[Coding], run: Callable[[ModuleType, list[int]], list[np.ndarray]]
-) -> list[np.ndarray]:
+    codings: Sequence[Coding],
+    run: Callable[..., list[Any]],
+    columns: Sequence[Sequence],
+    then: Then,
+) -> list[Any]:
     """Runs each codec once over its own items; results in the order of the items."""
     results: list = [None] * len(codings)
     for name in dict.fromkeys(coding.codec for coding in codings):
         if name not in CODECS:
             raise UnsupportedError("codec", expected=" or ".join(CODECS), found=repr(name))
         at = [i for i, coding in enumerate(codings) if coding.codec == name]
-        for i, result in zip(at, run(CODECS[name], at), strict=True):
+        own = [[column[i] for i in at] for column in columns]
+        done = run(CODECS[name], *own, lambda i, found, at=at: then(at[i], found))
+        for i, result in zip(at, done, strict=True):
             results[i] = result
     return results
 

@@ -38,11 +38,11 @@ class Reader:
         return self._data.size - self._at
 
     def array(self, dtype: str, count: int) -> np.ndarray:
-        """The next numbers, in a copy."""
+        """The next numbers; they lie in the data, at any address, and are not to be written."""
         size = np.dtype(dtype).itemsize * count
         if count < 0 or size > self.left:
             raise CorruptError(self._what, expected=f"{size} more bytes", found=self.left)
-        part = self._data[self._at : self._at + size].copy()
+        part = self._data[self._at : self._at + size]
         self._at += size
         return part.view(dtype)
 

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from jentropy.formats import ElementFormat
+
+# Takes the number of a chunk and what became of it, in the thread where that was done.
+Then = Callable[[int, np.ndarray], Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from jentropy.errors import CorruptError
 
-from .coding import Coding, Layout
+from . import cores
+from .coding import Coding, Layout, Then
 
 NAME = "deflate"
 LEVEL = 9
@@ -20,12 +22,15 @@ def encode(
     starts: Sequence[int],
     layouts: Sequence[Layout],
     codings: Sequence[Coding],
-) -> list[np.ndarray]:
-    """Payloads, uint8 each."""
-    return [
-        np.frombuffer(zlib.compress(np.ascontiguousarray(chunk).tobytes(), LEVEL), np.uint8)
-        for chunk in chunks
-    ]
+    then: Then,
+) -> list[Any]:
+    """What `then` makes of the payloads, uint8 each."""
+
+    def one(i: int) -> Any:
+        data = zlib.compress(np.ascontiguousarray(chunks[i]).tobytes(), LEVEL)
+        return then(i, np.frombuffer(data, np.uint8))
+
+    return cores.each(one, range(len(chunks)))
 
 
 def decode(
@@ -34,19 +39,26 @@ def decode(
     sizes: Sequence[int],
     layouts: Sequence[Layout],
     codings: Sequence[Coding],
-) -> list[np.ndarray]:
-    """Chunks, `sizes` bytes each; a payload that holds more is not unpacked further."""
-    chunks = []
-    for payload, size in zip(payloads, sizes, strict=True):
-        inflater = zlib.decompressobj()
+    outs: Sequence[np.ndarray],
+    then: Then,
+) -> list[Any]:
+    """Writes the chunks, `sizes` bytes each; what `then` makes of them.
+
+    A payload that holds more is not unpacked further.
+    """
+
+    def one(i: int) -> Any:
+        size, inflater = sizes[i], zlib.decompressobj()
         try:
-            data = inflater.decompress(payload.tobytes(), size + 1)
+            data = inflater.decompress(payloads[i].tobytes(), size + 1)
         except zlib.error as error:
             raise CorruptError(f"deflated chunk: {error}") from error
         if len(data) != size or not inflater.eof or inflater.unused_data:
             raise CorruptError("deflated chunk", expected=f"{size} bytes", found="others")
-        chunks.append(np.frombuffer(data, np.uint8))
-    return chunks
+        outs[i][:] = np.frombuffer(data, np.uint8)
+        return then(i, outs[i])
+
+    return cores.each(one, range(len(payloads)))
 
 
 def size_bound(size: int, layout: Layout) -> int:

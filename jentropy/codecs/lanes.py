@@ -7,25 +7,23 @@ What a codec does before and after (`prepare`, `finish`) runs in the same thread
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import jax
 import numpy as np
 
 from jentropy.errors import CorruptError
 
-from . import bits, rans
-from .rans import FEW, LANE, LOWER, PRECISION, SLOTS
+from . import bits, cores, rans
+from .rans import FEW, LANE, LOWER, SLOTS
 from .tables import IDLE, Tables
 
 STEPS = (512, 2048, LANE)  # of compiled programs
 LANES = (32, 64, 96, 128, 192, 256)  # of compiled programs; what they touch stays in a core's cache
 DEVICE_LANES = 1 << 17  # of a call on an accelerator, which needs many at once
-TABLES = 63  # of a call that mixes streams
+TABLES = 31  # of a call that mixes streams: what its cores' second caches hold
 BYTES = 255  # a count that spreads less takes a byte
 
 
@@ -34,13 +32,13 @@ class Symbols:
     """What a stream codes.
 
     Attributes:
-      symbols: uint8[n], rows of `table`.
-      contexts: uint8[n], the table of each symbol; None: the first.
+      symbols: uint8[n], columns of `Encoding.rows`.
+      numbers: uint8[n], which of the stream's tables codes each; None: the first.
       low: uint16[lanes], low bits of each lane's initial state; None: 0.
     """
 
     symbols: np.ndarray
-    contexts: np.ndarray | None = None
+    numbers: np.ndarray | None = None
     low: np.ndarray | None = None
 
 
@@ -80,7 +78,7 @@ class Encoding:
     Attributes:
       size: its symbols, more than 0.
       tables: of its symbols.
-      rows: uint32[contexts, 256], what a symbol of each context looks up (`Tables.encode_rows`).
+      rows: uint32[T, 256], what a symbol looks up in each table (`Tables.encode_rows`).
       prepare: gives the symbols.
       finish: takes the coded stream; `encode` returns what it returns.
     """
@@ -99,16 +97,15 @@ class Decoding:
     Attributes:
       size: its symbols, more than 0.
       tables: of its symbols.
-      stream: what was coded.
-      contexts: gives uint8[size], the table of each symbol; None: the first.
+      prepare: gives what was coded, and which of the tables each symbol has, uint8[size], or None
+        where it is the first.
       finish: takes the symbols (as `tables.shown` has them) and the low bits of the initial
         states; `decode` returns what it returns.
     """
 
     size: int
     tables: Tables
-    stream: Stream
-    contexts: Callable[[], np.ndarray] | None
+    prepare: Callable[[], tuple[Stream, np.ndarray | None]]
     finish: Callable[[np.ndarray, np.ndarray], Any]
 
 
@@ -117,12 +114,10 @@ def lane_count(symbols: int) -> int:
     return -(-symbols // LANE)
 
 
-def _steps(size: int) -> int:
-    return -(-size // lane_count(size)) if size else 0
-
-
-def _batch_lanes() -> int:
-    return LANES[-1] if jax.default_backend() == "cpu" else DEVICE_LANES
+def _program_steps(size: int) -> int:
+    """Steps of the program that codes a stream."""
+    steps = -(-size // lane_count(size))
+    return next(s for s in STEPS if s >= steps)
 
 
 def batch_symbols() -> int:
@@ -130,43 +125,75 @@ def batch_symbols() -> int:
 
     They are all in memory at once, hence the bound on the cores.
     """
-    calls = 4 * min(os.cpu_count() or 1, 8) if jax.default_backend() == "cpu" else 1
-    return calls * _batch_lanes() * LANE
+    if jax.default_backend() != "cpu":
+        return DEVICE_LANES * LANE
+    return 8 * min(cores.count(), 8) * LANES[-1] * LANE
 
 
-def _calls(jobs: Sequence[Encoding | Decoding]) -> list[list[int]]:
-    """Streams that go into one call, largest calls first."""
-    limit = _batch_lanes()
-    calls: list[list[int]] = []
-    open_calls: dict[int, tuple[list[int], int, dict[int, int]]] = {}
-    for i, job in enumerate(jobs):
-        lanes = lane_count(job.size)
-        steps = next(s for s in STEPS if s >= _steps(job.size))
-        call, used, tables = open_calls.get(steps, ([], limit + 1, {}))
-        needed = tables | {id(job.tables): job.tables.count}
-        if used + lanes > limit or sum(needed.values()) > TABLES:
-            call, used, needed = [], 0, {id(job.tables): job.tables.count}
+class Job(Protocol):
+    """A stream to be coded or decoded."""
+
+    @property
+    def size(self) -> int:
+        """Its symbols, more than 0."""
+
+    @property
+    def tables(self) -> Tables:
+        """Of its symbols."""
+
+
+def calls_of(jobs: Sequence[Job], limit: int, most_tables: int) -> list[list[int]]:
+    """Streams that go into one call, largest calls first.
+
+    The longest streams go first, each into the first call that has room for it.
+
+    Args:
+      limit: lanes of a call, if one stream does not have more.
+      most_tables: of a call.
+    """
+    calls: list[_Call] = []
+    for i in sorted(range(len(jobs)), key=lambda i: -jobs[i].size):
+        job = jobs[i]
+        steps, lanes = _program_steps(job.size), lane_count(job.size)
+        own = {id(job.tables): job.tables.count}
+        for call in calls:
+            fits = call.steps == steps and call.lanes + lanes <= limit
+            if fits and sum((call.tables | own).values()) <= most_tables:
+                break
+        else:
+            call = _Call(steps)
             calls.append(call)
-        call.append(i)
-        open_calls[steps] = call, used + lanes, needed
-    return sorted(calls, key=lambda call: -sum(jobs[i].size for i in call))
+        call.jobs.append(i)
+        call.lanes += lanes
+        call.tables |= own
+    calls.sort(key=lambda call: -call.steps * call.lanes)
+    return [call.jobs for call in calls]
+
+
+@dataclass(slots=True)
+class _Call:
+    """Streams that share a call, so far."""
+
+    steps: int
+    lanes: int = 0
+    jobs: list[int] = field(default_factory=list)
+    tables: dict[int, int] = field(default_factory=dict)  # counts by id
 
 
 def _run(jobs: Sequence[Any], run_call: Callable[[list[Any]], list[Any]]) -> list[Any]:
     """Results of all jobs, in order; a call's jobs go through `run_call` together."""
-    calls = _calls(jobs)
+    limit = LANES[-1] if jax.default_backend() == "cpu" else DEVICE_LANES
+    calls = calls_of(jobs, limit, TABLES)
     results: list[Any] = [None] * len(jobs)
-    workers = max(1, min(os.cpu_count() or 1, len(calls)))
-    with ThreadPoolExecutor(workers) as pool:
-        done = pool.map(lambda call: run_call([jobs[i] for i in call]), calls)
-        for call, parts in zip(calls, done, strict=True):
-            for i, part in zip(call, parts, strict=True):
-                results[i] = part
+    done = cores.each(lambda call: run_call([jobs[i] for i in call]), calls)
+    for call, parts in zip(calls, done, strict=True):
+        for i, part in zip(call, parts, strict=True):
+            results[i] = part
     return results
 
 
 @dataclass(frozen=True, slots=True)
-class _Grid:
+class Grid:
     """Where streams lie in the lanes of a call."""
 
     steps: int
@@ -176,7 +203,7 @@ class _Grid:
     tables: list[Tables]  # in order
 
     @classmethod
-    def of(cls, jobs: Sequence[Encoding | Decoding]) -> _Grid:
+    def of(cls, jobs: Sequence[Job]) -> Grid:
         ends = np.cumsum([lane_count(job.size) for job in jobs])
         firsts: dict[int, int] = {}
         tables: list[Tables] = []
@@ -186,7 +213,7 @@ class _Grid:
                 tables.append(job.tables)
         used = int(ends[-1])
         return cls(
-            steps=next(s for s in STEPS if s >= max(_steps(job.size) for job in jobs)),
+            steps=max(_program_steps(job.size) for job in jobs),
             lanes=next((n for n in LANES if n >= used), 1 << (used - 1).bit_length()),
             columns=[
                 slice(int(end) - lane_count(job.size), int(end))
@@ -196,25 +223,47 @@ class _Grid:
             tables=tables,
         )
 
-    def fills(self, size: int) -> bool:
-        """Whether a stream of this size takes the whole call."""
-        return size == self.steps * self.lanes
+    @property
+    def few(self) -> bool:
+        """Whether a 16-bit index reaches the slots of all tables and an idle one."""
+        return sum(tables.count for tables in self.tables) < FEW
+
+    def spread(self, parts: Sequence[np.ndarray], sizes: Sequence[int], idle: int) -> np.ndarray:
+        """Streams' values in their columns, `idle` elsewhere. uint8[steps, lanes]."""
+        if parts[0].size == self.steps * self.lanes:
+            return parts[0].reshape(self.steps, self.lanes)
+        grid = np.full((self.steps, self.lanes), idle, np.uint8)
+        for part, size, columns in zip(parts, sizes, self.columns, strict=True):
+            _lay(grid, columns, part, size)
+        return grid
+
+    def numbers(
+        self, parts: Sequence[np.ndarray | None], sizes: Sequence[int], idle: int
+    ) -> np.ndarray:
+        """Which of the call's tables every symbol has. uint8[steps, lanes]."""
+        of_call = [
+            np.array(base, np.uint8) if part is None else part + np.uint8(base) if base else part
+            for part, base in zip(parts, self.bases, strict=True)
+        ]
+        return self.spread(of_call, sizes, idle)
 
 
 def _lay(grid: np.ndarray, columns: slice, values: np.ndarray, size: int) -> None:
-    """Puts a stream's values, in order, into its columns of [steps, lanes]."""
+    """Puts a stream's values (or one for all), in order, into its columns of [steps, lanes]."""
     lanes = columns.stop - columns.start
     whole, left = divmod(size, lanes)
     view = grid[:, columns]
-    view[:whole] = values[: whole * lanes].reshape(whole, lanes)
+    view[:whole] = values[: whole * lanes].reshape(whole, lanes) if values.ndim else values
     if left:
-        view[whole, :left] = values[whole * lanes :]
+        view[whole, :left] = values[whole * lanes :] if values.ndim else values
 
 
 def _pick(grid: np.ndarray, columns: slice, size: int) -> np.ndarray:
     """The inverse of `_lay`."""
     lanes = columns.stop - columns.start
     whole, left = divmod(size, lanes)
+    if size == grid.size:
+        return grid.reshape(-1)
     values = np.empty(size, grid.dtype)
     values[: whole * lanes].reshape(whole, lanes)[...] = grid[:whole, columns]
     if left:
@@ -228,29 +277,25 @@ def encode(jobs: Sequence[Encoding]) -> list[Any]:
 
 
 def _encode_call(jobs: list[Encoding]) -> list[Any]:
-    grid = _Grid.of(jobs)
-    idle = sum(tables.count for tables in grid.tables)
+    grid = Grid.of(jobs)
     rows = np.zeros((256, 256), np.uint32)
-    rows[idle] = SLOTS << 16
-    entries: np.ndarray = np.empty(0, np.uint16)
-    if not grid.fills(jobs[0].size):
-        entries = np.full((grid.steps, grid.lanes), idle << 8, np.uint16)
+    rows[-1] = SLOTS << 16
     initial = np.full(grid.lanes, LOWER, np.uint32)
-    for job, columns, base in zip(jobs, grid.columns, grid.bases, strict=True):
+    given = [job.prepare() for job in jobs]
+    for job, part, columns, base in zip(jobs, given, grid.columns, grid.bases, strict=True):
         rows[base : base + job.tables.count] = job.rows
-        given = job.prepare()
-        entry = given.symbols.astype(np.uint16)
-        if given.contexts is not None:
-            entry |= (given.contexts.astype(np.uint16) + np.uint16(base)) << 8
-        elif base:
-            entry |= np.uint16(base << 8)
-        if given.low is not None:
-            initial[columns] |= given.low
-        if grid.fills(job.size):
-            entries = entry.reshape(grid.steps, grid.lanes)
-        else:
-            _lay(entries, columns, entry, job.size)
-    states, words, emitted = map(np.asarray, rans.encode(entries, initial, rows.reshape(-1)))
+        if part.low is not None:
+            initial[columns] |= part.low
+    sizes = [job.size for job in jobs]
+    states, words, emitted = map(
+        np.asarray,
+        rans.encode(
+            grid.spread([part.symbols for part in given], sizes, 0),
+            grid.numbers([part.numbers for part in given], sizes, 255),
+            initial,
+            rows.reshape(-1),
+        ),
+    )
     results = []
     for job, columns in zip(jobs, grid.columns, strict=True):
         kept = np.flatnonzero(emitted[columns].reshape(-1))
@@ -270,51 +315,69 @@ def decode(jobs: Sequence[Decoding]) -> list[Any]:
     return _run(jobs, _decode_call)
 
 
-def _decode_call(jobs: list[Decoding]) -> list[Any]:
-    grid = _Grid.of(jobs)
-    count = sum(tables.count for tables in grid.tables)
-    few = count < FEW
-    rows = np.empty((FEW if few else 1 << count.bit_length(), SLOTS), np.uint32)
-    for base, job in zip(grid.bases, jobs, strict=True):
-        rows[base : base + job.tables.count] = job.tables.decode_rows
-    idle, shift = len(rows) - 1, PRECISION if few else 0
-    rows[idle] = IDLE
-    contexts = np.full((grid.steps, grid.lanes), idle << shift, np.uint16)
-    states = np.full(grid.lanes, LOWER, np.uint32)
-    pointers, ends = np.zeros(grid.lanes, np.uint32), np.zeros(grid.lanes, np.int64)
-    total = sum(job.stream.words.size for job in jobs)
-    words = np.zeros(1 << max(12, total.bit_length()), np.uint16)
-    filled = 0
-    for job, columns, base in zip(jobs, grid.columns, grid.bases, strict=True):
-        stream = job.stream
-        states[columns] = stream.states
-        ends[columns] = filled + np.cumsum(stream.counts)
-        pointers[columns] = ends[columns] - stream.counts
-        words[filled : filled + stream.words.size] = stream.words
-        filled += stream.words.size
-        if job.contexts is None:
-            own = np.broadcast_to(np.uint16(base << shift), job.size)
-        else:
-            own = (job.contexts().astype(np.uint16) + np.uint16(base)) << np.uint16(shift)
-        if grid.fills(job.size):
-            contexts = np.ascontiguousarray(own).reshape(grid.steps, grid.lanes)
-        else:
-            _lay(contexts, columns, own, job.size)
-    symbols, final, reached = map(
-        np.asarray, rans.decode(words, states, pointers, rows.reshape(-1), contexts)
-    )
-    used = grid.columns[-1].stop
-    sound = ((final >> 16 == 1) & (reached == ends))[:used]
-    if not sound.all():
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """The streams of a call, for `rans.decode`."""
+
+    words: np.ndarray  # uint16[2^k]
+    states: np.ndarray  # uint32[lanes]
+    pointers: np.ndarray  # uint32[lanes]
+    ends: np.ndarray  # uint32[lanes], where the pointers have to be afterwards
+    tables: np.ndarray  # uint32[tables, 4096], the last one for places that have no symbol
+
+    @classmethod
+    def of(cls, grid: Grid, streams: Sequence[Stream]) -> Gathered:
+        """Lays streams side by side."""
+        count = sum(tables.count for tables in grid.tables)
+        tables = np.empty((FEW if grid.few else 1 << count.bit_length(), SLOTS), np.uint32)
+        first = 0
+        for own in grid.tables:
+            tables[first : first + own.count] = own.decode_rows
+            first += own.count
+        tables[-1] = IDLE
+        states = np.full(grid.lanes, LOWER, np.uint32)
+        pointers, ends = np.zeros(grid.lanes, np.uint32), np.zeros(grid.lanes, np.uint32)
+        total = sum(stream.words.size for stream in streams)
+        words = np.empty(1 << max(12, total.bit_length()), np.uint16)
+        filled = 0
+        for stream, columns in zip(streams, grid.columns, strict=True):
+            states[columns] = stream.states
+            ends[columns] = filled + np.cumsum(stream.counts)
+            pointers[columns] = ends[columns] - stream.counts
+            words[filled : filled + stream.words.size] = stream.words
+            filled += stream.words.size
+        words[filled:] = 0
+        return cls(words, states, pointers, ends, tables)
+
+
+def expect_sound(sound: bool) -> None:
+    """Raises CorruptError unless every lane ended where an encoder begins, its words used up."""
+    if not sound:
         raise CorruptError(
             "coded symbols",
             expected="every lane to end in an initial state",
-            found=f"{int((~sound).sum())} of {used} lanes elsewhere",
+            found="lanes elsewhere",
         )
+
+
+def _decode_call(jobs: list[Decoding]) -> list[Any]:
+    grid = Grid.of(jobs)
+    given = [job.prepare() for job in jobs]
+    gathered = Gathered.of(grid, [stream for stream, _ in given])
+    idle = len(gathered.tables) - 1
+    symbols, final, reached = map(
+        np.asarray,
+        rans.decode(
+            gathered.words,
+            gathered.states,
+            gathered.pointers,
+            gathered.tables.reshape(-1),
+            grid.numbers([part for _, part in given], [job.size for job in jobs], idle),
+        ),
+    )
+    used = grid.columns[-1].stop
+    expect_sound(bool(((final >> 16 == 1) & (reached == gathered.ends))[:used].all()))
     return [
-        job.finish(
-            symbols.reshape(-1) if grid.fills(job.size) else _pick(symbols, columns, job.size),
-            final[columns].astype(np.uint16),
-        )
+        job.finish(_pick(symbols, columns, job.size), final[columns].astype(np.uint16))
         for job, columns in zip(jobs, grid.columns, strict=True)
     ]

@@ -30,14 +30,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 
 from jentropy.errors import CorruptError
 from jentropy.formats import RAW, ElementFormat, code_dtype
 
-from . import bits, lanes, tables
-from .coding import Coding, Layout
+from . import bits, cores, lanes, tables
+from .coding import Coding, Layout, Then
 from .lanes import Decoding, Encoding, Stream, Symbols
 from .rans import SLOTS
 from .tables import Tables
@@ -151,25 +152,18 @@ def histograms(slices: Sequence[np.ndarray], layout: Layout) -> list[np.ndarray]
     Args:
       slices: counts of bits 16 i and up of the numbers, as `entropy.Counts` holds them.
     """
-    found = []
-    for plane in runs_of(layout.element):
-        counts = slices[plane[0][0] // 16]
-        symbols = _symbols_of_slice(plane, counts.size)
-        # Exact: bincount adds in doubles, which hold every count below 2^53.
-        found.append(np.bincount(symbols, weights=counts, minlength=BYTE).astype(np.int64))
-    return found
+    return [_marginal(slices[plane[0][0] // 16], plane) for plane in runs_of(layout.element)]
 
 
-@lru_cache
-def _symbols_of_slice(plane: tuple[tuple[int, int], ...], values: int) -> np.ndarray:
-    """The plane's symbol of each value of the 16 bits that it lies in."""
+def _marginal(counts: np.ndarray, plane: Sequence[tuple[int, int]]) -> np.ndarray:
+    """How often each value of a plane occurs, from counts of the 16 bits that it lies in."""
     assert len({low // 16 for low, _ in plane}) == 1, "a plane crosses no slice"
-    numbers = np.arange(values, dtype=np.uint32)
-    symbols = np.zeros_like(numbers)
-    for low, count in plane:
-        part = (numbers >> np.uint32(low % 16)) & np.uint32((1 << count) - 1)
-        symbols = symbols << np.uint32(count) | part
-    return symbols
+    shape, at = [], counts.size.bit_length() - 1
+    for low, bits_ in plane:  # what is above the run, and the run
+        shape += [1 << (at - low % 16 - bits_), 1 << bits_]
+        at = low % 16
+    above = counts.reshape(-1, 1 << at).sum(axis=1)
+    return above.reshape(shape).sum(axis=tuple(range(0, len(shape), 2))).reshape(-1)
 
 
 # The head.
@@ -233,8 +227,9 @@ def encode(
     starts: Sequence[int],
     layouts: Sequence[Layout],
     codings: Sequence[Coding],
-) -> list[np.ndarray]:
-    """Payloads of chunks of numbers, uint8 each."""
+    then: Then,
+) -> list[Any]:
+    """What `then` makes of the payloads of chunks of numbers, uint8 each."""
     jobs: list[Encoding] = []
     sections: list[list[np.ndarray | int]] = []  # an integer is the number of a job
     for chunk, layout, coding in zip(chunks, layouts, codings, strict=True):
@@ -247,10 +242,12 @@ def encode(
             sections[-1].append(len(jobs))
             jobs.append(_encoding(octets, plane))
     coded = lanes.encode(jobs)
-    return [
-        np.concatenate([coded[part] if isinstance(part, int) else part for part in parts])
-        for parts in sections
-    ]
+
+    def one(i: int) -> Any:
+        parts = [coded[part] if isinstance(part, int) else part for part in sections[i]]
+        return then(i, np.concatenate(parts))
+
+    return cores.each(one, range(len(chunks)))
 
 
 def _encoding(octets: np.ndarray, plane: Plane) -> Encoding:
@@ -271,8 +268,10 @@ def decode(
     sizes: Sequence[int],
     layouts: Sequence[Layout],
     codings: Sequence[Coding],
-) -> list[np.ndarray]:
-    """Numbers of each payload, `sizes` of them, as unsigned integers.
+    outs: Sequence[np.ndarray],
+    then: Then,
+) -> list[Any]:
+    """Writes the numbers of each payload, unsigned integers; what `then` makes of them.
 
     Raises:
       CorruptError: a payload of the wrong length, or one that does not decode.
@@ -291,10 +290,13 @@ def decode(
             jobs.append(_decoding(reader, count, plane))
         reader.end()
     decoded = lanes.decode(jobs)
-    return [
-        merge([decoded[part] if isinstance(part, int) else part for part in parts], layout)
-        for parts, layout in zip(sections, layouts, strict=True)
-    ]
+
+    def one(i: int) -> Any:
+        parts = [decoded[part] if isinstance(part, int) else part for part in sections[i]]
+        outs[i][:] = merge(parts, layouts[i])
+        return then(i, outs[i])
+
+    return cores.each(one, range(len(payloads)))
 
 
 def _decoding(reader: bits.Reader, size: int, plane: Plane) -> Decoding:
@@ -317,7 +319,8 @@ def _decoding(reader: bits.Reader, size: int, plane: Plane) -> Decoding:
         return symbols
 
     assert plane.tables is not None
-    return Decoding(size, plane.tables, Stream(states, counts, words), None, finish)
+    stream = Stream(states, counts, words)
+    return Decoding(size, plane.tables, lambda: (stream, None), finish)
 
 
 def size_bound(size: int, layout: Layout) -> int:
@@ -343,6 +346,15 @@ def choose(histograms: Sequence[np.ndarray], layout: Layout) -> tuple[int, Codin
         total += coded if worth else count
         head += part if worth else bytes([STORED])
     return total + len(head), Coding(codec=NAME, head=head)
+
+
+def least_bytes(histograms: Sequence[np.ndarray]) -> float:
+    """What the planes of such counts take at the least: their entropies."""
+    total = 0.0
+    for counts in histograms:
+        used = counts[counts > 0].astype(np.float64)
+        total += float(used @ (np.log2(used.sum()) - np.log2(used)))
+    return total / 8
 
 
 def _with_bytes(counts: np.ndarray) -> tuple[int, bytes]:

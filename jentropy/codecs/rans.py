@@ -2,8 +2,8 @@
 
 Terms. A *lane* has a 32-bit state and a list of 16-bit words. Symbol i of a chunk is in lane i mod
 L, step i div L, so that what a step yields is in order already and nothing is transposed. Lanes do
-not know of each other: any number of them, of any chunks and tensors, code in one call. A symbol
-is coded with the table of its *context*, which may change with every symbol.
+not know of each other: any number of them, of any chunks and tensors, code in one call. Every
+symbol has a table of its own choice.
 
 With frequencies f and cumulative frequencies F that sum to 2^PRECISION, a state x in
 [2^16, 2^32) codes symbol s as
@@ -38,7 +38,7 @@ LANE = 8192  # symbols of a lane: a longer one wastes less on its state, a short
 PRECISION = 12  # bits of a frequency; a slot's table entry then fits one uint32
 SLOTS = 1 << PRECISION
 LOWER = 1 << 16  # the smallest state
-FEW = 16  # contexts whose slots a 16-bit index reaches
+FEW = 16  # tables whose slots a 16-bit index reaches
 
 _ROW = lax.GatherDimensionNumbers(offset_dims=(), collapsed_slice_dims=(0,), start_index_map=(0,))
 
@@ -55,7 +55,7 @@ def decode(
     states: UInt32[Array, lanes],
     pointers: UInt32[Array, lanes],
     tables: UInt32[Array, 2**k],
-    contexts: UInt16[Array, "steps lanes"],
+    numbers: UInt8[Array, "steps lanes"],
 ) -> tuple[UInt8[Array, "steps lanes"], UInt32[Array, lanes], UInt32[Array, lanes]]:
     """Decodes `steps` symbols of every lane.
 
@@ -63,9 +63,9 @@ def decode(
 
     Args:
       pointers: index of each lane's next word.
-      tables: `symbol << 24 | (f - 1) << 12 | slot - F` at `context << 12 | slot`; a power of two
+      tables: `symbol << 24 | (f - 1) << 12 | slot - F` at `number << 12 | slot`; a power of two
         of them.
-      contexts: of each symbol; shifted left by 12 where there are FEW tables.
+      numbers: of each symbol's table.
 
     Returns:
       Symbols; states and pointers afterwards. A sound lane is below 2 LOWER and at the end of its
@@ -74,14 +74,15 @@ def decode(
     mask = np.uint32(words.shape[0] - 1)
     few = tables.shape[0] == FEW * SLOTS
 
-    def step(carry, context):
+    def step(carry, number):
         held, found, pointer = carry
         state = held[0]
         slot = state & (SLOTS - 1)
         if few:
-            entry = _take(tables, slot.astype(jnp.uint16) | context)
+            index = slot.astype(jnp.uint16) | number.astype(jnp.uint16) << PRECISION
+            entry = _take(tables, index)
         else:
-            index = (context.astype(jnp.uint32) << PRECISION | slot) & (tables.shape[0] - 1)
+            index = (number.astype(jnp.uint32) << PRECISION | slot) & (tables.shape[0] - 1)
             found = lax.dynamic_update_slice(found, _take(tables, index)[None], (0, 0))
             entry = found[0]
         frequency = ((entry >> PRECISION) & (SLOTS - 1)) + 1
@@ -95,28 +96,31 @@ def decode(
 
     held = jnp.stack([states, states])  # the second row is there so that the update stays one
     start = held, jnp.zeros_like(held), pointers
-    (held, _, pointers), symbols = lax.scan(step, start, contexts)
+    (held, _, pointers), symbols = lax.scan(step, start, numbers)
     return symbols, held[0], pointers
 
 
 @jax.jit
 def encode(
-    entries: UInt16[Array, "steps lanes"],
+    symbols: UInt8[Array, "steps lanes"],
+    numbers: UInt8[Array, "steps lanes"],
     initial: UInt32[Array, lanes],
-    tables: UInt32[Array, contexts_times_256],
+    tables: UInt32[Array, tables_times_256],
 ) -> tuple[UInt32[Array, lanes], UInt16[Array, "lanes steps"], Bool[Array, "lanes steps"]]:
     """Codes every symbol of every lane.
 
     Args:
-      entries: context << 8 | symbol.
-      tables: `f << 16 | F` at the entry; one of frequency 4096 leaves every state alone.
+      numbers: of each symbol's table.
+      tables: `f << 16 | F` at `number << 8 | symbol`; f = 4096 leaves every state alone.
 
     Returns:
       Final states; words and whether each is emitted: a lane's stream is its emitted words in
       order, which is the order that the decoder reads.
     """
 
-    def step(state, entry):
+    def step(state, given):
+        symbol, number = given
+        entry = number.astype(jnp.uint16) << 8 | symbol
         found = lax.optimization_barrier(_take(tables, entry))
         frequency = found >> 16
         emit = (state >> (32 - PRECISION)) >= frequency
@@ -124,17 +128,20 @@ def encode(
         coded = (quotient << PRECISION) + remainder + (found & 0xFFFF)
         return coded, (state.astype(jnp.uint16), emit)
 
-    states, (words, emitted) = lax.scan(step, initial, entries, reverse=True)
+    states, (words, emitted) = lax.scan(step, initial, (symbols, numbers), reverse=True)
     return states, words.T, emitted.T
 
 
 def _divide(x: UInt32[Array, "*n"], by: UInt32[Array, "*n"]) -> tuple[Array, Array]:
     """Exact quotient (below 2^20, as a coder's is) and remainder.
 
-    Vector units have no integer division. The float32 quotient is off by one at the most, which
-    the remainder shows.
+    Vector units have no integer division, and AVX2 turns only signed integers to floats: half of x
+    is divided by half of `by`. The quotient is off by one at the most, which the remainder shows:
+    the bit that x loses counts for 1 / by, and float32 rounds by less than a quarter, but not at
+    all where by = 1.
     """
-    quotient = (x.astype(jnp.float32) / by.astype(jnp.float32)).astype(jnp.uint32)
+    half_x, half_by = (x >> 1).astype(jnp.int32), by.astype(jnp.int32).astype(jnp.float32) * 0.5
+    quotient = (half_x.astype(jnp.float32) / half_by).astype(jnp.int32).astype(jnp.uint32)
     remainder = x - quotient * by
     high = remainder >= np.uint32(1 << 31)
     quotient = jnp.where(high, quotient - 1, quotient)

@@ -10,6 +10,7 @@ without crossing bytes.
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -42,13 +43,12 @@ def split(
     codes: UInt[Array, n],
     contexts: UInt8[Array, n_or_one],
     first: UInt16[Array, ""],
-    shift: UInt16[Array, ""],
     count: UInt16[Array, ""],
     *,
     bits: int,
     signed: bool,
 ) -> tuple[UInt8[Array, n], list[UInt8[Array, plane]]]:
-    """Symbols top - first - shift * context, `count` for those below 0 or not below it; planes.
+    """Symbols top - first - context, `count` for those below 0 or not below it; planes.
 
     Args:
       codes: a multiple of BLOCK of them.
@@ -62,7 +62,7 @@ def split(
         raw = codes & ((1 << low) - 1) | (codes >> (width - 1)) << low
     else:
         top, raw = codes >> bits, codes & ((1 << bits) - 1)
-    symbols = top - first.astype(wide) - contexts.astype(wide) * shift.astype(wide)
+    symbols = top - first.astype(wide) - contexts.astype(wide)
     symbols = jnp.minimum(symbols, count.astype(wide))  # what is below 0 has wrapped
     planes, below = [], 0
     for b in widths(bits):
@@ -77,7 +77,8 @@ def split(
 
 @partial(jax.jit, static_argnames=("bits", "signed", "dtype"))
 def merge(
-    tops: UInt8[Array, n],
+    symbols: UInt8[Array, n],
+    contexts: UInt8[Array, n_or_one],
     planes: list[UInt8[Array, plane]],
     first: UInt16[Array, ""],
     *,
@@ -85,12 +86,13 @@ def merge(
     signed: bool,
     dtype: str,
 ) -> UInt[Array, n]:
-    """Codes of tops - first and their planes: the inverse of `split`."""
+    """Codes of symbols (top - first - context) and planes: the inverse of `split`."""
     kind = jnp.dtype(dtype)
     wide = jnp.uint16 if kind.itemsize < 4 else jnp.uint32
     ways = max(8 // b for b in widths(bits))  # parts of a block in the narrowest plane
     fine = BLOCK // ways
-    value = (tops.astype(wide) + first.astype(wide)).reshape(-1, ways, fine)
+    tops = symbols.astype(wide) + contexts.astype(wide) + first.astype(wide)
+    value = tops.reshape(-1, ways, fine)
     raw, below = jnp.zeros((), wide), 0
     for width, plane in zip(widths(bits), planes, strict=True):
         own = 8 // width
@@ -106,3 +108,9 @@ def merge(
     else:
         value = value << bits | raw
     return value.reshape(-1).astype(kind)
+
+
+def with_top(codes: Any, top: Any, bits: int) -> Any:
+    """Signed codes of 16 bits with another top; NumPy or JAX arrays, uint16."""
+    kept = np.uint16(1 << 15 | (1 << (bits - 1)) - 1)
+    return codes & kept | top << np.uint16(bits - 1) & np.uint16(0x7FFF)

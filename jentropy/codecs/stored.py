@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from jentropy.errors import CorruptError
 from jentropy.formats import code_dtype
 
-from .coding import Coding, Layout
+from . import cores
+from .coding import Coding, Layout, Then
 
 NAME = "stored"
 
@@ -19,9 +21,14 @@ def encode(
     starts: Sequence[int],
     layouts: Sequence[Layout],
     codings: Sequence[Coding],
-) -> list[np.ndarray]:
-    """Payloads, uint8 each."""
-    return [np.ascontiguousarray(chunk).reshape(-1).view(np.uint8) for chunk in chunks]
+    then: Then,
+) -> list[Any]:
+    """What `then` makes of the payloads, uint8 each."""
+
+    def one(i: int) -> Any:
+        return then(i, np.ascontiguousarray(chunks[i]).reshape(-1).view(np.uint8))
+
+    return cores.each(one, range(len(chunks)))
 
 
 def decode(
@@ -30,15 +37,20 @@ def decode(
     sizes: Sequence[int],
     layouts: Sequence[Layout],
     codings: Sequence[Coding],
-) -> list[np.ndarray]:
-    """Chunks, `sizes` numbers of the layouts' code dtypes each."""
-    chunks = []
-    for payload, size, layout in zip(payloads, sizes, layouts, strict=True):
-        expected = size * layout.element.dtype.itemsize
+    outs: Sequence[np.ndarray],
+    then: Then,
+) -> list[Any]:
+    """Writes the chunks, numbers of the layouts' code dtypes; what `then` makes of them."""
+
+    def one(i: int) -> Any:
+        payload, dtype = payloads[i], layouts[i].element.dtype
+        expected = sizes[i] * dtype.itemsize
         if payload.size != expected:
             raise CorruptError("stored chunk", expected=f"{expected} bytes", found=payload.size)
-        chunks.append(np.ascontiguousarray(payload).view(code_dtype(layout.element.dtype)))
-    return chunks
+        outs[i][:] = np.ascontiguousarray(payload).view(code_dtype(dtype))
+        return then(i, outs[i])
+
+    return cores.each(one, range(len(payloads)))
 
 
 def size_bound(size: int, layout: Layout) -> int:

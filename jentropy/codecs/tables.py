@@ -98,31 +98,38 @@ def normalize(weights: np.ndarray) -> np.ndarray:
     """Frequencies that sum to 4096, at least 1 for every weight that is not 0.
 
     Args:
-      weights: int64[symbols], below 2^51, not all zero.
+      weights: int64[..., symbols], below 2^51, no row all zero.
 
     Returns:
-      int64[symbols].
+      int64[..., symbols].
     """
-    total = int(weights.sum())
-    frequency = np.where(weights > 0, np.maximum(1, weights * SLOTS // total), 0)
-    surplus = int(frequency.sum()) - SLOTS
-    if surplus < 0:
-        # One more to the largest remainders; those raised to 1 come last.
-        remainder = np.where(weights * SLOTS >= total, weights * SLOTS % total, -1)
-        order = np.argsort(-remainder, kind="stable")
-        for i in range(0, -surplus, order.size):
-            frequency[order[: min(order.size, -surplus - i)]] += 1
-    while surplus > 0:
-        order = np.argsort(-frequency, kind="stable")[:surplus]
-        order = order[frequency[order] > 1]
-        frequency[order] -= 1
-        surplus -= order.size
+    total = weights.sum(axis=-1, keepdims=True)
+    scaled = weights * SLOTS
+    frequency = np.where(weights > 0, np.maximum(1, scaled // total), 0)
+    surplus = frequency.sum(axis=-1, keepdims=True) - SLOTS
+    # One more to the largest remainders; those raised to 1 come last.
+    remainder = np.where(scaled >= total, scaled % total, -1)
+    for row, own, over in zip(_rows(frequency), _rows(remainder), surplus.flat, strict=True):
+        if over < 0:
+            order = np.argsort(-own, kind="stable")
+            rounds, left = divmod(-int(over), row.size)
+            row += rounds
+            row[order[:left]] += 1
+        while over > 0:
+            order = np.argsort(-row, kind="stable")[:over]
+            order = order[row[order] > 1]
+            row[order] -= 1
+            over -= order.size
     return frequency
 
 
+def _rows(array: np.ndarray) -> np.ndarray:
+    return array.reshape(-1, array.shape[-1])
+
+
 def frequencies_of(levels: np.ndarray) -> np.ndarray:
-    """Frequencies of levels, int64[contexts, symbols] both."""
-    return np.stack([normalize(row) for row in WEIGHTS[levels]])
+    """Frequencies of levels, int64[tables, symbols] both."""
+    return normalize(WEIGHTS[levels])
 
 
 def levels_of(counts: np.ndarray) -> np.ndarray:
@@ -141,14 +148,26 @@ def costs(frequencies: np.ndarray) -> np.ndarray:
     return _COST[frequencies]
 
 
+def _folded(levels: np.ndarray) -> np.ndarray:
+    delta = levels.copy()
+    delta[1:] -= levels[:-1]
+    delta[0, 1:] -= levels[0, :-1]
+    delta[0, 0] -= FIRST_LEVEL
+    return np.where(delta < 0, -2 * delta - 1, 2 * delta).reshape(-1)
+
+
 def write_levels(levels: np.ndarray) -> bytes:
-    """Levels of all contexts, as the module's docstring has it."""
-    delta = np.diff(levels, axis=0, prepend=0)
-    delta[0] = np.diff(levels[0], prepend=FIRST_LEVEL)
-    folded = np.where(delta < 0, -2 * delta - 1, 2 * delta).reshape(-1)
+    """Levels of all tables, as the module's docstring has it."""
+    folded = _folded(levels)
     rice = min(range(6), key=lambda k: int((folded >> k).sum()) + k * folded.size)
     low = (folded[:, None] >> np.arange(rice)) & 1
     return bytes([rice]) + bits.unary(folded >> rice) + bits.pack(low)
+
+
+def levels_bits(levels: np.ndarray) -> int:
+    """Bits that `write_levels` takes, about."""
+    folded = _folded(levels)
+    return min(int((folded >> k).sum()) + (k + 1) * folded.size for k in range(1, 4))
 
 
 def read_levels(reader: bits.Reader, contexts: int, symbols: int) -> np.ndarray:

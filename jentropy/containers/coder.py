@@ -6,7 +6,7 @@ tensors' sizes are.
 
 from __future__ import annotations
 
-import os
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from jentropy import codecs, entropy, formats
-from jentropy.codecs import Coding, Layout, deflate
+from jentropy.codecs import Coding, Layout, cores, deflate
 from jentropy.errors import ChecksumError, CorruptError
-from jentropy.formats import ElementFormat
+from jentropy.formats import ElementFormat, code_dtype
 
 from .tensor import Chunk, TensorHeader, checksum, chunk_length, dtype_named, layout_of
 
@@ -106,7 +106,7 @@ def draft(
 
 def drafts(makers: Iterable[Callable[[], Draft]]) -> Iterator[Draft]:
     """Drafts in order, made on all cores, a few ahead of the one that is wanted."""
-    workers = os.cpu_count() or 1
+    workers = cores.count()
     made: deque[Future[Draft]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         try:
@@ -165,27 +165,28 @@ def encode(drafts: Iterable[Draft]) -> Iterator[tuple[Draft, list[tuple[Chunk, n
 def _encode_batch(
     pending: list[tuple[Draft, int, np.ndarray]],
 ) -> Iterator[tuple[Draft, list[tuple[Chunk, np.ndarray]]]]:
-    payloads = codecs.encode(
+    def finished(i: int, payload: np.ndarray) -> tuple[Chunk, np.ndarray]:
+        codes = pending[i][2]
+        chunk = Chunk(
+            weights=codes.size,
+            bytes=payload.size,
+            payload_hash=checksum(payload),
+            codes_hash=checksum(codes),
+        )
+        return chunk, payload
+
+    coded = codecs.encode(
         [codes for _, _, codes in pending],
         [start for _, start, _ in pending],
         [layout_of(d.format, dtype_named(d.dtype), d.shape) for d, _, _ in pending],
         [d.coding for d, _, _ in pending],
+        finished,
     )
     at = 0
-    while at < len(pending):
-        item = pending[at][0]
-        chunks = []
-        while at < len(pending) and pending[at][0] is item:
-            codes, payload = pending[at][2], payloads[at]
-            chunk = Chunk(
-                weights=codes.size,
-                bytes=payload.size,
-                payload_hash=checksum(payload),
-                codes_hash=checksum(codes),
-            )
-            chunks.append((chunk, payload))
-            at += 1
-        yield item, chunks
+    for _, own in itertools.groupby(pending, key=lambda part: id(part[0])):
+        count = len(list(own))
+        yield pending[at][0], coded[at : at + count]
+        at += count
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +200,12 @@ class Coded:
     layout: Layout
     coding: Coding
     file: object = None  # where it was read, for messages
+    whole: np.ndarray | None = None  # all codes of its tensor, where its own are to go
+
+
+def room(header: TensorHeader) -> np.ndarray:
+    """An array for all codes of a tensor (`Coded.whole`)."""
+    return np.empty(header.size, code_dtype(dtype_named(header.dtype)))
 
 
 def decode(items: Iterable[Coded]) -> Iterator[tuple[Coded, np.ndarray]]:
@@ -211,7 +218,6 @@ def decode(items: Iterable[Coded]) -> Iterator[tuple[Coded, np.ndarray]]:
     batch: list[Coded] = []
     held = 0
     for item in items:
-        check_payload(item)
         batch.append(item)
         held += item.chunk.weights
         if held >= codecs.batch_symbols():
@@ -221,14 +227,12 @@ def decode(items: Iterable[Coded]) -> Iterator[tuple[Coded, np.ndarray]]:
 
 
 def assemble(decoded: Iterator[tuple[Coded, np.ndarray]], header: TensorHeader) -> np.ndarray:
-    """The next tensor of `decode`, in its own dtype and shape."""
-    values = np.empty(header.size, dtype_named(header.dtype))
-    at = 0
+    """The next tensor of `decode`, in its own dtype and shape; its chunks went to a `room`."""
+    whole = None
     for _ in header.chunks:
-        _, codes = next(decoded)
-        values[at : at + codes.size] = codes.view(values.dtype)
-        at += codes.size
-    return values.reshape(header.shape)
+        whole = next(decoded)[0].whole
+    codes = room(header) if whole is None else whole
+    return codes.view(dtype_named(header.dtype)).reshape(header.shape)
 
 
 def check_payload(item: Coded) -> None:
@@ -248,8 +252,11 @@ def _expect_hash(item: Coded, what: str, expected: int, found: int) -> None:
 
 
 def _decode_batch(batch: list[Coded]) -> Iterator[tuple[Coded, np.ndarray]]:
+    cores.each(check_payload, batch)
     try:
         decoded = _decode_items(batch)
+    except ChecksumError:
+        raise
     except CorruptError as error:
         if len(batch) > 1:  # find the one that it is about
             for item in batch:
@@ -257,16 +264,26 @@ def _decode_batch(batch: list[Coded]) -> Iterator[tuple[Coded, np.ndarray]]:
             return
         item = batch[0]
         raise error.at(file=item.file, tensor=item.name) from error
-    for item, codes in zip(batch, decoded, strict=True):
-        _expect_hash(item, "codes", item.chunk.codes_hash, checksum(codes))
-        yield item, codes
+    yield from zip(batch, decoded, strict=True)
 
 
 def _decode_items(batch: list[Coded]) -> list[np.ndarray]:
+    def out(item: Coded) -> np.ndarray:
+        size = item.chunk.weights
+        if item.whole is None:
+            return np.empty(size, code_dtype(item.layout.element.dtype))
+        return item.whole[item.start : item.start + size]
+
+    def finished(i: int, codes: np.ndarray) -> np.ndarray:
+        _expect_hash(batch[i], "codes", batch[i].chunk.codes_hash, checksum(codes))
+        return codes
+
     return codecs.decode(
         [item.payload for item in batch],
         [item.start for item in batch],
         [item.chunk.weights for item in batch],
         [item.layout for item in batch],
         [item.coding for item in batch],
+        [out(item) for item in batch],
+        finished,
     )

@@ -14,12 +14,17 @@ from .tensor import CompressedTensor
 
 
 def coded_chunks(
-    name: str, tensor: CompressedTensor, wanted: Container[int] | None = None
+    name: str,
+    tensor: CompressedTensor,
+    wanted: Container[int] | None = None,
+    *,
+    whole: bool = False,
 ) -> Iterator[coder.Coded]:
     """The chunks of a tensor, for `coder.decode`.
 
     Args:
       wanted: numbers of the chunks; None: all.
+      whole: whether the codes go to one array, for `coder.assemble`.
 
     Raises:
       InputError: a payload that is not what the header tells of.
@@ -28,6 +33,7 @@ def coded_chunks(
     pieces = [np.asarray(piece) for piece in tensor.payload]
     sound = all(piece.dtype == np.uint8 and piece.ndim == 1 for piece in pieces)
     layout, start = header.layout, 0
+    room = coder.room(header) if whole else None
     piece, at = -1, 0
     for number, chunk in enumerate(header.chunks):
         while sound and (piece < 0 or at == pieces[piece].size) and piece + 1 < len(pieces):
@@ -42,7 +48,7 @@ def coded_chunks(
         if wanted is None or number in wanted:
             part = pieces[piece][at : at + chunk.bytes]
             file = _file_of(pieces[piece])
-            yield coder.Coded(name, chunk, part, start, layout, header.coding, file)
+            yield coder.Coded(name, chunk, part, start, layout, header.coding, file, room)
         at += chunk.bytes
         start += chunk.weights
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from jentropy.errors import InputError, UnsupportedError
 
-from . import coder
+from . import coder, on_device
 from .pieces import coded_chunks
 from .slices import decompress_slice
 from .tensor import CompressedTensor, is_compressed, is_storable
@@ -127,21 +127,39 @@ def decompress(packed: Any) -> Any:
     Raises:
       ChecksumError, CorruptError: data that are not what was compressed.
     """
+    return decompress_where(packed, lambda t: on_accelerator(t) and not t.header.numpy)
+
+
+def on_accelerator(tensor: CompressedTensor) -> bool:
+    """Whether the default device decodes a tensor: one of codec `context`, unless that is a CPU."""
+    return jax.default_backend() != "cpu" and on_device.decodes(tensor)
+
+
+def decompress_where(packed: Any, on_its_device: Callable[[CompressedTensor], bool]) -> Any:
+    """`decompress`, some of the tensors on the default device, as JAX arrays.
+
+    Args:
+      on_its_device: says which, of those that `on_device` decodes and that have no sharding.
+    """
     leaves, structure = jax.tree_util.tree_flatten_with_path(packed, is_leaf=is_compressed)
     out: list[Any] = [leaf for _, leaf in leaves]
     names = {i: leaf_name(path) for i, (path, leaf) in enumerate(leaves) if is_compressed(leaf)}
     spread = {i: name for i, name in names.items() if out[i].sharding is not None}
-    whole = {i: name for i, name in names.items() if i not in spread}
+    there = {i: n for i, n in names.items() if i not in spread and on_its_device(out[i])}
+    here = {i: name for i, name in names.items() if i not in spread and i not in there}
 
-    def items() -> Iterator[coder.Coded]:
-        for i, name in whole.items():
-            yield from coded_chunks(name, out[i])
-
-    decoded = coder.decode(items())
-    for i in whole:
+    decoded = coder.decode(
+        item
+        for name, tensor in [(name, out[i]) for i, name in here.items()]
+        for item in coded_chunks(name, tensor, whole=True)
+    )
+    for i in here:
         values = coder.assemble(decoded, out[i].header)
         fits = jax.dtypes.canonicalize_dtype(values.dtype) == values.dtype
         out[i] = values if out[i].header.numpy or not fits else jnp.asarray(values)
+    tensors = [out[i] for i in there]
+    for i, array in zip(there, on_device.decompress(tensors, list(there.values())), strict=True):
+        out[i] = array
     for i, name in spread.items():
         out[i] = _shards(out[i], name)
     return jax.tree_util.tree_unflatten(structure, out)

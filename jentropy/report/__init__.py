@@ -3,5 +3,6 @@
 from . import figures
 from .html import write_html
 from .png import write_png
+from .speeds import write_speeds
 
-__all__ = ["figures", "write_html", "write_png"]
+__all__ = ["figures", "write_html", "write_png", "write_speeds"]

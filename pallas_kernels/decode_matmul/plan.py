@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from jentropy.pallas_kernels.layouts.tiles import LANES, ceil_to
 from jentropy.pallas_kernels.targets import Target
 
+LEAST_VMEM = 16 << 20
 ROWS = 16  # of a register of bfloat16: M is padded to these
 MOST_ROWS = 256  # of x in one pass over the weight
 BUFFERS = 2  # of each block, so that copies run beside the arithmetic
@@ -24,7 +25,8 @@ class Plan:
       passes: over the weight, each for `m` rows of x.
       m, k, n: padded to tiles.
       tile_k, tile_n: of one step; the last column tile may stick out.
-      vmem_bytes: of all blocks and the accumulators.
+      vmem_bytes: of all blocks, the accumulators and an unpacked tile.
+      vmem_limit_bytes: that the compiler may take: twice as much, where there is as much.
     """
 
     fused: bool
@@ -35,11 +37,7 @@ class Plan:
     tile_k: int
     tile_n: int
     vmem_bytes: int
-
-    @property
-    def vmem_limit_bytes(self) -> int:
-        """What the compiler may take: twice as much, for what it keeps between operations."""
-        return max(16 << 20, 2 * self.vmem_bytes)
+    vmem_limit_bytes: int
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -84,4 +82,5 @@ def plan(
         tile_k=tile_k,
         tile_n=tile_n,
         vmem_bytes=vmem,
+        vmem_limit_bytes=min(max(LEAST_VMEM, 2 * vmem), target.vmem_bytes),
     )

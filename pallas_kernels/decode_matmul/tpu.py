@@ -38,7 +38,7 @@ def plan_product(weight: ResidentTensor, rows: int, target: Target) -> Plan:
         k=k,
         n=n,
         tile_k=options["tile_rows"],
-        tile_n=options.get("tile_columns", getattr(kernel, "TILE_COLUMNS", 0)),
+        tile_n=kernel.tile_columns(weight),
         bits_per_weight=weight.bits_per_weight,
         accumulators=kernel.ACCUMULATORS,
         target=target,

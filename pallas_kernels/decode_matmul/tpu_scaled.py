@@ -313,6 +313,11 @@ def kind_of(weight: ResidentTensor, rows: int, target: Target) -> Kind:
     )
 
 
+def tile_columns(weight: ResidentTensor) -> int:
+    """Columns of a tile at the most: as many bytes whatever a code has of bits."""
+    return TILE_COLUMNS * 8 // weight.number_format.element.code_bits
+
+
 def multiply(
     x: BFloat16[Array, "M K"],
     weight: ResidentTensor,

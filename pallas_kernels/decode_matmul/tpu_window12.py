@@ -126,6 +126,11 @@ def kernel(
         out[...] = main[...] * column[...] + patches[...]
 
 
+def tile_columns(weight: ResidentTensor) -> int:
+    """Columns of a tile: the layout's, whose escapes are listed by tiles."""
+    return weight.option("tile_columns")
+
+
 def multiply(
     x: BFloat16[Array, "M K"], weight: ResidentTensor, plan: Plan, *, target: Any, interpret: Any
 ) -> Float32[Array, "M N"]:

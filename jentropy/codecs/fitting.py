@@ -1,0 +1,265 @@
+"""How an encoder fits codec `context` to a tensor: its classes, its window and its tables.
+
+Nothing here is needed to decode. Integers throughout, so that every machine decides alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float32, Int32, UInt16
+
+from jentropy.formats import ElementFormat
+
+from . import lanes, tables
+from .coding import Coding, Layout
+from .context import (
+    ELEMENTS,
+    ESCAPE,
+    IN_FULL,
+    NAME,
+    TABLES,
+    Plan,
+    classes_bits,
+    raw_bits_of,
+    write_head,
+)
+from .rans import SLOTS
+
+CLASSES = 16  # of rows, and of columns: four octaves, which no matrix seen needs
+SAMPLE = 1 << 16  # codes whose tops are counted by context; of large tensors a 64th
+SMALL = 1 << 14  # codes; smaller tensors are not worth classes
+SHARE_BITS = 28  # of a share of a tensor in an estimate
+SUM_SCALE = 1023  # of a magnitude in the sums that classes are made of
+BLOCK = 1 << 20  # codes whose magnitudes are in memory at a time
+EXACT = 1 << 14  # so many magnitudes add to less than 2^24, which float32 does without rounding
+
+
+def choose(codes: np.ndarray, counts: np.ndarray, layout: Layout) -> tuple[int, Coding] | None:
+    """The smallest coding of a tensor of codes and about how many bytes it takes.
+
+    Args:
+      codes: uint16 of the layout's shape; a memory map is read in part.
+      counts: int64[2^16], how often each code occurs.
+    """
+    if layout.element not in ELEMENTS or codes.size == 0:
+        return None
+    matrix = codes.reshape(layout.rows, layout.columns)
+    best, cost = min(candidates(matrix, counts, layout.element), key=lambda item: item[1])
+    return -(-cost // 8), Coding(codec=NAME, head=write_head(best))
+
+
+def candidates(
+    codes: np.ndarray, counts: np.ndarray, element: ElementFormat
+) -> Iterator[tuple[Plan, int]]:
+    """Plans with no classes, with classes of rows, and of rows and columns; bits of each."""
+    rows, columns = codes.shape
+    tops = 1 << (16 - raw_bits_of(element))
+    exact = counts.reshape(2 * tops, -1).sum(axis=1).reshape(2, tops).sum(axis=0)
+    row, column = np.zeros(rows, np.uint8), np.zeros(columns, np.uint8)
+    if rows > 1 and columns > 1 and codes.size >= SMALL:
+        median = int(np.searchsorted(np.cumsum(exact), codes.size // 2, side="right"))
+        by_row, by_column = _sums(codes, median, element)
+        row, column = _classes(by_row), _classes(by_column)
+    low, high = _range(exact)
+    histogram = _histogram(codes, row, column, (low, high), element)
+    exact = np.add.reduceat(exact, [0, *range(low + 1, high)])
+    yield _candidate(element, histogram.sum(axis=(0, 1))[None], None, None, low, exact)
+    if len(histogram) > 1:
+        yield _candidate(element, histogram.sum(axis=1), row, None, low, exact)
+    kinds, across, width = histogram.shape
+    if across > 1:
+        both = np.zeros((kinds + across - 1, width), np.int64)
+        for j in range(across):
+            both[j : j + kinds] += histogram[:, j]
+        yield _candidate(element, both, row if kinds > 1 else None, column, low, exact)
+
+
+def _range(exact: np.ndarray) -> tuple[int, int]:
+    """Where the tops lie, but for the rarest, which no table will have in any context."""
+    used = np.flatnonzero(exact)
+    seen = np.flatnonzero(exact * (16 * SLOTS) >= exact.sum())
+    margin = 2 * CLASSES
+    low, high = int(seen[0]) - margin, int(seen[-1]) + margin
+    return max(low, int(used[0])), min(high, int(used[-1])) + 1
+
+
+def _histogram(
+    codes: np.ndarray,
+    row: np.ndarray,
+    column: np.ndarray,
+    window: tuple[int, int],
+    element: ElementFormat,
+) -> np.ndarray:
+    """Counts of a sample: int64[row classes, column classes, tops in the window].
+
+    Tops beyond the window count as its ends.
+    """
+    rows, columns = codes.shape
+    stride = max(1, codes.size // max(SAMPLE, codes.size >> 6))
+    down = min(stride, max(1, rows // 64))
+    down_places, across_places = _places(rows, down), _places(columns, -(-stride // down))
+    sample = np.asarray(codes[down_places] if down > 1 else codes)
+    if across_places.size < columns:
+        sample = sample[:, across_places]
+    low, high = window
+    shape = int(row.max()) + 1, int(column.max()) + 1, high - low
+    begins = row[down_places].astype(np.intp) * (shape[1] * shape[2]) - low
+    place = begins[:, None] + column[across_places].astype(np.intp) * shape[2]
+    top = (sample & np.uint16(0x7FFF)) >> np.uint16(raw_bits_of(element) - 1)
+    place += np.clip(top, low, high - 1, out=top)
+    return np.bincount(place.reshape(-1), minlength=int(np.prod(shape))).reshape(shape)
+
+
+def _places(count: int, stride: int) -> np.ndarray:
+    """One place in every `stride`, at odds with any period that data may have."""
+    starts = np.arange(0, count, stride)
+    jitter = (np.arange(starts.size) * 40503 + 12345 >> 4) % stride
+    return np.minimum(starts + jitter, count - 1)
+
+
+def _sums(codes: np.ndarray, median: int, element: ElementFormat) -> tuple[np.ndarray, np.ndarray]:
+    """Sums of magnitudes over each row and each column, about 32 a code. int64 each.
+
+    Args:
+      median: of the tops.
+    """
+    rows, columns = codes.shape
+    assert element.bias is not None
+    mantissa = element.field_bits("mantissa")
+    typical = (median << (raw_bits_of(element) - 1) >> mantissa) - element.bias
+    scale = np.float32(2.0) ** np.float32(min(127, 5 - typical))
+    block = min(EXACT, max(1, BLOCK // columns))
+    by_row, by_column = np.empty(rows, np.int64), np.zeros(columns, np.int64)
+    for at in range(0, rows, block):
+        part = np.asarray(codes[at : at + block])
+        inside = len(part)
+        if inside < block and rows > block:  # one program for all blocks
+            part = np.pad(part, ((0, block - inside), (0, 0)))
+        down, across = _block_sums(part, scale, element=element)
+        by_row[at : at + inside] = np.asarray(down)[:inside]
+        by_column += np.asarray(across).astype(np.int64)
+    return by_row, by_column
+
+
+@partial(jax.jit, static_argnames="element")
+def _block_sums(
+    codes: UInt16[Array, "rows columns"], scale: Float32[Array, ""], *, element: ElementFormat
+) -> tuple[Int32[Array, rows] | Float32[Array, rows], Float32[Array, columns]]:
+    """Sums of scaled magnitudes, cut to integers first: exact in any order.
+
+    Products with ones, which run at several times the speed of a sum over rows or columns.
+    """
+    assert element.bias is not None
+    mantissa = element.field_bits("mantissa")
+    finite = ((1 << element.field_bits("exponent")) - 1 << mantissa) - 1  # the largest
+    magnitude = jnp.minimum(codes & 0x7FFF, finite).astype(jnp.uint32)
+    # As if subnormals were normal: close enough, and no device flushes them.
+    bits = (magnitude << (23 - mantissa)) + ((127 - element.bias) << 23)
+    scaled = jax.lax.bitcast_convert_type(bits, jnp.float32) * scale
+    whole = jax.lax.optimization_barrier(jnp.floor(jnp.minimum(scaled, np.float32(SUM_SCALE))))
+    rows, columns = codes.shape
+    product = partial(jnp.dot, precision=jax.lax.Precision.HIGHEST)
+    across = product(jnp.ones(rows, jnp.float32), whole)
+    if columns > EXACT:
+        return whole.astype(jnp.int32).sum(axis=1), across
+    return product(whole, jnp.ones(columns, jnp.float32)), across
+
+
+def _classes(sums: np.ndarray) -> np.ndarray:
+    """Quarter octaves of sums, the CLASSES most populous in a row; others the nearest."""
+    share = (sums << 20) // max(1, int(sums.max()) >> 6)  # of the largest, in 2^26 or a bit more
+    share = np.maximum(share, 1) << 7
+    level = np.searchsorted(tables.WEIGHTS[1::2], share, side="right")
+    counts = np.bincount(level)
+    low = 0
+    if counts.size > CLASSES:
+        inside = np.convolve(counts, np.ones(CLASSES, np.int64))[CLASSES - 1 :]
+        low = int(np.argmax(inside))
+    classes = np.clip(level - low, 0, min(CLASSES, counts.size) - 1)
+    return (classes - classes.min()).astype(np.uint8)
+
+
+def _candidate(
+    element: ElementFormat,
+    histogram: np.ndarray,
+    rows: np.ndarray | None,
+    columns: np.ndarray | None,
+    low_top: int,
+    exact: np.ndarray,
+) -> tuple[Plan, int]:
+    """A plan, and the bits that a tensor takes with it.
+
+    Args:
+      histogram: int64[contexts, tops] of a sample.
+      low_top: the first of those tops.
+      exact: int64[tops] of the whole tensor: a sample may miss what lies at its period.
+    """
+    contexts, tops = histogram.shape
+    size = int(exact.sum())
+    number = min(TABLES, 1 << (contexts - 1).bit_length())
+    # Top t of context c lies at t - c + contexts - 1.
+    moved = np.zeros((number, tops + contexts - 1), np.int64)
+    for c, counts in enumerate(histogram):
+        begin = contexts - 1 - c
+        moved[c % number, begin : begin + tops] += counts
+    low, high = _window(moved.sum(axis=0), ESCAPE - contexts + 1)
+    counts = np.empty((number, high - low + 2), np.int64)
+    counts[:, :-1] = moved[:, low : high + 1]
+    counts[:, -1] = moved.sum(axis=1) - counts[:, :-1].sum(axis=1)
+    # What was not seen with a table may come: eight symbols, spread as over all of them.
+    pooled = counts.sum(axis=0)
+    spread = 64 * 8 * pooled // max(1, int(pooled.sum()))
+    levels = tables.levels_of(counts * 64 + np.maximum(1, spread))
+    first = low_top + low - contexts + 1
+    base = max(0, first - 200)
+    plan = Plan(element, first % (1 << 16), high - low + 1, levels, rows, columns, base)
+    # Cost of every top in every context.
+    place = np.arange(tops) + (contexts - 1 - low) - np.arange(contexts)[:, None]
+    escaped = (place < 0) | (place >= plan.count)
+    place[escaped] = plan.count
+    table = np.arange(contexts)[:, None] % number
+    costs = tables.costs(tables.frequencies_of(levels))[table, place]
+    top = np.arange(low_top, low_top + tops)
+    short = (top == 0) | (top > base) & (top < base + IN_FULL)
+    costs += escaped * (np.where(short, 8, 24) << tables.COST_BITS)
+    bits = _coded_bits(histogram, costs, exact) + plan.raw_bits * size
+    head = tables.levels_bits(levels) + classes_bits(rows) + classes_bits(columns)
+    return plan, bits + head + 24 * lanes.lane_count(size)
+
+
+def _coded_bits(histogram: np.ndarray, costs: np.ndarray, exact: np.ndarray) -> int:
+    """Bits of a tensor's tops and escapes.
+
+    The sample says how tops and contexts go together; where it has more or less of a top than the
+    tensor, the difference counts with the top's mean cost over the contexts.
+
+    Args:
+      histogram: int64[contexts, tops] of the sample.
+      costs: int64[contexts, tops] in 2^-COST_BITS bit.
+      exact: int64[tops] of the tensor.
+    """
+    size, sampled = int(exact.sum()), int(histogram.sum())
+    average = int((histogram * costs).sum()) * size // sampled
+    share = (histogram.sum(axis=1) << 10) // sampled
+    mean = share @ costs >> 10
+    excess = (exact << SHARE_BITS) // size - (histogram.sum(axis=0) << SHARE_BITS) // sampled
+    more = int(excess @ mean) * size >> SHARE_BITS
+    return max(0, average + more) >> tables.COST_BITS
+
+
+def _window(histogram: np.ndarray, most: int) -> tuple[int, int]:
+    """First and last top worth a symbol of their own: at least a quarter of a slot.
+
+    Where they lie further apart than `most`, as zeros and weights do, those around most codes.
+    """
+    seen = np.flatnonzero(histogram * (4 * SLOTS) >= histogram.sum())
+    if seen[-1] - seen[0] >= most:
+        below = np.concatenate([[0], np.cumsum(histogram)])
+        begin = int(np.argmax(below[most:] - below[:-most]))
+        seen = seen[(seen >= begin) & (seen < begin + most)]
+    return int(seen[0]), int(seen[-1])
