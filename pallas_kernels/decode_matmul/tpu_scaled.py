@@ -44,7 +44,7 @@ ACCUMULATORS = 1
 TILE_COLUMNS = tpu_scaled.TILE_COLUMNS
 CHANNEL_ROWS, CHANNEL_COLUMNS = 256, 256  # of a product where scales are per column
 EXPANDED_ROWS = 128  # of a product with scaled weights
-FEW = 32  # rows of x for which a product takes all columns of a tile
+FEW, FEW_COLUMNS = 32, 2048  # rows of x for which a product takes many columns
 SHORT = 64  # rows of a group that make scaling products dear for many rows of x
 MANY = 64  # rows of x, for other scales than powers of two
 TERMS = {  # which parts of (sum of x, zero * scale) are multiplied, by the parts of the latter
@@ -52,7 +52,7 @@ TERMS = {  # which parts of (sum of x, zero * scale) are multiplied, by the part
     2: ((0, 0), (1, 0), (2, 0), (0, 1), (1, 1)),
     3: ((0, 0), (1, 0), (2, 0), (0, 1), (1, 1), (0, 2)),
 }
-MAGNITUDES = np.uint32(0x7F7F7F7F)
+MINUS_ZERO = np.int8(-128)  # 0x80
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,9 +104,11 @@ def operand(
         return pltpu.bitcast(words, jnp.int8).astype(jnp.bfloat16)
     if kind.element == "FP8_E5M2":
         return pltpu.bitcast(words, jnp.float8_e5m2)
-    if not kind.native:  # -0 is NaN there: 0x80 becomes 0
-        words &= ((words & MAGNITUDES) + MAGNITUDES) | MAGNITUDES
-    return pltpu.bitcast(words, fp8)
+    if kind.native:
+        return pltpu.bitcast(words, fp8)
+    codes = pltpu.bitcast(words, jnp.int8)
+    codes = jnp.where(codes == MINUS_ZERO, np.int8(0), codes)  # it is NaN there
+    return pltpu.bitcast(codes, fp8)
 
 
 def rows_of(
@@ -248,7 +250,7 @@ def _add_groups(
     off: Callable[[int, int], Array | None],
 ) -> None:
     m, group, columns = x.shape[0], kind.group, acc.shape[1]
-    wide = columns if m <= FEW else CHANNEL_COLUMNS
+    wide = FEW_COLUMNS if m <= FEW else CHANNEL_COLUMNS
     for n in range(0, columns, wide):
         here = slice(n, min(n + wide, columns))
         lanes = range(here.start, here.stop, LANES)
@@ -314,8 +316,12 @@ def kind_of(weight: ResidentTensor, rows: int, target: Target) -> Kind:
 
 
 def tile_columns(weight: ResidentTensor) -> int:
-    """Columns of a tile at the most: as many bytes whatever a code has of bits."""
-    return TILE_COLUMNS * 8 // weight.number_format.element.code_bits
+    """Columns of a tile at the most.
+
+    A step of short groups or of codes of four bits is short of bytes for what every step costs.
+    """
+    short = 0 < weight.option("group") <= SHORT or weight.number_format.element.code_bits == 4
+    return 2 * TILE_COLUMNS if short else TILE_COLUMNS
 
 
 def multiply(
