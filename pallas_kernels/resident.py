@@ -115,14 +115,14 @@ class ResidentTensor:
             raise UnsupportedError(
                 "splitting a resident weight", expected="tpu", found=self.backend
             )
-        grouped = dict(self.options).get("group", 1) > 0
 
         def spec(name: str, array: Any) -> jax.sharding.PartitionSpec:
             axes: list[str | None] = [None] * array.ndim
             if name in self.module.COLUMNS:
                 axes[self.module.COLUMNS[name]] = outputs
-            if name in self.module.ROWS and (name == "words" or grouped):
-                axes[self.module.ROWS[name]] = inputs
+            axis = self.module.ROWS.get(name)
+            if axis is not None and array.shape[axis] > 1:  # one entry serves all rows
+                axes[axis] = inputs
             return jax.sharding.PartitionSpec(*axes)
 
         specs = {name: spec(name, array) for name, array in self.arrays.items()}

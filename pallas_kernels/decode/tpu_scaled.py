@@ -18,10 +18,11 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float32, Int32
 
-from jentropy.formats import ElementFormat
+from jentropy.formats import FP8_E8M0, ElementFormat
 from jentropy.formats.dequantizing import times_power_of_two
 from jentropy.pallas_kernels.compiling import compiler_params
 from jentropy.pallas_kernels.layouts import tpu_scaled
+from jentropy.pallas_kernels.layouts.tiles import LANES
 
 if TYPE_CHECKING:
     from jentropy.pallas_kernels.resident import ResidentTensor
@@ -32,13 +33,9 @@ INF, NAN = 0x7F800000, 0x7FC00000
 
 
 def numbers_of(
-    codes: Int32[Array, "rows columns"], element: ElementFormat, nan: bool
+    codes: Int32[Array, "rows columns"], element: ElementFormat
 ) -> Float32[Array, "rows columns"]:
-    """Numbers of codes in the low bits, exactly; integers have their offset.
-
-    Args:
-      nan: whether there may be a NaN.
-    """
+    """Numbers of codes in the low bits, exactly: integers with their offset, E4M3 without NaN."""
     if tpu_scaled.is_integer(element):
         return codes.astype(jnp.float32)
     mantissa = element.field_bits("mantissa")
@@ -49,9 +46,7 @@ def numbers_of(
     unit = np.float32(2.0 ** (1 - element.bias - mantissa))
     subnormal = lax.bitcast_convert_type(magnitude.astype(jnp.float32) * unit, jnp.int32)
     bits = jnp.where(magnitude < 1 << mantissa, subnormal, normal)
-    if element.name == "FP8_E4M3":
-        bits = jnp.where(magnitude == 0x7F, NAN, bits) if nan else bits
-    else:  # E5M2: Inf and NaN as IEEE 754 has them
+    if element.name == "FP8_E5M2":  # Inf and NaN as IEEE 754 has them
         bits = jnp.where(magnitude >= 0x7C, jnp.where(magnitude == 0x7C, INF, NAN), bits)
     return lax.bitcast_convert_type(bits | sign, jnp.float32)
 
@@ -63,7 +58,6 @@ def kernel(
     element: ElementFormat,
     group: int,
     exact: bool,
-    nan: bool,
 ) -> None:
     """One tile: words [KT / 4 or KT / 8, NT] to out [KT, NT]."""
     *zero, out = rest
@@ -77,7 +71,7 @@ def kernel(
             codes = octets if per_word == 4 else octets >> (4 * half) & 0xF
             row = first + half * (out.shape[0] // 2)
             entry = row // group if group else 0
-            numbers = numbers_of(codes, element, nan)
+            numbers = numbers_of(codes, element)
             if zero:
                 numbers -= zero[0][0, entry : entry + 1, :].astype(jnp.float32) + offset
             elif offset:
@@ -107,13 +101,12 @@ def dense(weight: ResidentTensor, dtype: Any, *, interpret: Any) -> Array:
         for array in given
     ]
     words = pl.BlockSpec((tile_rows // per_word, tile_columns), lambda j, k: (k, j))
-    return pl.pallas_call(
+    numbers = pl.pallas_call(
         partial(
             kernel,
             element=element,
             group=weight.option("group"),
             exact=bool(weight.option("exact")),
-            nan="nan" in arrays,
         ),
         grid=(pl.cdiv(columns, tile_columns), rows // tile_rows),
         in_specs=[words, *specs],
@@ -123,3 +116,18 @@ def dense(weight: ResidentTensor, dtype: Any, *, interpret: Any) -> Array:
         interpret=interpret,
         compiler_params=compiler_params(),
     )(arrays["words"], *given)
+    return _with_rare(numbers, weight, given[0]) if "rare" in arrays else numbers
+
+
+def _with_rare(numbers: Array, weight: ResidentTensor, scale: Array) -> Array:
+    """Puts in the codes that the words lack."""
+    lists, group = weight.arrays["rare"], weight.option("group")
+    row, lane, code = tpu_scaled.rare_codes(lists, weight.option("tile_rows"), numbers.shape[0])
+    column = lane + jnp.arange(lists.shape[1])[:, None] * LANES
+    own = scale.reshape(-1, scale.shape[-1])[row // group if group else 0, column]
+    values = weight.number_format.element.decode(code)
+    if own.dtype == jnp.uint8:
+        values = times_power_of_two(values, FP8_E8M0.decode(own))
+    else:
+        values = values * own.astype(jnp.float32)
+    return numbers.at[row, column].set(values.astype(numbers.dtype), mode="drop")

@@ -13,6 +13,9 @@ one group is all rows where scales are per column or per tensor.
             (uint8), or numbers (bfloat16 where the scales are that, else float32)
     zero:   bfloat16[row tiles, groups, columns]   zero points, if there are any; integers
     nan:    bool[1, columns]   columns with a NaN, if there are any
+    rare:   int32[row tiles, column tiles of 128, 2, n]   codes of E4M3 that are 0 in the words, if
+            there are any: -0, which MXUs of some TPUs take for NaN, and NaN. Place (row in the tile
+            << 7 | column in the tile), and code; code 0 fills up
     options: tile_rows, group (0: all rows), block (0: a scale for every column), shift (added to
              E8M0 codes, so that none is 0), exact (whether products with them may be subnormal),
              narrow (whether scales have 16 significant bits at the most)
@@ -51,8 +54,8 @@ NAME, BACKEND = "tpu_scaled", "tpu"
 REDUCES_ROWS = True
 STACKED = ("words", 2)
 # Axes that columns and rows of the packed matrix run along, from the last.
-COLUMNS = {"words": -1, "scale": -1, "zero": -1, "nan": -1}
-ROWS = {"words": -2, "scale": -3, "zero": -3}  # the latter two where rows are in groups
+COLUMNS = {"words": -1, "scale": -1, "zero": -1, "nan": -1, "rare": -3}
+ROWS = {"words": -2, "scale": -3, "zero": -3, "rare": -4}
 TILE_ROWS = (2048, 1536, 2560, 1024, 512)
 TILE_COLUMNS = 2048  # at the most, and a multiple of blocks of columns
 GROUPS = tuple(32 << i for i in range(7))  # rows of a group
@@ -76,6 +79,7 @@ INTEGERS = {
     "UINT4": Stored(0, 0),
 }
 NIBBLE = 4
+RARE_SHARE = 4  # a list of rare codes takes a quarter of the words' bytes at the most
 E8M0_NAN = 255
 TINY = 24  # E8M0 codes below: products with narrow elements may be subnormal
 MAX_ZERO = 256  # bfloat16 holds integers up to here
@@ -130,7 +134,15 @@ def pack(weight: Matrices) -> Packed | None:
     tile_rows = choose_tile(rows, [t for t in TILE_ROWS if not group or t // halves % group == 0])
     element, stacked = number_format.element, math.prod(weight.stack)
     codes = weight.codes["code"].reshape(stacked, rows, columns)
+    rare = None
+    if element.name == "FP8_E4M3":
+        rare, codes = _take_out_rare(codes, tile_rows)
     arrays = {"words": _pack_codes(codes, element=element, tile_rows=tile_rows)}
+    if rare is not None:
+        if RARE_SHARE * rare.nbytes > arrays["words"].nbytes:
+            return None
+        arrays["rare"] = jnp.asarray(rare)
+    codes = weight.codes["code"].reshape(stacked, rows, columns)
     nan = _nan_columns(codes, element=element) if element.name in FLOATS else jnp.zeros((), bool)
     groups = ceil_to(rows, tile_rows) // group if group else 1
     options = {
@@ -185,6 +197,41 @@ def _pack_codes(
         codes = (halves[:, :, 0] | halves[:, :, 1] << NIBBLE).reshape(count, -1, columns)
     octets = codes.reshape(count, -1, 4, columns)
     return sum((octets[:, :, i] << (8 * i) for i in range(1, 4)), octets[:, :, 0])
+
+
+def _take_out_rare(
+    codes: UInt8[Array, "stack rows columns"], tile_rows: int
+) -> tuple[np.ndarray | None, UInt8[Array, "stack rows columns"]]:
+    """Lists of rare codes, see the module, and the others with 0 in their places."""
+    kept, found = _mark_rare(codes)
+    count, rows, columns = codes.shape
+    index, row, column = np.nonzero(np.unpackbits(np.asarray(found), axis=-1, count=columns))
+    if not row.size:
+        return None, codes
+    grid = -(-rows // tile_rows), -(-columns // LANES)
+    tile = (index * grid[0] + row // tile_rows) * grid[1] + column // LANES
+    order = np.argsort(tile, kind="stable")
+    per_tile = np.bincount(tile, minlength=count * math.prod(grid))
+    place = np.arange(row.size) - np.repeat(np.cumsum(per_tile) - per_tile, per_tile)
+    lists = np.zeros((per_tile.size, 2, int(per_tile.max())), np.int32)
+    lists[tile[order], 0, place] = (row % tile_rows << 7 | column % LANES)[order]
+    lists[tile[order], 1, place] = np.asarray(codes[index, row, column])[order]
+    return lists.reshape(count, *grid, *lists.shape[1:]), kept
+
+
+@jax.jit
+def _mark_rare(codes: UInt8[Array, "*shape"]) -> tuple[Array, Array]:
+    rare = ((codes & 0x7F) == 0x7F) | (codes == 0x80)
+    return jnp.where(rare, np.uint8(0), codes), jnp.packbits(rare, axis=-1)
+
+
+def rare_codes(
+    lists: Int[Array, "steps tiles 2 n"], tile_rows: int, rows: int
+) -> tuple[Array, Array, UInt8[Array, "steps tiles n"]]:
+    """Rows of the packed matrix (`rows` where there is none), columns in their tile, and codes."""
+    place, code = lists[:, :, 0], lists[:, :, 1]
+    row = (place >> 7) + jnp.arange(lists.shape[0])[:, None, None] * tile_rows
+    return jnp.where(code == 0, rows, row), place & (LANES - 1), code.astype(jnp.uint8)
 
 
 @partial(jax.jit, static_argnames="element")
@@ -251,7 +298,15 @@ def _numbers(
     words, block = arrays["words"], weight.option("block")
     index = jnp.arange(words.shape[-1]) if columns is None else columns
     scale = arrays["scale"]
-    codes = {"code": _unpack_codes(words[:, index], element, weight.option("tile_rows"))}
+    tile_rows = weight.option("tile_rows")
+    code = _unpack_codes(words[:, index], element, tile_rows)
+    if "rare" in arrays:
+        own = arrays["rare"][:, index // LANES]
+        row, lane, rare = rare_codes(own, tile_rows, code.shape[0])
+        row = jnp.where(lane == (index % LANES)[:, None], row, code.shape[0])
+        at = jnp.broadcast_to(jnp.arange(index.size)[:, None], row.shape)
+        code = code.at[row, at].set(rare, mode="drop")
+    codes = {"code": code}
     scale = scale[..., index // block if block else index]
     powers = scale.dtype == jnp.uint8
     scale = scale.reshape(-1, index.size)
