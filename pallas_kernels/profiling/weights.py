@@ -7,6 +7,7 @@ large: `ResidentTensor` whose leaves are `jax.ShapeDtypeStruct`.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -73,8 +74,8 @@ def abstract_weight(number_format: Format, k: int, n: int) -> ResidentTensor:
 Made = tuple[dict[str, jax.Array], dict[str, int]]
 
 
-def _array(dtype: object, *shape: int) -> jax.Array:
-    return jax.ShapeDtypeStruct(shape, np.dtype(dtype))  # type: ignore[return-value,arg-type]
+def _array(dtype: Any, *shape: int) -> jax.Array:
+    return jax.ShapeDtypeStruct(shape, np.dtype(dtype))  # type: ignore[return-value]
 
 
 def _window12(rows: int, columns: int) -> Made:
