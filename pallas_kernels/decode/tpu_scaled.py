@@ -1,8 +1,8 @@
 """A tile of scaled codes to dense numbers on TPU: the numbers of `formats.dequantize`.
 
-Codes become float32 by integer operations, since a float conversion may flush subnormals or drop
-the sign of a NaN. Products are the reference's: one float32 product a number, rounded once; powers
-of two so small that products may be subnormal are multiplied as integers.
+E5M2 becomes float32 by integer operations, since a conversion may drop the sign of a NaN. Products
+are the reference's: one float32 product a number, rounded once; powers of two so small that
+products may be subnormal are multiplied as integers.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
-from jaxtyping import Array, Float32, Int32
+from jaxtyping import Array, Float32, Int32, UInt32
 
 from jentropy.formats import FP8_E8M0, ElementFormat
 from jentropy.formats.dequantizing import times_power_of_two
@@ -30,25 +30,34 @@ if TYPE_CHECKING:
 TILE_COLUMNS = 512
 ROWS = 32  # decoded together: what fits in registers; no group is smaller
 INF, NAN = 0x7F800000, 0x7FC00000
+NIBBLE = 4
 
 
 def numbers_of(
-    codes: Int32[Array, "rows columns"], element: ElementFormat
+    words: UInt32[Array, "words columns"], element: ElementFormat, half: int
 ) -> Float32[Array, "rows columns"]:
-    """Numbers of codes in the low bits, exactly: integers with their offset, E4M3 without NaN."""
+    """Numbers of four rows a word, exactly; integers have their offset.
+
+    Args:
+      half: which nibbles, of codes of four bits.
+    """
+    if element.code_bits == NIBBLE:
+        words = (words >> (NIBBLE * half)) & np.uint32(0x0F0F0F0F)
     if tpu_scaled.is_integer(element):
-        return codes.astype(jnp.float32)
-    mantissa = element.field_bits("mantissa")
-    shift = 23 - mantissa
-    assert element.bias is not None
+        return pltpu.bitcast(words, jnp.int8).astype(jnp.int32).astype(jnp.float32)
+    if element.name == "FP8_E4M3":  # without -0 and NaN, of which a conversion may drop the sign
+        return pltpu.bitcast(words, jnp.float8_e4m3fn).astype(jnp.float32)
+    codes = pltpu.bitcast(words, jnp.uint8).astype(jnp.int32)
+    return lax.bitcast_convert_type(_float32_bits_of_e5m2(codes), jnp.float32)
+
+
+def _float32_bits_of_e5m2(codes: Int32[Array, "rows columns"]) -> Int32[Array, "rows columns"]:
     magnitude, sign = codes & 0x7F, (codes & 0x80) << 24
-    normal = (magnitude << shift) + ((127 - element.bias) << 23)
-    unit = np.float32(2.0 ** (1 - element.bias - mantissa))
-    subnormal = lax.bitcast_convert_type(magnitude.astype(jnp.float32) * unit, jnp.int32)
-    bits = jnp.where(magnitude < 1 << mantissa, subnormal, normal)
-    if element.name == "FP8_E5M2":  # Inf and NaN as IEEE 754 has them
-        bits = jnp.where(magnitude >= 0x7C, jnp.where(magnitude == 0x7C, INF, NAN), bits)
-    return lax.bitcast_convert_type(bits | sign, jnp.float32)
+    normal = (magnitude << 21) + ((127 - 15) << 23)
+    subnormal = magnitude.astype(jnp.float32) * np.float32(2.0**-16)
+    bits = jnp.where(magnitude < 4, lax.bitcast_convert_type(subnormal, jnp.int32), normal)
+    special = jnp.where(magnitude == 0x7C, INF, NAN)
+    return jnp.where(magnitude >= 0x7C, special, bits) | sign
 
 
 def kernel(
@@ -62,16 +71,13 @@ def kernel(
     """One tile: words [KT / 4 or KT / 8, NT] to out [KT, NT]."""
     *zero, out = rest
     per_word = tpu_scaled.per_word(element)
-    octet = jnp.int8 if per_word == 4 and tpu_scaled.is_integer(element) else jnp.uint8
     offset = tpu_scaled.offset_of(element)
-    taken = ROWS // 4  # word rows
     for first in range(0, out.shape[0] // (per_word // 4), ROWS):
-        octets = pltpu.bitcast(words[pl.ds(first // 4, taken), :], octet).astype(jnp.int32)
+        own_words = words[first // 4 : (first + ROWS) // 4, :]
         for half in range(per_word // 4):
-            codes = octets if per_word == 4 else octets >> (4 * half) & 0xF
             row = first + half * (out.shape[0] // 2)
             entry = row // group if group else 0
-            numbers = numbers_of(codes, element)
+            numbers = numbers_of(own_words, element, half)
             if zero:
                 numbers -= zero[0][0, entry : entry + 1, :].astype(jnp.float32) + offset
             elif offset:
