@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     from jentropy.pallas_kernels.resident import ResidentTensor
 
@@ -19,6 +21,15 @@ def ceil_to(size: int, multiple: int) -> int:
 def choose_tile(size: int, tiles: Sequence[int]) -> int:
     """The tile that pads an axis least; the first of equals."""
     return min(tiles, key=lambda tile: ceil_to(size, tile))
+
+
+def places(tile: np.ndarray) -> np.ndarray:
+    """What number each item has among those of its tile, in their order."""
+    order = np.argsort(tile, kind="stable")
+    per_tile = np.bincount(tile)
+    place = np.empty(tile.size, np.int64)
+    place[order] = np.arange(tile.size) - np.repeat(np.cumsum(per_tile) - per_tile, per_tile)
+    return place
 
 
 def extent(weight: ResidentTensor, rows: int, columns: int, tile_rows: int) -> tuple[int, int]:

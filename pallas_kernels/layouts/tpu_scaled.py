@@ -210,12 +210,10 @@ def _take_out_rare(
         return None, codes
     grid = -(-rows // tile_rows), -(-columns // LANES)
     tile = (index * grid[0] + row // tile_rows) * grid[1] + column // LANES
-    order = np.argsort(tile, kind="stable")
-    per_tile = np.bincount(tile, minlength=count * math.prod(grid))
-    place = np.arange(row.size) - np.repeat(np.cumsum(per_tile) - per_tile, per_tile)
-    lists = np.zeros((per_tile.size, 2, int(per_tile.max())), np.int32)
-    lists[tile[order], 0, place] = (row % tile_rows << 7 | column % LANES)[order]
-    lists[tile[order], 1, place] = np.asarray(codes[index, row, column])[order]
+    place = tiles.places(tile)
+    lists = np.zeros((count * math.prod(grid), 2, int(place.max()) + 1), np.int32)
+    lists[tile, 0, place] = row % tile_rows << 7 | column % LANES
+    lists[tile, 1, place] = np.asarray(codes[index, row, column])
     return lists.reshape(count, *grid, *lists.shape[1:]), kept
 
 

@@ -139,10 +139,7 @@ def _escape_lists(
 ) -> np.ndarray:
     """int32[column tiles, row tiles, rows, 128], see the module."""
     tile = column // tile_columns * grid[1] + row // tile_rows
-    order = np.argsort(tile, kind="stable")
-    tile, row, column, codes = tile[order], row[order], column[order], codes[order]
-    starts = np.searchsorted(tile, np.arange(math.prod(grid)))
-    chunk, lane = np.divmod(np.arange(tile.size) - starts[tile], CHUNK)
+    chunk, lane = np.divmod(tiles.places(tile), CHUNK)
     lists = np.zeros((math.prod(grid), -(-most // 4) * 8, CHUNK), np.int32)
     pair, column = row % tile_rows >> 1, column % tile_columns
     where = pair >> 3 << 16 | column >> 7 << 10 | (pair & 7) << 7 | column & 127
@@ -164,13 +161,10 @@ def _special_lists(
     own = np.flatnonzero((codes & EXPONENT) == EXPONENT)
     row, column, codes = row[own], column[own], codes[own]
     tile = column // tile_columns * grid[1] + row // tile_rows
-    order = np.argsort(tile, kind="stable")
-    per_tile = np.bincount(tile, minlength=math.prod(grid))
-    place = np.arange(own.size) - np.repeat(np.cumsum(per_tile) - per_tile, per_tile)
-    lists = np.zeros((math.prod(grid), 3, int(per_tile.max())), np.int32)
-    parts = row % tile_rows, column % tile_columns, codes
-    for i, part in enumerate(parts):
-        lists[tile[order], i, place] = part[order]
+    place = tiles.places(tile)
+    lists = np.zeros((math.prod(grid), 3, int(place.max(initial=-1)) + 1), np.int32)
+    for i, part in enumerate((row % tile_rows, column % tile_columns, codes)):
+        lists[tile, i, place] = part
     return lists
 
 
