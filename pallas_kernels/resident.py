@@ -16,6 +16,7 @@ from jentropy.containers.trees import as_array, decompress_where, leaf_name, on_
 from jentropy.errors import InputError, UnsupportedError
 from jentropy.formats import Format, QuantizedTensor, is_quantized
 
+from . import gpu_targets
 from .layouts import LAYOUTS, Matrices
 from .targets import KINDS, current_kind
 
@@ -136,9 +137,12 @@ class ResidentTensor:
 def default_backend() -> str:
     """The backend whose layout suits this process's default device.
 
-    "tpu" on the generations that have kernels, "reference" on everything else.
+    "tpu" and "gpu" on the generations that have kernels; "reference" on everything else, with a
+    message in the log if it is a GPU.
     """
-    return "tpu" if current_kind() in KINDS else "reference"
+    if current_kind() in KINDS:
+        return "tpu"
+    return "gpu" if gpu_targets.runs_on(jax.devices()[0]) else "reference"
 
 
 def to_resident(packed: Any, backend: str | None = None, *, reduce_axis: int = -1) -> Any:
@@ -147,19 +151,20 @@ def to_resident(packed: Any, backend: str | None = None, *, reduce_axis: int = -
     Matrices, and stacks of them, become `ResidentTensor`; vectors, scalars, and matrices that no
     layout makes smaller stay dense arrays of their dtype, every code kept.
 
-    ============================  ==========================  ==================================
-    format                        backend "reference"         backend "tpu"
-    ============================  ==========================  ==================================
-    BF16                          window12: every code        window12: every code
-    FP8 E4M3, E5M2; MXFP8         codes and scales            codes and scales
-    INT8, INT4                    codes, scales, zero points  codes; scales and zero points as
-                                                              numbers
-    MXFP4, NVFP4, GPTQ's          codes and parameters        the reference layout
-    act-order, everything else
-    ============================  ==========================  ==================================
+    =====================  ==========================  =====================  ====================
+    format                 backend "reference"         backend "tpu"          backend "gpu"
+    =====================  ==========================  =====================  ====================
+    BF16                   window12: every code        window12: every code   window12: every code
+    FP8 E4M3, E5M2; MXFP8  codes and scales            codes and scales       the reference layout
+    INT8, INT4             codes, scales, zero points  codes; scales and      the reference layout
+                                                       zero points as numbers
+    MXFP4, NVFP4, GPTQ's   codes and parameters        the reference layout   the reference layout
+    act-order, all others
+    =====================  ==========================  =====================  ====================
 
     All of them decode to the same bits (`decode`). A format that the backend's kernels cannot hold
-    (the last row; groups along the sum that are no power of two from 32 on) rests in the reference
+    (see the table; on TPU groups along the sum that are no power of two from 32 on; on GPU BF16 of
+    which an eighth of 64 x 128 weights are escapes) rests in the reference
     layout and multiplies there; `weight.backend` says so.
 
     Args:
@@ -173,8 +178,7 @@ def to_resident(packed: Any, backend: str | None = None, *, reduce_axis: int = -
       The same pytree, its leaves `ResidentTensor` or `jax.Array`.
 
     Raises:
-      UnsupportedError: an unknown backend, or one that has no kernels yet; a dtype of 64 bits,
-        which JAX does not have by default.
+      UnsupportedError: an unknown backend; a dtype of 64 bits, which JAX does not have by default.
 
     Example:
       >>> import jax.numpy as jnp, jentropy
@@ -235,12 +239,6 @@ def lay_out(weight: Any, backend: str, reduce_axis: int = -1) -> ResidentTensor 
     if len(quantized.shape) < 2 or math.prod(quantized.shape) == 0:
         return jnp.asarray(quantized.dequantize(jnp.bfloat16) if dense is None else dense)
     names = [name for name in LAYOUTS if LAYOUTS[name].BACKEND in (backend, "reference")]
-    if backend == "gpu" and any(LAYOUTS[n].holds(quantized.number_format) for n in names):
-        raise UnsupportedError(
-            f"no {quantized.number_format.name} layout for backend {backend!r}",
-            expected="reference or tpu",
-            found=backend,
-        )
     for name in sorted(names, key=lambda name: backend != LAYOUTS[name].BACKEND):
         resident = _pack(quantized, name, reduce_axis)
         if resident is not None and (
@@ -258,7 +256,7 @@ def _pack(weight: QuantizedTensor, name: str, reduce_axis: int) -> ResidentTenso
     if not layout.holds(weight.number_format):
         return None
     matrices = Matrices.of(weight)
-    turned = layout.REDUCES_ROWS and reduce_axis == -1
+    turned = layout.REDUCES not in (None, reduce_axis)
     packed = layout.pack(matrices.turned() if turned else matrices)
     if packed is None:
         return None

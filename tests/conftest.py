@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+# Before JAX starts: the warpgroups of interpreted GPU kernels wait for each other in XLA's threads.
+os.environ.setdefault("NPROC", str(max(8, os.cpu_count() or 1)))
+
 import jax
 import pytest
 

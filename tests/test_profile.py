@@ -118,7 +118,7 @@ def cases(target: str, everything: bool) -> tuple[list[plans.Case], list[plans.C
 def main(target: str, extent: str) -> None:
     """Compiles, and prints what came of it as JSON."""
     compiling.prepare()
-    from jentropy.pallas_kernels.decode import tpu as decode
+    from jentropy.pallas_kernels.decode import api as decode
     from jentropy.pallas_kernels.profiling.measuring import product_of
 
     def decoded(weight: Any) -> jax.Array:

@@ -1,6 +1,7 @@
 """Resident weights to dense arrays, on any backend.
 
-To add a backend: a module here with `decode(weight, dtype, interpret)`, and a line in `KERNELS`.
+To add a backend: a module here with `dense(weight, dtype, interpret)` for a single matrix as its
+layout has it, and a line in `KERNELS`.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from jaxtyping import Array, Int, Shaped
 
 from jentropy.pallas_kernels.resident import ResidentTensor
 
-from . import tpu
+from . import gpu, tpu
 
-KERNELS: dict[str, Callable[..., Array]] = {"tpu": tpu.decode}  # "reference" is plain JAX
+# "reference" is plain JAX.
+KERNELS: dict[str, Callable[..., Array]] = {"tpu": tpu.dense, "gpu": gpu.dense}
 
 
 def decode(
@@ -44,7 +46,10 @@ def decode(
     dtype = jnp.dtype(w.dtype if dtype is None else dtype)
     if w.backend not in KERNELS:
         return w.module.decode(w, dtype)
-    return KERNELS[w.backend](w, dtype, interpret=interpret)
+    if w.stack:
+        return jax.lax.map(lambda one: decode(one, dtype, interpret), w)
+    matrix = KERNELS[w.backend](w, dtype, interpret=interpret)
+    return matrix.T if w.turned else matrix
 
 
 def take_rows(

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import jax
 from jaxtyping import Array, Shaped
 
 from jentropy.pallas_kernels.compiling import interpret_params
@@ -29,13 +28,3 @@ def dense(
     rows, columns = weight.module.extent(weight)
     kernel = KERNELS[weight.layout]
     return kernel(weight, dtype, interpret=interpret_params(interpret))[:rows, :columns]
-
-
-def decode(
-    weight: ResidentTensor, dtype: Any, *, interpret: Any = False
-) -> Shaped[Array, "*shape"]:
-    """The dense weight, every code's number bit for bit."""
-    if weight.stack:
-        return jax.lax.map(lambda one: decode(one, dtype, interpret=interpret), weight)
-    matrix = dense(weight, dtype, interpret=interpret)
-    return matrix.T if weight.turned else matrix

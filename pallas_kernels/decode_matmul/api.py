@@ -16,10 +16,11 @@ from jaxtyping import Array, Float
 from jentropy.errors import InputError, UnsupportedError
 from jentropy.pallas_kernels.resident import ResidentTensor
 
-from . import reference, tpu
+from . import gpu, reference, tpu
 from .transforms import Product, multiply
 
-KERNELS: dict[str, Callable[..., Any]] = {"tpu": tpu.product}  # "reference" is plain JAX
+# "reference" is plain JAX.
+KERNELS: dict[str, Callable[..., Any]] = {"tpu": tpu.product, "gpu": gpu.product}
 
 
 def matmul(
@@ -33,14 +34,16 @@ def matmul(
 ) -> Float[Array, "*batch N"]:
     """x @ w from the compressed bytes of w, accumulated in float32.
 
-    On TPU, bfloat16 x is exact; float32 x is rounded to bfloat16 first, as XLA's own product does
-    there, unless `precision` asks for more. The reference backend always computes in float32.
+    On TPU and GPU, bfloat16 x is exact; float32 x is rounded to bfloat16 first, as XLA's own
+    product does on TPU, unless `precision` asks for more. The reference backend always computes in
+    float32.
 
-    window12 multiplies x by a power of two before, and the result by another after: a BF16 weight
-    is exact while |x| < 2^73 and |x w| > 2^-71, about; x must be finite. Products of other formats
-    are exact from |x w| = 2^-120 on. NaN and Inf in w come out as from the dense product.
+    On TPU, window12 multiplies x by a power of two before, and the result by another after: a BF16
+    weight is exact while |x| < 2^73 and |x w| > 2^-71, about; on GPU it is as in the dense product.
+    On both x must be finite. Products of other formats are exact from |x w| = 2^-120 on. NaN and
+    Inf in w come out as from the dense product.
 
-    For many rows of x (`plan.Target.fused_rows`), and where products sum over the other axis than
+    For many rows of x (`fused_rows` of the target), and where products sum over the other axis than
     `to_resident` laid the weight out for, the weight is decoded to a dense array first. For many
     rows that is bfloat16, which rounds weights whose scales are no powers of two.
 
@@ -51,8 +54,8 @@ def matmul(
       backend: None takes the backend of w's layout; another one's name raises.
       out_dtype: dtype of the result, that of x by default.
       interpret: runs Pallas kernels in interpret mode, which works on any device: True for TPU's
-        memory and copies, "hlo" for plain operations, or `pltpu.InterpretParams`. The reference
-        backend has none.
+        memory and copies, "hlo" for plain operations, or `pltpu.InterpretParams`; for GPU kernels
+        True or `InterpretGPUParams`. The reference backend has none.
       precision: "highest" (or `jax.lax.Precision.HIGHEST`) keeps all bits of float32 x: three
         products with bfloat16 parts of it, one pass over w. None: the default of the backend.
 

@@ -36,6 +36,7 @@ from jentropy.pallas_kernels.layouts import tpu_scaled
 from jentropy.pallas_kernels.layouts.tiles import LANES
 from jentropy.pallas_kernels.targets import Target
 
+from .parts import bf16_parts
 from .plan import Plan
 
 if TYPE_CHECKING:
@@ -266,19 +267,6 @@ def _add_groups(
                     totals[c] = totals[c] + part if c in totals else part
         for c, total in totals.items():
             acc[:, c : c + LANES] += total
-
-
-def bf16_parts(numbers: Float32[Array, "*shape"], count: int) -> list[Float32[Array, "*shape"]]:
-    """float32 as a sum of numbers that bfloat16 holds exactly; three of them are exact.
-
-    By truncation: a compiler may drop a rounding.
-    """
-    parts = []
-    for _ in range(count):
-        bits = lax.bitcast_convert_type(numbers, jnp.uint32) & np.uint32(0xFFFF0000)
-        parts.append(lax.bitcast_convert_type(bits, jnp.float32))
-        numbers = numbers - parts[-1]
-    return parts
 
 
 def kind_of(weight: ResidentTensor, rows: int, target: Target) -> Kind:

@@ -3,8 +3,8 @@
 To add one: a module here with
 
     NAME, BACKEND       its key in `LAYOUTS`, and whose kernels read it
-    REDUCES_ROWS        whether products sum over the rows of what it packs; `to_resident` turns
-                        the matrix so that they do
+    REDUCES             the axis, -1 or -2, of what it packs that products sum over: `to_resident`
+                        turns the matrix so that they do; None if that is all the same
     STACKED             one of its arrays, and the axes that this has for a single matrix
     COLUMNS, ROWS       axes of arrays that a mesh may split, by what runs along them
     holds(format)       whether it can hold matrices of a number format
@@ -18,12 +18,12 @@ backend also have what `decode_matmul` and `decode` say there.
 
 from types import ModuleType
 
-from . import reference_codes, reference_window12, tpu_scaled, tpu_window12
+from . import gpu_window12, reference_codes, reference_window12, tpu_scaled, tpu_window12
 from .matrix import Matrices
 
 LAYOUTS: dict[str, ModuleType] = {
     module.NAME: module
-    for module in (reference_window12, reference_codes, tpu_window12, tpu_scaled)
+    for module in (reference_window12, reference_codes, tpu_window12, tpu_scaled, gpu_window12)
 }
 
 __all__ = ["LAYOUTS", "Matrices"]

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from jentropy.pallas_kernels.resident import ResidentTensor
 
 NAME, BACKEND = "reference_window12", "reference"
-REDUCES_ROWS = False  # as it is stored, whatever products sum over
+REDUCES = None  # as it is stored, whatever products sum over
 COLUMNS: dict[str, int] = {}  # arrays are whole on every device
 ROWS = COLUMNS
 STACKED = ("words", 3)  # an array, and the axes that it has for a single matrix

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from jentropy.pallas_kernels.resident import ResidentTensor
 
 NAME, BACKEND = "tpu_scaled", "tpu"
-REDUCES_ROWS = True
+REDUCES = -2
 STACKED = ("words", 2)
 # Axes that columns and rows of the packed matrix run along, from the last.
 COLUMNS = {"words": -1, "scale": -1, "zero": -1, "nan": -1, "rare": -3}

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from jentropy.pallas_kernels.resident import ResidentTensor
 
 NAME, BACKEND = "tpu_window12", "tpu"
-REDUCES_ROWS = True
+REDUCES = -2
 STACKED = ("words", 3)
 # Axes that columns and rows of the packed matrix run along, from the last.
 COLUMNS = {"words": -1, "top": -1, "counts": -2, "escapes": -4, "special": -4}

@@ -1,0 +1,132 @@
+"""Dense arrays from GPU layouts by Pallas kernels for Hopper, at the speed of memory.
+
+A layout's kernel is `dense(weight, dtype, interpret)` here: the packed matrix, padded. Blocks are
+decoded in registers, in the order in which tensor cores would take them, and leave through shared
+memory, so that the copy engine writes whole lines. Escapes are set afterwards, in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import mosaic_gpu as plgpu
+from jaxtyping import Array, Shaped
+
+from jentropy.codecs import window12
+from jentropy.pallas_kernels import mosaic_gpu
+from jentropy.pallas_kernels.gpu_targets import current_target
+from jentropy.pallas_kernels.layouts import fragments, gpu_window12
+from jentropy.pallas_kernels.resident import ResidentTensor
+
+BLOCKS = 2  # that are decoded in a step
+STAGES, LEAVING = 4, 2  # steps whose words are under way, and whose numbers are
+SWIZZLE = 128  # bytes: of the order in shared memory that no two threads meet in
+RESIDENT = 2  # blocks of threads that a multiprocessor has room for
+
+
+def dense(
+    weight: ResidentTensor, dtype: Any, *, interpret: Any = False
+) -> Shaped[Array, "rows columns"]:
+    """A single matrix as its layout has it: summed over its columns."""
+    rows, columns = weight.module.extent(weight)
+    return KERNELS[weight.layout](weight, dtype, interpret=interpret)[:rows, :columns]
+
+
+def pieces_of(row_blocks: int, steps: int) -> int:
+    """Pieces of equal length that a row of blocks is cut into, so that there is work for all."""
+    wanted = -(-RESIDENT * current_target().multiprocessors // row_blocks)
+    return min((p for p in range(1, steps + 1) if steps % p == 0), key=lambda p: abs(p - wanted))
+
+
+def _window12(weight: ResidentTensor, dtype: Any, *, interpret: Any) -> Array:
+    words, scale = weight.arrays["words"], weight.arrays["scale"]
+    interpreted = bool(interpret)
+    row_blocks, column_blocks = words.shape[:2]
+    steps = column_blocks // BLOCKS
+    pieces = pieces_of(row_blocks, steps)
+    width, length = BLOCKS * fragments.BLOCK, steps // pieces
+    transforms = (
+        plgpu.TilingTransform((8, SWIZZLE // jnp.dtype(dtype).itemsize)),
+        plgpu.SwizzleTransform(SWIZZLE),
+    )
+
+    def body(words_g: Any, scale_g: Any, out_g: Any, words_s: Any, out_s: Any, full: Any) -> None:
+        row, piece = lax.axis_index("row"), lax.axis_index("piece")
+        first = piece * length
+        own = mosaic_gpu.load(
+            scale_g,
+            (pl.ds(row * fragments.ROWS, fragments.ROWS),),
+            plgpu.Layout.WGMMA.reduce(1),
+            interpret=interpreted,
+            optimized=False,
+        )
+        own = lax.broadcast_in_dim(own, (fragments.ROWS, fragments.BLOCK), (0,))
+
+        def copy_in(i: Any) -> None:
+            source = words_g.at[row, pl.ds((first + i) * BLOCKS, BLOCKS)]
+            stage = lax.rem(i, STAGES)
+            plgpu.copy_gmem_to_smem(source, words_s.at[stage], full.at[stage])
+
+        def step(i: Any, _: Any) -> Any:
+            stage, place = lax.rem(i, STAGES), lax.rem(i, LEAVING)
+            plgpu.barrier_wait(full.at[stage])
+            plgpu.wait_smem_to_gmem(LEAVING - 1, wait_read_only=True)
+            for b in range(BLOCKS):
+                planes = (
+                    mosaic_gpu.load(
+                        words_s,
+                        (stage, b, pl.ds(4 * i, 4)),
+                        mosaic_gpu.STRIDED,
+                        interpret=interpreted,
+                    )
+                    for i in range(window12.WORDS)
+                )
+                slots = window12.unpack_words(*planes)
+                numbers = mosaic_gpu.to_fragments(slots, interpret=interpreted) * own
+                columns = slice(b * fragments.BLOCK, (b + 1) * fragments.BLOCK)
+                out_s[place, :, columns] = numbers.astype(dtype)
+            plgpu.commit_smem()
+            target = out_g.at[
+                pl.ds(row * fragments.ROWS, fragments.ROWS), pl.ds((first + i) * width, width)
+            ]
+            plgpu.copy_smem_to_gmem(out_s.at[place], target)
+
+            @pl.when(i + STAGES < length)
+            def _() -> None:
+                copy_in(i + STAGES)
+
+            return ()
+
+        for i in range(min(STAGES, length)):
+            copy_in(i)
+        lax.fori_loop(0, length, step, ())
+        plgpu.wait_smem_to_gmem(0)
+
+    shape = row_blocks * fragments.ROWS, column_blocks * fragments.BLOCK
+    out = plgpu.kernel(
+        body,
+        out_type=jax.ShapeDtypeStruct(shape, dtype),
+        grid=(row_blocks, pieces),
+        grid_names=("row", "piece"),
+        scratch_types=(
+            plgpu.SMEM((STAGES, BLOCKS, *words.shape[2:]), words.dtype),
+            plgpu.SMEM((LEAVING, fragments.ROWS, width), dtype, transforms=transforms),
+            plgpu.Barrier(num_barriers=STAGES),
+        ),
+        interpret=mosaic_gpu.interpret_params(interpret),
+        kernel_name="decode_window12",
+    )(words, scale)
+    row, column, code = gpu_window12.entries(weight.arrays["escapes"])
+    # As integers: no conversion may touch a NaN.
+    numbers = lax.bitcast_convert_type(code, jnp.bfloat16).astype(dtype)
+    bits = jnp.uint16 if jnp.dtype(dtype).itemsize == 2 else jnp.uint32
+    out, numbers = (lax.bitcast_convert_type(a, bits) for a in (out, numbers))
+    return lax.bitcast_convert_type(out.at[row, column].set(numbers, mode="drop"), dtype)
+
+
+KERNELS: dict[str, Callable[..., Array]] = {"gpu_window12": _window12}

@@ -1,0 +1,274 @@
+"""The loop of products on Hopper that every format shares: copies, steps, parts of tiles.
+
+A block of threads is three warpgroups. The last one asks the copy engine for the weights and x of
+one step after the other, as many ahead as there are stages; the first two decode 64 rows each in
+registers, in WGMMA's own order, and multiply them with x from shared memory. A format says how: see
+`Decoder`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import mosaic_gpu as plgpu
+from jaxtyping import Array, BFloat16, Float32
+
+from jentropy.pallas_kernels import mosaic_gpu
+from jentropy.pallas_kernels.layouts import fragments
+
+from .gpu_plan import TILE_N, WARPGROUPS, Plan
+
+COPIER = WARPGROUPS  # the warpgroup that copies
+COPIER_REGISTERS, MULTIPLIER_REGISTERS = 40, 232  # three warpgroups have 168 each to begin with
+# x has tiles of 8 x 16, so that any 16 columns can be multiplied alone.
+X_TRANSFORMS = (plgpu.TilingTransform((8, fragments.COLUMNS)), plgpu.SwizzleTransform(32))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoder:
+    """How a format becomes fragments.
+
+    Attributes:
+      arrays: [row blocks of 64, column units, ...], copied to shared memory step by step.
+      columns: of a unit of each.
+      rows: arrays [N], read where a tile begins.
+      begin: (load_rows) -> state of a tile; `load_rows(i)` is array i, a number for each row of a
+        block, as columns of [64, 64].
+      block: (state, load, b) -> bfloat16[64, 64], block b of a step; `load(i, index, layout)` reads
+        array i in shared memory.
+      patch: (load, step_columns, multiply), after the blocks of a step: `multiply(a, column)` adds
+        the product of bfloat16[64, 16] with x from a column of the step on.
+      name: of the kernel.
+    """
+
+    arrays: Sequence[jax.Array]
+    columns: Sequence[int]
+    rows: Sequence[jax.Array]
+    begin: Callable[..., Any]
+    block: Callable[..., Array]
+    patch: Callable[..., None]
+    name: str
+
+
+def multiply(
+    x: BFloat16[Array, "M K"], decoder: Decoder, plan: Plan, *, interpret: Any
+) -> Float32[Array, "N M"]:
+    """The weight times the transpose of x, both padded."""
+    kernel = _Kernel(decoder=decoder, plan=plan, interpreted=bool(interpret))
+    rest = max(1, plan.parts - 1), max(TILE_N, plan.n - plan.whole * TILE_N), plan.m
+    total, others = plgpu.kernel(
+        kernel.body,
+        out_type=tuple(
+            jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((plan.n, plan.m), rest)
+        ),
+        grid=(plan.blocks,),
+        grid_names=("block",),
+        num_threads=WARPGROUPS + 1,
+        thread_name="warpgroup",
+        scratch_types=kernel.scratch(),
+        interpret=mosaic_gpu.interpret_params(interpret),
+        kernel_name=decoder.name,
+    )(x, *decoder.arrays, *decoder.rows)
+    if plan.parts == 1:
+        return total
+    held = np.array([plan.parts_of(tile) for tile in range(plan.whole, plan.tiles)])
+    whole, cut = jnp.split(total, [plan.whole * TILE_N])
+    for i in range(1, plan.parts):  # memory of a part that a tile does not have is not written
+        has = np.repeat(held > i, TILE_N)[:, None]
+        cut += jnp.where(has, others[i - 1], 0)
+    return jnp.concatenate([whole, cut]) if plan.whole else cut
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Kernel:
+    """The kernel of a plan."""
+
+    decoder: Decoder
+    plan: Plan
+    interpreted: bool
+
+    def scratch(self) -> dict[str, Any]:
+        """Shared memory and barriers, a stage each."""
+        plan, stages = self.plan, self.plan.config.stages
+        blocks = [
+            plgpu.SMEM((stages, *self._block_shape(i)), array.dtype)
+            for i, array in enumerate(self.decoder.arrays)
+        ]
+        return {
+            "x_s": plgpu.SMEM(
+                (stages, plan.m, plan.config.tile_k), jnp.bfloat16, transforms=X_TRANSFORMS
+            ),
+            "w_s": blocks,
+            "full": plgpu.Barrier(num_arrivals=1 + len(blocks), num_barriers=stages),
+            "empty": plgpu.Barrier(num_arrivals=WARPGROUPS, num_barriers=stages),
+            "staging": mosaic_gpu.staging(plan.m) if self.interpreted else {},
+        }
+
+    def _block_shape(self, i: int) -> tuple[int, ...]:
+        units = self.plan.config.tile_k // self.decoder.columns[i]
+        return (WARPGROUPS, units, *self.decoder.arrays[i].shape[2:])
+
+    def body(self, x: Any, *refs: Any, **scratch: Any) -> None:
+        """One block of threads."""
+        count = len(self.decoder.arrays)
+        weights, rows, outs = refs[:count], refs[count:-2], refs[-2:]
+        warpgroup = lax.axis_index("warpgroup")
+
+        @pl.when(warpgroup == COPIER)
+        def _() -> None:
+            plgpu.set_max_registers(COPIER_REGISTERS, action="decrease")
+            self._copy(x, weights, **scratch)
+
+        @pl.when(warpgroup < COPIER)
+        def _() -> None:
+            plgpu.set_max_registers(MULTIPLIER_REGISTERS, action="increase")
+            self._multiply(rows, outs, warpgroup=warpgroup, **scratch)
+
+    def _copy(
+        self, x: Any, weights: Any, *, x_s: Any, w_s: Any, full: Any, empty: Any, staging: Any
+    ) -> None:
+        """Fills stages, each when it is empty again."""
+        del staging
+        plan, config, block = self.plan, self.plan.config, lax.axis_index("block")
+        whole = plan.rounds_of(block) * plan.steps
+        first = plan.first_of(block)
+
+        def issue(i: Any, _: Any) -> Any:
+            stage, step = lax.rem(i, config.stages), first + i - whole
+
+            @pl.when(i >= config.stages)
+            def _() -> None:
+                plgpu.barrier_wait(empty.at[stage])
+
+            is_whole = i < whole
+            tile = jnp.where(
+                is_whole,
+                lax.div(i, plan.steps) * plan.blocks + block,
+                plan.whole + lax.div(step, plan.steps),
+            )
+            k = lax.rem(jnp.where(is_whole, i, step), plan.steps)
+            for j, (source, target) in enumerate(zip(weights, w_s, strict=True)):
+                high, wide = self._block_shape(j)[:2]
+                own = source.at[pl.ds(tile * high, high), pl.ds(k * wide, wide)]
+                plgpu.copy_gmem_to_smem(own, target.at[stage], full.at[stage])
+            own = x.at[:, pl.ds(k * config.tile_k, config.tile_k)]
+            plgpu.copy_gmem_to_smem(own, x_s.at[stage], full.at[stage])
+            return ()
+
+        count = whole + plan.first_of(block + 1) - first
+        lax.fori_loop(0, count, issue, ())
+
+        def drain(i: Any, _: Any) -> None:
+            plgpu.barrier_wait(empty.at[lax.rem(i, config.stages)])
+
+        # A barrier must not go away before all have arrived.
+        lax.fori_loop(jnp.maximum(count, config.stages), count + config.stages, drain, None)
+
+    def _multiply(
+        self,
+        rows: Any,
+        outs: Any,
+        *,
+        warpgroup: Any,
+        x_s: Any,
+        w_s: Any,
+        full: Any,
+        empty: Any,
+        staging: Any,
+    ) -> None:
+        """Multiplies one warpgroup's rows of every tile that this block of threads has steps of."""
+        plan, block = self.plan, lax.axis_index("block")
+        stages = plan.config.stages
+
+        def add(i: Any, acc: Any, state: Any) -> None:
+            stage = lax.rem(i, stages)
+            plgpu.barrier_wait(full.at[stage])
+            self._step(acc, state, stage, warpgroup, x_s, w_s, staging)
+            plgpu.wgmma_wait(0)
+            plgpu.commit_smem()  # reads come before what the copy engine writes next
+            plgpu.barrier_arrive(empty.at[stage])
+
+        def of_tile(tile: Any, start: Any, stop: Any, part: Any) -> None:
+            row = tile * TILE_N + warpgroup * fragments.ROWS
+
+            def accumulate(acc: Any) -> Array:
+                state = self.decoder.begin(partial(self._load_rows, rows, row))
+                lax.fori_loop(start, stop, lambda i, _: add(i, acc, state), None)
+                return acc[...]
+
+            product = pl.run_scoped(accumulate, plgpu.ACC((fragments.ROWS, plan.m), jnp.float32))
+
+            @pl.when(part == 0)
+            def _() -> None:
+                outs[0][pl.ds(row, fragments.ROWS), :] = product
+
+            @pl.when(part > 0)
+            def _() -> None:
+                cut = row - plan.whole * TILE_N
+                outs[1][part - 1, pl.ds(cut, fragments.ROWS), :] = product
+
+        rounds, first, last = (
+            plan.rounds_of(block),
+            plan.first_of(block),
+            plan.first_of(block + 1),
+        )
+        whole = rounds * plan.steps
+
+        def one(q: Any, _: Any) -> None:
+            is_whole = q < rounds
+            tile = lax.div(first, plan.steps) + q - rounds  # of the line
+            start = jnp.maximum(first, tile * plan.steps)
+            stop = jnp.minimum(last, (tile + 1) * plan.steps)
+            of_tile(
+                jnp.where(is_whole, q * plan.blocks + block, plan.whole + tile),
+                jnp.where(is_whole, q * plan.steps, whole + start - first),
+                jnp.where(is_whole, (q + 1) * plan.steps, whole + stop - first),
+                jnp.where(is_whole, 0, block - plan.block_of(tile * plan.steps)),
+            )
+
+        cut = jnp.where(first < last, (last - 1) // plan.steps - first // plan.steps + 1, 0)
+        lax.fori_loop(0, rounds + cut, one, None)
+
+    def _load_rows(self, rows: Any, row: Any, i: int) -> Array:
+        """Numbers of a row array, as columns of a block."""
+        own = mosaic_gpu.load(
+            rows[i],
+            (pl.ds(row, fragments.ROWS),),
+            plgpu.Layout.WGMMA.reduce(1),
+            interpret=self.interpreted,
+            optimized=False,
+        )
+        return lax.broadcast_in_dim(own, (fragments.ROWS, fragments.BLOCK), (0,))
+
+    def _step(
+        self, acc: Any, state: Any, stage: Any, warpgroup: Any, x_s: Any, w_s: Any, staging: Any
+    ) -> None:
+        """Adds the product of one step."""
+        decoder, tile_k = self.decoder, self.plan.config.tile_k
+        staged = (staging, warpgroup) if self.interpreted else None
+
+        def load(i: int, index: tuple[Any, ...], layout: Any = None) -> Any:
+            index = (stage, warpgroup, *index)
+            if layout is None:
+                return w_s[i][index]
+            return mosaic_gpu.load(w_s[i], index, layout, interpret=self.interpreted)
+
+        def add(a: Array, column: Any) -> None:
+            columns = pl.ds(pl.multiple_of(column, fragments.COLUMNS), a.shape[1])
+            mosaic_gpu.multiply(acc, a, x_s, (stage, slice(None), columns), staged)
+
+        for b in range(tile_k // fragments.BLOCK):
+            a = decoder.block(state, load, b)
+            columns = slice(b * fragments.BLOCK, (b + 1) * fragments.BLOCK)
+            mosaic_gpu.multiply(acc, a, x_s, (stage, slice(None), columns), staged)
+            if staged is None:
+                plgpu.wgmma_wait(1)  # registers of the block before this one are free again
+        decoder.patch(load, tile_k, add)

@@ -1,0 +1,365 @@
+"""Hopper layouts and kernels in interpret mode: bits of the reference; races are looked for.
+
+Memory is NaN until it is written. Registers are none of the interpreter's business: that fragments
+lie as WGMMA wants them is held to Mosaic's own description of its layout.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from jax.experimental.mosaic.gpu import fragmented_array as mgpu
+
+import jentropy
+from jentropy import formats
+from jentropy import pallas_kernels as kernels
+from jentropy.errors import CorruptError, UnsupportedError
+from jentropy.formats import QuantizedTensor
+from jentropy.pallas_kernels import mosaic_gpu
+from jentropy.pallas_kernels.decode import gpu as decode_gpu
+from jentropy.pallas_kernels.decode_matmul import gpu, tuning
+from jentropy.pallas_kernels.decode_matmul.gpu_plan import (
+    MOST_ROWS,
+    TILE_N,
+    Config,
+    configs,
+    plan,
+)
+from jentropy.pallas_kernels.gpu_targets import KINDS, TARGETS, runs_on
+from jentropy.pallas_kernels.layouts import fragments, gpu_window12
+
+# The interpreter multiplies with NumPy, which warns of NaN and Inf.
+with_nan = pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+N, K = 200, 300  # of weights as they are stored: ragged in every tile
+
+
+@pytest.fixture
+def interpret():
+    """Interpret mode with everything it can look for."""
+    return mosaic_gpu.interpreter(detect_races=True, uninitialized_memory="nan")
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch):
+    """A GPU of two multiprocessors: interpreted blocks of threads are slow."""
+    small = replace(TARGETS["h200"], multiprocessors=2)
+    monkeypatch.setattr(gpu, "current_target", lambda: small)
+    monkeypatch.setattr(decode_gpu, "current_target", lambda: small)
+    return small
+
+
+def weights(shape=(N, K), seed=0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    values = rng.standard_normal(shape).astype(np.float32) * 0.02
+    values[..., 3, :] *= 1e-4  # a row of small ones
+    values[..., 5, :] = 0
+    return values.astype(ml_dtypes.bfloat16)
+
+
+def with_codes(codes: np.ndarray, shape=(N, K)) -> jax.Array:
+    """Weights, some of them these codes."""
+    own = weights(shape).view(np.uint16).reshape(-1)
+    own[np.random.default_rng(1).permutation(own.size)[: codes.size]] = codes
+    return jax.lax.bitcast_convert_type(jnp.asarray(own.reshape(shape)), jnp.bfloat16)
+
+
+def resident(weight, **options) -> kernels.ResidentTensor:
+    """On backend gpu; the kernels' layout, not another's."""
+    w = kernels.to_resident(weight, "gpu", **options)
+    assert isinstance(w, kernels.ResidentTensor)
+    assert w.layout == "gpu_window12"
+    return w
+
+
+def bits(array) -> np.ndarray:
+    return np.asarray(array).view({2: np.uint16, 4: np.uint32}[array.dtype.itemsize])
+
+
+def close(y, x, w, out_dtype=jnp.float32):
+    """Within the error of a dense product from bfloat16, accumulated in float32."""
+    x, w = (np.asarray(a, np.float64) for a in (x, w))
+    expected, scale = x @ w, np.abs(x) @ np.abs(w)
+    tolerance = 2.0**-20 * scale + 2.0**-8 * (out_dtype == jnp.bfloat16) * np.abs(expected)
+    assert y.dtype == out_dtype
+    assert (np.abs(np.asarray(y, np.float64) - expected) <= tolerance + 1e-30).all()
+
+
+@pytest.mark.parametrize("fragment_count", [1, 4])
+def test_fragments_lie_as_mosaic_says(fragment_count):
+    """`restore` against the tiling, warps and lanes that Mosaic gives its own WGMMA layout."""
+    columns = fragment_count * fragments.COLUMNS
+    layout = mgpu.WGMMA_LAYOUT
+    index = np.arange(fragments.ROWS * columns).reshape(fragments.ROWS, columns)
+    for tile in layout.tiling.tiles:  # the last axes are split into tiles and what is in one
+        lead, own = index.shape[: -len(tile)], index.shape[-len(tile) :]
+        split = [s for size, t in zip(own, tile, strict=True) for s in (size // t, t)]
+        rank = len(tile)
+        order = [*range(0, 2 * rank, 2), *range(1, 2 * rank, 2)]
+        index = index.reshape(*lead, *split)
+        index = index.transpose(*range(len(lead)), *(len(lead) + i for i in order))
+    (warp,), lanes, vector = layout.warp_dims, layout.lane_dims, layout.vector_dim
+    held = [index.ndim + d for d in (warp, *lanes, vector)]
+    registers = [d for d in range(index.ndim) if d not in held]
+    by_thread = index.transpose(*held[:-1], *registers, held[-1])
+    by_thread = by_thread.reshape(fragments.THREADS, -1, 2)  # thread, register, half
+    ours = by_thread.reshape(fragments.THREADS, fragment_count, 4, 2).swapaxes(0, 1)
+    ours = ours.reshape(1, 1, fragment_count, fragments.PLACES, 2)
+    np.testing.assert_array_equal(
+        fragments.restore(jnp.asarray(ours))[:, :], np.arange(64 * columns).reshape(64, columns)
+    )
+
+
+def test_fragments_come_back():
+    matrix = jnp.arange(128 * 192).reshape(128, 192)
+    arranged = fragments.arrange(matrix)
+    np.testing.assert_array_equal(fragments.restore(arranged), matrix)
+    for row, column in ((0, 0), (77, 130), (63, 63), (9, 15), (127, 191)):
+        place = fragments.place_of(row % 64, column % 16)
+        at = row // 64, column // 64, column % 64 // 16, place, column % 2
+        assert arranged[at] == matrix[row, column]
+    place = np.arange(fragments.PLACES)
+    again = fragments.place_of(fragments.row_of(place), fragments.column_of(place))
+    np.testing.assert_array_equal(again, place)
+
+
+@pytest.mark.parametrize("reduce_axis", [-1, -2])
+def test_every_code_survives(reduce_axis):
+    codes = np.arange(1 << 16, dtype=np.uint16)
+    dense = with_codes(codes, (1000, 1000))
+    w = resident(dense, reduce_axis=reduce_axis)
+    np.testing.assert_array_equal(bits(w.module.decode(w, jnp.bfloat16)), bits(dense))
+    ids = jnp.array([[999, 0], [3, 5000]])
+    taken = kernels.take_rows(w, ids)
+    np.testing.assert_array_equal(bits(taken), bits(dense[jnp.clip(ids, 0, 999)]))
+
+
+def test_too_many_escapes_rest_elsewhere():
+    codes = np.arange(1 << 16, dtype=np.uint16).reshape(256, 256)
+    dense = jax.lax.bitcast_convert_type(jnp.asarray(codes), jnp.bfloat16)
+    w = kernels.to_resident(dense, "gpu")
+    np.testing.assert_array_equal(bits(kernels.decode(w)), codes)
+    assert not isinstance(w, kernels.ResidentTensor) or w.backend == "reference"
+
+
+def test_bits_of_gaussian_weights():
+    w = resident(jnp.asarray(weights((1024, 1024))))
+    assert w.bits_per_weight < 12.1
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32], ids=["bf16", "f32"])
+def test_decode_gives_every_codes_number(dtype, interpret):
+    dense = with_codes(np.arange(0, 1 << 16, 256, dtype=np.uint16) + 129)
+    expected = dense if dtype == jnp.bfloat16 else dense.astype(dtype)
+    w = resident(dense)
+    np.testing.assert_array_equal(
+        bits(kernels.decode(w, dtype, interpret=interpret)), bits(expected)
+    )
+
+
+@with_nan
+def test_identity_gives_every_weight(interpret):
+    dense = with_codes(np.random.default_rng(2).integers(0, 1 << 16, 300).astype(np.uint16))
+    y = jentropy.matmul(
+        jnp.eye(K, dtype=jnp.bfloat16),
+        resident(dense),
+        transpose_w=True,
+        out_dtype=jnp.float32,
+        interpret=interpret,
+    )
+    y, expected = np.asarray(y), np.asarray(dense, np.float32).T
+    bad = ~np.isfinite(expected).all(0)  # columns with NaN or Inf
+    np.testing.assert_array_equal(np.isfinite(y).all(0), ~bad)
+    sound = ~bad & (np.abs(expected) >= 2.0**-126)
+    np.testing.assert_array_equal(y[sound], expected[sound])
+
+
+@with_nan
+def test_nan_and_inf_are_those_of_the_dense_product(interpret):
+    dense = np.array(weights())
+    dense.view(np.uint16)[[7, 70, 150], [9, 99, 299]] = 0x7F80, 0xFF80, 0x7FC1
+    x = jnp.asarray(np.random.default_rng(3).standard_normal((4, K)), jnp.bfloat16)
+    y = jentropy.matmul(x, resident(jnp.asarray(dense)), transpose_w=True, interpret=interpret)
+    expected = jnp.dot(x, jnp.asarray(dense).T)
+    np.testing.assert_array_equal(np.isnan(y), np.isnan(expected))
+    np.testing.assert_array_equal(np.isinf(y), np.isinf(expected))
+
+
+@pytest.mark.parametrize(
+    ("config", "m"),
+    [
+        (Config(tile_k=128, stages=2), 5),
+        (Config(tile_k=128, stages=3, rounds=1), 1),
+        (Config(tile_k=256, stages=2), 17),
+        (Config(tile_k=128, stages=2, rounds=2), 8),
+    ],
+)
+def test_products_of_every_plan(config, m, interpret, few, monkeypatch):
+    """Three tiles on two multiprocessors: cut, some cut, whole; ragged everywhere."""
+    dense = jnp.asarray(weights((300, 500)))
+    w = resident(dense)
+    made = plan(m=m, k=500, n=300, list_words=16, target=few, config=config)
+    assert made.parts == (1 if config.rounds == 2 else 2)
+    monkeypatch.setattr(gpu, "plan_product", lambda *_: made)
+    x = jnp.asarray(np.random.default_rng(1).standard_normal((m, 500)), jnp.bfloat16)
+    y = jentropy.matmul(x, w, transpose_w=True, out_dtype=jnp.float32, interpret=interpret)
+    close(y, x, dense.T)
+
+
+@pytest.mark.parametrize("reduce_axis", [-1, -2])
+@pytest.mark.parametrize("transpose_w", [False, True])
+def test_both_products_of_both_orders(reduce_axis, transpose_w):
+    dense = jnp.asarray(weights((140, 260)))
+    w = resident(dense, reduce_axis=reduce_axis)
+    inner = 260 if transpose_w else 140
+    x = jnp.asarray(np.random.default_rng(1).standard_normal((2, 3, inner)), jnp.float32)
+    y = jentropy.matmul(x, w, transpose_w=transpose_w, interpret=True)
+    assert y.shape == (2, 3, 400 - inner)
+    flat, rounded = y.reshape(6, -1), x.reshape(6, inner).astype(jnp.bfloat16)
+    close(flat, rounded, dense.T if transpose_w else dense)
+
+
+def test_full_precision_and_output_dtype():
+    dense = jnp.asarray(weights((130, 260)))
+    x = jnp.asarray(np.random.default_rng(1).standard_normal((3, 260)), jnp.float32)
+    y = jentropy.matmul(x, resident(dense), transpose_w=True, precision="highest", interpret=True)
+    close(y, x, dense.T)
+    y = jentropy.matmul(x.astype(jnp.bfloat16), resident(dense), transpose_w=True, interpret=True)
+    close(y, x.astype(jnp.bfloat16), dense.T, jnp.bfloat16)
+
+
+def test_gradient_vmap_and_scan():
+    dense = jnp.asarray(weights((2, 128, 128)))
+    w = resident(dense)
+    assert w.shape == (2, 128, 128)
+    x = jnp.asarray(np.random.default_rng(1).standard_normal((3, 128)), jnp.bfloat16)
+
+    def through(x):
+        def layer(x, one):
+            return jentropy.matmul(x, one, transpose_w=True, interpret=True), None
+
+        return jax.lax.scan(layer, x, w)[0]
+
+    def dense_through(x):
+        for one in dense:
+            x = jnp.dot(x, one.T, preferred_element_type=jnp.float32).astype(x.dtype)
+        return x
+
+    np.testing.assert_allclose(
+        np.asarray(through(x), np.float32), np.asarray(dense_through(x), np.float32), atol=2e-3
+    )
+    first = jax.tree.map(lambda a: a[0], w)
+    gradient = jax.grad(
+        lambda x: (
+            jentropy.matmul(x, first, transpose_w=True, interpret=True).astype(jnp.float32).sum()
+        )
+    )(x)
+    expected = np.broadcast_to(np.asarray(dense[0], np.float32).sum(0), (3, 128))
+    np.testing.assert_allclose(np.asarray(gradient, np.float32), expected, rtol=1e-2, atol=1e-2)
+    each = jax.vmap(lambda x: jentropy.matmul(x[None], first, transpose_w=True, interpret=True)[0])(
+        x
+    )
+    together = jentropy.matmul(x, first, transpose_w=True, interpret=True)
+    np.testing.assert_array_equal(bits(each), bits(together))
+
+
+LAYERS = [(4096, 4096), (6144, 4096), (28672, 4096), (4096, 14336), (5120, 2880), (151936, 5120)]
+
+
+@pytest.mark.parametrize(("n", "k"), LAYERS)
+@pytest.mark.parametrize("m", [1, 16, 64, 200, 256])
+def test_plans_deal_every_step_once(m, n, k):
+    target = TARGETS["h200"]
+    for config in configs(m=m, k=plan_k(k), n=n // TILE_N * TILE_N, list_words=16, target=target):
+        made = plan(m=m, k=k, n=n, list_words=16, target=target, config=config)
+        assert made.shared_bytes <= target.shared_bytes
+        blocks = np.arange(made.blocks)
+        lengths = made.rounds_of(blocks) * made.steps
+        lengths += made.first_of(blocks + 1) - made.first_of(blocks)
+        assert lengths.sum() == made.tiles * made.steps
+        assert lengths.min() > 0
+        owner = made.block_of(np.arange(made.line))
+        assert (owner[1:] >= owner[:-1]).all()
+        assert (made.first_of(owner) <= np.arange(made.line)).all()
+        assert (np.arange(made.line) < made.first_of(owner + 1)).all()
+        if config.rounds == 0:
+            assert lengths.max() - lengths.min() <= 1
+
+
+def plan_k(k: int) -> int:
+    return -(-k // TILE_N) * TILE_N
+
+
+def test_plan_passes_and_crossover():
+    target = TARGETS["h200"]
+    made = plan(m=MOST_ROWS + 1, k=4096, n=4096, list_words=16, target=target)
+    assert (made.fused, made.passes, made.m) == (True, 2, 136)
+    assert not plan(m=target.fused_rows + 1, k=4096, n=4096, list_words=16, target=target).fused
+    long = plan(m=256, k=4096, n=4096, list_words=gpu_window12.MOST_LISTED * 64, target=target)
+    assert not long.fused, "lists that shared memory has no room for"
+
+
+def test_tuned_configurations(tmp_path, monkeypatch):
+    monkeypatch.setattr(tuning, "path_of", lambda kind: tmp_path / f"{kind}.json")
+    product = {"m": 16, "k": 4096, "n": 4096, "tile_k": 128, "stages": 3, "rounds": 1}
+    layouts = {"gpu_window12": {"fused_rows": 96, "products": [product]}}
+    tuning.save(tmp_path / "a.json", {"device_kind": "a", "layouts": layouts})
+    tuned = tuning.load("a", "gpu_window12")
+    assert tuned.config(9, 4000, 4090) == Config(tile_k=128, stages=3, rounds=1)
+    assert tuned.config(17, 4096, 4096) is None
+    assert tuned.target(TARGETS["h200"]).fused_rows == 96
+    assert tuning.load("absent", "gpu_window12") == tuning.Tuned()
+    for text in ("{", "[]", '{"layouts": {"gpu_window12": {"products": [{"m": 1}]}}}'):
+        (tmp_path / "bad.json").write_text(text)
+        tuning.load.cache_clear()
+        with pytest.raises(CorruptError, match="bad"):
+            tuning.load("bad", "gpu_window12")
+    product["tile_k"] = 100
+    tuning.save(tmp_path / "a.json", {"device_kind": "a", "layouts": layouts})
+    with pytest.raises(CorruptError, match="tile_k 100"):
+        tuning.load("a", "gpu_window12")
+
+
+def test_tuned_files_can_be_read():
+    for path in tuning.path_of("any").parent.glob("*.json"):
+        kind = path.stem.replace("_", " ")
+        assert kind in KINDS
+        assert tuning.load(kind, "gpu_window12") != tuning.Tuned()
+
+
+class Device:
+    """What `runs_on` asks of a device."""
+
+    def __init__(self, platform, kind, capability=None):
+        self.platform, self.device_kind = platform, kind
+        if capability:
+            self.compute_capability = capability
+
+
+def test_other_gpus_take_the_reference_and_say_so(caplog):
+    assert runs_on(Device("gpu", "NVIDIA H200", "9.0"))
+    assert not runs_on(Device("gpu", "NVIDIA A100-SXM4-40GB", "8.0"))
+    assert "A100" in caplog.text
+    assert "8.0" in caplog.text
+    assert not runs_on(Device("rocm", "AMD Instinct MI300X"))
+    assert "MI300X" in caplog.text
+    caplog.clear()
+    assert not runs_on(Device("cpu", "cpu"))
+    assert not caplog.text
+
+
+def test_interpreter_needs_threads(monkeypatch):
+    monkeypatch.setenv("NPROC", "2")
+    with pytest.raises(UnsupportedError, match="NPROC=4"):
+        mosaic_gpu.interpret_params(True)
+
+
+def test_quantised_formats_rest_in_the_reference_layout():
+    number_format = formats.INT4_GROUP
+    codes = formats.quantize(jnp.asarray(weights((64, 256)), jnp.float32), number_format)
+    w = kernels.to_resident(QuantizedTensor(number_format=number_format, codes=codes), "gpu")
+    assert w.backend == "reference"
