@@ -27,6 +27,7 @@ from jentropy.pallas_kernels.layouts.tpu_window12 import BIAS, CHUNK, PLACE, REG
 if TYPE_CHECKING:
     from jentropy.pallas_kernels.resident import ResidentTensor
 
+NAME = "decode_window12"
 QUARTERS = 4
 HALF = 16
 STEP = 16  # word rows that are unpacked together: what fits in registers
@@ -85,12 +86,17 @@ def _powers_of_two(power: Array) -> Array:
     return pltpu.bitcast(jnp.broadcast_to(code | code << HALF, (STEP, code.shape[1])), jnp.bfloat16)
 
 
+def tile(weight: ResidentTensor) -> tuple[int, int]:
+    """Rows and columns that a step decodes."""
+    columns = weight.arrays["words"].shape[2]
+    return weight.option("tile_rows"), min(weight.option("tile_columns"), columns)
+
+
 def dense(weight: ResidentTensor, dtype: Any, *, interpret: Any) -> Array:
     """The packed matrix, padded to whole tiles."""
     arrays, lists = weight.arrays, weight.arrays["escapes"]
-    tile_rows = weight.option("tile_rows")
     rows, columns = 8 * arrays["words"].shape[1], arrays["words"].shape[2]
-    tile_columns = min(weight.option("tile_columns"), columns)
+    tile_rows, tile_columns = tile(weight)
     # The option is half of the largest power, rounded down.
     factors = 1 if 2 * weight.option("shift") + 1 <= MOST_POWER else 2
     return pl.pallas_call(
@@ -111,7 +117,7 @@ def dense(weight: ResidentTensor, dtype: Any, *, interpret: Any) -> Array:
             scratch_shapes=[pltpu.VMEM((tile_rows // 2 * REGISTERS, LANES), jnp.uint32)],
         ),
         out_shape=jax.ShapeDtypeStruct((rows, columns), dtype),
-        name="decode_window12",
+        name=NAME,
         interpret=interpret,
         compiler_params=compiler_params(),
     )(arrays["counts"], arrays["words"], arrays["top"].astype(jnp.int32), lists)
