@@ -1,13 +1,15 @@
 """`python -m jentropy.pallas_kernels.profile --tpu v5e`: kernels against memory, without a device.
 
-The real compiler schedules every product for the TPU named; no such device is needed, only libtpu
-(extra `aot`). For each format and plan it prints
+The real compiler schedules every product for the TPU named, and every decode to dense BF16; no such
+device is needed, only libtpu (extra `aot`). For each format and plan it prints
 
     bundles   of a step of the grid: its instruction words, loops times their trips. What only the
               first or the last step along K does is spread over the steps; copies are included
-    HBM       cycles in which memory moves the step's weights, scales and escapes
-    ratio     bundles / HBM cycles: below 1, memory is what the product waits for
-    dense     the longer of the two, against that of the dense BF16 product of the same weights
+    HBM       cycles in which memory moves the step's weights, scales and escapes, and the numbers
+              that they are decoded to
+    ratio     bundles / HBM cycles: below 1, memory is what the kernel waits for
+    dense     of a product, the longer of the two against that of the dense BF16 product of the same
+              weights
     slots     operations of the step by unit, FILL and SPILL being registers from and to memory
 
 Bundles leave out waits, so they are a lower bound of time. Exit codes: 0 done, 1 a budget is
@@ -20,19 +22,21 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from jentropy.errors import CheckError, JentropyError, UnsupportedError
 
 from .profiling import budgets, compiling
-from .profiling.measuring import SHAPE, Figures, measure, measure_dense
+from .profiling.measuring import SHAPE, Figures, measure, measure_decode, measure_dense
 from .profiling.schedule import SLOTS
 from .profiling.weights import FORMATS
 
 CHECK_FAILED, BAD_INPUT = 1, 2
+DENSE = "dense BF16"
 COLUMNS = ("format", "M", "tile", "bundles", "HBM", "ratio", "dense", *SLOTS)
+# A format, rows of x of a product, its figures, those of the dense product.
+Row = tuple[str, int | None, Figures, Figures | None]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,26 +58,35 @@ def _run(argv: Sequence[str] | None) -> int:
     with tempfile.TemporaryDirectory(prefix="profile-") as folder:
         dump = Path(folder)
         compiling.prepare(dump)
-        rows = []
+        rows: list[Row] = []
         if arguments.json != "-":
             print(f"{target}, {describe()}, weight {shape[0]} x {shape[1]}")
             print(line(COLUMNS))
-        for m in arguments.rows:
-            dense = measure_dense(dump, target, m, shape)
-            rows.append(("dense BF16", m, dense, dense))
-            for name in arguments.formats:
-                rows.append((name, m, measure(dump, target, FORMATS[name], m, shape), dense))
+        for row in _measured(dump, target, arguments.formats, arguments.rows, shape):
+            rows.append(row)
             if arguments.json != "-":
-                for row in rows[-1 - len(arguments.formats) :]:
-                    print(line(cells(*row)), flush=True)
+                print(line(cells(*row)), flush=True)
     if arguments.json:
         write_json(arguments.json, target, shape, rows)
-    measured = {n: f for n, m, f, _ in rows if m == budgets.ROWS and n in FORMATS}
+    measured = {n: f for n, m, f, _ in rows if m in (budgets.ROWS, None) and n != DENSE}
     if arguments.write:
         write_budgets(target, measured, {"lower": min, "cover": max}[arguments.write])
     if arguments.check:
         check(target, measured)
     return 0
+
+
+def _measured(
+    dump: Path, target: str, formats: Sequence[str], ms: Sequence[int], shape: tuple[int, int]
+) -> Iterator[Row]:
+    for m in ms:
+        dense = measure_dense(dump, target, m, shape)
+        yield DENSE, m, dense, dense
+        for name in formats:
+            yield name, m, measure(dump, target, FORMATS[name], m, shape), dense
+    for name in formats:
+        found = measure_decode(dump, target, FORMATS[name], shape)
+        yield name + budgets.DECODE, None, found, None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -123,25 +136,29 @@ def describe() -> str:
     return ", ".join(f"{name} {version}" for name, version in compiling.versions().items())
 
 
-def cells(name: str, m: int, figures: Figures, dense: Figures) -> list[str]:
+def cells(name: str, m: int | None, figures: Figures, dense: Figures | None) -> list[str]:
     """A row of the table."""
     own, tile = figures.schedule, figures.tile
-    weights = tile[0] * tile[1]
+    share = "" if dense is None else f"{_share(figures, dense):.2f}"
     return [
         name,
-        str(m),
+        "" if m is None else str(m),
         f"{tile[0]}x{tile[1]}",
         f"{own.bundles:.0f}",
         f"{figures.hbm_cycles:.0f}",
         f"{figures.ratio:.3f}",
-        f"{figures.cycles(weights) / dense.cycles(weights):.2f}",
+        share,
         *(f"{own.slots[slot]:.0f}" for slot in SLOTS),
     ]
 
 
+def _share(figures: Figures, dense: Figures) -> float:
+    return figures.cycles(budgets.UNIT) / dense.cycles(budgets.UNIT)
+
+
 def line(texts: Sequence[str]) -> str:
     """Cells of a row beside each other."""
-    widths = (15, 3, 9, 7, 5, 5, 5, *(6 for _ in SLOTS))
+    widths = (22, 3, 9, 7, 5, 5, 5, *(6 for _ in SLOTS))
     first, *rest = (
         text.ljust(width) if i == 0 else text.rjust(width)
         for i, (text, width) in enumerate(zip(texts, widths, strict=True))
@@ -149,7 +166,7 @@ def line(texts: Sequence[str]) -> str:
     return "  ".join((first, *rest)).rstrip()
 
 
-def write_json(file: str, target: str, shape: tuple[int, ...], rows: list[Any]) -> None:
+def write_json(file: str, target: str, shape: tuple[int, ...], rows: Sequence[Row]) -> None:
     """Figures as JSON."""
     document = {
         "target": target,
@@ -161,9 +178,19 @@ def write_json(file: str, target: str, shape: tuple[int, ...], rows: list[Any]) 
                 "m": m,
                 **figures.to_json(),
                 "held": budgets.held(figures),
-                "dense_share": round(figures.cycles(1 << 20) / dense.cycles(1 << 20), 4),
+                "dense_share": round(_share(figures, dense), 4),
             }
             for name, m, figures, dense in rows
+            if dense is not None
+        ],
+        "decodes": [
+            {
+                "format": name.removesuffix(budgets.DECODE),
+                **figures.to_json(),
+                "held": budgets.held(figures),
+            }
+            for name, m, figures, _ in rows
+            if m is None
         ],
     }
     text = json.dumps(document, indent=1)

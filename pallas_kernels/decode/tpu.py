@@ -1,11 +1,12 @@
 """Dense arrays from TPU layouts by Pallas kernels, at the speed of memory.
 
-A layout's kernel is `dense(weight, dtype, interpret)` of its file here: the packed matrix, padded.
+A layout's kernel is in its file here: `dense(weight, dtype, interpret)` gives the packed matrix,
+padded; a step of its grid decodes `tile(weight)`; the compiler knows it as NAME.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 from jaxtyping import Array, Shaped
@@ -15,10 +16,7 @@ from jentropy.pallas_kernels.resident import ResidentTensor
 
 from . import tpu_scaled, tpu_window12
 
-KERNELS: dict[str, Callable[..., Array]] = {
-    "tpu_window12": tpu_window12.dense,
-    "tpu_scaled": tpu_scaled.dense,
-}
+KERNELS: dict[str, ModuleType] = {"tpu_window12": tpu_window12, "tpu_scaled": tpu_scaled}
 
 
 def dense(
@@ -27,4 +25,4 @@ def dense(
     """A single matrix as its layout has it: summed over its rows."""
     rows, columns = weight.module.extent(weight)
     kernel = KERNELS[weight.layout]
-    return kernel(weight, dtype, interpret=interpret_params(interpret))[:rows, :columns]
+    return kernel.dense(weight, dtype, interpret=interpret_params(interpret))[:rows, :columns]

@@ -27,6 +27,7 @@ from jentropy.pallas_kernels.layouts.tiles import LANES
 if TYPE_CHECKING:
     from jentropy.pallas_kernels.resident import ResidentTensor
 
+NAME = "decode_scaled"
 TILE_COLUMNS = 512
 ROWS = 32  # decoded together: what fits in registers; no group is smaller
 INF, NAN = 0x7F800000, 0x7FC00000
@@ -90,16 +91,17 @@ def kernel(
             out[row : row + ROWS, :] = numbers.astype(out.dtype)
 
 
+def tile(weight: ResidentTensor) -> tuple[int, int]:
+    """Rows and columns that a step decodes."""
+    return weight.option("tile_rows"), min(TILE_COLUMNS, weight.arrays["words"].shape[1])
+
+
 def dense(weight: ResidentTensor, dtype: Any, *, interpret: Any) -> Array:
     """The packed matrix, padded to whole tiles."""
-    element, arrays, tile_rows = (
-        weight.number_format.element,
-        weight.arrays,
-        weight.option("tile_rows"),
-    )
+    element, arrays = weight.number_format.element, weight.arrays
     per_word = tpu_scaled.per_word(element)
     rows, columns = per_word * arrays["words"].shape[0], arrays["words"].shape[1]
-    tile_columns = min(TILE_COLUMNS, columns)
+    tile_rows, tile_columns = tile(weight)
     given = [tpu_scaled.column_scales(weight), *([arrays["zero"]] if "zero" in arrays else [])]
     grouped = weight.option("group") > 0
     specs = [
@@ -118,7 +120,7 @@ def dense(weight: ResidentTensor, dtype: Any, *, interpret: Any) -> Array:
         in_specs=[words, *specs],
         out_specs=pl.BlockSpec((tile_rows, tile_columns), lambda j, k: (k, j)),
         out_shape=jax.ShapeDtypeStruct((rows, columns), dtype),
-        name="decode_scaled",
+        name=NAME,
         interpret=interpret,
         compiler_params=compiler_params(),
     )(arrays["words"], *given)

@@ -1,17 +1,18 @@
 """A tile of window12 to dense BF16 on TPU, every code of it.
 
-Two codes stay in one uint32 from the words to the result, so that nothing is ever read as a float.
-A weight inside the window gets its exponent's base added where its rank is not 0. Escapes are few:
-their codes are put in one by one.
+Slots, two to a word, are BF16 numbers: zeros with a sign, or normal ones a power of two short of
+the weights. They are multiplied by it, which rounds nothing. Escapes may be what arithmetic
+changes: words with their codes, both halves, are stored over the products one by one. The scalar
+unit takes five operations for each, which is what their lists are laid out for.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
@@ -19,64 +20,87 @@ from jaxtyping import Array
 
 from jentropy.codecs import window12
 from jentropy.pallas_kernels.compiling import compiler_params
+from jentropy.pallas_kernels.layouts import tpu_window12
 from jentropy.pallas_kernels.layouts.tiles import LANES, SUBLANES
+from jentropy.pallas_kernels.layouts.tpu_window12 import BIAS, CHUNK, PLACE, REGISTER
 
 if TYPE_CHECKING:
     from jentropy.pallas_kernels.resident import ResidentTensor
 
+NAME = "decode_window12"
 QUARTERS = 4
-RANK = 0x0780
 HALF = 16
-UNROLL = 8  # escapes that are put in together
 STEP = 16  # word rows that are unpacked together: what fits in registers
+MOST_POWER = 127  # of two that BF16 has
+REGISTERS = tpu_window12.TILE_COLUMNS // LANES  # beside each other in a tile
 
 
-def kernel(counts: Any, words: Any, top: Any, escapes: Any, out: Any, pairs: Any) -> None:
-    """One tile: words [3, KT / 8, NT] to out [KT, NT], by way of pairs [KT / 2, NT]."""
-    quarter = pairs.shape[0] // QUARTERS
-    low = (top[...].astype(jnp.int32) - window12.WINDOW).astype(jnp.uint32) << 7
-    high = low << HALF
+def kernel(
+    counts: Any, words: Any, top: Any, escapes: Any, out: Any, pairs: Any, *, factors: int
+) -> None:
+    """One tile: words [3, KT / 8, NT] to out [KT, NT], by way of pairs [KT / 2 * 8, 128].
+
+    `pairs` has the registers of a tile of words [KT / 2, 1024] under each other.
+    """
+    tile_rows, columns = out.shape
+    quarter, across = tile_rows // 2 // QUARTERS, columns // LANES
+    power = top[...].astype(jnp.int32) - window12.WINDOW
+    scales = [_powers_of_two(power + i >> factors - 1) for i in range(factors)]
 
     @pl.loop(0, quarter, step=STEP)
     def _(row: Array) -> None:
         own = [words[i, pl.ds(pl.multiple_of(row, STEP), STEP), :] for i in range(window12.WORDS)]
         for q, slots in enumerate(window12.unpack_words(*own)):
-            base = jnp.where(slots & np.uint32(RANK) != 0, low, np.uint32(0))
-            base |= jnp.where(slots & np.uint32(RANK << HALF) != 0, high, np.uint32(0))
-            at = pl.multiple_of(q * quarter + row, STEP)
-            pairs[pl.ds(at, STEP), :] = slots + base
+            numbers = pltpu.bitcast(slots, jnp.bfloat16)
+            for scale in scales:
+                numbers *= scale
+            made = pltpu.bitcast(numbers, jnp.uint32)
+            for r in range(0, STEP, SUBLANES):
+                for t in range(across):
+                    at = (q * quarter + row + r) * REGISTERS + t * SUBLANES
+                    register = made[r : r + SUBLANES, t * LANES : (t + 1) * LANES]
+                    pairs[pl.ds(pl.multiple_of(at, SUBLANES), SUBLANES), :] = register
 
     sublane, lane = (lax.broadcasted_iota(jnp.int32, (SUBLANES, LANES), axis) for axis in (0, 1))
     place_of = sublane << 7 | lane
+    rows = escapes.shape[2] - 1
+    # Two references, so that one sum is both addresses.
+    wheres, codes = (escapes.at[0, 0, pl.ds(first, rows)] for first in (0, 1))
 
-    def patch(line: Array, place: Array) -> None:
-        where, code = escapes[0, 0, line, place], escapes[0, 0, line + 1, place]
-        rows, lanes = where >> 16, (where >> 10) & 0x3F
-        at = (
-            pl.ds(pl.multiple_of(rows * SUBLANES, SUBLANES), SUBLANES),
-            pl.ds(pl.multiple_of(lanes * LANES, LANES), LANES),
-        )
-        code = lax.bitcast_convert_type(code, jnp.uint32)
-        pairs[at] |= jnp.where(place_of == (where & 0x3FF), code, np.uint32(0))
+    @pl.loop(0, (counts[pl.program_id(0), pl.program_id(1)] + (CHUNK - 1)) >> 7)
+    def _(c: Array) -> None:
+        for i in range(CHUNK):
+            where, code = wheres[2 * c, i], codes[2 * c, i]
+            here = jnp.full(place_of.shape, where) & PLACE == place_of
+            code = jnp.full(place_of.shape, lax.bitcast_convert_type(code, jnp.uint32))
+            pltpu.store(pairs.at[pl.ds(where >> REGISTER, SUBLANES), :], code, mask=here)
 
-    # Lists are filled up with code 0, which changes nothing.
-    @pl.loop(0, pl.cdiv(counts[pl.program_id(0), pl.program_id(1)], UNROLL))
-    def _(e: Array) -> None:
-        line, place = e >> 4 << 1, (e & (LANES // UNROLL - 1)) * UNROLL
-        for i in range(UNROLL):
-            patch(line, place + i)
+    tile = pairs[...].reshape(-1, REGISTERS, SUBLANES, LANES)
+    whole = jnp.concatenate([tile[:, t].reshape(-1, LANES) for t in range(across)], axis=1)
+    out[...] = pltpu.bitcast(whole, jnp.bfloat16).astype(out.dtype)
 
-    out[...] = pltpu.bitcast(pairs[...], jnp.bfloat16).astype(out.dtype)
+
+def _powers_of_two(power: Array) -> Array:
+    """BF16[2 * STEP, NT] from powers int32[1, NT]."""
+    code = (power + BIAS).astype(jnp.uint32) << 7
+    return pltpu.bitcast(jnp.broadcast_to(code | code << HALF, (STEP, code.shape[1])), jnp.bfloat16)
+
+
+def tile(weight: ResidentTensor) -> tuple[int, int]:
+    """Rows and columns that a step decodes."""
+    columns = weight.arrays["words"].shape[2]
+    return weight.option("tile_rows"), min(weight.option("tile_columns"), columns)
 
 
 def dense(weight: ResidentTensor, dtype: Any, *, interpret: Any) -> Array:
     """The packed matrix, padded to whole tiles."""
     arrays, lists = weight.arrays, weight.arrays["escapes"]
-    tile_rows = weight.option("tile_rows")
     rows, columns = 8 * arrays["words"].shape[1], arrays["words"].shape[2]
-    tile_columns = min(weight.option("tile_columns"), columns)
+    tile_rows, tile_columns = tile(weight)
+    # The option is half of the largest power, rounded down.
+    factors = 1 if 2 * weight.option("shift") + 1 <= MOST_POWER else 2
     return pl.pallas_call(
-        kernel,
+        partial(kernel, factors=factors),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=1,
             grid=lists.shape[:2],
@@ -90,10 +114,10 @@ def dense(weight: ResidentTensor, dtype: Any, *, interpret: Any) -> Array:
                 ),
             ],
             out_specs=pl.BlockSpec((tile_rows, tile_columns), lambda j, k, *_: (k, j)),
-            scratch_shapes=[pltpu.VMEM((tile_rows // 2, tile_columns), jnp.uint32)],
+            scratch_shapes=[pltpu.VMEM((tile_rows // 2 * REGISTERS, LANES), jnp.uint32)],
         ),
         out_shape=jax.ShapeDtypeStruct((rows, columns), dtype),
-        name="decode_window12",
+        name=NAME,
         interpret=interpret,
         compiler_params=compiler_params(),
     )(arrays["counts"], arrays["words"], arrays["top"].astype(jnp.int32), lists)

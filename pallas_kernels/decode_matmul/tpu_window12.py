@@ -22,7 +22,7 @@ from jaxtyping import Array, BFloat16, Float32
 from jentropy.codecs import window12
 from jentropy.pallas_kernels.compiling import compiler_params
 from jentropy.pallas_kernels.layouts.tiles import LANES
-from jentropy.pallas_kernels.layouts.tpu_window12 import BIAS, CHUNK
+from jentropy.pallas_kernels.layouts.tpu_window12 import BIAS, CHUNK, COLUMN_BLOCK, UPPER, row_of
 
 from .plan import Plan
 
@@ -37,17 +37,17 @@ INF = 0x7F800000
 
 
 def patch(
-    x: BFloat16[Array, "M K"], where: Array, code: Array, columns: int
+    x: BFloat16[Array, "M K"], where: Array, pair: Array, columns: int
 ) -> list[Float32[Array, "M 128"]]:
     """Products of x with 128 escapes, for every 128 columns of a tile.
 
     Args:
-      where, code: int32[1, 128], see the layout. NaN and Inf, which a one-hot product would spread
+      where, pair: int32[1, 128], see the layout. NaN and Inf, which a one-hot product would spread
         over other columns, are left out.
     """
     m, k = x.shape
-    row = (where >> 16 << 4) + ((where >> 7 & 7) << 1) + (lax.shift_right_logical(code, 16) != 0)
-    bits = code & np.int32(-0x10000) | code << 16
+    row = row_of(where)
+    bits = jnp.where(where & UPPER != 0, pair & np.int32(-0x10000), pair << 16)
     value = lax.bitcast_convert_type(jnp.where(bits & INF == INF, 0, bits), jnp.float32)
     pairs = pltpu.bitcast(x, jnp.uint32)  # two rows of x in each
     shape = (m // 2, LANES)
@@ -56,7 +56,7 @@ def patch(
     for t in range(k // LANES):
         own = jnp.take_along_axis(pairs[:, t * LANES : (t + 1) * LANES], lane, axis=1)
         taken = jnp.where(tile == t, own, taken)
-    column = jnp.broadcast_to(where >> 10 & 0x3F, shape)
+    column = jnp.broadcast_to(where >> COLUMN_BLOCK & 7, shape)
     left = [jnp.where(column == t, taken, np.uint32(0)) for t in range(columns // LANES)]
     index = lax.broadcasted_iota(jnp.int32, (LANES, LANES), 0)
     onehot = jnp.where(index == (where & (LANES - 1)), value, 0.0).astype(jnp.bfloat16)
@@ -94,8 +94,8 @@ def kernel(
 
     def add_chunk(c: Any) -> None:
         line = 2 * c
-        where, code = (escapes[0, 0, pl.ds(line + i, 1), :] for i in (0, 1))
-        for t, product in enumerate(patch(x[...], where, code, columns)):
+        where, pair = (escapes[0, 0, pl.ds(line + i, 1), :] for i in (0, 1))
+        for t, product in enumerate(patch(x[...], where, pair, columns)):
             patches[:, t * LANES : (t + 1) * LANES] += product
 
     for c in range(inline):  # those that most tiles have: the compiler mixes them with what follows

@@ -9,17 +9,21 @@ row r holds rows 2r (low half) and 2r + 1 of quarter q, three words carry the fo
     top:     uint8[1, columns]      top of each column's window, so that columns of small weights
                                     have no more escapes than others
     counts:  int32[column tiles, row tiles]   escapes that each tile has
-    escapes: int32[column tiles, row tiles, chunks, 8, 128]   padded to the most of any tile
-             four chunks of 128 to every eight rows: where, then the code
+    escapes: int32[column tiles, row tiles, rows, 128]   padded to the most of any tile
+             four chunks of 128 to every eight rows: where, then both codes of its pair
     special: int32[column tiles, row tiles, 3, n]   row and column in the tile, and code, of every
              NaN and Inf, if there are any; they stand among the escapes too. Code 0 fills up
     options: tile_rows, tile_columns, shift (the power of two that x is multiplied by), inline
              (chunks that most tiles have)
 
-Where an escape is, is its place among the registers of a tile of pairs (uint32[tile_rows / 2,
-tile_columns], two rows each): pair row >> 3 << 16 | column >> 7 << 10 | (pair row & 7) << 7 |
-column & 127. Its code is in the half of its row, the other half is 0. Code 0, which is no escape's,
-fills lists up.
+A pair is a word of uint32[tile_rows / 2, tile_columns], two rows of a tile. Where an escape is:
+
+    bits 22 and up  pair row >> 3
+    bits 19 to 21   column >> 7; from bit 16 on it is a row of all registers of a tile under each
+                    other, which is where kernels store it
+    bit 11          the escape is the upper row of its pair
+    bit 10          there is no escape: these, of code 0, fill lists up
+    bits 0 to 9     its place in the register: (pair row & 7) << 7 | column & 127
 
 Every code survives.
 """
@@ -53,6 +57,9 @@ COLUMNS = {"words": -1, "top": -1, "counts": -2, "escapes": -4, "special": -4}
 ROWS = {"words": -2, "counts": -1, "escapes": -3, "special": -3}
 TILE_ROWS, TILE_COLUMNS = (2048, 1536, 2560, 1024, 512), 1024
 CHUNK = 128  # escapes that are patched together
+# Of where an escape is.
+PAIR_BLOCK, COLUMN_BLOCK, REGISTER, UPPER, NONE = 22, 19, 16, 1 << 11, 1 << 10
+PLACE = NONE | NONE - 1
 BIAS = 127
 EXPONENT = 0x7F80
 
@@ -77,11 +84,13 @@ def pack(weight: Matrices) -> Packed:
         words, top, escapes = _pack_words(codes, tile_rows=tile_rows)
         found = np.unpackbits(np.asarray(escapes), axis=-1, count=columns)
         row, column = np.nonzero(found)
-        made.append((words, top, row, column, np.asarray(codes[row, column])))
+        other = codes.at[row ^ 1, column].get(mode="fill", fill_value=0)
+        own = np.asarray(codes[row, column])
+        made.append((words, top, row, column, own, np.asarray(other)))
     grid = -(-columns // tile_columns), -(-rows // tile_rows)
     per_tile = [
         np.bincount(c // tile_columns * grid[1] + r // tile_rows, minlength=math.prod(grid))
-        for _, _, r, c, _ in made
+        for _, _, r, c, *_ in made
     ]
     most = max(1, *(-(-int(n.max()) // CHUNK) for n in per_tile))
     arrays: dict[str, Any] = {
@@ -96,7 +105,7 @@ def pack(weight: Matrices) -> Packed:
         name: jnp.asarray(array).reshape(*weight.stack, *array.shape[1:])
         for name, array in arrays.items()
     }
-    special = [_special_lists(*m[2:], grid, tile_rows, tile_columns) for m in made]
+    special = [_special_lists(*m[2:5], grid, tile_rows, tile_columns) for m in made]
     most = max(lists.shape[-1] for lists in special)
     if most:
         filled = [np.pad(a, ((0, 0), (0, 0), (0, most - a.shape[-1]))) for a in special]
@@ -132,20 +141,23 @@ def _escape_lists(
     row: np.ndarray,
     column: np.ndarray,
     codes: np.ndarray,
+    others: np.ndarray,
     grid: tuple[int, int],
     tile_rows: int,
     tile_columns: int,
     most: int,
 ) -> np.ndarray:
-    """int32[column tiles, row tiles, rows, 128], see the module."""
+    """int32[column tiles, row tiles, rows, 128], see the module; `others` fill the pairs."""
     tile = column // tile_columns * grid[1] + row // tile_rows
     chunk, lane = np.divmod(tiles.places(tile), CHUNK)
     lists = np.zeros((math.prod(grid), -(-most // 4) * 8, CHUNK), np.int32)
-    pair, column = row % tile_rows >> 1, column % tile_columns
-    where = pair >> 3 << 16 | column >> 7 << 10 | (pair & 7) << 7 | column & 127
-    lists[tile, 2 * chunk, lane] = where
-    halves = codes.astype(np.int64) << (row & 1) * 16
-    lists[tile, 2 * chunk + 1, lane] = halves.astype(np.uint32).view(np.int32)
+    lists[:, ::2] = NONE
+    upper, pair, column = row & 1, row % tile_rows >> 1, column % tile_columns
+    block = pair >> 3 << PAIR_BLOCK | column >> 7 << COLUMN_BLOCK
+    lists[tile, 2 * chunk, lane] = block | upper * UPPER | (pair & 7) << 7 | column & 127
+    codes, others = (a.astype(np.uint32) for a in (codes, others))
+    pairs = np.where(upper, codes << 16 | others, others << 16 | codes)
+    lists[tile, 2 * chunk + 1, lane] = pairs.view(np.int32)
     return lists.reshape(*grid, *lists.shape[1:])
 
 
@@ -182,11 +194,16 @@ def codes_of(weight: ResidentTensor) -> UInt16[Array, "rows columns"]:
 
 def _places(lists: Array, tile_rows: int, none: int) -> tuple[Array, Array, Array]:
     """Rows (`none` where there is no escape), columns in their tile, and codes, of lists."""
-    where, code = lists[..., 0::2, :], jax.lax.bitcast_convert_type(lists[..., 1::2, :], jnp.uint32)
-    row = (where >> 16 << 4) + ((where >> 7 & 7) << 1) + (code >> 16 != 0)
-    row += jnp.arange(lists.shape[-3])[:, None, None] * tile_rows
-    column = (where >> 10 & 0x3F) * LANES + (where & (LANES - 1))
-    return jnp.where(code == 0, none, row), column, (code >> 16 | code).astype(jnp.uint16)
+    where, pair = lists[..., 0::2, :], jax.lax.bitcast_convert_type(lists[..., 1::2, :], jnp.uint32)
+    row = row_of(where) + jnp.arange(lists.shape[-3])[:, None, None] * tile_rows
+    column = (where >> COLUMN_BLOCK & 7) * LANES + (where & (LANES - 1))
+    code = jnp.where(where & UPPER != 0, pair >> 16, pair).astype(jnp.uint16)
+    return jnp.where(where & NONE != 0, none, row), column, code
+
+
+def row_of(where: Array) -> Array:
+    """Rows of escapes in their tile."""
+    return (where >> PAIR_BLOCK << 4) + (where >> 6 & 0xE) + (where & UPPER != 0)
 
 
 def _unpack_words(words: Array, top: Array, tile_rows: int) -> UInt16[Array, "rows columns"]:

@@ -1,4 +1,4 @@
-"""Bundles of a step of a product against the cycles that memory needs for the step's bytes."""
+"""Bundles of a step of a kernel against the cycles that memory needs for the step's bytes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jentropy.formats import Format
+from jentropy.pallas_kernels.decode import tpu as decode
 from jentropy.pallas_kernels.decode_matmul import tpu
 from jentropy.pallas_kernels.decode_matmul.plan import Plan
 from jentropy.pallas_kernels.decode_matmul.transforms import Product
@@ -27,12 +28,13 @@ KERNELS = {"tpu_window12": "matmul_window12", "tpu_scaled": "matmul_scaled"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """One product of x [M, K] with a weight, on one TPU.
+    """One product of x [M, K] with a weight, or its decode to dense BF16, on one TPU.
 
     Attributes:
       tile: rows and columns of a step.
       schedule: of a step.
-      hbm_cycles: in which memory moves the step's weights, scales and escapes.
+      hbm_cycles: in which memory moves the step's weights, scales and escapes; and what it decodes
+        them to.
     """
 
     tile: tuple[int, int]
@@ -41,7 +43,7 @@ class Figures:
 
     @property
     def ratio(self) -> float:
-        """Bundles for a cycle of memory: below 1, memory is what the product waits for."""
+        """Bundles for a cycle of memory: below 1, memory is what the kernel waits for."""
         return self.schedule.bundles / self.hbm_cycles
 
     def cycles(self, weights: int) -> float:
@@ -105,8 +107,22 @@ def measure(
     )
 
 
+def measure_decode(
+    dump: Path, target: str, number_format: Format, shape: tuple[int, int] = SHAPE
+) -> Figures:
+    """The same of its decode to dense BF16."""
+    weight = abstract_weight(number_format, *shape)
+    kernel = decode.KERNELS[weight.layout]
+    tile_k, tile_n = tile = kernel.tile(weight)
+    _compile(dump, target, lambda w: decode.dense(w, jnp.dtype(jnp.bfloat16)), weight)
+    rest = chunks_of(tile_k * tile_n) if "counts" in weight.arrays else 0
+    own = schedule.read(dump, kernel.NAME, steps=shape[0] // tile_k, trips=rest)
+    step = weight.nbytes * tile_k * tile_n / (shape[0] * shape[1]) + 2 * tile_k * tile_n
+    return Figures(tile=tile, schedule=own, hbm_cycles=TARGETS[target].hbm_cycles(step))
+
+
 def measure_dense(dump: Path, target: str, m: int, shape: tuple[int, int] = SHAPE) -> Figures:
-    """The same of the dense product."""
+    """The same as `measure` of the dense product."""
     k, n = shape
     tile_k, tile_n = dense.TILE
     x = jax.ShapeDtypeStruct((ceil_to(m, 16), k), jnp.bfloat16)

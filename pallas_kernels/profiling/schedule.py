@@ -14,7 +14,8 @@ ends a loop; any other one skips to the bundle whose comment is `Start/End empty
 bundles after a branch run whether it is taken or not. The grid is the longest loop.
 
 `pl.when(k == 0)` and `pl.when(k == last)` are branches on `scmp.ne` with 0 or the number of the
-last step: one step of a column of tiles runs what they skip.
+last step: one step of a column of tiles runs what they skip. A condition for which predicates did
+not suffice, saved as 1 or 0 and compared with 0, is no such branch by that.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ from jentropy.errors import InputError
 SLOTS = ("MXU", "XLU", "VALU", "VPOP", "EUP", "VLOAD", "FILL", "VSTORE", "SPILL", "SALU")
 LINE = re.compile(r"^\s*(?:0x[0-9a-f]+|0)\s+([A-Z ]*?)\s*:[\s>]*\{(.*)")
 BRANCH = re.compile(r"sbr\.rel \((!?)(%p\w+)\) target = \$region(\d+)")
-COMPARED = re.compile(r"(%p\w+) = scmp\.(ne|ge)\.\S* %\w+, (\d+)\b")
+COMPARED = re.compile(r"(%p\w+) = scmp\.(ne|ge)\.\S* (%\w+), (\d+)\b")
+STORED = re.compile(r"sst \[smem:\[(#\w+_spill)\]\] (%s\w+)")
+LOADED = re.compile(r"(%s\w+) = sld \[smem:\[(#\w+_spill)\]\]")
+SAVED = re.compile(r"(%s\w+) = scalar_select \S*?(%p\w+), \S*?1, \S*?0\b")
 STARTED = re.compile(r"Start region (\d+)\b")
 LANDING = re.compile(r"Start/End empty region (\d+)\b")
 USAGE = re.compile(r"^\d+( \d+){9}\s*$")
@@ -154,7 +158,7 @@ def _loops(bundles: list[_Bundle]) -> list[_Loop]:
         if "LB" in bundle.marks
         for region in STARTED.findall(bundle.text)
     }
-    ends = {m.group(1): int(m.group(3)) for b in bundles for m in COMPARED.finditer(b.text)}
+    ends = {m.group(1): int(m.group(4)) for b in bundles for m in COMPARED.finditer(b.text)}
     loops = []
     for i, bundle in enumerate(bundles):
         branch = BRANCH.search(bundle.text)
@@ -174,18 +178,31 @@ def _delay(bundles: list[_Bundle]) -> int:
 def _once(bundles: list[_Bundle], steps: int) -> set[int]:
     """Bundles that only the first or the last step along K runs."""
     delay = _delay(bundles)
-    differs = {
-        m.group(1): int(m.group(3))
-        for b in bundles
-        for m in COMPARED.finditer(b.text)
-        if m.group(2) == "ne"
-    }
+    differs = _differs(bundles)
     landing = {region: i for i, b in enumerate(bundles) for region in LANDING.findall(b.text)}
     found: set[int] = set()
     for i, bundle in enumerate(bundles):
         branch = BRANCH.search(bundle.text)
         if branch and not branch.group(1) and differs.get(branch.group(2)) in (0, steps - 1):
             found.update(range(i + 1 + delay, landing.get(branch.group(3), 0)))
+    return found
+
+
+def _differs(bundles: list[_Bundle]) -> dict[str, int]:
+    """Predicates that a number in a register is not the one given."""
+    text = "\n".join(bundle.text for bundle in bundles)
+    stored = dict(STORED.findall(text))
+    loaded = {name: stored.get(place) for name, place in LOADED.findall(text)}
+    saved = dict(SAVED.findall(text))
+    compared = {
+        predicate: (loaded.get(register, register), int(number))
+        for predicate, kind, register, number in COMPARED.findall(text)
+        if kind == "ne"
+    }
+    found = {p: number for p, (register, number) in compared.items() if register not in saved}
+    for predicate, (register, _) in compared.items():
+        if saved.get(register) in found:
+            found[predicate] = found[saved[register]]
     return found
 
 
