@@ -164,10 +164,14 @@ class Figures:
         }
 
 
+def plan_of(m: int, n: int, k: int) -> Plan:
+    """How the product of x [m, k] with a weight [n, k] runs."""
+    return products.plan_product(abstract_weight(n, k), m, TARGETS["h200"])
+
+
 def measure(dump: Path, m: int, n: int, k: int) -> Figures:
     """Compiles a pass of the fused product of x [m, k] with a weight [n, k], and reads its code."""
-    weight = abstract_weight(n, k)
-    plan = products.plan_product(weight, m, TARGETS["h200"])
+    weight, plan = abstract_weight(n, k), plan_of(m, n, k)
     x = jax.ShapeDtypeStruct((plan.m, plan.k), jnp.bfloat16)
 
     def one_pass(x: Any, weight: Any) -> Any:
