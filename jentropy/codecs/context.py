@@ -37,7 +37,7 @@ import numpy as np
 from jentropy.errors import CorruptError
 from jentropy.formats import BF16, FP16, ElementFormat
 
-from . import bits, lanes, rawbits, tables
+from . import bits, buffers, lanes, rawbits, tables
 from .coding import Coding, Layout, Then
 from .lanes import Decoding, Encoding, Stream, Symbols
 from .tables import Tables
@@ -110,7 +110,7 @@ class Plan:
         if self.rows is None and self.columns is None:
             return None
         low, high = start // columns, -(-(start + size) // columns)
-        both = np.empty((high - low, columns), np.uint8)
+        both = buffers.empty((high - low, columns), np.uint8)
         if self.rows is not None and self.columns is not None:
             np.add(self.rows[low:high, None], self.columns, out=both)
         elif self.rows is not None:
@@ -123,7 +123,8 @@ class Plan:
         """The table of each context; None: the first."""
         if contexts is None or self.tables.count == 1:
             return None
-        return contexts & np.uint8(self.tables.count - 1)
+        mask = np.uint8(self.tables.count - 1)
+        return np.bitwise_and(contexts, mask, out=buffers.empty(contexts.shape, np.uint8))
 
 
 # The head.
@@ -385,7 +386,7 @@ def _decoding(
     def finish(symbols: np.ndarray, low: np.ndarray) -> Any:
         parsed, contexts = held
         escaped, (first, *rest) = parsed.escaped, parsed.planes
-        planes = [np.concatenate([low.astype("<u2").view(np.uint8), first]), *rest]
+        planes = [buffers.joined(low.astype("<u2").view(np.uint8), first), *rest]
         codes[:] = _merge(symbols, contexts, planes, plan)
         if plan.escapes:
             missed = _places_of(ESCAPE, symbols)

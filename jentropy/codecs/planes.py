@@ -162,8 +162,8 @@ def _marginal(counts: np.ndarray, plane: Sequence[tuple[int, int]]) -> np.ndarra
     for low, bits_ in plane:  # what is above the run, and the run
         shape += [1 << (at - low % 16 - bits_), 1 << bits_]
         at = low % 16
-    above = counts.reshape(-1, 1 << at).sum(axis=1)
-    return above.reshape(shape).sum(axis=tuple(range(0, len(shape), 2))).reshape(-1)
+    shape.append(1 << at)
+    return counts.reshape(shape).sum(axis=tuple(range(0, len(shape), 2))).reshape(-1)
 
 
 # The head.

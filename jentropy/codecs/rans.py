@@ -184,15 +184,19 @@ def encode(
 
 
 def _transposed(array: Array) -> Array:
-    """array.T, a slab at a time, so that a line of the cache is fetched once."""
-    rows, columns = array.shape
-    slab = math.gcd(rows, SLAB)
+    """array.T; on CPU a slab at a time, so that a line of the cache is fetched once."""
 
-    def step(i, out):
-        part = lax.dynamic_slice(array, (i * slab, 0), (slab, columns))
-        return lax.dynamic_update_slice(out, part.T, (0, i * slab))
+    def by_slabs(array):
+        rows, columns = array.shape
+        slab = math.gcd(rows, SLAB)
 
-    return lax.fori_loop(0, rows // slab, step, jnp.zeros((columns, rows), array.dtype))
+        def step(i, out):
+            part = lax.dynamic_slice(array, (i * slab, 0), (slab, columns))
+            return lax.dynamic_update_slice(out, part.T, (0, i * slab))
+
+        return lax.fori_loop(0, rows // slab, step, jnp.zeros((columns, rows), array.dtype))
+
+    return lax.platform_dependent(array, cpu=by_slabs, default=jnp.transpose)
 
 
 def _divide(x: UInt32[Array, "*n"], by: UInt32[Array, "*n"]) -> tuple[Array, Array]:
