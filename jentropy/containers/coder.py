@@ -21,7 +21,8 @@ from jentropy.formats import ElementFormat, code_dtype
 
 from .tensor import Chunk, TensorHeader, checksum, chunk_length, dtype_named, layout_of
 
-AHEAD = 4  # drafts of each core that are made before they are wanted
+AHEAD = 16  # drafts of each core that are made before they are wanted, as others are coded
+PARTS = 4  # of a batch that are coded one by one, so that there are others
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +157,7 @@ def encode(drafts: Iterable[Draft]) -> Iterator[tuple[Draft, list[tuple[Chunk, n
             piece = np.asarray(flat[start : start + item.chunk_weights])
             pending.append((item, start, piece))
             held += piece.size
-            if held >= codecs.batch_symbols():
+            if PARTS * held >= codecs.batch_symbols():
                 yield from _encode_batch(pending)
                 pending, held = [], 0
     yield from _encode_batch(pending)
