@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jentropy import codecs, entropy, formats
-from jentropy.codecs import Coding, Layout, context, fitting, planes
+from jentropy.codecs import Coding, Layout, buffers, context, fitting, planes, rawbits
 from jentropy.containers.tensor import layout_of
 from jentropy.errors import CorruptError, UnsupportedError
 
@@ -278,3 +278,27 @@ def test_noise_costs_no_more_than_itself(size, dtype):
         numbers.view(np.dtype(jentropy.containers.tensor.dtype_named(dtype)))
     )
     assert packed.nbytes + len(packed.header.coding.head) <= 2 * size + 64
+
+
+@pytest.mark.parametrize(("bits", "wide"), [(6, np.uint16), (9, np.uint16), (23, np.uint32)])
+def test_raw_bits_are_the_same_by_rows_and_by_factors(bits, wide):
+    rng = np.random.default_rng(bits)
+    planes_ = [
+        rng.integers(0, 256, rawbits.plane_bytes(4096, width)).astype(np.uint8)
+        for width in rawbits.widths(bits)
+    ]
+    by_rows = rawbits._raw_by_rows(planes_, bits, wide)
+    assert by_rows.dtype == wide
+    assert by_rows.max() < 1 << bits
+    np.testing.assert_array_equal(by_rows, rawbits._raw_by_factors(planes_, bits, wide))
+
+
+def test_buffers_are_taken_without_a_copy():
+    for shape in [(1,), (3,), (5, 7), (1000,)]:
+        made = buffers.empty(shape, np.uint16)
+        assert made.shape == shape
+        assert made.dtype == np.uint16
+        assert made.ctypes.data % buffers.ALIGNMENT == 0
+    joined = buffers.joined(np.arange(3, dtype=np.uint8), np.zeros(0, np.uint8), np.ones(1, "u1"))
+    assert joined.tolist() == [0, 1, 2, 1]
+    assert joined.ctypes.data % buffers.ALIGNMENT == 0

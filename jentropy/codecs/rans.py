@@ -69,6 +69,16 @@ def _with_row(array: Array, row: Array, index: Any) -> Array:
     return lax.dynamic_update_slice(array, row[None], (index, np.int32(0)))
 
 
+def _repeat(steps: int, step: Callable[[Any, Any], Any], carry: Any) -> Any:
+    """`lax.fori_loop`, but for its being made of calls (see `_in_one_kernel`)."""
+
+    def body(held: tuple[Any, Any]) -> tuple[Any, Any]:
+        i, carry = held
+        return i + np.int32(1), step(i, carry)
+
+    return lax.while_loop(lambda held: held[0] < steps, body, (np.int32(0), carry))[1]
+
+
 def _in_one_kernel(loop: Callable[..., Any], *args: Any) -> Any:
     """loop(*args), a loop that XLA's CPU backend compiles to one kernel.
 
@@ -134,7 +144,7 @@ def decode(
             symbols = _with_row(symbols, (entry >> 24).astype(jnp.uint8), i)
             return held, found, pointer, symbols
 
-        return lax.fori_loop(0, steps, step, (held, found, pointers, symbols))
+        return _repeat(steps, step, (held, found, pointers, symbols))
 
     held = jnp.stack([states, states])  # the second row is there so that the update stays one
     start = held, pointers, jnp.zeros_like(numbers)
@@ -176,7 +186,7 @@ def encode(
             emitted = _with_row(emitted, emit, at)
             return (quotient << PRECISION) + remainder + (found & 0xFFFF), words, emitted
 
-        return lax.fori_loop(0, steps, step, (states, words, emitted))
+        return _repeat(steps, step, (states, words, emitted))
 
     empty = jnp.zeros((steps, lanes), jnp.uint16), jnp.zeros((steps, lanes), bool)
     states, words, emitted = _in_one_kernel(loop, symbols, numbers, tables, initial, *empty)
