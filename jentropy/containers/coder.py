@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jentropy import codecs, entropy, formats
-from jentropy.codecs import Coding, Layout, cores, deflate
+from jentropy.codecs import Coding, Layout, Span, cores, deflate
 from jentropy.errors import ChecksumError, CorruptError
 from jentropy.formats import ElementFormat, code_dtype
 
@@ -34,6 +34,7 @@ class Draft:
     shape: tuple[int, ...]
     dtype: str
     format: str
+    layout: Layout
     coding: Coding
     entropy_bits: float
     joint_entropy_bits: float | None
@@ -96,6 +97,7 @@ def draft(
         shape=tuple(values.shape),
         dtype=values.dtype.name,
         format=format_name,
+        layout=layout,
         coding=codecs.choose(codes, slices, layout),
         # Rounded, so that the last bits of a platform's log2 do not show.
         entropy_bits=round(per_number * counts.entropy_bits(), 6),
@@ -130,6 +132,7 @@ def blob(name: str, data: np.ndarray, *, skip: int = 0) -> Draft:
         shape=tuple(data.shape),
         dtype="uint8",
         format=formats.RAW,
+        layout=layout_of(formats.RAW, data.dtype, tuple(data.shape)),
         coding=Coding(codec=deflate.NAME),
         entropy_bits=8.0,
         joint_entropy_bits=None,
@@ -178,9 +181,7 @@ def _encode_batch(
 
     coded = codecs.encode(
         [codes for _, _, codes in pending],
-        [start for _, start, _ in pending],
-        [layout_of(d.format, dtype_named(d.dtype), d.shape) for d, _, _ in pending],
-        [d.coding for d, _, _ in pending],
+        [Span(start, codes.size, item.layout, item.coding) for item, start, codes in pending],
         finished,
     )
     at = 0
@@ -197,9 +198,7 @@ class Coded:
     name: str  # of its tensor, for messages
     chunk: Chunk
     payload: np.ndarray  # uint8[chunk.bytes]
-    start: int  # its first number, in the tensor
-    layout: Layout
-    coding: Coding
+    span: Span
     file: object = None  # where it was read, for messages
     whole: np.ndarray | None = None  # all codes of its tensor, where its own are to go
 
@@ -272,8 +271,8 @@ def _decode_items(batch: list[Coded]) -> list[np.ndarray]:
     def out(item: Coded) -> np.ndarray:
         size = item.chunk.weights
         if item.whole is None:
-            return np.empty(size, code_dtype(item.layout.element.dtype))
-        return item.whole[item.start : item.start + size]
+            return np.empty(size, code_dtype(item.span.layout.element.dtype))
+        return item.whole[item.span.start : item.span.start + size]
 
     def finished(i: int, codes: np.ndarray) -> np.ndarray:
         _expect_hash(batch[i], "codes", batch[i].chunk.codes_hash, checksum(codes))
@@ -281,10 +280,7 @@ def _decode_items(batch: list[Coded]) -> list[np.ndarray]:
 
     return codecs.decode(
         [item.payload for item in batch],
-        [item.start for item in batch],
-        [item.chunk.weights for item in batch],
-        [item.layout for item in batch],
-        [item.coding for item in batch],
+        [item.span for item in batch],
         [out(item) for item in batch],
         finished,
     )
