@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import ml_dtypes
 import numpy as np
 import pytest
 
 from jentropy import codecs, entropy, formats
-from jentropy.codecs import Coding, Layout, context, fitting, planes
+from jentropy.codecs import Coding, Layout, Span, buffers, context, fitting, planes, rawbits
 from jentropy.containers.tensor import layout_of
 from jentropy.errors import CorruptError, UnsupportedError
 
@@ -56,10 +58,11 @@ def codings_of(numbers: np.ndarray, layout: Layout) -> list[Coding]:
 
 def round_trip(numbers: np.ndarray, layout: Layout, coding: Coding) -> tuple[np.ndarray, int]:
     flat = numbers.reshape(-1)
-    (payload,) = codecs.encode([flat], [0], [layout], [coding])
+    span = Span(0, flat.size, layout, coding)
+    (payload,) = codecs.encode([flat], [span])
     assert payload.dtype == np.uint8
     assert payload.size <= codecs.CODECS[coding.codec].size_bound(flat.size, layout)
-    (out,) = codecs.decode([payload], [0], [flat.size], [layout], [coding])
+    (out,) = codecs.decode([payload], [span])
     return out, payload.size
 
 
@@ -163,45 +166,42 @@ def test_scales_of_rows_are_worth_a_class():
 
 
 def test_many_chunks_of_many_codecs_keep_their_order():
-    chunks, layouts, codings = [], [], []
+    chunks, spans = [], []
     for i, size in enumerate([5, 9000, 77, 100_000, 3, 8192, 50_001] * 3):
         name, dtype = STORED[i % len(STORED)]
         numbers = numbers_of(name, dtype, (size,))
         layout = layout_of(name, dtype, numbers.shape)
         ways = codings_of(numbers, layout)
         chunks.append(numbers)
-        layouts.append(layout)
-        codings.append(ways[i % len(ways)])
-    starts = [0] * len(chunks)
-    payloads = codecs.encode(chunks, starts, layouts, codings)
-    sizes = [chunk.size for chunk in chunks]
-    for out, chunk in zip(
-        codecs.decode(payloads, starts, sizes, layouts, codings), chunks, strict=True
-    ):
+        spans.append(Span(0, numbers.size, layout, ways[i % len(ways)]))
+    payloads = codecs.encode(chunks, spans)
+    for out, chunk in zip(codecs.decode(payloads, spans), chunks, strict=True):
         assert identical(out, chunk)
 
 
-def coded(name: str = "BF16") -> tuple[np.ndarray, Layout, Coding, np.ndarray]:
+def coded(name: str = "BF16") -> tuple[Span, np.ndarray]:
     dtype = formats.ELEMENTS[name].dtype
     numbers = numbers_of(name, dtype, (100, 300))
     layout = layout_of(name, dtype, numbers.shape)
     coding = codings_of(numbers, layout)[-1]
-    (payload,) = codecs.encode([numbers.reshape(-1)], [0], [layout], [coding])
-    return numbers, layout, coding, payload
+    span = Span(0, numbers.size, layout, coding)
+    (payload,) = codecs.encode([numbers.reshape(-1)], [span])
+    return span, payload
 
 
 @pytest.mark.parametrize("name", ["BF16", "FP32", "FP8_E4M3"])
 @pytest.mark.parametrize("cut", [0, 1, 10, 1000, -1, 10**6])
 def test_a_payload_of_the_wrong_length_is_refused(name, cut):
-    numbers, layout, coding, payload = coded(name)
+    span, payload = coded(name)
     wrong = payload[:cut] if cut < payload.size else np.concatenate([payload, payload[:3]])
     with pytest.raises(CorruptError):
-        codecs.decode([wrong], [0], [numbers.size], [layout], [coding])
+        codecs.decode([wrong], [span])
 
 
 @pytest.mark.parametrize("name", ["BF16", "FP32", "FP8_E4M3"])
 def test_hostile_heads_are_refused_or_harmless(name):
-    numbers, layout, coding, payload = coded(name)
+    span, payload = coded(name)
+    coding = span.coding
     rng = np.random.default_rng(5)
     refused = 0
     for i in range(300):
@@ -213,25 +213,25 @@ def test_hostile_heads_are_refused_or_harmless(name):
                 head[at] = rng.integers(0, 256)
         hostile = Coding(codec=coding.codec, head=bytes(head))
         try:
-            (out,) = codecs.decode([payload], [0], [numbers.size], [layout], [hostile])
+            (out,) = codecs.decode([payload], [dataclasses.replace(span, coding=hostile)])
         except CorruptError:
             refused += 1
         else:
-            assert out.size == numbers.size
+            assert out.size == span.size
     assert refused > 150
 
 
 def test_an_unknown_codec_is_named():
     layout = layout_of("RAW", np.dtype(np.uint8), (3,))
     with pytest.raises(UnsupportedError, match="'huffman'"):
-        codecs.encode([np.zeros(3, np.uint8)], [0], [layout], [Coding(codec="huffman")])
+        codecs.encode([np.zeros(3, np.uint8)], [Span(0, 3, layout, Coding(codec="huffman"))])
 
 
 def test_a_codec_of_another_format_is_refused():
     layout = layout_of("FP32", np.dtype(np.float32), (100, 300))
-    _, _, coding, payload = coded("BF16")
+    span, payload = coded("BF16")
     with pytest.raises(CorruptError, match="BF16 or FP16, found FP32"):
-        codecs.decode([payload], [0], [30_000], [layout], [coding])
+        codecs.decode([payload], [dataclasses.replace(span, layout=layout)])
 
 
 @pytest.mark.parametrize("data", [b"", b"x", bytes(1000), b"{}" * 5000])
@@ -243,10 +243,10 @@ def test_deflate(data):
     assert identical(out, numbers)
     if len(data) == 10_000:
         assert size < 100
-    (payload,) = codecs.encode([numbers], [0], [layout], [coding])
+    (payload,) = codecs.encode([numbers], [Span(0, numbers.size, layout, coding)])
     for wrong, count in ((payload[:-1], numbers.size), (payload, numbers.size + 1)):
         with pytest.raises(CorruptError, match="deflated"):
-            codecs.decode([wrong], [0], [count], [layout], [coding])
+            codecs.decode([wrong], [Span(0, count, layout, coding)])
 
 
 @pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16])
@@ -262,8 +262,8 @@ def test_what_lies_at_the_samples_period_does_no_harm(shape, step, dtype):
         counts = entropy.measure(numbers, layout.element)
         coding = codecs.choose(numbers, counts.slices, layout)
         chunks = [numbers.reshape(-1)[i : i + (1 << 20)] for i in range(0, numbers.size, 1 << 20)]
-        starts = list(range(0, numbers.size, 1 << 20))
-        payloads = codecs.encode(chunks, starts, [layout] * 2, [coding] * 2)
+        spans = [Span(i << 20, part.size, layout, coding) for i, part in enumerate(chunks)]
+        payloads = codecs.encode(chunks, spans)
         stored = 8 * sum(p.size for p in payloads) / numbers.size
         assert stored < counts.entropy_bits() + 0.3
 
@@ -278,3 +278,27 @@ def test_noise_costs_no_more_than_itself(size, dtype):
         numbers.view(np.dtype(jentropy.containers.tensor.dtype_named(dtype)))
     )
     assert packed.nbytes + len(packed.header.coding.head) <= 2 * size + 64
+
+
+@pytest.mark.parametrize(("bits", "wide"), [(6, np.uint16), (9, np.uint16), (23, np.uint32)])
+def test_raw_bits_are_the_same_by_rows_and_by_factors(bits, wide):
+    rng = np.random.default_rng(bits)
+    planes_ = [
+        rng.integers(0, 256, rawbits.plane_bytes(4096, width)).astype(np.uint8)
+        for width in rawbits.widths(bits)
+    ]
+    by_rows = rawbits._raw_by_rows(planes_, bits, wide)
+    assert by_rows.dtype == wide
+    assert by_rows.max() < 1 << bits
+    np.testing.assert_array_equal(by_rows, rawbits._raw_by_factors(planes_, bits, wide))
+
+
+def test_buffers_are_taken_without_a_copy():
+    for shape in [(1,), (3,), (5, 7), (1000,)]:
+        made = buffers.empty(shape, np.uint16)
+        assert made.shape == shape
+        assert made.dtype == np.uint16
+        assert made.ctypes.data % buffers.ALIGNMENT == 0
+    joined = buffers.joined(np.arange(3, dtype=np.uint8), np.zeros(0, np.uint8), np.ones(1, "u1"))
+    assert joined.tolist() == [0, 1, 2, 1]
+    assert joined.ctypes.data % buffers.ALIGNMENT == 0

@@ -103,6 +103,15 @@ def test_a_compressed_tensor_is_a_pytree_of_its_payload():
     assert hash(packed.header) == hash(dataclasses.replace(packed.header))
 
 
+@pytest.mark.parametrize("size", [10, 100_000, 3_000_000])
+def test_what_is_packed_is_no_view_of_what_was_given(size):
+    values = np.random.default_rng(size).integers(0, 256, size, dtype=np.uint8)  # stored
+    before = values.copy()
+    packed = jentropy.compress(values)
+    values += 1
+    np.testing.assert_array_equal(jentropy.decompress(packed), before)
+
+
 def test_the_same_input_gives_the_same_bytes_whatever_it_comes_with():
     values = np.random.default_rng(2).standard_normal((300, 300)).astype(np.float16)
     alone = jentropy.compress(values)

@@ -74,9 +74,8 @@ def test_codes_that_no_encoder_wrote_are_refused_or_decode_to_others(at):
     (item,) = on_device.coded_chunks("w", packed["w"])
     payload = item.payload.copy()
     payload[at] ^= 0x55
-    chunk = [payload], [0], [item.chunk.weights], [item.layout], [item.coding]
     try:
-        (codes,) = coder.decode(*chunk)
+        (codes,) = coder.decode([payload], [item.span])
     except CorruptError:
         return
     assert codes.shape == (24_000,)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+
+import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -91,6 +94,40 @@ def test_golden_words():
         state = (quotient << 12) + remainder + int(starts[symbol])
     assert stream.states.tolist() == [state]
     assert stream.words.tolist() == words
+
+
+@pytest.mark.skipif(not rans.MARKED, reason=f"jax {jax.__version__} has not been tried")
+@pytest.mark.parametrize("width", [32, 96, 200])
+@pytest.mark.parametrize("count", [rans.FEW, 32])
+def test_one_kernel_and_one_for_each_fusion_are_the_same_coder(count, width, monkeypatch):
+    rng = np.random.default_rng(count)
+    run = rng.binomial(20, 0.3, (128, width)).astype(np.uint8)
+    numbers = rng.integers(0, 3, run.shape).astype(np.uint8)
+    own = table_of(*(run[numbers == i] for i in range(3)))
+    rows = np.zeros((256, 256), np.uint32)
+    rows[:3] = own.encode_rows()
+    initial = (rans.LOWER + rng.integers(0, rans.LOWER, width)).astype(np.uint32)
+    decode_rows = np.resize(own.decode_rows, (count, rans.SLOTS)).reshape(-1)
+    coding = run, numbers, initial, rows.reshape(-1)
+    states, words, emitted = map(np.asarray, rans.encode(*coding))
+    stream, counts = np.zeros(1 << 15, np.uint16), emitted.sum(axis=1)
+    stream[: counts.sum()] = words[emitted]
+    pointers = (np.cumsum(counts) - counts).astype(np.uint32)
+    decoding = stream, states, pointers, decode_rows, numbers
+    found = [*rans.encode(*coding), *rans.decode(*decoding)]
+    assert (found[3] == run).all()
+    assert (found[4] == initial).all()
+    for coder, taken in ((rans.encode, coding), (rans.decode, decoding)):
+        marked = re.findall(r"call @.*xla_cpu_small_call", coder.lower(*taken).as_text())
+        assert len(marked) == 1, "the loop, and nothing that is called in it"
+    monkeypatch.setattr(rans, "MARKED", False)
+    plain = [  # functions of their own, which have not been traced
+        jax.jit(lambda *given, coder=coder.__wrapped__: coder(*given))
+        for coder in (rans.encode, rans.decode)
+    ]
+    assert "small_call" not in plain[1].lower(*decoding).as_text()
+    for one, other in zip(found, [*plain[0](*coding), *plain[1](*decoding)], strict=True):
+        assert (one == other).all()
 
 
 SIZES = [1, 2, 63, 512, 8191, 8192, 8193, 100_000, 1 << 20]

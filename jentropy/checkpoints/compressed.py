@@ -89,20 +89,10 @@ def model_entries(store: Store) -> list[Entry]:
 
 def _coded(store: Store, entry: Entry, *, whole: bool) -> Iterator[coder.Coded]:
     """The chunks of an entry; `whole` is whether `coder.assemble` will take them."""
-    layout, start = entry.header.layout, 0
     room = coder.room(entry.header) if whole else None
-    for ref in entry.chunks:
-        yield coder.Coded(
-            entry.name,
-            ref.chunk,
-            store.payload(ref),
-            start,
-            layout,
-            entry.header.coding,
-            store.bundle_path(ref),
-            room,
-        )
-        start += ref.chunk.weights
+    for ref, span in zip(entry.chunks, entry.header.spans(), strict=True):
+        file = store.bundle_path(ref)
+        yield coder.Coded(entry.name, ref.chunk, store.payload(ref), span, file, room)
 
 
 def read_entries(store: Store, entries: list[Entry]) -> Iterator[np.ndarray]:

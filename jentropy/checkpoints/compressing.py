@@ -270,7 +270,7 @@ def save(path: str | Path, packed: Any) -> None:
             for item in pieces.coded_chunks(name, leaf):
                 coder.check_payload(item)
                 place = writer.append(item.payload)
-                chunks.append(index_lib.chunk_document(item.chunk, place, item.coding))
+                chunks.append(index_lib.chunk_document(item.chunk, place, item.span.coding))
                 writer.record(None)
             entries.append(
                 index_lib.entry_document(name, index_lib.header_document(leaf.header), chunks)

@@ -1,9 +1,9 @@
 """Codecs: symbols to words and back. `CODECS` are those of the archive.
 
-An archive codec is a module with `encode(chunks, starts, layouts, codings, then)`,
-`decode(payloads, starts, sizes, layouts, codings, outs, then)` and `size_bound(size, layout)`; a
-start is a chunk's first number in its tensor. To add one, write it and give it a line in `CODECS`
-and in `choose`. A codec's name in a file means its exact layout: a change of layout is a new name.
+An archive codec is a module with `encode(chunks, spans, then)`, `decode(payloads, spans, outs,
+then)` and `size_bound(size, layout)`; a `Span` is a chunk's place. To add one, write it and give it
+a line in `CODECS` and in `choose`. A codec's name in a file means its exact layout: a change of
+layout is a new name.
 `window12` is the fixed-rate code of resident BF16 weights.
 """
 
@@ -19,7 +19,7 @@ from jentropy.errors import UnsupportedError
 from jentropy.formats import code_dtype
 
 from . import context, deflate, fitting, planes, stored
-from .coding import Coding, Layout, Then
+from .coding import Coding, Layout, Span, Then
 from .lanes import batch_symbols
 
 CODECS: dict[str, ModuleType] = {
@@ -53,9 +53,7 @@ def choose(numbers: np.ndarray, slices: Sequence[np.ndarray], layout: Layout) ->
 
 def encode(
     chunks: Sequence[np.ndarray],
-    starts: Sequence[int],
-    layouts: Sequence[Layout],
-    codings: Sequence[Coding],
+    spans: Sequence[Span],
     then: Then = lambda _, payload: payload,
 ) -> list[Any]:
     """Payloads of chunks (numbers, of any tensors), uint8 each. Coded together: give it many.
@@ -64,16 +62,12 @@ def encode(
       then: takes the number of a chunk and its payload, in the thread that made it; `encode`
         returns what it returns.
     """
-    columns = chunks, starts, layouts, codings
-    return _by_codec(codings, lambda module, *rest: module.encode(*rest), columns, then)
+    return _by_codec(spans, lambda module, *rest: module.encode(*rest), (chunks, spans), then)
 
 
 def decode(
     payloads: Sequence[np.ndarray],
-    starts: Sequence[int],
-    sizes: Sequence[int],
-    layouts: Sequence[Layout],
-    codings: Sequence[Coding],
+    spans: Sequence[Span],
     outs: Sequence[np.ndarray] | None = None,
     then: Then = lambda _, numbers: numbers,
 ) -> list[Any]:
@@ -83,26 +77,24 @@ def decode(
       outs: where they are written; None: to new arrays.
     """
     if outs is None:
-        outs = [
-            np.empty(size, code_dtype(layout.element.dtype))
-            for size, layout in zip(sizes, layouts, strict=True)
-        ]
-    columns = payloads, starts, sizes, layouts, codings, outs
-    return _by_codec(codings, lambda module, *rest: module.decode(*rest), columns, then)
+        outs = [np.empty(span.size, code_dtype(span.layout.element.dtype)) for span in spans]
+    columns = payloads, spans, outs
+    return _by_codec(spans, lambda module, *rest: module.decode(*rest), columns, then)
 
 
 def _by_codec(
-    codings: Sequence[Coding],
+    spans: Sequence[Span],
     run: Callable[..., list[Any]],
     columns: Sequence[Sequence],
     then: Then,
 ) -> list[Any]:
     """Runs each codec once over its own items; results in the order of the items."""
-    results: list = [None] * len(codings)
-    for name in dict.fromkeys(coding.codec for coding in codings):
+    results: list = [None] * len(spans)
+    names = [span.coding.codec for span in spans]
+    for name in dict.fromkeys(names):
         if name not in CODECS:
             raise UnsupportedError("codec", expected=" or ".join(CODECS), found=repr(name))
-        at = [i for i, coding in enumerate(codings) if coding.codec == name]
+        at = [i for i, own in enumerate(names) if own == name]
         own = [[column[i] for i in at] for column in columns]
         done = run(CODECS[name], *own, lambda i, found, at=at: then(at[i], found))
         for i, result in zip(at, done, strict=True):
@@ -110,4 +102,4 @@ def _by_codec(
     return results
 
 
-__all__ = ["CODECS", "Coding", "Layout", "batch_symbols", "choose", "decode", "encode"]
+__all__ = ["CODECS", "Coding", "Layout", "Span", "batch_symbols", "choose", "decode", "encode"]

@@ -53,3 +53,20 @@ class Layout:
     def rows(self) -> int:
         """Runs of the last axis."""
         return math.prod(self.shape[:-1])
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Where a chunk lies in its tensor, and how the tensor is coded.
+
+    Attributes:
+      start: its first number.
+      size: its numbers.
+      layout: of the tensor.
+      coding: of the tensor.
+    """
+
+    start: int
+    size: int
+    layout: Layout
+    coding: Coding

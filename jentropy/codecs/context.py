@@ -37,8 +37,8 @@ import numpy as np
 from jentropy.errors import CorruptError
 from jentropy.formats import BF16, FP16, ElementFormat
 
-from . import bits, lanes, rawbits, tables
-from .coding import Coding, Layout, Then
+from . import bits, buffers, lanes, rawbits, tables
+from .coding import Layout, Span, Then
 from .lanes import Decoding, Encoding, Stream, Symbols
 from .tables import Tables
 
@@ -105,12 +105,13 @@ class Plan:
         """What an encoder looks up."""
         return self.tables.encode_rows()
 
-    def contexts_of(self, start: int, size: int, columns: int) -> np.ndarray | None:
+    def contexts_of(self, span: Span) -> np.ndarray | None:
         """Contexts of a chunk's codes, uint8[size]; None: all are 0."""
         if self.rows is None and self.columns is None:
             return None
+        start, size, columns = span.start, span.size, span.layout.columns
         low, high = start // columns, -(-(start + size) // columns)
-        both = np.empty((high - low, columns), np.uint8)
+        both = buffers.empty((high - low, columns), np.uint8)
         if self.rows is not None and self.columns is not None:
             np.add(self.rows[low:high, None], self.columns, out=both)
         elif self.rows is not None:
@@ -123,7 +124,8 @@ class Plan:
         """The table of each context; None: the first."""
         if contexts is None or self.tables.count == 1:
             return None
-        return contexts & np.uint8(self.tables.count - 1)
+        mask = np.uint8(self.tables.count - 1)
+        return np.bitwise_and(contexts, mask, out=buffers.empty(contexts.shape, np.uint8))
 
 
 # The head.
@@ -208,46 +210,38 @@ def _read_classes(reader: bits.Reader, count: int) -> np.ndarray | None:
 
 def encode(
     chunks: Sequence[np.ndarray],
-    starts: Sequence[int],
-    layouts: Sequence[Layout],
-    codings: Sequence[Coding],
+    spans: Sequence[Span],
     then: Then,
 ) -> list[Any]:
     """What `then` makes of the payloads of chunks of codes, uint8 each."""
     return lanes.encode(
         [
-            _encoding(chunk.reshape(-1), start, layout, plan_of(layout, coding), partial(then, i))
-            for i, (chunk, start, layout, coding) in enumerate(
-                zip(chunks, starts, layouts, codings, strict=True)
-            )
+            _encoding(chunk.reshape(-1), span, partial(then, i))
+            for i, (chunk, span) in enumerate(zip(chunks, spans, strict=True))
         ]
     )
 
 
-def plan_of(layout: Layout, coding: Coding) -> Plan:
-    """The plan of a tensor.
+def plan_of(span: Span) -> Plan:
+    """The plan of a chunk's tensor.
 
     Raises:
       CorruptError: no plan, or one of another format.
     """
+    layout = span.layout
     if layout.element not in ELEMENTS:
         names = " or ".join(element.name for element in ELEMENTS)
         raise CorruptError(f"format of codec {NAME!r}", expected=names, found=layout.element.name)
-    return read_head(coding.head, layout.element, layout.rows, layout.columns)
+    return read_head(span.coding.head, layout.element, layout.rows, layout.columns)
 
 
-def _encoding(
-    chunk: np.ndarray,
-    start: int,
-    layout: Layout,
-    plan: Plan,
-    then: Callable[[np.ndarray], Any],
-) -> Encoding:
+def _encoding(chunk: np.ndarray, span: Span, then: Callable[[np.ndarray], Any]) -> Encoding:
+    plan = plan_of(span)
     lane_count = lanes.lane_count(chunk.size)
     held: list[list[np.ndarray]] = []
 
     def prepare() -> Symbols:
-        contexts = plan.contexts_of(start, chunk.size, layout.columns)
+        contexts = plan.contexts_of(span)
         symbols, planes = _split(chunk, contexts, plan)
         escaped = chunk[:0]
         if plan.escapes:
@@ -317,10 +311,7 @@ def _read_escapes(reader: bits.Reader, plan: Plan) -> np.ndarray:
 
 def decode(
     payloads: Sequence[np.ndarray],
-    starts: Sequence[int],
-    sizes: Sequence[int],
-    layouts: Sequence[Layout],
-    codings: Sequence[Coding],
+    spans: Sequence[Span],
     outs: Sequence[np.ndarray],
     then: Then,
 ) -> list[Any]:
@@ -331,10 +322,8 @@ def decode(
     """
     return lanes.decode(
         [
-            _decoding(payload, start, layout, plan_of(layout, coding), out, partial(then, i))
-            for i, (payload, start, layout, coding, out) in enumerate(
-                zip(payloads, starts, layouts, codings, outs, strict=True)
-            )
+            _decoding(payload, span, out, partial(then, i))
+            for i, (payload, span, out) in enumerate(zip(payloads, spans, outs, strict=True))
         ]
     )
 
@@ -366,26 +355,21 @@ def parse(payload: np.ndarray, size: int, plan: Plan) -> Parsed:
 
 
 def _decoding(
-    payload: np.ndarray,
-    start: int,
-    layout: Layout,
-    plan: Plan,
-    codes: np.ndarray,
-    then: Callable[[np.ndarray], Any],
+    payload: np.ndarray, span: Span, codes: np.ndarray, then: Callable[[np.ndarray], Any]
 ) -> Decoding:
-    size = codes.size
+    plan = plan_of(span)
     held: list[Any] = []
 
     def prepare() -> tuple[Stream, np.ndarray | None]:
-        parsed = parse(payload, size, plan)
-        contexts = plan.contexts_of(start, size, layout.columns)
+        parsed = parse(payload, span.size, plan)
+        contexts = plan.contexts_of(span)
         held[:] = parsed, contexts
         return parsed.stream, plan.numbers_of(contexts)
 
     def finish(symbols: np.ndarray, low: np.ndarray) -> Any:
         parsed, contexts = held
         escaped, (first, *rest) = parsed.escaped, parsed.planes
-        planes = [np.concatenate([low.astype("<u2").view(np.uint8), first]), *rest]
+        planes = [buffers.joined(low.astype("<u2").view(np.uint8), first), *rest]
         codes[:] = _merge(symbols, contexts, planes, plan)
         if plan.escapes:
             missed = _places_of(ESCAPE, symbols)
@@ -394,7 +378,7 @@ def _decoding(
             codes[missed] = rawbits.with_top(codes[missed], escaped, plan.raw_bits)
         return then(codes)
 
-    return Decoding(size, plan.tables, prepare, finish)
+    return Decoding(span.size, plan.tables, prepare, finish)
 
 
 def _merge(

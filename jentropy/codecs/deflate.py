@@ -11,7 +11,7 @@ import numpy as np
 from jentropy.errors import CorruptError
 
 from . import cores
-from .coding import Coding, Layout, Then
+from .coding import Layout, Span, Then
 
 NAME = "deflate"
 LEVEL = 9
@@ -19,9 +19,7 @@ LEVEL = 9
 
 def encode(
     chunks: Sequence[np.ndarray],
-    starts: Sequence[int],
-    layouts: Sequence[Layout],
-    codings: Sequence[Coding],
+    spans: Sequence[Span],
     then: Then,
 ) -> list[Any]:
     """What `then` makes of the payloads, uint8 each."""
@@ -35,20 +33,17 @@ def encode(
 
 def decode(
     payloads: Sequence[np.ndarray],
-    starts: Sequence[int],
-    sizes: Sequence[int],
-    layouts: Sequence[Layout],
-    codings: Sequence[Coding],
+    spans: Sequence[Span],
     outs: Sequence[np.ndarray],
     then: Then,
 ) -> list[Any]:
-    """Writes the chunks, `sizes` bytes each; what `then` makes of them.
+    """Writes the chunks, bytes; what `then` makes of them.
 
     A payload that holds more is not unpacked further.
     """
 
     def one(i: int) -> Any:
-        size, inflater = sizes[i], zlib.decompressobj()
+        size, inflater = spans[i].size, zlib.decompressobj()
         try:
             data = inflater.decompress(payloads[i].tobytes(), size + 1)
         except zlib.error as error:

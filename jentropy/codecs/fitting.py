@@ -5,6 +5,7 @@ Nothing here is needed to decode. Integers throughout, so that every machine dec
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import partial
 
@@ -59,7 +60,7 @@ def candidates(
     """Plans with no classes, with classes of rows, and of rows and columns; bits of each."""
     rows, columns = codes.shape
     tops = 1 << (16 - raw_bits_of(element))
-    exact = counts.reshape(2 * tops, -1).sum(axis=1).reshape(2, tops).sum(axis=0)
+    exact = counts.reshape(2, tops, -1).sum(axis=(0, 2))
     row, column = np.zeros(rows, np.uint8), np.zeros(columns, np.uint8)
     if rows > 1 and columns > 1 and codes.size >= SMALL:
         median = int(np.searchsorted(np.cumsum(exact), codes.size // 2, side="right"))
@@ -105,14 +106,15 @@ def _histogram(
     down_places, across_places = _places(rows, down), _places(columns, -(-stride // down))
     sample = np.asarray(codes[down_places] if down > 1 else codes)
     if across_places.size < columns:
-        sample = sample[:, across_places]
+        sample = sample.take(across_places, axis=1)
     low, high = window
     shape = int(row.max()) + 1, int(column.max()) + 1, high - low
-    begins = row[down_places].astype(np.intp) * (shape[1] * shape[2]) - low
-    place = begins[:, None] + column[across_places].astype(np.intp) * shape[2]
+    begins = row[down_places].astype(np.int32) * (shape[1] * shape[2]) - low
     top = (sample & np.uint16(0x7FFF)) >> np.uint16(raw_bits_of(element) - 1)
-    place += np.clip(top, low, high - 1, out=top)
-    return np.bincount(place.reshape(-1), minlength=int(np.prod(shape))).reshape(shape)
+    place = np.clip(top, low, high - 1, out=top).astype(np.int32)
+    place += begins[:, None]
+    place += column[across_places].astype(np.int32) * shape[2]
+    return np.bincount(place.reshape(-1), minlength=math.prod(shape)).reshape(shape)
 
 
 def _places(count: int, stride: int) -> np.ndarray:

@@ -16,12 +16,12 @@ import numpy as np
 
 from jentropy.errors import CorruptError
 
-from . import bits, cores, rans
+from . import bits, buffers, cores, rans
 from .rans import FEW, LANE, LOWER, SLOTS
 from .tables import IDLE, Tables
 
 STEPS = (512, 2048, LANE)  # of compiled programs
-LANES = (32, 64, 96, 128, 192, 256)  # of compiled programs; what they touch stays in a core's cache
+LANES = (32, 64, 96, 128)  # of compiled programs; a whole chunk has 128 and is a call of its own
 DEVICE_LANES = 1 << 17  # of a call on an accelerator, which needs many at once
 TABLES = 31  # of a call that mixes streams: what its cores' second caches hold
 BYTES = 255  # a count that spreads less takes a byte
@@ -127,7 +127,7 @@ def batch_symbols() -> int:
     """
     if jax.default_backend() != "cpu":
         return DEVICE_LANES * LANE
-    return 8 * min(cores.count(), 8) * LANES[-1] * LANE
+    return 16 * min(cores.count(), 8) * LANES[-1] * LANE
 
 
 class Job(Protocol):
@@ -232,7 +232,9 @@ class Grid:
         """Streams' values in their columns, `idle` elsewhere. uint8[steps, lanes]."""
         if parts[0].size == self.steps * self.lanes:
             return parts[0].reshape(self.steps, self.lanes)
-        grid = np.full((self.steps, self.lanes), idle, np.uint8)
+        grid = buffers.empty((self.steps, self.lanes), np.uint8)
+        if sum(sizes) < grid.size:
+            grid.fill(idle)
         for part, size, columns in zip(parts, sizes, self.columns, strict=True):
             _lay(grid, columns, part, size)
         return grid
@@ -329,7 +331,8 @@ class Gathered:
     def of(cls, grid: Grid, streams: Sequence[Stream]) -> Gathered:
         """Lays streams side by side."""
         count = sum(tables.count for tables in grid.tables)
-        tables = np.empty((FEW if grid.few else 1 << count.bit_length(), SLOTS), np.uint32)
+        number = FEW if grid.few else 1 << count.bit_length()
+        tables = buffers.empty((number, SLOTS), np.uint32)
         first = 0
         for own in grid.tables:
             tables[first : first + own.count] = own.decode_rows
@@ -338,7 +341,7 @@ class Gathered:
         states = np.full(grid.lanes, LOWER, np.uint32)
         pointers, ends = np.zeros(grid.lanes, np.uint32), np.zeros(grid.lanes, np.uint32)
         total = sum(stream.words.size for stream in streams)
-        words = np.empty(1 << max(12, total.bit_length()), np.uint16)
+        words = buffers.empty((1 << max(12, total.bit_length()),), np.uint16)
         filled = 0
         for stream, columns in zip(streams, grid.columns, strict=True):
             states[columns] = stream.states

@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Int32, UInt8, UInt16, UInt32
 from jentropy.errors import CorruptError
 
 from . import lanes, rans, rawbits
-from .coding import Coding, Layout
+from .coding import Span
 from .context import ESCAPE, Parsed, Plan, parse, plan_of
 from .lanes import Gathered, Grid
 from .tables import Tables
@@ -33,10 +33,13 @@ class Piece:
     """A chunk on its way."""
 
     payload: np.ndarray
-    start: int
-    size: int
-    columns: int
+    span: Span
     plan: Plan
+
+    @property
+    def size(self) -> int:
+        """Its symbols."""
+        return self.span.size
 
     @property
     def tables(self) -> Tables:
@@ -45,32 +48,24 @@ class Piece:
 
     def classes(self) -> tuple[np.ndarray, np.ndarray, np.int32]:
         """Classes of the rows that it lies in and of all columns, and what the first row lacks."""
-        low, high = self.start // self.columns, -(-(self.start + self.size) // self.columns)
+        start, width = self.span.start, self.span.layout.columns
+        low, high = start // width, -(-(start + self.size) // width)
         rows, columns = self.plan.rows, self.plan.columns
         return (
             np.zeros(high - low, np.uint8) if rows is None else rows[low:high],
-            np.zeros(self.columns, np.uint8) if columns is None else columns,
-            np.int32(self.start - low * self.columns),
+            np.zeros(width, np.uint8) if columns is None else columns,
+            np.int32(start - low * width),
         )
 
 
-def decode(
-    payloads: Sequence[np.ndarray],
-    starts: Sequence[int],
-    sizes: Sequence[int],
-    layouts: Sequence[Layout],
-    codings: Sequence[Coding],
-) -> list[jax.Array]:
+def decode(payloads: Sequence[np.ndarray], spans: Sequence[Span]) -> list[jax.Array]:
     """Codes of each payload, uint16[size] on the default device.
 
     Raises:
       CorruptError: a payload of the wrong length, or one that does not decode.
     """
     pieces = [
-        Piece(payload, start, size, layout.columns, plan_of(layout, coding))
-        for payload, start, size, layout, coding in zip(
-            payloads, starts, sizes, layouts, codings, strict=True
-        )
+        Piece(payload, span, plan_of(span)) for payload, span in zip(payloads, spans, strict=True)
     ]
     codes: list[jax.Array] = [jnp.empty(0)] * len(pieces)
     checks = []

@@ -38,7 +38,7 @@ from jentropy.errors import CorruptError
 from jentropy.formats import RAW, ElementFormat, code_dtype
 
 from . import bits, cores, lanes, tables
-from .coding import Coding, Layout, Then
+from .coding import Coding, Layout, Span, Then
 from .lanes import Decoding, Encoding, Stream, Symbols
 from .rans import SLOTS
 from .tables import Tables
@@ -162,8 +162,8 @@ def _marginal(counts: np.ndarray, plane: Sequence[tuple[int, int]]) -> np.ndarra
     for low, bits_ in plane:  # what is above the run, and the run
         shape += [1 << (at - low % 16 - bits_), 1 << bits_]
         at = low % 16
-    above = counts.reshape(-1, 1 << at).sum(axis=1)
-    return above.reshape(shape).sum(axis=tuple(range(0, len(shape), 2))).reshape(-1)
+    shape.append(1 << at)
+    return counts.reshape(shape).sum(axis=tuple(range(0, len(shape), 2))).reshape(-1)
 
 
 # The head.
@@ -224,18 +224,16 @@ def read_head(head: bytes, planes: int) -> tuple[Plane, ...]:
 
 def encode(
     chunks: Sequence[np.ndarray],
-    starts: Sequence[int],
-    layouts: Sequence[Layout],
-    codings: Sequence[Coding],
+    spans: Sequence[Span],
     then: Then,
 ) -> list[Any]:
     """What `then` makes of the payloads of chunks of numbers, uint8 each."""
     jobs: list[Encoding] = []
     sections: list[list[np.ndarray | int]] = []  # an integer is the number of a job
-    for chunk, layout, coding in zip(chunks, layouts, codings, strict=True):
+    for chunk, span in zip(chunks, spans, strict=True):
         sections.append([])
-        planes = read_head(coding.head, plane_count(layout))
-        for plane, octets in zip(planes, split(chunk, layout), strict=True):
+        planes = read_head(span.coding.head, plane_count(span.layout))
+        for plane, octets in zip(planes, split(chunk, span.layout), strict=True):
             if plane.tables is None:
                 sections[-1].append(octets)
                 continue
@@ -264,10 +262,7 @@ def _encoding(octets: np.ndarray, plane: Plane) -> Encoding:
 
 def decode(
     payloads: Sequence[np.ndarray],
-    starts: Sequence[int],
-    sizes: Sequence[int],
-    layouts: Sequence[Layout],
-    codings: Sequence[Coding],
+    spans: Sequence[Span],
     outs: Sequence[np.ndarray],
     then: Then,
 ) -> list[Any]:
@@ -278,11 +273,11 @@ def decode(
     """
     jobs: list[Decoding] = []
     sections: list[list[np.ndarray | int]] = []
-    for payload, size, layout, coding in zip(payloads, sizes, layouts, codings, strict=True):
+    for payload, span in zip(payloads, spans, strict=True):
         reader = bits.Reader(payload, "coded chunk")
         sections.append([])
-        count = plane_size(size, layout)
-        for plane in read_head(coding.head, plane_count(layout)):
+        count = plane_size(span.size, span.layout)
+        for plane in read_head(span.coding.head, plane_count(span.layout)):
             if plane.tables is None:
                 sections[-1].append(reader.array("u1", count))
                 continue
@@ -293,7 +288,7 @@ def decode(
 
     def one(i: int) -> Any:
         parts = [decoded[part] if isinstance(part, int) else part for part in sections[i]]
-        outs[i][:] = merge(parts, layouts[i])
+        outs[i][:] = merge(parts, spans[i].layout)
         return then(i, outs[i])
 
     return cores.each(one, range(len(payloads)))

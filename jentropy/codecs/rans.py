@@ -15,11 +15,12 @@ With frequencies f and cumulative frequencies F that sum to 2^PRECISION, a state
 The encoder starts at a state below 2^17, whose low 16 bits carry payload, and takes the symbols
 last to first, so that the decoder gives them first to last and ends where the encoder began.
 
-On CPU the loop bodies are shaped for XLA's runtime (measured: 1,180 million symbols a second on two
-cores, 530 without): at most eight kernels a step, more would run as tasks on a thread pool;
-unsigned indices into arrays of 2^k under a mask, so that nothing is clamped; the state written by
-`dynamic_update_slice`, since any other fusion that sees 512 KB is split over threads in every step;
-barriers against computing a lookup once per user.
+On CPU a loop is one kernel (`_in_one_kernel`) whose body is shaped for LLVM and XLA's runtime
+(measured, of one core: 700 million symbols a second, 510 as a kernel for each fusion): unsigned
+indices into arrays of 2^k under a mask, so that nothing is clamped; the state written by
+`dynamic_update_slice`, which keeps it one loop that nothing is fused across; barriers against
+computing a lookup once per user. Should XLA stop knowing of such kernels, a step is eight at most,
+beyond which they would run as tasks on a thread pool.
 
 References:
   Duda, Asymmetric numeral systems, arXiv 1311.2540; Giesen, Interleaved entropy coders,
@@ -28,10 +29,15 @@ References:
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.experimental.xla_metadata import set_xla_metadata
 from jaxtyping import Array, Bool, UInt8, UInt16, UInt32
 
 LANE = 8192  # symbols of a lane: a longer one wastes less on its state, a shorter decodes sooner
@@ -39,6 +45,9 @@ PRECISION = 12  # bits of a frequency; a slot's table entry then fits one uint32
 SLOTS = 1 << PRECISION
 LOWER = 1 << 16  # the smallest state
 FEW = 16  # tables whose slots a 16-bit index reaches
+SLAB = 64  # rows that are transposed at a time
+# The mark of `_in_one_kernel` is XLA's own and no interface: releases that it was tried with.
+MARKED = jax.__version_info__ < (0, 13)
 
 _ROW = lax.GatherDimensionNumbers(offset_dims=(), collapsed_slice_dims=(0,), start_index_map=(0,))
 
@@ -47,6 +56,42 @@ def _take(array: Array, index: Array) -> Array:
     """array[index] for unsigned indices that are in bounds."""
     mode = lax.GatherScatterMode.PROMISE_IN_BOUNDS
     return lax.gather(array, index[..., None], _ROW, (1,), mode=mode)
+
+
+def _row(array: Array, index: Any) -> Array:
+    """array[index]"""
+    row = lax.dynamic_slice(array, (index, np.int32(0)), (1, array.shape[1]))
+    return lax.squeeze(row, (0,))
+
+
+def _with_row(array: Array, row: Array, index: Any) -> Array:
+    """array with array[index] = row"""
+    return lax.dynamic_update_slice(array, row[None], (index, np.int32(0)))
+
+
+def _repeat(steps: int, step: Callable[[Any, Any], Any], carry: Any) -> Any:
+    """`lax.fori_loop`, but for its being made of calls (see `_in_one_kernel`)."""
+
+    def body(held: tuple[Any, Any]) -> tuple[Any, Any]:
+        i, carry = held
+        return i + np.int32(1), step(i, carry)
+
+    return lax.while_loop(lambda held: held[0] < steps, body, (np.int32(0), carry))[1]
+
+
+def _in_one_kernel(loop: Callable[..., Any], *args: Any) -> Any:
+    """loop(*args), a loop that XLA's CPU backend compiles to one kernel.
+
+    Its runtime would otherwise start a kernel for every fusion of every step, a third of the time.
+    XLA does so of itself with the smallest loops, by this mark. `loop` is to be made of primitives:
+    functions called in it would bear the mark too, and not be inlined.
+    """
+
+    def marked(*args: Any) -> Any:
+        with set_xla_metadata(xla_cpu_small_call="true", inlineable="false"):
+            return jax.jit(loop)(*args)
+
+    return lax.platform_dependent(*args, cpu=marked if MARKED else loop, default=loop)
 
 
 @jax.jit
@@ -71,32 +116,39 @@ def decode(
       Symbols; states and pointers afterwards. A sound lane is below 2 LOWER and at the end of its
       words.
     """
-    mask = np.uint32(words.shape[0] - 1)
+    steps, mask = numbers.shape[0], np.uint32(words.shape[0] - 1)
     few = tables.shape[0] == FEW * SLOTS
 
-    def step(carry, number):
-        held, found, pointer = carry
-        state = held[0]
-        slot = state & (SLOTS - 1)
-        if few:
-            index = slot.astype(jnp.uint16) | number.astype(jnp.uint16) << PRECISION
-            entry = _take(tables, index)
-        else:
-            index = (number.astype(jnp.uint32) << PRECISION | slot) & (tables.shape[0] - 1)
-            found = lax.dynamic_update_slice(found, _take(tables, index)[None], (0, 0))
-            entry = found[0]
-        frequency = ((entry >> PRECISION) & (SLOTS - 1)) + 1
-        moved = lax.optimization_barrier(frequency * (state >> PRECISION) + (entry & (SLOTS - 1)))
-        pointer = lax.optimization_barrier(pointer + (moved < LOWER).astype(jnp.uint32))
-        # The word before the new pointer: the old one need not be kept.
-        word = _take(words, (pointer - 1) & mask).astype(jnp.uint32)
-        state = jnp.where(moved < LOWER, moved << 16 | word, moved)
-        held = lax.dynamic_update_slice(held, state[None], (0, 0))
-        return (held, found, pointer), (entry >> 24).astype(jnp.uint8)
+    def loop(words, tables, numbers, held, pointers, symbols):
+        found = lax.full(held.shape, 0, jnp.uint32)
+
+        def step(i, carry):
+            held, found, pointer, symbols = carry
+            state, number = held[0], _row(numbers, i)
+            slot = state & (SLOTS - 1)
+            if few:
+                index = slot.astype(jnp.uint16) | number.astype(jnp.uint16) << PRECISION
+                entry = _take(tables, index)
+            else:
+                index = (number.astype(jnp.uint32) << PRECISION | slot) & (tables.shape[0] - 1)
+                found = _with_row(found, _take(tables, index), np.int32(0))
+                entry = found[0]
+            frequency = ((entry >> PRECISION) & (SLOTS - 1)) + 1
+            moved = frequency * (state >> PRECISION) + (entry & (SLOTS - 1))
+            moved = lax.optimization_barrier(moved)
+            reads = moved < LOWER
+            pointer = lax.optimization_barrier(pointer + reads.astype(jnp.uint32))
+            # The word before the new pointer: the old one need not be kept.
+            word = _take(words, (pointer - 1) & mask).astype(jnp.uint32)
+            held = _with_row(held, lax.select(reads, moved << 16 | word, moved), np.int32(0))
+            symbols = _with_row(symbols, (entry >> 24).astype(jnp.uint8), i)
+            return held, found, pointer, symbols
+
+        return _repeat(steps, step, (held, found, pointers, symbols))
 
     held = jnp.stack([states, states])  # the second row is there so that the update stays one
-    start = held, jnp.zeros_like(held), pointers
-    (held, _, pointers), symbols = lax.scan(step, start, numbers)
+    start = held, pointers, jnp.zeros_like(numbers)
+    held, _, pointers, symbols = _in_one_kernel(loop, words, tables, numbers, *start)
     return symbols, held[0], pointers
 
 
@@ -118,18 +170,43 @@ def encode(
       order, which is the order that the decoder reads.
     """
 
-    def step(state, given):
-        symbol, number = given
-        entry = number.astype(jnp.uint16) << 8 | symbol
-        found = lax.optimization_barrier(_take(tables, entry))
-        frequency = found >> 16
-        emit = (state >> (32 - PRECISION)) >= frequency
-        quotient, remainder = _divide(jnp.where(emit, state >> 16, state), frequency)
-        coded = (quotient << PRECISION) + remainder + (found & 0xFFFF)
-        return coded, (state.astype(jnp.uint16), emit)
+    steps, lanes = symbols.shape
 
-    states, (words, emitted) = lax.scan(step, initial, (symbols, numbers), reverse=True)
-    return states, words.T, emitted.T
+    def loop(symbols, numbers, tables, states, words, emitted):
+        def step(i, carry):
+            state, words, emitted = carry
+            at = np.int32(steps - 1) - i
+            entry = _row(numbers, at).astype(jnp.uint16) << 8 | _row(symbols, at)
+            found = lax.optimization_barrier(_take(tables, entry))
+            frequency = found >> 16
+            emit = (state >> (32 - PRECISION)) >= frequency
+            given = lax.select(emit, state >> 16, state)
+            quotient, remainder = _divide(given, frequency)
+            words = _with_row(words, state.astype(jnp.uint16), at)
+            emitted = _with_row(emitted, emit, at)
+            return (quotient << PRECISION) + remainder + (found & 0xFFFF), words, emitted
+
+        return _repeat(steps, step, (states, words, emitted))
+
+    empty = jnp.zeros((steps, lanes), jnp.uint16), jnp.zeros((steps, lanes), bool)
+    states, words, emitted = _in_one_kernel(loop, symbols, numbers, tables, initial, *empty)
+    return states, _transposed(words), _transposed(emitted)
+
+
+def _transposed(array: Array) -> Array:
+    """array.T; on CPU a slab at a time, so that a line of the cache is fetched once."""
+
+    def by_slabs(array):
+        rows, columns = array.shape
+        slab = math.gcd(rows, SLAB)
+
+        def step(i, out):
+            part = lax.dynamic_slice(array, (i * slab, 0), (slab, columns))
+            return lax.dynamic_update_slice(out, part.T, (0, i * slab))
+
+        return lax.fori_loop(0, rows // slab, step, jnp.zeros((columns, rows), array.dtype))
+
+    return lax.platform_dependent(array, cpu=by_slabs, default=jnp.transpose)
 
 
 def _divide(x: UInt32[Array, "*n"], by: UInt32[Array, "*n"]) -> tuple[Array, Array]:
@@ -144,7 +221,7 @@ def _divide(x: UInt32[Array, "*n"], by: UInt32[Array, "*n"]) -> tuple[Array, Arr
     quotient = (half_x.astype(jnp.float32) / half_by).astype(jnp.int32).astype(jnp.uint32)
     remainder = x - quotient * by
     high = remainder >= np.uint32(1 << 31)
-    quotient = jnp.where(high, quotient - 1, quotient)
-    remainder = jnp.where(high, remainder + by, remainder)
+    quotient = lax.select(high, quotient - 1, quotient)
+    remainder = lax.select(high, remainder + by, remainder)
     low = remainder >= by
-    return jnp.where(low, quotient + 1, quotient), jnp.where(low, remainder - by, remainder)
+    return lax.select(low, quotient + 1, quotient), lax.select(low, remainder - by, remainder)

@@ -9,6 +9,7 @@ without crossing bytes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -89,10 +90,24 @@ def merge(
     """Codes of symbols (top - first - context) and planes: the inverse of `split`."""
     kind = jnp.dtype(dtype)
     wide = jnp.uint16 if kind.itemsize < 4 else jnp.uint32
+    raw = jax.lax.platform_dependent(
+        *planes,
+        tpu=lambda *planes: _raw_by_rows(planes, bits, wide),
+        default=lambda *planes: _raw_by_factors(planes, bits, wide),
+    )
+    value = symbols.astype(wide) + contexts.astype(wide) + first.astype(wide)
+    if signed:
+        low, sign = bits - 1, 8 * kind.itemsize - 1
+        value = value << low & ((1 << sign) - 1) | raw & ((1 << low) - 1) | (raw >> low) << sign
+    else:
+        value = value << bits | raw
+    return value.astype(kind)
+
+
+def _raw_by_factors(planes: Sequence[UInt8[Array, plane]], bits: int, wide: Any) -> UInt[Array, n]:
+    """Raw bits of planes; parts of a byte are brought to its top by products."""
     ways = max(8 // b for b in widths(bits))  # parts of a block in the narrowest plane
     fine = BLOCK // ways
-    tops = symbols.astype(wide) + contexts.astype(wide) + first.astype(wide)
-    value = tops.reshape(-1, ways, fine)
     raw, below = jnp.zeros((), wide), 0
     for width, plane in zip(widths(bits), planes, strict=True):
         own = 8 // width
@@ -102,12 +117,19 @@ def merge(
         part = (part >> (8 - width)) & ((1 << width) - 1)
         raw = raw | part.reshape(-1, ways, fine) << below
         below += width
-    if signed:
-        low, sign = bits - 1, 8 * kind.itemsize - 1
-        value = value << low & ((1 << sign) - 1) | raw & ((1 << low) - 1) | (raw >> low) << sign
-    else:
-        value = value << bits | raw
-    return value.reshape(-1).astype(kind)
+    return raw.reshape(-1)
+
+
+def _raw_by_rows(planes: Sequence[UInt8[Array, plane]], bits: int, wide: Any) -> UInt[Array, n]:
+    """The same with a block to a row, of which a TPU's compiler makes a program 20 times sooner."""
+    place = np.arange(BLOCK, dtype=np.uint32)
+    raw, below = jnp.zeros((), jnp.uint32), 0
+    for width, plane in zip(widths(bits), planes, strict=True):
+        octets = plane.reshape(-1, 8 * width).astype(jnp.uint32)
+        part = jnp.concatenate([octets] * (8 // width), axis=1)
+        raw = raw | ((part >> (place // (8 * width) * width)) & ((1 << width) - 1)) << below
+        below += width
+    return raw.astype(wide).reshape(-1)
 
 
 def with_top(codes: Any, top: Any, bits: int) -> Any:

@@ -11,16 +11,14 @@ from jentropy.errors import CorruptError
 from jentropy.formats import code_dtype
 
 from . import cores
-from .coding import Coding, Layout, Then
+from .coding import Layout, Span, Then
 
 NAME = "stored"
 
 
 def encode(
     chunks: Sequence[np.ndarray],
-    starts: Sequence[int],
-    layouts: Sequence[Layout],
-    codings: Sequence[Coding],
+    spans: Sequence[Span],
     then: Then,
 ) -> list[Any]:
     """What `then` makes of the payloads, uint8 each."""
@@ -33,18 +31,15 @@ def encode(
 
 def decode(
     payloads: Sequence[np.ndarray],
-    starts: Sequence[int],
-    sizes: Sequence[int],
-    layouts: Sequence[Layout],
-    codings: Sequence[Coding],
+    spans: Sequence[Span],
     outs: Sequence[np.ndarray],
     then: Then,
 ) -> list[Any]:
     """Writes the chunks, numbers of the layouts' code dtypes; what `then` makes of them."""
 
     def one(i: int) -> Any:
-        payload, dtype = payloads[i], layouts[i].element.dtype
-        expected = sizes[i] * dtype.itemsize
+        payload, dtype = payloads[i], spans[i].layout.element.dtype
+        expected = spans[i].size * dtype.itemsize
         if payload.size != expected:
             raise CorruptError("stored chunk", expected=f"{expected} bytes", found=payload.size)
         outs[i][:] = np.ascontiguousarray(payload).view(code_dtype(dtype))

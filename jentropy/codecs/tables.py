@@ -11,6 +11,7 @@ first table and from the table before in all others, folded to 2 d or -2 d - 1:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -109,12 +110,10 @@ def normalize(weights: np.ndarray) -> np.ndarray:
     surplus = frequency.sum(axis=-1, keepdims=True) - SLOTS
     # One more to the largest remainders; those raised to 1 come last.
     remainder = np.where(scaled >= total, scaled % total, -1)
-    for row, own, over in zip(_rows(frequency), _rows(remainder), surplus.flat, strict=True):
-        if over < 0:
-            order = np.argsort(-own, kind="stable")
-            rounds, left = divmod(-int(over), row.size)
-            row += rounds
-            row[order[:left]] += 1
+    rounds, left = np.divmod(np.maximum(0, -surplus), weights.shape[-1])
+    order = np.argsort(-remainder, axis=-1, kind="stable")
+    frequency += rounds + (np.argsort(order, axis=-1) < left)
+    for row, over in zip(_rows(frequency), surplus.flat, strict=True):
         while over > 0:
             order = np.argsort(-row, kind="stable")[:over]
             order = order[row[order] > 1]
@@ -159,7 +158,7 @@ def _folded(levels: np.ndarray) -> np.ndarray:
 def write_levels(levels: np.ndarray) -> bytes:
     """Levels of all tables, as the module's docstring has it."""
     folded = _folded(levels)
-    rice = min(range(6), key=lambda k: int((folded >> k).sum()) + k * folded.size)
+    rice = int(np.argmin(_rice_bits(folded, range(6))))
     low = (folded[:, None] >> np.arange(rice)) & 1
     return bytes([rice]) + bits.unary(folded >> rice) + bits.pack(low)
 
@@ -167,7 +166,13 @@ def write_levels(levels: np.ndarray) -> bytes:
 def levels_bits(levels: np.ndarray) -> int:
     """Bits that `write_levels` takes, about."""
     folded = _folded(levels)
-    return min(int((folded >> k).sum()) + (k + 1) * folded.size for k in range(1, 4))
+    return folded.size + int(_rice_bits(folded, range(1, 4)).min())
+
+
+def _rice_bits(folded: np.ndarray, ks: Sequence[int]) -> np.ndarray:
+    """Bits that each k takes, but for the ones that end unary codes."""
+    shifts = np.array(ks)
+    return (folded >> shifts[:, None]).sum(axis=1) + shifts * folded.size
 
 
 def read_levels(reader: bits.Reader, contexts: int, symbols: int) -> np.ndarray:

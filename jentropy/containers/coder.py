@@ -15,13 +15,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from jentropy import codecs, entropy, formats
-from jentropy.codecs import Coding, Layout, cores, deflate
+from jentropy.codecs import Coding, Layout, Span, cores, deflate
 from jentropy.errors import ChecksumError, CorruptError
 from jentropy.formats import ElementFormat, code_dtype
 
 from .tensor import Chunk, TensorHeader, checksum, chunk_length, dtype_named, layout_of
 
-AHEAD = 4  # drafts of each core that are made before they are wanted
+AHEAD = 16  # drafts of each core that are made before they are wanted, as others are coded
+PARTS = 4  # of a batch that are coded one by one, so that there are others
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,7 @@ class Draft:
     shape: tuple[int, ...]
     dtype: str
     format: str
+    layout: Layout
     coding: Coding
     entropy_bits: float
     joint_entropy_bits: float | None
@@ -95,6 +97,7 @@ def draft(
         shape=tuple(values.shape),
         dtype=values.dtype.name,
         format=format_name,
+        layout=layout,
         coding=codecs.choose(codes, slices, layout),
         # Rounded, so that the last bits of a platform's log2 do not show.
         entropy_bits=round(per_number * counts.entropy_bits(), 6),
@@ -129,6 +132,7 @@ def blob(name: str, data: np.ndarray, *, skip: int = 0) -> Draft:
         shape=tuple(data.shape),
         dtype="uint8",
         format=formats.RAW,
+        layout=layout_of(formats.RAW, data.dtype, tuple(data.shape)),
         coding=Coding(codec=deflate.NAME),
         entropy_bits=8.0,
         joint_entropy_bits=None,
@@ -156,7 +160,7 @@ def encode(drafts: Iterable[Draft]) -> Iterator[tuple[Draft, list[tuple[Chunk, n
             piece = np.asarray(flat[start : start + item.chunk_weights])
             pending.append((item, start, piece))
             held += piece.size
-            if held >= codecs.batch_symbols():
+            if PARTS * held >= codecs.batch_symbols():
                 yield from _encode_batch(pending)
                 pending, held = [], 0
     yield from _encode_batch(pending)
@@ -177,9 +181,7 @@ def _encode_batch(
 
     coded = codecs.encode(
         [codes for _, _, codes in pending],
-        [start for _, start, _ in pending],
-        [layout_of(d.format, dtype_named(d.dtype), d.shape) for d, _, _ in pending],
-        [d.coding for d, _, _ in pending],
+        [Span(start, codes.size, item.layout, item.coding) for item, start, codes in pending],
         finished,
     )
     at = 0
@@ -196,9 +198,7 @@ class Coded:
     name: str  # of its tensor, for messages
     chunk: Chunk
     payload: np.ndarray  # uint8[chunk.bytes]
-    start: int  # its first number, in the tensor
-    layout: Layout
-    coding: Coding
+    span: Span
     file: object = None  # where it was read, for messages
     whole: np.ndarray | None = None  # all codes of its tensor, where its own are to go
 
@@ -271,8 +271,8 @@ def _decode_items(batch: list[Coded]) -> list[np.ndarray]:
     def out(item: Coded) -> np.ndarray:
         size = item.chunk.weights
         if item.whole is None:
-            return np.empty(size, code_dtype(item.layout.element.dtype))
-        return item.whole[item.start : item.start + size]
+            return np.empty(size, code_dtype(item.span.layout.element.dtype))
+        return item.whole[item.span.start : item.span.start + size]
 
     def finished(i: int, codes: np.ndarray) -> np.ndarray:
         _expect_hash(batch[i], "codes", batch[i].chunk.codes_hash, checksum(codes))
@@ -280,10 +280,7 @@ def _decode_items(batch: list[Coded]) -> list[np.ndarray]:
 
     return codecs.decode(
         [item.payload for item in batch],
-        [item.start for item in batch],
-        [item.chunk.weights for item in batch],
-        [item.layout for item in batch],
-        [item.coding for item in batch],
+        [item.span for item in batch],
         [out(item) for item in batch],
         finished,
     )

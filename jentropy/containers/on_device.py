@@ -54,13 +54,7 @@ def _decode_batch(
     cores.each(coder.check_payload, items)
     try:
         codes = iter(
-            on_device.decode(
-                [item.payload for item in items],
-                [item.start for item in items],
-                [item.chunk.weights for item in items],
-                [item.layout for item in items],
-                [item.coding for item in items],
-            )
+            on_device.decode([item.payload for item in items], [item.span for item in items])
         )
     except CorruptError as error:
         if len(batch) > 1:  # find the one that it is about

@@ -32,10 +32,9 @@ def coded_chunks(
     header = tensor.header
     pieces = [np.asarray(piece) for piece in tensor.payload]
     sound = all(piece.dtype == np.uint8 and piece.ndim == 1 for piece in pieces)
-    layout, start = header.layout, 0
     room = coder.room(header) if whole else None
     piece, at = -1, 0
-    for number, chunk in enumerate(header.chunks):
+    for number, (chunk, span) in enumerate(zip(header.chunks, header.spans(), strict=True)):
         while sound and (piece < 0 or at == pieces[piece].size) and piece + 1 < len(pieces):
             piece, at = piece + 1, 0
         if not sound or piece < 0 or at + chunk.bytes > pieces[piece].size:
@@ -48,9 +47,8 @@ def coded_chunks(
         if wanted is None or number in wanted:
             part = pieces[piece][at : at + chunk.bytes]
             file = _file_of(pieces[piece])
-            yield coder.Coded(name, chunk, part, start, layout, header.coding, file, room)
+            yield coder.Coded(name, chunk, part, span, file, room)
         at += chunk.bytes
-        start += chunk.weights
 
 
 def _file_of(piece: Any) -> Any:

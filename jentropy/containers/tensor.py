@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 import xxhash
 
 from jentropy import formats
-from jentropy.codecs import Coding, Layout
+from jentropy.codecs import Coding, Layout, Span
 from jentropy.errors import CorruptError, UnsupportedError
 from jentropy.formats import ElementFormat
 
@@ -88,6 +88,13 @@ class TensorHeader:
     def layout(self) -> Layout:
         """What the codec knows of the tensor."""
         return layout_of(self.format, dtype_named(self.dtype), self.shape)
+
+    def spans(self) -> Iterator[Span]:
+        """Where each chunk lies."""
+        layout, start = self.layout, 0
+        for chunk in self.chunks:
+            yield Span(start, chunk.weights, layout, self.coding)
+            start += chunk.weights
 
     @property
     def codes_per_number(self) -> int:

@@ -68,8 +68,10 @@ def compress(pytree: Any) -> Any:
     for i, item in zip(makers, drafts, strict=True):
         chunks = parts[id(item)]
         payloads = [payload for _, payload in chunks]
+        if len(payloads) > 1 or not all(payload.flags.owndata for payload in payloads):
+            payloads = [np.concatenate(payloads)]  # what is a view may be of the leaf itself
         packed[i] = CompressedTensor(
-            payload=(np.concatenate(payloads),) if payloads else (),
+            payload=tuple(payloads),
             header=item.header([chunk for chunk, _ in chunks]),
         )
     return jax.tree_util.tree_unflatten(structure, packed)

@@ -78,7 +78,7 @@ def count(codes: np.ndarray, *, bits: int) -> np.ndarray:
     flat = codes.reshape(-1)
     if flat.size <= SMALL:
         return np.bincount(flat, minlength=1 << bits)
-    total = np.zeros(1 << bits, np.int64)
+    total: np.ndarray | int = 0
     for start in range(0, flat.size, CHUNK):
         piece = np.asarray(flat[start : start + CHUNK])
         # Pieces of few sizes, so that few programs are compiled; padding is counted and taken off.
@@ -87,6 +87,6 @@ def count(codes: np.ndarray, *, bits: int) -> np.ndarray:
         padding = size - piece.size
         if padding:
             piece = np.pad(piece, (0, padding))
-        total += np.asarray(_count(piece, bits=bits)).astype(np.int64)
+        total = np.asarray(_count(piece, bits=bits)).astype(np.int64) + total
         total[0] -= padding
-    return total
+    return np.asarray(total)
