@@ -175,6 +175,73 @@ def test_decode_of_every_bf16_code():
     np.testing.assert_array_equal(bits(kernels.decode(w, interpret=INTERPRET)), codes)
 
 
+K_BF16, N_BF16 = 520, 200  # a tile of 1024 rows; the last pair of columns' registers is ragged
+WINDOW_BF16 = 15
+ROW_EDGES = np.array([0, 1, 15, 16, 127, 128, 255, 256, 257, 383, 384, 511, 518, 519])
+COLUMN_EDGES = np.array([0, 1, 127, 128, 199])
+
+
+def with_escapes(case: str, window: int) -> np.ndarray:
+    """uint16[N, K] codes: ordinary ones of exponents up to `window`, and some outside."""
+    rng, shape = np.random.default_rng(2), (N_BF16, K_BF16)
+    exponent = window - rng.integers(0, WINDOW_BF16, shape)
+    codes = rng.integers(0, 1 << 7, shape) | exponent << 7 | rng.integers(0, 2, shape) << 15
+    codes[:, 2::5] = rng.integers(0, 2, (N_BF16, K_BF16 // 5)) << 15  # zeros of both signs
+    outside = np.where(rng.integers(0, 2, shape), codes & 0x807F, codes & 0x807F | 0xFE << 7) | 3
+    where = np.zeros(shape, bool)
+    match case:
+        case "edges":
+            where[np.ix_(COLUMN_EDGES, ROW_EDGES)] = True
+        case "lower":
+            where[::9, ::52] = True
+        case "upper":
+            where[::9, 1::52] = True
+        case "pairs":
+            where[::9, ::52] = where[::9, 1::52] = True
+        case "register":
+            where[:32, 32:48] = True
+        case "odd":
+            where[5, -2] = where[7, -3] = True
+            return np.where(where, outside, codes).astype(np.uint16)[:, :-1]
+        case "all":  # subnormals: a window would hold any other exponent
+            return (codes[:16, :32] & 0x807F | 1).astype(np.uint16)
+    return np.where(where, outside, codes).astype(np.uint16)
+
+
+@pytest.mark.parametrize(
+    ("case", "escapes"),
+    [
+        ("none", 0),
+        ("edges", ROW_EDGES.size * COLUMN_EDGES.size),
+        ("lower", 23 * 10),
+        ("upper", 23 * 10),
+        ("pairs", 2 * 23 * 10),
+        ("register", 32 * 16),
+        ("odd", 2),
+        ("all", 16 * 32),
+    ],
+)
+def test_escapes_are_put_back_wherever_they_are(case, escapes):
+    codes = with_escapes(case, 126)
+    w = resident(jnp.asarray(codes.view(ml_dtypes.bfloat16)))
+    assert int(w.arrays["counts"].sum()) == escapes
+    np.testing.assert_array_equal(bits(kernels.decode(w, interpret=INTERPRET)), codes)
+    np.testing.assert_array_equal(bits(w.module.decode(w, jnp.bfloat16)), codes)
+    numbers = codes.view(ml_dtypes.bfloat16).astype(np.float32).T
+    here = np.r_[:16, len(numbers) - 16 : len(numbers)]
+    x = jnp.eye(len(numbers), dtype=jnp.bfloat16)[here]
+    y = multiply(x, w, transpose_w=True, out_dtype=jnp.float32)
+    normal = np.abs(numbers[here]) >= 2.0**-126
+    np.testing.assert_array_equal(np.asarray(y)[normal], numbers[here][normal])
+
+
+def test_decode_of_numbers_too_large_for_one_power_of_two():
+    codes = with_escapes("edges", 253)
+    w = resident(jnp.asarray(codes.view(ml_dtypes.bfloat16)))
+    assert w.option("shift") == (253 - WINDOW_BF16) // 2
+    np.testing.assert_array_equal(bits(kernels.decode(w, interpret=INTERPRET)), codes)
+
+
 @pytest.mark.parametrize(("low", "high"), [(0, 254), (1, 255), (1, 256)])
 def test_scales_of_every_power(low, high):
     """E8M0 has no layout only where 2^-127 and 2^127 are both there."""

@@ -14,7 +14,7 @@ row r holds rows 2r (low half) and 2r + 1 of quarter q, three words carry the fo
     special: int32[column tiles, row tiles, 3, n]   row and column in the tile, and code, of every
              NaN and Inf, if there are any; they stand among the escapes too. Code 0 fills up
     options: tile_rows, tile_columns, shift (the power of two that x is multiplied by), inline
-             (chunks that most tiles have)
+             (chunks that most tiles have, if they are few)
 
 A pair is a word of uint32[tile_rows / 2, tile_columns], two rows of a tile. Where an escape is:
 
@@ -57,6 +57,7 @@ COLUMNS = {"words": -1, "top": -1, "counts": -2, "escapes": -4, "special": -4}
 ROWS = {"words": -2, "counts": -1, "escapes": -3, "special": -3}
 TILE_ROWS, TILE_COLUMNS = (2048, 1536, 2560, 1024, 512), 1024
 CHUNK = 128  # escapes that are patched together
+MOST_INLINE = 8  # chunks; each makes the program longer
 # Of where an escape is.
 PAIR_BLOCK, COLUMN_BLOCK, REGISTER, UPPER, NONE = 22, 19, 16, 1 << 11, 1 << 10
 PLACE = NONE | NONE - 1
@@ -115,7 +116,7 @@ def pack(weight: Matrices) -> Packed:
         "tile_rows": tile_rows,
         "tile_columns": tile_columns,
         "shift": (highest - window12.WINDOW) // 2,
-        "inline": int(np.median([-(-n // CHUNK) for n in per_tile])),
+        "inline": min(MOST_INLINE, int(np.median([-(-n // CHUNK) for n in per_tile]))),
     }
     return stacked, options
 
