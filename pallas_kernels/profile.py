@@ -12,7 +12,8 @@ device is needed, only libtpu (extra `aot`). For each format and plan it prints
               weights
     slots     operations of the step by unit, FILL and SPILL being registers from and to memory
 
-Bundles leave out waits, so they are a lower bound of time. Exit codes: 0 done, 1 a budget is
+Bundles leave out waits, so they are a lower bound of time. `--gpu h200` reads machine code instead,
+see `profiling.gpu_report`. Exit codes: 0 done, 1 a budget is
 exceeded (with --check), 2 bad input.
 """
 
@@ -25,9 +26,9 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from jentropy.errors import CheckError, JentropyError, UnsupportedError
+from jentropy.errors import CheckError, JentropyError
 
-from .profiling import budgets, compiling
+from .profiling import budgets, compiling, gpu_report
 from .profiling.measuring import SHAPE, Figures, measure, measure_decode, measure_dense
 from .profiling.schedule import SLOTS
 from .profiling.weights import FORMATS
@@ -50,11 +51,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> int:
     arguments = _parser().parse_args(argv)
+    better = {"lower": min, "cover": max}.get(arguments.write)
     if arguments.gpu:
-        raise UnsupportedError(
-            f"no kernels for {arguments.gpu} yet", expected="--tpu", found=f"--gpu {arguments.gpu}"
-        )
-    target, shape = arguments.tpu, tuple(arguments.shape)
+        with tempfile.TemporaryDirectory(prefix="profile-") as folder:
+            gpu_report.run(
+                Path(folder),
+                arguments.rows or gpu_report.ROWS,
+                tuple(arguments.shape or gpu_report.SHAPE),
+                file=arguments.json,
+                check=arguments.check,
+                write=better,
+            )
+        return 0
+    target, shape = arguments.tpu, tuple(arguments.shape or SHAPE)
     with tempfile.TemporaryDirectory(prefix="profile-") as folder:
         dump = Path(folder)
         compiling.prepare(dump)
@@ -62,15 +71,17 @@ def _run(argv: Sequence[str] | None) -> int:
         if arguments.json != "-":
             print(f"{target}, {describe()}, weight {shape[0]} x {shape[1]}")
             print(line(COLUMNS))
-        for row in _measured(dump, target, arguments.formats, arguments.rows, shape):
+        for row in _measured(
+            dump, target, arguments.formats, arguments.rows or [budgets.ROWS], shape
+        ):
             rows.append(row)
             if arguments.json != "-":
                 print(line(cells(*row)), flush=True)
     if arguments.json:
         write_json(arguments.json, target, shape, rows)
     measured = {n: f for n, m, f, _ in rows if m in (budgets.ROWS, None) and n != DENSE}
-    if arguments.write:
-        write_budgets(target, measured, {"lower": min, "cover": max}[arguments.write])
+    if better:
+        write_budgets(target, measured, better)
     if arguments.check:
         check(target, measured)
     return 0
@@ -96,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     device = parser.add_mutually_exclusive_group(required=True)
     device.add_argument("--tpu", choices=list(compiling.TOPOLOGIES), help="the TPU to compile for")
-    device.add_argument("--gpu", choices=["h200"], help="has no kernels yet")
+    device.add_argument("--gpu", choices=[gpu_report.TARGET], help="the GPU to compile for")
     parser.add_argument("--json", metavar="FILE", help="write the figures as JSON (- for stdout)")
     parser.add_argument(
         "--formats",
@@ -110,17 +121,15 @@ def _parser() -> argparse.ArgumentParser:
         "--rows",
         nargs="+",
         type=int,
-        default=[budgets.ROWS],
         metavar="M",
-        help="rows of x (16); fewer than 16 run as 16",
+        help="rows of x; on TPU 16, and fewer run as 16",
     )
     parser.add_argument(
         "--shape",
         nargs=2,
         type=int,
-        default=SHAPE,
         metavar=("K", "N"),
-        help="of the weight (%(default)s); multiples of 2048, two of them along K at least",
+        help=f"of the weight; on TPU {SHAPE}, multiples of 2048, two of them along K at least",
     )
     parser.add_argument("--check", action="store_true", help="fail where a budget is exceeded")
     parser.add_argument(
@@ -202,13 +211,8 @@ def write_json(file: str, target: str, shape: tuple[int, ...], rows: Sequence[Ro
 
 def write_budgets(target: str, measured: dict[str, Figures], better: Callable[..., float]) -> None:
     """Writes the lower (`min`) or higher (`max`) of what is held and what these figures set."""
-    path = budgets.path()
-    known = budgets.load() if path.is_file() else {}
-    own = known.setdefault(target, {})
-    for name, figures in measured.items():
-        new = budgets.proposed(target, name, figures)
-        own[name] = {what: better(new[what], own.get(name, new)[what]) for what in new}
-    path.write_text(json.dumps(known, indent=1) + "\n")
+    proposals = {name: budgets.proposed(target, name, own) for name, own in measured.items()}
+    budgets.write(target, proposals, better)
 
 
 def check(target: str, measured: dict[str, Figures]) -> None:

@@ -25,7 +25,7 @@ import pytest
 from jentropy.errors import CheckError, InputError
 from jentropy.formats import QuantizedTensor, quantize
 from jentropy.pallas_kernels import profile, to_resident
-from jentropy.pallas_kernels.profiling import budgets, compiling, plans, schedule
+from jentropy.pallas_kernels.profiling import budgets, compiling, gpu_report, plans, schedule
 from jentropy.pallas_kernels.profiling.weights import FORMATS, abstract_weight
 
 TARGETS = tuple(compiling.TOPOLOGIES)
@@ -190,7 +190,7 @@ def test_plans_differ_in_what_decides_a_kernel_only():
 
 def test_budgets_are_below_what_is_promised():
     held = budgets.load()
-    assert set(held) == set(TARGETS)
+    assert set(held) == {*TARGETS, gpu_report.TARGET}
     for target in TARGETS:
         assert set(held[target]) == {*FORMATS, *(name + budgets.DECODE for name in FORMATS)}
         for name, budget in held[target].items():
@@ -273,7 +273,7 @@ def test_budgets_are_set_by_what_was_measured(tmp_path, monkeypatch):
     figures = profile.Figures(tile=(1024, 1024), schedule=own, hbm_cycles=200.0)
     budget = {"ratio": 0.6, "bundles": 90.0, "spills": 6.0}
     assert budgets.exceeded(figures, budget) == {"bundles": (100.0, 90.0)}
-    path = tmp_path / "tpu.json"
+    path = tmp_path / "kernels.json"
     monkeypatch.setattr(budgets, "path", lambda: path)
     path.write_text(json.dumps({"v5e": {"INT8 row": budget}}))
     profile.write_budgets("v5e", {"INT8 row": figures}, min)

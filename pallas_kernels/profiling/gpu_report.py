@@ -1,8 +1,8 @@
 """`profile --gpu h200`: what the kernels for Hopper are made of, as a table, JSON and budgets.
 
-    integer    operations on the integer units in the loop over steps, per pair of weights
-    slots      all instructions there, per pair
-    share      of the instructions that the GPU starts while memory moves those weights
+integer    operations on the integer units in the loop over steps, per pair of weights
+slots      all instructions there, per pair
+share      of the instructions that the GPU starts while memory moves those weights
 """
 
 from __future__ import annotations
@@ -59,11 +59,16 @@ def run(
         }
         text = json.dumps(document, indent=1)
         print(text) if file == "-" else Path(file).write_text(text + "\n")
-    held = {f"BF16 M={m}": figures.held() for m, figures in found.items() if m in ROWS}
+    held = {name_of(m): figures.held() for m, figures in found.items() if m in ROWS}
     if write:
         budgets.write(TARGET, {name: _with_room(own) for name, own in held.items()}, write)
     if check:
         check_budgets(held)
+
+
+def name_of(m: int) -> str:
+    """Of a budget."""
+    return f"BF16 M={m}"
 
 
 def to_json(m: int, figures: Figures) -> dict[str, Any]:
