@@ -78,9 +78,7 @@ class Backend:
     kind: str  # of the device, as the compiler names it
     memory_bytes: int
     raw_bytes: int  # temporary bytes of a code in `split` and `merge`, at the most
-    # How often as much as the results may come on top: libtpu 0.0.50 reports two copies of them,
-    # whatever a loop does; 0.0.42 none.
-    again: int
+    again: int  # how often as much as the results may come on top
 
 
 BACKENDS = {
@@ -95,7 +93,8 @@ BACKENDS = {
         kind="TPU v5 lite",
         memory_bytes=16 << 30,
         raw_bytes=33,  # parts of a block are 8 to 32 codes, which a register pads to 128
-        again=2,
+        # libtpu 0.0.50 keeps up to three copies of what a loop carries, 0.0.42 none.
+        again=3 if jax.version.__version_info__ >= (0, 12) else 0,
     ),
     "gpu": Backend(
         wheels={

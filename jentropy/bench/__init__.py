@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from . import analyze, archive, formats, load, matmul
+from . import analyze, archive, formats, load, matmul, tuning
 from .measure import Result, environment
 
 SUITES: dict[str, ModuleType] = {
@@ -19,4 +19,4 @@ SUITES: dict[str, ModuleType] = {
     "analyze": analyze,
 }
 
-__all__ = ["SUITES", "Result", "environment"]
+__all__ = ["SUITES", "Result", "environment", "tuning"]

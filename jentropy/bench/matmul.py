@@ -1,9 +1,9 @@
 """Suite `matmul`: x @ w from compressed weights, beside the dense BF16 product.
 
-On an accelerator a product is timed as one of a stack of layers, so large together that no cache
-holds them, which one compiled program goes through: dispatch costs nothing, and the next layer's
-input depends on the last one's output. The limit is the bandwidth that copying an array reaches in
-the same run.
+On an accelerator a product is timed as one of many layers, so large together that no cache holds
+them, which one compiled program goes through: dispatch costs nothing, and the next layer's input
+depends on the last one's output. The limit is the bandwidth that copying an array reaches in the
+same run. Formats that have no kernel there are left out.
 
 On a CPU the reference backend decodes the whole weight for every product: its figures say what a
 test costs, not what a kernel reaches, and the shapes are small.
@@ -12,7 +12,8 @@ test costs, not what a kernel reaches, and the shapes are small.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+import statistics
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,13 +39,23 @@ from jentropy.pallas_kernels import default_backend
 from .measure import Result, median_seconds
 
 SMALL_SHAPES = ((1024, 1024), (1024, 4096), (4096, 1024))  # [N, K]
-SHAPES = {  # of Llama-3-8B: [N, K]
-    "q+k+v": (6144, 4096),
-    "o": (4096, 4096),
-    "gate+up": (28672, 4096),
-    "down": (4096, 14336),
+SHAPES = {  # [N, K]
+    "Llama-3-8B q+k+v": (6144, 4096),
+    "Llama-3-8B o": (4096, 4096),
+    "Llama-3-8B gate+up": (28672, 4096),
+    "Llama-3-8B down": (4096, 14336),
+    "Llama-3-70B q+k+v": (10240, 8192),
+    "Llama-3-70B o": (8192, 8192),
+    "Llama-3-70B gate+up": (57344, 8192),
+    "Llama-3-70B down": (8192, 28672),
+    "Qwen3-32B q+k+v": (10240, 5120),
+    "Qwen3-32B o": (5120, 8192),
+    "Qwen3-32B gate+up": (51200, 5120),
+    "Qwen3-32B down": (5120, 25600),
 }
-SMALL_ROWS, ROWS = (1, 16, 256), (1, 8, 16, 64, 256, 1024, 4096)  # M
+ELSEWHERE = ("Llama-3-8B",)  # models of formats other than BF16
+SMALL_ROWS = (1, 16, 256)  # M
+ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 4096)
 FORMATS_TIMED: dict[str, Format] = {
     "BF16": FORMATS["BF16"],
     "FP8 row": FP8_ROW,
@@ -81,23 +92,52 @@ def _on_cpu() -> Iterator[Result]:
 def _on_accelerator() -> Iterator[Result]:
     bandwidth = copy_bandwidth()
     yield Result(name="copy", figures={"gigabytes_per_second": bandwidth / 1e9})
+    speedups: dict[int, list[float]] = {m: [] for m in ROWS}
     for layer, (n, k) in SHAPES.items():
-        layers = max(2, math.ceil(STACK_BYTES / (2 * n * k)))
-        dense = _normal(0, (layers, n, k)) * 0.02
-        theirs = {m: _seconds(_dense_product, m, dense) for m in ROWS}
+        dense = layers_of(n, k)
+        theirs = {m: seconds(dense_product, m, dense) for m in ROWS}
         for name, number_format in FORMATS_TIMED.items():
-            weight = _resident(dense, number_format)
+            if number_format.parameters and not layer.startswith(ELSEWHERE):
+                continue
+            weights = [_resident(w, number_format) for w in dense]
+            if weights[0].backend != default_backend():
+                continue
             for m in ROWS:
-                ours = _seconds(partial(jentropy.matmul, transpose_w=True), m, weight)
-                limit = weight.nbytes / layers / bandwidth
+                ours = seconds(partial(jentropy.matmul, transpose_w=True), m, weights)
+                limit = weights[0].nbytes / bandwidth
+                if name == "BF16":
+                    speedups[m].append(theirs[m] / ours)
                 yield Result(
                     name=f"{name} {layer} M={m} N={n} K={k}",
                     figures={
                         **_times(ours, theirs[m]),
                         "of_bandwidth": limit / ours,
-                        "bits_per_weight": weight.bits_per_weight,
+                        "bits_per_weight": weights[0].bits_per_weight,
                     },
                 )
+            yield _decoding(f"{name} {layer} decode N={n} K={k}", weights[0], bandwidth)
+    for m, found in speedups.items():
+        yield Result(
+            name=f"BF16 M={m}, geometric mean",
+            figures={"speedup": statistics.geometric_mean(found)},
+        )
+
+
+def _decoding(name: str, weight: Any, bandwidth: float) -> Result:
+    """Decode to dense, against the bytes that it reads and writes."""
+    decode = jax.jit(jentropy.decode)
+    taken = median_seconds(partial(decode, weight))
+    moved = weight.nbytes + math.prod(weight.shape) * weight.dtype.itemsize
+    return Result(
+        name=name,
+        figures={"microseconds": 1e6 * taken, "of_bandwidth": moved / bandwidth / taken},
+    )
+
+
+def layers_of(n: int, k: int) -> list[jax.Array]:
+    """Dense weights of layers alike, more than any cache holds."""
+    count = max(2, math.ceil(STACK_BYTES / (2 * n * k)))
+    return [_normal(i, (n, k)) * jnp.bfloat16(0.02) for i in range(count)]
 
 
 def _times(ours: float, theirs: float) -> dict[str, float]:
@@ -119,23 +159,22 @@ def _resident(dense: jax.Array, number_format: Format) -> Any:
     return jentropy.to_resident(QuantizedTensor(number_format=number_format, codes=codes))
 
 
-def _dense_product(x: jax.Array, w: jax.Array) -> jax.Array:
+def dense_product(x: jax.Array, w: jax.Array) -> jax.Array:
+    """What a user would have otherwise."""
     return jnp.dot(x, w.T, preferred_element_type=jnp.float32).astype(x.dtype)
 
 
-def _seconds(product: Callable[[Any, Any], Any], m: int, weights: Any) -> float:
-    """Time of one product, of as many as there are weights in the stack."""
-    layers, _, k = weights.shape
+def seconds(product: Callable[[Any, Any], Any], m: int, weights: Sequence[Any]) -> float:
+    """Time of one product, of as many as there are weights."""
 
     @jax.jit
-    def through(x: jax.Array, weights: Any) -> jax.Array:
-        def layer(x: jax.Array, w: Any) -> tuple[jax.Array, None]:
-            y = product(x, w)
-            return x + y[:, :1] * jnp.bfloat16(1e-3), None  # the next one must wait
+    def through(x: jax.Array, weights: Sequence[Any]) -> jax.Array:
+        for w in weights:
+            x += product(x, w)[:, :1] * jnp.bfloat16(1e-3)  # the next one must wait
+        return x
 
-        return jax.lax.scan(layer, x, weights)[0]
-
-    return median_seconds(partial(through, _normal(1, (m, k)), weights)) / layers
+    x = _normal(1, (m, weights[0].shape[1]))
+    return median_seconds(partial(through, x, weights)) / len(weights)
 
 
 def copy_bandwidth() -> float:

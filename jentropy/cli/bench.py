@@ -24,13 +24,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--png", metavar="F", help="suite archive: draw speed against bits per weight (or .svg)"
     )
+    parser.add_argument(
+        "--tune",
+        action="store_true",
+        help="suite matmul on a Hopper GPU: find and keep the best configurations",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if arguments.tune and arguments.suite != "matmul":
+        raise InputError("--tune", expected="suite matmul", found=f"suite {arguments.suite}")
     if arguments.png and arguments.suite != "archive":
         raise InputError("--png", expected="suite archive", found=f"suite {arguments.suite}")
     source = arguments.source or jentropy.models.BUNDLED
-    results = bench.SUITES[arguments.suite].run(source)
+    results = list(
+        bench.tuning.run() if arguments.tune else bench.SUITES[arguments.suite].run(source)
+    )
     content = {
         "suite": arguments.suite,
         **bench.environment(),

@@ -36,7 +36,7 @@ class Config:
     Attributes:
       tile_k: columns of a step: longer ones wait less often, shorter ones fit more stages.
       stages: steps whose copies are under way or being multiplied.
-      rounds: of whole tiles that are dealt, before the rest is cut.
+      rounds: of whole tiles that are dealt, before the rest is cut; enough of them cut nothing.
     """
 
     tile_k: int
@@ -77,9 +77,15 @@ class Plan:
         return self.n // TILE_N
 
     @property
+    def unit(self) -> int:
+        """Steps of the line that stay together: all of a tile where rounds cover everything."""
+        return self.steps if self.config.rounds * self.blocks >= self.tiles else 1
+
+    @property
     def whole(self) -> int:
-        """Tiles that are dealt whole; they come first."""
-        return min(self.tiles, self.config.rounds * self.blocks)
+        """Tiles that are dealt in rounds; they come first."""
+        rounds = self.config.rounds * self.blocks
+        return rounds if rounds < self.tiles else 0
 
     @property
     def line(self) -> int:
@@ -94,11 +100,11 @@ class Plan:
 
     def first_of(self, block: Any) -> Any:
         """Where in the line a block of threads begins; where the one before it ends."""
-        return block * self.line // self.blocks
+        return block * (self.line // self.unit) // self.blocks * self.unit
 
     def block_of(self, step: Any) -> Any:
         """The block of threads that takes a step of the line."""
-        return ((step + 1) * self.blocks - 1) // max(1, self.line)
+        return ((step // self.unit + 1) * self.blocks - 1) // (self.line // self.unit)
 
     def parts_of(self, tile: int) -> int:
         """Blocks of threads that work on a tile."""
@@ -162,7 +168,7 @@ def configs(*, m: int, k: int, n: int, list_words: int, target: GpuTarget) -> It
     for tile_k in TILES_K:
         room = (target.shared_bytes - RESERVED_BYTES) // stage_bytes(m, tile_k, list_words)
         if k % tile_k == 0 and room >= 2:
-            for rounds in sorted({0, most, most + (left > 0)}):
+            for rounds in sorted({0, most, most + (most > 0 and left > 0)}):
                 yield Config(tile_k=tile_k, stages=min(room, MOST_STAGES), rounds=rounds)
 
 
@@ -178,7 +184,8 @@ def estimated_seconds(plan: Plan, target: GpuTarget) -> float:
     moved = step_bytes / (busy * target.bytes_per_second)
     multiplied = 2 * plan.m * TILE_N * config.tile_k / target.flops_per_second
     step = target.multiprocessors * max(moved, multiplied) + STEP_SECONDS
-    longest = plan.rounds_of(0) * plan.steps + -(-plan.line // plan.blocks)
+    units = plan.line // plan.unit
+    longest = plan.rounds_of(0) * plan.steps + -(-units // plan.blocks) * plan.unit
     cut = plan.n - plan.whole * TILE_N
     added = 0 if plan.parts == 1 else 8 * cut * plan.m * (plan.parts - 1)
     return longest * step + added / target.bytes_per_second
