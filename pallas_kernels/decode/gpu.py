@@ -72,7 +72,7 @@ def _window12(weight: ResidentTensor, dtype: Any, *, interpret: Any) -> Array:
             stage = lax.rem(i, STAGES)
             plgpu.copy_gmem_to_smem(source, words_s.at[stage], full.at[stage])
 
-        def step(i: Any, _: Any) -> Any:
+        def step(i: Any, nothing: None) -> None:
             stage, place = lax.rem(i, STAGES), lax.rem(i, LEAVING)
             plgpu.barrier_wait(full.at[stage])
             plgpu.wait_smem_to_gmem(LEAVING - 1, wait_read_only=True)
@@ -100,11 +100,9 @@ def _window12(weight: ResidentTensor, dtype: Any, *, interpret: Any) -> Array:
             def _() -> None:
                 copy_in(i + STAGES)
 
-            return ()
-
         for i in range(min(STAGES, length)):
             copy_in(i)
-        lax.fori_loop(0, length, step, ())
+        lax.fori_loop(0, length, step, None)
         plgpu.wait_smem_to_gmem(0)
 
     shape = row_blocks * fragments.ROWS, column_blocks * fragments.BLOCK

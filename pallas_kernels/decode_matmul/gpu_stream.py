@@ -141,7 +141,7 @@ class _Kernel:
         whole = plan.rounds_of(block) * plan.steps
         first = plan.first_of(block)
 
-        def issue(i: Any, _: Any) -> Any:
+        def issue(i: Any, nothing: None) -> None:
             stage, step = lax.rem(i, config.stages), first + i - whole
 
             @pl.when(i >= config.stages)
@@ -161,10 +161,9 @@ class _Kernel:
                 plgpu.copy_gmem_to_smem(own, target.at[stage], full.at[stage])
             own = x.at[:, pl.ds(k * config.tile_k, config.tile_k)]
             plgpu.copy_gmem_to_smem(own, x_s.at[stage], full.at[stage])
-            return ()
 
         count = whole + plan.first_of(block + 1) - first
-        lax.fori_loop(0, count, issue, ())
+        lax.fori_loop(0, count, issue, None)
 
         def drain(i: Any, _: Any) -> None:
             plgpu.barrier_wait(empty.at[lax.rem(i, config.stages)])
