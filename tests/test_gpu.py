@@ -161,11 +161,18 @@ def test_decode_gives_every_codes_number(dtype, interpret):
     )
 
 
+def test_decode_of_every_bf16_code():
+    dense = with_codes(np.arange(1 << 16, dtype=np.uint16), (512, 2048))
+    decoded = kernels.decode(resident(dense), interpret=True)
+    np.testing.assert_array_equal(bits(decoded), bits(dense))
+
+
 @with_nan
 def test_identity_gives_every_weight(interpret):
-    dense = with_codes(np.random.default_rng(2).integers(0, 1 << 16, 300).astype(np.uint16))
+    codes = np.random.default_rng(2).integers(0, 1 << 16, 60).astype(np.uint16)
+    dense = with_codes(codes, (130, 140))
     y = jentropy.matmul(
-        jnp.eye(K, dtype=jnp.bfloat16),
+        jnp.eye(140, dtype=jnp.bfloat16),
         resident(dense),
         transpose_w=True,
         out_dtype=jnp.float32,
@@ -221,6 +228,19 @@ def test_both_products_of_both_orders(reduce_axis, transpose_w):
     assert y.shape == (2, 3, 400 - inner)
     flat, rounded = y.reshape(6, -1), x.reshape(6, inner).astype(jnp.bfloat16)
     close(flat, rounded, dense.T if transpose_w else dense)
+
+
+@pytest.mark.parametrize("m", [300, 330], ids=["passes", "dense"])
+def test_many_rows(m, few, monkeypatch):
+    few = replace(few, fused_rows=320)
+    monkeypatch.setattr(gpu, "current_target", lambda: few)
+    dense = jnp.asarray(weights((128, 128)))
+    x = jnp.asarray(np.random.default_rng(1).standard_normal((m, 128)), jnp.bfloat16)
+    w = resident(dense)
+    made = gpu.plan_product(w, m, few)
+    assert (made.fused, made.passes) == ((True, 2) if m == 300 else (False, 2))
+    y = jentropy.matmul(x, w, transpose_w=True, out_dtype=jnp.float32, interpret=True)
+    close(y, x, dense.T)
 
 
 def test_full_precision_and_output_dtype():
