@@ -75,8 +75,8 @@ def kernel(
             code = jnp.full(place_of.shape, lax.bitcast_convert_type(code, jnp.uint32))
             pltpu.store(pairs.at[pl.ds(where >> REGISTER, SUBLANES), :], code, mask=here)
 
-    tile = pairs[...].reshape(-1, REGISTERS, SUBLANES, LANES)
-    whole = jnp.concatenate([tile[:, t].reshape(-1, LANES) for t in range(across)], axis=1)
+    registers = pairs[...].reshape(-1, REGISTERS, SUBLANES, LANES)
+    whole = jnp.concatenate([registers[:, t].reshape(-1, LANES) for t in range(across)], axis=1)
     out[...] = pltpu.bitcast(whole, jnp.bfloat16).astype(out.dtype)
 
 
