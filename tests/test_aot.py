@@ -93,8 +93,8 @@ BACKENDS = {
         kind="TPU v5 lite",
         memory_bytes=16 << 30,
         raw_bytes=33,  # parts of a block are 8 to 32 codes, which a register pads to 128
-        # libtpu 0.0.50 keeps up to three copies of what a loop carries, 0.0.42 none.
-        again=3 if jax.version.__version_info__ >= (0, 12) else 0,
+        # libtpu 0.0.50 keeps up to three copies of what a loop carries, 0.0.42 one.
+        again=3 if jax.version.__version_info__ >= (0, 12) else 1,
     ),
     "gpu": Backend(
         wheels={

@@ -154,5 +154,3 @@ def test_resident_from_the_archive_of_a_tree():
 def test_unknown_backends_are_refused_by_name():
     with pytest.raises(UnsupportedError, match="npu"):
         kernels.to_resident(jnp.ones((8, 8), jnp.bfloat16), "npu")
-    with pytest.raises(UnsupportedError, match="gpu"):
-        kernels.to_resident(jnp.ones((8, 8), jnp.bfloat16), "gpu")
