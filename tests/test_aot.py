@@ -23,49 +23,12 @@ from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
 from jentropy.codecs import lanes, on_device, rans, rawbits
+from jentropy.pallas_kernels.profiling import gpu
 
 LANES, STEPS = 1 << 20, 512
 WORDS = 1 << 28
 CODES = 1 << 28  # of a call of `split` or `merge`; on a v5e twice as many leave no room
 KEPT = 32  # bytes that `rans` keeps for a lane: states, what was looked up, pointers, words
-
-H200 = """
-platform_name: "CUDA"
-device_description_str: "NVIDIA H200"
-dnn_version_info { major: 9 minor: 12 }
-gpu_device_info {
-  name: "NVIDIA H200"
-  device_vendor: "NVIDIA Corporation"
-  platform_version: "Compute Capability 9.0a"
-  cuda_compute_capability { major: 9 feature_extension: ACCELERATED_FEATURES }
-  driver_version: "13.0.0"
-  runtime_version: "13.0.0"
-  compile_time_toolkit_version: "13.0.0"
-  dnn_version: "9.12.0"
-  device_memory_size: 151397597184
-  memory_bandwidth: 4800000000000
-  l2_cache_size: 52428800
-  clock_rate_ghz: 1.98
-  core_count: 132
-  fpus_per_core: 128
-  threads_per_warp: 32
-  threads_per_block_limit: 1024
-  threads_per_core_limit: 2048
-  registers_per_block_limit: 65536
-  registers_per_core_limit: 65536
-  shared_memory_per_block: 49152
-  shared_memory_per_block_optin: 232448
-  shared_memory_per_core: 233472
-  block_dim_limit_x: 2147483647
-  block_dim_limit_y: 65535
-  block_dim_limit_z: 65535
-  thread_dim_limit_x: 1024
-  thread_dim_limit_y: 1024
-  thread_dim_limit_z: 64
-  device_address_bits: 64
-  ecc_enabled: true
-}
-"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +64,7 @@ BACKENDS = {
             "jax_cuda13_plugin": "jax-cuda13-plugin",
             "jax_plugins.xla_cuda13": "jax-cuda13-pjrt",
         },
-        topology={"platform": "cuda", "topology": "1x1x1", "target_config": H200},
+        topology={"platform": "cuda", "topology": "1x1x1", "target_config": gpu.config()},
         environment={},
         kind="NVIDIA H200",
         memory_bytes=141 * 10**9,

@@ -79,12 +79,14 @@ def versions() -> dict[str, str]:
     return {name: metadata.version(name) for name in ("jax", "jax-cuda13-pjrt", "nvidia-cuda-nvcc")}
 
 
+def config() -> str:
+    """What XLA must know of an H200."""
+    return (resources.files("jentropy.pallas_kernels.profiling") / "h200.txtpb").read_text()
+
+
 def topology() -> Any:
     """An H200."""
-    config = resources.files("jentropy.pallas_kernels.profiling") / "h200.txtpb"
-    return topologies.get_topology_desc(
-        platform="cuda", topology="1x1x1", target_config=config.read_text()
-    )
+    return topologies.get_topology_desc(platform="cuda", topology="1x1x1", target_config=config())
 
 
 def compile_for(dump: Path, function: Callable[..., Any], *arguments: Any) -> list[sass.Kernel]:
