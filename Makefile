@@ -1,8 +1,10 @@
 # The two commands are `make demo` and `make test`; each sets up its own environment in .venv.
-# PYTHON=... picks the interpreter (3.11 or newer), VENV=... the folder, PYTEST=... adds options.
+# PYTHON=... picks the interpreter (3.11 or newer), VENV=... the folder, PYTEST=... adds options,
+# WORKERS=... is how many processes test (each takes up to 4 GB).
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST ?=
+WORKERS ?= logical --maxprocesses=4
 EXTRAS := report,hub,gguf,train,test
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
@@ -13,7 +15,7 @@ demo: $(READY)
 	$(BIN)/jentropy demo
 
 test: $(READY)
-	$(BIN)/python -m pytest $(PYTEST)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST)
 
 lint: $(READY)
 	$(BIN)/ruff check .
