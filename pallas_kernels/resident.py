@@ -31,11 +31,14 @@ SMALL = (
 class ResidentTensor:
     """One weight matrix, or a stack of them, in a backend's layout.
 
-    Only `arrays` are leaves of the pytree; everything else is static. The leading axes of every
-    array are those of the stack, so `lax.scan`, `vmap` and indexing take single matrices out of it.
+    Only `arrays` and `index` are leaves of the pytree; everything else is static. The leading axes
+    of every array are those of the stack, so `lax.scan`, `vmap` and `jax.tree.map` take single
+    matrices out of it. They copy what they take; `stack[i]` does not: the kernels read the matrix
+    where it lies.
 
     Attributes:
       arrays: what `LAYOUTS[layout].pack` made.
+      index: int32[]: the tensor is this matrix of the stack of matrices that the arrays are.
       options: sizes and choices that a compiled program must know.
       layout: name of the layout module.
       number_format: what the weight's codes mean.
@@ -44,6 +47,7 @@ class ResidentTensor:
     """
 
     arrays: dict[str, jax.Array]
+    index: jax.Array | None = None
     options: tuple[tuple[str, int], ...] = field(default=(), metadata={"static": True})
     layout: str = field(metadata={"static": True})
     number_format: Format = field(metadata={"static": True})
@@ -68,6 +72,10 @@ class ResidentTensor:
     @property
     def stack(self) -> tuple[int, ...]:
         """Leading axes."""
+        return () if self.index is not None else self._leading
+
+    @property
+    def _leading(self) -> tuple[int, ...]:
         name, rank = self.module.STACKED
         return tuple(self.arrays[name].shape[: self.arrays[name].ndim - rank])
 
@@ -91,12 +99,57 @@ class ResidentTensor:
     @property
     def nbytes(self) -> int:
         """Bytes that the weight occupies, scales and escapes included."""
-        return sum(array.size * array.dtype.itemsize for array in self.arrays.values())
+        held = sum(array.size * array.dtype.itemsize for array in self.arrays.values())
+        return held if self.index is None else held // self._leading[0]
 
     @property
     def bits_per_weight(self) -> float:
         """Bits that a weight occupies, scales and escapes included."""
         return 8 * self.nbytes / max(1, math.prod(self.shape))
+
+    def __getitem__(self, at: Any) -> ResidentTensor:
+        """Part of a stack, along its leading axes.
+
+        One integer for each axis, traced or not, gives a matrix that is not copied: `matmul` and
+        `decode` read it out of the stack. Traced ones are clipped to the stack.
+
+        Raises:
+          IndexError: a single matrix, an index outside the stack, too many of them.
+
+        Example:
+          >>> import jax, jax.numpy as jnp, jentropy
+          >>> layers = jentropy.to_resident(jnp.ones((3, 512, 512), jnp.bfloat16))
+          >>> def layer(x, i):
+          ...     return jentropy.matmul(x, layers[i], transpose_w=True), None
+          >>> jax.lax.scan(layer, jnp.ones((2, 512), jnp.bfloat16), jnp.arange(3))[0].shape
+          (2, 512)
+        """
+        stack = self.stack
+        parts = at if isinstance(at, tuple) else (at,)
+        if len(parts) > len(stack):
+            raise IndexError(f"{len(parts)} indices into a stack of shape {list(stack)}")
+        if len(parts) < len(stack) or any(
+            isinstance(part, slice) or np.ndim(part) for part in parts
+        ):
+            return replace(self, arrays={name: a[parts] for name, a in self.arrays.items()})
+        index = jnp.int32(0)
+        for part, size in zip(parts, stack, strict=True):
+            if isinstance(part, int | np.integer) and not -size <= part < size:
+                raise IndexError(f"index {part} into a stack of shape {list(stack)}")
+            own = jnp.asarray(part, jnp.int32)
+            index = index * size + jnp.clip(jnp.where(own < 0, own + size, own), 0, size - 1)
+        arrays = {name: a.reshape(-1, *a.shape[len(stack) :]) for name, a in self.arrays.items()}
+        return replace(self, arrays=arrays, index=index)
+
+    def own(self) -> ResidentTensor:
+        """The same tensor with arrays of its own: a copy of a matrix that lies in a stack."""
+        if self.index is None:
+            return self
+        arrays = {
+            name: jax.lax.dynamic_index_in_dim(array, self.index, keepdims=False)
+            for name, array in self.arrays.items()
+        }
+        return replace(self, arrays=arrays, index=None)
 
     def partition_specs(
         self, outputs: str | None = None, inputs: str | None = None

@@ -263,7 +263,7 @@ def test_gradient_vmap_and_scan():
         def layer(x, one):
             return jentropy.matmul(x, one, transpose_w=True, interpret=True), None
 
-        return jax.lax.scan(layer, x, w)[0]
+        return jax.lax.scan(lambda x, i: layer(x, w[i]), x, jnp.arange(2))[0]
 
     def dense_through(x):
         for one in dense:
@@ -274,6 +274,8 @@ def test_gradient_vmap_and_scan():
         np.asarray(through(x), np.float32), np.asarray(dense_through(x), np.float32), atol=2e-3
     )
     first = jax.tree.map(lambda a: a[0], w)
+    second = kernels.decode(w[1], interpret=True)
+    np.testing.assert_array_equal(bits(second), bits(dense[1]))
     gradient = jax.grad(
         lambda x: (
             jentropy.matmul(x, first, transpose_w=True, interpret=True).astype(jnp.float32).sum()

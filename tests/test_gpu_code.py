@@ -47,7 +47,21 @@ def main() -> None:
                 known[plan] = gpu.measure(dump, plan.m, plan.n, plan.k)
             found[name] = gpu_report.to_json(plan.m, known[plan])
         from jentropy.pallas_kernels.decode import gpu as decode
+        from jentropy.pallas_kernels.decode_matmul import gpu_window12
 
+        plan, weight = gpu.plan_of(16, n, k), gpu.abstract_weight(n, k)
+        layers = jax.tree.map(lambda a: jax.ShapeDtypeStruct((2, *a.shape), a.dtype), weight)
+        (kernel,) = gpu.compile_for(
+            dump,
+            lambda x, w, i: gpu_window12.multiply(x, w[i], plan, interpret=False),
+            jax.ShapeDtypeStruct((plan.m, plan.k), jnp.bfloat16),
+            layers,
+            jax.ShapeDtypeStruct((), jnp.int32),
+        )
+        found["one of a stack"] = {
+            "registers": kernel.registers,
+            "spill_bytes": kernel.spill_bytes,
+        }
         for dtype in (jnp.bfloat16, jnp.float32):
             (kernel,) = gpu.compile_for(
                 dump, lambda w, dtype=dtype: decode.dense(w, dtype), gpu.abstract_weight(n, k)

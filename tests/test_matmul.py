@@ -101,3 +101,38 @@ def test_another_backends_layout_is_refused(backend):
         with pytest.raises(UnsupportedError, match="reference"):
             jentropy.matmul(jnp.ones((1, 32)), w, backend=backend)
     assert jentropy.matmul(jnp.ones((1, 32)), w, backend="reference").shape == (1, 24)
+
+
+def test_matrices_of_a_stack():
+    dense, x = weights((2, 3, 32, 48)), inputs((4, 48), jnp.bfloat16)
+    w = jentropy.to_resident(dense, "reference")
+    assert w.stack == (2, 3)
+    for at in ((1, 2), (-1, 0), (np.int32(0), jnp.int32(1))):
+        one = w[at]
+        assert one.shape == (32, 48)
+        assert one.nbytes == w.nbytes // 6
+        assert same_bits(jentropy.decode(one), dense[at])
+        y = jentropy.matmul(x, one, transpose_w=True)
+        assert same_bits(y, jentropy.matmul(x, dense[at], transpose_w=True))
+    ids = jnp.array([3, 0])
+    assert same_bits(jentropy.pallas_kernels.take_rows(w[0, 1], ids), dense[0, 1][ids])
+    for at in (0, slice(1, 2), (slice(None), 1), (1, jnp.array([2, 0])), ()):
+        assert w[at].index is None
+        assert same_bits(jentropy.decode(w[at]), dense[at])
+    assert len(list(w)) == 2
+    for at in ((2, 0), (0, -4), (0, 0, 0)):
+        with pytest.raises(IndexError, match=r"\[2, 3\]"):
+            w[at]
+    with pytest.raises(IndexError, match=r"\[\]"):
+        w[0, 0][0]
+
+
+def test_traced_indices_of_a_stack():
+    dense, x = weights((3, 32, 48)), inputs((4, 48), jnp.bfloat16)
+    w = jentropy.to_resident(dense, "reference")
+    every = jax.vmap(lambda i: jentropy.matmul(x, w[i], transpose_w=True))
+    held = dense[jnp.array([2, 0, 2, 0])]  # outside, it is the nearest
+    expected = jnp.stack([jentropy.matmul(x, one, transpose_w=True) for one in held])
+    assert same_bits(every(jnp.array([-1, -3, 7, -9])), expected)
+    again = jax.jit(lambda w, i: jentropy.decode(w[i]))
+    assert same_bits(again(w, jnp.int32(1)), dense[1])

@@ -24,7 +24,7 @@ import pytest
 
 from jentropy.errors import CheckError, InputError
 from jentropy.formats import QuantizedTensor, quantize
-from jentropy.pallas_kernels import profile, to_resident
+from jentropy.pallas_kernels import ResidentTensor, profile, to_resident
 from jentropy.pallas_kernels.profiling import budgets, compiling, gpu_report, plans, schedule
 from jentropy.pallas_kernels.profiling.weights import FORMATS, abstract_weight
 
@@ -33,6 +33,7 @@ EVERYTHING = os.environ.get("JENTROPY_AOT") == "all"
 PROMISED = tuple(budgets.CEILINGS)
 PROCESSES, SECONDS = 2, 900
 PARTS = 2  # that the plans of a TPU are compiled in
+STACKED = (3, 2048, 2048)  # layers, K, N of a stack
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None,
     reason="libtpu not installed: pip install 'jentropy[aot]'",
@@ -110,7 +111,7 @@ def test_every_plan_compiles(compiled, target):
     errors = {case: error for case, error in compiled[target].items() if error}
     assert not errors, errors
     kinds = {case.split(":")[0] for case in compiled[target]}
-    assert kinds == {"product", "decode"}
+    assert kinds == {"product", "decode", "layers"}
 
 
 def cases(target: str, everything: bool) -> tuple[list[plans.Case], list[plans.Case]]:
@@ -121,6 +122,25 @@ def cases(target: str, everything: bool) -> tuple[list[plans.Case], list[plans.C
     found = plans.distinct(target, ["gpt-oss-120b"])
     few = [case for case in found if case.m == 1 and case.number_format in PROMISED]
     return few, plans.layouts(few)
+
+
+def over_layers(product: Any, decoded: Any) -> Any:
+    """A loop that takes matrices out of a stack, to be multiplied and to be decoded."""
+
+    def run(x: jax.Array, layers: ResidentTensor) -> tuple[jax.Array, jax.Array]:
+        def layer(x: jax.Array, i: jax.Array) -> tuple[jax.Array, jax.Array]:
+            return product(x, layers[i]).astype(x.dtype), decoded(layers[i])[0]
+
+        return jax.lax.scan(layer, x, jnp.arange(STACKED[0]))
+
+    return run
+
+
+def copied(program: str, layers: ResidentTensor) -> str | None:
+    """What a program does with the words of one layer, which are most of its bytes."""
+    shape = ",".join(str(size) for size in layers.arrays["words"].shape[1:])
+    made = [line.strip() for line in program.splitlines() if f"= u32[{shape}]" in line]
+    return made[0] if made else None
 
 
 def main(target: str, extent: str, part: str) -> None:
@@ -140,12 +160,22 @@ def main(target: str, extent: str, part: str) -> None:
         work[f"product: {case}"] = (product_of(weight, target), x, weight)
     for case in decodes:
         work[f"decode: {case}"] = (decoded, case.weight())
+    for number_format in PROMISED:
+        weight = abstract_weight(FORMATS[number_format], *STACKED[1:])
+        x = jax.ShapeDtypeStruct((16, STACKED[1]), jnp.bfloat16)
+        layers = jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct((STACKED[0], *a.shape), a.dtype), weight
+        )
+        of_layers = over_layers(product_of(weight, target), decoded)
+        work[f"layers: {number_format}"] = (of_layers, x, layers)
     results: dict[str, str | None] = {}
     for name, arguments in list(work.items())[int(part) :: PARTS]:
         start = time.perf_counter()
         try:
-            compiling.compile_for(target, *arguments)
+            program = compiling.compile_for(target, *arguments)
             results[name] = None
+            if name.startswith("layers"):
+                results[name] = copied(program.as_text(), arguments[-1])
         except Exception as error:
             results[name] = f"{type(error).__name__}: {error}"[:2000]
         print(f"{time.perf_counter() - start:.1f} s {name}", file=sys.stderr)

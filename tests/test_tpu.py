@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -439,6 +440,8 @@ def test_stacked_layers(name):
         return y, y
 
     _, scanned = jax.jit(lambda x, w: jax.lax.scan(layer, x, w))(x, w)
+    in_place = jax.jit(lambda x, w: jax.lax.scan(lambda x, i: layer(x, w[i]), x, jnp.arange(3)))
+    assert same_bits(in_place(x, w)[1], scanned)
     mapped = jax.vmap(lambda w: layer(x, w)[0])(w)
     here = x
     for i, dense in enumerate(expected):
@@ -447,6 +450,29 @@ def test_stacked_layers(name):
         )
         here = here @ dense.T
         np.testing.assert_allclose(scanned[i], here, atol=1e-5 * float(jnp.abs(here).max()))
+
+
+@pytest.mark.parametrize("name", ["BF16", "FP8-128x128", "MXFP8", "INT4-32-zeros"])
+def test_a_matrix_is_read_out_of_its_stack(name):
+    weight = quantized(name, (2, 2, 128, 192))
+    w, x = resident(weight), inputs((3, 192))
+    at = 1, 0
+    copy = jax.tree.map(lambda a: a[at], w)
+    own = w[at]
+    assert own.shape == copy.shape == (128, 192)
+    assert own.nbytes == copy.nbytes
+    assert same_bits(
+        kernels.decode(own, jnp.float32, interpret=INTERPRET),
+        kernels.decode(copy, jnp.float32, interpret=INTERPRET),
+    )
+    assert own.backend == copy.backend == "tpu"
+    for given, transpose_w in ((x, True), (x[:, :128], False)):
+        options = {"transpose_w": transpose_w, "interpret": INTERPRET}
+        here, back = jax.vjp(partial(jentropy.matmul, w=own, **options), given)
+        there, back_there = jax.vjp(partial(jentropy.matmul, w=copy, **options), given)
+        assert same_bits(here, there)
+        cotangent = inputs(here.shape, seed=2)
+        assert same_bits(back(cotangent)[0], back_there(cotangent)[0])
 
 
 SHARDED = """

@@ -45,9 +45,9 @@ def decode(
         return jnp.asarray(w, dtype)
     dtype = jnp.dtype(w.dtype if dtype is None else dtype)
     if w.backend not in KERNELS:
-        return w.module.decode(w, dtype)
+        return w.module.decode(w.own(), dtype)
     if w.stack:
-        return jax.lax.map(lambda one: decode(one, dtype, interpret), w)
+        return jax.lax.map(lambda i: decode(w[i], dtype, interpret), jnp.arange(w.stack[0]))
     matrix = KERNELS[w.backend](w, dtype, interpret=interpret)
     return matrix.T if w.turned else matrix
 
@@ -61,4 +61,4 @@ def take_rows(
     """
     if not isinstance(w, ResidentTensor):
         return jnp.take(w, ids, axis=0, mode="clip")
-    return w.module.take_rows(w, ids, w.dtype)
+    return w.module.take_rows(w.own(), ids, w.dtype)

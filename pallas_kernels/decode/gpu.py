@@ -44,9 +44,10 @@ def pieces_of(row_blocks: int, steps: int) -> int:
 
 
 def _window12(weight: ResidentTensor, dtype: Any, *, interpret: Any) -> Array:
-    words, scale = weight.arrays["words"], weight.arrays["scale"]
+    words, own = weight.arrays["words"], weight.own().arrays
+    which = [] if weight.index is None else [weight.index.reshape(1)]
     interpreted = bool(interpret)
-    row_blocks, column_blocks = words.shape[:2]
+    row_blocks, column_blocks = words.shape[-4:-2]
     steps = column_blocks // BLOCKS
     pieces = pieces_of(row_blocks, steps)
     width, length = BLOCKS * fragments.BLOCK, steps // pieces
@@ -55,7 +56,10 @@ def _window12(weight: ResidentTensor, dtype: Any, *, interpret: Any) -> Array:
         plgpu.SwizzleTransform(SWIZZLE),
     )
 
-    def body(words_g: Any, scale_g: Any, out_g: Any, words_s: Any, out_s: Any, full: Any) -> None:
+    def body(*refs: Any) -> None:
+        *which_g, words_g, scale_g, out_g, words_s, out_s, full = refs
+        if which_g:
+            words_g = words_g.at[which_g[0][0]]
         row, piece = lax.axis_index("row"), lax.axis_index("piece")
         first = piece * length
         own = mosaic_gpu.load(
@@ -112,14 +116,14 @@ def _window12(weight: ResidentTensor, dtype: Any, *, interpret: Any) -> Array:
         grid=(row_blocks, pieces),
         grid_names=("row", "piece"),
         scratch_types=(
-            plgpu.SMEM((STAGES, BLOCKS, *words.shape[2:]), words.dtype),
+            plgpu.SMEM((STAGES, BLOCKS, *words.shape[-2:]), words.dtype),
             plgpu.SMEM((LEAVING, fragments.ROWS, width), dtype, transforms=transforms),
             plgpu.Barrier(num_barriers=STAGES),
         ),
         interpret=mosaic_gpu.interpret_params(interpret),
         kernel_name="decode_window12",
-    )(words, scale)
-    row, column, code = gpu_window12.entries(weight.arrays["escapes"])
+    )(*which, words, own["scale"])
+    row, column, code = gpu_window12.entries(own["escapes"])
     # As integers: no conversion may touch a NaN.
     numbers = lax.bitcast_convert_type(code, jnp.bfloat16).astype(dtype)
     bits = jnp.uint16 if jnp.dtype(dtype).itemsize == 2 else jnp.uint32

@@ -20,6 +20,7 @@ from jaxtyping import Array, Float32, Int32, UInt32
 
 from jentropy.formats import FP8_E8M0, ElementFormat
 from jentropy.formats.dequantizing import times_power_of_two
+from jentropy.pallas_kernels import stacks
 from jentropy.pallas_kernels.compiling import compiler_params
 from jentropy.pallas_kernels.layouts import tpu_scaled
 from jentropy.pallas_kernels.layouts.tiles import LANES
@@ -93,38 +94,47 @@ def kernel(
 
 def tile(weight: ResidentTensor) -> tuple[int, int]:
     """Rows and columns that a step decodes."""
-    return weight.option("tile_rows"), min(TILE_COLUMNS, weight.arrays["words"].shape[1])
+    return weight.option("tile_rows"), min(TILE_COLUMNS, weight.arrays["words"].shape[-1])
 
 
 def dense(weight: ResidentTensor, dtype: Any, *, interpret: Any) -> Array:
     """The packed matrix, padded to whole tiles."""
-    element, arrays = weight.number_format.element, weight.arrays
+    element, words, own = weight.number_format.element, weight.arrays["words"], weight.own()
     per_word = tpu_scaled.per_word(element)
-    rows, columns = per_word * arrays["words"].shape[0], arrays["words"].shape[1]
+    rows, columns = per_word * words.shape[-2], words.shape[-1]
     tile_rows, tile_columns = tile(weight)
-    given = [tpu_scaled.column_scales(weight), *([arrays["zero"]] if "zero" in arrays else [])]
+    given = [tpu_scaled.column_scales(own)]
+    if "zero" in own.arrays:
+        given.append(own.arrays["zero"])
+    scalars = stacks.prefetched(weight)
     grouped = weight.option("group") > 0
     specs = [
-        pl.BlockSpec((1, array.shape[1], tile_columns), lambda j, k: (k if grouped else 0, 0, j))
+        pl.BlockSpec(
+            (1, array.shape[1], tile_columns), lambda j, k, *_: (k if grouped else 0, 0, j)
+        )
         for array in given
     ]
-    words = pl.BlockSpec((tile_rows // per_word, tile_columns), lambda j, k: (k, j))
+    tiles = stacks.spec(weight, (tile_rows // per_word, tile_columns), lambda j, k: (k, j))
+    own_kernel = partial(
+        kernel,
+        element=element,
+        group=weight.option("group"),
+        exact=bool(weight.option("exact")),
+    )
     numbers = pl.pallas_call(
-        partial(
-            kernel,
-            element=element,
-            group=weight.option("group"),
-            exact=bool(weight.option("exact")),
+        stacks.body(weight, own_kernel),
+        grid_spec=pltpu.PrefetchScalarGridSpec(
+            num_scalar_prefetch=len(scalars),
+            grid=(pl.cdiv(columns, tile_columns), rows // tile_rows),
+            in_specs=[tiles, *specs],
+            out_specs=pl.BlockSpec((tile_rows, tile_columns), lambda j, k, *_: (k, j)),
         ),
-        grid=(pl.cdiv(columns, tile_columns), rows // tile_rows),
-        in_specs=[words, *specs],
-        out_specs=pl.BlockSpec((tile_rows, tile_columns), lambda j, k: (k, j)),
         out_shape=jax.ShapeDtypeStruct((rows, columns), dtype),
         name=NAME,
         interpret=interpret,
         compiler_params=compiler_params(),
-    )(arrays["words"], *given)
-    return _with_rare(numbers, weight, given[0]) if "rare" in arrays else numbers
+    )(*scalars, words, *given)
+    return _with_rare(numbers, own, given[0]) if "rare" in own.arrays else numbers
 
 
 def _with_rare(numbers: Array, weight: ResidentTensor, scale: Array) -> Array:

@@ -19,6 +19,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array
 
 from jentropy.codecs import window12
+from jentropy.pallas_kernels import stacks
 from jentropy.pallas_kernels.compiling import compiler_params
 from jentropy.pallas_kernels.layouts import tpu_window12
 from jentropy.pallas_kernels.layouts.tiles import LANES, SUBLANES
@@ -88,28 +89,30 @@ def _powers_of_two(power: Array) -> Array:
 
 def tile(weight: ResidentTensor) -> tuple[int, int]:
     """Rows and columns that a step decodes."""
-    columns = weight.arrays["words"].shape[2]
+    columns = weight.arrays["words"].shape[-1]
     return weight.option("tile_rows"), min(weight.option("tile_columns"), columns)
 
 
 def dense(weight: ResidentTensor, dtype: Any, *, interpret: Any) -> Array:
     """The packed matrix, padded to whole tiles."""
-    arrays, lists = weight.arrays, weight.arrays["escapes"]
-    rows, columns = 8 * arrays["words"].shape[1], arrays["words"].shape[2]
+    words, lists, own = weight.arrays["words"], weight.arrays["escapes"], weight.own().arrays
+    rows, columns = 8 * words.shape[-2], words.shape[-1]
+    scalars = [*stacks.prefetched(weight), own["counts"]]
     tile_rows, tile_columns = tile(weight)
     # The option is half of the largest power, rounded down.
     factors = 1 if 2 * weight.option("shift") + 1 <= MOST_POWER else 2
     return pl.pallas_call(
-        partial(kernel, factors=factors),
+        stacks.body(weight, partial(kernel, factors=factors)),
         grid_spec=pltpu.PrefetchScalarGridSpec(
-            num_scalar_prefetch=1,
-            grid=lists.shape[:2],
+            num_scalar_prefetch=len(scalars),
+            grid=lists.shape[-4:-2],
             in_specs=[
-                pl.BlockSpec((3, tile_rows // 8, tile_columns), lambda j, k, *_: (0, k, j)),
+                stacks.spec(weight, (3, tile_rows // 8, tile_columns), lambda j, k: (0, k, j)),
                 pl.BlockSpec((1, tile_columns), lambda j, k, *_: (0, j)),
-                pl.BlockSpec(
-                    (1, 1, *lists.shape[2:]),
-                    lambda j, k, *_: (j, k, 0, 0),
+                stacks.spec(
+                    weight,
+                    (1, 1, *lists.shape[-2:]),
+                    lambda j, k: (j, k, 0, 0),
                     memory_space=pltpu.SMEM,
                 ),
             ],
@@ -120,4 +123,4 @@ def dense(weight: ResidentTensor, dtype: Any, *, interpret: Any) -> Array:
         name=NAME,
         interpret=interpret,
         compiler_params=compiler_params(),
-    )(arrays["counts"], arrays["words"], arrays["top"].astype(jnp.int32), lists)
+    )(*scalars, words, own["top"].astype(jnp.int32), lists)

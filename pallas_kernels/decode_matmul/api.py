@@ -49,7 +49,8 @@ def matmul(
 
     Args:
       x: activations, any leading dimensions.
-      w: [K, N], resident or dense; with `transpose_w` stored [N, K], as in checkpoints.
+      w: [K, N], resident or dense; with `transpose_w` stored [N, K], as in checkpoints. In a loop
+        over stacked layers take it as `stack[i]`, which copies nothing.
       transpose_w: multiplies by the transpose of w.
       backend: None takes the backend of w's layout; another one's name raises.
       out_dtype: dtype of the result, that of x by default.

@@ -40,6 +40,7 @@ class Decoder:
       arrays: [row blocks of 64, column units, ...], copied to shared memory step by step.
       columns: of a unit of each.
       rows: arrays [N], read where a tile begins.
+      index: int32[]: all of these have another axis before, of which this matrix is one; or None.
       begin: (load_rows) -> state of a tile; `load_rows(i)` is array i, a number for each row of a
         block, as columns of [64, 64].
       block: (state, load, b) -> bfloat16[64, 64], block b of a step; `load(i, index, layout)` reads
@@ -52,6 +53,7 @@ class Decoder:
     arrays: Sequence[jax.Array]
     columns: Sequence[int]
     rows: Sequence[jax.Array]
+    index: jax.Array | None
     begin: Callable[..., Any]
     block: Callable[..., Array]
     patch: Callable[..., None]
@@ -63,6 +65,7 @@ def multiply(
 ) -> Float32[Array, "N M"]:
     """The weight times the transpose of x, both padded."""
     kernel = _Kernel(decoder=decoder, plan=plan, interpreted=bool(interpret))
+    which = [] if decoder.index is None else [decoder.index.reshape(1)]
     rest = max(1, plan.parts - 1), max(TILE_N, plan.n - plan.whole * TILE_N), plan.m
     total, others = plgpu.kernel(
         kernel.body,
@@ -76,7 +79,7 @@ def multiply(
         scratch_types=kernel.scratch(),
         interpret=mosaic_gpu.interpret_params(interpret),
         kernel_name=decoder.name,
-    )(x, *decoder.arrays, *decoder.rows)
+    )(x, *which, *decoder.arrays, *decoder.rows)
     if plan.parts == 1:
         return total
     held = np.array([plan.parts_of(tile) for tile in range(plan.whole, plan.tiles)])
@@ -114,12 +117,17 @@ class _Kernel:
 
     def _block_shape(self, i: int) -> tuple[int, ...]:
         units = self.plan.config.tile_k // self.decoder.columns[i]
-        return (WARPGROUPS, units, *self.decoder.arrays[i].shape[2:])
+        leading = 2 if self.decoder.index is None else 3
+        return (WARPGROUPS, units, *self.decoder.arrays[i].shape[leading:])
 
     def body(self, x: Any, *refs: Any, **scratch: Any) -> None:
         """One block of threads."""
         count = len(self.decoder.arrays)
-        weights, rows, outs = refs[:count], refs[count:-2], refs[-2:]
+        *refs, total, others = refs
+        if self.decoder.index is not None:
+            which, *refs = refs
+            refs = [ref.at[which[0]] for ref in refs]
+        weights, rows, outs = refs[:count], refs[count:], (total, others)
         warpgroup = lax.axis_index("warpgroup")
 
         @pl.when(warpgroup == COPIER)

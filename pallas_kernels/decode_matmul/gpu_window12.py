@@ -78,6 +78,7 @@ def multiply(
         arrays=(arrays["words"], arrays["escapes"]),
         columns=(fragments.BLOCK, LISTED),
         rows=(arrays["scale"],),
+        index=weight.index,
         begin=lambda load_rows: load_rows(0),
         block=partial(block, interpret=interpreted),
         patch=partial(patch, interpret=interpreted),

@@ -20,7 +20,7 @@ def matmul(
     of the sum.
     """
     dtype = jnp.float32 if w.number_format.parameters else w.dtype
-    dense = jax.lax.optimization_barrier(w.module.decode(w, jnp.dtype(dtype)))
+    dense = jax.lax.optimization_barrier(w.module.decode(w.own(), jnp.dtype(dtype)))
     return dense_matmul(x, dense, transpose_w=transpose_w, out_dtype=out_dtype)
 
 

@@ -31,6 +31,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, BFloat16, Float32, Shaped, UInt32
 
+from jentropy.pallas_kernels import stacks
 from jentropy.pallas_kernels.compiling import compiler_params
 from jentropy.pallas_kernels.layouts import tpu_scaled
 from jentropy.pallas_kernels.layouts.tiles import LANES
@@ -317,7 +318,7 @@ def multiply(
     interpret: Any,
 ) -> Float32[Array, "M N"]:
     """Padded x times the padded packed matrix."""
-    kind, arrays = kind_of(weight, plan.m, target), weight.arrays
+    kind, arrays, own = kind_of(weight, plan.m, target), weight.arrays, weight.own()
     per_word = 32 // kind.bits
     unit = 1.0
     if kind.bits == 4 and not kind.expanded:
@@ -328,36 +329,38 @@ def multiply(
     if kind.shift:
         column *= 0.5
     if not kind.group:
-        column *= tpu_scaled.column_scales(weight)[0].astype(jnp.float32)
+        column *= tpu_scaled.column_scales(own)[0].astype(jnp.float32)
     if "nan" in arrays:
-        column = jnp.where(arrays["nan"], jnp.nan, column)
+        column = jnp.where(own.arrays["nan"], jnp.nan, column)
 
-    prefetched = [_scalars(arrays["scale"], kind, plan)] if kind.block else []
+    scalars = stacks.prefetched(weight)
+    if kind.block:
+        scalars.append(_scalars(own.arrays["scale"], kind, plan))
     given = [x, arrays["words"], column]
     specs = [
         pl.BlockSpec((plan.m, plan.tile_k), lambda j, k, *_: (0, k)),
-        pl.BlockSpec((plan.tile_k // per_word, plan.tile_n), lambda j, k, *_: (k, j)),
+        stacks.spec(weight, (plan.tile_k // per_word, plan.tile_n), lambda j, k: (k, j)),
         pl.BlockSpec((1, plan.tile_n), lambda j, k, *_: (0, j)),
     ]
 
-    def add(array: Array, block: tuple[int, ...], index: Callable[..., tuple[int, ...]]) -> None:
+    def add_groups(array: Array) -> None:
         given.append(array)
-        specs.append(pl.BlockSpec(block, index))
-
-    def by_step(j: Any, k: Any, *_: Any) -> tuple[Any, ...]:
-        return (k if kind.group else 0), 0, j
+        block = (1, array.shape[-2], plan.tile_n)
+        specs.append(stacks.spec(weight, block, lambda j, k: (k if kind.group else 0, 0, j)))
 
     if kind.group and not kind.block:
-        add(arrays["scale"], (1, arrays["scale"].shape[1], plan.tile_n), by_step)
+        add_groups(arrays["scale"])
     if kind.zeros and not kind.expanded:
         sums = _sums(x, kind, plan, unit)
-        add(sums, (1, *sums.shape[1:]), lambda j, k, *_: (k if kind.group else 0, 0, 0))
+        given.append(sums)
+        block = (1, *sums.shape[1:])
+        specs.append(pl.BlockSpec(block, lambda j, k, *_: (k if kind.group else 0, 0, 0)))
     if "zero" in arrays:
-        add(arrays["zero"], (1, arrays["zero"].shape[1], plan.tile_n), by_step)
+        add_groups(arrays["zero"])
     return pl.pallas_call(
-        partial(kernel, kind=kind, depth=depth_of(kind, plan)),
+        stacks.body(weight, partial(kernel, kind=kind, depth=depth_of(kind, plan))),
         grid_spec=pltpu.PrefetchScalarGridSpec(
-            num_scalar_prefetch=len(prefetched),
+            num_scalar_prefetch=len(scalars),
             grid=plan.grid,
             in_specs=specs,
             out_specs=pl.BlockSpec((plan.m, plan.tile_n), lambda j, k, *_: (0, j)),
@@ -367,7 +370,7 @@ def multiply(
         name="matmul_scaled",
         interpret=interpret,
         compiler_params=compiler_params(plan.vmem_limit_bytes),
-    )(*prefetched, *given)
+    )(*scalars, *given)
 
 
 def depth_of(kind: Kind, plan: Plan) -> int:

@@ -17,9 +17,10 @@ import numpy as np
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
-from jaxtyping import Array, BFloat16, Float32
+from jaxtyping import Array, BFloat16, Float32, Int32
 
 from jentropy.codecs import window12
+from jentropy.pallas_kernels import stacks
 from jentropy.pallas_kernels.compiling import compiler_params
 from jentropy.pallas_kernels.layouts.tiles import LANES
 from jentropy.pallas_kernels.layouts.tpu_window12 import BIAS, CHUNK, COLUMN_BLOCK, UPPER, row_of
@@ -136,20 +137,21 @@ def multiply(
 ) -> Float32[Array, "M N"]:
     """Padded x times the padded packed matrix."""
     del target
-    arrays, lists = weight.arrays, weight.arrays["escapes"]
-    shift = weight.option("shift")
+    arrays, own = weight.arrays, weight.own().arrays
+    lists, shift = arrays["escapes"], weight.option("shift")
+    scalars = [*stacks.prefetched(weight), own["counts"]]
     # The power of two that a column still lacks; top - WINDOW is the exponent field of slot 0.
-    power = arrays["top"].astype(jnp.int32) - window12.WINDOW - shift
+    power = own["top"].astype(jnp.int32) - window12.WINDOW - shift
     column = lax.bitcast_convert_type((power + BIAS) << 23, jnp.float32)
     y = pl.pallas_call(
-        partial(kernel, shift=shift, inline=weight.option("inline")),
+        stacks.body(weight, partial(kernel, shift=shift, inline=weight.option("inline"))),
         grid_spec=pltpu.PrefetchScalarGridSpec(
-            num_scalar_prefetch=1,
+            num_scalar_prefetch=len(scalars),
             grid=plan.grid,
             in_specs=[
                 pl.BlockSpec((plan.m, plan.tile_k), lambda j, k, *_: (0, k)),
-                pl.BlockSpec((3, plan.tile_k // 8, plan.tile_n), lambda j, k, *_: (0, k, j)),
-                pl.BlockSpec((1, 1, *lists.shape[2:]), lambda j, k, *_: (j, k, 0, 0)),
+                stacks.spec(weight, (3, plan.tile_k // 8, plan.tile_n), lambda j, k: (0, k, j)),
+                stacks.spec(weight, (1, 1, *lists.shape[-2:]), lambda j, k: (j, k, 0, 0)),
                 pl.BlockSpec((1, plan.tile_n), lambda j, k, *_: (0, j)),
             ],
             out_specs=pl.BlockSpec((plan.m, plan.tile_n), lambda j, k, *_: (0, j)),
@@ -159,17 +161,19 @@ def multiply(
         name="matmul_window12",
         interpret=interpret,
         compiler_params=compiler_params(plan.vmem_limit_bytes),
-    )(arrays["counts"], x, arrays["words"], lists, column)
+    )(*scalars, x, arrays["words"], lists, column)
     if "special" not in arrays:
         return y
-    return y + _special_products(x, weight, plan)
+    return y + _special_products(x, weight, own["special"], plan)
 
 
 def _special_products(
-    x: BFloat16[Array, "M K"], weight: ResidentTensor, plan: Plan
+    x: BFloat16[Array, "M K"],
+    weight: ResidentTensor,
+    special: Int32[Array, "tiles steps 3 n"],
+    plan: Plan,
 ) -> Float32[Array, "M N"]:
     """Products with NaN and Inf, which `patch` leaves out."""
-    special = weight.arrays["special"]
     tiles, steps = (jnp.arange(n) for n in special.shape[:2])
     row = special[..., 0, :] + steps[:, None] * weight.option("tile_rows")
     column = special[..., 1, :] + tiles[:, None, None] * weight.option("tile_columns")

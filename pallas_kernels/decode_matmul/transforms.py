@@ -77,11 +77,12 @@ def _mapped(product: Product) -> Callable[[Array, ResidentTensor], Array]:
             y = call(x.reshape(-1, x.shape[-1]), w)
             return y.reshape(size, -1, y.shape[-1]), True
 
-        def one(index: Array) -> Array:
-            own = jax.tree.map(
-                lambda a, is_batched: a[index] if is_batched else a, (x, w), (x_batched, w_batched)
-            )
-            return call(*own)
+        def one(i: Array) -> Array:
+            if w.index is None and all(jax.tree.leaves(w_batched)):
+                own = w[i]  # in place
+            else:
+                own = jax.tree.map(lambda a, is_batched: a[i] if is_batched else a, w, w_batched)
+            return call(x[i] if x_batched else x, own)
 
         return jax.lax.map(one, jax.numpy.arange(size)), True
 
