@@ -128,17 +128,21 @@ class ResidentTensor:
         parts = at if isinstance(at, tuple) else (at,)
         if len(parts) > len(stack):
             raise IndexError(f"{len(parts)} indices into a stack of shape {list(stack)}")
+        for part, size in zip(parts, stack, strict=False):
+            if isinstance(part, int | np.integer) and not -size <= part < size:
+                raise IndexError(f"index {part} into a stack of shape {list(stack)}")
         if len(parts) < len(stack) or any(
             isinstance(part, slice) or np.ndim(part) for part in parts
         ):
             return replace(self, arrays={name: a[parts] for name, a in self.arrays.items()})
         index = jnp.int32(0)
         for part, size in zip(parts, stack, strict=True):
-            if isinstance(part, int | np.integer) and not -size <= part < size:
-                raise IndexError(f"index {part} into a stack of shape {list(stack)}")
             own = jnp.asarray(part, jnp.int32)
             index = index * size + jnp.clip(jnp.where(own < 0, own + size, own), 0, size - 1)
-        arrays = {name: a.reshape(-1, *a.shape[len(stack) :]) for name, a in self.arrays.items()}
+        arrays = {  # a layout without escapes has arrays of no size
+            name: array.reshape(math.prod(stack), *array.shape[len(stack) :])
+            for name, array in self.arrays.items()
+        }
         return replace(self, arrays=arrays, index=index)
 
     def own(self) -> ResidentTensor:

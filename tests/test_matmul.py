@@ -120,11 +120,17 @@ def test_matrices_of_a_stack():
         assert w[at].index is None
         assert same_bits(jentropy.decode(w[at]), dense[at])
     assert len(list(w)) == 2
-    for at in ((2, 0), (0, -4), (0, 0, 0)):
+    for at in ((2, 0), (0, -4), (0, 0, 0), 2, (-3, slice(None))):
         with pytest.raises(IndexError, match=r"\[2, 3\]"):
             w[at]
     with pytest.raises(IndexError, match=r"\[\]"):
         w[0, 0][0]
+
+
+def test_a_stack_without_escapes():
+    w = jentropy.to_resident(jnp.ones((3, 64, 512), jnp.bfloat16), "reference")
+    assert w.arrays["escape_codes"].size == 0
+    assert same_bits(jentropy.decode(w[1]), jnp.ones((64, 512), jnp.bfloat16))
 
 
 def test_traced_indices_of_a_stack():
