@@ -123,11 +123,11 @@ class _Kernel:
     def body(self, x: Any, *refs: Any, **scratch: Any) -> None:
         """One block of threads."""
         count = len(self.decoder.arrays)
-        *refs, total, others = refs
+        given, outs = refs[:-2], refs[-2:]
         if self.decoder.index is not None:
-            which, *refs = refs
-            refs = [ref.at[which[0]] for ref in refs]
-        weights, rows, outs = refs[:count], refs[count:], (total, others)
+            which, *stacked = given
+            given = tuple(ref.at[which[0]] for ref in stacked)
+        weights, rows = given[:count], given[count:]
         warpgroup = lax.axis_index("warpgroup")
 
         @pl.when(warpgroup == COPIER)
