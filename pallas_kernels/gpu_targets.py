@@ -14,6 +14,7 @@ import jax
 
 logger = logging.getLogger(__name__)
 
+PLATFORMS = ("gpu", "cuda", "rocm")
 CAPABILITY = "9.0"  # Hopper's: WGMMA is of no other generation
 
 
@@ -61,22 +62,28 @@ KINDS = {  # JAX's names of devices
 
 def runs_on(device: jax.Device) -> bool:
     """Whether a device has what the kernels need; logs why not, once, if it is another GPU."""
-    if device.platform not in ("gpu", "cuda", "rocm"):
+    if device.platform not in PLATFORMS:
         return False
-    return _suits(device.device_kind, getattr(device, "compute_capability", None))
+    message = why_not(device)
+    if message:
+        _log(message)
+    return not message
+
+
+def why_not(device: jax.Device) -> str:
+    """Why a GPU takes the reference backend; nothing of one that does not, or of other devices."""
+    found = getattr(device, "compute_capability", None)
+    if device.platform not in PLATFORMS or found == CAPABILITY:
+        return ""
+    return (
+        f"{device.device_kind}: no kernels for compute capability {found} (they need "
+        f"{CAPABILITY}); products decode the weight in plain JAX"
+    )
 
 
 @functools.cache
-def _suits(kind: str, found: str | None) -> bool:
-    if found != CAPABILITY:
-        logger.warning(
-            "%s: no kernels for compute capability %s (they need %s); products decode the weight "
-            "in plain JAX",
-            kind,
-            found,
-            CAPABILITY,
-        )
-    return found == CAPABILITY
+def _log(message: str) -> None:
+    logger.warning(message)
 
 
 def current_target() -> GpuTarget:

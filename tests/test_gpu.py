@@ -19,6 +19,7 @@ from jax.experimental.mosaic.gpu import fragmented_array as mgpu
 import jentropy
 from jentropy import formats
 from jentropy import pallas_kernels as kernels
+from jentropy.cli import console
 from jentropy.errors import CorruptError, UnsupportedError
 from jentropy.formats import QuantizedTensor
 from jentropy.pallas_kernels import mosaic_gpu
@@ -374,6 +375,17 @@ def test_other_gpus_take_the_reference_and_say_so(caplog, monkeypatch):
     caplog.clear()
     assert not runs_on(Device("cpu", "cpu"))
     assert not caplog.text
+
+
+@pytest.mark.parametrize(
+    ("device", "said"), [(Device("gpu", "NVIDIA L4", "8.9"), "NVIDIA L4"), (Device("cpu", "c"), "")]
+)
+def test_the_command_says_why_a_gpu_takes_the_reference(device, said, capsys, monkeypatch):
+    monkeypatch.setattr(jax, "devices", lambda: [device])
+    console.print_device_note()
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == bool(said)
 
 
 def test_interpreter_needs_threads(monkeypatch):

@@ -10,7 +10,7 @@ import jentropy
 from jentropy import bench, report
 from jentropy.errors import InputError
 
-from .console import print_table, write_json
+from .console import print_device_note, print_table, write_json
 
 HELP = "time codecs and kernels on this device, against what you would have otherwise"
 
@@ -36,6 +36,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError("--tune", expected="suite matmul", found=f"suite {arguments.suite}")
     if arguments.png and arguments.suite != "archive":
         raise InputError("--png", expected="suite archive", found=f"suite {arguments.suite}")
+    if arguments.suite == "matmul":
+        print_device_note()
     source = arguments.source or jentropy.models.BUNDLED
     results = list(
         bench.tuning.run() if arguments.tune else bench.SUITES[arguments.suite].run(source)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import jax
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
@@ -16,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jentropy.errors import DestinationError
+from jentropy.pallas_kernels import gpu_targets
 
 WIDTH = 120  # of tables in a pipe, where there is no terminal to ask
 
@@ -37,10 +39,16 @@ def print_table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) 
 
 
 def print_notes(notes: Iterable[str]) -> None:
-    """Prints what could not be recognised, on standard error."""
+    """Prints what the user should know beside the results, on standard error."""
     if sys.stderr is not None:
         for note in notes:
             print("jentropy: note:", note, file=sys.stderr)
+
+
+def print_device_note() -> None:
+    """Says why this machine's GPU runs no kernels, if that is so."""
+    why = gpu_targets.why_not(jax.devices()[0])
+    print_notes([why] if why else [])
 
 
 @contextmanager

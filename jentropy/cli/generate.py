@@ -6,7 +6,7 @@ import argparse
 
 import jentropy
 
-from .console import write_json
+from .console import print_device_note, write_json
 
 HELP = "continue a prompt with the model of a checkpoint, from its compressed weights"
 
@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     models = jentropy.models
+    print_device_note()
     model = models.load(arguments.checkpoint, compute_dtype=arguments.compute_dtype)
     tokenizer = models.load_tokenizer(arguments.checkpoint)
     ids, text = models.continue_text(
