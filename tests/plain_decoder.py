@@ -38,14 +38,10 @@ def require(condition, what):
 
 def weight(level):
     """floor(2^(20 + (level - 1) / 8)), by the exact eighth root."""
-    if level == 0:
-        return 0
-    x, bit = 0, 1 << 34
-    while bit:
-        if (x + bit) ** 8 <= 1 << (159 + level):
-            x += bit
-        bit >>= 1
-    return x
+    x = 0
+    for bit in reversed(range(35)):
+        x += ((x + (1 << bit)) ** 8 <= 1 << (159 + level)) << bit
+    return x if level else 0
 
 
 WEIGHTS = [weight(level) for level in range(105)]
@@ -55,14 +51,10 @@ def frequencies(weights):
     total = sum(weights)
     f = [max(1, SLOTS * w // total) if w else 0 for w in weights]
     rest = [SLOTS * w % total if SLOTS * w >= total else -1 for w in weights]
-    while sum(f) < SLOTS:
-        under = SLOTS - sum(f)
-        for s in sorted(range(len(f)), key=lambda s: -rest[s])[:under]:
-            f[s] += 1
-    while sum(f) > SLOTS:
-        over = sum(f) - SLOTS
-        for s in sorted(range(len(f)), key=lambda s: -f[s])[:over]:
-            f[s] -= f[s] > 1
+    while under := SLOTS - sum(f):
+        order = sorted(range(len(f)), key=lambda s: -rest[s] if under > 0 else -f[s])
+        for s in order[: abs(under)]:
+            f[s] += 1 if under > 0 else -(f[s] > 1)
     return np.array(f)
 
 
@@ -136,31 +128,43 @@ def stream(reader, n, f, table, escape):
     return symbols, states & 0xFFFF, escapes
 
 
+def octets_of(head, reader, kind, count):
+    require(kind <= 3, "kind")
+    if kind == 0:
+        return reader.array("u1", count)
+    first, size = (0, 16) if kind == 3 else (head.one(), head.one() + 1)
+    levels = head.levels(1, size + (kind == 2))[0]
+    if not count:
+        return np.zeros(0, np.uint8)
+    f = frequencies([WEIGHTS[q] for q in levels])
+    if kind == 3:
+        f = frequencies(np.outer(f, f).reshape(-1).tolist())
+    read = lambda r: r.array("u1", r.one("<u4")) if kind == 2 else None  # noqa: E731
+    symbols, carry, escapes = stream(reader, count, f[None], np.zeros(count, int), read)
+    require(not carry.any(), "a carry")
+    octets = symbols + first
+    if kind == 2:
+        require((symbols == size).sum() == escapes.size, "escapes")
+        octets[symbols == size] = escapes
+    return octets.astype(np.uint8)
+
+
 def planes(head, payload, n, fmt, itemsize):
     packed = fmt in CODE_BITS and CODE_BITS[fmt] < 8 * itemsize
     runs = PLANES.get(fmt) or [[(low, 8)] for low in reversed(range(0, 8 * itemsize, 8))]
     head, reader, found = Reader(head), Reader(payload), []
     count = n * itemsize if packed else n
-    for _ in runs[:1] if packed else runs:
-        kind = head.one()
-        require(kind <= 3, "kind")
-        if kind == 0:
-            found.append(reader.array("u1", count))
-            continue
-        first, size = (0, 16) if kind == 3 else (head.one(), head.one() + 1)
-        levels = head.levels(1, size + (kind == 2))[0]
-        f = frequencies([WEIGHTS[q] for q in levels])
-        if kind == 3:
-            f = frequencies(np.outer(f, f).reshape(-1).tolist())
-        read = lambda r, k=kind: r.array("u1", r.one("<u4")) if k == 2 else None  # noqa: E731
-        symbols, carry, escapes = stream(reader, count, f[None], np.zeros(count, int), read)
-        require(not carry.any(), "a carry")
-        octets = symbols + first
-        if kind == 2:
-            missed = symbols == size
-            require(missed.sum() == escapes.size, "escapes")
-            octets[missed] = escapes
-        found.append(octets.astype(np.uint8))
+    for i in range(1 if packed else len(runs)):
+        kind, coded, octet, signs = head.one(), np.full(count, True), 0, 0
+        if i and kind in (4, 5):
+            coded, octet, signs = found[0] != head.one(), head.one(), kind - 4
+            kind = head.one()
+            require(reader.one("<u4") == coded.sum(), "numbers beside the constant")
+        left = count - int(coded.sum())
+        high = np.unpackbits(reader.array("u1", signs * -(-left // 8)), bitorder="little")
+        found.append(np.full(count, octet, np.uint8))
+        found[-1][~coded] |= high[:left] << 7 if signs else np.uint8(0)
+        found[-1][coded] = octets_of(head, reader, kind, count - left)
     head.end()
     reader.end()
     if packed:
@@ -234,26 +238,22 @@ def array(path, name):
 
 def entry(path, item):
     """Bytes of an entry's codes."""
-    shape, itemsize, head = item["shape"], item_bytes(item["dtype"]), item.get("head", "")
-    head, at, parts = base64.b64decode(head), 0, []
-    size, row = math.prod(shape), shape[-1] if shape else 1
+    shape, fmt, itemsize = item["shape"], item["format"], item_bytes(item["dtype"])
+    head, at, parts = base64.b64decode(item.get("head", "")), 0, []
+    size, rows, row = math.prod(shape), math.prod(shape[:-1]), shape[-1] if shape else 1
     step = CHUNK // row * row if 0 < row <= CHUNK else CHUNK
+    decoders = {
+        "stored": lambda payload, at, n: payload,
+        "deflate": lambda payload, at, n: zlib.decompress(payload),
+        "planes": lambda payload, at, n: planes(head, payload, n, fmt, itemsize).tobytes(),
+        "context": lambda payload, at, n: context(head, payload, at, n, fmt, rows, row).tobytes(),
+    }
+    require(item["codec"] in decoders, f"codec {item['codec']!r}")
     for bundle, offset, length, *hashes in item["chunks"]:
         n = min(step, size - at)
         payload = array(path, f"bundles.{bundle:05d}")[offset : offset + length]
         require(hash_of(payload) == hashes[0], f"{item['name']}: hash of a payload")
-        match item["codec"]:
-            case "stored":
-                codes = payload
-            case "deflate":
-                codes = zlib.decompress(payload)
-            case "planes":
-                codes = planes(head, payload, n, item["format"], itemsize).tobytes()
-            case "context":
-                rows = math.prod(shape[:-1])
-                codes = context(head, payload, at, n, item["format"], rows, row).tobytes()
-            case other:
-                raise Corrupt(f"codec {other!r}")
+        codes = decoders[item["codec"]](payload, at, n)
         require(len(codes) == n * itemsize, f"{item['name']}: size of a chunk")
         require(hash_of(codes) == hashes[-1], f"{item['name']}: hash of codes")
         parts.append(codes)

@@ -96,6 +96,84 @@ def test_rows_and_columns_of_any_scale_come_back(shape, dtype):
         assert identical(round_trip(numbers, layout, coding)[0], numbers)
 
 
+def pruned(dtype, size: int, kept: float, *, signs: bool) -> np.ndarray:
+    """Codes of weights some of which are 0, or the zeros with signs that a product leaves."""
+    rng = np.random.default_rng(size)
+    dense = rng.standard_normal(size) * 0.02 + 1e-4
+    mask = rng.random(size) < kept
+    return formats.codes_of((mask * dense if signs else np.where(mask, dense, 0)).astype(dtype))
+
+
+@pytest.mark.parametrize("signs", [False, True])
+@pytest.mark.parametrize("kept", [0.02, 0.5, 0.9])
+@pytest.mark.parametrize("size", [300, 70_001, 300_000])
+@pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float32])
+def test_zeros_of_pruned_weights_cost_what_the_exponent_tells(dtype, size, kept, signs):
+    numbers = pruned(dtype, size, kept, signs=signs)
+    layout = layout_of(formats.format_of_dtype(dtype), np.dtype(dtype), numbers.shape)
+    counts = entropy.measure(numbers, layout.element)
+    constant = planes.constant_of(numbers, counts.slices, layout)
+    assert constant is not None
+    assert (constant.first, set(constant.octets)) == (0, {0})
+    zero = np.uint32(1 << 8 * numbers.itemsize - 1)
+    assert constant.negatives == np.count_nonzero(numbers == zero)
+    estimate, coding = planes.choose(planes.histograms(counts.slices, layout), layout, constant)
+    plane = planes.read_head(coding.head, planes.plane_count(layout))[1]
+    assert plane.omitted == planes.Omitted(0, 0, signs)
+    out, size_bytes = round_trip(numbers, layout, coding)
+    assert identical(out, numbers)
+    assert size_bytes + len(coding.head) == pytest.approx(estimate, rel=0.02, abs=64)
+    joint = counts.joint_entropy_bits()
+    if size == 300_000 and joint is not None:
+        assert 8 * size_bytes / size < joint + 0.1
+    # Pieces of it that have nothing but zeros, and none.
+    for piece in (numbers[:0], np.zeros(9, numbers.dtype), numbers[numbers & (zero - 1) != 0]):
+        assert identical(round_trip(piece, layout, coding)[0], piece)
+
+
+def test_a_number_is_a_constant_only_if_the_first_plane_tells():
+    numbers = pruned(ml_dtypes.bfloat16, 4000, 0.3, signs=False)
+    layout = layout_of("BF16", np.dtype(ml_dtypes.bfloat16), numbers.shape)
+
+    def found(numbers):
+        slices = entropy.measure(numbers, layout.element).slices
+        return planes.constant_of(numbers, slices, layout)
+
+    assert found(numbers) == planes.Constant(0, (0, 0), 0)
+    subnormal = numbers.copy()
+    subnormal[17] = 1
+    assert found(subnormal) is None
+    assert found(np.full(4000, 0x3F80, np.uint16)) is None
+    ones = np.where(numbers == 0, np.uint16(0xBF80), numbers)
+    assert found(ones) == planes.Constant(0x7F, (0x7F, 0), int((ones == 0xBF80).sum()))
+    wide = pruned(np.float32, 4000, 0.3, signs=False)
+    layout = layout_of("FP32", np.dtype(np.float32), wide.shape)
+    assert found(wide) == planes.Constant(0, (0, 0, 0, 0), 0)
+    wide[5] = 7
+    assert found(wide) is None
+
+
+def test_damaged_payloads_of_pruned_weights_are_refused_or_give_other_numbers():
+    numbers = pruned(ml_dtypes.bfloat16, 600, 0.5, signs=True)
+    layout = layout_of("BF16", np.dtype(ml_dtypes.bfloat16), numbers.shape)
+    slices = entropy.measure(numbers, layout.element).slices
+    constant = planes.constant_of(numbers, slices, layout)
+    _, coding = planes.choose(planes.histograms(slices, layout), layout, constant)
+    span = Span(0, numbers.size, layout, coding)
+    (payload,) = codecs.encode([numbers], [span])
+    refused = 0
+    for at in range(payload.size):
+        damaged = payload.copy()
+        damaged[at] ^= 0x11
+        try:
+            (out,) = codecs.decode([damaged], [span])
+        except CorruptError:
+            refused += 1
+        else:
+            assert not identical(out, numbers) or at == payload.size - 1
+    assert refused > 100
+
+
 @pytest.mark.parametrize("name", ["BF16", "FP16", "FP32", "FP8_E4M3", "FP8_E8M0", "INT8"])
 def test_every_code_comes_back(name):
     element = formats.ELEMENTS[name]

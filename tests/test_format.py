@@ -13,24 +13,24 @@ import pytest
 import jentropy
 from jentropy import errors
 from jentropy.checkpoints.store import Store
+from jentropy.codecs import planes
 
 from . import plain_decoder
 from .conftest import HERE, read_tree
 
 GOLDEN = HERE / "golden"
 EXPECTED = json.loads((GOLDEN / "invalid" / "expected.json").read_text())
+TREES = ("tree", "pruned")
 FIXTURE = "gptoss_mxfp4"
 SOURCE = HERE / "fixtures" / "quantised" / FIXTURE
 
 
-def tree() -> dict[str, np.ndarray]:
-    told = json.loads((GOLDEN / "tree.json").read_text())
-    codes = np.load(GOLDEN / "tree.npz")
+def tree(name: str = "tree") -> dict[str, np.ndarray]:
+    told = json.loads((GOLDEN / f"{name}.json").read_text())
+    codes = np.load(GOLDEN / f"{name}.npz")
     return {
-        name: codes[name]
-        .view(np.dtype(jentropy.containers.tensor.dtype_named(dtype)))
-        .reshape(shape)
-        for name, (dtype, shape) in told.items()
+        key: codes[key].view(np.dtype(jentropy.containers.tensor.dtype_named(dtype))).reshape(shape)
+        for key, (dtype, shape) in told.items()
     }
 
 
@@ -46,18 +46,28 @@ def test_the_plain_decoder_is_short_and_knows_nothing_of_us():
     assert not names & {"jax", "jaxlib", "jentropy", "ml_dtypes", "tests"}
 
 
-def test_golden_trees_are_read_by_both():
-    expected = tree()
-    ours = jentropy.decompress(jentropy.load(GOLDEN / "valid" / "tree"))
-    theirs = dict(plain_decoder.read(GOLDEN / "valid" / "tree"))
+@pytest.mark.parametrize("tree_name", TREES)
+def test_golden_trees_are_read_by_both(tree_name):
+    expected = tree(tree_name)
+    ours = jentropy.decompress(jentropy.load(GOLDEN / "valid" / tree_name))
+    theirs = dict(plain_decoder.read(GOLDEN / "valid" / tree_name))
     assert ours.keys() == theirs.keys() == expected.keys()
     for name, values in expected.items():
         assert ours[name].dtype == values.dtype
         assert ours[name].shape == values.shape
         assert ours[name].tobytes() == values.tobytes() == theirs[name]
+
+
+def test_golden_trees_take_every_branch():
     codecs = {e.name: e.header.coding.codec for e in Store(GOLDEN / "valid" / "tree").index.tensors}
     assert set(codecs.values()) == {"context", "planes", "stored"}
     assert codecs["bf16"] == codecs["fp16"] == "context"
+    second = {}
+    for e in Store(GOLDEN / "valid" / "pruned").index.tensors:
+        count = planes.plane_count(e.header.layout)
+        second[e.name] = planes.read_head(e.header.coding.head, count)[1].omitted
+    signed = {name: omitted.signed for name, omitted in second.items()}
+    assert signed == {name: name.endswith("signs") for name in tree("pruned")}
 
 
 def test_golden_files_are_read_by_both(tmp_path):
@@ -67,11 +77,11 @@ def test_golden_files_are_read_by_both(tmp_path):
     assert read_tree(tmp_path / "out") == expected
 
 
-@pytest.mark.parametrize("name", ["tree", FIXTURE])
+@pytest.mark.parametrize("name", [*TREES, FIXTURE])
 def test_the_same_input_gives_the_golden_bytes(name, tmp_path):
     """On every version of Python, NumPy and JAX, with any number of cores."""
-    if name == "tree":
-        jentropy.save(tmp_path / "again", tree())
+    if name in TREES:
+        jentropy.save(tmp_path / "again", tree(name))
     else:
         jentropy.compress_checkpoint(SOURCE, tmp_path / "again")
     golden, again = Store(GOLDEN / "valid" / name), Store(tmp_path / "again")

@@ -43,8 +43,10 @@ def choose(numbers: np.ndarray, slices: Sequence[np.ndarray], layout: Layout) ->
     raw_bytes = numbers.size * layout.element.dtype.itemsize
     histograms = slices if layout.octets else planes.histograms(slices, layout)
     found = None if numbers.size < SMALL else fitting.choose(numbers, slices[0], layout)
-    if found is None or planes.least_bytes(histograms) < found[0]:
-        ways = [planes.choose(histograms, layout), *([] if found is None else [found])]
+    constant = planes.constant_of(numbers, slices, layout)
+    if found is None or constant or planes.least_bytes(histograms) < found[0]:
+        own = planes.choose(histograms, layout, constant)
+        ways = [own, *([] if found is None else [found])]
         found = min(ways, key=lambda way: way[0])
     size, best = found
     worth = planes.MIN_GAIN * size < (planes.MIN_GAIN - 1) * raw_bytes

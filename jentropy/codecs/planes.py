@@ -13,22 +13,30 @@ has the product of their frequencies, so that the symbols are the codes, two in 
 
 Head, for each plane in order:
 
-    u1 kind        0: stored; 1: a table of bytes; 2: one with escapes; 3: a table of 4-bit codes
+    u1 kind        0: stored; 1: a table of bytes; 2: one with escapes; 3: a table of 4-bit codes;
+                   4, 5, not of the first plane: of the numbers that are not the constant
     kinds 1 and 2  u1 first, u1 count - 1, levels of count symbols and, of kind 2, of the escape:
                    bytes that are too rare for a slot of their own have level 0 and escape
     kind 3         levels of 16 symbols; f of a byte = f(low code) * f(high code), normalised
+    kinds 4 and 5  u1 byte of the constant in the first plane, which no other number has; u1 its
+                   byte in this one, of kind 5 without the highest bit; then kind 0 to 3 of what is
+                   left
 
-A chunk of n numbers: of each plane in order either its n bytes, or
+A chunk of n numbers: of each plane in order, of kinds 4 and 5 u4 how many bytes are left; of kind 5
+the highest bit of each constant's byte, lowest bit of a byte first; then either the bytes that are
+left, or, if there are any,
 
     states, counts (`lanes.Stream`)
     escapes        of kind 2: u4 number, u1 each
     words          u2, lane after lane
+
+Kinds 4 and 5 are for pruned weights, whose zeros the first plane tells; 5 for those with signs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -44,10 +52,42 @@ from .rans import SLOTS
 from .tables import Tables
 
 NAME = "planes"
-STORED, OF_BYTES, WITH_ESCAPES, OF_PAIRS = 0, 1, 2, 3
+STORED, OF_BYTES, WITH_ESCAPES, OF_PAIRS, OF_OTHERS, WITH_SIGNS = range(6)
+SIGN = 0x80  # in a byte
 BYTE, NIBBLES = 256, 16
 RARE = 4  # a byte that fills less than one part in this of a slot escapes
 MIN_GAIN = 200  # a plane that does not shrink by one part in this is stored
+COMMON = 32  # a number that is more than one part in this of a tensor may be its constant
+PIECE = 1 << 20  # numbers that are looked at together
+OTHERS = "numbers beside the constant"
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """A number that is common in a tensor, and that the first plane tells from all others.
+
+    Attributes:
+      first: its byte in the first plane.
+      octets: its bytes in all planes, of the positive one; the sign is in the second.
+      negatives: how often it is negative.
+    """
+
+    first: int
+    octets: tuple[int, ...]
+    negatives: int
+
+
+@dataclass(frozen=True, slots=True)
+class Omitted:
+    """Bytes of a plane that are not coded: where the first plane has `first`, they are `octet`.
+
+    Attributes:
+      signed: whether their highest bits are stored.
+    """
+
+    first: int
+    octet: int
+    signed: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,10 +98,12 @@ class Plane:
       tables: None: it is stored.
       marker: the byte, one without a symbol, that a decoder is shown for an escape; None: there are
         no escapes.
+      omitted: bytes that are not coded.
     """
 
     tables: Tables | None
     marker: int | None = None
+    omitted: Omitted | None = None
 
     @cached_property
     def is_escape(self) -> np.ndarray:
@@ -198,25 +240,32 @@ def read_head(head: bytes, planes: int) -> tuple[Plane, ...]:
       CorruptError: no head.
     """
     reader, found = bits.Reader(head, f"head of codec {NAME!r}"), []
-    for _ in range(planes):
-        kind = reader.integer("u1")
-        if kind == STORED:
-            found.append(Plane(None))
-        elif kind == OF_PAIRS:
-            found.append(Plane(_pair_tables(tables.read_levels(reader, 1, NIBBLES))))
-        elif kind in (OF_BYTES, WITH_ESCAPES):
-            first, count = reader.integer("u1"), reader.integer("u1") + 1
-            if first + count > BYTE:
-                raise CorruptError(
-                    f"head of codec {NAME!r}", expected="symbols below 256", found=first + count - 1
-                )
-            escapes = kind == WITH_ESCAPES
-            levels = tables.read_levels(reader, 1, count + escapes)
-            found.append(_byte_plane(first, levels, escapes=escapes))
-        else:
-            raise CorruptError(f"head of codec {NAME!r}", expected="kinds 0 to 3", found=kind)
+    for i in range(planes):
+        kind, omitted = reader.integer("u1"), None
+        if kind in (OF_OTHERS, WITH_SIGNS) and i:
+            first, octet = reader.integer("u1"), reader.integer("u1")
+            omitted = Omitted(first, octet, kind == WITH_SIGNS)
+            kind = reader.integer("u1")
+        found.append(replace(_read_plane(reader, kind), omitted=omitted))
     reader.end()
     return tuple(found)
+
+
+def _read_plane(reader: bits.Reader, kind: int) -> Plane:
+    if kind == STORED:
+        return Plane(None)
+    if kind == OF_PAIRS:
+        return Plane(_pair_tables(tables.read_levels(reader, 1, NIBBLES)))
+    if kind not in (OF_BYTES, WITH_ESCAPES):
+        raise CorruptError(f"head of codec {NAME!r}", expected="kinds 0 to 3", found=kind)
+    first, count = reader.integer("u1"), reader.integer("u1") + 1
+    if first + count > BYTE:
+        raise CorruptError(
+            f"head of codec {NAME!r}", expected="symbols below 256", found=first + count - 1
+        )
+    escapes = kind == WITH_ESCAPES
+    levels = tables.read_levels(reader, 1, count + escapes)
+    return _byte_plane(first, levels, escapes=escapes)
 
 
 # Chunks.
@@ -232,9 +281,16 @@ def encode(
     sections: list[list[np.ndarray | int]] = []  # an integer is the number of a job
     for chunk, span in zip(chunks, spans, strict=True):
         sections.append([])
-        planes = read_head(span.coding.head, plane_count(span.layout))
-        for plane, octets in zip(planes, split(chunk, span.layout), strict=True):
-            if plane.tables is None:
+        parts = split(chunk, span.layout)
+        planes = read_head(span.coding.head, len(parts))
+        for plane, octets in zip(planes, parts, strict=True):
+            if plane.omitted is not None:
+                others = parts[0] != plane.omitted.first
+                signs = octets[~others] if plane.omitted.signed else octets[:0]
+                octets = octets[others]
+                sections[-1].append(np.array([octets.size], "<u4").view(np.uint8))
+                sections[-1].append(np.packbits(signs & SIGN != 0, bitorder="little"))
+            if plane.tables is None or octets.size == 0:
                 sections[-1].append(octets)
                 continue
             sections[-1].append(len(jobs))
@@ -276,9 +332,16 @@ def decode(
     for payload, span in zip(payloads, spans, strict=True):
         reader = bits.Reader(payload, "coded chunk")
         sections.append([])
-        count = plane_size(span.size, span.layout)
+        whole = plane_size(span.size, span.layout)
         for plane in read_head(span.coding.head, plane_count(span.layout)):
-            if plane.tables is None:
+            count = whole
+            if plane.omitted is not None:
+                count = reader.integer("<u4")
+                if count > whole:
+                    raise CorruptError(OTHERS, expected=f"{whole} at the most", found=count)
+                signs = whole - count if plane.omitted.signed else 0
+                sections[-1].append(reader.bits(signs))
+            if plane.tables is None or count == 0:
                 sections[-1].append(reader.array("u1", count))
                 continue
             sections[-1].append(len(jobs))
@@ -287,11 +350,32 @@ def decode(
     decoded = lanes.decode(jobs)
 
     def one(i: int) -> Any:
-        parts = [decoded[part] if isinstance(part, int) else part for part in sections[i]]
-        outs[i][:] = merge(parts, spans[i].layout)
+        layout = spans[i].layout
+        parts = iter([decoded[part] if isinstance(part, int) else part for part in sections[i]])
+        planes: list[np.ndarray] = []
+        for plane in read_head(spans[i].coding.head, plane_count(layout)):
+            if plane.omitted is None:
+                planes.append(next(parts))
+            else:
+                planes.append(_completed(plane.omitted, planes[0], next(parts), next(parts)))
+        outs[i][:] = merge(planes, layout)
         return then(i, outs[i])
 
     return cores.each(one, range(len(payloads)))
+
+
+def _completed(
+    omitted: Omitted, first: np.ndarray, signs: np.ndarray, octets: np.ndarray
+) -> np.ndarray:
+    """All bytes of a plane: those that were coded, and the others."""
+    others = first != omitted.first
+    if np.count_nonzero(others) != octets.size:
+        raise CorruptError(OTHERS, expected=np.count_nonzero(others), found=octets.size)
+    whole = np.full(first.size, omitted.octet, np.uint8)
+    whole[others] = octets
+    if omitted.signed:
+        whole[~others] |= signs << 7
+    return whole
 
 
 def _decoding(reader: bits.Reader, size: int, plane: Plane) -> Decoding:
@@ -321,26 +405,83 @@ def _decoding(reader: bits.Reader, size: int, plane: Plane) -> Decoding:
 def size_bound(size: int, layout: Layout) -> int:
     """Largest payload of a chunk, bytes: a lane emits at most a word a symbol."""
     count = plane_size(size, layout)
-    return plane_count(layout) * (6 + 6 * lanes.lane_count(count) + 3 * count)
+    return plane_count(layout) * (10 + 6 * lanes.lane_count(count) + 3 * count)
 
 
 # The encoder's choice. Integers throughout, so that every machine decides alike.
 
 
-def choose(histograms: Sequence[np.ndarray], layout: Layout) -> tuple[int, Coding]:
+def constant_of(
+    numbers: np.ndarray, slices: Sequence[np.ndarray], layout: Layout
+) -> Constant | None:
+    """The common number whose byte in the first plane no other has, but for its negative.
+
+    Args:
+      numbers, slices: as `codecs.choose` takes them.
+    """
+    counts = slices[-1]
+    most = int(counts.max())
+    if layout.octets or COMMON * most < numbers.size or most == numbers.size:
+        return None
+    runs = runs_of(layout.element)
+    if all(len(plane) == 1 for plane in runs):
+        return None
+    ((low, _),) = runs[0]
+    first = np.arange(counts.size) >> low % 16 & BYTE - 1
+    highs = np.flatnonzero((counts > 0) & (first == first[counts.argmax()]))
+    positive = counts.size // 2 - 1
+    if len(set((highs & positive).tolist())) > 1:
+        return None
+    number, rest = int(highs[0]) & positive, 16 * (len(slices) - 1)
+    if rest:
+        flat, found = numbers.reshape(-1), set()
+        for start in range(0, flat.size, PIECE):
+            piece = np.asarray(flat[start : start + PIECE])
+            own = piece[piece >> rest & positive == number]
+            found |= set(np.unique(own & (1 << rest) - 1).tolist())
+            if len(found) > 1:
+                return None
+        number = number << rest | found.pop()
+    one = np.array([number], code_dtype(layout.element.dtype))
+    octets = tuple(int(plane[0]) for plane in split(one, layout))
+    return Constant(octets[0], octets, int(counts[highs[highs > positive]].sum()))
+
+
+def choose(
+    histograms: Sequence[np.ndarray], layout: Layout, constant: Constant | None = None
+) -> tuple[int, Coding]:
     """The smallest coding of a tensor by planes, and about how many bytes it takes.
 
     Args:
       histograms: int64[256] of every plane's bytes.
+      constant: of `constant_of`.
     """
     head, total = b"", 0
-    for counts in histograms:
-        count = int(counts.sum())
-        coded, part = _with_pairs(counts) if layout.pairs else _with_bytes(counts)
-        worth = MIN_GAIN * coded < (MIN_GAIN - 1) * count
-        total += coded if worth else count
-        head += part if worth else bytes([STORED])
+    for i, counts in enumerate(histograms):
+        coded, part = _plane(counts, layout)
+        if constant is not None and i:
+            omitted, octet = int(histograms[0][constant.first]), constant.octets[i]
+            negatives = constant.negatives if i == 1 else 0
+            left = counts.copy()
+            left[octet] -= omitted - negatives
+            if negatives:
+                left[octet | SIGN] -= negatives
+            others, own = _plane(left, layout)
+            others += omitted // 8 if negatives else 0
+            if MIN_GAIN * (coded - others) > int(counts.sum()):
+                kind = WITH_SIGNS if negatives else OF_OTHERS
+                coded, part = others, bytes([kind, constant.first, octet]) + own
+        total += coded
+        head += part
     return total + len(head), Coding(codec=NAME, head=head)
+
+
+def _plane(counts: np.ndarray, layout: Layout) -> tuple[int, bytes]:
+    """Bytes that a plane of such counts takes, and its part of the head."""
+    count = int(counts.sum())
+    coded, head = _with_pairs(counts) if layout.pairs else _with_bytes(counts)
+    worth = MIN_GAIN * coded < (MIN_GAIN - 1) * count
+    return (coded, head) if worth else (count, bytes([STORED]))
 
 
 def least_bytes(histograms: Sequence[np.ndarray]) -> float:

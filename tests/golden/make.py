@@ -49,6 +49,23 @@ def tree() -> dict[str, np.ndarray]:
     }
 
 
+def pruned() -> dict[str, np.ndarray]:
+    """Arrays most of whose numbers are one, with and without signs."""
+    rng = np.random.default_rng(1)
+    dense = rng.standard_normal((90, 200)) * 0.02
+    kept = rng.random(dense.shape) < 0.4
+    return {
+        "bf16": np.where(kept, dense, 0).astype(ml_dtypes.bfloat16),
+        "bf16_signs": (kept * dense).astype(ml_dtypes.bfloat16),
+        "fp16_of_ones": np.where(kept, np.exp(dense) * 8, 1).astype(np.float16),
+        "fp32": np.where(kept, dense, 0).astype(np.float32),
+        "fp32_signs": (kept * dense).astype(np.float32),
+    }
+
+
+TREES = {"tree": tree, "pruned": pruned}
+
+
 def small() -> dict[str, np.ndarray]:
     """What is damaged."""
     return {"w": (np.arange(400).reshape(20, 20) % 7).astype(ml_dtypes.bfloat16)}
@@ -115,16 +132,22 @@ DAMAGE = {
 }  # fmt: skip
 
 
+def write_tree(name: str) -> None:
+    """Arrays, and the compressed checkpoint of them."""
+    arrays = TREES[name]()
+    codes = {key: np.atleast_1d(jentropy.formats.codes_of(v)) for key, v in arrays.items()}
+    np.savez_compressed(HERE / f"{name}.npz", **codes)
+    dtypes = {key: [v.dtype.name, list(v.shape)] for key, v in arrays.items()}
+    (HERE / f"{name}.json").write_text(json.dumps(dtypes, indent=1) + "\n")
+    jentropy.save(HERE / "valid" / name, arrays)
+
+
 def main() -> None:
     for name in ("valid", "invalid"):
         shutil.rmtree(HERE / name, ignore_errors=True)
         (HERE / name).mkdir()
-    arrays = tree()
-    codes = {name: np.atleast_1d(jentropy.formats.codes_of(v)) for name, v in arrays.items()}
-    np.savez_compressed(HERE / "tree.npz", **codes)
-    dtypes = {name: [v.dtype.name, list(v.shape)] for name, v in arrays.items()}
-    (HERE / "tree.json").write_text(json.dumps(dtypes, indent=1) + "\n")
-    jentropy.save(HERE / "valid" / "tree", arrays)
+    for name in TREES:
+        write_tree(name)
     source = HERE.parent / "fixtures" / "quantised" / FIXTURE
     jentropy.compress_checkpoint(source, HERE / "valid" / FIXTURE)
     expected = {}
