@@ -9,7 +9,18 @@ import numpy as np
 import pytest
 
 from jentropy import codecs, entropy, formats
-from jentropy.codecs import Coding, Layout, Span, buffers, context, fitting, planes, rawbits
+from jentropy.codecs import (
+    Coding,
+    Layout,
+    Span,
+    buffers,
+    context,
+    cutting,
+    fit_context,
+    fit_planes,
+    planes,
+    rawbits,
+)
 from jentropy.containers.tensor import layout_of
 from jentropy.errors import CorruptError, UnsupportedError
 
@@ -46,12 +57,12 @@ def codings_of(numbers: np.ndarray, layout: Layout) -> list[Coding]:
         slices = [entropy.count_octets(numbers)]
     else:
         slices = entropy.measure(numbers, layout.element).slices
-    histograms = slices if layout.octets else planes.histograms(slices, layout)
-    codings = [Coding(codec="stored"), planes.choose(histograms, layout)[1]]
-    if (found := fitting.choose(numbers, slices[0], layout)) is not None:
+    histograms = slices if layout.octets else cutting.histograms(slices, layout)
+    codings = [Coding(codec="stored"), fit_planes.choose(histograms, layout)[1]]
+    if (found := fit_context.choose(numbers, slices[0], layout)) is not None:
         codings.append(found[1])
         matrix = numbers.reshape(layout.rows, layout.columns)
-        for plan, _ in fitting.candidates(matrix, slices[0], layout.element):
+        for plan, _ in fit_context.candidates(matrix, slices[0], layout.element):
             codings.append(Coding(codec="context", head=context.write_head(plan)))
     return codings
 
@@ -112,13 +123,15 @@ def test_zeros_of_pruned_weights_cost_what_the_exponent_tells(dtype, size, kept,
     numbers = pruned(dtype, size, kept, signs=signs)
     layout = layout_of(formats.format_of_dtype(dtype), np.dtype(dtype), numbers.shape)
     counts = entropy.measure(numbers, layout.element)
-    constant = planes.constant_of(numbers, counts.slices, layout)
+    constant = fit_planes.constant_of(numbers, counts.slices, layout)
     assert constant is not None
     assert (constant.first, set(constant.octets)) == (0, {0})
     zero = np.uint32(1 << 8 * numbers.itemsize - 1)
     assert constant.negatives == np.count_nonzero(numbers == zero)
-    estimate, coding = planes.choose(planes.histograms(counts.slices, layout), layout, constant)
-    plane = planes.read_head(coding.head, planes.plane_count(layout))[1]
+    estimate, coding = fit_planes.choose(
+        cutting.histograms(counts.slices, layout), layout, constant
+    )
+    plane = planes.read_head(coding.head, cutting.plane_count(layout))[1]
     assert plane.omitted == planes.Omitted(0, 0, signs)
     out, size_bytes = round_trip(numbers, layout, coding)
     assert identical(out, numbers)
@@ -137,18 +150,18 @@ def test_a_number_is_a_constant_only_if_the_first_plane_tells():
 
     def found(numbers):
         slices = entropy.measure(numbers, layout.element).slices
-        return planes.constant_of(numbers, slices, layout)
+        return fit_planes.constant_of(numbers, slices, layout)
 
-    assert found(numbers) == planes.Constant(0, (0, 0), 0)
+    assert found(numbers) == fit_planes.Constant(0, (0, 0), 0)
     subnormal = numbers.copy()
     subnormal[17] = 1
     assert found(subnormal) is None
     assert found(np.full(4000, 0x3F80, np.uint16)) is None
     ones = np.where(numbers == 0, np.uint16(0xBF80), numbers)
-    assert found(ones) == planes.Constant(0x7F, (0x7F, 0), int((ones == 0xBF80).sum()))
+    assert found(ones) == fit_planes.Constant(0x7F, (0x7F, 0), int((ones == 0xBF80).sum()))
     wide = pruned(np.float32, 4000, 0.3, signs=False)
     layout = layout_of("FP32", np.dtype(np.float32), wide.shape)
-    assert found(wide) == planes.Constant(0, (0, 0, 0, 0), 0)
+    assert found(wide) == fit_planes.Constant(0, (0, 0, 0, 0), 0)
     wide[5] = 7
     assert found(wide) is None
 
@@ -157,8 +170,8 @@ def test_damaged_payloads_of_pruned_weights_are_refused_or_give_other_numbers():
     numbers = pruned(ml_dtypes.bfloat16, 600, 0.5, signs=True)
     layout = layout_of("BF16", np.dtype(ml_dtypes.bfloat16), numbers.shape)
     slices = entropy.measure(numbers, layout.element).slices
-    constant = planes.constant_of(numbers, slices, layout)
-    _, coding = planes.choose(planes.histograms(slices, layout), layout, constant)
+    constant = fit_planes.constant_of(numbers, slices, layout)
+    _, coding = fit_planes.choose(cutting.histograms(slices, layout), layout, constant)
     span = Span(0, numbers.size, layout, coding)
     (payload,) = codecs.encode([numbers], [span])
     refused = 0
@@ -206,7 +219,7 @@ def test_the_choice_is_within_the_raw_size_and_near_the_entropy(name, dtype):
         per_number = 8 * dtype.itemsize // element.code_bits
     else:
         counts, per_number = entropy.measure(numbers, layout.element), 1
-        histograms = planes.histograms(counts.slices, layout)
+        histograms = cutting.histograms(counts.slices, layout)
     slices = histograms if layout.octets else counts.slices
     coding = codecs.choose(numbers, slices, layout)
     out, size = round_trip(numbers, layout, coding)
@@ -234,7 +247,7 @@ def test_scales_of_rows_are_worth_a_class():
     numbers = formats.codes_of(values.astype(ml_dtypes.bfloat16))
     layout = layout_of("BF16", np.dtype(ml_dtypes.bfloat16), numbers.shape)
     counts = entropy.measure(numbers, formats.BF16).slices[0]
-    _, coding = fitting.choose(numbers, counts, layout)
+    _, coding = fit_context.choose(numbers, counts, layout)
     plan = context.read_head(coding.head, formats.BF16, 512, 2048)
     assert plan.rows is not None
     assert plan.contexts > 4

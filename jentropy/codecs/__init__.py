@@ -18,7 +18,7 @@ import numpy as np
 from jentropy.errors import UnsupportedError
 from jentropy.formats import code_dtype
 
-from . import context, deflate, fitting, planes, stored
+from . import context, cutting, deflate, fit_context, fit_planes, planes, stored
 from .coding import Coding, Layout, Span, Then
 from .lanes import batch_symbols
 
@@ -41,15 +41,15 @@ def choose(numbers: np.ndarray, slices: Sequence[np.ndarray], layout: Layout) ->
     if numbers.size < TINY:
         return plain
     raw_bytes = numbers.size * layout.element.dtype.itemsize
-    histograms = slices if layout.octets else planes.histograms(slices, layout)
-    found = None if numbers.size < SMALL else fitting.choose(numbers, slices[0], layout)
-    constant = planes.constant_of(numbers, slices, layout)
-    if found is None or constant or planes.least_bytes(histograms) < found[0]:
-        own = planes.choose(histograms, layout, constant)
+    histograms = slices if layout.octets else cutting.histograms(slices, layout)
+    found = None if numbers.size < SMALL else fit_context.choose(numbers, slices[0], layout)
+    constant = fit_planes.constant_of(numbers, slices, layout)
+    if found is None or constant or fit_planes.least_bytes(histograms) < found[0]:
+        own = fit_planes.choose(histograms, layout, constant)
         ways = [own, *([] if found is None else [found])]
         found = min(ways, key=lambda way: way[0])
     size, best = found
-    worth = planes.MIN_GAIN * size < (planes.MIN_GAIN - 1) * raw_bytes
+    worth = fit_planes.MIN_GAIN * size < (fit_planes.MIN_GAIN - 1) * raw_bytes
     return best if worth else plain
 
 

@@ -1,15 +1,7 @@
 """Codec `planes`: codes cut into bytes, each plane of bytes coded with one table or stored.
 
-The first plane of a float of 16 bits or more is its exponent with as many leading mantissa bits as
-fit a byte; what is left, sign first, follows in bytes:
-
-    BF16   exponent 8                  | sign 1, mantissa 7
-    FP16   exponent 5, mantissa 3      | sign 1, mantissa 7
-    FP32   exponent 8                  | sign 1, mantissa 7 | mantissa 8 | mantissa 8
-
-Other numbers are cut into bytes from the most significant down. Packed codes of 4 or 8 bits, and
-numbers of a byte, are one plane of all bytes in the order of memory; of two codes of 4 bits, a byte
-has the product of their frequencies, so that the symbols are the codes, two in a step.
+How they are cut is in `cutting`, how an encoder chooses in `fit_planes`. Of two codes of 4 bits, a
+byte has the product of their frequencies, so that the symbols are the codes, two in a step.
 
 Head, for each plane in order:
 
@@ -43,38 +35,18 @@ from typing import Any
 import numpy as np
 
 from jentropy.errors import CorruptError
-from jentropy.formats import RAW, ElementFormat, code_dtype
 
 from . import bits, cores, lanes, tables
-from .coding import Coding, Layout, Span, Then
+from .coding import Layout, Span, Then
+from .cutting import BYTE, merge, plane_count, plane_size, split
 from .lanes import Decoding, Encoding, Stream, Symbols
-from .rans import SLOTS
 from .tables import Tables
 
 NAME = "planes"
 STORED, OF_BYTES, WITH_ESCAPES, OF_PAIRS, OF_OTHERS, WITH_SIGNS = range(6)
 SIGN = 0x80  # in a byte
-BYTE, NIBBLES = 256, 16
-RARE = 4  # a byte that fills less than one part in this of a slot escapes
-MIN_GAIN = 200  # a plane that does not shrink by one part in this is stored
-COMMON = 32  # a number that is more than one part in this of a tensor may be its constant
-PIECE = 1 << 20  # numbers that are looked at together
+NIBBLES = 16
 OTHERS = "numbers beside the constant"
-
-
-@dataclass(frozen=True, slots=True)
-class Constant:
-    """A number that is common in a tensor, and that the first plane tells from all others.
-
-    Attributes:
-      first: its byte in the first plane.
-      octets: its bytes in all planes, of the positive one; the sign is in the second.
-      negatives: how often it is negative.
-    """
-
-    first: int
-    octets: tuple[int, ...]
-    negatives: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,92 +98,10 @@ class Plane:
         return self.tables.encode_rows(symbols)
 
 
-@lru_cache
-def runs_of(element: ElementFormat) -> tuple[tuple[tuple[int, int], ...], ...]:
-    """Runs of bits (lowest bit, bits), most significant first, of each plane of a code."""
-    width = element.code_bits
-    exponent = element.field_bits("exponent")
-    if element.name == RAW or width <= 8 or not exponent:
-        return tuple(((low, 8),) for low in reversed(range(0, 8 * element.dtype.itemsize, 8)))
-    leading = 8 - exponent
-    rest = element.field_bits("mantissa") - leading  # mantissa bits that follow the sign
-    head = ((element.shift("exponent") - leading, 8),)
-    tail = (((low, 8),) for low in reversed(range(0, rest - 7, 8)))
-    return (head, ((width - 1, 1), (rest - 7, 7)), *tail)
-
-
-def split(numbers: np.ndarray, layout: Layout) -> list[np.ndarray]:
-    """Planes of numbers (unsigned integers, or RAW of any dtype), uint8[n] each."""
-    if layout.octets:
-        return [numbers.reshape(-1).view(np.uint8)]
-    runs = runs_of(layout.element)
-    if all(len(plane) == 1 for plane in runs):
-        octets = numbers.reshape(-1).view(np.uint8).reshape(numbers.size, -1)
-        return list(np.ascontiguousarray(octets[:, ::-1].T))
-    flat = numbers.reshape(-1)
-    planes = []
-    for plane in runs:
-        value = np.zeros(flat.size, flat.dtype)
-        for low, count in plane:
-            mask = flat.dtype.type((1 << count) - 1)
-            value = value << flat.dtype.type(count) | (flat >> flat.dtype.type(low)) & mask
-        planes.append(value.astype(np.uint8))
-    return planes
-
-
-def merge(planes: Sequence[np.ndarray], layout: Layout) -> np.ndarray:
-    """Numbers of planes: the inverse of `split`."""
-    dtype = code_dtype(layout.element.dtype)
-    if layout.octets:
-        return planes[0].view(dtype)
-    runs = runs_of(layout.element)
-    if all(len(plane) == 1 for plane in runs):
-        octets = np.stack(list(reversed(planes)), axis=-1)
-        return np.ascontiguousarray(octets).reshape(-1).view(dtype)
-    codes = np.zeros(planes[0].size, dtype)
-    for plane, row in zip(runs, planes, strict=True):
-        wide, below = row.astype(dtype), 8
-        for low, count in plane:
-            below -= count
-            part = wide >> dtype.type(below) & dtype.type((1 << count) - 1)
-            codes |= part << dtype.type(low)
-    return codes
-
-
-def plane_count(layout: Layout) -> int:
-    """Planes of a layout."""
-    return 1 if layout.octets else len(runs_of(layout.element))
-
-
-def plane_size(size: int, layout: Layout) -> int:
-    """Bytes of a plane of `size` numbers."""
-    return size * layout.element.dtype.itemsize if layout.octets else size
-
-
-def histograms(slices: Sequence[np.ndarray], layout: Layout) -> list[np.ndarray]:
-    """How often each byte occurs in every plane, int64[256] each.
-
-    Args:
-      slices: counts of bits 16 i and up of the numbers, as `entropy.Counts` holds them.
-    """
-    return [_marginal(slices[plane[0][0] // 16], plane) for plane in runs_of(layout.element)]
-
-
-def _marginal(counts: np.ndarray, plane: Sequence[tuple[int, int]]) -> np.ndarray:
-    """How often each value of a plane occurs, from counts of the 16 bits that it lies in."""
-    assert len({low // 16 for low, _ in plane}) == 1, "a plane crosses no slice"
-    shape, at = [], counts.size.bit_length() - 1
-    for low, bits_ in plane:  # what is above the run, and the run
-        shape += [1 << (at - low % 16 - bits_), 1 << bits_]
-        at = low % 16
-    shape.append(1 << at)
-    return counts.reshape(shape).sum(axis=tuple(range(0, len(shape), 2))).reshape(-1)
-
-
 # The head.
 
 
-def _pair_tables(levels: np.ndarray) -> Tables:
+def pair_tables(levels: np.ndarray) -> Tables:
     """The table of bytes that hold two codes of these levels. levels: int64[1, 16]"""
     (one,) = tables.frequencies_of(levels)
     frequencies = tables.normalize((one[:, None] * one[None, :]).reshape(-1))
@@ -255,7 +145,7 @@ def _read_plane(reader: bits.Reader, kind: int) -> Plane:
     if kind == STORED:
         return Plane(None)
     if kind == OF_PAIRS:
-        return Plane(_pair_tables(tables.read_levels(reader, 1, NIBBLES)))
+        return Plane(pair_tables(tables.read_levels(reader, 1, NIBBLES)))
     if kind not in (OF_BYTES, WITH_ESCAPES):
         raise CorruptError(f"head of codec {NAME!r}", expected="kinds 0 to 3", found=kind)
     first, count = reader.integer("u1"), reader.integer("u1") + 1
@@ -406,128 +296,3 @@ def size_bound(size: int, layout: Layout) -> int:
     """Largest payload of a chunk, bytes: a lane emits at most a word a symbol."""
     count = plane_size(size, layout)
     return plane_count(layout) * (10 + 6 * lanes.lane_count(count) + 3 * count)
-
-
-# The encoder's choice. Integers throughout, so that every machine decides alike.
-
-
-def constant_of(
-    numbers: np.ndarray, slices: Sequence[np.ndarray], layout: Layout
-) -> Constant | None:
-    """The common number whose byte in the first plane no other has, but for its negative.
-
-    Args:
-      numbers, slices: as `codecs.choose` takes them.
-    """
-    counts = slices[-1]
-    most = int(counts.max())
-    if layout.octets or COMMON * most < numbers.size or most == numbers.size:
-        return None
-    runs = runs_of(layout.element)
-    if all(len(plane) == 1 for plane in runs):
-        return None
-    ((low, _),) = runs[0]
-    first = np.arange(counts.size) >> low % 16 & BYTE - 1
-    highs = np.flatnonzero((counts > 0) & (first == first[counts.argmax()]))
-    positive = counts.size // 2 - 1
-    if len(set((highs & positive).tolist())) > 1:
-        return None
-    number, rest = int(highs[0]) & positive, 16 * (len(slices) - 1)
-    if rest:
-        flat, found = numbers.reshape(-1), set()
-        for start in range(0, flat.size, PIECE):
-            piece = np.asarray(flat[start : start + PIECE])
-            own = piece[piece >> rest & positive == number]
-            found |= set(np.unique(own & (1 << rest) - 1).tolist())
-            if len(found) > 1:
-                return None
-        number = number << rest | found.pop()
-    one = np.array([number], code_dtype(layout.element.dtype))
-    octets = tuple(int(plane[0]) for plane in split(one, layout))
-    return Constant(octets[0], octets, int(counts[highs[highs > positive]].sum()))
-
-
-def choose(
-    histograms: Sequence[np.ndarray], layout: Layout, constant: Constant | None = None
-) -> tuple[int, Coding]:
-    """The smallest coding of a tensor by planes, and about how many bytes it takes.
-
-    Args:
-      histograms: int64[256] of every plane's bytes.
-      constant: of `constant_of`.
-    """
-    head, total = b"", 0
-    for i, counts in enumerate(histograms):
-        coded, part = _plane(counts, layout)
-        if constant is not None and i:
-            omitted, octet = int(histograms[0][constant.first]), constant.octets[i]
-            negatives = constant.negatives if i == 1 else 0
-            left = counts.copy()
-            left[octet] -= omitted - negatives
-            if negatives:
-                left[octet | SIGN] -= negatives
-            others, own = _plane(left, layout)
-            others += omitted // 8 if negatives else 0
-            if MIN_GAIN * (coded - others) > int(counts.sum()):
-                kind = WITH_SIGNS if negatives else OF_OTHERS
-                coded, part = others, bytes([kind, constant.first, octet]) + own
-        total += coded
-        head += part
-    return total + len(head), Coding(codec=NAME, head=head)
-
-
-def _plane(counts: np.ndarray, layout: Layout) -> tuple[int, bytes]:
-    """Bytes that a plane of such counts takes, and its part of the head."""
-    count = int(counts.sum())
-    coded, head = _with_pairs(counts) if layout.pairs else _with_bytes(counts)
-    worth = MIN_GAIN * coded < (MIN_GAIN - 1) * count
-    return (coded, head) if worth else (count, bytes([STORED]))
-
-
-def least_bytes(histograms: Sequence[np.ndarray]) -> float:
-    """What the planes of such counts take at the least: their entropies."""
-    total = 0.0
-    for counts in histograms:
-        used = counts[counts > 0].astype(np.float64)
-        total += float(used @ (np.log2(used.sum()) - np.log2(used)))
-    return total / 8
-
-
-def _with_bytes(counts: np.ndarray) -> tuple[int, bytes]:
-    """Bytes that a plane of such counts takes with its own table, and the table."""
-    size = int(counts.sum())
-    if size == 0:
-        return 0, bytes([STORED])
-    own = counts * SLOTS * RARE >= size
-    used = np.flatnonzero(own)
-    first, last = int(used[0]), int(used[-1])
-    inside = np.where(own, counts, 0)[None, first : last + 1]
-    rare = size - int(inside.sum())
-    kind = WITH_ESCAPES if rare else OF_BYTES
-    if rare:
-        inside = np.append(inside, rare)[None]
-    levels = np.where(inside > 0, tables.levels_of(_below(inside, 31)), 0)
-    head = bytes([kind, first, last - first]) + tables.write_levels(levels)
-    return _bytes(inside, tables.frequencies_of(levels), size) + rare, head
-
-
-def _with_pairs(counts: np.ndarray) -> tuple[int, bytes]:
-    """The same with one table for both halves of a byte."""
-    square = counts.reshape(NIBBLES, NIBBLES)
-    one = (square.sum(axis=0) + square.sum(axis=1))[None]
-    if not one.any():
-        return 0, bytes([STORED])
-    levels = np.where(one > 0, tables.levels_of(_below(one, 31)), 0)
-    frequencies = _pair_tables(levels).frequencies
-    head = bytes([OF_PAIRS]) + tables.write_levels(levels)
-    return _bytes(counts[None], frequencies, int(counts.sum())), head
-
-
-def _bytes(counts: np.ndarray, frequencies: np.ndarray, size: int) -> int:
-    return -(-tables.cost_bits(counts, frequencies) // 8) + 5 * lanes.lane_count(size)
-
-
-def _below(counts: np.ndarray, width: int) -> np.ndarray:
-    """Counts scaled down until they fit a width; none becomes 0."""
-    shift = max(0, int(counts.max()).bit_length() - width)
-    return np.where(counts > 0, np.maximum(1, counts >> shift), 0)

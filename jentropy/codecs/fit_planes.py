@@ -1,0 +1,172 @@
+"""How an encoder fits codec `planes` to a tensor: its tables, and its constant if it has one.
+
+Nothing here is needed to decode. Integers throughout, so that every machine decides alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from jentropy.formats import code_dtype
+
+from . import lanes, tables
+from .coding import Coding, Layout
+from .cutting import BYTE, runs_of, split
+from .planes import (
+    NAME,
+    NIBBLES,
+    OF_BYTES,
+    OF_OTHERS,
+    OF_PAIRS,
+    SIGN,
+    STORED,
+    WITH_ESCAPES,
+    WITH_SIGNS,
+    pair_tables,
+)
+from .rans import SLOTS
+
+RARE = 4  # a byte that fills less than one part in this of a slot escapes
+MIN_GAIN = 200  # a plane that does not shrink by one part in this is stored
+COMMON = 32  # a number that is more than one part in this of a tensor may be its constant
+PIECE = 1 << 20  # numbers that are looked at together
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """A number that is common in a tensor, and that the first plane tells from all others.
+
+    Attributes:
+      first: its byte in the first plane.
+      octets: its bytes in all planes, of the positive one; the sign is in the second.
+      negatives: how often it is negative.
+    """
+
+    first: int
+    octets: tuple[int, ...]
+    negatives: int
+
+
+def constant_of(
+    numbers: np.ndarray, slices: Sequence[np.ndarray], layout: Layout
+) -> Constant | None:
+    """The common number whose byte in the first plane no other has, but for its negative.
+
+    Args:
+      numbers, slices: as `codecs.choose` takes them.
+    """
+    counts = slices[-1]
+    most = int(counts.max())
+    if layout.octets or COMMON * most < numbers.size or most == numbers.size:
+        return None
+    runs = runs_of(layout.element)
+    if all(len(plane) == 1 for plane in runs):
+        return None
+    ((low, _),) = runs[0]
+    first = np.arange(counts.size) >> low % 16 & BYTE - 1
+    highs = np.flatnonzero((counts > 0) & (first == first[counts.argmax()]))
+    positive = counts.size // 2 - 1
+    if len(set((highs & positive).tolist())) > 1:
+        return None
+    number, rest = int(highs[0]) & positive, 16 * (len(slices) - 1)
+    if rest:
+        flat, found = numbers.reshape(-1), set()
+        for start in range(0, flat.size, PIECE):
+            piece = np.asarray(flat[start : start + PIECE])
+            own = piece[piece >> rest & positive == number]
+            found |= set(np.unique(own & (1 << rest) - 1).tolist())
+            if len(found) > 1:
+                return None
+        number = number << rest | found.pop()
+    one = np.array([number], code_dtype(layout.element.dtype))
+    octets = tuple(int(plane[0]) for plane in split(one, layout))
+    return Constant(octets[0], octets, int(counts[highs[highs > positive]].sum()))
+
+
+def choose(
+    histograms: Sequence[np.ndarray], layout: Layout, constant: Constant | None = None
+) -> tuple[int, Coding]:
+    """The smallest coding of a tensor by planes, and about how many bytes it takes.
+
+    Args:
+      histograms: int64[256] of every plane's bytes.
+      constant: of `constant_of`.
+    """
+    head, total = b"", 0
+    for i, counts in enumerate(histograms):
+        coded, part = _plane(counts, layout)
+        if constant is not None and i:
+            omitted, octet = int(histograms[0][constant.first]), constant.octets[i]
+            negatives = constant.negatives if i == 1 else 0
+            left = counts.copy()
+            left[octet] -= omitted - negatives
+            if negatives:
+                left[octet | SIGN] -= negatives
+            others, own = _plane(left, layout)
+            others += omitted // 8 if negatives else 0
+            if MIN_GAIN * (coded - others) > int(counts.sum()):
+                kind = WITH_SIGNS if negatives else OF_OTHERS
+                coded, part = others, bytes([kind, constant.first, octet]) + own
+        total += coded
+        head += part
+    return total + len(head), Coding(codec=NAME, head=head)
+
+
+def _plane(counts: np.ndarray, layout: Layout) -> tuple[int, bytes]:
+    """Bytes that a plane of such counts takes, and its part of the head."""
+    count = int(counts.sum())
+    coded, head = _with_pairs(counts) if layout.pairs else _with_bytes(counts)
+    worth = MIN_GAIN * coded < (MIN_GAIN - 1) * count
+    return (coded, head) if worth else (count, bytes([STORED]))
+
+
+def least_bytes(histograms: Sequence[np.ndarray]) -> float:
+    """What the planes of such counts take at the least: their entropies."""
+    total = 0.0
+    for counts in histograms:
+        used = counts[counts > 0].astype(np.float64)
+        total += float(used @ (np.log2(used.sum()) - np.log2(used)))
+    return total / 8
+
+
+def _with_bytes(counts: np.ndarray) -> tuple[int, bytes]:
+    """Bytes that a plane of such counts takes with its own table, and the table."""
+    size = int(counts.sum())
+    if size == 0:
+        return 0, bytes([STORED])
+    own = counts * SLOTS * RARE >= size
+    used = np.flatnonzero(own)
+    first, last = int(used[0]), int(used[-1])
+    inside = np.where(own, counts, 0)[None, first : last + 1]
+    rare = size - int(inside.sum())
+    kind = WITH_ESCAPES if rare else OF_BYTES
+    if rare:
+        inside = np.append(inside, rare)[None]
+    levels = np.where(inside > 0, tables.levels_of(_below(inside, 31)), 0)
+    head = bytes([kind, first, last - first]) + tables.write_levels(levels)
+    return _bytes(inside, tables.frequencies_of(levels), size) + rare, head
+
+
+def _with_pairs(counts: np.ndarray) -> tuple[int, bytes]:
+    """The same with one table for both halves of a byte."""
+    square = counts.reshape(NIBBLES, NIBBLES)
+    one = (square.sum(axis=0) + square.sum(axis=1))[None]
+    if not one.any():
+        return 0, bytes([STORED])
+    levels = np.where(one > 0, tables.levels_of(_below(one, 31)), 0)
+    frequencies = pair_tables(levels).frequencies
+    head = bytes([OF_PAIRS]) + tables.write_levels(levels)
+    return _bytes(counts[None], frequencies, int(counts.sum())), head
+
+
+def _bytes(counts: np.ndarray, frequencies: np.ndarray, size: int) -> int:
+    return -(-tables.cost_bits(counts, frequencies) // 8) + 5 * lanes.lane_count(size)
+
+
+def _below(counts: np.ndarray, width: int) -> np.ndarray:
+    """Counts scaled down until they fit a width; none becomes 0."""
+    shift = max(0, int(counts.max()).bit_length() - width)
+    return np.where(counts > 0, np.maximum(1, counts >> shift), 0)
