@@ -14,7 +14,7 @@ from jentropy import formats
 from jentropy.checkpoints import Checkpoint, CompressedCheckpoint, open_checkpoint
 from jentropy.errors import InputError, UnsupportedError
 from jentropy.pallas_kernels import default_backend
-from jentropy.pallas_kernels.resident import lay_out
+from jentropy.pallas_kernels.laying_out import lay_out
 
 from .config import DecoderConfig
 from .decoder import Decoder

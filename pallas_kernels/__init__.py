@@ -1,8 +1,11 @@
 """Kernels that run from compressed weights, imported as `jentropy.pallas_kernels`."""
 
+from .backends import default_backend
+from .conversion import to_resident
 from .decode.api import decode, take_rows
 from .decode_matmul.api import matmul
-from .resident import LAYOUTS, ResidentTensor, default_backend, to_resident
+from .layouts import LAYOUTS
+from .resident import ResidentTensor
 
 __all__ = [
     "LAYOUTS",

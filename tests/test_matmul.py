@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 
 import jentropy
 from jentropy.errors import InputError, UnsupportedError
+from jentropy.pallas_kernels import backends
 
 from .conftest import same_bits
 from .test_window12 import bf16, special_weights
@@ -101,6 +104,42 @@ def test_another_backends_layout_is_refused(backend):
         with pytest.raises(UnsupportedError, match="reference"):
             jentropy.matmul(jnp.ones((1, 32)), w, backend=backend)
     assert jentropy.matmul(jnp.ones((1, 32)), w, backend="reference").shape == (1, 24)
+
+
+@pytest.mark.parametrize("backend", ["tpu", "gpu"])
+def test_kernels_that_do_not_work_are_not_taken(backend, monkeypatch, caplog):
+    monkeypatch.setattr(logging.root.manager, "disable", 0)  # the command silences all loggers
+    monkeypatch.setattr(backends, "suitable_backend", lambda: backend)
+
+    def chosen(decode=backends.decode, matmul=backends.matmul) -> str:
+        backends.trouble.cache_clear()
+        caplog.clear()
+        monkeypatch.setattr(backends, "decode", decode)
+        monkeypatch.setattr(backends, "matmul", matmul)
+        return backends.default_backend()
+
+    def right(x, w, interpret, **options):
+        dense = jentropy.decode(w, jnp.float32, interpret=True)
+        return jentropy.matmul(x, dense, **options)
+
+    def in_plain_jax(w, dtype, interpret=False):
+        return jentropy.decode(w, dtype, interpret=True)
+
+    def fails(*_, **__):
+        raise RuntimeError("no such instruction\nand more")
+
+    assert chosen(in_plain_jax, right) == backend
+    assert not caplog.text
+    assert chosen(in_plain_jax, fails) == "reference"
+    assert "RuntimeError: no such instruction);" in caplog.text
+    assert chosen(in_plain_jax, lambda *given, **options: right(*given, **options) * 1.01) == (
+        "reference"
+    )
+    assert "products are off by 1.0e-02" in caplog.text
+    assert chosen(lambda *given: in_plain_jax(*given) + (len(given) == 3)) == "reference"
+    assert f"backend {backend!r}" in caplog.text
+    assert "decode gives other numbers" in caplog.text
+    backends.trouble.cache_clear()
 
 
 def test_matrices_of_a_stack():

@@ -41,6 +41,7 @@ from jentropy.formats import (
     dequantize,
     quantize,
 )
+from jentropy.pallas_kernels import backends
 from jentropy.pallas_kernels.decode_matmul import tpu
 from jentropy.pallas_kernels.decode_matmul.plan import MOST_ROWS, plan
 from jentropy.pallas_kernels.targets import KINDS, TARGETS
@@ -473,6 +474,10 @@ def test_a_matrix_is_read_out_of_its_stack(name):
         assert same_bits(here, there)
         cotangent = inputs(here.shape, seed=2)
         assert same_bits(back(cotangent)[0], back_there(cotangent)[0])
+
+
+def test_the_trial_of_a_default_backend_passes():
+    assert backends.trouble("tpu", True) == ""
 
 
 SHARDED = """

@@ -37,7 +37,9 @@ def run() -> Iterator[Result]:
     """
     device = jax.devices()[0]
     if default_backend() != "gpu":
-        raise UnsupportedError("tuning", expected="a Hopper GPU", found=device.device_kind)
+        raise UnsupportedError(
+            "tuning", expected="a Hopper GPU whose kernels work", found=device.device_kind
+        )
     target, products, crossovers = current_target(), [], []
     for layer, (n, k) in SHAPES.items():
         weights = [jentropy.to_resident(w) for w in layers_of(n, k)]

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jentropy.errors import DestinationError
-from jentropy.pallas_kernels import gpu_targets
+from jentropy.pallas_kernels import backends, gpu_targets
 
 WIDTH = 120  # of tables in a pipe, where there is no terminal to ask
 
@@ -46,8 +46,11 @@ def print_notes(notes: Iterable[str]) -> None:
 
 
 def print_device_note() -> None:
-    """Says why this machine's GPU runs no kernels, if that is so."""
+    """Says why this machine's accelerator runs no kernels, if that is so."""
     why = gpu_targets.why_not(jax.devices()[0])
+    wanted = backends.suitable_backend()
+    if not why and wanted != "reference":
+        why = backends.trouble(wanted)
     print_notes([why] if why else [])
 
 

@@ -1,7 +1,8 @@
 """The matmul that reads compressed weights.
 
 To add a backend: a layout with its name in `layouts/`, a module here with `product(x, w, product)`
-for x of two dimensions, and a line in `KERNELS`.
+for x of two dimensions, and a line in `KERNELS`; what of it is tried before use, in
+`backends.TRIED`.
 """
 
 from __future__ import annotations

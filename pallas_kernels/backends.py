@@ -1,0 +1,92 @@
+"""Which backend weights are laid out for, where nobody says.
+
+That a generation of devices has kernels does not mean that they work with a machine's driver,
+runtime and compiler. So they are tried first, once a process, on small weights: what fails there
+costs a message, not a crash or wrong numbers.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jentropy import formats
+from jentropy.formats import Format, QuantizedTensor
+
+from . import gpu_targets
+from .decode.api import decode
+from .decode_matmul.api import matmul
+from .laying_out import lay_out
+from .targets import KINDS, current_kind
+
+logger = logging.getLogger(__name__)
+
+BACKENDS = ("reference", "tpu", "gpu")
+# Of the weights that are tried: an element of each kind that kernels read in a way of its own.
+TRIED = {
+    "tpu": (formats.FORMATS["BF16"], formats.FP8_ROW, formats.INT4_GROUP),
+    "gpu": (formats.FORMATS["BF16"],),
+}
+ROWS, SHAPE = 8, (256, 512)  # of x; of the weights, as they are stored
+TOLERANCE = 1e-3  # of the largest product with the same row of weights
+
+
+def default_backend() -> str:
+    """The backend whose layout suits this process's default device.
+
+    "tpu" and "gpu" on the generations that have kernels, if these work; "reference" on everything
+    else, with a message in the log if it is a TPU or GPU.
+    """
+    wanted = suitable_backend()
+    return wanted if wanted == "reference" or not trouble(wanted) else "reference"
+
+
+def suitable_backend() -> str:
+    """The same, but for whether its kernels work."""
+    if current_kind() in KINDS:
+        return "tpu"
+    return "gpu" if gpu_targets.runs_on(jax.devices()[0]) else "reference"
+
+
+@functools.cache
+def trouble(backend: str, interpret: Any = False) -> str:
+    """What is wrong with a backend's kernels here, which is logged too; nothing if they work."""
+    for number_format in TRIED[backend]:
+        try:
+            found = _wrong(backend, number_format, interpret)
+        except Exception as error:  # whatever compilers, drivers and runtimes raise
+            found = f"{type(error).__name__}: {error}".partition("\n")[0]
+        if found:
+            message = (
+                f"the kernels of backend {backend!r} do not work here ({number_format.name}: "
+                f"{found:.300}); products decode the weight in plain JAX"
+            )
+            logger.warning(message)
+            return message
+    return ""
+
+
+def _wrong(backend: str, number_format: Format, interpret: Any) -> str:
+    rng = np.random.default_rng(0)
+    dense = rng.standard_normal(SHAPE) * 0.02
+    dense[::37, ::41] *= 2.0**12  # escapes of window12
+    dense[5, 7:11] = -0.0
+    weight: Any = jnp.asarray(dense, jnp.bfloat16)
+    if number_format.parameters:
+        codes = formats.quantize(weight.astype(jnp.float32), number_format)
+        weight = QuantizedTensor(number_format=number_format, codes=codes)
+    packed = lay_out(weight, backend)
+    expected = decode(lay_out(weight, "reference"), jnp.float32)
+    decoded = decode(packed, jnp.float32, interpret)
+    if np.asarray(decoded).tobytes() != np.asarray(expected).tobytes():
+        return "decode gives other numbers"
+    x = jnp.asarray(rng.standard_normal((ROWS, SHAPE[1])), jnp.bfloat16)
+    y = matmul(x, packed, transpose_w=True, out_dtype=jnp.float32, interpret=interpret)
+    right = np.asarray(x, np.float64) @ np.asarray(expected, np.float64).T
+    error = (np.abs(np.asarray(y, np.float64) - right).max(0) / np.abs(right).max(0)).max()
+    return "" if error < TOLERANCE else f"products are off by {error:.1e} of the largest"

@@ -1,0 +1,86 @@
+"""Trees of archived, quantised and dense weights to resident ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+
+from jentropy import containers
+from jentropy.containers.trees import as_array, decompress_where, leaf_name, on_accelerator
+from jentropy.errors import InputError, UnsupportedError
+from jentropy.formats import is_quantized
+
+from .backends import BACKENDS, default_backend
+from .laying_out import lay_out
+from .resident import ResidentTensor
+
+
+def to_resident(packed: Any, backend: str | None = None, *, reduce_axis: int = -1) -> Any:
+    """Decodes archived tensors on the device and lays them out for a backend's kernels.
+
+    Matrices, and stacks of them, become `ResidentTensor`; vectors, scalars, and matrices that no
+    layout makes smaller stay dense arrays of their dtype, every code kept.
+
+    =====================  ==========================  =====================  ====================
+    format                 backend "reference"         backend "tpu"          backend "gpu"
+    =====================  ==========================  =====================  ====================
+    BF16                   window12: every code        window12: every code   window12: every code
+    FP8 E4M3, E5M2; MXFP8  codes and scales            codes and scales       the reference layout
+    INT8, INT4             codes, scales, zero points  codes; scales and      the reference layout
+                                                       zero points as numbers
+    MXFP4, NVFP4, GPTQ's   codes and parameters        the reference layout   the reference layout
+    act-order, all others
+    =====================  ==========================  =====================  ====================
+
+    All of them decode to the same bits (`decode`). A format that the backend's kernels cannot hold
+    (see the table; on TPU groups along the sum that are no power of two from 32 on; on GPU BF16 of
+    which an eighth of 64 x 128 weights are escapes) rests in the reference
+    layout and multiplies there; `weight.backend` says so.
+
+    Args:
+      packed: a pytree whose leaves are `CompressedTensor`, arrays, `formats.QuantizedTensor` (its
+        codes compressed or not), or tensors of `open_checkpoint`.
+      backend: "reference", "tpu" or "gpu"; None takes the one of the default device, if its kernels
+        pass a small trial there, once a process.
+      reduce_axis: the axis of each matrix that products sum over: -1 for [N, K] as in checkpoints
+        (`transpose_w=True`), -2 for [K, N]. The other product works too, by way of dense tiles.
+
+    Returns:
+      The same pytree, its leaves `ResidentTensor` or `jax.Array`.
+
+    Raises:
+      UnsupportedError: an unknown backend; a dtype of 64 bits, which JAX does not have by default.
+
+    Example:
+      >>> import jax.numpy as jnp, jentropy
+      >>> packed = jentropy.compress(jnp.ones((128, 512), jnp.bfloat16))
+      >>> w = jentropy.to_resident(packed, backend="reference")
+      >>> w.shape, round(w.bits_per_weight, 1)
+      ((128, 512), 12.1)
+    """
+    chosen = default_backend() if backend is None else backend
+    if chosen not in BACKENDS:
+        raise UnsupportedError("backend", expected=" or ".join(BACKENDS), found=repr(chosen))
+    if reduce_axis not in (-1, -2):
+        raise InputError("reduce_axis", expected="-1 or -2", found=reduce_axis)
+
+    def is_leaf(node: Any) -> bool:
+        return containers.is_compressed(node) or is_quantized(node)
+
+    def convert(path: tuple, leaf: Any) -> Any:
+        try:
+            return _leaf_to_resident(leaf, chosen, reduce_axis)
+        except InputError as error:
+            raise error.at(tensor=leaf_name(path) or None) from error
+
+    return jax.tree_util.tree_map_with_path(convert, packed, is_leaf=is_leaf)
+
+
+def _leaf_to_resident(leaf: Any, backend: str, reduce_axis: int) -> ResidentTensor | jax.Array:
+    if is_quantized(leaf):
+        return lay_out(leaf, backend, reduce_axis)
+    values = decompress_where(leaf, on_accelerator) if containers.is_compressed(leaf) else leaf
+    return lay_out(
+        values if isinstance(values, jax.Array) else as_array(values), backend, reduce_axis
+    )
