@@ -136,15 +136,18 @@ class ResidentTensor:
         }
         return replace(self, arrays=arrays, index=index)
 
+    def array(self, name: str) -> jax.Array:
+        """One of the arrays, without the others of a stack: they are copied from there."""
+        array = self.arrays[name]
+        if self.index is None:
+            return array
+        return jax.lax.dynamic_index_in_dim(array, self.index, keepdims=False)
+
     def own(self) -> ResidentTensor:
         """The same tensor with arrays of its own: a copy of a matrix that lies in a stack."""
         if self.index is None:
             return self
-        arrays = {
-            name: jax.lax.dynamic_index_in_dim(array, self.index, keepdims=False)
-            for name, array in self.arrays.items()
-        }
-        return replace(self, arrays=arrays, index=None)
+        return replace(self, arrays={name: self.array(name) for name in self.arrays}, index=None)
 
     def partition_specs(
         self, outputs: str | None = None, inputs: str | None = None

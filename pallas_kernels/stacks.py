@@ -15,9 +15,9 @@ from jax.experimental import pallas as pl
 from .resident import ResidentTensor
 
 
-def prefetched(weight: ResidentTensor) -> list[jax.Array]:
-    """What comes before the kernel's own prefetched scalars."""
-    return [] if weight.index is None else [weight.index.reshape(1)]
+def which(index: jax.Array | None) -> list[jax.Array]:
+    """The scalar that says which matrix it is, as kernels are given it; none without a stack."""
+    return [] if index is None else [index.reshape(1)]
 
 
 def spec(
@@ -33,11 +33,11 @@ def spec(
     """
     if weight.index is None:
         return pl.BlockSpec(block, lambda j, k, *_: index(j, k), **options)
-    return pl.BlockSpec((None, *block), lambda j, k, which, *_: (which[0], *index(j, k)), **options)
+    return pl.BlockSpec((None, *block), lambda j, k, at, *_: (at[0], *index(j, k)), **options)
 
 
 def body(weight: ResidentTensor, kernel: Callable[..., None]) -> Callable[..., None]:
-    """The kernel, which is not shown what `prefetched` gave."""
+    """The kernel, which is not shown what `which` gave."""
     if weight.index is None:
         return kernel
     return lambda _, *refs: kernel(*refs)

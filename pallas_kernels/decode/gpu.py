@@ -18,7 +18,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, Shaped
 
 from jentropy.codecs import window12
-from jentropy.pallas_kernels import mosaic_gpu
+from jentropy.pallas_kernels import mosaic_gpu, stacks
 from jentropy.pallas_kernels.gpu_targets import current_target
 from jentropy.pallas_kernels.layouts import fragments, gpu_window12
 from jentropy.pallas_kernels.resident import ResidentTensor
@@ -44,8 +44,7 @@ def pieces_of(row_blocks: int, steps: int) -> int:
 
 
 def _window12(weight: ResidentTensor, dtype: Any, *, interpret: Any) -> Array:
-    words, own = weight.arrays["words"], weight.own().arrays
-    which = [] if weight.index is None else [weight.index.reshape(1)]
+    words, which = weight.arrays["words"], stacks.which(weight.index)
     interpreted = bool(interpret)
     row_blocks, column_blocks = words.shape[-4:-2]
     steps = column_blocks // BLOCKS
@@ -122,8 +121,8 @@ def _window12(weight: ResidentTensor, dtype: Any, *, interpret: Any) -> Array:
         ),
         interpret=mosaic_gpu.interpret_params(interpret),
         kernel_name="decode_window12",
-    )(*which, words, own["scale"])
-    row, column, code = gpu_window12.entries(own["escapes"])
+    )(*which, words, weight.array("scale"))
+    row, column, code = gpu_window12.entries(weight.array("escapes"))
     # As integers: no conversion may touch a NaN.
     numbers = lax.bitcast_convert_type(code, jnp.bfloat16).astype(dtype)
     bits = jnp.uint16 if jnp.dtype(dtype).itemsize == 2 else jnp.uint32

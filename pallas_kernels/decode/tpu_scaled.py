@@ -99,14 +99,14 @@ def tile(weight: ResidentTensor) -> tuple[int, int]:
 
 def dense(weight: ResidentTensor, dtype: Any, *, interpret: Any) -> Array:
     """The packed matrix, padded to whole tiles."""
-    element, words, own = weight.number_format.element, weight.arrays["words"], weight.own()
+    element, words = weight.number_format.element, weight.arrays["words"]
     per_word = tpu_scaled.per_word(element)
     rows, columns = per_word * words.shape[-2], words.shape[-1]
     tile_rows, tile_columns = tile(weight)
-    given = [tpu_scaled.column_scales(own)]
-    if "zero" in own.arrays:
-        given.append(own.arrays["zero"])
-    scalars = stacks.prefetched(weight)
+    given = [tpu_scaled.column_scales(weight)]
+    if "zero" in weight.arrays:
+        given.append(weight.array("zero"))
+    scalars = stacks.which(weight.index)
     grouped = weight.option("group") > 0
     specs = [
         pl.BlockSpec(
@@ -134,12 +134,12 @@ def dense(weight: ResidentTensor, dtype: Any, *, interpret: Any) -> Array:
         interpret=interpret,
         compiler_params=compiler_params(),
     )(*scalars, words, *given)
-    return _with_rare(numbers, own, given[0]) if "rare" in own.arrays else numbers
+    return _with_rare(numbers, weight, given[0]) if "rare" in weight.arrays else numbers
 
 
 def _with_rare(numbers: Array, weight: ResidentTensor, scale: Array) -> Array:
     """Puts in the codes that the words lack."""
-    lists, group = weight.arrays["rare"], weight.option("group")
+    lists, group = weight.array("rare"), weight.option("group")
     row, lane, code = tpu_scaled.rare_codes(lists, weight.option("tile_rows"), numbers.shape[0])
     column = lane + jnp.arange(lists.shape[1])[:, None] * LANES
     own = scale.reshape(-1, scale.shape[-1])[row // group if group else 0, column]

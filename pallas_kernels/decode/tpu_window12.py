@@ -95,9 +95,9 @@ def tile(weight: ResidentTensor) -> tuple[int, int]:
 
 def dense(weight: ResidentTensor, dtype: Any, *, interpret: Any) -> Array:
     """The packed matrix, padded to whole tiles."""
-    words, lists, own = weight.arrays["words"], weight.arrays["escapes"], weight.own().arrays
+    words, lists = weight.arrays["words"], weight.arrays["escapes"]
     rows, columns = 8 * words.shape[-2], words.shape[-1]
-    scalars = [*stacks.prefetched(weight), own["counts"]]
+    scalars = [*stacks.which(weight.index), weight.array("counts")]
     tile_rows, tile_columns = tile(weight)
     # The option is half of the largest power, rounded down.
     factors = 1 if 2 * weight.option("shift") + 1 <= MOST_POWER else 2
@@ -123,4 +123,4 @@ def dense(weight: ResidentTensor, dtype: Any, *, interpret: Any) -> Array:
         name=NAME,
         interpret=interpret,
         compiler_params=compiler_params(),
-    )(*scalars, words, own["top"].astype(jnp.int32), lists)
+    )(*scalars, words, weight.array("top").astype(jnp.int32), lists)

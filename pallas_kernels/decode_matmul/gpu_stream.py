@@ -21,7 +21,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, BFloat16, Float32
 
-from jentropy.pallas_kernels import mosaic_gpu
+from jentropy.pallas_kernels import mosaic_gpu, stacks
 from jentropy.pallas_kernels.layouts import fragments
 
 from .gpu_plan import TILE_N, WARPGROUPS, Plan
@@ -65,7 +65,6 @@ def multiply(
 ) -> Float32[Array, "N M"]:
     """The weight times the transpose of x, both padded."""
     kernel = _Kernel(decoder=decoder, plan=plan, interpreted=bool(interpret))
-    which = [] if decoder.index is None else [decoder.index.reshape(1)]
     rest = max(1, plan.parts - 1), max(TILE_N, plan.n - plan.whole * TILE_N), plan.m
     total, others = plgpu.kernel(
         kernel.body,
@@ -79,7 +78,7 @@ def multiply(
         scratch_types=kernel.scratch(),
         interpret=mosaic_gpu.interpret_params(interpret),
         kernel_name=decoder.name,
-    )(x, *which, *decoder.arrays, *decoder.rows)
+    )(x, *stacks.which(decoder.index), *decoder.arrays, *decoder.rows)
     if plan.parts == 1:
         return total
     held = np.array([plan.parts_of(tile) for tile in range(plan.whole, plan.tiles)])

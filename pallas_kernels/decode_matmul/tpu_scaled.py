@@ -318,7 +318,7 @@ def multiply(
     interpret: Any,
 ) -> Float32[Array, "M N"]:
     """Padded x times the padded packed matrix."""
-    kind, arrays, own = kind_of(weight, plan.m, target), weight.arrays, weight.own()
+    kind, arrays = kind_of(weight, plan.m, target), weight.arrays
     per_word = 32 // kind.bits
     unit = 1.0
     if kind.bits == 4 and not kind.expanded:
@@ -329,13 +329,13 @@ def multiply(
     if kind.shift:
         column *= 0.5
     if not kind.group:
-        column *= tpu_scaled.column_scales(own)[0].astype(jnp.float32)
+        column *= tpu_scaled.column_scales(weight)[0].astype(jnp.float32)
     if "nan" in arrays:
-        column = jnp.where(own.arrays["nan"], jnp.nan, column)
+        column = jnp.where(weight.array("nan"), jnp.nan, column)
 
-    scalars = stacks.prefetched(weight)
+    scalars = stacks.which(weight.index)
     if kind.block:
-        scalars.append(_scalars(own.arrays["scale"], kind, plan))
+        scalars.append(_scalars(weight.array("scale"), kind, plan))
     given = [x, arrays["words"], column]
     specs = [
         pl.BlockSpec((plan.m, plan.tile_k), lambda j, k, *_: (0, k)),

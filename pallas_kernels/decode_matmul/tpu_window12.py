@@ -137,11 +137,10 @@ def multiply(
 ) -> Float32[Array, "M N"]:
     """Padded x times the padded packed matrix."""
     del target
-    arrays, own = weight.arrays, weight.own().arrays
-    lists, shift = arrays["escapes"], weight.option("shift")
-    scalars = [*stacks.prefetched(weight), own["counts"]]
+    arrays, lists, shift = weight.arrays, weight.arrays["escapes"], weight.option("shift")
+    scalars = [*stacks.which(weight.index), weight.array("counts")]
     # The power of two that a column still lacks; top - WINDOW is the exponent field of slot 0.
-    power = own["top"].astype(jnp.int32) - window12.WINDOW - shift
+    power = weight.array("top").astype(jnp.int32) - window12.WINDOW - shift
     column = lax.bitcast_convert_type((power + BIAS) << 23, jnp.float32)
     y = pl.pallas_call(
         stacks.body(weight, partial(kernel, shift=shift, inline=weight.option("inline"))),
@@ -164,7 +163,7 @@ def multiply(
     )(*scalars, x, arrays["words"], lists, column)
     if "special" not in arrays:
         return y
-    return y + _special_products(x, weight, own["special"], plan)
+    return y + _special_products(x, weight, weight.array("special"), plan)
 
 
 def _special_products(

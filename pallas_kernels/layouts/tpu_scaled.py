@@ -272,7 +272,7 @@ def _grid(
 
 def column_scales(weight: ResidentTensor) -> Shaped[Array, "steps groups columns"]:
     """Scales with an entry for every column."""
-    scale, block = weight.arrays["scale"], weight.option("block")
+    scale, block = weight.array("scale"), weight.option("block")
     columns = weight.arrays["words"].shape[-1]
     return jnp.repeat(scale, block, axis=-1)[..., :columns] if block else scale
 
