@@ -18,8 +18,10 @@ from jentropy.codecs import (
     cutting,
     fit_context,
     fit_planes,
+    lanes,
     planes,
     rawbits,
+    whole,
 )
 from jentropy.containers.tensor import layout_of
 from jentropy.errors import CorruptError, UnsupportedError
@@ -381,7 +383,43 @@ def test_raw_bits_are_the_same_by_rows_and_by_factors(bits, wide):
     by_rows = rawbits._raw_by_rows(planes_, bits, wide)
     assert by_rows.dtype == wide
     assert by_rows.max() < 1 << bits
-    np.testing.assert_array_equal(by_rows, rawbits._raw_by_factors(planes_, bits, wide))
+    by_factors = rawbits._raw_by_factors(rawbits._apart(planes_, bits), bits, wide)
+    np.testing.assert_array_equal(by_rows, by_factors.reshape(-1))
+
+
+@pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16])
+@pytest.mark.parametrize("size", sorted(lanes.FULL))
+def test_a_chunk_that_fills_a_call_is_coded_as_one_that_shares_it(dtype, size, monkeypatch):
+    rng = np.random.default_rng(size)
+    columns = 1000
+    scale = np.exp(rng.standard_normal((-(-size // columns), 1)) / 3) * 0.02
+    values = (rng.standard_normal((scale.size, columns)) * scale).astype(dtype)
+    numbers = formats.codes_of(values)
+    numbers[::50, ::70] = rng.integers(0, 1 << 16, numbers[::50, ::70].shape)  # NaN, -0 and all
+    layout = layout_of(formats.format_of_dtype(values.dtype), values.dtype, values.shape)
+    flat, alone = numbers.reshape(-1), whole.decode
+    calls = []
+    monkeypatch.setattr(whole, "decode", lambda *a, **k: calls.append(a) or alone(*a, **k))
+    codings = {c.head: c for c in codings_of(numbers, layout) if c.codec == "context"}
+    assert len(codings) > 1, "with classes and without"
+    for coding in codings.values():
+        span = Span(flat.size - size, size, layout, coding)  # it begins within a row
+        (payload,) = codecs.encode([flat[-size:]], [span])
+        (out,) = codecs.decode([payload], [span])
+        assert identical(out, flat[-size:])
+        with monkeypatch.context() as shared:
+            shared.setattr(lanes, "FULL", set())
+            assert (codecs.encode([flat[-size:]], [span])[0] == payload).all()
+            assert identical(codecs.decode([payload], [span])[0], out)
+    assert len(calls) == len(codings)
+    for at in (9, payload.size // 2):
+        damaged = payload.copy()
+        damaged[at] ^= 0x10
+        try:
+            (other,) = codecs.decode([damaged], [span])
+        except CorruptError:
+            continue
+        assert not identical(other, out), "raw bits, which a checksum is there for"
 
 
 def test_buffers_are_taken_without_a_copy():

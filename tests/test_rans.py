@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jentropy.codecs import bits, lanes, rans, tables
+from jentropy.codecs import bits, kernels, lanes, rans, tables
 from jentropy.codecs.lanes import Decoding, Encoding, Stream, Symbols
 from jentropy.codecs.tables import Tables
 from jentropy.errors import CorruptError
@@ -96,7 +96,7 @@ def test_golden_words():
     assert stream.words.tolist() == words
 
 
-@pytest.mark.skipif(not rans.MARKED, reason=f"jax {jax.__version__} has not been tried")
+@pytest.mark.skipif(not kernels.MARKED, reason=f"jax {jax.__version__} has not been tried")
 @pytest.mark.parametrize("width", [32, 96, 200])
 @pytest.mark.parametrize("count", [rans.FEW, 32])
 def test_one_kernel_and_one_for_each_fusion_are_the_same_coder(count, width, monkeypatch):
@@ -120,7 +120,7 @@ def test_one_kernel_and_one_for_each_fusion_are_the_same_coder(count, width, mon
     for coder, taken in ((rans.encode, coding), (rans.decode, decoding)):
         marked = re.findall(r"call @.*xla_cpu_small_call", coder.lower(*taken).as_text())
         assert len(marked) == 1, "the loop, and nothing that is called in it"
-    monkeypatch.setattr(rans, "MARKED", False)
+    monkeypatch.setattr(kernels, "MARKED", False)
     plain = [  # functions of their own, which have not been traced
         jax.jit(lambda *given, coder=coder.__wrapped__: coder(*given))
         for coder in (rans.encode, rans.decode)

@@ -37,9 +37,9 @@ import numpy as np
 from jentropy.errors import CorruptError
 from jentropy.formats import BF16, FP16, ElementFormat
 
-from . import bits, buffers, lanes, rawbits, tables
+from . import bits, buffers, lanes, rawbits, tables, whole
 from .coding import Layout, Span, Then
-from .lanes import Decoding, Encoding, Stream, Symbols
+from .lanes import Decoding, Encoding, Gathered, Grid, Stream, Symbols
 from .tables import Tables
 
 NAME = "context"
@@ -368,17 +368,44 @@ def _decoding(
 
     def finish(symbols: np.ndarray, low: np.ndarray) -> Any:
         parsed, contexts = held
-        escaped, (first, *rest) = parsed.escaped, parsed.planes
+        (first, *rest) = parsed.planes
         planes = [buffers.joined(low.astype("<u2").view(np.uint8), first), *rest]
         codes[:] = _merge(symbols, contexts, planes, plan)
-        if plan.escapes:
-            missed = _places_of(ESCAPE, symbols)
-            if missed.size != escaped.size:
-                raise CorruptError("escapes of a chunk", expected=missed.size, found=escaped.size)
-            codes[missed] = rawbits.with_top(codes[missed], escaped, plan.raw_bits)
+        _put_escapes(codes, symbols, parsed.escaped, plan)
         return then(codes)
 
-    return Decoding(span.size, plan.tables, prepare, finish)
+    def alone(grid: Grid) -> Any:
+        parsed, contexts = parse(payload, span.size, plan), plan.contexts_of(span)
+        if contexts is None:
+            contexts = np.zeros(span.size, np.uint8)
+        gathered = Gathered.of(grid, [parsed.stream])
+        room = np.empty(2 * grid.lanes, np.uint8)
+        found, symbols, final, reached = whole.decode(
+            gathered.words,
+            gathered.states,
+            gathered.pointers,
+            gathered.tables.reshape(-1),
+            contexts.reshape(grid.steps, grid.lanes),
+            np.uint8(plan.tables.count - 1),
+            np.uint16(plan.first),
+            [buffers.joined(room, parsed.planes[0]), *parsed.planes[1:]],
+            bits=plan.raw_bits,
+        )
+        codes[:] = np.asarray(found).reshape(-1)
+        gathered.expect_sound(np.asarray(final), np.asarray(reached), grid.lanes)
+        _put_escapes(codes, np.asarray(symbols).reshape(-1), parsed.escaped, plan)
+        return then(codes)
+
+    return Decoding(span.size, plan.tables, prepare, finish, alone)
+
+
+def _put_escapes(codes: np.ndarray, symbols: np.ndarray, escaped: np.ndarray, plan: Plan) -> None:
+    """Writes the tops that have no symbol into the codes."""
+    if plan.escapes:
+        missed = _places_of(ESCAPE, symbols)
+        if missed.size != escaped.size:
+            raise CorruptError("escapes of a chunk", expected=missed.size, found=escaped.size)
+        codes[missed] = rawbits.with_top(codes[missed], escaped, plan.raw_bits)
 
 
 def _merge(
@@ -399,7 +426,13 @@ def _merge(
         ]
     first = np.uint16(plan.first)
     codes = rawbits.merge(
-        symbols, contexts, planes, first, bits=plan.raw_bits, signed=True, dtype="uint16"
+        symbols,
+        contexts,
+        planes,
+        first,
+        bits=plan.raw_bits,
+        signed=True,
+        dtype="uint16",
     )
     return np.asarray(codes)[:size]
 

@@ -21,7 +21,8 @@ from .rans import FEW, LANE, LOWER, SLOTS
 from .tables import IDLE, Tables
 
 STEPS = (512, 2048, LANE)  # of compiled programs
-LANES = (32, 64, 96, 128)  # of compiled programs; a whole chunk has 128 and is a call of its own
+LANES = (32, 64, 96, 128)  # of compiled programs; a whole chunk has 128
+FULL = {64 * LANE, 96 * LANE, 128 * LANE}  # symbols of a stream that is a call of its own on CPU
 DEVICE_LANES = 1 << 17  # of a call on an accelerator, which needs many at once
 TABLES = 31  # of a call that mixes streams: what its cores' second caches hold
 BYTES = 255  # a count that spreads less takes a byte
@@ -101,12 +102,15 @@ class Decoding:
         where it is the first.
       finish: takes the symbols (as `tables.shown` has them) and the low bits of the initial
         states; `decode` returns what it returns.
+      alone: does it all in one program where the stream is a call of its own, and returns what
+        `finish` would; None: it is decoded as others are.
     """
 
     size: int
     tables: Tables
     prepare: Callable[[], tuple[Stream, np.ndarray | None]]
     finish: Callable[[np.ndarray, np.ndarray], Any]
+    alone: Callable[[Grid], Any] | None = None
 
 
 def lane_count(symbols: int) -> int:
@@ -180,10 +184,18 @@ class _Call:
     tables: dict[int, int] = field(default_factory=dict)  # counts by id
 
 
+def _is_alone(job: Job) -> bool:
+    """Whether a stream is a call of its own."""
+    return job.size in FULL and jax.default_backend() == "cpu"
+
+
 def _run(jobs: Sequence[Any], run_call: Callable[[list[Any]], list[Any]]) -> list[Any]:
     """Results of all jobs, in order; a call's jobs go through `run_call` together."""
+    shared = [i for i, job in enumerate(jobs) if not _is_alone(job)]
     limit = LANES[-1] if jax.default_backend() == "cpu" else DEVICE_LANES
-    calls = calls_of(jobs, limit, TABLES)
+    calls = [[shared[i] for i in c] for c in calls_of([jobs[i] for i in shared], limit, TABLES)]
+    calls += [[i] for i, job in enumerate(jobs) if _is_alone(job)]
+    calls.sort(key=lambda call: -sum(jobs[i].size for i in call))
     results: list[Any] = [None] * len(jobs)
     done = cores.each(lambda call: run_call([jobs[i] for i in call]), calls)
     for call, parts in zip(calls, done, strict=True):
@@ -352,6 +364,10 @@ class Gathered:
         words[filled:] = 0
         return cls(words, states, pointers, ends, tables)
 
+    def expect_sound(self, final: np.ndarray, reached: np.ndarray, used: int) -> None:
+        """Raises CorruptError unless the lanes that are used ended well."""
+        expect_sound(bool(((final >> 16 == 1) & (reached == self.ends))[:used].all()))
+
 
 def expect_sound(sound: bool) -> None:
     """Raises CorruptError unless every lane ended where an encoder begins, its words used up."""
@@ -365,6 +381,8 @@ def expect_sound(sound: bool) -> None:
 
 def _decode_call(jobs: list[Decoding]) -> list[Any]:
     grid = Grid.of(jobs)
+    if _is_alone(jobs[0]) and jobs[0].alone is not None:
+        return [jobs[0].alone(grid)]
     given = [job.prepare() for job in jobs]
     gathered = Gathered.of(grid, [stream for stream, _ in given])
     idle = len(gathered.tables) - 1
@@ -378,8 +396,7 @@ def _decode_call(jobs: list[Decoding]) -> list[Any]:
             grid.numbers([part for _, part in given], [job.size for job in jobs], idle),
         ),
     )
-    used = grid.columns[-1].stop
-    expect_sound(bool(((final >> 16 == 1) & (reached == gathered.ends))[:used].all()))
+    gathered.expect_sound(final, reached, grid.columns[-1].stop)
     return [
         job.finish(_pick(symbols, columns, job.size), final[columns].astype(np.uint16))
         for job, columns in zip(jobs, grid.columns, strict=True)

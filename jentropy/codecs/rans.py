@@ -15,7 +15,7 @@ With frequencies f and cumulative frequencies F that sum to 2^PRECISION, a state
 The encoder starts at a state below 2^17, whose low 16 bits carry payload, and takes the symbols
 last to first, so that the decoder gives them first to last and ends where the encoder began.
 
-On CPU a loop is one kernel (`_in_one_kernel`) whose body is shaped for LLVM and XLA's runtime
+On CPU a loop is one kernel (`in_one_kernel`) whose body is shaped for LLVM and XLA's runtime
 (measured, of one core: 700 million symbols a second, 510 as a kernel for each fusion): unsigned
 indices into arrays of 2^k under a mask, so that nothing is clamped; the state written by
 `dynamic_update_slice`, which keeps it one loop that nothing is fused across; barriers against
@@ -30,15 +30,15 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.experimental.xla_metadata import set_xla_metadata
 from jaxtyping import Array, Bool, UInt8, UInt16, UInt32
+
+from .kernels import in_one_kernel, repeat
 
 LANE = 8192  # symbols of a lane: a longer one wastes less on its state, a shorter decodes sooner
 PRECISION = 12  # bits of a frequency; a slot's table entry then fits one uint32
@@ -46,8 +46,6 @@ SLOTS = 1 << PRECISION
 LOWER = 1 << 16  # the smallest state
 FEW = 16  # tables whose slots a 16-bit index reaches
 SLAB = 64  # rows that are transposed at a time
-# The mark of `_in_one_kernel` is XLA's own and no interface: releases that it was tried with.
-MARKED = jax.__version_info__ < (0, 13)
 
 _ROW = lax.GatherDimensionNumbers(offset_dims=(), collapsed_slice_dims=(0,), start_index_map=(0,))
 
@@ -67,31 +65,6 @@ def _row(array: Array, index: Any) -> Array:
 def _with_row(array: Array, row: Array, index: Any) -> Array:
     """array with array[index] = row"""
     return lax.dynamic_update_slice(array, row[None], (index, np.int32(0)))
-
-
-def _repeat(steps: int, step: Callable[[Any, Any], Any], carry: Any) -> Any:
-    """`lax.fori_loop`, but for its being made of calls (see `_in_one_kernel`)."""
-
-    def body(held: tuple[Any, Any]) -> tuple[Any, Any]:
-        i, carry = held
-        return i + np.int32(1), step(i, carry)
-
-    return lax.while_loop(lambda held: held[0] < steps, body, (np.int32(0), carry))[1]
-
-
-def _in_one_kernel(loop: Callable[..., Any], *args: Any) -> Any:
-    """loop(*args), a loop that XLA's CPU backend compiles to one kernel.
-
-    Its runtime would otherwise start a kernel for every fusion of every step, a third of the time.
-    XLA does so of itself with the smallest loops, by this mark. `loop` is to be made of primitives:
-    functions called in it would bear the mark too, and not be inlined.
-    """
-
-    def marked(*args: Any) -> Any:
-        with set_xla_metadata(xla_cpu_small_call="true", inlineable="false"):
-            return jax.jit(loop)(*args)
-
-    return lax.platform_dependent(*args, cpu=marked if MARKED else loop, default=loop)
 
 
 @jax.jit
@@ -116,40 +89,50 @@ def decode(
       Symbols; states and pointers afterwards. A sound lane is below 2 LOWER and at the end of its
       words.
     """
-    steps, mask = numbers.shape[0], np.uint32(words.shape[0] - 1)
+    return in_one_kernel(decoded, words, states, pointers, tables, numbers, np.uint8(255))
+
+
+def decoded(
+    words: UInt16[Array, 2**k],
+    states: UInt32[Array, lanes],
+    pointers: UInt32[Array, lanes],
+    tables: UInt32[Array, 2**k],
+    contexts: UInt8[Array, "steps lanes"],
+    mask: UInt8[Array, ""],
+) -> tuple[UInt8[Array, "steps lanes"], UInt32[Array, lanes], UInt32[Array, lanes]]:
+    """`decode`, to be part of a kernel; the number of a table is `contexts & mask`."""
+    steps, last = contexts.shape[0], np.uint32(words.shape[0] - 1)
     few = tables.shape[0] == FEW * SLOTS
 
-    def loop(words, tables, numbers, held, pointers, symbols):
-        found = lax.full(held.shape, 0, jnp.uint32)
+    def step(i, carry):
+        held, found, pointer, symbols = carry
+        state = _row(held, np.int32(0))
+        number = lax.bitwise_and(_row(contexts, i), lax.broadcast(mask, states.shape))
+        slot = state & (SLOTS - 1)
+        if few:
+            index = slot.astype(jnp.uint16) | number.astype(jnp.uint16) << PRECISION
+            entry = _take(tables, index)
+        else:
+            index = (number.astype(jnp.uint32) << PRECISION | slot) & (tables.shape[0] - 1)
+            found = _with_row(found, _take(tables, index), np.int32(0))
+            entry = found[0]
+        frequency = ((entry >> PRECISION) & (SLOTS - 1)) + 1
+        moved = frequency * (state >> PRECISION) + (entry & (SLOTS - 1))
+        moved = lax.optimization_barrier(moved)
+        reads = moved < LOWER
+        pointer = lax.optimization_barrier(pointer + reads.astype(jnp.uint32))
+        # The word before the new pointer: the old one need not be kept.
+        word = _take(words, (pointer - 1) & last).astype(jnp.uint32)
+        held = _with_row(held, lax.select(reads, moved << 16 | word, moved), np.int32(0))
+        symbols = _with_row(symbols, (entry >> 24).astype(jnp.uint8), i)
+        return held, found, pointer, symbols
 
-        def step(i, carry):
-            held, found, pointer, symbols = carry
-            state, number = held[0], _row(numbers, i)
-            slot = state & (SLOTS - 1)
-            if few:
-                index = slot.astype(jnp.uint16) | number.astype(jnp.uint16) << PRECISION
-                entry = _take(tables, index)
-            else:
-                index = (number.astype(jnp.uint32) << PRECISION | slot) & (tables.shape[0] - 1)
-                found = _with_row(found, _take(tables, index), np.int32(0))
-                entry = found[0]
-            frequency = ((entry >> PRECISION) & (SLOTS - 1)) + 1
-            moved = frequency * (state >> PRECISION) + (entry & (SLOTS - 1))
-            moved = lax.optimization_barrier(moved)
-            reads = moved < LOWER
-            pointer = lax.optimization_barrier(pointer + reads.astype(jnp.uint32))
-            # The word before the new pointer: the old one need not be kept.
-            word = _take(words, (pointer - 1) & mask).astype(jnp.uint32)
-            held = _with_row(held, lax.select(reads, moved << 16 | word, moved), np.int32(0))
-            symbols = _with_row(symbols, (entry >> 24).astype(jnp.uint8), i)
-            return held, found, pointer, symbols
-
-        return _repeat(steps, step, (held, found, pointers, symbols))
-
-    held = jnp.stack([states, states])  # the second row is there so that the update stays one
-    start = held, pointers, jnp.zeros_like(numbers)
-    held, _, pointers, symbols = _in_one_kernel(loop, words, tables, numbers, *start)
-    return symbols, held[0], pointers
+    # The second row is there so that the update stays one.
+    held = lax.broadcast_in_dim(states, (2, *states.shape), (1,))
+    found = lax.full(held.shape, 0, jnp.uint32)
+    symbols = lax.full(contexts.shape, 0, jnp.uint8)
+    held, _, pointers, symbols = repeat(steps, step, (held, found, pointers, symbols))
+    return symbols, _row(held, np.int32(0)), pointers
 
 
 @jax.jit
@@ -186,10 +169,10 @@ def encode(
             emitted = _with_row(emitted, emit, at)
             return (quotient << PRECISION) + remainder + (found & 0xFFFF), words, emitted
 
-        return _repeat(steps, step, (states, words, emitted))
+        return repeat(steps, step, (states, words, emitted))
 
     empty = jnp.zeros((steps, lanes), jnp.uint16), jnp.zeros((steps, lanes), bool)
-    states, words, emitted = _in_one_kernel(loop, symbols, numbers, tables, initial, *empty)
+    states, words, emitted = in_one_kernel(loop, symbols, numbers, tables, initial, *empty)
     return states, _transposed(words), _transposed(emitted)
 
 

@@ -1,0 +1,43 @@
+"""Loops that XLA's CPU backend compiles to one kernel.
+
+Its runtime would otherwise start a kernel for every fusion of every step, a third of the time, and
+deal the larger ones out to threads of its own, which then compete with those that call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax import lax
+from jax.experimental.xla_metadata import set_xla_metadata
+
+# The mark of `in_one_kernel` is XLA's own and no interface: releases that it was tried with.
+MARKED = jax.__version_info__ < (0, 13)
+
+
+def repeat(steps: int, step: Callable[[Any, Any], Any], carry: Any) -> Any:
+    """`lax.fori_loop`, but for its being made of calls (see `in_one_kernel`)."""
+
+    def body(held: tuple[Any, Any]) -> tuple[Any, Any]:
+        i, carry = held
+        return i + np.int32(1), step(i, carry)
+
+    return lax.while_loop(lambda held: held[0] < steps, body, (np.int32(0), carry))[1]
+
+
+def in_one_kernel(run: Callable[..., Any], *args: Any) -> Any:
+    """run(*args), in one kernel on CPU.
+
+    XLA does so of itself with the smallest loops, by this mark. `run` is to be made of primitives,
+    those on whole arrays inside of loops: functions called in it would bear the mark too, and not
+    be inlined, and larger operations be dealt out all the same.
+    """
+
+    def marked(*args: Any) -> Any:
+        with set_xla_metadata(xla_cpu_small_call="true", inlineable="false"):
+            return jax.jit(run)(*args)
+
+    return lax.platform_dependent(*args, cpu=marked if MARKED else run, default=run)
