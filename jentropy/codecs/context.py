@@ -237,20 +237,22 @@ def plan_of(span: Span) -> Plan:
 
 def _encoding(chunk: np.ndarray, span: Span, then: Callable[[np.ndarray], Any]) -> Encoding:
     plan = plan_of(span)
-    lane_count = lanes.lane_count(chunk.size)
+    carried = 2 * lanes.lane_count(chunk.size)  # bytes of the first plane
     held: list[list[np.ndarray]] = []
 
-    def prepare() -> Symbols:
-        contexts = plan.contexts_of(span)
-        symbols, planes = _split(chunk, contexts, plan)
+    def hold(symbols: np.ndarray, planes: list[np.ndarray]) -> None:
         escaped = chunk[:0]
         if plan.escapes:
             escaped = (chunk[symbols == plan.count] & np.uint16(0x7FFF)) >> np.uint16(
                 plan.raw_bits - 1
             )
-        low = planes[0][: 2 * lane_count].copy().view("<u2")
-        held[:] = [_write_escapes(escaped, plan), [planes[0][2 * lane_count :], *planes[1:]]]
-        return Symbols(symbols, plan.numbers_of(contexts), low)
+        held[:] = [_write_escapes(escaped, plan), [planes[0][carried:], *planes[1:]]]
+
+    def prepare() -> Symbols:
+        contexts = plan.contexts_of(span)
+        symbols, planes = _split(chunk, contexts, plan)
+        hold(symbols, planes)
+        return Symbols(symbols, plan.numbers_of(contexts), planes[0][:carried].copy().view("<u2"))
 
     def finish(stream: Stream) -> Any:
         escapes, planes = held
@@ -258,7 +260,22 @@ def _encoding(chunk: np.ndarray, span: Span, then: Callable[[np.ndarray], Any]) 
         parts = [*stream.sections(), *escapes, words, *planes]
         return then(np.concatenate([part.view(np.uint8) for part in parts]))
 
-    return Encoding(chunk.size, plan.tables, plan.encode_rows, prepare, finish)
+    def alone(grid: Grid) -> Any:
+        contexts = plan.contexts_of(span)
+        coded, symbols, planes = whole.encode(
+            chunk,
+            np.zeros(span.size, np.uint8) if contexts is None else contexts,
+            np.uint8(plan.tables.count - 1),
+            np.uint16(plan.first),
+            np.uint16(plan.count),
+            np.resize(plan.encode_rows, (TABLES, 256)).reshape(-1),
+            shape=(grid.steps, grid.lanes),
+            bits=plan.raw_bits,
+        )
+        hold(np.asarray(symbols), [np.asarray(plane) for plane in planes])
+        return finish(Stream.of(*map(np.asarray, coded)))
+
+    return Encoding(chunk.size, plan.tables, plan.encode_rows, prepare, finish, alone)
 
 
 def _split(

@@ -28,16 +28,21 @@ def repeat(steps: int, step: Callable[[Any, Any], Any], carry: Any) -> Any:
     return lax.while_loop(lambda held: held[0] < steps, body, (np.int32(0), carry))[1]
 
 
-def in_one_kernel(run: Callable[..., Any], *args: Any) -> Any:
+def in_one_kernel(
+    run: Callable[..., Any], *args: Any, elsewhere: Callable[..., Any] | None = None
+) -> Any:
     """run(*args), in one kernel on CPU.
 
     XLA does so of itself with the smallest loops, by this mark. `run` is to be made of primitives,
     those on whole arrays inside of loops: functions called in it would bear the mark too, and not
     be inlined, and larger operations be dealt out all the same.
+
+    Args:
+      elsewhere: the same for other devices; None: `run`.
     """
 
     def marked(*args: Any) -> Any:
         with set_xla_metadata(xla_cpu_small_call="true", inlineable="false"):
             return jax.jit(run)(*args)
 
-    return lax.platform_dependent(*args, cpu=marked if MARKED else run, default=run)
+    return lax.platform_dependent(*args, cpu=marked if MARKED else run, default=elsewhere or run)

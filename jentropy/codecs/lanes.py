@@ -51,6 +51,14 @@ class Stream:
     counts: np.ndarray  # int64[lanes], words of each lane
     words: np.ndarray  # uint16[sum of counts]
 
+    @classmethod
+    def of(cls, states: np.ndarray, words: np.ndarray, emitted: np.ndarray) -> Stream:
+        """What `rans.encode` gave of some lanes, without the words that are not emitted."""
+        kept = np.flatnonzero(emitted.reshape(-1))
+        lanes, steps = emitted.shape
+        ends = np.searchsorted(kept, np.arange(1, lanes + 1) * steps)
+        return cls(states, np.diff(ends, prepend=0), words.reshape(-1).take(kept))
+
     def sections(self) -> list[np.ndarray]:
         """As it is stored, but for the words: states, the least count, and what each has more."""
         least = int(self.counts.min())
@@ -82,6 +90,8 @@ class Encoding:
       rows: uint32[T, 256], what a symbol looks up in each table (`Tables.encode_rows`).
       prepare: gives the symbols.
       finish: takes the coded stream; `encode` returns what it returns.
+      alone: does it all in one program where the stream is a call of its own, and returns what
+        `finish` would; None: it is coded as others are.
     """
 
     size: int
@@ -89,6 +99,7 @@ class Encoding:
     rows: np.ndarray
     prepare: Callable[[], Symbols]
     finish: Callable[[Stream], Any]
+    alone: Callable[[Grid], Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,6 +303,8 @@ def encode(jobs: Sequence[Encoding]) -> list[Any]:
 
 def _encode_call(jobs: list[Encoding]) -> list[Any]:
     grid = Grid.of(jobs)
+    if _is_alone(jobs[0]) and jobs[0].alone is not None:
+        return [jobs[0].alone(grid)]
     rows = np.zeros((256, 256), np.uint32)
     rows[-1] = SLOTS << 16
     initial = np.full(grid.lanes, LOWER, np.uint32)
@@ -310,14 +323,10 @@ def _encode_call(jobs: list[Encoding]) -> list[Any]:
             rows.reshape(-1),
         ),
     )
-    results = []
-    for job, columns in zip(jobs, grid.columns, strict=True):
-        kept = np.flatnonzero(emitted[columns].reshape(-1))
-        lanes = columns.stop - columns.start
-        ends = np.searchsorted(kept, np.arange(1, lanes + 1) * grid.steps)
-        own = words[columns].reshape(-1).take(kept)
-        results.append(job.finish(Stream(states[columns], np.diff(ends, prepend=0), own)))
-    return results
+    return [
+        job.finish(Stream.of(states[columns], words[columns], emitted[columns]))
+        for job, columns in zip(jobs, grid.columns, strict=True)
+    ]
 
 
 def decode(jobs: Sequence[Decoding]) -> list[Any]:

@@ -152,44 +152,61 @@ def encode(
       Final states; words and whether each is emitted: a lane's stream is its emitted words in
       order, which is the order that the decoder reads.
     """
+    given = symbols, numbers, np.uint8(255), initial, tables
 
-    steps, lanes = symbols.shape
+    def elsewhere(*given: Any) -> tuple[Array, Array, Array]:
+        states, words, emitted = _coded(*given)
+        return states, words.T, emitted.T
 
-    def loop(symbols, numbers, tables, states, words, emitted):
-        def step(i, carry):
-            state, words, emitted = carry
-            at = np.int32(steps - 1) - i
-            entry = _row(numbers, at).astype(jnp.uint16) << 8 | _row(symbols, at)
-            found = lax.optimization_barrier(_take(tables, entry))
-            frequency = found >> 16
-            emit = (state >> (32 - PRECISION)) >= frequency
-            given = lax.select(emit, state >> 16, state)
-            quotient, remainder = _divide(given, frequency)
-            words = _with_row(words, state.astype(jnp.uint16), at)
-            emitted = _with_row(emitted, emit, at)
-            return (quotient << PRECISION) + remainder + (found & 0xFFFF), words, emitted
+    return in_one_kernel(encoded, *given, elsewhere=elsewhere)
 
-        return repeat(steps, step, (states, words, emitted))
 
-    empty = jnp.zeros((steps, lanes), jnp.uint16), jnp.zeros((steps, lanes), bool)
-    states, words, emitted = in_one_kernel(loop, symbols, numbers, tables, initial, *empty)
+def encoded(
+    symbols: UInt8[Array, "steps lanes"],
+    contexts: UInt8[Array, "steps lanes"],
+    mask: UInt8[Array, ""],
+    initial: UInt32[Array, lanes],
+    tables: UInt32[Array, tables_times_256],
+) -> tuple[UInt32[Array, lanes], UInt16[Array, "lanes steps"], Bool[Array, "lanes steps"]]:
+    """`encode`, to be part of a kernel; the number of a table is `contexts & mask`."""
+    states, words, emitted = _coded(symbols, contexts, mask, initial, tables)
     return states, _transposed(words), _transposed(emitted)
 
 
+def _coded(
+    symbols: Array, contexts: Array, mask: Array, initial: Array, tables: Array
+) -> tuple[Array, Array, Array]:
+    steps, lanes = symbols.shape
+
+    def step(i, carry):
+        state, words, emitted = carry
+        at = np.int32(steps - 1) - i
+        number = lax.bitwise_and(_row(contexts, at), lax.broadcast(mask, (lanes,)))
+        entry = number.astype(jnp.uint16) << 8 | _row(symbols, at)
+        found = lax.optimization_barrier(_take(tables, entry))
+        frequency = found >> 16
+        emit = (state >> (32 - PRECISION)) >= frequency
+        given = lax.select(emit, state >> 16, state)
+        quotient, remainder = _divide(given, frequency)
+        words = _with_row(words, state.astype(jnp.uint16), at)
+        emitted = _with_row(emitted, emit, at)
+        return (quotient << PRECISION) + remainder + (found & 0xFFFF), words, emitted
+
+    words = lax.full((steps, lanes), 0, jnp.uint16)
+    return repeat(steps, step, (initial, words, lax.full((steps, lanes), False, jnp.bool_)))
+
+
 def _transposed(array: Array) -> Array:
-    """array.T; on CPU a slab at a time, so that a line of the cache is fetched once."""
+    """array.T, a slab at a time, so that a line of the cache is fetched once."""
+    rows, columns = array.shape
+    slab = math.gcd(rows, SLAB)
 
-    def by_slabs(array):
-        rows, columns = array.shape
-        slab = math.gcd(rows, SLAB)
+    def step(i, out):
+        part = lax.dynamic_slice(array, (i * np.int32(slab), np.int32(0)), (slab, columns))
+        part = lax.transpose(part, (1, 0))
+        return lax.dynamic_update_slice(out, part, (np.int32(0), i * np.int32(slab)))
 
-        def step(i, out):
-            part = lax.dynamic_slice(array, (i * slab, 0), (slab, columns))
-            return lax.dynamic_update_slice(out, part.T, (0, i * slab))
-
-        return lax.fori_loop(0, rows // slab, step, jnp.zeros((columns, rows), array.dtype))
-
-    return lax.platform_dependent(array, cpu=by_slabs, default=jnp.transpose)
+    return repeat(rows // slab, step, lax.full((columns, rows), 0, array.dtype))
 
 
 def _divide(x: UInt32[Array, "*n"], by: UInt32[Array, "*n"]) -> tuple[Array, Array]:

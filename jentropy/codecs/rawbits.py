@@ -21,7 +21,7 @@ from jaxtyping import Array, UInt, UInt8, UInt16
 from .kernels import repeat
 
 BLOCK = 64  # codes
-SLAB = 64  # blocks that `merged` has in the first cache
+SLAB = 64  # blocks that are in the first cache at a time
 # Factors that bring each part of a byte to its top; uint16 has no variable shift on AVX2.
 _FACTORS = {8: [1], 4: [16, 1], 2: [64, 16, 4, 1], 1: [128, 64, 32, 16, 8, 4, 2, 1]}
 
@@ -57,6 +57,12 @@ def split(
     Args:
       codes: a multiple of BLOCK of them.
     """
+    return _split(codes, contexts, first, count, bits, signed=signed)
+
+
+def _split(
+    codes: Any, contexts: Any, first: Any, count: Any, bits: int, *, signed: bool
+) -> tuple[Array, list[Array]]:
     width = 8 * codes.dtype.itemsize
     wide = jnp.uint32 if codes.dtype.itemsize == 4 else jnp.uint16
     codes = codes.astype(wide)
@@ -77,6 +83,33 @@ def split(
         planes.append(plane.reshape(-1))
         below += b
     return symbols.astype(jnp.uint8), planes
+
+
+def split_slabs(
+    codes: UInt16[Array, n],
+    contexts: UInt8[Array, n],
+    first: UInt16[Array, ""],
+    count: UInt16[Array, ""],
+    *,
+    bits: int,
+) -> tuple[UInt8[Array, n], list[UInt8[Array, plane]]]:
+    """`split` of signed codes, to be part of a kernel; n a multiple of SLAB blocks."""
+    size = SLAB * BLOCK
+
+    def slab(array: Array, i: Any) -> Array:
+        return jax.lax.dynamic_slice(array, (i * np.int32(size),), (size,))
+
+    def step(i: Any, found: list[Array]) -> list[Array]:
+        symbols, planes = _split(slab(codes, i), slab(contexts, i), first, count, bits, signed=True)
+        return [
+            jax.lax.dynamic_update_slice(whole, part, (i * np.int32(part.size),))
+            for whole, part in zip(found, [symbols, *planes], strict=True)
+        ]
+
+    sizes = [codes.size, *(plane_bytes(codes.size, width) for width in widths(bits))]
+    found = [jax.lax.full((n,), 0, jnp.uint8) for n in sizes]
+    symbols, *planes = repeat(codes.size // size, step, found)
+    return symbols, planes
 
 
 @partial(jax.jit, static_argnames=("bits", "signed", "dtype"))
@@ -111,7 +144,7 @@ def _with_raw(top: Any, raw: Any, kind: np.dtype, bits: int, *, signed: bool) ->
     return value.astype(kind)
 
 
-def merged(
+def merge_slabs(
     symbols: UInt8[Array, n],
     contexts: UInt8[Array, n],
     planes: list[UInt8[Array, plane]],

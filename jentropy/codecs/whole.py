@@ -1,7 +1,7 @@
-"""A chunk of codec `context` that fills a call, decoded in one kernel of a CPU: lanes and raw bits.
+"""A chunk of codec `context` that fills a call, in one kernel of a CPU: lanes and raw bits.
 
-What a kernel of its own for each would write and read again stays in the cache, and a core that
-decodes a chunk waits for no other.
+What kernels of their own would write and read again stays in the cache, and a core that codes a
+chunk waits for no other.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, UInt8, UInt16, UInt32
+from jaxtyping import Array, Bool, UInt8, UInt16, UInt32
 
 from . import rans, rawbits
 from .kernels import in_one_kernel
@@ -48,8 +48,43 @@ def decode(
         symbols, final, reached = rans.decoded(words, states, pointers, tables, contexts, mask)
         low = jax.lax.bitcast_convert_type(final.astype(jnp.uint16), jnp.uint8).reshape(-1)
         carried = jax.lax.dynamic_update_slice(planes[0], low, (np.int32(0),))
-        codes = rawbits.merged(symbols, contexts, [carried, *planes[1:]], first, bits=bits)
+        codes = rawbits.merge_slabs(symbols, contexts, [carried, *planes[1:]], first, bits=bits)
         return codes, symbols, final, reached
 
     given = words, states, pointers, tables, contexts, mask, first
     return in_one_kernel(kernel, *given, *planes)
+
+
+@partial(jax.jit, static_argnames=("shape", "bits"))
+def encode(
+    codes: UInt16[Array, n],
+    contexts: UInt8[Array, n],
+    mask: UInt8[Array, ""],
+    first: UInt16[Array, ""],
+    count: UInt16[Array, ""],
+    tables: UInt32[Array, tables_times_256],
+    *,
+    shape: tuple[int, int],
+    bits: int,
+) -> tuple[
+    tuple[UInt32[Array, lanes], UInt16[Array, "lanes steps"], Bool[Array, "lanes steps"]],
+    UInt8[Array, n],
+    list[UInt8[Array, plane]],
+]:
+    """What `rans.encode` returns of all lanes; symbols and planes, as of `rawbits.split`.
+
+    Args:
+      mask: a symbol has table `context & mask`.
+      first, count: of the plan.
+      tables: as of `rans.encode`.
+      shape: steps and lanes.
+    """
+
+    def kernel(codes, contexts, mask, first, count, tables):
+        symbols, planes = rawbits.split_slabs(codes, contexts, first, count, bits=bits)
+        octets = jax.lax.slice(planes[0], (0,), (2 * shape[1],)).reshape(-1, 2)
+        low = jax.lax.bitcast_convert_type(octets, jnp.uint16).astype(jnp.uint32)
+        given = symbols.reshape(shape), contexts.reshape(shape), mask, low | rans.LOWER, tables
+        return rans.encoded(*given), symbols, planes
+
+    return in_one_kernel(kernel, codes, contexts, mask, first, count, tables)
