@@ -21,11 +21,14 @@ def count() -> int:
 def each(run: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
     """What `run` gives for every item, in order; items are begun in order.
 
+    On several cores there is one thread more than cores: XLA computes in threads of its own, and
+    those that wait for it leave theirs idle (a tenth of the time).
+
     Raises:
       Exception: what `run` raised of the first item of which it raised anything.
     """
     _keep_memory()
-    workers = min(count(), len(items))
+    workers = min(count() + 1, len(items)) if count() > 1 else 1
     if workers <= 1:
         return [run(item) for item in items]
     results: list[Any] = [None] * len(items)
