@@ -22,7 +22,7 @@ from .tables import IDLE, Tables
 
 STEPS = (512, 2048, LANE)  # of compiled programs
 LANES = (32, 64, 96, 128)  # of compiled programs; a whole chunk has 128
-FULL = {64 * LANE, 96 * LANE, 128 * LANE}  # symbols of a stream that is a call of its own on CPU
+FULL = {lanes * LANE for lanes in LANES}  # symbols of a stream that is a call of its own on CPU
 DEVICE_LANES = 1 << 17  # of a call on an accelerator, which needs many at once
 TABLES = 31  # of a call that mixes streams: what its cores' second caches hold
 BYTES = 255  # a count that spreads less takes a byte

@@ -148,6 +148,7 @@ def merge_slabs(
     symbols: UInt8[Array, n],
     contexts: UInt8[Array, n],
     planes: list[UInt8[Array, plane]],
+    front: UInt8[Array, few],
     first: UInt16[Array, ""],
     *,
     bits: int,
@@ -156,6 +157,9 @@ def merge_slabs(
 
     A slab at a time, and of the shape in whose loops XLA's CPU backend finds vectors (twice as fast
     as `merge`).
+
+    Args:
+      front: bytes of the first plane, in the stead of its own.
     """
     shape = _block_shape(bits)
     count = symbols.size // BLOCK
@@ -168,13 +172,19 @@ def merge_slabs(
     tops = [part.reshape(count, *shape) for part in (symbols, contexts)]
     apart = _apart(planes, bits)
 
-    def step(i: Any, codes: Array) -> Array:
-        raw = _raw_by_factors([slab(plane, i) for plane in apart], bits, jnp.uint16)
+    def put(codes: Array, own: list[Array], i: Any) -> Array:
         symbol, context = (slab(part, i).astype(jnp.uint16) for part in tops)
+        raw = _raw_by_factors(own, bits, jnp.uint16)
         part = _with_raw(symbol + context + first, raw, np.dtype(np.uint16), bits, signed=True)
         return jax.lax.dynamic_update_slice(codes, part, (i * np.int32(SLAB), *zeros))
 
-    return repeat(count // SLAB, step, jax.lax.full((count, *shape), 0, jnp.uint16))
+    def step(i: Any, codes: Array) -> Array:
+        return put(codes, [slab(plane, i) for plane in apart], i)
+
+    codes = repeat(count // SLAB, step, jax.lax.full((count, *shape), 0, jnp.uint16))
+    changed, *others = (slab(plane, np.int32(0)) for plane in apart)
+    changed = jax.lax.dynamic_update_slice(changed.reshape(-1), front, (np.int32(0),))
+    return put(codes, [changed.reshape(SLAB, *apart[0].shape[1:]), *others], np.int32(0))
 
 
 def _block_shape(bits: int) -> tuple[int, ...]:

@@ -10,7 +10,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, UInt8, UInt16, UInt32
 
 from . import rans, rawbits
@@ -47,8 +46,7 @@ def decode(
     def kernel(words, states, pointers, tables, contexts, mask, first, *planes):
         symbols, final, reached = rans.decoded(words, states, pointers, tables, contexts, mask)
         low = jax.lax.bitcast_convert_type(final.astype(jnp.uint16), jnp.uint8).reshape(-1)
-        carried = jax.lax.dynamic_update_slice(planes[0], low, (np.int32(0),))
-        codes = rawbits.merge_slabs(symbols, contexts, [carried, *planes[1:]], first, bits=bits)
+        codes = rawbits.merge_slabs(symbols, contexts, planes, low, first, bits=bits)
         return codes, symbols, final, reached
 
     given = words, states, pointers, tables, contexts, mask, first
