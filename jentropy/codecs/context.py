@@ -408,8 +408,8 @@ def _decoding(
             [buffers.joined(room, parsed.planes[0]), *parsed.planes[1:]],
             bits=plan.raw_bits,
         )
-        codes[:] = np.asarray(found).reshape(-1)
         gathered.expect_sound(np.asarray(final), np.asarray(reached), grid.lanes)
+        codes[:] = np.asarray(found).reshape(-1)
         _put_escapes(codes, np.asarray(symbols).reshape(-1), parsed.escaped, plan)
         return then(codes)
 
@@ -443,13 +443,7 @@ def _merge(
         ]
     first = np.uint16(plan.first)
     codes = rawbits.merge(
-        symbols,
-        contexts,
-        planes,
-        first,
-        bits=plan.raw_bits,
-        signed=True,
-        dtype="uint16",
+        symbols, contexts, planes, first, bits=plan.raw_bits, signed=True, dtype="uint16"
     )
     return np.asarray(codes)[:size]
 

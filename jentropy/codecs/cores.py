@@ -33,9 +33,7 @@ def each(run: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
         return [run(item) for item in items]
     results: list[Any] = [None] * len(items)
     errors: dict[int, Exception] = {}
-    left = iter(
-        range(len(items))
-    )  # one task a core, not one an item: those cost more than small items
+    left = iter(range(len(items)))  # one task a thread: one an item costs more than small items
 
     def work() -> None:
         for i in left:
