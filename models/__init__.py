@@ -32,8 +32,8 @@ def load(
     """Loads a model.
 
     From a compressed checkpoint, matrices stay compressed on the device and every layer multiplies
-    from the compressed bytes; from a Hugging Face directory they are dense. The logits of the two
-    are the same bits.
+    from the compressed bytes; from a Hugging Face directory they are dense. Quantised matrices stay
+    quantised, from either. The logits of the two are the same bits.
 
     Args:
       path: a directory in Hugging Face form, a compressed checkpoint made of one, or

@@ -13,6 +13,7 @@ from flax import nnx
 from jentropy import formats
 from jentropy.checkpoints import Checkpoint, CompressedCheckpoint, open_checkpoint
 from jentropy.errors import InputError, UnsupportedError
+from jentropy.formats import QuantizedTensor
 from jentropy.pallas_kernels import default_backend
 from jentropy.pallas_kernels.laying_out import lay_out
 
@@ -72,11 +73,12 @@ def load_model(
     for tensor, codes in checkpoint.read_all():
         if tensor.name not in places:  # one that `_check` let pass
             continue
-        if tensor.dtype is None:
-            values = tensor.dequantize(compute_dtype, codes)
+        if tensor.dtype is None:  # it is quantised, and stays so
+            quantized = QuantizedTensor(number_format=tensor.number_format, codes=dict(codes))
+            weight = lay_out(quantized, default_backend())
         else:
             values = tensor.values(codes)
-        weight = lay_out(values, default_backend()) if compressed else jnp.asarray(values)
+            weight = lay_out(values, default_backend()) if compressed else jnp.asarray(values)
         places[tensor.name].set_value(weight if mesh is None else _spread(weight, mesh))
     nnx.update(model, state)
     return model

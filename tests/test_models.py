@@ -18,9 +18,9 @@ import pytest
 from flax import nnx
 
 from jentropy import models
-from jentropy.checkpoints import safetensors
+from jentropy.checkpoints import open_checkpoint, safetensors
 from jentropy.errors import InputError, UnsupportedError
-from jentropy.models import decoder
+from jentropy.models import decoder, loading
 from jentropy.models.config import RopeConfig, decoder_config
 from jentropy.models.rope import inverse_frequencies
 from jentropy.pallas_kernels import ResidentTensor
@@ -116,6 +116,34 @@ def test_other_formats_load_and_compute_in_float32(name, fixtures, packed):
     assert dense.compute_dtype == jnp.float32
     ids = np.arange(12)[None]
     assert same_bits(logits(ours, ids), logits(dense, ids))
+
+
+# Models of compressed-tensors, GPTQModel and ModelOpt: format and most bits of a projection.
+QUANTISED = {
+    "ct_fp8_block": ("FP8_BLOCK", 8.1),
+    "gptq_v1": ("INT4", 4.76),
+    "mo_nvfp4": ("NVFP4", 4.6),
+}
+
+
+@pytest.mark.parametrize("name", QUANTISED)
+def test_quantised_weights_stay_quantised(name, fixtures, packed):
+    number_format, most = QUANTISED[name]
+    plain, ours = (models.load(p, compute_dtype=FLOAT32) for p in (fixtures / name, packed[name]))
+    ids = np.random.default_rng(0).integers(0, 250, (2, 9))
+    found = logits(plain, ids)
+    assert same_bits(logits(ours, ids), found)
+    checkpoint = open_checkpoint(fixtures / name)
+    state = nnx.state(plain, nnx.Param)
+    for path, variable in nnx.to_flat_state(state):
+        weight = variable.get_value()
+        if "_proj" in ".".join(map(str, path)):
+            assert weight.number_format.name == number_format
+            assert weight.bits_per_weight < most
+        dense = checkpoint.tensor(loading.parameter_name(path)).dequantize(np.float32)
+        variable.set_value(jnp.asarray(dense))
+    nnx.update(plain, state)
+    assert relative_error(found, logits(plain, ids)) < 1e-5
 
 
 def test_shards_load_like_one_file(fixtures):
@@ -343,5 +371,5 @@ for path in sys.argv[1:]:
 
 def test_a_mesh_spreads_the_weights(fixtures, packed):
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
-    paths = [str(fixtures / "llama_bf16"), str(packed["llama_bf16"])]
+    paths = [str(fixtures / n) for n in ("llama_bf16", "gptq_v1")] + [str(packed["llama_bf16"])]
     subprocess.run([sys.executable, "-c", MESH, *paths], env=environment, check=True)
