@@ -147,7 +147,7 @@ def _with_raw(top: Any, raw: Any, kind: np.dtype, bits: int, *, signed: bool) ->
 def merge_slabs(
     symbols: UInt8[Array, n],
     contexts: UInt8[Array, n],
-    planes: list[UInt8[Array, plane]],
+    planes: Sequence[UInt8[Array, plane]],
     front: UInt8[Array, few],
     first: UInt16[Array, ""],
     *,
