@@ -32,13 +32,16 @@ def load(
     """Loads a model.
 
     From a compressed checkpoint, matrices stay compressed on the device and every layer multiplies
-    from the compressed bytes; from a Hugging Face directory they are dense. Quantised matrices stay
-    quantised, from either. The logits of the two are the same bits.
+    from the compressed bytes; from a Hugging Face directory they are dense. The logits of the two
+    are the same bits, but for quantised matrices, which stay so if they are compressed and are
+    rounded to `compute_dtype` if dense. Where the device has no kernel for a format, its matrices
+    are decoded for every product, which takes less memory and more time than dense ones.
 
     Args:
       path: a directory in Hugging Face form, a compressed checkpoint made of one, or
         `hf://owner/name`.
-      mesh: spreads the weights over its devices, split by rows where that divides them.
+      mesh: spreads the weights over its devices, split by rows where that divides them; compressed
+        ones are multiplied by the reference backend, which XLA can split.
       compute_dtype: of activations, bfloat16 or float32; None takes bfloat16 for BF16 weights and
         float32 for any other. Accumulation is float32.
 

@@ -16,6 +16,12 @@ from jentropy import pallas_kernels as kernels
 INIT_STD = 0.02
 
 
+def _product(x: jax.Array, weight: nnx.Param, out_dtype: jnp.dtype | None) -> jax.Array:
+    """x W^T; activations in float32 stay so on every backend."""
+    w = weight.get_value()
+    return kernels.matmul(x, w, transpose_w=True, out_dtype=out_dtype, precision="highest")
+
+
 class Linear(nnx.Module):
     """y = x W^T + b, W dense or compressed.
 
@@ -33,7 +39,7 @@ class Linear(nnx.Module):
     def __call__(
         self, x: Float[Array, "*batch inputs"], out_dtype: jnp.dtype | None = None
     ) -> Float[Array, "*batch outputs"]:
-        y = kernels.matmul(x, self.weight.get_value(), transpose_w=True, out_dtype=out_dtype)
+        y = _product(x, self.weight, out_dtype)
         return y if self.bias is None else y + self.bias.get_value().astype(y.dtype)
 
 
@@ -44,12 +50,12 @@ class Embed(nnx.Module):
         self.weight = nnx.Param(INIT_STD * jax.random.normal(rngs.params(), (vocabulary, width)))
 
     def __call__(self, ids: Int[Array, "*batch"], dtype: jnp.dtype) -> Float[Array, "*batch width"]:
-        return kernels.take_rows(self.weight.get_value(), ids).astype(dtype)
+        return kernels.take_rows(self.weight.get_value(), ids, dtype)
 
     def attend(
         self, x: Float[Array, "*batch width"], out_dtype: jnp.dtype | None = None
     ) -> Float[Array, "*batch vocabulary"]:
-        return kernels.matmul(x, self.weight.get_value(), transpose_w=True, out_dtype=out_dtype)
+        return _product(x, self.weight, out_dtype)
 
 
 class RMSNorm(nnx.Module):

@@ -70,15 +70,19 @@ def load_model(
     places = {parameter_name(key): variable for key, variable in nnx.to_flat_state(state)}
     _check(checkpoint, config, places)
     compressed = isinstance(checkpoint, CompressedCheckpoint)
+    # XLA does not split a kernel over a mesh; it does what the reference backend is made of.
+    backend = default_backend() if mesh is None else "reference"
     for tensor, codes in checkpoint.read_all():
         if tensor.name not in places:  # one that `_check` let pass
             continue
-        if tensor.dtype is None:  # it is quantised, and stays so
+        if compressed:
             quantized = QuantizedTensor(number_format=tensor.number_format, codes=dict(codes))
-            weight = lay_out(quantized, default_backend())
+            held = tensor.values(codes) if tensor.dtype is not None else quantized
+            weight = lay_out(held, backend)
+        elif tensor.dtype is not None:
+            weight = jnp.asarray(tensor.values(codes))
         else:
-            values = tensor.values(codes)
-            weight = lay_out(values, default_backend()) if compressed else jnp.asarray(values)
+            weight = jnp.asarray(tensor.dequantize(compute_dtype, codes))
         places[tensor.name].set_value(weight if mesh is None else _spread(weight, mesh))
     nnx.update(model, state)
     return model

@@ -137,7 +137,7 @@ class ResidentTensor:
         return replace(self, arrays=arrays, index=index)
 
     def array(self, name: str) -> jax.Array:
-        """One of the arrays, without the others of a stack: they are copied from there."""
+        """One of the arrays; of a matrix in a stack a copy of its own part."""
         array = self.arrays[name]
         if self.index is None:
             return array

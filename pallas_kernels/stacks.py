@@ -1,7 +1,7 @@
 """Matrices that kernels read out of a stack, where they lie.
 
-What a kernel is given a slice of, XLA copies first: three times the bytes. So TPU kernels take
-whole arrays of a stack, and which matrix it is as the first of the scalars that are prefetched.
+What a kernel is given a slice of, XLA copies first: three times the bytes. So kernels take whole
+arrays of a stack, and which matrix it is as a scalar, on TPU the first one that is prefetched.
 """
 
 from __future__ import annotations

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
@@ -18,11 +20,13 @@ from jentropy.codecs import (
     cutting,
     fit_context,
     fit_planes,
+    kernels,
     lanes,
     planes,
     rawbits,
     whole,
 )
+from jentropy.codecs.rans import LANE
 from jentropy.containers.tensor import layout_of
 from jentropy.errors import CorruptError, UnsupportedError
 
@@ -387,6 +391,23 @@ def test_raw_bits_are_the_same_by_rows_and_by_factors(bits, wide):
     np.testing.assert_array_equal(by_rows, by_factors.reshape(-1))
 
 
+def lowered(kernel, size: int, layout: Layout) -> str:
+    """A kernel of whole chunks as it goes to XLA."""
+    of, bits = jax.ShapeDtypeStruct, context.raw_bits_of(layout.element)
+    steps, width = LANE, size // LANE
+    octet, short = of((), np.uint8), of((), np.uint16)
+    if kernel is whole.encode:
+        tables = of((1024,), np.uint32)
+        given = of((size,), np.uint16), of((size,), np.uint8), octet, short, short, tables
+        return kernel.lower(*given, shape=(steps, width), bits=bits).as_text()
+    planes = [of((rawbits.plane_bytes(size, w),), np.uint8) for w in rawbits.widths(bits)]
+    states = of((width,), np.uint32)
+    given = of((1 << 19,), np.uint16), states, states, of((1 << 16,), np.uint32)
+    contexts = of((steps, width), np.uint8)
+    return kernel.lower(*given, contexts, octet, short, planes, bits=bits).as_text()
+
+
+@pytest.mark.skipif(not kernels.MARKED, reason=f"jax {jax.__version__} has not been tried")
 @pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16])
 @pytest.mark.parametrize("size", sorted(lanes.FULL))
 def test_a_chunk_that_fills_a_call_is_coded_as_one_that_shares_it(dtype, size, monkeypatch):
@@ -397,9 +418,16 @@ def test_a_chunk_that_fills_a_call_is_coded_as_one_that_shares_it(dtype, size, m
     numbers = formats.codes_of(values)
     numbers[::50, ::70] = rng.integers(0, 1 << 16, numbers[::50, ::70].shape)  # NaN, -0 and all
     layout = layout_of(formats.format_of_dtype(values.dtype), values.dtype, values.shape)
-    flat, alone = numbers.reshape(-1), whole.decode
-    calls = []
-    monkeypatch.setattr(whole, "decode", lambda *a, **k: calls.append(a) or alone(*a, **k))
+    flat, calls = numbers.reshape(-1), []
+    for kernel in (whole.encode, whole.decode):
+        marked = re.findall(r"call @.*xla_cpu_small_call", lowered(kernel, size, layout))
+        assert len(marked) == 1, "the kernel, and nothing that is called in it"
+
+        def counted(*given, kernel=kernel, **options):
+            calls.append(kernel)
+            return kernel(*given, **options)
+
+        monkeypatch.setattr(whole, kernel.__name__, counted)
     codings = {c.head: c for c in codings_of(numbers, layout) if c.codec == "context"}
     assert len(codings) > 1, "with classes and without"
     for coding in codings.values():
@@ -411,7 +439,7 @@ def test_a_chunk_that_fills_a_call_is_coded_as_one_that_shares_it(dtype, size, m
             shared.setattr(lanes, "FULL", set())
             assert (codecs.encode([flat[-size:]], [span])[0] == payload).all()
             assert identical(codecs.decode([payload], [span])[0], out)
-    assert len(calls) == len(codings)
+    assert len(calls) == 2 * len(codings)
     for at in (9, payload.size // 2):
         damaged = payload.copy()
         damaged[at] ^= 0x10

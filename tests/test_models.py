@@ -17,10 +17,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jentropy import models
-from jentropy.checkpoints import open_checkpoint, safetensors
+import jentropy
+from jentropy import formats, models
+from jentropy.checkpoints import safetensors
 from jentropy.errors import InputError, UnsupportedError
-from jentropy.models import decoder, loading
+from jentropy.models import decoder, layers
 from jentropy.models.config import RopeConfig, decoder_config
 from jentropy.models.rope import inverse_frequencies
 from jentropy.pallas_kernels import ResidentTensor
@@ -127,23 +128,27 @@ QUANTISED = {
 
 
 @pytest.mark.parametrize("name", QUANTISED)
-def test_quantised_weights_stay_quantised(name, fixtures, packed):
+def test_quantised_weights_of_compressed_checkpoints_stay_quantised(name, fixtures, packed):
     number_format, most = QUANTISED[name]
-    plain, ours = (models.load(p, compute_dtype=FLOAT32) for p in (fixtures / name, packed[name]))
-    ids = np.random.default_rng(0).integers(0, 250, (2, 9))
-    found = logits(plain, ids)
-    assert same_bits(logits(ours, ids), found)
-    checkpoint = open_checkpoint(fixtures / name)
-    state = nnx.state(plain, nnx.Param)
-    for path, variable in nnx.to_flat_state(state):
+    dense, ours = (models.load(p, compute_dtype=FLOAT32) for p in (fixtures / name, packed[name]))
+    for path, variable in nnx.to_flat_state(nnx.state(ours, nnx.Param)):
         weight = variable.get_value()
         if "_proj" in ".".join(map(str, path)):
             assert weight.number_format.name == number_format
             assert weight.bits_per_weight < most
-        dense = checkpoint.tensor(loading.parameter_name(path)).dequantize(np.float32)
-        variable.set_value(jnp.asarray(dense))
-    nnx.update(plain, state)
-    assert relative_error(found, logits(plain, ids)) < 1e-5
+    ids = np.random.default_rng(0).integers(0, 250, (2, 9))
+    assert relative_error(logits(ours, ids), logits(dense, ids)) < 1e-5
+
+
+def test_a_quantised_table_is_looked_up_in_the_dtype_of_the_activations():
+    values = np.random.default_rng(0).standard_normal((256, 64)).astype(np.float32)
+    codes = jentropy.quantize(jnp.asarray(values), formats.INT8_ROW)
+    table = formats.QuantizedTensor(number_format=formats.INT8_ROW, codes=codes)
+    embed = layers.Embed(256, 64, rngs=nnx.Rngs(0))
+    embed.weight.set_value(jentropy.to_resident(table, backend="reference"))
+    ids = jnp.array([0, 255, 7])
+    expected = np.asarray(table.dequantize(np.float32))[np.asarray(ids)]
+    assert same_bits(np.asarray(embed(ids, FLOAT32)), expected)
 
 
 def test_shards_load_like_one_file(fixtures):
@@ -371,5 +376,5 @@ for path in sys.argv[1:]:
 
 def test_a_mesh_spreads_the_weights(fixtures, packed):
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
-    paths = [str(fixtures / n) for n in ("llama_bf16", "gptq_v1")] + [str(packed["llama_bf16"])]
+    paths = [str(p) for p in (fixtures / "llama_bf16", packed["llama_bf16"], packed["gptq_v1"])]
     subprocess.run([sys.executable, "-c", MESH, *paths], env=environment, check=True)

@@ -22,7 +22,7 @@ from .tables import IDLE, Tables
 
 STEPS = (512, 2048, LANE)  # of compiled programs
 LANES = (32, 64, 96, 128)  # of compiled programs; a whole chunk has 128
-FULL = {lanes * LANE for lanes in LANES}  # symbols of a stream that is a call of its own on CPU
+FULL = {lanes * LANE for lanes in LANES}  # symbols of a stream that fills a program
 DEVICE_LANES = 1 << 17  # of a call on an accelerator, which needs many at once
 TABLES = 31  # of a call that mixes streams: what its cores' second caches hold
 BYTES = 255  # a count that spreads less takes a byte
@@ -195,17 +195,17 @@ class _Call:
     tables: dict[int, int] = field(default_factory=dict)  # counts by id
 
 
-def _is_alone(job: Job) -> bool:
-    """Whether a stream is a call of its own."""
-    return job.size in FULL and jax.default_backend() == "cpu"
+def _alone(job: Encoding | Decoding) -> Callable[[Grid], Any] | None:
+    """What codes a stream that is a call of its own; None: it shares one."""
+    return job.alone if job.size in FULL and jax.default_backend() == "cpu" else None
 
 
 def _run(jobs: Sequence[Any], run_call: Callable[[list[Any]], list[Any]]) -> list[Any]:
     """Results of all jobs, in order; a call's jobs go through `run_call` together."""
-    shared = [i for i, job in enumerate(jobs) if not _is_alone(job)]
+    shared = [i for i, job in enumerate(jobs) if _alone(job) is None]
     limit = LANES[-1] if jax.default_backend() == "cpu" else DEVICE_LANES
     calls = [[shared[i] for i in c] for c in calls_of([jobs[i] for i in shared], limit, TABLES)]
-    calls += [[i] for i, job in enumerate(jobs) if _is_alone(job)]
+    calls += [[i] for i, job in enumerate(jobs) if _alone(job) is not None]
     calls.sort(key=lambda call: -sum(jobs[i].size for i in call))
     results: list[Any] = [None] * len(jobs)
     done = cores.each(lambda call: run_call([jobs[i] for i in call]), calls)
@@ -303,8 +303,8 @@ def encode(jobs: Sequence[Encoding]) -> list[Any]:
 
 def _encode_call(jobs: list[Encoding]) -> list[Any]:
     grid = Grid.of(jobs)
-    if _is_alone(jobs[0]) and jobs[0].alone is not None:
-        return [jobs[0].alone(grid)]
+    if (alone := _alone(jobs[0])) is not None:
+        return [alone(grid)]
     rows = np.zeros((256, 256), np.uint32)
     rows[-1] = SLOTS << 16
     initial = np.full(grid.lanes, LOWER, np.uint32)
@@ -390,8 +390,8 @@ def expect_sound(sound: bool) -> None:
 
 def _decode_call(jobs: list[Decoding]) -> list[Any]:
     grid = Grid.of(jobs)
-    if _is_alone(jobs[0]) and jobs[0].alone is not None:
-        return [jobs[0].alone(grid)]
+    if (alone := _alone(jobs[0])) is not None:
+        return [alone(grid)]
     given = [job.prepare() for job in jobs]
     gathered = Gathered.of(grid, [stream for stream, _ in given])
     idle = len(gathered.tables) - 1

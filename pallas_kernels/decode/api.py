@@ -53,12 +53,16 @@ def decode(
 
 
 def take_rows(
-    w: ResidentTensor | jax.Array, ids: Int[Array, "*batch"]
+    w: ResidentTensor | jax.Array, ids: Int[Array, "*batch"], dtype: Any = None
 ) -> Shaped[Array, "*batch columns"]:
     """Rows `ids` of a matrix; of a resident one only those rows are decoded.
 
     Ids outside the matrix are clipped to it, as `jnp.take(mode="clip")` does.
+
+    Args:
+      dtype: of the result, as of `decode`.
     """
+    dtype = jnp.dtype(w.dtype if dtype is None else dtype)
     if not isinstance(w, ResidentTensor):
-        return jnp.take(w, ids, axis=0, mode="clip")
-    return w.module.take_rows(w.own(), ids, w.dtype)
+        return jnp.take(w, ids, axis=0, mode="clip").astype(dtype)
+    return w.module.take_rows(w.own(), ids, dtype)
