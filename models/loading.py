@@ -76,8 +76,7 @@ def load_model(
         if tensor.name not in places:  # one that `_check` let pass
             continue
         if compressed:
-            quantized = QuantizedTensor(number_format=tensor.number_format, codes=dict(codes))
-            held = tensor.values(codes) if tensor.dtype is not None else quantized
+            held = QuantizedTensor(number_format=tensor.number_format, codes=dict(codes))
             weight = lay_out(held, backend)
         elif tensor.dtype is not None:
             weight = jnp.asarray(tensor.values(codes))

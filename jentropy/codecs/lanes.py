@@ -208,7 +208,13 @@ def _run(jobs: Sequence[Any], run_call: Callable[[list[Any]], list[Any]]) -> lis
     calls += [[i] for i, job in enumerate(jobs) if _alone(job) is not None]
     calls.sort(key=lambda call: -sum(jobs[i].size for i in call))
     results: list[Any] = [None] * len(jobs)
-    done = cores.each(lambda call: run_call([jobs[i] for i in call]), calls)
+
+    def run(call: list[int]) -> list[Any]:
+        own = [jobs[i] for i in call]
+        alone = _alone(own[0])
+        return run_call(own) if alone is None else [alone(Grid.of(own))]
+
+    done = cores.each(run, calls)
     for call, parts in zip(calls, done, strict=True):
         for i, part in zip(call, parts, strict=True):
             results[i] = part
@@ -303,8 +309,6 @@ def encode(jobs: Sequence[Encoding]) -> list[Any]:
 
 def _encode_call(jobs: list[Encoding]) -> list[Any]:
     grid = Grid.of(jobs)
-    if (alone := _alone(jobs[0])) is not None:
-        return [alone(grid)]
     rows = np.zeros((256, 256), np.uint32)
     rows[-1] = SLOTS << 16
     initial = np.full(grid.lanes, LOWER, np.uint32)
@@ -390,8 +394,6 @@ def expect_sound(sound: bool) -> None:
 
 def _decode_call(jobs: list[Decoding]) -> list[Any]:
     grid = Grid.of(jobs)
-    if (alone := _alone(jobs[0])) is not None:
-        return [alone(grid)]
     given = [job.prepare() for job in jobs]
     gathered = Gathered.of(grid, [stream for stream, _ in given])
     idle = len(gathered.tables) - 1
