@@ -17,6 +17,7 @@ from typing import Any
 import jax
 
 REPEATS = 5
+QUEUE_SECONDS, MOST_QUEUED = 0.01, 50  # of calls that are awaited together
 PACKAGES = (
     "jax",
     "jaxlib",
@@ -52,6 +53,20 @@ def median_seconds(run: Callable[[], Any], repeats: int = REPEATS) -> float:
         jax.block_until_ready(run())
         times.append(time.perf_counter() - start)
     return statistics.median(times)
+
+
+def queued_seconds(run: Callable[[], Any], repeats: int = REPEATS) -> float:
+    """Median time of a call of many that are enqueued together and awaited once.
+
+    To await every call would add what dispatch takes, some 50 us on a GPU.
+    """
+    once = median_seconds(run, 1)
+    count = min(MOST_QUEUED, max(1, round(QUEUE_SECONDS / once)))
+
+    def queue() -> Any:
+        return [run() for _ in range(count)][-1]
+
+    return median_seconds(queue, repeats) / count
 
 
 def side_by_side(runs: Mapping[str, Callable[[], Any]]) -> dict[str, float]:

@@ -1,13 +1,14 @@
 """`bench --suite matmul --tune`: the fastest configuration of each product, measured on this GPU.
 
 What is found is written beside the package, by device kind, where `decode_matmul.tuning` reads it;
-after each layer, so that an interrupted run leaves what it had.
+after each layer, so that an interrupted run leaves what it had. Every result is checked.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -15,51 +16,51 @@ import jax
 import jax.numpy as jnp
 
 import jentropy
-from jentropy.errors import UnsupportedError
+from jentropy.errors import CheckError, UnsupportedError
 from jentropy.pallas_kernels import default_backend
 from jentropy.pallas_kernels.decode_matmul import gpu, tuning
-from jentropy.pallas_kernels.decode_matmul.gpu_plan import MOST_ROWS, Plan, configs, plan
+from jentropy.pallas_kernels.decode_matmul.gpu_plan import MOST_ROWS, Config, Plan, configs, plan
 from jentropy.pallas_kernels.decode_matmul.transforms import Product
 from jentropy.pallas_kernels.gpu_targets import current_target
 
-from .matmul import ROWS, SHAPES, layers_of, seconds
-from .measure import Result, environment
+from .matmul import SHAPES, alike, compiled, inputs, layers_of, seconds
+from .measure import Result, environment, queued_seconds
 
 TUNED_ROWS = (8, 16, 32, 64, 128, 256)
+CROSSOVERS = (512, 1024)  # rows of x that are also multiplied by way of a dense weight
+TOLERANCE = 0.01  # of the largest product: results are bfloat16
 LAYOUT = "gpu_window12"
 
 
 def run() -> Iterator[Result]:
-    """Times every configuration of every product, and writes the best.
+    """Times every configuration of every product, and writes the best of those that are right.
 
     Raises:
       UnsupportedError: this process has no GPU with kernels.
+      CheckError: a product is wrong.
     """
     device = jax.devices()[0]
     if default_backend() != "gpu":
         raise UnsupportedError(
             "tuning", expected="a Hopper GPU whose kernels work", found=device.device_kind
         )
-    target, products, crossovers = current_target(), [], []
+    products: list[dict[str, Any]] = []
+    crossovers = []
     for layer, (n, k) in SHAPES.items():
-        weights = [jentropy.to_resident(w) for w in layers_of(n, k)]
-        list_words = weights[0].arrays["escapes"].shape[-1]
+        dense = layers_of(n, k)
+        weights = alike(jentropy.to_resident(dense[0]), len(dense))
         for m in TUNED_ROWS:
-            times = {}
-            for config in configs(m=m, k=k, n=n, list_words=list_words, target=target):
-                own = plan(m=m, k=k, n=n, list_words=list_words, target=target, config=config)
-                times[config] = seconds(_by(own), m, weights)
+            times = _times(m, dense[0], weights)
             best = min(times, key=times.__getitem__)
             products.append(
                 {
-                    **{"m": m, "k": k, "n": n, "tile_k": best.tile_k},
-                    **{"stages": best.stages, "rounds": best.rounds},
+                    **{"m": m, "k": k, "n": n, **dataclasses.asdict(best)},
                     "microseconds": round(1e6 * times[best], 2),
                 }
             )
             figures = {"microseconds": 1e6 * times[best], "worst": max(times.values()) * 1e6}
             yield Result(name=f"{layer} M={m} {best}", figures=figures)
-        crossovers.append(_crossover(weights, n, k, list_words))
+        crossovers.append(_crossover(weights))
         document = {
             **environment(),
             "device_kind": device.device_kind,
@@ -68,26 +69,54 @@ def run() -> Iterator[Result]:
         tuning.save(tuning.path_of(device.device_kind), document)
 
 
-def _by(plan: Plan) -> Any:
+def plans(m: int, weight: Any) -> dict[Config, Plan]:
+    """Of every configuration that fits."""
+    n, k = weight.module.extent(weight)
+    shape = {"m": m, "k": k, "n": n, "list_words": weight.arrays["escapes"].shape[-1]}
+    target = current_target()
+    return {c: plan(**shape, target=target, config=c) for c in configs(**shape, target=target)}
+
+
+def by(made: Plan, out_dtype: Any = jnp.bfloat16, interpret: Any = False) -> Any:
     """A product that runs as planned."""
     product = Product(
         kernel=gpu.product,
         transpose_w=True,
         x_dtype=jnp.dtype(jnp.bfloat16),
-        out_dtype=jnp.dtype(jnp.bfloat16),
+        out_dtype=jnp.dtype(out_dtype),
         full_precision=False,
-        interpret=False,
+        interpret=interpret,
     )
-    return partial(gpu.product, product=product, plan=plan)
+    return partial(gpu.product, product=product, plan=made)
 
 
-def _crossover(weights: list[Any], n: int, k: int, list_words: int) -> int:
+def _times(m: int, dense: jax.Array, weights: list[Any]) -> dict[Config, float]:
+    """Seconds of a product by each configuration.
+
+    Raises:
+      CheckError: one of them gives wrong numbers.
+    """
+    made = plans(m, weights[0])
+    with ThreadPoolExecutor() as threads:
+        programs = list(threads.map(lambda own: compiled(by(own), m, weights), made.values()))
+    x = inputs(m, weights[:1])[0]
+    right = jnp.dot(x, dense.T, preferred_element_type=jnp.float32)
+    times = {}
+    for config, program in zip(made, programs, strict=True):
+        error = float(jnp.abs(program()[0] - right).max() / jnp.abs(right).max())
+        if not error <= TOLERANCE:
+            raise CheckError(f"{config}: a product of M={m} is off by {error:.1e} of the largest")
+        times[config] = queued_seconds(program) / len(weights)
+    return times
+
+
+def _crossover(weights: list[Any]) -> int:
     """The most rows of x for which the fused kernel is the faster, of those that are timed."""
-    target, last = current_target(), MOST_ROWS
-    for m in (m for m in ROWS if m > MOST_ROWS):
-        made = plan(m=m, k=k, n=n, list_words=list_words, target=target)
+    last = MOST_ROWS
+    for m in CROSSOVERS:
+        made = gpu.plan_product(weights[0], m, current_target())
         fused, dense = (
-            seconds(_by(dataclasses.replace(made, fused=choice)), m, weights)
+            seconds(by(dataclasses.replace(made, fused=choice)), m, weights)
             for choice in (True, False)
         )
         if fused > dense:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 import jax
 
@@ -39,14 +40,34 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.suite == "matmul":
         print_device_note()
     source = arguments.source or jentropy.models.BUNDLED
-    results = list(
-        bench.tuning.run() if arguments.tune else bench.SUITES[arguments.suite].run(source)
-    )
-    content = {
-        "suite": arguments.suite,
-        **bench.environment(),
-        "results": [result.to_json() for result in results],
-    }
+    suite = bench.SUITES[arguments.suite]
+    found = bench.tuning.run() if arguments.tune else suite.run(source)
+    content = {"suite": arguments.suite, **bench.environment()}
+    live = not isinstance(found, list) and arguments.json != "-"
+    results = []
+    for result in found:
+        results.append(result)
+        if live:
+            print(_line(result), flush=True)
+            if arguments.json:  # after each: what is interrupted leaves what it had
+                write_json(arguments.json, content | {"results": [r.to_json() for r in results]})
+    if not live:
+        _show(arguments, content, results)
+    if arguments.suite == "matmul" and jax.default_backend() == "cpu" and arguments.json != "-":
+        print("CPU: the reference backend, at small shapes")
+    if arguments.png:
+        report.write_speeds({result.name: result.figures for result in results}, arguments.png)
+    return 0
+
+
+def _line(result: bench.Result) -> str:
+    figures = (f"{name.replace('_', ' ')} {value:.4g}" for name, value in result.figures.items())
+    return f"{result.name}: {', '.join(figures)}"
+
+
+def _show(
+    arguments: argparse.Namespace, content: dict[str, Any], results: list[bench.Result]
+) -> None:
     if arguments.json != "-":
         names = list(dict.fromkeys(key for result in results for key in result.figures))
         print_table(
@@ -57,10 +78,5 @@ def run(arguments: argparse.Namespace) -> int:
                 for r in results
             ],
         )
-        if arguments.suite == "matmul" and jax.default_backend() == "cpu":
-            print("CPU: the reference backend, at small shapes")
     if arguments.json:
-        write_json(arguments.json, content)
-    if arguments.png:
-        report.write_speeds({result.name: result.figures for result in results}, arguments.png)
-    return 0
+        write_json(arguments.json, content | {"results": [r.to_json() for r in results]})

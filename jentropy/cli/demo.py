@@ -14,6 +14,7 @@ from flax import nnx
 
 import jentropy
 from jentropy.errors import CheckError, UnsupportedError
+from jentropy.pallas_kernels import default_backend
 
 from .analyze import print_report
 from .console import print_table, size_of
@@ -21,6 +22,7 @@ from .console import print_table, size_of
 HELP = "measure, compress, verify and run the bundled model"
 PROMPT = "class Parser:\n    def __init__(self):\n"
 NEW_TOKENS, TEMPERATURE, SEED = 64, 0.5, 0
+TOLERANCE = 0.02  # of the largest logit: layers of bfloat16 that add up in different orders
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,8 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
         tokenizer = models.load_tokenizer(packed)
         ids = jnp.asarray([tokenizer.encode(PROMPT).ids])
         logits = nnx.jit(lambda model, ids: model(ids))
-        if not bool((logits(dense, ids) == logits(compressed, ids)).all()):
-            raise CheckError("logits from compressed and from dense weights differ")
+        agreement = _agreement(logits(dense, ids), logits(compressed, ids))
         _, text = models.continue_text(
             compressed,
             tokenizer,
@@ -89,9 +90,30 @@ def run(arguments: argparse.Namespace) -> int:
         )
         print(
             f"\nverified: {verified.files} files, {verified.bytes:,} of {size_of(source):,} bytes "
-            "come back the same\nlogits: bitwise those of the uncompressed weights\n"
+            f"come back the same\nlogits: {agreement}\n"
             "\ngenerated from the compressed weights:\n",
         )
         print(text)
     print(f"\ndone in {time.perf_counter() - began:.0f} s")
     return 0
+
+
+def _agreement(dense: jax.Array, compressed: jax.Array) -> str:
+    """How logits from compressed weights compare with those from dense ones.
+
+    Backend "reference" multiplies what it decodes as XLA multiplies dense weights: on a CPU the
+    same program, the same bits. Kernels add up in an order of their own.
+
+    Raises:
+      CheckError: they differ more than that explains.
+    """
+    if bool((dense == compressed).all()):
+        return "bitwise those of the uncompressed weights"
+    backend = default_backend()
+    error = float(jnp.abs(dense - compressed).max() / jnp.abs(dense).max())
+    exact = backend == "reference" and jax.default_backend() == "cpu"
+    if exact or not error <= TOLERANCE:
+        raise CheckError(
+            f"logits from compressed and from dense weights differ by {error:.1e} of the largest"
+        )
+    return f"within {error:.1e} of the uncompressed weights', added up in another order ({backend})"

@@ -6,6 +6,7 @@ columns of the packed matrix and computes in float32 from bfloat16 x.
 
 from __future__ import annotations
 
+from functools import partial
 from types import ModuleType
 
 import jax
@@ -41,15 +42,24 @@ def plan_product(weight: ResidentTensor, rows: int, target: GpuTarget) -> Plan:
 def product(
     x: Float[Array, "M K"], w: ResidentTensor, product: Product, plan: Plan | None = None
 ) -> Float[Array, "M N"]:
-    """One of the two products with a single matrix."""
-    count = parts.count_of(x, product)
-    rows = x.shape[0] * count
+    """One of the two products with a single matrix.
+
+    Layers alike share one kernel: each would be compiled anew where it stands alone, since Mosaic
+    numbers the names of what it lowers.
+    """
+    rows = x.shape[0] * parts.count_of(x, product)
     plan = plan_product(w, rows, current_target()) if plan is None else plan
+    return _planned(x, w, product=product, plan=plan)
+
+
+@partial(jax.jit, static_argnames=("product", "plan"))
+def _planned(x: Array, w: ResidentTensor, *, product: Product, plan: Plan) -> Array:
     if product.transpose_w == w.turned or not plan.fused:
         dtype = jnp.dtype(jnp.float32 if product.full_precision else jnp.bfloat16)
         return dense.multiply(x, decode.dense(w, dtype, interpret=product.interpret), w, product)
     n, k = w.module.extent(w)
-    x = parts.split(x, count)
+    count = parts.count_of(x, product)
+    rows, x = x.shape[0] * count, parts.split(x, count)
     if x.shape != (plan.passes * plan.m, plan.k):
         x = jnp.pad(x, ((0, plan.passes * plan.m - rows), (0, plan.k - k)))
     multiply = KERNELS[w.layout].multiply

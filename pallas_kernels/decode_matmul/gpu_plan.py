@@ -15,6 +15,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
 from jentropy.pallas_kernels.gpu_targets import GpuTarget
 from jentropy.pallas_kernels.layouts.tiles import ceil_to
 
@@ -92,6 +96,11 @@ class Plan:
         """Steps of the other tiles."""
         return (self.tiles - self.whole) * self.steps
 
+    @property
+    def dealers(self) -> int:
+        """Blocks of threads that the line is dealt to: none gets nothing where others get some."""
+        return min(self.blocks, self.line // self.unit)
+
     # What follows takes integers or arrays of them.
 
     def rounds_of(self, block: Any) -> Any:
@@ -100,11 +109,12 @@ class Plan:
 
     def first_of(self, block: Any) -> Any:
         """Where in the line a block of threads begins; where the one before it ends."""
-        return block * (self.line // self.unit) // self.blocks * self.unit
+        own = (jnp if isinstance(block, jax.Array) else np).minimum(block, self.dealers)
+        return own * (self.line // self.unit) // self.dealers * self.unit
 
     def block_of(self, step: Any) -> Any:
         """The block of threads that takes a step of the line."""
-        return ((step // self.unit + 1) * self.blocks - 1) // (self.line // self.unit)
+        return ((step // self.unit + 1) * self.dealers - 1) // (self.line // self.unit)
 
     def parts_of(self, tile: int) -> int:
         """Blocks of threads that work on a tile."""
@@ -185,7 +195,7 @@ def estimated_seconds(plan: Plan, target: GpuTarget) -> float:
     multiplied = 2 * plan.m * TILE_N * config.tile_k / target.flops_per_second
     step = target.multiprocessors * max(moved, multiplied) + STEP_SECONDS
     units = plan.line // plan.unit
-    longest = plan.rounds_of(0) * plan.steps + -(-units // plan.blocks) * plan.unit
+    longest = plan.rounds_of(0) * plan.steps + -(-units // plan.dealers) * plan.unit
     cut = plan.n - plan.whole * TILE_N
     added = 0 if plan.parts == 1 else 8 * cut * plan.m * (plan.parts - 1)
     return longest * step + added / target.bytes_per_second

@@ -145,11 +145,12 @@ class _Kernel:
         """Fills stages, each when it is empty again."""
         del staging
         plan, config, block = self.plan, self.plan.config, lax.axis_index("block")
-        whole = plan.rounds_of(block) * plan.steps
+        stages, steps = np.int32(config.stages), np.int32(plan.steps)
+        whole = plan.rounds_of(block) * steps
         first = plan.first_of(block)
 
         def issue(i: Any, nothing: None) -> None:
-            stage, step = lax.rem(i, config.stages), first + i - whole
+            stage, step = lax.rem(i, stages), first + i - whole
 
             @pl.when(i >= config.stages)
             def _() -> None:
@@ -158,10 +159,10 @@ class _Kernel:
             is_whole = i < whole
             tile = jnp.where(
                 is_whole,
-                lax.div(i, plan.steps) * plan.blocks + block,
-                plan.whole + lax.div(step, plan.steps),
+                lax.div(i, steps) * plan.blocks + block,
+                plan.whole + lax.div(step, steps),
             )
-            k = lax.rem(jnp.where(is_whole, i, step), plan.steps)
+            k = lax.rem(jnp.where(is_whole, i, step), steps)
             for j, (source, target) in enumerate(zip(weights, w_s, strict=True)):
                 high, wide = self._block_shape(j)[:2]
                 own = source.at[pl.ds(tile * high, high), pl.ds(k * wide, wide)]
@@ -173,7 +174,7 @@ class _Kernel:
         lax.fori_loop(0, count, issue, None)
 
         def drain(i: Any, _: Any) -> None:
-            plgpu.barrier_wait(empty.at[lax.rem(i, config.stages)])
+            plgpu.barrier_wait(empty.at[lax.rem(i, stages)])
 
         # A barrier must not go away before all have arrived.
         lax.fori_loop(jnp.maximum(count, config.stages), count + config.stages, drain, None)
@@ -192,7 +193,7 @@ class _Kernel:
     ) -> None:
         """Multiplies one warpgroup's rows of every tile that this block of threads has steps of."""
         plan, block = self.plan, lax.axis_index("block")
-        stages = plan.config.stages
+        stages, steps = np.int32(plan.config.stages), np.int32(plan.steps)
 
         def add(i: Any, acc: Any, state: Any) -> None:
             stage = lax.rem(i, stages)
@@ -226,21 +227,21 @@ class _Kernel:
             plan.first_of(block),
             plan.first_of(block + 1),
         )
-        whole = rounds * plan.steps
+        whole = rounds * steps
 
         def one(q: Any, _: Any) -> None:
             is_whole = q < rounds
-            tile = lax.div(first, plan.steps) + q - rounds  # of the line
-            start = jnp.maximum(first, tile * plan.steps)
-            stop = jnp.minimum(last, (tile + 1) * plan.steps)
+            tile = lax.div(first, steps) + q - rounds  # of the line
+            start = jnp.maximum(first, tile * steps)
+            stop = jnp.minimum(last, (tile + 1) * steps)
             of_tile(
                 jnp.where(is_whole, q * plan.blocks + block, plan.whole + tile),
-                jnp.where(is_whole, q * plan.steps, whole + start - first),
-                jnp.where(is_whole, (q + 1) * plan.steps, whole + stop - first),
-                jnp.where(is_whole, 0, block - plan.block_of(tile * plan.steps)),
+                jnp.where(is_whole, q * steps, whole + start - first),
+                jnp.where(is_whole, (q + 1) * steps, whole + stop - first),
+                jnp.where(is_whole, 0, block - plan.block_of(tile * steps)),
             )
 
-        cut = jnp.where(first < last, (last - 1) // plan.steps - first // plan.steps + 1, 0)
+        cut = jnp.where(first < last, (last - 1) // steps - first // steps + 1, 0)
         lax.fori_loop(0, rounds + cut, one, None)
 
     def _load_rows(self, rows: Any, row: Any, i: int) -> Array:
