@@ -30,6 +30,7 @@ START = float(os.environ.get("HOPPER_START", time.time()))
 ROOT = Path(__file__).resolve().parent.parent
 Finding = tuple[str, dict[str, Any]]
 POISONED = 16  # arrays of 256 MiB that hold NaN before what is checked is computed
+NO_GRAPHS = "--xla_gpu_enable_command_buffer="
 TIMED_ROWS = (16, 1, 64, 256)
 LAYERS = (  # in order of what they tell
     "Llama-3-8B gate+up",
@@ -176,54 +177,83 @@ def times(dry: bool) -> Iterator[Finding]:
 
     import jentropy
     from jentropy.bench import matmul
-    from jentropy.bench.measure import queued_seconds
 
+    if dry:
+        matmul.MOST_LAYERS = 2
     ours = partial(jentropy.matmul, transpose_w=True, interpret=dry)
     for layer in LAYERS[:1] if dry else LAYERS:
         n, k = (128, 256) if dry else matmul.SHAPES[layer]
         weight = random_weight(n, k)
-        count = 2 if dry else max(2, min(8, -(-(3 << 27) // (n * k * 3 // 2))))
+        count = 2 if dry else max(2, -(-(3 << 27) // (n * k * 3 // 2)))
         weights = matmul.alike(weight, count)
         dense = matmul.alike(jax.random.normal(jax.random.key(1), (n, k), jnp.bfloat16), count)
         for m in TIMED_ROWS[:1] if dry else TIMED_ROWS:
-            figures: dict[str, Any] = {}
-            for name, product, own in (
-                ("", ours, weights),
-                ("dense_", matmul.dense_product, dense),
-            ):
-                run = matmul.compiled(product, m, own)
-                figures[f"{name}microseconds"] = 1e6 * queued_seconds(run) / count
-                kernels = [] if dry else _kernels(run)
-                longest = sorted(kernels, key=lambda kernel: -kernel[1])[:count]
-                if longest:
-                    figures[f"{name}kernel"] = longest[len(longest) // 2][1]
-                    figures[f"{name}all_kernels"] = sum(t for _, t in kernels) / count
-                    figures[f"{name}names"] = sorted({f"{name:.50}" for name, _ in kernels})[:6]
-            limit = figures.get("kernel", figures["microseconds"])
-            figures["speedup"] = figures["dense_microseconds"] / figures["microseconds"]
-            figures["gigabytes_per_second"] = weight.nbytes / limit / 1e3
-            yield f"{layer} M={m} N={n} K={k}", figures
+            taken = [
+                matmul.seconds(product, m, own)
+                for product, own in ((ours, weights), (matmul.dense_product, dense))
+            ]
+            yield (
+                f"{layer} M={m} N={n} K={k}",
+                {
+                    "microseconds": 1e6 * taken[0],
+                    "dense_microseconds": 1e6 * taken[1],
+                    "speedup": taken[1] / taken[0],
+                    "gigabytes_per_second": weight.nbytes / taken[0] / 1e9,
+                    "dense_gigabytes_per_second": 2 * n * k / taken[1] / 1e9,
+                },
+            )
         del weights, dense
+
+
+def kernels(dry: bool) -> Iterator[Finding]:
+    """What CUPTI says of the kernels of a product, without CUDA graphs, which hide them from it."""
+    import jax
+    import jax.numpy as jnp
+    from jax.experimental.mosaic.gpu import profiler
+
+    import jentropy
+    from jentropy.bench import matmul
+
+    for layer in () if dry else LAYERS[:5]:
+        n, k = matmul.SHAPES[layer]
+        weights = matmul.alike(random_weight(n, k), max(2, -(-(3 << 27) // (n * k * 3 // 2))))
+        dense = [jax.random.normal(jax.random.key(1), (n, k), jnp.bfloat16)] * len(weights)
+        dense = [jnp.copy(w) for w in dense]
+        for m in TIMED_ROWS:
+            for name, product, own in (
+                ("compressed", partial(jentropy.matmul, transpose_w=True), weights),
+                ("dense", matmul.dense_product, dense),
+            ):
+                run = matmul.program(product, m, own)
+                _, found = profiler.measure(run, aggregate=False)()
+                count, by_name = len(run()), dict[str, float]()
+                for kernel, milliseconds in found or []:
+                    key = kernel[:60]
+                    by_name[key] = by_name.get(key, 0) + 1e3 * milliseconds / count
+                yield (
+                    f"{name} {layer} M={m} N={n} K={k}",
+                    {
+                        "microseconds": sum(by_name.values()),
+                        "kernels": {key: float(f"{t:.4g}") for key, t in by_name.items()},
+                    },
+                )
 
 
 def sweep(dry: bool) -> Iterator[Finding]:
     """Every configuration of a few products, and what escapes cost."""
     from jentropy.bench import matmul, tuning
-    from jentropy.bench.measure import queued_seconds
 
     cases = [(4096, 4096, 16), (28672, 4096, 16), (28672, 4096, 64), (28672, 4096, 256)]
     for n, k, m in [] if dry else cases:
         for escapes in (1.3, 0.0, 4.0):
-            weights = matmul.alike(random_weight(n, k, escapes), 6)
+            weights = matmul.alike(random_weight(n, k, escapes), 16 if n == k else 3)
             for config, plan in tuning.plans(m, weights[0]).items():
-                run = matmul.compiled(tuning.by(plan), m, weights)
                 yield (
                     f"N={n} K={k} M={m} escapes={escapes}",
                     {
                         "config": str(config),
                         "parts": plan.parts,
-                        "microseconds": 1e6 * queued_seconds(run) / len(weights),
-                        "kernel": max((t for _, t in _kernels(run)), default=0),
+                        "microseconds": 1e6 * matmul.seconds(tuning.by(plan), m, weights),
                     },
                 )
                 if escapes != 1.3:
@@ -277,6 +307,7 @@ PARTS = {
     right: 120,
     ceilings: 25,
     times: 170,
+    kernels: 60,
     decoding: 40,
     sweep: 60,
     torch: 25,
@@ -446,16 +477,6 @@ def _real(dry: bool, m: int, n: int, k: int, stack: int | None = None) -> Findin
     )
 
 
-def _kernels(run: Any) -> list[tuple[str, float]]:
-    """Names and microseconds of the kernels of a run, by CUPTI; nothing where it does not work."""
-    from jax.experimental.mosaic.gpu import profiler
-
-    with contextlib.suppress(Exception):
-        _, found = profiler.measure(run, aggregate=False)()
-        return [(name, 1e3 * milliseconds) for name, milliseconds in found or []]
-    return []
-
-
 def _site() -> str:
     """The three top folders as one package, as an installation puts them."""
     site = Path(tempfile.mkdtemp())
@@ -524,8 +545,9 @@ def main() -> int:
         began, code = time.time(), "out of time"
         with contextlib.suppress(subprocess.TimeoutExpired):
             dry = ["--dry"] if given.dry else []
+            flags = {"XLA_FLAGS": NO_GRAPHS} if part is kernels else {}
             done = subprocess.run(
-                [*command, *dry], env=environment, timeout=min(most, left), check=False
+                [*command, *dry], env=environment | flags, timeout=min(most, left), check=False
             )
             code = str(done.returncode)
         _say(given.out, part.__name__, "ended", {"code": code, "took": time.time() - began})

@@ -1,7 +1,7 @@
 """Suite `matmul`: x @ w from compressed weights, beside the dense BF16 product.
 
 On an accelerator a product is timed as one of many layers, so large together that no cache holds
-them, which one compiled program goes through; many of its runs are enqueued and awaited together.
+them, of one compiled program; many of its runs are enqueued and awaited together.
 The limit is the bandwidth that copying an array reaches in the same run. Formats that have no
 kernel there are left out.
 
@@ -65,7 +65,8 @@ FORMATS_TIMED: dict[str, Format] = {
     "INT4 g128": INT4_GROUP,
     "INT4 g128 zeros": ASYMMETRIC_INT4,
 }
-STACK_BYTES = 1 << 29  # of BF16 weights that a program goes through
+STACK_BYTES = 1 << 29  # of BF16 weights that take turns
+RUN_BYTES, MOST_LAYERS = 1 << 33, 100  # of the products of a program
 COPY_BYTES = 1 << 30
 
 
@@ -78,10 +79,10 @@ def run(source: str | Path) -> Iterator[Result]:
 def _on_cpu() -> Iterator[Result]:
     product = jax.jit(partial(jentropy.matmul, transpose_w=True))
     for n, k in SMALL_SHAPES:
-        dense = _normal(0, (n, k))
+        dense = normal(0, (n, k))
         weight = jentropy.to_resident(dense)
         for m in SMALL_ROWS:
-            x = _normal(1, (m, k))
+            x = normal(1, (m, k))
             ours = median_seconds(partial(product, x, weight))
             theirs = median_seconds(partial(product, x, dense))
             yield Result(
@@ -144,7 +145,7 @@ def _decoding(name: str, weight: Any, bandwidth: float) -> Result:
 def layers_of(n: int, k: int) -> list[jax.Array]:
     """Dense weights of layers alike, more than any cache holds."""
     count = max(2, math.ceil(STACK_BYTES / (2 * n * k)))
-    return alike(_normal(0, (n, k)) * jnp.bfloat16(0.02), count)
+    return alike(normal(0, (n, k)) * jnp.bfloat16(0.02), count)
 
 
 def alike(weight: Any, count: int) -> list[Any]:
@@ -161,7 +162,8 @@ def _times(ours: float, theirs: float) -> dict[str, float]:
     }
 
 
-def _normal(seed: int, shape: tuple[int, ...]) -> jax.Array:
+def normal(seed: int, shape: tuple[int, ...]) -> jax.Array:
+    """Standard normal numbers, bfloat16."""
     return jax.random.normal(jax.random.key(seed), shape, jnp.bfloat16)
 
 
@@ -177,31 +179,35 @@ def dense_product(x: jax.Array, w: jax.Array) -> jax.Array:
     return jnp.dot(x, w.T, preferred_element_type=jnp.float32).astype(x.dtype)
 
 
-def through(product: Callable[[Any, Any], Any]) -> Callable[[Any, Any], list[jax.Array]]:
-    """A program of products, each of its own x and weight; all of every result is given back.
-
-    The product is lowered once: layers alike share a kernel.
-    """
-    one = jax.jit(product)
-    return jax.jit(lambda xs, weights: [one(x, w) for x, w in zip(xs, weights, strict=True)])
-
-
-def inputs(m: int, weights: Sequence[Any]) -> list[jax.Array]:
-    """x of every layer."""
-    return [_normal(i, (m, w.shape[1])) for i, w in enumerate(weights)]
-
-
-def compiled(
+def program(
     product: Callable[[Any, Any], Any], m: int, weights: Sequence[Any]
 ) -> Callable[[], list[jax.Array]]:
-    """Products of as many layers as there are weights, ready to run."""
-    xs = inputs(m, weights)
-    return partial(through(product).lower(xs, weights).compile(), xs, weights)
+    """Products of many layers, compiled: each has its own x, and all of every result is given back.
+
+    Weights take turns in a program so long that dispatch, some 100 us, does not show. The product
+    is lowered once: layers alike share a kernel.
+    """
+    one, n, k = jax.jit(product), *weights[0].shape
+    count = max(len(weights), min(MOST_LAYERS, RUN_BYTES // (2 * n * k)))
+    xs = [normal(i, (m, k)) for i in range(count)]
+
+    @jax.jit
+    def layers(xs: Sequence[jax.Array], weights: Sequence[Any]) -> list[jax.Array]:
+        return [one(x, weights[i % len(weights)]) for i, x in enumerate(xs)]
+
+    run = partial(layers, xs, weights)
+    jax.block_until_ready(run())
+    return run
+
+
+def seconds_of(run: Callable[[], list[jax.Array]]) -> float:
+    """Time of one product of a program."""
+    return queued_seconds(run) / len(run())
 
 
 def seconds(product: Callable[[Any, Any], Any], m: int, weights: Sequence[Any]) -> float:
-    """Time of one product, of as many as there are weights."""
-    return queued_seconds(compiled(product, m, weights)) / len(weights)
+    """Time of one product, as a layer of a model has it."""
+    return seconds_of(program(product, m, weights))
 
 
 def copy_bandwidth() -> float:

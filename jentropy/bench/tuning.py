@@ -23,8 +23,8 @@ from jentropy.pallas_kernels.decode_matmul.gpu_plan import MOST_ROWS, Config, Pl
 from jentropy.pallas_kernels.decode_matmul.transforms import Product
 from jentropy.pallas_kernels.gpu_targets import current_target
 
-from .matmul import SHAPES, alike, compiled, inputs, layers_of, seconds
-from .measure import Result, environment, queued_seconds
+from .matmul import SHAPES, alike, layers_of, normal, program, seconds, seconds_of
+from .measure import Result, environment
 
 TUNED_ROWS = (8, 16, 32, 64, 128, 256)
 CROSSOVERS = (512, 1024)  # rows of x that are also multiplied by way of a dense weight
@@ -98,15 +98,14 @@ def _times(m: int, dense: jax.Array, weights: list[Any]) -> dict[Config, float]:
     """
     made = plans(m, weights[0])
     with ThreadPoolExecutor() as threads:
-        programs = list(threads.map(lambda own: compiled(by(own), m, weights), made.values()))
-    x = inputs(m, weights[:1])[0]
-    right = jnp.dot(x, dense.T, preferred_element_type=jnp.float32)
+        programs = list(threads.map(lambda own: program(by(own), m, weights), made.values()))
+    right = jnp.dot(normal(0, (m, dense.shape[1])), dense.T, preferred_element_type=jnp.float32)
     times = {}
-    for config, program in zip(made, programs, strict=True):
-        error = float(jnp.abs(program()[0] - right).max() / jnp.abs(right).max())
+    for config, run in zip(made, programs, strict=True):
+        error = float(jnp.abs(run()[0] - right).max() / jnp.abs(right).max())
         if not error <= TOLERANCE:
             raise CheckError(f"{config}: a product of M={m} is off by {error:.1e} of the largest")
-        times[config] = queued_seconds(program) / len(weights)
+        times[config] = seconds_of(run)
     return times
 
 
