@@ -66,7 +66,7 @@ FORMATS_TIMED: dict[str, Format] = {
     "INT4 g128 zeros": ASYMMETRIC_INT4,
 }
 STACK_BYTES = 1 << 29  # of BF16 weights that take turns
-RUN_BYTES, MOST_LAYERS = 1 << 33, 100  # of the products of a program
+RUN_BYTES, MOST_LAYERS = 1 << 33, 64  # of the products of a program
 COPY_BYTES = 1 << 30
 
 
