@@ -172,21 +172,17 @@ def ceilings(dry: bool) -> Iterator[Finding]:
 
 def times(dry: bool) -> Iterator[Finding]:
     """Products beside the dense ones, wall clock and CUPTI."""
-    import jax
-    import jax.numpy as jnp
-
     import jentropy
-    from jentropy.bench import matmul
+    from jentropy.bench import matmul, measure
 
     if dry:
-        matmul.MOST_LAYERS = 2
+        matmul.MOST_LAYERS, measure.REPEATS = 2, 1
     ours = partial(jentropy.matmul, transpose_w=True, interpret=dry)
     for layer in LAYERS[:1] if dry else LAYERS:
         n, k = (128, 256) if dry else matmul.SHAPES[layer]
         weight = random_weight(n, k)
-        count = 2 if dry else max(2, -(-(3 << 27) // (n * k * 3 // 2)))
-        weights = matmul.alike(weight, count)
-        dense = matmul.alike(jax.random.normal(jax.random.key(1), (n, k), jnp.bfloat16), count)
+        weights = matmul.alike(weight, matmul.layer_count(n, k))
+        dense = matmul.layers_of(n, k)
         for m in TIMED_ROWS[:1] if dry else TIMED_ROWS:
             taken = [
                 matmul.seconds(product, m, own)
@@ -207,18 +203,16 @@ def times(dry: bool) -> Iterator[Finding]:
 
 def kernels(dry: bool) -> Iterator[Finding]:
     """What CUPTI says of the kernels of a product, without CUDA graphs, which hide them from it."""
-    import jax
-    import jax.numpy as jnp
     from jax.experimental.mosaic.gpu import profiler
 
     import jentropy
     from jentropy.bench import matmul
 
+    matmul.MOST_LAYERS = 8
     for layer in () if dry else LAYERS[:5]:
         n, k = matmul.SHAPES[layer]
-        weights = matmul.alike(random_weight(n, k), max(2, -(-(3 << 27) // (n * k * 3 // 2))))
-        dense = [jax.random.normal(jax.random.key(1), (n, k), jnp.bfloat16)] * len(weights)
-        dense = [jnp.copy(w) for w in dense]
+        weights = matmul.alike(random_weight(n, k), matmul.layer_count(n, k))
+        dense = matmul.layers_of(n, k)
         for m in TIMED_ROWS:
             for name, product, own in (
                 ("compressed", partial(jentropy.matmul, transpose_w=True), weights),
@@ -246,7 +240,7 @@ def sweep(dry: bool) -> Iterator[Finding]:
     cases = [(4096, 4096, 16), (28672, 4096, 16), (28672, 4096, 64), (28672, 4096, 256)]
     for n, k, m in [] if dry else cases:
         for escapes in (1.3, 0.0, 4.0):
-            weights = matmul.alike(random_weight(n, k, escapes), 16 if n == k else 3)
+            weights = matmul.alike(random_weight(n, k, escapes), matmul.layer_count(n, k))
             for config, plan in tuning.plans(m, weights[0]).items():
                 yield (
                     f"N={n} K={k} M={m} escapes={escapes}",

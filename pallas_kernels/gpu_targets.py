@@ -35,7 +35,7 @@ class GpuTarget:
     bytes_per_second: float
     flops_per_second: float
     shared_bytes: int = 232448
-    fused_rows: int = 512
+    fused_rows: int = 256
 
 
 TARGETS = {

@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.experimental import pallas as pl
 from jax.experimental.mosaic.gpu import fragmented_array as mgpu
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxlib.mlir import ir
-from jaxlib.mlir.dialects import vector
+from jaxlib.mlir.dialects import arith, memref, vector
 from jaxtyping import Array, BFloat16, UInt32
 
 from jentropy.errors import UnsupportedError
@@ -69,6 +70,36 @@ def load(ref: Any, index: tuple[Any, ...], layout: Any, *, interpret: bool, **op
     if NEW_LOAD:
         return plgpu.load(ref.at[index], layout=layout, **options)
     return plgpu.load(ref, index, layout=layout, **options)
+
+
+def store_transposed(
+    ref: Any, index: tuple[Any, ...], column: Any, numbers: Any, *, interpret: bool
+) -> None:
+    """Writes the transpose of an accumulator [columns, M] to columns of a matrix [M, ...].
+
+    Eight threads write eight columns of a row: whole lines of 32 bytes, where they are float32.
+    """
+    own = (*index, slice(None), pl.ds(column, numbers.shape[0]))
+    if interpret:
+        ref[own] = numbers.T
+        return
+
+    @plgpu.inline_mgpu(arg_types=(plgpu.RefType(), plgpu.Layout.WGMMA))
+    def store(ctx: Any, target: Any, numbers: Any) -> None:
+        del ctx
+        index = ir.IndexType.get()
+        column, row = next(iter(numbers.layout.thread_idxs(numbers.shape)))  # of the first
+        for i, register in enumerate(numbers.registers.flat):
+            wide, high = divmod(i, 2)  # by eight columns of the accumulator, and eight rows
+            for half in range(2):
+                at = (row, 8 * wide + half), (column, 8 * high)
+                memref.store(
+                    vector.extract(register, [], [half]),
+                    target,
+                    [arith.addi(first, arith.constant(index, more)) for first, more in at],
+                )
+
+    store(ref.at[own], numbers)
 
 
 def places(*, interpret: bool) -> UInt32[Array, "4 128"]:

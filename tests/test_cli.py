@@ -7,11 +7,13 @@ import re
 import subprocess
 import sys
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jentropy
 from jentropy.cli import main as cli
+from jentropy.errors import CheckError
 
 
 def run(capsys, *argv) -> tuple[int, str, str]:
@@ -126,6 +128,21 @@ def test_demo_shows_the_whole_way(tmp_path, capsys):
     ):
         assert part in out
     assert (tmp_path / "demo" / "report.html").is_file()
+
+
+def test_demo_says_how_logits_compare(monkeypatch):
+    from jentropy.cli import demo
+
+    dense = jnp.array([[1.0, -2.0]])
+    assert demo.agreement(dense, dense) == "bitwise those of the uncompressed weights"
+    with pytest.raises(CheckError, match="differ by"):  # the reference backend keeps the promise
+        demo.agreement(dense, dense + 1e-6)
+    monkeypatch.setattr(demo, "default_backend", lambda: "gpu")
+    assert "within 5.0e-04" in demo.agreement(dense, dense + 1e-3)
+    with pytest.raises(CheckError, match="differ by"):
+        demo.agreement(dense, dense + 0.1)
+    with pytest.raises(CheckError, match="nan"):
+        demo.agreement(dense, dense * jnp.nan)
 
 
 @pytest.mark.parametrize("suite", ["archive", "formats", "load", "matmul", "analyze"])

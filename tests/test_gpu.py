@@ -6,8 +6,12 @@ lie as WGMMA wants them is held to Mosaic's own description of its layout.
 
 from __future__ import annotations
 
+import json
 import logging
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +23,10 @@ from jax.experimental.mosaic.gpu import fragmented_array as mgpu
 import jentropy
 from jentropy import formats
 from jentropy import pallas_kernels as kernels
+from jentropy.bench import matmul as bench_matmul
+from jentropy.bench import tuning as bench_tuning
 from jentropy.cli import console
-from jentropy.errors import CorruptError, UnsupportedError
+from jentropy.errors import CheckError, CorruptError, UnsupportedError
 from jentropy.formats import QuantizedTensor
 from jentropy.pallas_kernels import mosaic_gpu
 from jentropy.pallas_kernels.decode import gpu as decode_gpu
@@ -219,6 +225,32 @@ def test_products_of_every_plan(config, m, interpret, few, monkeypatch):
     close(y, x, dense.T)
 
 
+def test_fewer_steps_than_blocks(monkeypatch):
+    """Of four tiles three are dealt in a round; two steps are left for three blocks of threads."""
+    dense = jnp.asarray(weights((512, 256)))
+    three = replace(TARGETS["h200"], multiprocessors=3)
+    config = Config(tile_k=128, stages=2, rounds=1)
+    made = plan(m=8, k=256, n=512, list_words=16, target=three, config=config)
+    assert (made.line, made.blocks, made.parts) == (2, 3, 2)
+    monkeypatch.setattr(gpu, "plan_product", lambda *_: made)
+    x = jnp.asarray(np.random.default_rng(1).standard_normal((8, 256)), jnp.bfloat16)
+    y = jentropy.matmul(x, resident(dense), True, out_dtype=jnp.float32, interpret=True)
+    close(y, x, dense.T)
+
+
+def test_64_bits(request):
+    """JAX's own integers are wider then, in the interpreter's threads too."""
+    dense = jnp.asarray(weights((130, 140)))
+    x = jnp.asarray(np.random.default_rng(1).standard_normal((3, 140)), jnp.bfloat16)
+    w = resident(dense)
+    request.addfinalizer(lambda: jax.config.update("jax_enable_x64", False))
+    jax.config.update("jax_enable_x64", True)
+    y = jentropy.matmul(x, w, transpose_w=True, out_dtype=jnp.float32, interpret=True)
+    decoded = kernels.decode(w, interpret=True)
+    close(y, x, dense.T)
+    np.testing.assert_array_equal(bits(decoded), bits(dense))
+
+
 @pytest.mark.parametrize("reduce_axis", [-1, -2])
 @pytest.mark.parametrize("transpose_w", [False, True])
 def test_both_products_of_both_orders(reduce_axis, transpose_w):
@@ -291,7 +323,10 @@ def test_gradient_vmap_and_scan():
     np.testing.assert_array_equal(bits(each), bits(together))
 
 
-LAYERS = [(4096, 4096), (6144, 4096), (28672, 4096), (4096, 14336), (5120, 2880), (151936, 5120)]
+LAYERS = [
+    *((4096, 4096), (6144, 4096), (28672, 4096), (4096, 14336)),
+    *((5120, 2880), (151936, 5120), (51200, 5120)),
+]
 
 
 @pytest.mark.parametrize(("n", "k"), LAYERS)
@@ -310,6 +345,11 @@ def test_plans_deal_every_step_once(m, n, k):
         assert (owner[1:] >= owner[:-1]).all()
         assert (made.first_of(owner) <= np.arange(made.line)).all()
         assert (np.arange(made.line) < made.first_of(owner + 1)).all()
+        for tile in range(made.whole, made.tiles):  # all parts that are added have an owner
+            first = (tile - made.whole) * made.steps
+            owners = np.unique(owner[first : first + made.steps])
+            assert owners.size == made.parts_of(tile)
+            assert owners[-1] - owners[0] == owners.size - 1
         if config.rounds == 0:
             assert lengths.max() - lengths.min() <= 1
 
@@ -319,7 +359,7 @@ def plan_k(k: int) -> int:
 
 
 def test_plan_passes_and_crossover():
-    target = TARGETS["h200"]
+    target = replace(TARGETS["h200"], fused_rows=512)
     made = plan(m=MOST_ROWS + 1, k=4096, n=4096, list_words=16, target=target)
     assert (made.fused, made.passes, made.m) == (True, 2, 136)
     assert not plan(m=target.fused_rows + 1, k=4096, n=4096, list_words=16, target=target).fused
@@ -346,6 +386,18 @@ def test_tuned_configurations(tmp_path, monkeypatch):
     tuning.save(tmp_path / "a.json", {"device_kind": "a", "layouts": layouts})
     with pytest.raises(CorruptError, match="tile_k 100"):
         tuning.load("a", "gpu_window12")
+
+
+def test_tuning_keeps_no_wrong_product(few, monkeypatch):
+    dense = jnp.asarray(weights((256, 256)))
+    monkeypatch.setattr(bench_tuning, "current_target", lambda: few)
+    right = jnp.dot(bench_matmul.normal(0, (8, 256)), dense.T)
+    monkeypatch.setattr(bench_tuning, "program", lambda *_: lambda: [right])
+    times = bench_tuning.times_of(8, dense, [resident(dense)])
+    assert set(times) == set(configs(m=8, k=256, n=256, list_words=16, target=few))
+    monkeypatch.setattr(bench_tuning, "program", lambda *_: lambda: [right.at[3, 5].add(1)])
+    with pytest.raises(CheckError, match="M=8 is off by"):
+        bench_tuning.times_of(8, dense, [resident(dense)])
 
 
 def test_tuned_files_can_be_read():
@@ -399,3 +451,16 @@ def test_quantised_formats_rest_in_the_reference_layout():
     codes = formats.quantize(jnp.asarray(weights((64, 256)), jnp.float32), number_format)
     w = kernels.to_resident(QuantizedTensor(number_format=number_format, codes=codes), "gpu")
     assert w.backend == "reference"
+
+
+def test_the_script_for_a_gpu_runs(tmp_path):
+    """In interpret mode, the parts that take seconds there."""
+    script = Path(__file__).parent.parent / "benchmarks" / "hopper.py"
+    command = [sys.executable, script, tmp_path, "--dry", "--parts", "ceilings,decoding:100,tune"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    found = {line["what"]: line for line in lines if line["what"] != "ended"}
+    assert found["decode 512 x 2048 bfloat16"]["wrong"] == 0
+    assert found["copy"]["gigabytes_per_second"] > 0
+    assert [line["code"] for line in lines if line["what"] == "ended"] == ["0", "0", "0"]

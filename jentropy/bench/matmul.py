@@ -65,8 +65,8 @@ FORMATS_TIMED: dict[str, Format] = {
     "INT4 g128": INT4_GROUP,
     "INT4 g128 zeros": ASYMMETRIC_INT4,
 }
-STACK_BYTES = 1 << 29  # of BF16 weights that take turns
-RUN_BYTES, MOST_LAYERS = 1 << 33, 64  # of the products of a program
+# Of the layers of a program. No two share a weight: XLA would make one product of theirs.
+STACK_BYTES, MOST_LAYERS = 1 << 32, 64
 COPY_BYTES = 1 << 30
 
 
@@ -143,9 +143,13 @@ def _decoding(name: str, weight: Any, bandwidth: float) -> Result:
 
 
 def layers_of(n: int, k: int) -> list[jax.Array]:
-    """Dense weights of layers alike, more than any cache holds."""
-    count = max(2, math.ceil(STACK_BYTES / (2 * n * k)))
-    return alike(normal(0, (n, k)) * jnp.bfloat16(0.02), count)
+    """Dense weights of layers alike: more than any cache holds, so many that dispatch is hidden."""
+    return alike(normal(0, (n, k)) * jnp.bfloat16(0.02), layer_count(n, k))
+
+
+def layer_count(n: int, k: int) -> int:
+    """Of a program."""
+    return max(2, min(MOST_LAYERS, math.ceil(STACK_BYTES / (2 * n * k))))
 
 
 def alike(weight: Any, count: int) -> list[Any]:
@@ -182,18 +186,16 @@ def dense_product(x: jax.Array, w: jax.Array) -> jax.Array:
 def program(
     product: Callable[[Any, Any], Any], m: int, weights: Sequence[Any]
 ) -> Callable[[], list[jax.Array]]:
-    """Products of many layers, compiled: each has its own x, and all of every result is given back.
+    """Products of layers, compiled: each has its own x, and all of every result is given back.
 
-    Weights take turns in a program so long that dispatch, some 100 us, does not show. The product
-    is lowered once: layers alike share a kernel.
+    The product is lowered once: layers alike share a kernel.
     """
-    one, n, k = jax.jit(product), *weights[0].shape
-    count = max(len(weights), min(MOST_LAYERS, RUN_BYTES // (2 * n * k)))
-    xs = [normal(i, (m, k)) for i in range(count)]
+    one = jax.jit(product)
+    xs = [normal(i, (m, w.shape[1])) for i, w in enumerate(weights)]
 
     @jax.jit
     def layers(xs: Sequence[jax.Array], weights: Sequence[Any]) -> list[jax.Array]:
-        return [one(x, weights[i % len(weights)]) for i, x in enumerate(xs)]
+        return [one(x, w) for x, w in zip(xs, weights, strict=True)]
 
     run = partial(layers, xs, weights)
     jax.block_until_ready(run())

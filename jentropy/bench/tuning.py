@@ -50,7 +50,7 @@ def run() -> Iterator[Result]:
         dense = layers_of(n, k)
         weights = alike(jentropy.to_resident(dense[0]), len(dense))
         for m in TUNED_ROWS:
-            times = _times(m, dense[0], weights)
+            times = times_of(m, dense[0], weights)
             best = min(times, key=times.__getitem__)
             products.append(
                 {
@@ -90,7 +90,7 @@ def by(made: Plan, out_dtype: Any = jnp.bfloat16, interpret: Any = False) -> Any
     return partial(gpu.product, product=product, plan=made)
 
 
-def _times(m: int, dense: jax.Array, weights: list[Any]) -> dict[Config, float]:
+def times_of(m: int, dense: jax.Array, weights: list[Any]) -> dict[Config, float]:
     """Seconds of a product by each configuration.
 
     Raises:

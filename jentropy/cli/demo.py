@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
         tokenizer = models.load_tokenizer(packed)
         ids = jnp.asarray([tokenizer.encode(PROMPT).ids])
         logits = nnx.jit(lambda model, ids: model(ids))
-        agreement = _agreement(logits(dense, ids), logits(compressed, ids))
+        compared = agreement(logits(dense, ids), logits(compressed, ids))
         _, text = models.continue_text(
             compressed,
             tokenizer,
@@ -90,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
         print(
             f"\nverified: {verified.files} files, {verified.bytes:,} of {size_of(source):,} bytes "
-            f"come back the same\nlogits: {agreement}\n"
+            f"come back the same\nlogits: {compared}\n"
             "\ngenerated from the compressed weights:\n",
         )
         print(text)
@@ -98,7 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _agreement(dense: jax.Array, compressed: jax.Array) -> str:
+def agreement(dense: jax.Array, compressed: jax.Array) -> str:
     """How logits from compressed weights compare with those from dense ones.
 
     Backend "reference" multiplies what it decodes as XLA multiplies dense weights: on a CPU the

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
@@ -72,11 +73,12 @@ def _window12(weight: ResidentTensor, dtype: Any, *, interpret: Any) -> Array:
 
         def copy_in(i: Any) -> None:
             source = words_g.at[row, pl.ds((first + i) * BLOCKS, BLOCKS)]
-            stage = lax.rem(i, STAGES)
+            stage = lax.rem(i, np.int32(STAGES))
             plgpu.copy_gmem_to_smem(source, words_s.at[stage], full.at[stage])
 
         def step(i: Any, nothing: None) -> None:
-            stage, place = lax.rem(i, STAGES), lax.rem(i, LEAVING)
+            i = jnp.asarray(i, jnp.int32)  # with jax_enable_x64 a counter has 64 bits
+            stage, place = lax.rem(i, np.int32(STAGES)), lax.rem(i, np.int32(LEAVING))
             plgpu.barrier_wait(full.at[stage])
             plgpu.wait_smem_to_gmem(LEAVING - 1, wait_read_only=True)
             for b in range(BLOCKS):
@@ -104,7 +106,7 @@ def _window12(weight: ResidentTensor, dtype: Any, *, interpret: Any) -> Array:
                 copy_in(i + STAGES)
 
         for i in range(min(STAGES, length)):
-            copy_in(i)
+            copy_in(np.int32(i))
         lax.fori_loop(0, length, step, None)
         plgpu.wait_smem_to_gmem(0)
 

@@ -1,7 +1,7 @@
 """x @ w on Hopper GPUs: the fused kernels, or decode and XLA's product, as the plan says.
 
-A layout's kernel is `multiply(x, weight, plan, interpret)` of its file here, which sums over the
-columns of the packed matrix and computes in float32 from bfloat16 x.
+A layout's kernel is `multiply(x, weight, plan, out_dtype, interpret)` of its file here, which sums
+over the columns of the packed matrix and computes in float32 from bfloat16 x.
 """
 
 from __future__ import annotations
@@ -63,9 +63,11 @@ def _planned(x: Array, w: ResidentTensor, *, product: Product, plan: Plan) -> Ar
     if x.shape != (plan.passes * plan.m, plan.k):
         x = jnp.pad(x, ((0, plan.passes * plan.m - rows), (0, plan.k - k)))
     multiply = KERNELS[w.layout].multiply
-    each = [
-        multiply(x[i * plan.m : (i + 1) * plan.m], w, plan, interpret=product.interpret).T
-        for i in range(plan.passes)
-    ]
+    own = partial(
+        multiply,
+        out_dtype=product.out_dtype if count == 1 else jnp.float32,
+        interpret=product.interpret,
+    )
+    each = [own(x[i * plan.m : (i + 1) * plan.m], w, plan) for i in range(plan.passes)]
     y = each[0] if plan.passes == 1 else jnp.concatenate(each)
     return parts.join(y[:rows, :n], count).astype(product.out_dtype)

@@ -19,7 +19,7 @@ import numpy as np
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
-from jaxtyping import Array, BFloat16, Float32
+from jaxtyping import Array, BFloat16, Float
 
 from jentropy.pallas_kernels import mosaic_gpu, stacks
 from jentropy.pallas_kernels.layouts import fragments
@@ -61,15 +61,18 @@ class Decoder:
 
 
 def multiply(
-    x: BFloat16[Array, "M K"], decoder: Decoder, plan: Plan, *, interpret: Any
-) -> Float32[Array, "N M"]:
-    """The weight times the transpose of x, both padded."""
+    x: BFloat16[Array, "M K"], decoder: Decoder, plan: Plan, *, out_dtype: Any, interpret: Any
+) -> Float[Array, "M N"]:
+    """x times the transpose of the weight, both padded; float32 if parts have to be added."""
     kernel = _Kernel(decoder=decoder, plan=plan, interpreted=bool(interpret))
-    rest = max(1, plan.parts - 1), max(TILE_N, plan.n - plan.whole * TILE_N), plan.m
+    dtype = out_dtype if plan.parts == 1 else jnp.float32
+    cut = plan.n - plan.whole * TILE_N  # rows of the weight whose tiles are cut
+    rest = (max(1, plan.parts - 1), plan.m, cut)
     total, others = plgpu.kernel(
         kernel.body,
-        out_type=tuple(
-            jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((plan.n, plan.m), rest)
+        out_type=(
+            jax.ShapeDtypeStruct((plan.m, plan.n), dtype),
+            jax.ShapeDtypeStruct(rest if plan.parts > 1 else (1, 1, TILE_N), jnp.float32),
         ),
         grid=(plan.blocks,),
         grid_names=("block",),
@@ -82,11 +85,12 @@ def multiply(
     if plan.parts == 1:
         return total
     held = np.array([plan.parts_of(tile) for tile in range(plan.whole, plan.tiles)])
-    whole, cut = jnp.split(total, [plan.whole * TILE_N])
-    for i in range(1, plan.parts):  # memory of a part that a tile does not have is not written
-        has = np.repeat(held > i, TILE_N)[:, None]
-        cut += jnp.where(has, others[i - 1], 0)
-    return jnp.concatenate([whole, cut]) if plan.whole else cut
+    # In the order of steps; memory of a part that a tile does not have is not written.
+    for i in range(1, plan.parts):
+        has = np.repeat(held > i, TILE_N)[None]
+        part = jnp.where(has, others[i - 1], 0)
+        total += jnp.pad(part, ((0, 0), (plan.n - cut, 0)))
+    return total
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,13 +175,13 @@ class _Kernel:
             plgpu.copy_gmem_to_smem(own, x_s.at[stage], full.at[stage])
 
         count = whole + plan.first_of(block + 1) - first
-        lax.fori_loop(0, count, issue, None)
+        lax.fori_loop(np.int32(0), count, issue, None)
 
         def drain(i: Any, _: Any) -> None:
             plgpu.barrier_wait(empty.at[lax.rem(i, stages)])
 
         # A barrier must not go away before all have arrived.
-        lax.fori_loop(jnp.maximum(count, config.stages), count + config.stages, drain, None)
+        lax.fori_loop(jnp.maximum(count, stages), count + stages, drain, None)
 
     def _multiply(
         self,
@@ -213,14 +217,18 @@ class _Kernel:
 
             product = pl.run_scoped(accumulate, plgpu.ACC((fragments.ROWS, plan.m), jnp.float32))
 
+            store = partial(mosaic_gpu.store_transposed, interpret=self.interpreted)
+            if plan.parts == 1:
+                store(outs[0], (), row, product.astype(outs[0].dtype))
+                return
+
             @pl.when(part == 0)
             def _() -> None:
-                outs[0][pl.ds(row, fragments.ROWS), :] = product
+                store(outs[0], (), row, product)
 
             @pl.when(part > 0)
             def _() -> None:
-                cut = row - plan.whole * TILE_N
-                outs[1][part - 1, pl.ds(cut, fragments.ROWS), :] = product
+                store(outs[1], (part - 1,), row - plan.whole * TILE_N, product)
 
         rounds, first, last = (
             plan.rounds_of(block),
@@ -242,7 +250,7 @@ class _Kernel:
             )
 
         cut = jnp.where(first < last, (last - 1) // steps - first // steps + 1, 0)
-        lax.fori_loop(0, rounds + cut, one, None)
+        lax.fori_loop(np.int32(0), rounds + cut, one, None)
 
     def _load_rows(self, rows: Any, row: Any, i: int) -> Array:
         """Numbers of a row array, as columns of a block."""

@@ -16,7 +16,7 @@ import numpy as np
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
-from jaxtyping import Array, BFloat16, Float32, UInt32
+from jaxtyping import Array, BFloat16, Float, UInt32
 
 from jentropy.codecs import window12
 from jentropy.pallas_kernels import mosaic_gpu
@@ -66,13 +66,18 @@ def patch(load: Any, columns: int, multiply: Any, *, interpret: bool) -> None:
             plgpu.wgmma_wait(0)
             return ()
 
-        lax.fori_loop(1, load(LISTS, (i, 0)).astype(jnp.int32) + 1, one, ())
+        lax.fori_loop(np.int32(1), load(LISTS, (i, 0)).astype(jnp.int32) + 1, one, ())
 
 
 def multiply(
-    x: BFloat16[Array, "M K"], weight: ResidentTensor, plan: Plan, *, interpret: Any
-) -> Float32[Array, "N M"]:
-    """The packed matrix times the transpose of x, both padded."""
+    x: BFloat16[Array, "M K"],
+    weight: ResidentTensor,
+    plan: Plan,
+    *,
+    out_dtype: Any,
+    interpret: Any,
+) -> Float[Array, "M N"]:
+    """x times the transpose of the packed matrix, both padded."""
     arrays, interpreted = weight.arrays, bool(interpret)
     decoder = gpu_stream.Decoder(
         arrays=(arrays["words"], arrays["escapes"]),
@@ -84,4 +89,4 @@ def multiply(
         patch=partial(patch, interpret=interpreted),
         name="matmul_window12",
     )
-    return gpu_stream.multiply(x, decoder, plan, interpret=interpret)
+    return gpu_stream.multiply(x, decoder, plan, out_dtype=out_dtype, interpret=interpret)

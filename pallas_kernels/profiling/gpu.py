@@ -177,7 +177,7 @@ def measure(dump: Path, m: int, n: int, k: int) -> Figures:
     x = jax.ShapeDtypeStruct((plan.m, plan.k), jnp.bfloat16)
 
     def one_pass(x: Any, weight: Any) -> Any:
-        return gpu_kernel.multiply(x, weight, plan, interpret=False)
+        return gpu_kernel.multiply(x, weight, plan, out_dtype=jnp.bfloat16, interpret=False)
 
     (kernel,) = compile_for(dump, one_pass, x, weight)
     loop = kernel.main_loop(plan.config.tile_k // fragments.COLUMNS)
