@@ -1,7 +1,7 @@
 """Flax models that run from compressed weights, imported as `jentropy.models`.
 
 To add an architecture of the Llama family: a file whose `config` reads its `config.json` into a
-`DecoderConfig`, and a line in `ARCHITECTURES`.
+`DecoderConfig`, a line in `ARCHITECTURES` and one for each of its names in `OTHER_NAMES`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,13 @@ ARCHITECTURES: dict[str, Callable[..., DecoderConfig]] = {
     "LlamaForCausalLM": llama.config,
     "Qwen3ForCausalLM": qwen3.config,
 }
+# `model_type`, and the class that is saved without an output projection.
+OTHER_NAMES = {
+    "llama": "LlamaForCausalLM",
+    "LlamaModel": "LlamaForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "Qwen3Model": "Qwen3ForCausalLM",
+}
 BUNDLED = Path(__file__).parent / "bundled" / "pystdlib"  # the demo's model
 
 
@@ -37,9 +44,13 @@ def load(
     rounded to `compute_dtype` if dense. Where the device has no kernel for a format, its matrices
     are decoded for every product, which takes less memory and more time than dense ones.
 
+    Weights are all that is read as quantised: activations and the cache are not, whatever the
+    config declares of them. A key of the config that is neither read nor known to change nothing
+    (`models/harmless.py`) is refused, and so are rotations, transforms and adapters.
+
     Args:
-      path: a directory in Hugging Face form, a compressed checkpoint made of one, or
-        `hf://owner/name`.
+      path: a directory in Hugging Face form, its safetensors file, a compressed checkpoint made of
+        one, or `hf://owner/name`.
       mesh: spreads the weights over its devices, split by rows where that divides them; compressed
         ones are multiplied by the reference backend, which XLA can split.
       compute_dtype: of activations, bfloat16 or float32; None takes bfloat16 for BF16 weights and
@@ -50,9 +61,10 @@ def load(
       vocabulary].
 
     Raises:
-      InputError: an unknown architecture, or weights that do not fit it, all of them named.
+      InputError: an unknown architecture, a config that says what it does not know, or weights
+        that do not fit it, all of them named.
     """
-    return load_model(path, ARCHITECTURES, mesh=mesh, compute_dtype=compute_dtype)
+    return load_model(path, ARCHITECTURES, OTHER_NAMES, mesh=mesh, compute_dtype=compute_dtype)
 
 
 __all__ = [
@@ -60,6 +72,7 @@ __all__ = [
     "BUNDLED",
     "Decoder",
     "DecoderConfig",
+    "OTHER_NAMES",
     "RopeConfig",
     "continue_text",
     "generate",

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .config import DecoderConfig, decoder_config
+from .config import DecoderConfig, decoder_config, refuse_windows
 
 
 def config(hf_config: Mapping[str, Any]) -> DecoderConfig:
     """Reads `config.json`."""
+    refuse_windows(hf_config, used=True)
     return decoder_config(hf_config)

@@ -12,62 +12,100 @@ from flax import nnx
 
 from jentropy import formats
 from jentropy.checkpoints import Checkpoint, CompressedCheckpoint, open_checkpoint
+from jentropy.checkpoints.contents import CONFIG, read_json
 from jentropy.errors import InputError, UnsupportedError
 from jentropy.formats import QuantizedTensor
 from jentropy.pallas_kernels import default_backend
 from jentropy.pallas_kernels.laying_out import lay_out
 
 from .config import DecoderConfig
+from .declared import refuse_online
 from .decoder import Decoder
+from .harmless import HARMLESS
+from .keys import Keys, refuse_unread
 
 _SHOWN = 4  # failures named in a message
-PREFIX = "model."  # of every key but the output projection's
+PREFIX = "model."  # of every key but the output projection's; models without one may lack it
+_HEAD, _TABLE = "lm_head.", "embed_tokens."
 # Keys that other tools write beside the weights; the model derives what they hold.
 _DERIVED = ("rotary_emb.inv_freq",)
+# Factors of a layer's input, which its product from the weight alone would lack.
+_FACTORS = ("act_pre_scale", "pre_quant_scale")
 
 
 def read_config(
-    checkpoint: Checkpoint, architectures: Mapping[str, Callable[..., DecoderConfig]]
+    checkpoint: Checkpoint,
+    architectures: Mapping[str, Callable[..., DecoderConfig]],
+    other_names: Mapping[str, str],
 ) -> DecoderConfig:
     """The architecture of a checkpoint.
 
+    Args:
+      other_names: architectures by `model_type`, and by classes without an output projection.
+
     Raises:
-      UnsupportedError: an architecture that is not in `architectures`.
+      UnsupportedError: an architecture that is not in `architectures`, or a config that says of
+        it what it does not know.
     """
     config = checkpoint.config
     if config is None:
         raise InputError("no config.json", file=checkpoint.source, hint="a model needs one")
-    names = config.get("architectures")
-    name = names[0] if isinstance(names, list) and names else config.get("model_type")
-    if not isinstance(name, str) or name not in architectures:
+    classes, kind = config.get("architectures"), config.get("model_type")
+    told = classes[0] if isinstance(classes, list) and classes else classes or kind
+    name = other_names.get(told, told) if isinstance(told, str) else None
+    if name not in architectures:
         raise UnsupportedError(
             "architecture",
             file=checkpoint.source,
             expected=" or ".join(architectures),
-            found=repr(name),
+            found=repr(told),
+        )
+    if kind is not None and other_names.get(str(kind)) != name:
+        raise UnsupportedError(
+            "config.json: model_type",
+            file=checkpoint.source,
+            expected=f"that of {name}",
+            found=repr(kind),
+        )
+    text = checkpoint.read_text(CONFIG)
+    own = config if text is None else read_json(checkpoint.source / CONFIG, text)
+    keys = Keys(config)
+    if any(key.startswith("AutoModel") for key in keys.get("auto_map") or ()):
+        raise UnsupportedError(
+            "config.json: auto_map",
+            file=checkpoint.source,
+            expected="no model of its own code",
+            found=repr(config["auto_map"]),
+            hint=f"if {name} computes the same, take the key out of the config",
         )
     try:
-        return architectures[name](config)
+        made = architectures[name](keys)
+        refuse_unread(own, keys.read, HARMLESS, f"config.json of {name}")
     except InputError as error:
         raise error.at(file=checkpoint.source) from error
+    refuse_online(checkpoint, own)
+    return made
 
 
 def load_model(
     path: str | Path,
     architectures: Mapping[str, Callable[..., DecoderConfig]],
+    other_names: Mapping[str, str],
     *,
     mesh: jax.sharding.Mesh | None = None,
     compute_dtype: Any = None,
 ) -> Decoder:
     """See `jentropy.models.load`."""
     checkpoint = open_checkpoint(path)
-    config = read_config(checkpoint, architectures)
+    config = read_config(checkpoint, architectures, other_names)
     if compute_dtype is None:
         formats_used = {checkpoint.tensor(name).format for name in checkpoint.names()}
         compute_dtype = jnp.bfloat16 if "BF16" in formats_used else jnp.float32
     model = nnx.eval_shape(lambda: Decoder(config, compute_dtype=compute_dtype, rngs=nnx.Rngs(0)))
     state = nnx.state(model, nnx.Param)
-    places = {parameter_name(key): variable for key, variable in nnx.to_flat_state(state)}
+    is_flat = any(name.startswith(_TABLE) for name in checkpoint.names())
+    prefix = "" if is_flat else PREFIX
+    places = {parameter_name(key, prefix): value for key, value in nnx.to_flat_state(state)}
     _check(checkpoint, config, places)
     compressed = isinstance(checkpoint, CompressedCheckpoint)
     # XLA does not split a kernel over a mesh; it does what the reference backend is made of.
@@ -87,10 +125,10 @@ def load_model(
     return model
 
 
-def parameter_name(path: tuple) -> str:
+def parameter_name(path: tuple, prefix: str = PREFIX) -> str:
     """Checkpoint key of a parameter's path in the module."""
     name = ".".join(map(str, path))
-    return name if name.startswith("lm_head.") else PREFIX + name
+    return name if name.startswith(_HEAD) else prefix + name
 
 
 def _check(
@@ -99,9 +137,14 @@ def _check(
     """Collects everything that does not fit before it complains."""
     present = set(checkpoint.names())
     failures = [f"missing {name}" for name in places if name not in present]
+    hint = checkpoint.notes[0] if checkpoint.notes else None
+    if any(name not in present and name.startswith(_HEAD) for name in places):
+        hint = "logits need an output projection, or tie_word_embeddings in config.json"
     for name in sorted(present - places.keys()):
-        tied = config.tie_word_embeddings and name == "lm_head.weight"
-        if not (tied or checkpoint.tensor(name).auxiliary or name.endswith(_DERIVED)):
+        tied = config.tie_word_embeddings and name == f"{_HEAD}weight"
+        if name.endswith(_FACTORS):
+            failures.append(f"{name} scales the input of its layer, which this model does not do")
+        elif not (tied or checkpoint.tensor(name).auxiliary or name.endswith(_DERIVED)):
             failures.append(f"unexpected {name}")
     for name, variable in places.items():
         if name not in present:
@@ -117,6 +160,7 @@ def _check(
         raise InputError(
             f"weights do not fit the architecture: {'; '.join(failures[:_SHOWN])}{more}",
             file=checkpoint.source,
+            hint=hint,
         )
 
 

@@ -7,11 +7,14 @@ from typing import Any
 
 from jentropy.errors import UnsupportedError
 
-from .config import DecoderConfig, decoder_config
+from .config import DecoderConfig, decoder_config, refuse_windows
+from .keys import flag, require
 
 
 def config(hf_config: Mapping[str, Any]) -> DecoderConfig:
     """Reads `config.json`."""
-    if hf_config.get("use_sliding_window"):
-        raise UnsupportedError("use_sliding_window", expected="false", found="true")
-    return decoder_config(hf_config, qk_norm=True)
+    refuse_windows(hf_config, used=False)
+    if not flag(hf_config, "use_qk_norm", True):
+        raise UnsupportedError("config.json: use_qk_norm", expected="true", found="false")
+    head_dim = require(hf_config, "head_dim", int, 128)
+    return decoder_config(hf_config, qk_norm=True, head_dim=head_dim)

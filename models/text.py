@@ -9,6 +9,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from jentropy.checkpoints import open_checkpoint
+from jentropy.checkpoints.contents import TOKENIZER
 from jentropy.errors import InputError
 
 from .decoder import Decoder
@@ -16,19 +17,19 @@ from .generation import generate
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
-    """The tokenizer of a checkpoint.
+    """The tokenizer of a checkpoint: its `tokenizer.json`, or that beside a single file.
 
     Raises:
       InputError: the checkpoint has none, or one that cannot be read.
     """
     checkpoint = open_checkpoint(path)
-    text = checkpoint.read_text("tokenizer.json")
+    text = checkpoint.read_text(TOKENIZER)
     if text is None:
-        raise InputError("no tokenizer.json", file=checkpoint.source, hint="text needs one")
+        raise InputError(f"no {TOKENIZER}", file=checkpoint.source, hint="text needs one")
     try:
         return Tokenizer.from_str(text)
     except Exception as error:  # the library raises nothing narrower
-        raise InputError(f"tokenizer.json: {error}", file=checkpoint.source) from error
+        raise InputError(f"{TOKENIZER}: {error}", file=checkpoint.source) from error
 
 
 def continue_text(

@@ -295,9 +295,9 @@ def test_llama3_frequencies():
         ({"pad_token_id": {}}, InputError, "pad_token_id"),
         ({"partial_rotary_factor": 0.5}, UnsupportedError, "partial_rotary_factor"),
         (
-            {"rope_scaling": {"rope_type": "llama3", "high_freq_factor": 1.0}},
+            {"rope_scaling": {**OLD_KEYS["rope_scaling"], "high_freq_factor": 1.0}},
             InputError,
-            "low_freq_factor",
+            "low_freq_factor: expected below high_freq_factor = 1.0, found 1.0",
         ),
         ({"num_attention_heads": 3, "num_key_value_heads": 2}, InputError, "multiple"),
         ({"rope_scaling": {"rope_type": "yarn"}}, UnsupportedError, "found yarn"),

@@ -142,5 +142,6 @@ class Checkpoint:
 
     def read_text(self, file: str) -> str | None:
         """A text file that lies beside the weights, or None if there is none."""
-        path = self.source / file
+        folder = self.source.parent if self.source.is_file() else self.source
+        path = folder / file
         return decode_text(path, path.read_bytes()) if path.is_file() else None

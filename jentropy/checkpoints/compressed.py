@@ -156,15 +156,16 @@ def load(path: str | Path, sharding: Any = None) -> Any:
     Args:
       path: a compressed checkpoint.
       sharding: where `decompress` will put the tensors: a `jax.sharding.Sharding` for all of them,
-        or a pytree of them with None for the default.
+        or a pytree of shardings, `jax.ShapeDtypeStruct`s or None for the default, each of which
+        stands for all that is below its place.
 
     Returns:
       A pytree of `CompressedTensor`: the one that was saved, or a dict by name of the weights of a
       compressed checkpoint directory.
 
     Raises:
-      InputError: not a compressed checkpoint, or one with a damaged index; damaged payloads are
-        found when they are decoded.
+      InputError: not a compressed checkpoint, or one with a damaged index; a sharding that does
+        not fit a tensor, by name. Damaged payloads are found when they are decoded.
     """
     store = Store(Path(path))
     entries = model_entries(store)

@@ -14,7 +14,8 @@ from jentropy.errors import CorruptError, InputError
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 MODELOPT, GPTQ = "hf_quant_config.json", "quantize_config.json"  # sidecars of those tools
-CONFIGS = (CONFIG, GENERATION, MODELOPT, GPTQ)
+TOKENIZER = "tokenizer.json"
+CONFIGS = (CONFIG, GENERATION, MODELOPT, GPTQ, TOKENIZER)  # what a single file takes along
 # Where config.json may tell of the quantisation, innermost key last.
 _PLACES = (
     ("quantization_config",),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,6 +81,8 @@ def inspect(path: str | Path) -> Inspection:
         store.index.blobs[f.blob].header.payload_bytes for f in store.index.files if f.model
     )
     others = payloads - headers - sum(e.header.payload_bytes for e in model)
+    if store.index.beside:  # in the index, which is deflated
+        others += len(zlib.compress(json.dumps(dict(store.index.beside)).encode(), 9))
     on_disk = sum(p.stat().st_size for p in store.path.rglob("*") if p.is_file())
     return Inspection(
         weights=weights,

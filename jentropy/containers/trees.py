@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -15,6 +14,7 @@ from jentropy.errors import InputError, UnsupportedError
 
 from . import coder, on_device
 from .pieces import coded_chunks
+from .placing import with_sharding as with_sharding
 from .slices import decompress_slice
 from .tensor import CompressedTensor, is_compressed, is_storable
 
@@ -96,24 +96,6 @@ def as_array(leaf: Any, name: str = "") -> np.ndarray:
     if not values.dtype.isnative:
         raise InputError("leaf", tensor=name, expected="native byte order", found=values.dtype.str)
     return values if values.flags.c_contiguous else np.ascontiguousarray(values)
-
-
-def with_sharding(packed: Any, sharding: Any) -> Any:
-    """The same pytree; `decompress` will put its tensors where `sharding` says.
-
-    Args:
-      sharding: one `jax.sharding.Sharding`, or a pytree of them, None for the default.
-    """
-    if sharding is None or isinstance(sharding, jax.sharding.Sharding):
-        return jax.tree.map(
-            lambda leaf: dataclasses.replace(leaf, sharding=sharding), packed, is_leaf=is_compressed
-        )
-    return jax.tree.map(
-        lambda leaf, own: dataclasses.replace(leaf, sharding=own),
-        packed,
-        sharding,
-        is_leaf=is_compressed,
-    )
 
 
 def decompress(packed: Any) -> Any:

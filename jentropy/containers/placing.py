@@ -1,0 +1,98 @@
+"""Where archived tensors will go: one sharding, or a tree of them, given to a pytree's tensors."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from jentropy.errors import InputError
+
+from .tensor import CompressedTensor, is_compressed
+
+_TEMPLATES = (jax.ShapeDtypeStruct, jax.Array)  # shape, dtype and sharding in one
+Keys = tuple[Any, ...]
+
+
+def with_sharding(packed: Any, sharding: Any) -> Any:
+    """The same pytree; `decompress` will put its tensors where `sharding` says.
+
+    Args:
+      sharding: a `jax.sharding.Sharding`, None for the default, a `jax.ShapeDtypeStruct` or array
+        that has the tensor's shape and dtype, or a pytree of these: one stands for all that is
+        below its place. A tensor of no dimensions is copied to all devices of a `NamedSharding`.
+
+    Raises:
+      InputError: a sharding that does not fit its tensor, a tensor without one, or one that no
+        tensor has the place of; all by name.
+    """
+    found = jax.tree_util.tree_flatten_with_path(sharding, is_leaf=_is_rule)[0]
+    rules = {_keys(path): rule for path, rule in found}
+    unused = {_keys(path): jax.tree_util.keystr(path) for path, _ in found}
+
+    def place(path: Any, leaf: Any) -> Any:
+        if not is_compressed(leaf):
+            return leaf
+        keys, name = _keys(path), jax.tree_util.keystr(path, simple=True, separator=".")
+        above = next((keys[:i] for i in range(len(keys) + 1) if keys[:i] in rules), None)
+        if above is None:
+            raise InputError("sharding", tensor=name, expected="one, or None", found="no such key")
+        unused.pop(above, None)
+        return dataclasses.replace(leaf, sharding=_fitting(leaf, rules[above], name))
+
+    placed = jax.tree_util.tree_map_with_path(place, packed, is_leaf=is_compressed)
+    if unused and rules.keys() != {()}:
+        raise InputError(
+            "sharding", expected="keys of tensors", found=f"{next(iter(unused.values()))}, of none"
+        )
+    return placed
+
+
+def _is_rule(value: Any) -> bool:
+    return value is None or isinstance(value, (jax.sharding.Sharding, *_TEMPLATES))
+
+
+def _keys(path: Any) -> Keys:
+    """A path without the kinds of its containers."""
+    found = []
+    for key in path:
+        names = (getattr(key, name, None) for name in ("key", "name", "idx"))
+        found.append(next((value for value in names if value is not None), key))
+    return tuple(found)
+
+
+def _fitting(tensor: CompressedTensor, rule: Any, name: str) -> jax.sharding.Sharding | None:
+    """The sharding that a rule gives to a tensor."""
+    if isinstance(rule, _TEMPLATES):
+        told, found = (tuple(rule.shape), rule.dtype), (tuple(tensor.shape), tensor.dtype)
+        if told != found:
+            raise InputError("shape and dtype", tensor=name, expected=told, found=found)
+        rule = rule.sharding
+    if rule is None:
+        return None
+    if not isinstance(rule, jax.sharding.Sharding):
+        raise InputError(
+            "sharding",
+            tensor=name,
+            expected="a jax.sharding.Sharding, ShapeDtypeStruct or None",
+            found=f"{rule!r:.60}",
+        )
+    if not tensor.shape and isinstance(rule, jax.sharding.NamedSharding):
+        everywhere = jax.sharding.PartitionSpec()
+        return jax.sharding.NamedSharding(rule.mesh, everywhere, memory_kind=rule.memory_kind)
+    try:
+        rule.shard_shape(tuple(tensor.shape))
+        if isinstance(rule, jax.sharding.NamedSharding) and len(rule.spec) > len(tensor.shape):
+            raise ValueError(f"{len(rule.spec)} axes")
+        if not rule.device_set:
+            raise ValueError("no device")
+    except (ValueError, TypeError, NotImplementedError) as error:
+        reason = str(error).split("\n", 1)[0]
+        raise InputError(
+            "sharding",
+            tensor=name,
+            expected=f"one that splits shape {list(tensor.shape)}",
+            found=f"{rule!r:.120}: {reason:.120}",
+        ) from error
+    return rule

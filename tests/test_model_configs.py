@@ -1,0 +1,398 @@
+"""Which configs a model is built from, and which are refused lest its logits be silently wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import chex
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+import jentropy
+from jentropy import models
+from jentropy.checkpoints import safetensors
+from jentropy.errors import InputError, UnsupportedError
+from jentropy.models import llama, loading, qwen3
+
+# config.json of published models, their sizes apart.
+LLAMA_3_1 = {
+    "architectures": ["LlamaForCausalLM"],
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "bos_token_id": 128000,
+    "eos_token_id": [128001, 128008, 128009],
+    "hidden_act": "silu",
+    "initializer_range": 0.02,
+    "max_position_embeddings": 131072,
+    "mlp_bias": False,
+    "model_type": "llama",
+    "pretraining_tp": 1,
+    "rope_scaling": {
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+        "rope_type": "llama3",
+    },
+    "rope_theta": 500000.0,
+    "torch_dtype": "bfloat16",
+    "transformers_version": "4.42.3",
+    "use_cache": True,
+}
+UNSLOTH = {
+    **LLAMA_3_1,
+    "_attn_implementation_autoset": True,
+    "_name_or_path": "unsloth/Llama-3.2-1B",
+    "head_dim": None,
+    "pad_token_id": 128004,
+    "quantization_config": None,
+    "unsloth_fixed": True,
+    "unsloth_version": "2025.3.19",
+}
+SMOLLM2 = {
+    "architectures": ["LlamaForCausalLM"],
+    "is_llama_config": True,
+    "model_type": "llama",
+    "rope_interleaved": False,
+    "rope_scaling": None,
+    "rope_theta": 130000,
+    "transformers.js_config": {"kv_cache_dtype": {"q4f16": "float16"}},
+    "max_position_embeddings": 8192,
+}
+FALCON3 = {"activation": "swiglu", "model_type": "llama", "rope_theta": 1000042}
+VICUNA_16K = {
+    "_name_or_path": "vicuna-7b-v1.5-16k",
+    "max_length": 16384,
+    "max_sequence_length": 16384,
+    "model_type": "llama",
+    "pretraining_tp": 4,
+    "rope_scaling": {"factor": 4.0, "type": "linear"},
+    "temperature": 0.9,
+    "top_p": 0.6,
+}
+LINEAR_KEPT = {"rope_scaling": {"factor": 2.0, "rope_type": "linear", "type": "linear"}}
+BITSANDBYTES_MERGED = {
+    **LLAMA_3_1,
+    "quantization_config": {
+        "_load_in_4bit": True,
+        "bnb_4bit_compute_dtype": "bfloat16",
+        "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_use_double_quant": True,
+        "llm_int8_threshold": 6.0,
+        "load_in_4bit": True,
+        "quant_method": "bitsandbytes",
+    },
+}
+QWEN3 = {
+    "architectures": ["Qwen3ForCausalLM"],
+    "attention_bias": False,
+    "eos_token_id": 151645,
+    "max_position_embeddings": 40960,
+    "max_window_layers": 36,
+    "model_type": "qwen3",
+    "rope_scaling": None,
+    "rope_theta": 1000000,
+    "sliding_window": None,
+    "torch_dtype": "bfloat16",
+    "use_sliding_window": False,
+}
+QWEN3_NEW = {
+    **QWEN3,
+    "dtype": "bfloat16",
+    "layer_types": ["full_attention", "full_attention"],
+    "rope_parameters": {"rope_theta": 1000000, "rope_type": "default"},
+    "sliding_window": 4096,
+}
+FP8 = {
+    "activation_scheme": "dynamic",
+    "fmt": "e4m3",
+    "quant_method": "fp8",
+    "weight_block_size": [128, 128],
+    "modules_to_not_convert": ["lm_head"],
+}
+COMPRESSED_TENSORS = {
+    "config_groups": {
+        "group_0": {
+            "format": "int-quantized",
+            "input_activations": {"num_bits": 8, "dynamic": False, "strategy": "tensor"},
+            "output_activations": None,
+            "targets": ["Linear"],
+            "weights": {"num_bits": 8, "observer": "minmax", "observer_kwargs": {}},
+        }
+    },
+    "format": "int-quantized",
+    "global_compression_ratio": None,
+    "ignore": ["lm_head"],
+    "kv_cache_scheme": {"num_bits": 8, "type": "float", "dynamic": False},
+    "quant_method": "compressed-tensors",
+    "quantization_status": "compressed",
+    "sparsity_config": {},
+    "transform_config": {},
+    "version": "0.11.0",
+}
+GPTQ = {
+    "bits": 4,
+    "checkpoint_format": "gptq",
+    "desc_act": False,
+    "group_size": 128,
+    "lm_head": False,
+    "meta": {"quantizer": ["gptqmodel:5.0.0"], "act_group_aware": True, "gptaq": None},
+    "pack_dtype": "int32",
+    "quant_method": "gptq",
+    "rotation": None,
+    "sym": True,
+}
+FOUND = {
+    "llama 3.1": LLAMA_3_1,
+    "unsloth": UNSLOTH,
+    "smollm2": SMOLLM2,
+    "falcon3": FALCON3,
+    "vicuna 16k": VICUNA_16K,
+    "both rope names": LINEAR_KEPT,
+    "merged after bitsandbytes": BITSANDBYTES_MERGED,
+    "qwen3": QWEN3,
+    "qwen3 of transformers 5": QWEN3_NEW,
+    "a window as long as the context": {"sliding_window": 4096, "max_position_embeddings": 4096},
+    "neutral": {"logits_soft_cap": 0.0, "residual_multiplier": 1.0, "mup": False, "experts": []},
+    "tokenizer code": {"auto_map": {"AutoTokenizer": "x.Y"}},
+    "fp8": {**QWEN3, "quantization_config": FP8},
+    "compressed-tensors": {"quantization_config": COMPRESSED_TENSORS},
+    "gptq": {**QWEN3, "quantization_config": GPTQ},
+}
+SIZES = {
+    "vocab_size": 256,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "num_hidden_layers": 2,
+    "rms_norm_eps": 1e-6,
+}
+
+
+class Held:
+    """A checkpoint of configs alone."""
+
+    source = Path("model")
+
+    def __init__(self, config, **sidecars):
+        self.config = config
+        self.texts = {"config.json": json.dumps(config)}
+        self.texts.update({f"{name}.json": json.dumps(text) for name, text in sidecars.items()})
+
+    def read_text(self, file):
+        return self.texts.get(file)
+
+
+def read(config, **sidecars):
+    held = Held(config, **sidecars)
+    return loading.read_config(held, models.ARCHITECTURES, models.OTHER_NAMES)
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_configs_as_they_are_found_are_read(name):
+    config = {"model_type": "llama", **SIZES, **FOUND[name]}
+    made = read(config)
+    assert made.qk_norm == (config["model_type"] == "qwen3")
+
+
+def test_what_a_missing_key_stands_for():
+    sizes = {key: value for key, value in SIZES.items() if key != "rms_norm_eps"}
+    assert llama.config(sizes).head_dim == 16
+    assert qwen3.config(sizes).head_dim == 128
+    assert llama.config(sizes).rms_norm_eps == 1e-6
+    assert llama.config(sizes).rope.theta == 10000.0
+
+
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
+REFUSED = {
+    "final_logit_softcapping": 30.0,
+    "attn_logit_softcapping": 50.0,
+    "sliding_window": 4096,
+    "use_sliding_window": True,
+    "layer_types": ["full_attention", "sliding_attention"],
+    "attention_chunk_size": 8192,
+    "no_rope_layers": [1, 0],
+    "logits_scaling": 8.0,
+    "embedding_multiplier": 12.0,
+    "attention_multiplier": 1.0,
+    "query_pre_attn_scalar": 1,
+    "is_causal": False,
+    "use_rope": False,
+    "use_bidirectional_attention": True,
+    "use_qk_norm": True,
+    "rope_interleaved": True,
+    "partial_rotary_factor": 0.5,
+    "per_layer_config": {"0": {"rms_norm_eps": 1e-3}},
+    "pruned_heads": {"0": [1]},
+    "auto_map": {"AutoModelForCausalLM": "modeling_x.XForCausalLM"},
+    "num_experts": 8,
+    "norm_type": "layernorm",
+    "rope_scaling": YARN,
+    "mrope_section": [16, 24, 24],
+    "a_key_of_next_year": "on",
+}
+
+
+@pytest.mark.parametrize("key", REFUSED)
+def test_keys_that_may_change_the_forward_pass_are_refused_by_name(key):
+    config = {"model_type": "llama", **SIZES, "max_position_embeddings": 8192, key: REFUSED[key]}
+    if key == "use_sliding_window":
+        config |= {"model_type": "qwen3", "sliding_window": 4096}
+    with pytest.raises(UnsupportedError, match="rope type" if key == "rope_scaling" else key):
+        read(config)
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ({"rope_type": "default", "factor": 8.0}, "factor = 8.0"),
+        ({"rope_type": "linear", "factor": 2.0, "attention_factor": 1.2}, "attention_factor = 1.2"),
+        ({"full_attention": {"rope_type": "default"}}, "full_attention"),
+        ({"rope_type": "default", "mrope_section": [16, 24, 24]}, "mrope_section"),
+        ({"rope_type": "llama3", "type": "linear", "factor": 8.0}, "rope_type: expected 'llama3'"),
+        ({"rope_type": "linear"}, "'factor'"),
+        (
+            {"rope_type": "linear", "factor": 2.0, "rope_theta": 5e5},
+            "rope_theta: expected 500000.0",
+        ),
+        (["linear"], "expected an object"),
+    ],
+)
+def test_keys_within_the_rope_are_held_to_the_same(told, message):
+    config = {"model_type": "llama", **SIZES, "rope_theta": 10000.0, "rope_parameters": told}
+    with pytest.raises(InputError, match=message):
+        read(config)
+
+
+TRANSFORMS = {"config_groups": {"R4": {"type": "hadamard", "apply": [{"location": "input"}]}}}
+ONLINE = {
+    "rotation": {**GPTQ, "rotation": "hadamard"},
+    "meta.rotation": {**GPTQ, "meta": {"rotation": "random"}},
+    "adapter": {**GPTQ, "adapter": {"name": "lora", "rank": 32}},
+    "transform_config": {**COMPRESSED_TENSORS, "transform_config": TRANSFORMS},
+    "rotation_config": {"quant_method": "auto-round", "bits": 4, "rotation_config": {"a": "b"}},
+    "algo_config.0": {"quant_method": "quark", "algo_config": [{"name": "rotation", "r4": True}]},
+    "krot": {**GPTQ, "krot": 8},
+    "quant_method": {"quant_method": "bitnet", "linear_class": "autobitlinear"},
+}
+
+
+@pytest.mark.parametrize("name", ONLINE)
+def test_a_quantisation_that_changes_more_than_weights_is_refused(name):
+    config = {"model_type": "llama", **SIZES}
+    with pytest.raises(UnsupportedError, match=rf"quantization_config.*{name}"):
+        read({**config, "quantization_config": ONLINE[name]})
+    with pytest.raises(UnsupportedError, match=rf"compression_config.*{name}"):
+        read({**config, "compression_config": ONLINE[name]})
+
+
+def test_sidecars_are_held_to_the_same():
+    config = {"model_type": "llama", **SIZES}
+    turned = {**GPTQ, "rotation": "hadamard"}
+    for declared in ({}, {"quantization_config": GPTQ}):
+        with pytest.raises(UnsupportedError, match=r"quantize_config\.json: rotation"):
+            read({**config, **declared}, quantize_config=turned)
+    read({**config, "quantization_config": FP8}, quantize_config=turned)  # of other weights
+    told = {"quantization": {"quant_algo": "NVFP4", "rotate": True}}
+    with pytest.raises(UnsupportedError, match="rotate = True"):
+        read(config, hf_quant_config=told)
+
+
+@pytest.mark.parametrize(
+    ("names", "qk_norm"),
+    [
+        ({"model_type": "llama"}, False),
+        ({"model_type": "qwen3", "architectures": None}, True),
+        ({"model_type": "qwen3", "architectures": []}, True),
+        ({"model_type": "qwen3", "architectures": ["Qwen3Model"]}, True),
+        ({"model_type": "llama", "architectures": ["LlamaModel"]}, False),
+        ({"architectures": ["LlamaForCausalLM"]}, False),
+    ],
+)
+def test_an_architecture_is_known_by_each_of_its_names(names, qk_norm):
+    assert read({**SIZES, **names}).qk_norm == qk_norm
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ({"model_type": "mistral"}, "'mistral'"),
+        ({"model_type": "mistral", "architectures": ["LlamaForCausalLM"]}, "'mistral'"),
+        ({"model_type": "llama", "architectures": ["Qwen3ForCausalLM"]}, "'llama'"),
+        ({"model_type": "qwen3", "architectures": ["Qwen3ForSequenceClassification"]}, "Sequence"),
+        ({}, "None"),
+        ({"model_type": 3}, "3"),
+    ],
+)
+def test_names_that_are_unknown_or_differ_are_refused(names, message):
+    with pytest.raises(UnsupportedError, match=message):
+        read({**SIZES, **names})
+
+
+@pytest.mark.parametrize("key", ["tie_word_embeddings", "attention_bias", "mlp_bias"])
+def test_a_flag_is_true_or_false(key):
+    with pytest.raises(InputError, match=key):
+        read({"model_type": "llama", **SIZES, key: "false"})
+
+
+def rewrite(source: Path, target: Path, names=str, *, without=(), config=None) -> Path:
+    """A copy of a checkpoint of one file, its tensors under other names."""
+    target.mkdir()
+    header, size = {}, 0
+    stored = safetensors.read(source / "model.safetensors").tensors
+    held = [t for t in stored if t.name not in without]
+    for tensor in held:
+        data = tensor.values.nbytes
+        shape = list(tensor.values.shape)
+        ends = [size, size + data]
+        header[names(tensor.name)] = {"dtype": "BF16", "shape": shape, "data_offsets": ends}
+        size += data
+    text = json.dumps(header).encode()
+    body = b"".join(np.ascontiguousarray(t.values).tobytes() for t in held)
+    whole = len(text).to_bytes(8, "little") + text + body
+    (target / "model.safetensors").write_bytes(whole)
+    told = json.loads((source / "config.json").read_text())
+    (target / "config.json").write_text(json.dumps({**told, **(config or {})}))
+    return target
+
+
+def test_flat_names_are_those_of_a_model_without_a_head(fixtures, tmp_path):
+    source = fixtures / "qwen3_bf16_tied"
+    flat = rewrite(source, tmp_path / "flat", lambda name: name.removeprefix("model."))
+    jentropy.compress_checkpoint(flat, tmp_path / "packed")
+    expected = jax.tree.leaves(nnx.state(models.load(source)))
+    for path in (flat, flat / "model.safetensors"):
+        chex.assert_trees_all_equal(jax.tree.leaves(nnx.state(models.load(path))), expected)
+    assert models.load(tmp_path / "packed").norm.weight.get_value().shape == (128,)
+    untied = {"tie_word_embeddings": False}
+    headless = rewrite(source, tmp_path / "headless", config=untied, without=["lm_head.weight"])
+    with pytest.raises(InputError, match=r"missing lm_head\.weight .*output projection"):
+        models.load(headless)
+
+
+def test_factors_of_a_layers_input_are_refused(fixtures, tmp_path):
+    def names(name):
+        return name.replace("layers.0.input_layernorm.weight", "layers.0.mlp.act_pre_scale")
+
+    source = rewrite(fixtures / "llama_bf16", tmp_path / "scaled", names)
+    with pytest.raises(InputError, match=r"act_pre_scale scales the input"):
+        models.load(source)
+
+
+def test_a_tokenizer_beside_a_single_file_is_its_own(tmp_path):
+    folder = Path(shutil.copytree(models.BUNDLED, tmp_path / "model"))
+    jentropy.compress_checkpoint(folder / "model.safetensors", tmp_path / "packed")
+    expected = models.load_tokenizer(folder).encode("import os").ids
+    for path in (folder / "model.safetensors", tmp_path / "packed"):
+        assert models.load_tokenizer(path).encode("import os").ids == expected
+    inspection = jentropy.inspect(tmp_path / "packed")
+    assert inspection.other_files_bytes > 9_000
+    assert inspection.bits_per_weight < 10.6
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(InputError, match=r"no tokenizer\.json"):
+        models.load_tokenizer(folder / "model.safetensors")
