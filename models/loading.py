@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jentropy import formats
+from jentropy import formats, modes
 from jentropy.checkpoints import Checkpoint, CompressedCheckpoint, open_checkpoint
 from jentropy.errors import InputError, UnsupportedError
 from jentropy.formats import QuantizedTensor
@@ -52,6 +52,7 @@ def read_config(
         raise error.at(file=checkpoint.source) from error
 
 
+@modes.detached
 def load_model(
     path: str | Path,
     architectures: Mapping[str, Callable[..., DecoderConfig]],

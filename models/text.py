@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from tokenizers import Tokenizer
 
+from jentropy import modes
 from jentropy.checkpoints import open_checkpoint
 from jentropy.errors import InputError
 
@@ -31,6 +32,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
         raise InputError(f"tokenizer.json: {error}", file=checkpoint.source) from error
 
 
+@modes.standard
 def continue_text(
     model: Decoder,
     tokenizer: Tokenizer,

@@ -318,8 +318,7 @@ def _encode_call(jobs: list[Encoding]) -> list[Any]:
         if part.low is not None:
             initial[columns] |= part.low
     sizes = [job.size for job in jobs]
-    states, words, emitted = map(
-        np.asarray,
+    states, words, emitted = jax.device_get(
         rans.encode(
             grid.spread([part.symbols for part in given], sizes, 0),
             grid.numbers([part.numbers for part in given], sizes, 255),
@@ -397,8 +396,7 @@ def _decode_call(jobs: list[Decoding]) -> list[Any]:
     given = [job.prepare() for job in jobs]
     gathered = Gathered.of(grid, [stream for stream, _ in given])
     idle = len(gathered.tables) - 1
-    symbols, final, reached = map(
-        np.asarray,
+    symbols, final, reached = jax.device_get(
         rans.decode(
             gathered.words,
             gathered.states,

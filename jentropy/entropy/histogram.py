@@ -13,12 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, UInt, UInt32
 
+from jentropy import modes
+
 CHUNK = 1 << 22  # codes counted by one call; a call's counts fit uint32 by a wide margin
 SMALL = 1 << 12  # not worth a call of the device
 _SCATTER_BLOCK = 1 << 14  # codes of one scatter
 _MATMUL_BLOCK = 1 << 14  # codes of one one-hot product; its counts are exact in float32
 
 
+@modes.detached
 @partial(jax.jit, static_argnames="bits")
 def _count(codes: UInt[Array, n], *, bits: int) -> UInt32[Array, bins]:
     return jax.lax.platform_dependent(
@@ -87,6 +90,6 @@ def count(codes: np.ndarray, *, bits: int) -> np.ndarray:
         padding = size - piece.size
         if padding:
             piece = np.pad(piece, (0, padding))
-        total = np.asarray(_count(piece, bits=bits)).astype(np.int64) + total
+        total = jax.device_get(_count(piece, bits=bits)).astype(np.int64) + total
         total[0] -= padding
     return np.asarray(total)
