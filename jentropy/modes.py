@@ -4,7 +4,7 @@ Strict promotion, transfer guards, a disabled jit and the mesh in use are there 
 caller's own code to something. Code here is written for JAX's defaults, and takes them for itself:
 
     standard  promotion of dtypes and ranks, transfers, jit: of code that may be traced
-    detached  also no mesh and no trace: of code that moves data between host and device
+    detached  also no mesh: of code that moves data between host and device
     automatic where arguments lie on a mesh with Explicit axes, XLA decides how what is between
               them is split
 
@@ -39,8 +39,8 @@ def standard_modes() -> Iterator[None]:
 
 @contextmanager
 def detached_modes() -> Iterator[None]:
-    """The same, outside of any trace and of any mesh."""
-    with standard_modes(), jax.ensure_compile_time_eval(), _no_mesh():
+    """The same, and no mesh."""
+    with standard_modes(), _no_mesh():
         yield
 
 
