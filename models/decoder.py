@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from jentropy import modes
+
 from .config import DecoderConfig
 from .layers import Embed, Linear, RMSNorm
 from .rope import inverse_frequencies, rotate
@@ -145,6 +147,7 @@ class Decoder(nnx.Module):
             else Linear(config.hidden_size, config.vocab_size, rngs=rngs)
         )
 
+    @modes.standard
     def new_cache(self, batch: int, capacity: int) -> Cache:
         """An empty cache for `capacity` positions."""
         config = self.config
@@ -154,6 +157,7 @@ class Decoder(nnx.Module):
             for _ in range(config.num_layers)
         )
 
+    @modes.standard
     def hidden(
         self, input_ids: Int[Array, "batch time"], cache: Cache, start: Int[Array, ""] | int
     ) -> tuple[Float[Array, "batch time width"], Cache]:
@@ -166,6 +170,7 @@ class Decoder(nnx.Module):
             filled.append(layer)
         return self.norm(x), tuple(filled)
 
+    @modes.standard
     def logits(self, hidden: Float[Array, "*batch width"]) -> Float[Array, "*batch vocabulary"]:
         """float32 logits of hidden states."""
         if self.lm_head is None:
@@ -175,6 +180,17 @@ class Decoder(nnx.Module):
     def __call__(
         self, input_ids: Int[Array, "batch time"]
     ) -> Float[Array, "batch time vocabulary"]:
+        graph, state = nnx.split(self)
+        if modes.explicit_mesh(state, input_ids) is None:
+            return self._logits_of(input_ids)
+        return modes.automatic(
+            lambda state, ids: nnx.merge(graph, state)._logits_of(ids),
+            state,
+            input_ids,
+            out=lambda: modes.spec_of(input_ids),
+        )
+
+    def _logits_of(self, input_ids: jax.Array) -> jax.Array:
         batch, time = input_ids.shape
         hidden, _ = self.hidden(input_ids, self.new_cache(batch, time), 0)
         return self.logits(hidden)

@@ -10,11 +10,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Int
 
+from jentropy import modes
 from jentropy.errors import InputError
 
 from .decoder import Decoder
 
 
+@modes.standard
 def generate(
     model: Decoder,
     input_ids: Int[Array, "batch time"],
@@ -89,7 +91,21 @@ def _generate(
     new: int,
     sample: bool,
 ) -> Int[Array, "batch total"]:
-    model = nnx.merge(graph, state)
+    def run(state, ids, key, temperature):
+        return _continued(nnx.merge(graph, state), ids, key, temperature, new, sample=sample)
+
+    return modes.automatic(run, state, ids, key, temperature, out=lambda: modes.spec_of(ids))
+
+
+def _continued(
+    model: Decoder,
+    ids: Int[Array, "batch time"],
+    key: jax.Array,
+    temperature: jax.Array,
+    new: int,
+    *,
+    sample: bool,
+) -> Int[Array, "batch total"]:
     config = model.config
     batch, time = ids.shape
     ends = jnp.asarray(config.eos_token_ids, jnp.int32)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jentropy import formats
+from jentropy import formats, modes
 from jentropy.checkpoints import Checkpoint, CompressedCheckpoint, open_checkpoint
 from jentropy.checkpoints.contents import CONFIG, read_json
 from jentropy.errors import InputError, UnsupportedError
@@ -87,6 +87,7 @@ def read_config(
     return made
 
 
+@modes.detached
 def load_model(
     path: str | Path,
     architectures: Mapping[str, Callable[..., DecoderConfig]],

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from tokenizers import Tokenizer
 
+from jentropy import modes
 from jentropy.checkpoints import open_checkpoint
 from jentropy.checkpoints.contents import TOKENIZER
 from jentropy.errors import InputError
@@ -32,6 +33,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
         raise InputError(f"{TOKENIZER}: {error}", file=checkpoint.source) from error
 
 
+@modes.standard
 def continue_text(
     model: Decoder,
     tokenizer: Tokenizer,

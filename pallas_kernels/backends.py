@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jentropy import formats
+from jentropy import formats, modes
 from jentropy.formats import Format, QuantizedTensor
 
 from . import gpu_targets
@@ -71,6 +71,7 @@ def trouble(backend: str, interpret: Any = False) -> str:
     return ""
 
 
+@modes.detached
 def _wrong(backend: str, number_format: Format, interpret: Any) -> str:
     rng = np.random.default_rng(0)
     dense = rng.standard_normal(SHAPE) * 0.02

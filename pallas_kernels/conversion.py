@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from jentropy import containers
+from jentropy import containers, modes
 from jentropy.containers.trees import as_array, decompress_where, leaf_name, on_accelerator
 from jentropy.errors import InputError, UnsupportedError
 from jentropy.formats import is_quantized
@@ -77,6 +77,7 @@ def to_resident(packed: Any, backend: str | None = None, *, reduce_axis: int = -
     return jax.tree_util.tree_map_with_path(convert, packed, is_leaf=is_leaf)
 
 
+@modes.detached
 def _leaf_to_resident(leaf: Any, backend: str, reduce_axis: int) -> ResidentTensor | jax.Array:
     if is_quantized(leaf):
         return lay_out(leaf, backend, reduce_axis)

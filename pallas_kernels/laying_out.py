@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jentropy import formats
+from jentropy import formats, modes
 from jentropy.containers.trees import as_array, decompress_where, on_accelerator
 from jentropy.errors import UnsupportedError
 from jentropy.formats import QuantizedTensor, is_quantized
@@ -20,6 +20,7 @@ from .resident import ResidentTensor
 SMALL = 16 << 20
 
 
+@modes.detached
 def lay_out(weight: Any, backend: str, reduce_axis: int = -1) -> ResidentTensor | jax.Array:
     """One array or quantised weight in a backend's layout, or dense where that is as small."""
     if is_quantized(weight):

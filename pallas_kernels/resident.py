@@ -11,10 +11,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jentropy.errors import UnsupportedError
-from jentropy.formats import Format
+from jentropy import containers, modes
+from jentropy.errors import InputError, UnsupportedError
+from jentropy.formats import Format, is_quantized
 
 from .layouts import LAYOUTS
+
+
+def expect_weight(weight: Any) -> None:
+    """Raises InputError unless kernels can read a weight: it is resident, or a dense array."""
+    if isinstance(weight, ResidentTensor | jax.Array | np.ndarray):
+        return
+    packed = containers.is_compressed(weight) or is_quantized(weight)
+    raise InputError(
+        "weight",
+        expected="a ResidentTensor or an array",
+        found=type(weight).__name__,
+        hint="jentropy.to_resident(weight) gives one" if packed else None,
+    )
 
 
 @jax.tree_util.register_dataclass
@@ -126,10 +140,11 @@ class ResidentTensor:
             isinstance(part, slice) or np.ndim(part) for part in parts
         ):
             return replace(self, arrays={name: a[parts] for name, a in self.arrays.items()})
-        index = jnp.int32(0)
-        for part, size in zip(parts, stack, strict=True):
-            own = jnp.asarray(part, jnp.int32)
-            index = index * size + jnp.clip(jnp.where(own < 0, own + size, own), 0, size - 1)
+        with modes.standard_modes():
+            index = jnp.int32(0)
+            for part, size in zip(parts, stack, strict=True):
+                own = jnp.asarray(part, jnp.int32)
+                index = index * size + jnp.clip(jnp.where(own < 0, own + size, own), 0, size - 1)
         arrays = {  # a layout without escapes has arrays of no size
             name: array.reshape(math.prod(stack), *array.shape[len(stack) :])
             for name, array in self.arrays.items()

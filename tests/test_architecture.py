@@ -17,7 +17,7 @@ from .conftest import ROOT
 
 # Lower layers first. A package imports from those before it (and from itself) only.
 LAYERS = [
-    {"errors"},
+    {"errors", "modes"},
     {"formats"},
     {"entropy"},
     {"codecs"},

@@ -34,6 +34,7 @@ from typing import Any
 
 import numpy as np
 
+from jentropy.entropy.sizes import pieces
 from jentropy.errors import CorruptError
 from jentropy.formats import BF16, FP16, ElementFormat
 
@@ -282,28 +283,32 @@ def _split(
     chunk: np.ndarray, contexts: np.ndarray | None, plan: Plan
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """Symbols and raw planes of a chunk."""
-    size = rawbits.padded(chunk.size)
-    if contexts is None:
-        contexts = np.zeros(1, np.uint8)
-    if size != chunk.size:
-        chunk_padded = np.pad(chunk, (0, size - chunk.size))
-        if contexts.size > 1:
-            contexts = np.pad(contexts, (0, size - chunk.size))
-    else:
-        chunk_padded = np.asarray(chunk)
-    symbols, planes = rawbits.split(
-        chunk_padded,
-        contexts,
-        np.uint16(plan.first),
-        np.uint16(plan.count),
-        bits=plan.raw_bits,
-        signed=True,
+    contexts = np.zeros(chunk.size, np.uint8) if contexts is None else contexts
+    found: list[list[np.ndarray]] = []
+    for part, size in pieces(chunk.size, rawbits.PROGRAMS):
+        symbols, planes = rawbits.split(
+            _filled(chunk[part], size),
+            _filled(contexts[part], size),
+            np.uint16(plan.first),
+            np.uint16(plan.count),
+            bits=plan.raw_bits,
+            signed=True,
+        )
+        found.append([np.asarray(octets) for octets in (symbols, *planes)])
+    symbols, *planes = (
+        parts[0] if len(parts) == 1 else np.concatenate(parts)
+        for parts in zip(*found, strict=True)
     )
     widths = rawbits.widths(plan.raw_bits)
-    return np.asarray(symbols)[: chunk.size], [
-        np.asarray(plane)[: rawbits.plane_bytes(chunk.size, width)]
+    return symbols[: chunk.size], [
+        plane[: rawbits.plane_bytes(chunk.size, width)]
         for plane, width in zip(planes, widths, strict=True)
     ]
+
+
+def _filled(part: np.ndarray, size: int) -> np.ndarray:
+    """An array with zeros up to a size."""
+    return part if part.size == size else np.pad(part, (0, size - part.size))
 
 
 def _write_escapes(escaped: np.ndarray, plan: Plan) -> list[np.ndarray]:
@@ -429,23 +434,28 @@ def _merge(
     symbols: np.ndarray, contexts: np.ndarray | None, planes: list[np.ndarray], plan: Plan
 ) -> np.ndarray:
     """Codes of symbols and raw planes. uint16[size]"""
-    size = symbols.size
-    length = rawbits.padded(size)
-    contexts = np.zeros(1, np.uint8) if contexts is None else contexts
-    if length != size:
-        symbols = np.pad(symbols, (0, length - size))
-        if contexts.size > 1:
-            contexts = np.pad(contexts, (0, length - size))
-        widths = rawbits.widths(plan.raw_bits)
-        planes = [
-            np.pad(plane, (0, rawbits.plane_bytes(length, width) - plane.size))
+    contexts = np.zeros(symbols.size, np.uint8) if contexts is None else contexts
+    codes = np.empty(symbols.size, np.uint16)
+    widths = rawbits.widths(plan.raw_bits)
+    for part, size in pieces(symbols.size, rawbits.PROGRAMS):
+        own = [  # a piece begins with a block, and only the last one ends within one
+            _filled(
+                plane[part.start * width // 8 :][: rawbits.plane_bytes(size, width)],
+                rawbits.plane_bytes(size, width),
+            )
             for plane, width in zip(planes, widths, strict=True)
         ]
-    first = np.uint16(plan.first)
-    codes = rawbits.merge(
-        symbols, contexts, planes, first, bits=plan.raw_bits, signed=True, dtype="uint16"
-    )
-    return np.asarray(codes)[:size]
+        merged = rawbits.merge(
+            _filled(symbols[part], size),
+            _filled(contexts[part], size),
+            own,
+            np.uint16(plan.first),
+            bits=plan.raw_bits,
+            signed=True,
+            dtype="uint16",
+        )
+        codes[part] = np.asarray(merged)[: part.stop - part.start]
+    return codes
 
 
 def _places_of(value: int, octets: np.ndarray) -> np.ndarray:

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from jentropy import modes
+
 KEPT = 31 << 20  # bytes; glibc learns from blocks below 32 MiB
 
 
@@ -30,18 +32,20 @@ def each(run: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
     _keep_memory()
     workers = min(count() + 1, len(items)) if count() > 1 else 1
     if workers <= 1:
-        return [run(item) for item in items]
+        with modes.detached_modes():
+            return [run(item) for item in items]
     results: list[Any] = [None] * len(items)
     errors: dict[int, Exception] = {}
     left = iter(range(len(items)))  # one task a thread: one an item costs more than small items
 
     def work() -> None:
-        for i in left:
-            try:
-                results[i] = run(items[i])
-            except Exception as error:
-                errors[i] = error
-                return
+        with modes.detached_modes():
+            for i in left:
+                try:
+                    results[i] = run(items[i])
+                except Exception as error:
+                    errors[i] = error
+                    return
 
     with ThreadPoolExecutor(workers) as pool:
         for task in [pool.submit(work) for _ in range(workers)]:

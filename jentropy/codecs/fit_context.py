@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +38,8 @@ SMALL = 1 << 14  # codes; smaller tensors are not worth classes
 SHARE_BITS = 28  # of a share of a tensor in an estimate
 SUM_SCALE = 1023  # of a magnitude in the sums that classes are made of
 BLOCK = 1 << 20  # codes whose magnitudes are in memory at a time
+MEDIUM = 1 << 21  # codes; of more, shapes are few
+IN_CACHE = 1 << 16  # codes
 EXACT = 1 << 14  # so many magnitudes add to less than 2^24, which float32 does without rounding
 
 
@@ -135,6 +138,8 @@ def _sums(codes: np.ndarray, median: int, element: ElementFormat) -> tuple[np.nd
     mantissa = element.field_bits("mantissa")
     typical = (median << (raw_bits_of(element) - 1) >> mantissa) - element.bias
     scale = np.float32(2.0) ** np.float32(min(127, 5 - typical))
+    if codes.size <= MEDIUM:
+        return _sums_by_table(codes, scale, element)
     block = min(EXACT, max(1, BLOCK // columns))
     by_row, by_column = np.empty(rows, np.int64), np.zeros(columns, np.int64)
     for at in range(0, rows, block):
@@ -148,6 +153,35 @@ def _sums(codes: np.ndarray, median: int, element: ElementFormat) -> tuple[np.nd
     return by_row, by_column
 
 
+def _sums_by_table(
+    codes: np.ndarray, scale: np.float32, element: ElementFormat
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same sums on the host: for each shape of `_block_sums` a program is compiled."""
+    every = np.arange(1 << 15, dtype=np.uint16)
+    with np.errstate(over="ignore"):
+        table = np.tile(_scaled(every, scale, element, np).astype(np.uint32), 2)  # of any sign
+    rows, columns = codes.shape
+    by_row, by_column = np.empty(rows, np.int64), np.zeros(columns, np.int64)
+    step = max(1, IN_CACHE // columns)
+    for at in range(0, rows, step):
+        whole = table.take(codes[at : at + step])
+        by_row[at : at + step] = whole.sum(axis=1, dtype=np.uint32)
+        by_column += whole.sum(axis=0, dtype=np.uint32)
+    return by_row, by_column
+
+
+def _scaled(codes: Any, scale: Any, element: ElementFormat, xp: Any) -> Any:
+    """Scaled magnitudes, cut to integers; of NumPy (`xp`) or JAX."""
+    assert element.bias is not None
+    mantissa = element.field_bits("mantissa")
+    finite = ((1 << element.field_bits("exponent")) - 1 << mantissa) - 1  # the largest
+    magnitude = xp.minimum(codes & np.uint16(0x7FFF), np.uint16(finite)).astype(np.uint32)
+    # As if subnormals were normal: close enough, and no device flushes them.
+    bits = (magnitude << np.uint32(23 - mantissa)) + np.uint32((127 - element.bias) << 23)
+    scaled = bits.view(np.float32) * scale
+    return xp.floor(xp.minimum(scaled, np.float32(SUM_SCALE)))
+
+
 @partial(jax.jit, static_argnames="element")
 def _block_sums(
     codes: UInt16[Array, "rows columns"], scale: Float32[Array, ""], *, element: ElementFormat
@@ -156,14 +190,7 @@ def _block_sums(
 
     Products with ones, which run at several times the speed of a sum over rows or columns.
     """
-    assert element.bias is not None
-    mantissa = element.field_bits("mantissa")
-    finite = ((1 << element.field_bits("exponent")) - 1 << mantissa) - 1  # the largest
-    magnitude = jnp.minimum(codes & 0x7FFF, finite).astype(jnp.uint32)
-    # As if subnormals were normal: close enough, and no device flushes them.
-    bits = (magnitude << (23 - mantissa)) + ((127 - element.bias) << 23)
-    scaled = jax.lax.bitcast_convert_type(bits, jnp.float32) * scale
-    whole = jax.lax.optimization_barrier(jnp.floor(jnp.minimum(scaled, np.float32(SUM_SCALE))))
+    whole = jax.lax.optimization_barrier(_scaled(codes, scale, element, jnp))
     rows, columns = codes.shape
     product = partial(jnp.dot, precision=jax.lax.Precision.HIGHEST)
     across = product(jnp.ones(rows, jnp.float32), whole)

@@ -318,8 +318,7 @@ def _encode_call(jobs: list[Encoding]) -> list[Any]:
         if part.low is not None:
             initial[columns] |= part.low
     sizes = [job.size for job in jobs]
-    states, words, emitted = map(
-        np.asarray,
+    states, words, emitted = jax.device_get(
         rans.encode(
             grid.spread([part.symbols for part in given], sizes, 0),
             grid.numbers([part.numbers for part in given], sizes, 255),
@@ -366,7 +365,8 @@ class Gathered:
         states = np.full(grid.lanes, LOWER, np.uint32)
         pointers, ends = np.zeros(grid.lanes, np.uint32), np.zeros(grid.lanes, np.uint32)
         total = sum(stream.words.size for stream in streams)
-        words = buffers.empty((1 << max(12, total.bit_length()),), np.uint16)
+        most = 1 << (grid.steps * grid.lanes - 1).bit_length()  # a word a symbol; mostly a fifth
+        words = buffers.empty((most if total > most // 4 else most // 4,), np.uint16)
         filled = 0
         for stream, columns in zip(streams, grid.columns, strict=True):
             states[columns] = stream.states
@@ -397,8 +397,7 @@ def _decode_call(jobs: list[Decoding]) -> list[Any]:
     given = [job.prepare() for job in jobs]
     gathered = Gathered.of(grid, [stream for stream, _ in given])
     idle = len(gathered.tables) - 1
-    symbols, final, reached = map(
-        np.asarray,
+    symbols, final, reached = jax.device_get(
         rans.decode(
             gathered.words,
             gathered.states,

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int32, UInt8, UInt16, UInt32
 
+from jentropy import modes
 from jentropy.errors import CorruptError
 
 from . import lanes, rans, rawbits
@@ -58,6 +59,7 @@ class Piece:
         )
 
 
+@modes.detached
 def decode(payloads: Sequence[np.ndarray], spans: Sequence[Span]) -> list[jax.Array]:
     """Codes of each payload, uint16[size] on the default device.
 

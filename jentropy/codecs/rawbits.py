@@ -21,6 +21,7 @@ from jaxtyping import Array, UInt, UInt8, UInt16
 from .kernels import repeat
 
 BLOCK = 64  # codes
+PROGRAMS = (1 << 20, 1 << 16)  # codes that `split` and `merge` are compiled for
 SLAB = 64  # blocks that are in the first cache at a time
 # Factors that bring each part of a byte to its top; uint16 has no variable shift on AVX2.
 _FACTORS = {8: [1], 4: [16, 1], 2: [64, 16, 4, 1], 1: [128, 64, 32, 16, 8, 4, 2, 1]}
@@ -36,16 +37,10 @@ def plane_bytes(size: int, width: int) -> int:
     return -(-size // BLOCK) * 8 * width
 
 
-def padded(size: int) -> int:
-    """Sizes that programs are compiled for: 2^k and 3 * 2^k, from 4096 on."""
-    k = max(12, (size - 1).bit_length())
-    return 3 << (k - 2) if k > 12 and size <= 3 << (k - 2) else 1 << k
-
-
 @partial(jax.jit, static_argnames=("bits", "signed"))
 def split(
     codes: UInt[Array, n],
-    contexts: UInt8[Array, n_or_one],
+    contexts: UInt8[Array, n],
     first: UInt16[Array, ""],
     count: UInt16[Array, ""],
     *,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jentropy import codecs, entropy, formats
+from jentropy import codecs, entropy, formats, modes
 from jentropy.codecs import Coding, Layout, Span, cores, deflate
 from jentropy.errors import ChecksumError, CorruptError
 from jentropy.formats import ElementFormat, code_dtype
@@ -61,6 +61,7 @@ class Draft:
         )
 
 
+@modes.detached
 def draft(
     name: str,
     values: np.ndarray,

@@ -8,7 +8,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from jentropy import codecs
+from jentropy import codecs, modes
 from jentropy.codecs import context, cores, on_device
 from jentropy.errors import CorruptError
 
@@ -66,6 +66,7 @@ def _decode_batch(
         yield _join([next(codes) for _ in own], shape=tensor.shape, dtype=tensor.header.dtype)
 
 
+@modes.detached
 @partial(jax.jit, static_argnames=("shape", "dtype"))
 def _join(parts: list[jax.Array], *, shape: tuple[int, ...], dtype: str) -> jax.Array:
     """A tensor of the codes of its chunks."""

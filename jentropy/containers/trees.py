@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jentropy import modes
 from jentropy.errors import InputError, UnsupportedError
 
 from . import coder, on_device
@@ -89,7 +90,7 @@ def as_array(leaf: Any, name: str = "") -> np.ndarray:
     """
     if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
         raise InputError("leaf", tensor=name, expected="a numeric array", found=leaf.dtype)
-    values = np.asarray(leaf)
+    values = np.asarray(jax.device_get(leaf) if isinstance(leaf, jax.Array) else leaf)
     if not is_storable(values.dtype):
         found = f"{type(leaf).__name__} {leaf!r:.40}"
         raise InputError("leaf", tensor=name, expected="a numeric array", found=found)
@@ -119,6 +120,7 @@ def on_accelerator(tensor: CompressedTensor) -> bool:
     return jax.default_backend() != "cpu" and on_device.decodes(tensor)
 
 
+@modes.detached
 def decompress_where(packed: Any, on_its_device: Callable[[CompressedTensor], bool]) -> Any:
     """`decompress`, some of the tensors on the default device, as JAX arrays.
 

@@ -13,12 +13,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, UInt, UInt32
 
-CHUNK = 1 << 22  # codes counted by one call; a call's counts fit uint32 by a wide margin
+from jentropy import modes
+
+from .sizes import pieces
+
+# Codes counted by one call, whose counts fit uint32 by a wide margin; of compiled programs.
+PROGRAMS = (1 << 22, 1 << 19, 1 << 16)
 SMALL = 1 << 12  # not worth a call of the device
 _SCATTER_BLOCK = 1 << 14  # codes of one scatter
 _MATMUL_BLOCK = 1 << 14  # codes of one one-hot product; its counts are exact in float32
 
 
+@modes.detached
 @partial(jax.jit, static_argnames="bits")
 def _count(codes: UInt[Array, n], *, bits: int) -> UInt32[Array, bins]:
     return jax.lax.platform_dependent(
@@ -79,14 +85,11 @@ def count(codes: np.ndarray, *, bits: int) -> np.ndarray:
     if flat.size <= SMALL:
         return np.bincount(flat, minlength=1 << bits)
     total: np.ndarray | int = 0
-    for start in range(0, flat.size, CHUNK):
-        piece = np.asarray(flat[start : start + CHUNK])
-        # Pieces of few sizes, so that few programs are compiled; padding is counted and taken off.
-        k = max(12, (piece.size - 1).bit_length())
-        size = 3 << (k - 2) if k > 16 and piece.size <= 3 << (k - 2) else 1 << k
-        padding = size - piece.size
+    for part, size in pieces(flat.size, PROGRAMS):
+        piece = np.asarray(flat[part])
+        padding = size - piece.size  # counted, and taken off
         if padding:
             piece = np.pad(piece, (0, padding))
-        total = np.asarray(_count(piece, bits=bits)).astype(np.int64) + total
+        total = jax.device_get(_count(piece, bits=bits)).astype(np.int64) + total
         total[0] -= padding
     return np.asarray(total)

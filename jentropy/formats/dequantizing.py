@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float32
 
+from jentropy import modes
+
 from .element import ElementFormat
 from .floats import FP8_E8M0
 from .format import WHOLE, Format, Parameter, Role
@@ -18,6 +20,7 @@ from .format import WHOLE, Format, Parameter, Role
 GROUP_INDEX = "group_index"  # int[columns]: the group of each column, where groups are scattered
 
 
+@modes.standard
 def dequantize(number_format: Format, arrays: Mapping[str, Any], dtype: Any = np.float32) -> Any:
     """The numbers of a tensor.
 
@@ -35,6 +38,14 @@ def dequantize(number_format: Format, arrays: Mapping[str, Any], dtype: Any = np
     Returns:
       Numbers of the codes' shape, NumPy or JAX as they are.
     """
+
+    def run(arrays: Mapping[str, Any]) -> Any:
+        return _dequantize(number_format, arrays, dtype)
+
+    return modes.automatic(run, dict(arrays), out=lambda: modes.spec_of(arrays["code"]))
+
+
+def _dequantize(number_format: Format, arrays: Mapping[str, Any], dtype: Any) -> Any:
     codes = arrays["code"]
     xp: Any = np if isinstance(codes, np.ndarray) else jnp
     shape = tuple(codes.shape)

@@ -35,8 +35,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Float32, Int32, PRNGKeyArray, Shaped, UInt
 
+from jentropy import modes
 from jentropy.errors import InputError, UnsupportedError
 
 from .dequantizing import divide, spread
@@ -93,9 +95,16 @@ def quantize(
     dtype = str(getattr(values, "dtype", type(values).__name__))
     if dtype not in INPUTS:
         raise UnsupportedError("numbers to quantize", expected=" or ".join(INPUTS), found=dtype)
-    values = jnp.asarray(values)
     _check(number_format, scale_rule, values.ndim)
-    arrays = _quantize(values, key, number_format=number_format, scale_rule=scale_rule)
+    arrays = modes.automatic(
+        partial(_quantize, number_format=number_format, scale_rule=scale_rule),
+        values,
+        key,
+        out=lambda: {
+            "code": modes.spec_of(values),
+            **{p.name: PartitionSpec() for p in number_format.parameters},
+        },
+    )
     return {name: arrays[name] for name in ("code", *(p.name for p in number_format.parameters))}
 
 
@@ -152,6 +161,7 @@ def _float32(values: Float[Array, "*shape"]) -> Float32[Array, "*shape"]:
     return values.astype(jnp.float32)
 
 
+@modes.standard
 @partial(jax.jit, static_argnames=("number_format", "scale_rule"))
 def _quantize(
     values: Float[Array, "*shape"],

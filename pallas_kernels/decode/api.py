@@ -11,9 +11,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Int, Shaped
 
-from jentropy.pallas_kernels.resident import ResidentTensor
+from jentropy import modes
+from jentropy.pallas_kernels.resident import ResidentTensor, expect_weight
 
 from . import gpu, tpu
 
@@ -41,17 +44,24 @@ def decode(
       >>> bool((jentropy.decode(jentropy.to_resident(dense)) == dense).all())
       True
     """
+    expect_weight(w)
     if not isinstance(w, ResidentTensor):
         return jnp.asarray(w, dtype)
     dtype = jnp.dtype(w.dtype if dtype is None else dtype)
+    return modes.automatic(lambda w: _dense(w, dtype, interpret), w, out=PartitionSpec)
+
+
+@modes.standard
+def _dense(w: ResidentTensor, dtype: np.dtype, interpret: Any) -> Shaped[Array, "*shape"]:
     if w.backend not in KERNELS:
         return w.module.decode(w.own(), dtype)
     if w.stack:
-        return jax.lax.map(lambda i: decode(w[i], dtype, interpret), jnp.arange(w.stack[0]))
+        return jax.lax.map(lambda i: _dense(w[i], dtype, interpret), jnp.arange(w.stack[0]))
     matrix = KERNELS[w.backend](w, dtype, interpret=interpret)
     return matrix.T if w.turned else matrix
 
 
+@modes.standard
 def take_rows(
     w: ResidentTensor | jax.Array, ids: Int[Array, "*batch"], dtype: Any = None
 ) -> Shaped[Array, "*batch columns"]:
@@ -62,7 +72,10 @@ def take_rows(
     Args:
       dtype: of the result, as of `decode`.
     """
+    expect_weight(w)
     dtype = jnp.dtype(w.dtype if dtype is None else dtype)
     if not isinstance(w, ResidentTensor):
-        return jnp.take(w, ids, axis=0, mode="clip").astype(dtype)
-    return w.module.take_rows(w.own(), ids, dtype)
+        taken = lambda w, ids: jnp.take(w, ids, axis=0, mode="clip").astype(dtype)  # noqa: E731
+    else:
+        taken = lambda w, ids: w.module.take_rows(w.own(), ids, dtype)  # noqa: E731
+    return modes.automatic(taken, w, ids, out=lambda: modes.spec_of(ids))

@@ -8,20 +8,25 @@ for x of two dimensions, and a line in `KERNELS`; what of it is tried before use
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jentropy import modes
 from jentropy.errors import InputError, UnsupportedError
-from jentropy.pallas_kernels.resident import ResidentTensor
+from jentropy.pallas_kernels.resident import ResidentTensor, expect_weight
 
 from . import gpu, reference, tpu
 from .transforms import Product, multiply
 
 # "reference" is plain JAX.
-KERNELS: dict[str, Callable[..., Any]] = {"tpu": tpu.product, "gpu": gpu.product}
+KERNELS: dict[str, Callable[..., Any]] = {
+    "tpu": modes.standard(tpu.product),  # also where JAX differentiates or maps a product later
+    "gpu": modes.standard(gpu.product),
+}
 
 
 def matmul(
@@ -65,7 +70,7 @@ def matmul(
       y[*batch, N]. Differentiable in x; w has no gradient.
 
     Raises:
-      InputError: shapes that do not fit.
+      InputError: shapes that do not fit; a `CompressedTensor`, which `to_resident` lays out first.
       UnsupportedError: a backend that cannot read w's layout.
 
     Example:
@@ -74,9 +79,10 @@ def matmul(
       >>> jentropy.matmul(jnp.ones((2, 16)), w).shape
       (2, 32)
     """
+    expect_weight(w)
     if len(w.shape) != 2:
         raise InputError("weight of a matmul", expected="two dimensions", found=list(w.shape))
-    inner, outer = w.shape[::-1] if transpose_w else w.shape
+    inner = w.shape[-1 if transpose_w else 0]
     if x.ndim < 1 or x.shape[-1] != inner:
         raise InputError(
             "last dimension of x",
@@ -89,14 +95,35 @@ def matmul(
             raise UnsupportedError(
                 f"backend {backend!r} for a dense weight", expected="reference", found=backend
             )
-        return reference.dense_matmul(x, w, transpose_w=transpose_w, out_dtype=out_dtype)
-    if backend not in (None, w.backend):
+    elif backend not in (None, w.backend):
         raise UnsupportedError(
             "backend of a resident weight",
             expected=f"{w.backend!r}, the backend of its layout",
             found=repr(backend),
             hint="call to_resident with that backend",
         )
+    run = partial(
+        _matmul,
+        transpose_w=transpose_w,
+        out_dtype=out_dtype,
+        interpret=interpret,
+        precision=precision,
+    )
+    return modes.automatic(run, x, w, out=lambda: modes.spec_of(x, x.ndim - 1))
+
+
+@modes.standard
+def _matmul(
+    x: Float[Array, "*batch K"],
+    w: ResidentTensor | jax.Array,
+    *,
+    transpose_w: bool,
+    out_dtype: Any,
+    interpret: Any,
+    precision: Any,
+) -> Float[Array, "*batch N"]:
+    if not isinstance(w, ResidentTensor):
+        return reference.dense_matmul(x, w, transpose_w=transpose_w, out_dtype=out_dtype)
     if w.backend not in KERNELS:
         return reference.matmul(x, w, transpose_w=transpose_w, out_dtype=out_dtype)
     x = x.astype(x.dtype if x.dtype in (jnp.bfloat16, jnp.float32) else jnp.float32)
@@ -108,5 +135,5 @@ def matmul(
         full_precision=jax.lax.Precision(precision or "default") == jax.lax.Precision.HIGHEST,
         interpret=interpret,
     )
-    y = multiply(x.reshape(-1, inner), w, product)
-    return y.reshape(*x.shape[:-1], outer)
+    y = multiply(x.reshape(-1, x.shape[-1]), w, product)
+    return y.reshape(*x.shape[:-1], w.matrix[0 if transpose_w else 1])

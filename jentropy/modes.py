@@ -1,0 +1,105 @@
+"""JAX's modes while this package computes, whatever its caller has set.
+
+Strict promotion, transfer guards, a disabled jit and the mesh in use are there to hold the
+caller's own code to something. Code here is written for JAX's defaults, and takes them for itself:
+
+    standard  promotion of dtypes and ranks, transfers, jit: of code that may be traced
+    detached  also no mesh: of code that moves data between host and device
+    automatic where arguments lie on a mesh with Explicit axes, XLA decides how what is between
+              them is split
+
+A mode is its thread's own: what runs in another thread takes it there.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, ParamSpec, TypeVar
+
+import jax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@contextmanager
+def standard_modes() -> Iterator[None]:
+    """JAX's default promotion, transfers and jit."""
+    with (
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+        jax.transfer_guard("allow"),
+        jax.disable_jit(False),
+    ):
+        yield
+
+
+@contextmanager
+def detached_modes() -> Iterator[None]:
+    """The same, and no mesh."""
+    with standard_modes(), _no_mesh():
+        yield
+
+
+def _no_mesh() -> AbstractContextManager[Any]:
+    try:
+        return jax.set_mesh(None)
+    except ValueError:  # inside of a trace JAX lets no mesh be left
+        return nullcontext()
+
+
+def standard(function: Callable[P, R]) -> Callable[P, R]:
+    """A function that runs, or is traced, in `standard_modes`."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        with standard_modes():
+            return function(*args, **kwargs)
+
+    return call
+
+
+def detached(function: Callable[P, R]) -> Callable[P, R]:
+    """A function that runs in `detached_modes`."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        with detached_modes():
+            return function(*args, **kwargs)
+
+    return call
+
+
+def explicit_mesh(*arguments: Any) -> Any:
+    """The mesh with Explicit axes that arrays of pytrees lie on; None if there is none."""
+    for leaf in jax.tree.leaves(arguments):
+        sharding = getattr(jax.typeof(leaf), "sharding", None) if _is_array(leaf) else None
+        if sharding is not None and AxisType.Explicit in sharding.mesh.axis_types:
+            return sharding.mesh
+    return None
+
+
+def _is_array(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array)
+
+
+def spec_of(array: jax.Array, axes: int | None = None) -> PartitionSpec:
+    """How the first axes of an array on a mesh with Explicit axes are split; None: all of them."""
+    sharding = getattr(jax.typeof(array), "sharding", None)
+    return PartitionSpec(*(() if sharding is None else tuple(sharding.spec)[:axes]))
+
+
+def automatic(run: Callable[..., Any], *arguments: Any, out: Callable[[], Any]) -> Any:
+    """run(*arguments); over Explicit axes of a mesh as if they were Auto.
+
+    Args:
+      out: gives the partition specs of the results then, or a prefix of their pytree.
+    """
+    mesh = explicit_mesh(*arguments)
+    if mesh is None:
+        return run(*arguments)
+    places = jax.tree.map(lambda spec: NamedSharding(mesh, spec), out())
+    return jax.sharding.auto_axes(run, out_sharding=places)(*arguments)

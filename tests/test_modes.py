@@ -1,0 +1,218 @@
+"""Everything works, and gives the same bits, whatever modes of JAX the caller has switched on."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import jentropy
+from jentropy import formats, models
+from jentropy.formats import QuantizedTensor
+from jentropy.pallas_kernels import take_rows
+
+# Set for all threads, as programs do at their start.
+SWITCHES: dict[str, dict[str, Any]] = {
+    "rank promotion": {"jax_numpy_rank_promotion": "raise"},
+    "dtype promotion": {"jax_numpy_dtype_promotion": "strict"},
+    "transfers": {"jax_transfer_guard": "disallow"},
+    "x64": {"jax_enable_x64": True},
+    "no jit": {"jax_disable_jit": True},
+    "mesh": {},
+}
+STRICT = "strict, all of it"
+SWITCHES[STRICT] = {
+    key: value for name, own in SWITCHES.items() if name != "no jit" for key, value in own.items()
+}
+FORMATS = {
+    "BF16": formats.FORMATS["BF16"],
+    "FP8": formats.FP8_BLOCK,
+    "MXFP4": formats.MXFP4,
+    "INT4": formats.ASYMMETRIC_INT4,
+}
+
+
+@contextmanager
+def switched(mode: str) -> Iterator[None]:
+    before = {name: getattr(jax.config, name) for name in SWITCHES[mode]}
+    mesh = jax.make_mesh((1,), ("x",)) if mode == "mesh" else None
+    try:
+        for name, value in SWITCHES[mode].items():
+            jax.config.update(name, value)
+        with jax.set_mesh(mesh):
+            yield
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+
+
+@pytest.fixture(params=SWITCHES)
+def mode(request) -> Iterator[str]:
+    with switched(request.param):
+        yield request.param
+
+
+def numbers(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    values = np.random.default_rng(0).standard_normal(shape) * 0.02
+    values[3, 5:9] = [-0.0, 3e20, np.nan, np.inf]  # escapes of all kinds
+    with np.errstate(over="ignore", invalid="ignore"):
+        return values.astype(dtype)
+
+
+WEIGHT = numbers((200, 192), ml_dtypes.bfloat16)
+TREE = {
+    "bf16": WEIGHT,
+    "f16": numbers((64, 40), np.float16),
+    "f32": numbers((64, 40), np.float32),
+    "f8": numbers((64, 40), ml_dtypes.float8_e5m2),
+    "i32": np.arange(3000, dtype=np.int32),
+}
+
+
+def bits(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: np.asarray(jax.device_get(leaf)).tobytes(), tree)
+
+
+PACKED = bits(jentropy.compress(TREE))
+
+
+def test_archives(mode, tmp_path):
+    packed = jentropy.compress(TREE)
+    assert bits(packed) == PACKED
+    assert bits(jentropy.decompress(packed)) == bits(TREE)
+    on_device = jax.device_put(TREE)
+    again = jentropy.decompress(jentropy.compress(on_device))
+    assert bits(again) == bits(TREE)
+    assert isinstance(again["bf16"], jax.Array)
+    jentropy.save(tmp_path / "c", packed)
+    assert bits(jentropy.decompress(jentropy.load(tmp_path / "c"))) == bits(TREE)
+    place = NamedSharding(jax.make_mesh((1,), ("x",)), P("x"))
+    spread = jentropy.decompress(jentropy.load(tmp_path / "c", sharding=place))
+    assert bits(spread) == bits(TREE)
+    assert all(leaf.sharding == place for leaf in jax.tree.leaves(spread))
+    assert jax.tree.leaves(bits(jentropy.compress(spread))) == jax.tree.leaves(PACKED)
+    jentropy.verify(tmp_path / "c")
+    report = jentropy.analyze(tmp_path / "c").to_json()
+    assert report["formats"] == jentropy.analyze(spread).to_json()["formats"]
+    checkpoint = jentropy.open_checkpoint(tmp_path / "c")
+    assert bits(checkpoint.tensor("bf16").dequantize(np.float32)) == bits(WEIGHT.astype(np.float32))
+
+
+def weight(name: str) -> Any:
+    values = jax.device_put(numbers((200, 192), np.float32))
+    if not FORMATS[name].parameters:
+        return values.astype(jnp.bfloat16)
+    codes = jentropy.quantize(values, FORMATS[name])
+    return QuantizedTensor(number_format=FORMATS[name], codes=codes)
+
+
+def products(backend: str, name: str, interpret: Any) -> list[bytes]:
+    resident = jentropy.to_resident(weight(name), backend)
+    ids = jax.device_put(np.array([3, 199, 0], np.int32))
+    x = jax.device_put(numbers((8, 192), np.float32)[4:])
+
+    def loss(x: jax.Array) -> jax.Array:
+        y = jentropy.matmul(x, resident, transpose_w=True, interpret=interpret)
+        return jnp.nansum(y)
+
+    return bits(
+        [
+            jentropy.decode(resident, interpret=interpret),
+            take_rows(resident, ids, jnp.float32),
+            jentropy.matmul(x, resident, transpose_w=True, interpret=interpret),
+            jax.jit(jax.grad(loss))(x),
+            jax.vmap(lambda x: jentropy.matmul(x, resident, transpose_w=True, interpret=interpret))(
+                jax.device_put(np.ones((2, 3, 192), np.float32)).astype(jnp.bfloat16)
+            ),
+        ]
+    )
+
+
+PLAIN: dict[tuple, Any] = {}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize(("backend", "interpret"), [("reference", False), ("tpu", "hlo")])
+def test_products(backend, interpret, name, request):
+    plain = products(backend, name, interpret)
+    for mode in SWITCHES:
+        if mode == "no jit" and backend == "tpu":
+            continue  # what XLA runs one by one it does not fuse, and rounds otherwise
+        with switched(mode):
+            assert products(backend, name, interpret) == plain, mode
+
+
+def test_the_interpreter_of_tpus(mode):
+    resident = jentropy.to_resident(weight("BF16"), "tpu")
+    x = jax.device_put(numbers((8, 192), np.float32)[4:])
+    y = jentropy.matmul(x, resident, transpose_w=True, interpret=True)
+    right = jentropy.matmul(x, jentropy.decode(resident, interpret="hlo"), transpose_w=True)
+    np.testing.assert_allclose(np.asarray(y), np.asarray(right), rtol=1e-2, atol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def archived(fixtures, tmp_path_factory):
+    target = tmp_path_factory.mktemp("modes") / "model"
+    jentropy.compress_checkpoint(fixtures / "llama_bf16", target)
+    return target
+
+
+def test_models(mode, archived):
+    ids = jax.device_put(np.array([[5, 6, 7]], np.int32))
+    model = models.load(archived)
+    found = [model(ids), models.generate(model, ids, max_new_tokens=3, temperature=0.5)]
+    PLAIN.setdefault("model", bits(found[1]))
+    assert bits(found[1]) == PLAIN["model"]
+    assert found[0].shape == (1, 3, model.config.vocab_size)
+
+
+MESH = """
+import sys, jax, jax.numpy as jnp, numpy as np, jentropy
+from jax.sharding import NamedSharding, PartitionSpec as P
+from jentropy import formats, models
+mesh = jax.make_mesh((4,), ("x",))
+place = lambda a, *spec: jax.device_put(a, NamedSharding(mesh, P(*spec)))
+ids = np.arange(12, dtype=np.int32).reshape(4, 3)
+w = (np.random.default_rng(0).standard_normal((128, 192)) * 0.02).astype(np.float32)
+x = np.ones((8, 192), np.float32)
+one = models.load(sys.argv[1], compute_dtype=jnp.float32)
+logits, text = one(ids), models.generate(one, ids, max_new_tokens=3)
+spread = models.load(sys.argv[1], mesh=mesh, compute_dtype=jnp.float32)
+def all_of(when):
+    for given in (place(ids, "x"), place(ids), ids):
+        for model in (spread, one):
+            np.testing.assert_allclose(model(given), logits, rtol=1e-4, atol=1e-5)
+            assert (np.asarray(models.generate(model, given, max_new_tokens=3)) == text).all()
+    for own in (w, place(w, "x"), place(w, None, "x")):
+        codes = jentropy.quantize(own, formats.INT4_GROUP)
+        packed = jentropy.compress({"w": own, "codes": codes})
+        assert (np.asarray(jentropy.decompress(packed)["w"]) == w).all()
+        near = jentropy.dequantize(formats.INT4_GROUP, codes)
+        for weight in (jnp.asarray(own, jnp.bfloat16), own, formats.QuantizedTensor(
+                number_format=formats.INT4_GROUP, codes=codes)):
+            resident = jentropy.to_resident(weight, "reference")
+            dense = np.asarray(jentropy.decode(resident), np.float32)
+            for given in (x, place(x, "x"), place(x, None, "x")):
+                run = lambda a: jentropy.matmul(a, resident, transpose_w=True)
+                np.testing.assert_allclose(run(given), x @ dense.T, rtol=1e-3, atol=1e-4)
+                np.testing.assert_allclose(jax.jit(run)(given), x @ dense.T, rtol=1e-3, atol=1e-4)
+all_of("no mesh in use")
+with jax.set_mesh(mesh):
+    all_of("in use")
+"""
+
+
+def test_a_mesh_with_explicit_axes(archived):
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    subprocess.run([sys.executable, "-c", MESH, str(archived)], env=environment, check=True)
