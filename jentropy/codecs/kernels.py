@@ -12,10 +12,13 @@ from typing import Any
 import jax
 import numpy as np
 from jax import lax
-from jax.experimental.xla_metadata import set_xla_metadata
 
 # The mark of `in_one_kernel` is XLA's own and no interface: releases that it was tried with.
 MARKED = jax.__version_info__ < (0, 13)
+try:
+    from jax.experimental.xla_metadata import set_xla_metadata
+except ImportError:  # slower without
+    MARKED = False
 
 
 def repeat(steps: int, step: Callable[[Any, Any], Any], carry: Any) -> Any:

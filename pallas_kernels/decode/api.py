@@ -6,6 +6,7 @@ layout has it, and a line in `KERNELS`.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -18,10 +19,12 @@ from jaxtyping import Array, Int, Shaped
 from jentropy import modes
 from jentropy.pallas_kernels.resident import ResidentTensor, expect_weight
 
-from . import gpu, tpu
+# Modules of backends, imported where one is used first; "reference" is plain JAX.
+KERNELS = {"tpu": ".tpu", "gpu": ".gpu"}
 
-# "reference" is plain JAX.
-KERNELS: dict[str, Callable[..., Array]] = {"tpu": tpu.dense, "gpu": gpu.dense}
+
+def _kernel(backend: str) -> Callable[..., Array]:
+    return importlib.import_module(KERNELS[backend], __package__).dense
 
 
 def decode(
@@ -57,7 +60,7 @@ def _dense(w: ResidentTensor, dtype: np.dtype, interpret: Any) -> Shaped[Array, 
         return w.module.decode(w.own(), dtype)
     if w.stack:
         return jax.lax.map(lambda i: _dense(w[i], dtype, interpret), jnp.arange(w.stack[0]))
-    matrix = KERNELS[w.backend](w, dtype, interpret=interpret)
+    matrix = _kernel(w.backend)(w, dtype, interpret=interpret)
     return matrix.T if w.turned else matrix
 
 

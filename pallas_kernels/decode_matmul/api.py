@@ -7,6 +7,8 @@ for x of two dimensions, and a line in `KERNELS`; what of it is tried before use
 
 from __future__ import annotations
 
+import functools
+import importlib
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -19,14 +21,17 @@ from jentropy import modes
 from jentropy.errors import InputError, UnsupportedError
 from jentropy.pallas_kernels.resident import ResidentTensor, expect_weight
 
-from . import gpu, reference, tpu
+from . import reference
 from .transforms import Product, multiply
 
-# "reference" is plain JAX.
-KERNELS: dict[str, Callable[..., Any]] = {
-    "tpu": modes.standard(tpu.product),  # also where JAX differentiates or maps a product later
-    "gpu": modes.standard(gpu.product),
-}
+# Modules of backends, imported where one is used first; "reference" is plain JAX.
+KERNELS = {"tpu": ".tpu", "gpu": ".gpu"}
+
+
+@functools.cache
+def _kernel(backend: str) -> Callable[..., Any]:
+    """Its product, in JAX's default modes also where that is differentiated or mapped later."""
+    return modes.standard(importlib.import_module(KERNELS[backend], __package__).product)
 
 
 def matmul(
@@ -128,7 +133,7 @@ def _matmul(
         return reference.matmul(x, w, transpose_w=transpose_w, out_dtype=out_dtype)
     x = x.astype(x.dtype if x.dtype in (jnp.bfloat16, jnp.float32) else jnp.float32)
     product = Product(
-        kernel=KERNELS[w.backend],
+        kernel=_kernel(w.backend),
         transpose_w=transpose_w,
         x_dtype=x.dtype,
         out_dtype=out_dtype,
