@@ -1,4 +1,4 @@
-"""What `import jentropy` loads: no kernels' compilers, no framework that only some commands need."""
+"""What `import jentropy` loads: no kernel compilers, no framework that only some commands need."""
 
 from __future__ import annotations
 
