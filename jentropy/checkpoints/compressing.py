@@ -16,7 +16,7 @@ from jentropy.containers.tensor import chunk_length, first_twice
 from jentropy.errors import InputError
 from jentropy.formats import ElementFormat
 
-from . import gguf_files, orbax, reading, safetensors, structure
+from . import choosing, orbax, structure
 from . import index as index_lib
 from .contents import StoredArray
 from .dialects import gguf
@@ -24,7 +24,7 @@ from .gguf_files import GgufFile
 from .hub import resolve
 from .index import Blocks, FileEntry, Filler, Part
 from .safetensors import SafetensorsFile
-from .sources import FileSource, read_file_source
+from .sources import FileSource, open_weights, read_file_source
 from .staging import refuse_existing
 from .store import is_compressed_checkpoint, is_orbax_checkpoint
 from .writer import Writer, writing
@@ -106,18 +106,19 @@ def compress_checkpoint(src: str | Path, dst: str | Path, progress: Progress | N
 
 def _collect(source: FileSource) -> tuple[list[_Item], list[FileEntry]]:
     """What there is to write, in order, and how the files are made of it."""
-    elements = reading.read(source.contents(), strict=False).elements
+    elements = source.view(strict=False, lenient=True).elements
     plan = _Plan()
     for name in source.files:
-        path, is_model = source.root / name, name in source.model
+        path, is_model = source.root / name, name in source.shown
         if not index_lib.is_safe_path(name):
             raise InputError(
                 "name of a file", file=path, expected="one without a backslash", found=repr(name)
             )
-        if is_model and path.suffix == gguf_files.SUFFIX:
-            plan.add_gguf(name, gguf_files.read(path))
-        elif opened := _open_safetensors(path, is_model=is_model):
-            plan.add_safetensors(name, opened, elements if is_model else {}, is_model=is_model)
+        opened = source.opened.get(name) or _open_weights(path)
+        if isinstance(opened, GgufFile):
+            plan.add_gguf(name, opened, is_model=is_model)
+        elif opened is not None:
+            plan.add_safetensors(name, opened, elements.get(name, {}), is_model=is_model)
         else:
             blob = plan.add_blob(name, map_file(path))
             plan.files.append(FileEntry(path=name, blob=blob))
@@ -159,7 +160,7 @@ class _Plan:
         )
         self.files.append(FileEntry(path=path, blob=blob, parts=parts, model=is_model))
 
-    def add_gguf(self, path: str, opened: GgufFile) -> None:
+    def add_gguf(self, path: str, opened: GgufFile, *, is_model: bool) -> None:
         """A header, then tensors and the bytes between; blocks are taken apart."""
         data, parts, at = map_file(opened.path), list[Part](), 0
         blob = self.add_blob(f"{path} header", data[: min(opened.starts, default=data.size)])
@@ -174,7 +175,7 @@ class _Plan:
             at = start + values.nbytes
         if parts and data.size > at:
             parts.append(Filler(self.add_blob(f"{path} filler", data[at:])))
-        self.files.append(FileEntry(path=path, blob=blob, parts=tuple(parts), model=True))
+        self.files.append(FileEntry(path=path, blob=blob, parts=tuple(parts), model=is_model))
 
     def _add_blocks(self, array: StoredArray, values: np.ndarray) -> Blocks:
         """The fields of blocks, each a tensor; of an unknown type the bytes as they are."""
@@ -189,15 +190,13 @@ class _Plan:
         return Blocks(name=array.name, packing=array.packing, shape=array.shape, fields=fields)
 
 
-def _open_safetensors(path: Path, *, is_model: bool) -> SafetensorsFile | None:
-    """The file's tensors, or None if it is to be kept as bytes."""
-    if path.suffix != ".safetensors":
+def _open_weights(path: Path) -> SafetensorsFile | GgufFile | None:
+    """The tensors of a file beside the model, or None if it is to be kept as bytes."""
+    if not choosing.is_weights(path.name):
         return None
     try:
-        return safetensors.read(path)
+        return open_weights(path)
     except InputError:
-        if is_model:
-            raise
         return None
 
 

@@ -38,9 +38,10 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     if source.is_dir() and is_orbax_checkpoint(source):
         contents = read_contents(source, _leaves(source), lambda name: None)
     else:
-        contents = read_file_source(source).contents()
-    found = reading.read(contents)
-    return Checkpoint(source, found.tensors, contents.config, found.notes)
+        found = read_file_source(source).view()
+        return Checkpoint(source, found.tensors, found.config, found.notes)
+    leaves = reading.read(contents)
+    return Checkpoint(source, leaves.tensors, contents.config, leaves.notes)
 
 
 def _leaves(source: Path) -> Iterator[StoredArray]:

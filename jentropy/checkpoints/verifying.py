@@ -14,8 +14,8 @@ from jentropy.containers import trees
 from jentropy.errors import CheckError, CorruptError, InputError
 
 from . import orbax, sources, structure
-from .compressed import file_bytes, model_entries, read_entries
 from .compressing import Progress
+from .decoding import file_bytes, read_entries
 from .hub import resolve
 from .index import Entry
 from .store import Store, is_orbax_checkpoint
@@ -50,13 +50,14 @@ def verify(
     index = store.index
     total = 0
     if index.files:
-        source = None if against is None else sources.read_file_source(resolve(against))
-        if source is not None:
-            _same_names(store, source)
+        root = None
+        if against is not None:
+            root, files = sources.files_of(resolve(against))
+            _same_names(store, root, files)
         for name, parts in file_bytes(store):
-            total += _compare(parts, None if source is None else source.root / name, progress)
+            total += _compare(parts, None if root is None else root / name, progress)
     else:
-        entries = model_entries(store)
+        entries = list(index.tensors)
         structure.rebuild(index.tree, entries, store.array_path("index"))
         original = None if against is None else _tree_by_name(against)
         if original is not None:
@@ -78,11 +79,11 @@ def verify(
     )
 
 
-def _same_names(store: Store, source: sources.FileSource) -> None:
-    ours = [f.path for f in store.index.files]
-    for name in sorted(set(ours) ^ set(source.files)):
+def _same_names(store: Store, root: Path, files: Iterable[str]) -> None:
+    ours = {f.path for f in store.index.files}
+    for name in sorted(ours ^ set(files)):
         where = "only in the compressed checkpoint" if name in ours else "only in the source"
-        raise CheckError(f"{source.root / name}: {where}")
+        raise CheckError(f"{root / name}: {where}")
 
 
 def _compare(parts: Iterable[np.ndarray], original: Path | None, progress: Progress | None) -> int:
