@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,12 +19,12 @@ from jentropy.formats import codes_of
 from . import orbax, reading, structure
 from .archived import Archive, stored_entry
 from .checkpoint import Arrays, Checkpoint, Tensor
-from .compressing import Progress
 from .contents import read_contents
-from .decoding import file_bytes, read_entries
+from .decoding import file_bytes, read_entries, whole_bytes
 from .index import Entry
-from .staging import destination_errors, staged
-from .store import Store
+from .progress import Progress, expect
+from .staging import Replaces, destination_errors, put_in_place, staged
+from .store import Store, is_orbax_checkpoint
 from .viewing import view
 
 
@@ -112,7 +111,11 @@ def _packed(store: Store, entry: Entry) -> CompressedTensor:
 
 
 def decompress_checkpoint(
-    path: str | Path, out: str | Path, progress: Progress | None = None
+    path: str | Path,
+    out: str | Path,
+    progress: Progress | None = None,
+    *,
+    overwrite: bool = False,
 ) -> None:
     """Writes the original files, byte for byte.
 
@@ -122,7 +125,8 @@ def decompress_checkpoint(
     Args:
       path: a compressed checkpoint.
       out: the directory that will hold the files; it appears whole or not at all.
-      progress: told of progress.
+      progress: called with the bytes done since the last call; see `progress.Progress`.
+      overwrite: whether a directory that holds nothing but such files is replaced.
 
     Raises:
       InputError: a damaged checkpoint.
@@ -131,10 +135,18 @@ def decompress_checkpoint(
     store, target = Store(Path(path)), Path(out)
     if target.resolve().is_relative_to(store.path.resolve()):
         raise InputError("destination lies inside the compressed checkpoint", file=target)
+    if overwrite and store.path.resolve().is_relative_to(target.resolve()):
+        raise InputError("compressed checkpoint lies inside the destination", file=store.path)
+    replaces = _others(store) if overwrite else None
     if not store.index.files:
-        orbax.save_tree(target, jax.tree.map(np.asarray, trees.decompress(load(path))))
+        tree = jax.tree.map(np.asarray, trees.decompress(load(path)))
+        orbax.save_tree(target, tree, replaces=replaces)
         return
-    with staged(target, "decompress") as stage, destination_errors(target):
+    expect(progress, whole_bytes(store))
+    with (
+        staged(target, "decompress", replaces=replaces) as stage,
+        destination_errors(target),
+    ):
         for name, parts in file_bytes(store):
             file = stage / "out" / name
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -143,4 +155,19 @@ def decompress_checkpoint(
                     stream.write(part.data)
                     if progress:
                         progress(part.size)
-        os.rename(stage / "out", target)
+        put_in_place(stage / "out", target, replace=overwrite)
+
+
+def _others(store: Store) -> Replaces:
+    """Says what a directory holds that the checkpoint does not give back."""
+    ours = {f.path for f in store.index.files}
+
+    def found(path: Path) -> str:
+        if not ours:
+            return "" if is_orbax_checkpoint(path) else "no Orbax checkpoint"
+        if not path.is_dir():
+            return "a file"
+        inside = (p.relative_to(path).as_posix() for p in path.rglob("*") if not p.is_dir())
+        return next((name for name in inside if name not in ours), "")
+
+    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,12 @@ from .dialects import gguf
 from .gguf_files import GgufFile
 from .hub import resolve
 from .index import Blocks, FileEntry, Filler, Part
+from .progress import Progress, expect
 from .safetensors import SafetensorsFile
 from .sources import FileSource, open_weights, read_file_source
 from .staging import refuse_existing
 from .store import is_compressed_checkpoint, is_orbax_checkpoint
-from .writer import Writer, writing
-
-Progress = Callable[[int], None]  # called with the number of source bytes done since the last call
+from .writer import Writer, other_than_compressed, writing
 
 
 @dataclass(slots=True)
@@ -48,6 +47,12 @@ class _Item:
         expected = -(-self.values.size // chunk_length(tuple(self.values.shape)))
         return self.header is not None and len(self.chunks) == expected
 
+    @property
+    def done_bytes(self) -> int:
+        """Bytes of the chunks that are there."""
+        done = len(self.chunks) * chunk_length(tuple(self.values.shape))
+        return min(done * self.values.itemsize, self.values.nbytes)
+
     def draft(self) -> coder.Draft:
         skip = len(self.chunks)
         if self.is_blob:
@@ -59,7 +64,9 @@ class _Item:
         return index_lib.entry_document(self.name, self.header, self.chunks)
 
 
-def compress_checkpoint(src: str | Path, dst: str | Path, progress: Progress | None = None) -> None:
+def compress_checkpoint(
+    src: str | Path, dst: str | Path, progress: Progress | None = None, *, overwrite: bool = False
+) -> None:
     """Compresses a checkpoint, with every file that lies beside its weights.
 
     Killed or interrupted work is taken up by the next call with the same arguments.
@@ -68,26 +75,29 @@ def compress_checkpoint(src: str | Path, dst: str | Path, progress: Progress | N
       src: a safetensors file, a directory in Hugging Face form, an Orbax checkpoint (which is read
         whole, and not taken up), or `hf://owner/name`.
       dst: where the compressed checkpoint will appear, whole or not at all.
-      progress: told of progress.
+      progress: called with the bytes done since the last call; see `progress.Progress`.
+      overwrite: whether a compressed checkpoint that is there is replaced, once this one is done.
 
     Raises:
       InputError: a source that cannot be read, by file and tensor.
       DestinationError: `dst` exists or cannot be written.
     """
     target = Path(dst)
-    refuse_existing(target)
+    refuse_existing(target, other_than_compressed if overwrite else None)
     source = resolve(src)
+    if overwrite and source.resolve().is_relative_to(target.resolve()):
+        raise InputError("source lies inside the destination", file=source)
     if is_compressed_checkpoint(source):
         raise InputError("already a compressed checkpoint", file=source)
     if source.is_dir() and is_orbax_checkpoint(source):
-        save(target, trees.compress(orbax.load_tree(source)))
+        save(target, trees.compress(orbax.load_tree(source)), overwrite=overwrite)
         return
     if source.is_dir() and target.resolve().is_relative_to(source.resolve()):
         raise InputError("destination lies inside the source", file=target)
     files = read_file_source(source)
     items, entries = _collect(files)
     fingerprint = _fingerprint(files)
-    with writing(target, fingerprint) as writer:
+    with writing(target, fingerprint, overwrite=overwrite) as writer:
         _write(writer, items, progress)
         if _fingerprint(files) != fingerprint:
             raise InputError("files changed while they were being compressed", file=source)
@@ -221,9 +231,8 @@ def _write(writer: Writer, items: list[_Item], progress: Progress | None) -> Non
     for number, header, chunks in writer.journal:
         items[number].header = items[number].header or header
         items[number].chunks += chunks
-    for item in items:
-        if item.is_done and progress:
-            progress(item.values.nbytes)
+    total = sum(item.values.nbytes for item in items)
+    expect(progress, total, done=sum(item.done_bytes for item in items))
     waiting = [number for number, item in enumerate(items) if not item.is_done]
     numbers: dict[int, int] = {}
 
@@ -246,13 +255,14 @@ def _write(writer: Writer, items: list[_Item], progress: Progress | None) -> Non
     writer.flush()
 
 
-def save(path: str | Path, packed: Any) -> None:
+def save(path: str | Path, packed: Any, *, overwrite: bool = False) -> None:
     """Writes a pytree as a compressed checkpoint.
 
     Args:
       path: where it will appear, whole or not at all.
       packed: a pytree of `CompressedTensor` or arrays; arrays are compressed. Dicts, lists, tuples
         and None come back as they are, any other node as a dict of its fields.
+      overwrite: whether a compressed checkpoint that is there is replaced.
 
     Raises:
       InputError: two leaves whose dotted paths are the same.
@@ -262,7 +272,7 @@ def save(path: str | Path, packed: Any) -> None:
     twice = first_twice(name for name, _ in leaves)
     if twice is not None:
         raise InputError("two leaves of the pytree have this path", tensor=twice)
-    with writing(Path(path)) as writer:
+    with writing(Path(path), overwrite=overwrite) as writer:
         entries = []
         for name, leaf in leaves:
             chunks = []

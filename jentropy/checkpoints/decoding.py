@@ -28,6 +28,11 @@ def read_entries(store: Store, entries: list[Entry]) -> Iterator[np.ndarray]:
         yield coder.assemble(decoded, entry.header)
 
 
+def whole_bytes(store: Store) -> int:
+    """Bytes of all tensors and files, decoded."""
+    return sum(e.header.raw_bytes for e in (*store.index.tensors, *store.index.blobs))
+
+
 def read_entry(store: Store, entry: Entry) -> np.ndarray:
     """The array of an entry."""
     (values,) = read_entries(store, [entry])

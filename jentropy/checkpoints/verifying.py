@@ -14,10 +14,10 @@ from jentropy.containers import trees
 from jentropy.errors import CheckError, CorruptError, InputError
 
 from . import orbax, sources, structure
-from .compressing import Progress
-from .decoding import file_bytes, read_entries
+from .decoding import file_bytes, read_entries, whole_bytes
 from .hub import resolve
-from .index import Entry
+from .index import Entry, Filler
+from .progress import Progress, expect
 from .store import Store, is_orbax_checkpoint
 
 
@@ -40,7 +40,7 @@ def verify(
     Args:
       path: a compressed checkpoint.
       against: the source; every byte is compared with it.
-      progress: told of progress.
+      progress: called with the bytes done since the last call; see `progress.Progress`.
 
     Raises:
       ChecksumError, CorruptError: damaged data, by file and tensor.
@@ -49,6 +49,7 @@ def verify(
     store = Store(Path(path))
     index = store.index
     total = 0
+    expect(progress, whole_bytes(store))
     if index.files:
         root = None
         if against is not None:
@@ -71,12 +72,18 @@ def verify(
     _check_arrays(store)
     everything = (*index.tensors, *index.blobs)
     return Verified(
-        tensors=len(index.tensors),
+        tensors=len(index.tensors) if not index.files else _arrays(store),
         files=len(index.files),
         chunks=sum(len(entry.chunks) for entry in everything),
         bytes=total,
         compared=against is not None,
     )
+
+
+def _arrays(store: Store) -> int:
+    """Tensors in the files, as these have them."""
+    parts = (part for f in store.index.files for part in f.parts or ())
+    return sum(not isinstance(part, Filler) for part in parts)
 
 
 def _same_names(store: Store, root: Path, files: Iterable[str]) -> None:

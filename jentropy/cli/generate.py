@@ -27,7 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     models = jentropy.models
-    print_device_note()
+    if not arguments.quiet:
+        print_device_note()
     model = models.load(arguments.checkpoint, compute_dtype=arguments.compute_dtype)
     tokenizer = models.load_tokenizer(arguments.checkpoint)
     ids, text = models.continue_text(
