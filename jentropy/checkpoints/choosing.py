@@ -24,9 +24,10 @@ from pathlib import Path
 from jentropy.containers.tensor import first_twice
 from jentropy.errors import CorruptError, InputError
 
+from . import gguf_files, safetensors
 from .contents import read_json
 
-SAFETENSORS, GGUF = ".safetensors", ".gguf"
+SAFETENSORS, GGUF = safetensors.SUFFIX, gguf_files.SUFFIX
 PIPELINE = "model_index.json"
 MODEL = "model"  # what transformers names a model's files
 _INDEX = re.compile(r"(?P<stem>.+)\.safetensors\.index(?P<variant>\.[^.]+)?\.json")

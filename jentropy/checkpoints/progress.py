@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-# Called with the amount done since the last call. One that has a method `expect` is first told by it
-# of the whole amount, and of how much of that earlier work has done.
+# Called with the amount done since the last call. One that has a method `expect` is first told of
+# the whole amount, and of how much of it earlier work has done.
 Progress = Callable[[int], None]
 
 
