@@ -23,7 +23,7 @@ def amount(value: float, unit: str) -> str:
     return " ".join(f"{value / factor:.{digits}f} {prefix}{unit}".split())
 
 
-class _Figures(ProgressColumn):
+class Figures(ProgressColumn):
     """`1.2 GB of 7.0 GB, 35.0 MB/s, 0:02:46 left`, as far as it is known."""
 
     def __init__(self, unit: str):
@@ -78,6 +78,6 @@ def progress_bar(
     if quiet or not is_terminal(sys.stderr):
         yield lambda amount: None
         return
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), _Figures(unit))
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), Figures(unit))
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         yield Bar(progress, what)
