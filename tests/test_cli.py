@@ -15,12 +15,21 @@ import pytest
 import rich.progress
 
 import jentropy
+from jentropy import models
 from jentropy.checkpoints import compressed, compressing
 from jentropy.cli import main as cli
 from jentropy.cli import progress
 from jentropy.codecs import cores
 
 from .conftest import read_tree
+
+
+@pytest.fixture(scope="module")
+def packed_one(fixtures, tmp_path_factory):
+    """A compressed checkpoint."""
+    dst = tmp_path_factory.mktemp("packed") / "dst"
+    jentropy.compress_checkpoint(fixtures / "qwen3_bf16_sharded", dst)
+    return dst
 
 
 def run(capsys, *argv) -> tuple[int, str, str]:
@@ -293,15 +302,15 @@ def test_overwrite_replaces_its_own_kind_only(fixtures, tmp_path, capsys):
     assert read_tree(tmp_path) == before
 
 
-def test_a_failed_overwrite_leaves_the_old_one(fixtures, packed, tmp_path, capsys):
+def test_a_failed_overwrite_leaves_the_old_one(fixtures, packed_one, tmp_path, capsys):
     dst = tmp_path / "dst"
-    shutil.copytree(packed["llama_fp32"], dst)
+    shutil.copytree(packed_one, dst)
     source = tmp_path / "source"
     shutil.copytree(fixtures / "llama_fp16", source)
     data = (source / "model.safetensors").read_bytes()
     (source / "model.safetensors").write_bytes(data[:-1])
     assert run(capsys, "compress", source, dst, "--overwrite")[0] == 2
-    assert read_tree(dst) == read_tree(packed["llama_fp32"])
+    assert read_tree(dst) == read_tree(packed_one)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["dst", "source"]
 
 
@@ -325,6 +334,7 @@ class Terminal(io.StringIO):
 
 
 LONG = {
+    "generate": ["SRC", "--prompt", "x"],
     "analyze": ["SRC"],
     "compress": ["SRC", "NEW"],
     "decompress": ["DST", "NEW"],
@@ -333,7 +343,7 @@ LONG = {
 
 
 @pytest.mark.parametrize("command", LONG)
-def test_long_commands_know_how_much_there_is(command, fixtures, packed, tmp_path, monkeypatch):
+def test_long_commands_know_how_much_there_is(command, fixtures, packed_one, tmp_path, monkeypatch):
     """The bar ends where it was told that it would."""
     bars = []
 
@@ -353,13 +363,16 @@ def test_long_commands_know_how_much_there_is(command, fixtures, packed, tmp_pat
 
     monkeypatch.setattr(progress, "Bar", Watched)
     monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setattr(models, "load_tokenizer", lambda path: None)
+    monkeypatch.setattr(models, "continue_text", lambda *_, **__: ([], ""))
     name = "qwen3_bf16_sharded"
-    paths = {"SRC": fixtures / name, "DST": packed[name], "NEW": tmp_path / "new"}
+    paths = {"SRC": fixtures / name, "DST": packed_one, "NEW": tmp_path / "new"}
     assert cli.main([command, *(str(paths.get(a, a)) for a in LONG[command])]) == 0
     assert [bar.done for bar in bars] == [bar.total for bar in bars]
     size = sum(map(len, read_tree(fixtures / name).values()))
     weights = jentropy.analyze(fixtures / name).weights
-    assert bars[0].total == (weights if command == "analyze" else size)
+    counts_weights = command in ("analyze", "generate")
+    assert bars[0].total == (weights if counts_weights else size)
 
 
 def test_a_bar_says_how_much_how_fast_and_how_long(monkeypatch):
@@ -384,9 +397,11 @@ def test_a_bar_says_how_much_how_fast_and_how_long(monkeypatch):
 
 
 @pytest.mark.parametrize("command", ["compress", "decompress"])
-def test_an_interrupt_says_what_it_left(command, fixtures, packed, tmp_path, capsys, monkeypatch):
+def test_an_interrupt_says_what_it_left(
+    command, fixtures, packed_one, tmp_path, capsys, monkeypatch
+):
     source, dst = fixtures / "llama_fp16", tmp_path / "d s t"
-    given = {"compress": source, "decompress": packed["llama_fp16"]}[command]
+    given = {"compress": source, "decompress": packed_one}[command]
 
     def interrupt(*_, **__):
         raise KeyboardInterrupt
