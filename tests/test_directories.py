@@ -126,6 +126,18 @@ def only_a_variant(root: Path) -> None:
     )
 
 
+def variants_with_indices(root: Path) -> None:
+    for name, dtype in (("unet", "float32"), ("unet.fp16", "float16")):
+        write(root / f"{name}-1.safetensors", {"a": array(2, dtype=dtype)})
+        index(root / f"{name}.safetensors.index.json", {"a": f"{name}-1.safetensors"})
+    index(root / "unet.safetensors.fp16.index.json", {"a": "unet.fp16-1.safetensors"})
+
+
+def index_of_another_model(root: Path) -> None:
+    shards(root)
+    index(root / INDEX, {"other.a": A, "other.b": B})
+
+
 def pipeline(root: Path) -> None:
     (root / "model_index.json").write_text('{"_class_name": "P"}')
     write(root / "all_in_one.safetensors", {"x": array(2)})
@@ -172,6 +184,8 @@ SOUND: dict[Callable[[Path], None], tuple[list[str], str]] = {
     epochs: (["a"], "lora-000001.*lora-000002.*not shown"),
     variant_in_parts: (["a", "b", "c"], "fp16-00001-of-00002.*not shown"),
     only_a_variant: (["a"], "holds old"),
+    variants_with_indices: (["a"], "fp16-1.*not shown"),
+    index_of_another_model: (["a", "b", "c"], "ignored, it names no tensor"),
     pipeline: (["text/w", "unet/w"], r"all_in_one.*model\.fp16.*not shown"),
     folders: (["x/y/w", "z/w"], r"\.cache"),
     beside_the_model: (["a"], r"adapter.*q8\.gguf.*consolidated.*not shown"),

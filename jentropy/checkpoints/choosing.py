@@ -22,18 +22,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jentropy.containers.tensor import first_twice
-from jentropy.errors import CorruptError, InputError
+from jentropy.errors import InputError
 
-from . import gguf_files, safetensors
-from .contents import read_json
+from . import gguf_files, indices, safetensors
+from .indices import some, varies
 
 SAFETENSORS, GGUF = safetensors.SUFFIX, gguf_files.SUFFIX
 PIPELINE = "model_index.json"
 MODEL = "model"  # what transformers names a model's files
-_INDEX = re.compile(r"(?P<stem>.+)\.safetensors\.index(?P<variant>\.[^.]+)?\.json")
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})")
-_VARIES = ".-_"  # between a name and that of its variant
-_SHOWN = 3  # names in a note
 
 Names = Callable[[str], Sequence[str]]  # of the arrays in a file, in order
 ReadBytes = Callable[[str], bytes | None]
@@ -70,13 +67,6 @@ class Choice:
     fault: InputError | None = None
 
 
-def some(names: Iterable[str]) -> str:
-    """The first few names, and how many more there are."""
-    found = list(names)
-    more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-    return ", ".join(found[:_SHOWN]) + more
-
-
 def is_weights(name: str) -> bool:
     """Whether a file's name is that of a file of tensors."""
     return name.endswith((SAFETENSORS, GGUF))
@@ -102,12 +92,13 @@ def choose(root: Path, files: Sequence[str], names: Names, read: ReadBytes) -> C
     folders: dict[str, list[str]] = {}
     for file in files:
         folder, slash, name = file.rpartition("/")
-        if is_weights(name) or _INDEX.fullmatch(name):
+        if is_weights(name) or indices.PATTERN.fullmatch(name):
             folders.setdefault(folder + slash, []).append(name)
     below = [folder for folder in folders if folder and not _is_hidden(folder)]
     if "" in folders and not (PIPELINE in files and below):
         below = [""]
-    found = [_Folder(root, folder, files, folders[folder], names, read) for folder in below]
+    here = frozenset(files)
+    found = [_Folder(root, folder, here, folders[folder], names, read) for folder in below]
     components = tuple(c for folder in found for c in folder.components())
     shown = {file for component in components for file in component.files}
     notes = [note for folder in found for note in folder.notes]
@@ -128,7 +119,7 @@ class _Folder:
         self,
         root: Path,
         folder: str,
-        files: Sequence[str],
+        files: frozenset[str],
         own: Sequence[str],
         names: Names,
         read: ReadBytes,
@@ -136,13 +127,13 @@ class _Folder:
         self.root, self.folder = root, folder
         self.notes: list[str] = []
         self.fault: InputError | None = None
-        self._files = set(files)
+        self._files = files
         self._own = own
         self._names, self._read = names, read
 
     def components(self) -> Iterable[Component]:
         """The folder's model; several if it cannot be told which one that is."""
-        if (index := self._index()) and (component := self._by_index(index)):
+        if component := self._by_index():
             return [component]
         kind = SAFETENSORS if any(name.endswith(SAFETENSORS) for name in self._own) else GGUF
         weights = sorted(name for name in self._own if name.endswith(kind))
@@ -153,92 +144,33 @@ class _Folder:
     def _fail(self, error: InputError) -> None:
         self.fault = self.fault or error
 
-    def _index(self) -> str | None:
-        """The index that decides, if one does."""
-        found = {name: m for name in self._own if (m := _INDEX.fullmatch(name))}
-        plain = [name for name, match in found.items() if not match["variant"]]
-        variants = [name for name in found if name not in plain]
-        for stem in (MODEL, "diffusion_pytorch_model"):
-            if (usual := f"{stem}{SAFETENSORS}.index.json") in plain:
-                return usual
-        if len(plain) > 1:
-            self._fail(
-                InputError(
-                    "several indices",
-                    file=self.root / self.folder,
-                    expected="one",
-                    found=", ".join(plain),
-                )
-            )
-            return None
-        if plain or len(variants) != 1:
-            return plain[0] if plain else None
-        is_there = f"{found[variants[0]]['stem']}{SAFETENSORS}" in self._own
-        return None if is_there else variants[0]
-
-    def _by_index(self, name: str) -> Component | None:
-        """What an index names; None if it is no guide to what is here."""
-        path = self.root / self.folder / name
+    def _by_index(self) -> Component | None:
+        """What the index that decides points to; None if there is none."""
+        folder = self.root / self.folder
         try:
-            weight_map = read_weight_map(path, self._read(self.folder + name) or b"")
+            name = indices.find(self._own, folder)
+            if name is None:
+                return None
+            weight_map = indices.read_weight_map(
+                folder / name, self._read(self.folder + name) or b""
+            )
         except InputError as error:
             self._fail(error)
             return None
-        match = _INDEX.fullmatch(name)
-        assert match is not None
-        lost = {t: s for t, s in weight_map.items() if self.folder + s not in self._files}
-        if lost:
-            tensor, shard = next(iter(lost.items()))
-            if f"{match['stem']}{SAFETENSORS}" in self._own:
-                self.notes.append(f"{self.folder}{name}: ignored, it names {shard}, which is gone")
-                return None
-            self._fail(
-                InputError(
-                    f"missing shard {shard}",
-                    file=path,
-                    tensor=tensor,
-                    expected=f"the file {self.root / self.folder / shard}",
-                    found="none",
-                )
-            )
-        inside = {
-            shard: dict.fromkeys(self._names(self.folder + shard))
-            for shard in sorted(set(weight_map.values()) - set(lost.values()))
-        }
-        if not inside:
-            return None
-        owner = {t: s for s, names in inside.items() for t in names if t in weight_map}
-        owner |= {t: s for t, s in weight_map.items() if t in inside.get(s, ())}
-        self._tell(name, weight_map, lost, inside, owner)
-        return Component(
-            folder=self.folder,
-            prefix=self.folder,
-            files={
-                self.folder + s: tuple(t for t in names if owner.get(t) == s)
-                for s, names in inside.items()
-            },
+        pointed = indices.follow(
+            folder / name,
+            weight_map,
+            self._own,
+            is_here=lambda shard: self.folder + shard in self._files,
+            names=lambda shard: self._names(self.folder + shard),
         )
-
-    def _tell(
-        self,
-        name: str,
-        weight_map: Mapping[str, str],
-        lost: Mapping[str, str],
-        inside: Mapping[str, Iterable[str]],
-        owner: Mapping[str, str],
-    ) -> None:
-        """Notes where an index and its files differ."""
-        where = f"{self.folder}{name}"
-        if stale := [t for t in weight_map if t not in owner and t not in lost]:
-            self.notes.append(f"{where}: names {some(stale)}, which no file has: left out")
-        if moved := [t for t, s in owner.items() if weight_map[t] != s]:
-            self.notes.append(f"{where}: {some(moved)} lie in other files than it says")
-        for shard, names in inside.items():
-            if others := [t for t in names if owner.get(t) != shard]:
-                self.notes.append(
-                    f"{self.folder}{shard}: holds {some(others)}, which {name} does not point to: "
-                    "kept and not shown"
-                )
+        self.notes += [self.folder + note for note in pointed.notes]
+        if pointed.fault:
+            self._fail(pointed.fault)
+        if not pointed.files:
+            return None
+        files = {self.folder + shard: names for shard, names in pointed.files.items()}
+        return Component(folder=self.folder, prefix=self.folder, files=files)
 
     def _by_file(self, weights: Sequence[str]) -> list[Component]:
         """What files hold that no index tells of."""
@@ -257,7 +189,7 @@ class _Folder:
         for stem in sorted(inside, key=lambda s: (len(s), s)):
             arrays = [(t, file) for file, names in inside[stem].items() for t in names]
             varied = {owner[t][0] for t, _ in arrays if t in owner}
-            if any(stem.startswith(base) and stem[len(base)] in _VARIES for base in varied):
+            if any(varies(stem, base) for base in varied):
                 continue
             kept.append(stem)
             for tensor, file in arrays:
@@ -298,22 +230,3 @@ class _Folder:
         if lost := [n for n in range(1, count + 1) if n not in numbers]:
             parts = some(f"{matches[0]['stem']}-{n:05d}-of-{count:05d}" for n in lost)
             self.notes.append(f"{self.folder}{parts}: not here; the model lacks what they hold")
-
-
-def read_weight_map(path: Path, text: bytes) -> dict[str, str]:
-    """File of every tensor, as an index has it.
-
-    Raises:
-      CorruptError: no such index.
-    """
-    index = read_json(path, text)
-    weight_map = index.get("weight_map") if isinstance(index, dict) else None
-    if (
-        not isinstance(weight_map, dict)
-        or not weight_map
-        or not all(isinstance(shard, str) for shard in weight_map.values())
-    ):
-        raise CorruptError(
-            "index", file=path, expected="a weight_map of names to files", found=f"{index!r:.60}"
-        )
-    return weight_map

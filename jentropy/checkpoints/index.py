@@ -293,7 +293,8 @@ def from_json(text: bytes, file: Path) -> Index:
     )
     reader.unique([f.path for f in files], "files")
     tensors = entries["tensors"]
-    for parts in [f.parts or () for f in files] or [range(len(tensors))]:
+    groups: list[Sequence[Part]] = [f.parts or () for f in files]
+    for parts in groups or [range(len(tensors))]:
         arrays = [part for part in parts if not isinstance(part, Filler)]
         names = [a.name if isinstance(a, Blocks) else tensors[a].name for a in arrays]
         reader.unique(names, "tensors")
