@@ -95,3 +95,7 @@ class DestinationError(InputError):
 
 class CheckError(JentropyError):
     """A comparison that was asked for did not hold."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C while something was being written: what is left of it, and how to go on."""

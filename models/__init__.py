@@ -12,6 +12,8 @@ from typing import Any
 
 import jax
 
+from jentropy.checkpoints.progress import Progress
+
 from . import llama, qwen3
 from .config import DecoderConfig, RopeConfig
 from .decoder import Decoder
@@ -34,7 +36,11 @@ BUNDLED = Path(__file__).parent / "bundled" / "pystdlib"  # the demo's model
 
 
 def load(
-    path: str | Path, mesh: jax.sharding.Mesh | None = None, compute_dtype: Any = None
+    path: str | Path,
+    mesh: jax.sharding.Mesh | None = None,
+    compute_dtype: Any = None,
+    *,
+    progress: Progress | None = None,
 ) -> Decoder:
     """Loads a model.
 
@@ -55,6 +61,7 @@ def load(
         ones are multiplied by the reference backend, which XLA can split.
       compute_dtype: of activations, bfloat16 or float32; None takes bfloat16 for BF16 weights and
         float32 for any other. Accumulation is float32.
+      progress: called with the weights read since the last call; see `checkpoints.progress`.
 
     Returns:
       An `nnx.Module`: `model(input_ids)` maps int32[batch, time] to float32[batch, time,
@@ -64,7 +71,14 @@ def load(
       InputError: an unknown architecture, a config that says what it does not know, or weights
         that do not fit it, all of them named.
     """
-    return load_model(path, ARCHITECTURES, OTHER_NAMES, mesh=mesh, compute_dtype=compute_dtype)
+    return load_model(
+        path,
+        ARCHITECTURES,
+        OTHER_NAMES,
+        mesh=mesh,
+        compute_dtype=compute_dtype,
+        progress=progress,
+    )
 
 
 __all__ = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from flax import nnx
 from jentropy import formats, modes
 from jentropy.checkpoints import Checkpoint, CompressedCheckpoint, open_checkpoint
 from jentropy.checkpoints.contents import CONFIG, read_json
+from jentropy.checkpoints.progress import Progress, expect
 from jentropy.errors import InputError, UnsupportedError
 from jentropy.formats import QuantizedTensor
 from jentropy.pallas_kernels import default_backend
@@ -95,6 +97,7 @@ def load_model(
     *,
     mesh: jax.sharding.Mesh | None = None,
     compute_dtype: Any = None,
+    progress: Progress | None = None,
 ) -> Decoder:
     """See `jentropy.models.load`."""
     checkpoint = open_checkpoint(path)
@@ -111,7 +114,10 @@ def load_model(
     compressed = isinstance(checkpoint, CompressedCheckpoint)
     # XLA does not split a kernel over a mesh; it does what the reference backend is made of.
     backend = default_backend() if mesh is None else "reference"
+    expect(progress, sum(math.prod(checkpoint.tensor(n).shape) for n in checkpoint.names()))
     for tensor, codes in checkpoint.read_all():
+        if progress:
+            progress(math.prod(tensor.shape))
         if tensor.name not in places:  # one that `_check` let pass
             continue
         if compressed:

@@ -27,6 +27,7 @@ LAYERS = [
     {"report"},
     {"bench"},
     {"cli"},
+    {"__main__"},
 ]
 FOLDERS = {
     "jentropy": ROOT / "jentropy",

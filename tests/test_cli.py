@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import rich.progress
 
 import jentropy
+from jentropy import models
+from jentropy.checkpoints import compressed, compressing
 from jentropy.cli import main as cli
+from jentropy.cli import progress
+from jentropy.codecs import cores
 from jentropy.errors import CheckError
+
+from .conftest import read_tree
+
+
+@pytest.fixture(scope="module")
+def packed_one(fixtures, tmp_path_factory):
+    """A compressed checkpoint."""
+    dst = tmp_path_factory.mktemp("packed") / "dst"
+    jentropy.compress_checkpoint(fixtures / "qwen3_bf16_sharded", dst)
+    return dst
 
 
 def run(capsys, *argv) -> tuple[int, str, str]:
@@ -175,18 +193,23 @@ def test_errors_are_one_line_and_code_2(fixtures, tmp_path, capsys):
     pickle.write_bytes(b"\x80\x04.")
     packed = tmp_path / "packed"
     jentropy.compress_checkpoint(fixtures / "llama_fp16", packed)
+    none = tmp_path / "none"
     for argv in (
-        ["analyze", tmp_path / "none"],
+        ["analyze", none],
         ["analyze", pickle],
-        ["compress", tmp_path / "none", tmp_path / "x"],
+        ["compress", none, tmp_path / "x"],
         ["compress", fixtures / "llama_fp16", packed],
         ["decompress", fixtures / "llama_fp16", tmp_path / "x"],
         ["decompress", packed, packed],
-        ["verify", tmp_path / "none"],
-        ["inspect", tmp_path / "none"],
+        ["verify", none],
+        ["verify", packed, "--against", none],
+        ["inspect", none],
+        ["decompress", none, tmp_path / "x"],
+        ["generate", none, "--prompt", "x"],
+        ["analyze", ""],
         ["generate", packed, "--prompt", "x"],  # has no tokenizer
         ["inspect", packed, "--json", tmp_path / "no" / "such" / "folder.json"],
-        ["bench", "--source", tmp_path / "none"],
+        ["bench", "--source", none],
         ["bench", "--suite", "load", "--png", tmp_path / "b.png"],
     ):
         code, out, err = run(capsys, *argv)
@@ -194,6 +217,8 @@ def test_errors_are_one_line_and_code_2(fixtures, tmp_path, capsys):
         assert out == "" or argv[0] == "inspect"
         assert err.count("\n") == 1, err
         assert err.startswith("jentropy: ")
+        if none in argv or "" in argv:
+            assert "no such file or directory" in err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model.bin", "packed"]
 
 
@@ -219,7 +244,7 @@ def test_as_a_process(fixtures, tmp_path):
 
     def call(*argv):
         return subprocess.run(
-            [sys.executable, "-m", "jentropy.cli.main", *map(str, argv)],
+            [sys.executable, "-m", "jentropy", *map(str, argv)],
             capture_output=True,
             text=True,
             cwd=tmp_path,
@@ -233,6 +258,220 @@ def test_as_a_process(fixtures, tmp_path):
     assert done.stderr.count("\n") == 1
     done = call("nonsense")
     assert done.returncode == 2
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["--version"])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out == f"jentropy {jentropy.__version__}\n"
+
+
+def test_quiet_leaves_errors_and_what_was_asked_for(fixtures, tmp_path, capsys):
+    source = tmp_path / "source"
+    shutil.copytree(fixtures / "llama_fp16", source)
+    shutil.copy(source / "model.safetensors", source / "extra.safetensors")  # gives a note
+    dst = tmp_path / "dst"
+    assert "extra" in run(capsys, "analyze", source)[2]
+    for argv in (
+        ["analyze", source],
+        ["compress", source, dst],
+        ["verify", dst, "--against", source],
+        ["inspect", dst],
+        ["decompress", dst, tmp_path / "out"],
+    ):
+        assert run(capsys, *argv, "--quiet") == (0, "", "")
+    code, out, err = run(capsys, "inspect", dst, "-q", "--json", "-")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["notes"]
+    code, out, err = run(capsys, "compress", source, dst, "-q")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+
+
+def test_overwrite_replaces_its_own_kind_only(fixtures, tmp_path, capsys):
+    old, new = fixtures / "llama_fp32", fixtures / "llama_fp16"
+    dst, out = tmp_path / "dst", tmp_path / "out"
+    (tmp_path / "empty").mkdir()
+    assert run(capsys, "compress", old, tmp_path / "empty", "--overwrite")[0] == 0
+    assert run(capsys, "compress", old, dst, "--overwrite")[0] == 0
+    code, _, err = run(capsys, "compress", new, dst)
+    assert (code, "--overwrite" in err) == (2, True)
+    assert run(capsys, "decompress", dst, out, "--overwrite")[0] == 0
+    assert run(capsys, "compress", new, dst, "--overwrite")[0] == 0
+    assert run(capsys, "verify", dst, "--against", new)[0] == 0
+    assert run(capsys, "decompress", dst, out, "--overwrite") == (0, "", "")
+    assert read_tree(out) == read_tree(new)
+    (out / "notes.txt").write_text("mine")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "mine").touch()
+    (tmp_path / "file").touch()
+    before = read_tree(tmp_path)
+    for argv in (
+        ["decompress", dst, out],
+        ["decompress", dst, tmp_path / "file"],
+        ["decompress", dst, tmp_path],  # holds the checkpoint
+        ["compress", new, tmp_path / "other"],
+        ["compress", new, tmp_path / "file"],
+        ["compress", out, tmp_path],
+    ):
+        code, _, err = run(capsys, *argv, "--overwrite")
+        assert (code, err.count("\n")) == (2, 1), argv
+    assert read_tree(tmp_path) == before
+
+
+def test_a_failed_overwrite_leaves_the_old_one(fixtures, packed_one, tmp_path, capsys):
+    dst = tmp_path / "dst"
+    shutil.copytree(packed_one, dst)
+    source = tmp_path / "source"
+    shutil.copytree(fixtures / "llama_fp16", source)
+    data = (source / "model.safetensors").read_bytes()
+    (source / "model.safetensors").write_bytes(data[:-1])
+    assert run(capsys, "compress", source, dst, "--overwrite")[0] == 2
+    assert read_tree(dst) == read_tree(packed_one)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["dst", "source"]
+
+
+def test_jobs_bound_the_threads(fixtures, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv(cores.JOBS, "1")
+    monkeypatch.setenv("NPROC", "8")
+    assert cores.count() == 1
+    assert run(capsys, "compress", fixtures / "llama_fp16", tmp_path / "dst", "--jobs", 3)[0] == 0
+    assert cores.count() == 3
+    for bad in ("0", "-1", "many"):
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(["verify", str(tmp_path / "dst"), "--jobs", bad])
+        assert stopped.value.code == 2
+    monkeypatch.delenv(cores.JOBS)
+    assert cores.count() == os.cpu_count()
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+LONG = {
+    "generate": ["SRC", "--prompt", "x"],
+    "analyze": ["SRC"],
+    "compress": ["SRC", "NEW"],
+    "decompress": ["DST", "NEW"],
+    "verify": ["DST", "--against", "SRC"],
+}
+
+
+@pytest.mark.parametrize("command", LONG)
+def test_long_commands_know_how_much_there_is(command, fixtures, packed_one, tmp_path, monkeypatch):
+    """The bar ends where it was told that it would."""
+    bars = []
+
+    class Watched(progress.Bar):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            bars.append(self)
+            self.done, self.total = 0, None
+
+        def __call__(self, done):
+            super().__call__(done)
+            self.done += done
+
+        def expect(self, total, done):
+            super().expect(total, done)
+            self.total = total
+
+    monkeypatch.setattr(progress, "Bar", Watched)
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setattr(models, "load_tokenizer", lambda path: None)
+    monkeypatch.setattr(models, "continue_text", lambda *_, **__: ([], ""))
+    name = "qwen3_bf16_sharded"
+    paths = {"SRC": fixtures / name, "DST": packed_one, "NEW": tmp_path / "new"}
+    assert cli.main([command, *(str(paths.get(a, a)) for a in LONG[command])]) == 0
+    assert [bar.done for bar in bars] == [bar.total for bar in bars]
+    size = sum(map(len, read_tree(fixtures / name).values()))
+    weights = jentropy.analyze(fixtures / name).weights
+    counts_weights = command in ("analyze", "generate")
+    assert bars[0].total == (weights if counts_weights else size)
+
+
+def test_a_bar_says_how_much_how_fast_and_how_long(monkeypatch):
+    now = [0.0]
+    bars = rich.progress.Progress(get_time=lambda: now[0], disable=True)
+    bar = progress.Bar(bars, "x")
+    column = progress.Figures("B")
+
+    def shown() -> str:
+        return str(column.render(bars.tasks[0]))
+
+    assert shown() == "0 B"
+    bar.expect(4_000_000_000, 1_000_000_000)
+    assert shown() == "1.0 GB of 4.0 GB"
+    now[0] = 10.0
+    bar(500_000_000)
+    assert shown() == "1.5 GB of 4.0 GB, 50.0 MB/s, 0:00:50 left"
+    bar(2_500_000_000)
+    assert shown() == "4.0 GB of 4.0 GB, 300.0 MB/s"
+    assert progress.amount(1234, " weights") == "1.2 k weights"
+    assert progress.amount(7, " weights") == "7 weights"
+
+
+@pytest.mark.parametrize("command", ["compress", "decompress"])
+def test_an_interrupt_says_what_it_left(
+    command, fixtures, packed_one, tmp_path, capsys, monkeypatch
+):
+    source, dst = fixtures / "llama_fp16", tmp_path / "d s t"
+    given = {"compress": source, "decompress": packed_one}[command]
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(compressing.index_lib, "document", interrupt)
+        patch.setattr(compressed, "put_in_place", interrupt)
+        code, _, err = run(capsys, command, given, dst)
+    assert (code, err.count("\n")) == (130, 1)
+    folder = tmp_path / ".d s t.jentropy-compress"
+    if command == "compress":
+        assert folder.is_dir()
+        assert f"`rm -r '{folder}'`" in err
+        assert "goes on from there" in err
+        assert run(capsys, command, given, dst)[0] == 0
+    else:
+        assert f"nothing of {dst} is left" in err
+        assert not dst.exists()
+    assert not folder.exists()
+
+
+def test_bits_per_weight_leave_out_what_is_no_weight(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    weights = rng.standard_normal((64, 64)).astype(np.float16)
+    codes = rng.integers(0, 2**31, (256, 256), dtype=np.int32)
+    for folder, arrays in {"both": {"w": weights, "q": codes}, "raw": {"q": codes}}.items():
+        (tmp_path / folder).mkdir()
+        header, at = {}, 0
+        for name, values in arrays.items():
+            dtype = {"float16": "F16", "int32": "I32"}[values.dtype.name]
+            offsets = [at, at + values.nbytes]
+            header[name] = {"dtype": dtype, "shape": list(values.shape), "data_offsets": offsets}
+            at += values.nbytes
+        text = json.dumps(header).encode()
+        data = b"".join(a.tobytes() for a in arrays.values())
+        file = tmp_path / folder / "model.safetensors"
+        file.write_bytes(len(text).to_bytes(8, "little") + text + data)
+        code, out, _ = run(capsys, "compress", tmp_path / folder, tmp_path / f"{folder}.j")
+        assert code == 0
+        assert "1 RAW tensors (no weights)" in out
+        assert ("no weights" if folder == "raw" else "4,096 weights in ") in out.split(":", 1)[1]
+    both, raw = (jentropy.inspect(tmp_path / f"{name}.j") for name in ("both", "raw"))
+    assert both.weights == 4096
+    assert both.bits_per_weight < 20
+    assert both.raw_bytes > codes.nbytes * 0.9
+    assert both.to_json()["raw_tensors"] == 1
+    on_disk = sum(map(len, read_tree(tmp_path / "both.j").values()))
+    assert both.archive_bytes + both.other_files_bytes == on_disk
+    assert (raw.weights, raw.bits_per_weight) == (0, None)
+    assert json.loads(json.dumps(raw.to_json()))["bits_per_weight"] is None
+    _, out, _ = run(capsys, "analyze", tmp_path / "both")
+    assert "4,096 weights in 1 tensors, and 1 RAW tensors (no weights)" in out
+    assert "RAW (65,536 numbers)" in out
 
 
 def test_names_are_not_markup(tmp_path, capsys):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,8 @@ from jentropy.entropy import EntropyReport
 
 from .checkpoint import Arrays, Tensor
 from .opening import open_checkpoint, stored_leaf
+from .progress import Progress, expect
 from .reading import plain_tensor
-
-Progress = Callable[[int], None]
 
 
 def analyze(source: Any, progress: Progress | None = None) -> EntropyReport:
@@ -24,7 +24,7 @@ def analyze(source: Any, progress: Progress | None = None) -> EntropyReport:
 
     Args:
       source: a path that `open_checkpoint` takes, or a pytree of arrays or `CompressedTensor`.
-      progress: called with the number of elements counted since the last call.
+      progress: called with the elements counted since the last call; see `progress.Progress`.
 
     Returns:
       An `EntropyReport`; `.to_json()` gives plain data.
@@ -39,6 +39,8 @@ def analyze(source: Any, progress: Progress | None = None) -> EntropyReport:
         checkpoint = open_checkpoint(source)
         builder = entropy.ReportBuilder(str(source), checkpoint.notes)
         weights = checkpoint.read_all()
+        shapes = (checkpoint.tensor(name).shape for name in checkpoint.names())
+        expect(progress, sum(map(math.prod, shapes)))
     else:
         builder = entropy.ReportBuilder("pytree")
         weights = _leaves(source)

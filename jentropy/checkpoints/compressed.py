@@ -3,151 +3,70 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from jentropy.containers import coder, trees
-from jentropy.containers.tensor import CompressedTensor, dtype_named
+from jentropy.containers import trees
+from jentropy.containers.tensor import CompressedTensor, first_twice
 from jentropy.errors import InputError
 from jentropy.formats import codes_of
 
-from . import orbax, reading, safetensors, structure
+from . import orbax, reading, structure
+from .archived import Archive, stored_entry
 from .checkpoint import Arrays, Checkpoint, Tensor
-from .compressing import Progress
-from .contents import StoredArray, decode_text, read_contents
-from .index import Blocks, Entry, Filler, Part
-from .staging import destination_errors, staged
-from .store import Store
+from .contents import read_contents
+from .decoding import file_bytes, read_entries, whole_bytes
+from .index import Entry
+from .progress import Progress, expect
+from .staging import Replaces, destination_errors, put_in_place, staged
+from .store import Store, is_orbax_checkpoint
+from .viewing import view
 
 
 class CompressedCheckpoint(Checkpoint):
     """Weights of a compressed checkpoint; a weight is decoded when its codes are asked for.
 
     Args:
+      within: path of one of its files or folders, to see that alone.
       strict: whether a config that contradicts the arrays is an error.
+      lenient: whether what keeps it from being a checkpoint is a note.
     """
 
-    def __init__(self, path: Path, *, strict: bool = True):
-        self.source = path
+    def __init__(self, path: Path, within: str = "", *, strict: bool = True, lenient: bool = False):
         self.store = Store(path)
-        self._files = {f.path: f for f in self.store.index.files}
-        self._entries = {entry.name: entry for entry in model_entries(self.store)}
-        contents = read_contents(
-            path,
-            _arrays(self.store),
-            self.read_text,
-            self._metadata(),
-            whole=len(self._files) != 1,
-        )
-        found = reading.read(contents, strict=strict)
-        super().__init__(path, found.tensors, contents.config, found.notes)
-
-    def _metadata(self) -> dict[str, str]:
-        found: dict[str, str] = {}
-        for file in self.store.index.files:
-            if file.model and file.path.endswith(safetensors.SUFFIX):
-                blob = _read(self.store, self.store.index.blobs[file.blob]).tobytes()
-                header = safetensors.parse_header(self.source / file.path, blob[8:])
-                found.update(safetensors.text_metadata(header.get("__metadata__")))
-        return found
+        self.archive = Archive(self.store, within)
+        self.arrays = {array.name: array for array in self.archive.arrays()}
+        if self.store.index.files:
+            found = view(self.archive.choice, self.archive.contents, strict=strict, lenient=lenient)
+            tensors, config, notes = found.tensors, found.config, found.notes
+        else:
+            leaves = [stored_entry(self.store, entry) for entry in self.store.index.tensors]
+            contents = read_contents(path, leaves, lambda name: None)
+            read = reading.read(contents, strict=strict)
+            tensors, config, notes = read.tensors, None, read.notes
+        super().__init__(path / within, tensors, config, notes)
 
     def read_all(self) -> Iterator[tuple[Tensor, Arrays]]:
-        plain = [t for t in map(self.tensor, self.names()) if t.dtype is not None]
-        entries = [self._entries[tensor.parts["code"]] for tensor in plain]
-        decoded = read_entries(self.store, entries)
-        for name in self.names():
+        entries = {name: self._plain(self.tensor(name)) for name in self.names()}
+        decoded = read_entries(self.store, [entry for entry in entries.values() if entry])
+        for name, entry in entries.items():
             tensor = self.tensor(name)
-            yield (
-                tensor,
-                tensor.codes if tensor.dtype is None else {"code": codes_of(next(decoded))},
-            )
+            yield tensor, {"code": codes_of(next(decoded))} if entry else tensor.codes
+
+    def _plain(self, tensor: Tensor) -> Entry | None:
+        """The one entry that is the tensor as it is, if there is one."""
+        if tensor.dtype is None:
+            return None
+        entries = list(self.arrays[tensor.parts["code"]].entries.values())
+        return entries[0] if len(entries) == 1 else None
 
     def read_text(self, file: str) -> str | None:
-        found = self._files.get(file)
-        if found is None:
-            return self.store.index.beside.get(file)
-        if found.parts is not None:
-            return None
-        blob = _read(self.store, self.store.index.blobs[found.blob])
-        return decode_text(self.source / file, blob.tobytes())
-
-
-def model_entries(store: Store) -> list[Entry]:
-    """The entries that are the model's weights."""
-    index = store.index
-    if not index.files:
-        return list(index.tensors)
-    return [index.tensors[i] for f in index.files if f.model for i in f.tensors]
-
-
-def _coded(store: Store, entry: Entry, *, whole: bool) -> Iterator[coder.Coded]:
-    """The chunks of an entry; `whole` is whether `coder.assemble` will take them."""
-    room = coder.room(entry.header) if whole else None
-    for ref, span in zip(entry.chunks, entry.header.spans(), strict=True):
-        file = store.bundle_path(ref)
-        yield coder.Coded(entry.name, ref.chunk, store.payload(ref), span, file, room)
-
-
-def read_entries(store: Store, entries: list[Entry]) -> Iterator[np.ndarray]:
-    """The arrays of entries, in order; the chunks of many decode together."""
-    decoded = coder.decode(item for entry in entries for item in _coded(store, entry, whole=True))
-    for entry in entries:
-        yield coder.assemble(decoded, entry.header)
-
-
-def _read(store: Store, entry: Entry) -> np.ndarray:
-    (values,) = read_entries(store, [entry])
-    return values
-
-
-def _arrays(store: Store) -> Iterator[StoredArray]:
-    """The arrays of the model's files, or of a pytree."""
-    index = store.index
-    if not index.files:
-        yield from (_array(store, entry) for entry in index.tensors)
-    for part in (part for f in index.files if f.model for part in f.parts or ()):
-        if isinstance(part, int):
-            yield _array(store, index.tensors[part])
-        elif isinstance(part, Blocks):
-            yield StoredArray(
-                name=part.name,
-                shape=part.shape,
-                dtype=np.dtype(np.uint8),
-                file=store.path,
-                packing=part.packing,
-                read=partial(_read_blocks, store, part),
-            )
-
-
-def _array(store: Store, entry: Entry) -> StoredArray:
-    return StoredArray(
-        name=entry.name,
-        shape=entry.header.shape,
-        dtype=dtype_named(entry.header.dtype),
-        file=store.path,
-        read=lambda: _read(store, entry),
-    )
-
-
-def _read_blocks(store: Store, blocks: Blocks) -> np.ndarray:
-    fields = list(read_entries(store, [store.index.tensors[i] for i in blocks.fields]))
-    return _side_by_side(fields).reshape(blocks.shape)
-
-
-def _side_by_side(fields: list[np.ndarray]) -> np.ndarray:
-    """Bytes of rows whose fields lie one after another. uint8[rows, bytes]."""
-    octets = [np.ascontiguousarray(field).reshape(-1).view(np.uint8) for field in fields]
-    rows = len(fields[0])
-    return np.concatenate(
-        [part.reshape(rows, part.size // max(1, rows)) for part in octets], axis=1
-    )
+        return self.archive.read_text(file)
 
 
 def load(path: str | Path, sharding: Any = None) -> Any:
@@ -168,11 +87,13 @@ def load(path: str | Path, sharding: Any = None) -> Any:
         not fit a tensor, by name. Damaged payloads are found when they are decoded.
     """
     store = Store(Path(path))
-    entries = model_entries(store)
-    packed = [_packed(store, entry) for entry in entries]
     if store.index.files:
-        tree = dict(zip((entry.name for entry in entries), packed, strict=True))
+        entries = [item for array in Archive(store).arrays() for item in array.entries.items()]
+        if (twice := first_twice(name for name, _ in entries)) is not None:
+            raise InputError("two arrays have this name", file=store.path, tensor=twice)
+        tree: Any = {name: _packed(store, entry) for name, entry in entries}
     else:
+        packed = [_packed(store, entry) for entry in store.index.tensors]
         tree = structure.rebuild(store.index.tree, packed, store.array_path("index"))
     return tree if sharding is None else trees.with_sharding(tree, sharding)
 
@@ -191,7 +112,11 @@ def _packed(store: Store, entry: Entry) -> CompressedTensor:
 
 
 def decompress_checkpoint(
-    path: str | Path, out: str | Path, progress: Progress | None = None
+    path: str | Path,
+    out: str | Path,
+    progress: Progress | None = None,
+    *,
+    overwrite: bool = False,
 ) -> None:
     """Writes the original files, byte for byte.
 
@@ -201,7 +126,8 @@ def decompress_checkpoint(
     Args:
       path: a compressed checkpoint.
       out: the directory that will hold the files; it appears whole or not at all.
-      progress: told of progress.
+      progress: called with the bytes done since the last call; see `progress.Progress`.
+      overwrite: whether a directory that holds nothing but such files is replaced.
 
     Raises:
       InputError: a damaged checkpoint.
@@ -210,10 +136,18 @@ def decompress_checkpoint(
     store, target = Store(Path(path)), Path(out)
     if target.resolve().is_relative_to(store.path.resolve()):
         raise InputError("destination lies inside the compressed checkpoint", file=target)
+    if overwrite and store.path.resolve().is_relative_to(target.resolve()):
+        raise InputError("compressed checkpoint lies inside the destination", file=store.path)
+    replaces = _others(store) if overwrite else None
     if not store.index.files:
-        orbax.save_tree(target, jax.tree.map(np.asarray, trees.decompress(load(path))))
+        tree = jax.tree.map(np.asarray, trees.decompress(load(path)))
+        orbax.save_tree(target, tree, replaces=replaces)
         return
-    with staged(target, "decompress") as stage, destination_errors(target):
+    expect(progress, whole_bytes(store))
+    with (
+        staged(target, "decompress", replaces=replaces) as stage,
+        destination_errors(target),
+    ):
         for name, parts in file_bytes(store):
             file = stage / "out" / name
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -222,43 +156,19 @@ def decompress_checkpoint(
                     stream.write(part.data)
                     if progress:
                         progress(part.size)
-        os.rename(stage / "out", target)
+        put_in_place(stage / "out", target, replace=overwrite)
 
 
-def file_bytes(store: Store) -> Iterator[tuple[str, Iterator[np.ndarray]]]:
-    """Every file and its bytes, uint8, in order; each file's are to be used up before the next's.
+def _others(store: Store) -> Replaces:
+    """Says what a directory holds that the checkpoint does not give back."""
+    ours = {f.path for f in store.index.files}
 
-    Chunks of many files decode together.
-    """
-    index = store.index
-    plan = [(f.path, [Filler(f.blob), *(f.parts or ())]) for f in index.files]
-    decoded = coder.decode(
-        item
-        for _, parts in plan
-        for part in parts
-        for entry in _entries(store, part)
-        for item in _coded(store, entry, whole=isinstance(part, Blocks))
-    )
-    for name, parts in plan:
-        yield name, (data for part in parts for data in _part_bytes(store, part, decoded))
+    def found(path: Path) -> str:
+        if not ours:
+            return "" if is_orbax_checkpoint(path) else "no Orbax checkpoint"
+        if not path.is_dir():
+            return "a file"
+        inside = (p.relative_to(path).as_posix() for p in path.rglob("*") if not p.is_dir())
+        return next((name for name in inside if name not in ours), "")
 
-
-def _entries(store: Store, part: Part) -> list[Entry]:
-    """Entries that a part of a file is made of."""
-    if isinstance(part, Filler):
-        return [store.index.blobs[part.blob]]
-    fields = part.fields if isinstance(part, Blocks) else (part,)
-    return [store.index.tensors[i] for i in fields]
-
-
-def _part_bytes(
-    store: Store, part: Part, decoded: Iterator[tuple[coder.Coded, np.ndarray]]
-) -> Iterator[np.ndarray]:
-    """A part's bytes in pieces, from its decoded chunks."""
-    entries = _entries(store, part)
-    if isinstance(part, Blocks):
-        fields = [coder.assemble(decoded, entry.header) for entry in entries]
-        yield _side_by_side(fields).reshape(-1)
-        return
-    for _, codes in itertools.islice(decoded, len(entries[0].chunks)):
-        yield np.ascontiguousarray(codes).view(np.uint8)
+    return found

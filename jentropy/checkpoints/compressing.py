@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,20 +16,19 @@ from jentropy.containers.tensor import chunk_length, first_twice
 from jentropy.errors import InputError
 from jentropy.formats import ElementFormat
 
-from . import gguf_files, orbax, reading, safetensors, structure
+from . import choosing, orbax, structure
 from . import index as index_lib
 from .contents import StoredArray
 from .dialects import gguf
 from .gguf_files import GgufFile
 from .hub import resolve
 from .index import Blocks, FileEntry, Filler, Part
+from .progress import Progress, expect
 from .safetensors import SafetensorsFile
-from .sources import FileSource, read_file_source
+from .sources import FileSource, open_weights, read_file_source
 from .staging import refuse_existing
 from .store import is_compressed_checkpoint, is_orbax_checkpoint
-from .writer import Writer, writing
-
-Progress = Callable[[int], None]  # called with the number of source bytes done since the last call
+from .writer import Writer, other_than_compressed, writing
 
 
 @dataclass(slots=True)
@@ -48,6 +47,12 @@ class _Item:
         expected = -(-self.values.size // chunk_length(tuple(self.values.shape)))
         return self.header is not None and len(self.chunks) == expected
 
+    @property
+    def done_bytes(self) -> int:
+        """Bytes of the chunks that are there."""
+        done = len(self.chunks) * chunk_length(tuple(self.values.shape))
+        return min(done * self.values.itemsize, self.values.nbytes)
+
     def draft(self) -> coder.Draft:
         skip = len(self.chunks)
         if self.is_blob:
@@ -59,7 +64,9 @@ class _Item:
         return index_lib.entry_document(self.name, self.header, self.chunks)
 
 
-def compress_checkpoint(src: str | Path, dst: str | Path, progress: Progress | None = None) -> None:
+def compress_checkpoint(
+    src: str | Path, dst: str | Path, progress: Progress | None = None, *, overwrite: bool = False
+) -> None:
     """Compresses a checkpoint, with every file that lies beside its weights.
 
     Killed or interrupted work is taken up by the next call with the same arguments.
@@ -68,26 +75,29 @@ def compress_checkpoint(src: str | Path, dst: str | Path, progress: Progress | N
       src: a safetensors file, a directory in Hugging Face form, an Orbax checkpoint (which is read
         whole, and not taken up), or `hf://owner/name`.
       dst: where the compressed checkpoint will appear, whole or not at all.
-      progress: told of progress.
+      progress: called with the bytes done since the last call; see `progress.Progress`.
+      overwrite: whether a compressed checkpoint that is there is replaced, once this one is done.
 
     Raises:
       InputError: a source that cannot be read, by file and tensor.
       DestinationError: `dst` exists or cannot be written.
     """
     target = Path(dst)
-    refuse_existing(target)
+    refuse_existing(target, other_than_compressed if overwrite else None)
     source = resolve(src)
+    if overwrite and source.resolve().is_relative_to(target.resolve()):
+        raise InputError("source lies inside the destination", file=source)
     if is_compressed_checkpoint(source):
         raise InputError("already a compressed checkpoint", file=source)
     if source.is_dir() and is_orbax_checkpoint(source):
-        save(target, trees.compress(orbax.load_tree(source)))
+        save(target, trees.compress(orbax.load_tree(source)), overwrite=overwrite)
         return
     if source.is_dir() and target.resolve().is_relative_to(source.resolve()):
         raise InputError("destination lies inside the source", file=target)
     files = read_file_source(source)
     items, entries = _collect(files)
     fingerprint = _fingerprint(files)
-    with writing(target, fingerprint) as writer:
+    with writing(target, fingerprint, overwrite=overwrite) as writer:
         _write(writer, items, progress)
         if _fingerprint(files) != fingerprint:
             raise InputError("files changed while they were being compressed", file=source)
@@ -106,18 +116,19 @@ def compress_checkpoint(src: str | Path, dst: str | Path, progress: Progress | N
 
 def _collect(source: FileSource) -> tuple[list[_Item], list[FileEntry]]:
     """What there is to write, in order, and how the files are made of it."""
-    elements = reading.read(source.contents(), strict=False).elements
+    elements = source.view(strict=False, lenient=True).elements
     plan = _Plan()
     for name in source.files:
-        path, is_model = source.root / name, name in source.model
+        path, is_model = source.root / name, name in source.shown
         if not index_lib.is_safe_path(name):
             raise InputError(
                 "name of a file", file=path, expected="one without a backslash", found=repr(name)
             )
-        if is_model and path.suffix == gguf_files.SUFFIX:
-            plan.add_gguf(name, gguf_files.read(path))
-        elif opened := _open_safetensors(path, is_model=is_model):
-            plan.add_safetensors(name, opened, elements if is_model else {}, is_model=is_model)
+        opened = source.opened.get(name) or _open_weights(path)
+        if isinstance(opened, GgufFile):
+            plan.add_gguf(name, opened, is_model=is_model)
+        elif opened is not None:
+            plan.add_safetensors(name, opened, elements.get(name, {}), is_model=is_model)
         else:
             blob = plan.add_blob(name, map_file(path))
             plan.files.append(FileEntry(path=name, blob=blob))
@@ -159,7 +170,7 @@ class _Plan:
         )
         self.files.append(FileEntry(path=path, blob=blob, parts=parts, model=is_model))
 
-    def add_gguf(self, path: str, opened: GgufFile) -> None:
+    def add_gguf(self, path: str, opened: GgufFile, *, is_model: bool) -> None:
         """A header, then tensors and the bytes between; blocks are taken apart."""
         data, parts, at = map_file(opened.path), list[Part](), 0
         blob = self.add_blob(f"{path} header", data[: min(opened.starts, default=data.size)])
@@ -174,7 +185,7 @@ class _Plan:
             at = start + values.nbytes
         if parts and data.size > at:
             parts.append(Filler(self.add_blob(f"{path} filler", data[at:])))
-        self.files.append(FileEntry(path=path, blob=blob, parts=tuple(parts), model=True))
+        self.files.append(FileEntry(path=path, blob=blob, parts=tuple(parts), model=is_model))
 
     def _add_blocks(self, array: StoredArray, values: np.ndarray) -> Blocks:
         """The fields of blocks, each a tensor; of an unknown type the bytes as they are."""
@@ -189,15 +200,13 @@ class _Plan:
         return Blocks(name=array.name, packing=array.packing, shape=array.shape, fields=fields)
 
 
-def _open_safetensors(path: Path, *, is_model: bool) -> SafetensorsFile | None:
-    """The file's tensors, or None if it is to be kept as bytes."""
-    if path.suffix != ".safetensors":
+def _open_weights(path: Path) -> SafetensorsFile | GgufFile | None:
+    """The tensors of a file beside the model, or None if it is to be kept as bytes."""
+    if not choosing.is_weights(path.name):
         return None
     try:
-        return safetensors.read(path)
+        return open_weights(path)
     except InputError:
-        if is_model:
-            raise
         return None
 
 
@@ -222,9 +231,8 @@ def _write(writer: Writer, items: list[_Item], progress: Progress | None) -> Non
     for number, header, chunks in writer.journal:
         items[number].header = items[number].header or header
         items[number].chunks += chunks
-    for item in items:
-        if item.is_done and progress:
-            progress(item.values.nbytes)
+    total = sum(item.values.nbytes for item in items)
+    expect(progress, total, done=sum(item.done_bytes for item in items))
     waiting = [number for number, item in enumerate(items) if not item.is_done]
     numbers: dict[int, int] = {}
 
@@ -247,13 +255,14 @@ def _write(writer: Writer, items: list[_Item], progress: Progress | None) -> Non
     writer.flush()
 
 
-def save(path: str | Path, packed: Any) -> None:
+def save(path: str | Path, packed: Any, *, overwrite: bool = False) -> None:
     """Writes a pytree as a compressed checkpoint.
 
     Args:
       path: where it will appear, whole or not at all.
       packed: a pytree of `CompressedTensor` or arrays; arrays are compressed. Dicts, lists, tuples
         and None come back as they are, any other node as a dict of its fields.
+      overwrite: whether a compressed checkpoint that is there is replaced.
 
     Raises:
       InputError: two leaves whose dotted paths are the same.
@@ -263,7 +272,7 @@ def save(path: str | Path, packed: Any) -> None:
     twice = first_twice(name for name, _ in leaves)
     if twice is not None:
         raise InputError("two leaves of the pytree have this path", tensor=twice)
-    with writing(Path(path)) as writer:
+    with writing(Path(path), overwrite=overwrite) as writer:
         entries = []
         for name, leaf in leaves:
             chunks = []

@@ -14,6 +14,7 @@ from jentropy.errors import CorruptError, UnsupportedError
 from .contents import Contents, StoredArray
 
 SUFFIX = ".gguf"
+BIG_ENDIAN = " big-endian"  # in the packing's name
 # Types that are arrays of numbers, and their dtypes; all others are bytes in blocks.
 _NUMBERS = {
     "F64": np.float64,
@@ -33,7 +34,8 @@ class GgufFile:
 
     Attributes:
       arrays: its tensors in the order of their bytes. One of blocks is uint8[..., bytes of a row],
-        with the type's name as its packing.
+        with the type's name as its packing. So is any other, of a block each, whose numbers are in
+        the order of bytes that this machine does not have.
       starts: the byte that each begins at.
     """
 
@@ -64,8 +66,10 @@ def read(path: Path) -> GgufFile:
             hint="install the extra 'gguf'",
         ) from error
     try:
-        found = sorted(gguf.GGUFReader(path, "r").tensors, key=lambda t: t.data_offset)
-        arrays = tuple(_array(path, tensor) for tensor in found)
+        reader = gguf.GGUFReader(path, "r")
+        found = sorted(reader.tensors, key=lambda t: t.data_offset)
+        swapped = reader.byte_order == "S"
+        arrays = tuple(_array(path, tensor, swapped=swapped) for tensor in found)
         starts = tuple(int(tensor.data_offset) for tensor in found)
     except Exception as error:  # the package raises whatever NumPy does
         what = " ".join(str(error).split()) or type(error).__name__
@@ -86,11 +90,13 @@ def read(path: Path) -> GgufFile:
     return GgufFile(path=path, arrays=arrays, starts=starts)
 
 
-def _array(path: Path, tensor: Any) -> StoredArray:
+def _array(path: Path, tensor: Any, *, swapped: bool) -> StoredArray:
     kind = tensor.tensor_type.name
     shape = tuple(int(n) for n in reversed(tensor.shape))
     data = tensor.data
-    if kind in _NUMBERS:
+    if swapped and kind != "I8":
+        values, kind = data.view(np.uint8).reshape(*shape[:-1], -1), kind + BIG_ENDIAN
+    elif kind in _NUMBERS:
         values = data.view(_NUMBERS[kind]).reshape(shape)
         kind = ""
     else:

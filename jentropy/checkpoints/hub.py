@@ -19,8 +19,8 @@ def resolve(source: str | Path) -> Path:
     text = str(source)
     if not text.startswith(SCHEME):
         path = Path(source)
-        if not path.exists():
-            raise InputError("no such file or directory", file=path)
+        if not text or not path.exists():
+            raise InputError("no such file or directory", file=path if text else "''")
         return path
     try:
         import huggingface_hub

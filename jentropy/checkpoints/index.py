@@ -93,18 +93,7 @@ class FileEntry:
     path: str  # relative, with slashes
     blob: int
     parts: tuple[Part, ...] | None = None  # None: a file of bytes
-    model: bool = False  # its tensors are the model's weights
-
-    @property
-    def tensors(self) -> tuple[int, ...]:
-        """Numbers of its tensors, in order."""
-        found: list[int] = []
-        for part in self.parts or ():
-            if isinstance(part, int):
-                found.append(part)
-            elif isinstance(part, Blocks):
-                found += part.fields
-        return tuple(found)
+    model: bool = False  # some of its tensors are the model's weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -303,11 +292,12 @@ def from_json(text: bytes, file: Path) -> Index:
         for item in reader.objects(content, "files")
     )
     reader.unique([f.path for f in files], "files")
-    model = [i for f in files if f.model for i in f.tensors]
-    names = [
-        entries["tensors"][i].name for i in (model if files else range(len(entries["tensors"])))
-    ]
-    reader.unique(names, "tensors")
+    tensors = entries["tensors"]
+    groups: list[Sequence[Part]] = [f.parts or () for f in files]
+    for parts in groups or [range(len(tensors))]:
+        arrays = [part for part in parts if not isinstance(part, Filler)]
+        names = [a.name if isinstance(a, Blocks) else tensors[a].name for a in arrays]
+        reader.unique(names, "tensors")
     beside = reader.get(content, "beside", dict, "", default={})
     for name, text in beside.items():
         if not isinstance(text, str):

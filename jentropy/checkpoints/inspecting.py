@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import math
 import zlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jentropy.formats import GROUP_INDEX, RAW
 
+from .archived import ArchivedArray
 from .checkpoint import Tensor
-from .compressed import CompressedCheckpoint, model_entries
-from .index import Blocks, Entry
-from .store import Store
+from .compressed import CompressedCheckpoint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,9 +23,10 @@ class Inspection:
 
     Attributes:
       weights: weights of the model; RAW tensors are none.
-      archive_bytes: all that the weights cost on disk: chunks, safetensors headers, index, Orbax
-        metadata.
-      other_files_bytes: what config, tokenizer and safetensors files beside the model cost.
+      archive_bytes: all that the model's tensors cost on disk: chunks, safetensors headers, index,
+        Orbax metadata.
+      raw_tensors, raw_bytes: RAW tensors, and what they cost of `archive_bytes`.
+      other_files_bytes: what config, tokenizer and weights that are not the model's cost.
       per_tensor_joint_bits: joint entropy with one table per tensor, parameters of blocks included,
         bits per weight: the yardstick. The sum of the fields' entropies stands in for codes wider
         than 16 bits.
@@ -35,21 +36,25 @@ class Inspection:
 
     weights: int
     archive_bytes: int
+    raw_tensors: int
+    raw_bytes: int
     other_files_bytes: int
     per_tensor_joint_bits: float
     tensors: tuple[dict[str, Any], ...]
     notes: tuple[str, ...] = ()
 
     @property
-    def bits_per_weight(self) -> float:
-        """Bits on disk of a weight."""
-        return 8 * self.archive_bytes / max(1, self.weights)
+    def bits_per_weight(self) -> float | None:
+        """Bits on disk of a weight, RAW tensors left out; None if there is no weight."""
+        return 8 * (self.archive_bytes - self.raw_bytes) / self.weights if self.weights else None
 
     def to_json(self) -> dict[str, Any]:
         """The contract's form."""
         return {
             "weights": self.weights,
             "archive_bytes": self.archive_bytes,
+            "raw_tensors": self.raw_tensors,
+            "raw_bytes": self.raw_bytes,
             "other_files_bytes": self.other_files_bytes,
             "per_tensor_joint_bits": self.per_tensor_joint_bits,
             "bits_per_weight": self.bits_per_weight,
@@ -64,29 +69,34 @@ def inspect(path: str | Path) -> Inspection:
     Raises:
       InputError: not a compressed checkpoint, or a damaged index.
     """
-    checkpoint = CompressedCheckpoint(Path(path), strict=False)
-    store = checkpoint.store
-    model = model_entries(store)
-    arrays = _entries_of_arrays(store)
+    checkpoint = CompressedCheckpoint(Path(path), strict=False, lenient=True)
+    store, arrays = checkpoint.store, checkpoint.arrays
     rows, weights, joint = [], 0, 0.0
+    raw, known = set[str](), set[str]()  # names of arrays
     for tensor in map(checkpoint.tensor, checkpoint.names()):
         row = _row(tensor, arrays)
         rows.append(row)
+        (raw if tensor.format == RAW else known).update(tensor.parts.values())
         if tensor.format != RAW:
             size = math.prod(tensor.shape)
             weights += size
             joint += size * _yardstick(row)
-    payloads = sum(e.header.payload_bytes for e in (*store.index.tensors, *store.index.blobs))
+    raw_payload, payload = (_payload(arrays[n] for n in names) for names in (raw - known, arrays))
     headers = sum(
-        store.index.blobs[f.blob].header.payload_bytes for f in store.index.files if f.model
+        store.index.blobs[f.blob].header.payload_bytes for f in checkpoint.archive.shown_files()
     )
-    others = payloads - headers - sum(e.header.payload_bytes for e in model)
+    everything = (*store.index.tensors, *store.index.blobs)
+    others = sum(e.header.payload_bytes for e in everything) - headers - payload
     if store.index.beside:  # in the index, which is deflated
         others += len(zlib.compress(json.dumps(dict(store.index.beside)).encode(), 9))
     on_disk = sum(p.stat().st_size for p in store.path.rglob("*") if p.is_file())
+    # RAW tensors have their share of headers, index and metadata.
+    overhead = on_disk - others - payload
     return Inspection(
         weights=weights,
         archive_bytes=on_disk - others,
+        raw_tensors=sum(row["format"] == RAW for row in rows),
+        raw_bytes=raw_payload + overhead * raw_payload // max(1, payload),
         other_files_bytes=others,
         per_tensor_joint_bits=joint / max(1, weights),
         tensors=tuple(rows),
@@ -94,21 +104,16 @@ def inspect(path: str | Path) -> Inspection:
     )
 
 
+def _payload(arrays: Iterable[ArchivedArray]) -> int:
+    return sum(e.header.payload_bytes for array in arrays for e in array.entries.values())
+
+
 def _yardstick(row: dict[str, Any]) -> float:
     joint = row["joint_entropy_bits"]
     return row["entropy_bits"] if joint is None else joint
 
 
-def _entries_of_arrays(store: Store) -> dict[str, tuple[Entry, ...]]:
-    """Entries that each stored array of the model is made of, by its name."""
-    found: dict[str, tuple[Entry, ...]] = {e.name: (e,) for e in model_entries(store)}
-    for part in (part for f in store.index.files if f.model for part in f.parts or ()):
-        if isinstance(part, Blocks):
-            found[part.name] = tuple(store.index.tensors[i] for i in part.fields)
-    return found
-
-
-def _row(tensor: Tensor, arrays: dict[str, tuple[Entry, ...]]) -> dict[str, Any]:
+def _row(tensor: Tensor, arrays: Mapping[str, ArchivedArray]) -> dict[str, Any]:
     size = max(1, math.prod(tensor.shape))
     parts = []
     bits, split, joint, is_wide = 0.0, 0.0, 0.0, False
@@ -117,9 +122,10 @@ def _row(tensor: Tensor, arrays: dict[str, tuple[Entry, ...]]) -> dict[str, Any]
         if key == GROUP_INDEX or name in seen:  # indices are a tensor of their own
             continue
         seen.add(name)
-        for entry in arrays[name]:
+        entries = arrays[name].entries
+        for stored_as, entry in entries.items():
             header = entry.header
-            part = key if len(arrays[name]) == 1 else entry.name.removeprefix(f"{name}.")
+            part = key if len(entries) == 1 else stored_as.removeprefix(f"{name}.")
             whole = header.joint_entropy_bits
             best = header.entropy_bits if whole is None else whole
             split += header.size / size * (header.entropy_bits if part == "code" else best)
@@ -130,7 +136,7 @@ def _row(tensor: Tensor, arrays: dict[str, tuple[Entry, ...]]) -> dict[str, Any]
             parts.append(
                 {
                     "part": part,
-                    "stored_as": entry.name,
+                    "stored_as": stored_as,
                     "codec": header.coding.codec,
                     "bits_per_weight": stored,
                     "raw_bits_per_weight": 8 * header.raw_bytes / size,

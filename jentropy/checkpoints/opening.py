@@ -23,8 +23,9 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     """Opens a checkpoint lazily.
 
     Args:
-      path: a safetensors or GGUF file, a directory in Hugging Face form (with `config.json` or
-        without), an Orbax checkpoint, a compressed checkpoint, or `hf://owner/name[@revision]`.
+      path: a safetensors or GGUF file, a directory of such files (in Hugging Face form, with
+        `config.json` or without, or a pipeline of several), an Orbax checkpoint, a compressed
+        checkpoint, a file or folder in one (`DST/unet`), or `hf://owner/name[@revision]`.
 
     Returns:
       A `Checkpoint`: `.names()`, `.tensor(name)`, `.config`.
@@ -32,15 +33,27 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     Raises:
       InputError: what is there cannot be read, by file and tensor.
     """
+    if inside := _inside_archive(Path(path)):
+        return CompressedCheckpoint(*inside)
     source = resolve(path)
     if source.is_dir() and is_compressed_checkpoint(source):
         return CompressedCheckpoint(source)
     if source.is_dir() and is_orbax_checkpoint(source):
         contents = read_contents(source, _leaves(source), lambda name: None)
     else:
-        contents = read_file_source(source).contents()
-    found = reading.read(contents)
-    return Checkpoint(source, found.tensors, contents.config, found.notes)
+        found = read_file_source(source).view()
+        return Checkpoint(source, found.tensors, found.config, found.notes)
+    leaves = reading.read(contents)
+    return Checkpoint(source, leaves.tensors, contents.config, leaves.notes)
+
+
+def _inside_archive(path: Path) -> tuple[Path, str] | None:
+    """The compressed checkpoint that a path leads into, and the path in it."""
+    if not path.exists():
+        for folder in path.parents:
+            if is_compressed_checkpoint(folder):
+                return folder, path.relative_to(folder).as_posix()
+    return None
 
 
 def _leaves(source: Path) -> Iterator[StoredArray]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ import numpy as np
 from jentropy.containers.trees import leaf_name
 from jentropy.errors import InputError, UnsupportedError
 
-from .staging import destination_errors, staged, without_glob
+from .staging import Replaces, destination_errors, put_in_place, staged, without_glob
 
 # Orbax takes seconds to import, so only what needs it does.
 
@@ -76,8 +75,11 @@ def shapes(path: Path) -> dict[str, tuple[int, ...]]:
         return {leaf_name(key): tuple(leaf.shape) for key, leaf in leaves}
 
 
-def save_tree(path: Path, tree: Any) -> None:
+def save_tree(path: Path, tree: Any, *, replaces: Replaces | None = None) -> None:
     """Writes a pytree of NumPy arrays with Orbax's defaults; it appears whole or not at all.
+
+    Args:
+      replaces: see `staging.refuse_existing`.
 
     Raises:
       UnsupportedError: a pytree that Orbax does not store.
@@ -94,7 +96,11 @@ def save_tree(path: Path, tree: Any) -> None:
             tensor=empty[0] if empty else None,
             hint="jentropy.load and jentropy.decompress give it back in Python",
         )
-    with staged(path, "decompress") as stage, destination_errors(path), _quiet():
+    with (
+        staged(path, "decompress", replaces=replaces) as stage,
+        destination_errors(path),
+        _quiet(),
+    ):
         try:
             with destination_errors(path), without_glob(stage) as plain:
                 ocp.save(plain / "out", tree)
@@ -102,7 +108,7 @@ def save_tree(path: Path, tree: Any) -> None:
             raise UnsupportedError(
                 f"Orbax cannot store it: {_first_line(error)}", file=path
             ) from error
-        os.rename(stage / "out", path)
+        put_in_place(stage / "out", path, replace=replaces is not None)
 
 
 def save_arrays(

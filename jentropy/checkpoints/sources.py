@@ -1,73 +1,108 @@
-"""What a path holds: a safetensors file, a Hugging Face directory, or something to refuse."""
+"""What a path holds: a safetensors or GGUF file, a directory of them, or something to refuse."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
-from jentropy.errors import CorruptError, InputError, UnsupportedError
+from jentropy.errors import InputError, UnsupportedError
 
-from . import gguf_files, safetensors
-from .contents import CONFIGS, Contents, StoredArray, decode_text, read_contents, read_json
+from . import choosing, gguf_files, safetensors, viewing
+from .choosing import Choice, Component, is_gguf
+from .contents import CONFIGS, Contents, StoredArray, decode_text, read_contents
+from .gguf_files import GgufFile
 from .safetensors import SafetensorsFile, StoredTensor
+from .viewing import View
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
-INDEX_SUFFIX = ".safetensors.index.json"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class FileSource:
-    """The files of a checkpoint in Hugging Face form.
+    """The files of a checkpoint that is not Orbax's.
 
     Attributes:
       root: the directory, or that of a single file.
       files: every file, as a path relative to root, sorted.
-      model: the safetensors files that make up the model, relative to root; or a GGUF file.
-      stored: the model's tensors by name.
-      metadata: `__metadata__` of the model's files.
+      choice: which of their arrays are the model's.
+      opened: the files that those lie in.
       whole: False for a single file, which may be one shard of several.
     """
 
     root: Path
     files: tuple[str, ...]
-    model: tuple[str, ...]
-    stored: Mapping[str, StoredTensor] = field(default_factory=dict)
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    choice: Choice
+    opened: Mapping[str, SafetensorsFile | GgufFile]
     whole: bool = True
 
-    def contents(self) -> Contents:
-        """What a dialect reads.
+    def view(self, *, strict: bool = True, lenient: bool = False) -> View:
+        """The weights; see `viewing.view`."""
+        return viewing.view(self.choice, self._contents, strict=strict, lenient=lenient)
 
-        Raises:
-          InputError: a config that cannot be read, or one that contradicts its sidecar.
-        """
-        if is_gguf(self.model):
-            return gguf_files.read(self.root / self.model[0]).contents()
-        return read_contents(
-            self.root,
-            (_array(tensor) for tensor in self.stored.values()),
-            self._read,
-            self.metadata,
-            whole=self.whole,
-        )
+    @property
+    def shown(self) -> frozenset[str]:
+        """The files that hold arrays of the model."""
+        return frozenset(file for part in self.choice.components for file in part.files)
+
+    @cached_property
+    def stored(self) -> dict[str, StoredTensor]:
+        """The model's tensors in safetensors files, by name."""
+        found = {}
+        for component in self.choice.components:
+            for file, names in component.files.items():
+                opened = self.opened[file]
+                if isinstance(opened, SafetensorsFile):
+                    inside = {tensor.name: tensor for tensor in opened.tensors}
+                    found.update({component.prefix + name: inside[name] for name in names})
+        return found
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """`__metadata__` of the model's files."""
+        return _metadata(self.opened[file] for file in sorted(self.shown))
 
     def beside(self) -> dict[str, str]:
         """Configs that lie beside a single file, which is nothing without them."""
         if self.whole:
             return {}
-        found = {name: self._read(name) for name in CONFIGS}
+        found = {name: _read(self.root / name) for name in CONFIGS}
         return {name: decode_text(self.root / name, data) for name, data in found.items() if data}
 
-    def _read(self, name: str) -> bytes | None:
-        path = self.root / name
-        return path.read_bytes() if path.is_file() else None
+    def _contents(self, component: Component, configs: bool) -> Contents:
+        folder, configs = self.root / component.folder, configs and not is_gguf(component)
+        arrays = [
+            array
+            for file, names in component.files.items()
+            for array in _arrays(self.opened[file], frozenset(names))
+        ]
+        return read_contents(
+            folder,
+            arrays,
+            lambda name: _read(folder / name) if configs else None,
+            _metadata(self.opened[file] for file in component.files) if configs else {},
+            whole=self.whole,
+        )
 
 
-def is_gguf(model: tuple[str, ...]) -> bool:
-    """Whether the files of a model are one GGUF file."""
-    return len(model) == 1 and model[0].endswith(gguf_files.SUFFIX)
+def _read(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
+
+
+def _metadata(files: Iterable[SafetensorsFile | GgufFile]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for file in files:
+        if isinstance(file, SafetensorsFile):
+            found.update(file.metadata)
+    return found
+
+
+def _arrays(file: SafetensorsFile | GgufFile, names: frozenset[str]) -> list[StoredArray]:
+    if isinstance(file, GgufFile):
+        return [array for array in file.arrays if array.name in names]
+    return [_array(tensor) for tensor in file.tensors if tensor.name in names]
 
 
 def _array(tensor: StoredTensor) -> StoredArray:
@@ -82,33 +117,54 @@ def _array(tensor: StoredTensor) -> StoredArray:
 
 
 def read_file_source(path: Path) -> FileSource:
-    """Reads the headers of a safetensors file or of a directory's model files.
+    """Reads the headers of a file of tensors, or of a directory's model files.
 
     Raises:
-      InputError: no checkpoint, a missing shard, a pickle; whatever `safetensors.read` raises.
+      InputError: no checkpoint, a pickle; whatever `safetensors.read` and `gguf_files.read` raise.
     """
-    if path.is_file() and path.suffix == gguf_files.SUFFIX:
-        return FileSource(root=path.parent, files=(path.name,), model=(path.name,), whole=False)
-    if path.is_file():
+    root, files = files_of(path)
+    whole = path.is_dir()
+    if not whole:
         _refuse_unknown_file(path)
-        name = path.name
-        single = safetensors.read(path)
-        return FileSource(
-            root=path.parent,
-            files=(name,),
-            model=(name,),
-            stored={t.name: t for t in single.tensors},
-            metadata=single.metadata,
-            whole=False,
-        )
-    files = tuple(_walk(path))
-    model, weight_map = _model_files(path, files)
-    if is_gguf(model):
-        return FileSource(root=path, files=files, model=model)
-    opened = {name: safetensors.read(path / name) for name in model}
-    stored = _by_index(path, weight_map, opened) if weight_map else _by_file(opened)
-    metadata = {key: text for file in opened.values() for key, text in file.metadata.items()}
-    return FileSource(root=path, files=files, model=model, stored=stored, metadata=metadata)
+    opened: dict[str, SafetensorsFile | GgufFile] = {}
+
+    def names(file: str) -> list[str]:
+        opened[file] = found = open_weights(root / file)
+        return [array.name for array in _all_of(found)]
+
+    choice = choosing.choose(root, files, names, lambda file: _read(root / file))
+    if not whole:  # what it lacks lies in other files
+        choice = replace(choice, notes=())
+    if not choice.components:
+        _refuse_no_checkpoint(root, files)
+    return FileSource(root=root, files=files, choice=choice, opened=opened, whole=whole)
+
+
+def _all_of(file: SafetensorsFile | GgufFile) -> tuple[StoredTensor, ...] | tuple[StoredArray, ...]:
+    return file.tensors if isinstance(file, SafetensorsFile) else file.arrays
+
+
+def open_weights(path: Path) -> SafetensorsFile | GgufFile:
+    """A file of tensors, by its suffix."""
+    return (gguf_files if path.suffix == choosing.GGUF else safetensors).read(path)
+
+
+def files_of(path: Path) -> tuple[Path, tuple[str, ...]]:
+    """The directory of a source, and its files: all of them, or the one that it is."""
+    return (path, tuple(_walk(path))) if path.is_dir() else (path.parent, (path.name,))
+
+
+def _refuse_no_checkpoint(root: Path, files: tuple[str, ...]) -> None:
+    top = [name for name in files if "/" not in name]
+    for name in top:
+        if Path(name).suffix in PICKLES:
+            _refuse_unknown_file(root / name)
+    raise InputError(
+        "no checkpoint",
+        file=root,
+        expected="safetensors or GGUF files, or an Orbax checkpoint",
+        found=", ".join(top[:4]) + (", ..." if len(top) > 4 else "") if top else "no files",
+    )
 
 
 def _refuse_unknown_file(path: Path) -> None:
@@ -120,7 +176,7 @@ def _refuse_unknown_file(path: Path) -> None:
             found=path.suffix,
             hint="pickles can run code; convert it with safetensors",
         )
-    if path.suffix != ".safetensors":
+    if not choosing.is_weights(path.name):
         raise UnsupportedError(
             "file",
             file=path,
@@ -149,90 +205,3 @@ def _walk(root: Path) -> list[str]:
                 raise InputError("not a file", file=path, expected="a regular file", found="none")
 
     return sorted(visit(root, frozenset()))
-
-
-def _model_files(
-    root: Path, files: tuple[str, ...]
-) -> tuple[tuple[str, ...], Mapping[str, str] | None]:
-    """The model's safetensors files and, if there is an index, where it says each tensor lies."""
-    top = [name for name in files if "/" not in name]
-    indices = [name for name in top if name.endswith(INDEX_SUFFIX)]
-    if f"model{INDEX_SUFFIX}" in indices:
-        indices = [f"model{INDEX_SUFFIX}"]
-    if len(indices) > 1:
-        raise InputError("several indices", file=root, expected="one", found=", ".join(indices))
-    if indices:
-        weight_map = _read_index(root / indices[0])
-        for tensor, shard in weight_map.items():
-            if shard not in files:
-                raise InputError(
-                    f"missing shard {shard}",
-                    file=root / indices[0],
-                    tensor=tensor,
-                    expected=f"the file {root / shard}",
-                    found="none",
-                )
-        return tuple(sorted(set(weight_map.values()))), weight_map
-    model = [name for name in top if name.endswith(".safetensors")]
-    if "model.safetensors" in model:
-        model = ["model.safetensors"]
-    ggufs = [name for name in top if name.endswith(gguf_files.SUFFIX)]
-    if not model and len(ggufs) == 1:
-        return tuple(ggufs), None
-    if not model:
-        pickles = [name for name in top if Path(name).suffix in PICKLES]
-        if pickles:
-            _refuse_unknown_file(root / pickles[0])
-        raise InputError(
-            "no checkpoint",
-            file=root,
-            expected="safetensors files, one GGUF file or an Orbax checkpoint",
-            found=", ".join(top[:4]) + (", ..." if len(top) > 4 else "") if top else "no files",
-        )
-    return tuple(model), None
-
-
-def _read_index(path: Path) -> dict[str, str]:
-    index = read_json(path, path.read_bytes())
-    weight_map = index.get("weight_map") if isinstance(index, dict) else None
-    if (
-        not isinstance(weight_map, dict)
-        or not weight_map
-        or not all(isinstance(shard, str) for shard in weight_map.values())
-    ):
-        raise CorruptError(
-            "index", file=path, expected="a weight_map of names to files", found=f"{index!r:.60}"
-        )
-    return weight_map
-
-
-def _by_index(
-    root: Path, weight_map: Mapping[str, str], opened: Mapping[str, SafetensorsFile]
-) -> dict[str, StoredTensor]:
-    inside = {shard: {t.name: t for t in file.tensors} for shard, file in opened.items()}
-    for name, shard in weight_map.items():
-        if name not in inside[shard]:
-            raise InputError(
-                "tensor of the index",
-                file=root / shard,
-                tensor=name,
-                expected="it in this shard",
-                found="no such tensor",
-            )
-    return {name: inside[shard][name] for name, shard in weight_map.items()}
-
-
-def _by_file(opened: Mapping[str, SafetensorsFile]) -> dict[str, StoredTensor]:
-    stored: dict[str, StoredTensor] = {}
-    for file in opened.values():
-        for tensor in file.tensors:
-            if tensor.name in stored:
-                raise InputError(
-                    "tensor in two files",
-                    file=file.path,
-                    tensor=tensor.name,
-                    expected="one",
-                    found=f"another in {stored[tensor.name].file.name}",
-                )
-            stored[tensor.name] = tensor
-    return stored

@@ -61,6 +61,8 @@ class Store:
 
     def __init__(self, path: Path):
         self.path = path
+        if not path.exists():
+            raise InputError("not a compressed checkpoint: no such file or directory", file=path)
         metadata = _custom_metadata(path)
         if metadata is None:
             raise InputError(

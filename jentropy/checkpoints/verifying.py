@@ -14,10 +14,10 @@ from jentropy.containers import trees
 from jentropy.errors import CheckError, CorruptError, InputError
 
 from . import orbax, sources, structure
-from .compressed import file_bytes, model_entries, read_entries
-from .compressing import Progress
+from .decoding import file_bytes, read_entries, whole_bytes
 from .hub import resolve
-from .index import Entry
+from .index import Entry, Filler
+from .progress import Progress, expect
 from .store import Store, is_orbax_checkpoint
 
 
@@ -40,7 +40,7 @@ def verify(
     Args:
       path: a compressed checkpoint.
       against: the source; every byte is compared with it.
-      progress: told of progress.
+      progress: called with the bytes done since the last call; see `progress.Progress`.
 
     Raises:
       ChecksumError, CorruptError: damaged data, by file and tensor.
@@ -49,14 +49,16 @@ def verify(
     store = Store(Path(path))
     index = store.index
     total = 0
+    expect(progress, whole_bytes(store))
     if index.files:
-        source = None if against is None else sources.read_file_source(resolve(against))
-        if source is not None:
-            _same_names(store, source)
+        root = None
+        if against is not None:
+            root, files = sources.files_of(resolve(against))
+            _same_names(store, root, files)
         for name, parts in file_bytes(store):
-            total += _compare(parts, None if source is None else source.root / name, progress)
+            total += _compare(parts, None if root is None else root / name, progress)
     else:
-        entries = model_entries(store)
+        entries = list(index.tensors)
         structure.rebuild(index.tree, entries, store.array_path("index"))
         original = None if against is None else _tree_by_name(against)
         if original is not None:
@@ -70,7 +72,7 @@ def verify(
     _check_arrays(store)
     everything = (*index.tensors, *index.blobs)
     return Verified(
-        tensors=len(index.tensors),
+        tensors=len(index.tensors) if not index.files else _arrays(store),
         files=len(index.files),
         chunks=sum(len(entry.chunks) for entry in everything),
         bytes=total,
@@ -78,11 +80,17 @@ def verify(
     )
 
 
-def _same_names(store: Store, source: sources.FileSource) -> None:
-    ours = [f.path for f in store.index.files]
-    for name in sorted(set(ours) ^ set(source.files)):
+def _arrays(store: Store) -> int:
+    """Tensors in the files, as these have them."""
+    parts = (part for f in store.index.files for part in f.parts or ())
+    return sum(not isinstance(part, Filler) for part in parts)
+
+
+def _same_names(store: Store, root: Path, files: Iterable[str]) -> None:
+    ours = {f.path for f in store.index.files}
+    for name in sorted(ours ^ set(files)):
         where = "only in the compressed checkpoint" if name in ours else "only in the source"
-        raise CheckError(f"{source.root / name}: {where}")
+        raise CheckError(f"{root / name}: {where}")
 
 
 def _compare(parts: Iterable[np.ndarray], original: Path | None, progress: Progress | None) -> int:

@@ -22,8 +22,8 @@ from jentropy.errors import CorruptError
 
 from . import index as index_lib
 from . import orbax
-from .staging import destination_errors, staged
-from .store import Store
+from .staging import destination_errors, put_in_place, staged
+from .store import Store, is_compressed_checkpoint
 
 BUNDLE_BYTES = 1 << 26  # what a writer holds in memory, and what a crash costs at the most
 SAVE_BYTES = 1 << 30  # handed to Orbax in one call; each call costs it time for all before
@@ -31,15 +31,25 @@ INDEX, BUNDLES = "index", "bundles"
 
 
 @contextmanager
-def writing(path: Path, fingerprint: str | None = None) -> Iterator[Writer]:
+def writing(
+    path: Path, fingerprint: str | None = None, *, overwrite: bool = False
+) -> Iterator[Writer]:
     """A `Writer` of `path` that leaves nothing behind when it fails.
 
     Args:
       fingerprint: says what is written; staged work with the same one is taken up, any other is
         thrown away. None: no work is taken up.
+      overwrite: whether a compressed checkpoint that is there is replaced.
     """
-    with staged(path, "compress", resumable=fingerprint is not None) as stage:
-        yield Writer(path, stage, fingerprint)
+    replaces = other_than_compressed if overwrite else None
+    resumable = fingerprint is not None
+    with staged(path, "compress", resumable=resumable, replaces=replaces) as stage:
+        yield Writer(path, stage, fingerprint, overwrite=overwrite)
+
+
+def other_than_compressed(path: Path) -> str:
+    """What a path holds, if that is no compressed checkpoint."""
+    return "" if is_compressed_checkpoint(path) else "no compressed checkpoint"
 
 
 class Writer:
@@ -50,8 +60,10 @@ class Writer:
       journal: what earlier, unfinished work recorded, in order.
     """
 
-    def __init__(self, path: Path, stage: Path, fingerprint: str | None):
-        self.path, self.stage = path, stage
+    def __init__(
+        self, path: Path, stage: Path, fingerprint: str | None, *, overwrite: bool = False
+    ):
+        self.path, self.stage, self._overwrite = path, stage, overwrite
         self.bundles: list[int] = []
         self.journal: list[Any] = []
         self._hashes: list[int] = []
@@ -142,7 +154,7 @@ class Writer:
                 custom_metadata=metadata,
             )
             Store(made)  # what cannot be opened again is not put in place
-            os.rename(made, self.path)
+            put_in_place(made, self.path, replace=self._overwrite)
 
     def _groups(self) -> Iterator[dict[str, Any]]:
         """The staged bundles as trees of about SAVE_BYTES."""

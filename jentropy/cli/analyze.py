@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 
 import jentropy
-from jentropy.entropy import EntropyReport
+from jentropy.entropy import EntropyReport, counted
 
-from .console import print_notes, print_table, progress_bar, write_json
+from .console import print_notes, print_table, write_json
+from .progress import progress_bar
 
 HELP = "entropy per field of a checkpoint's formats, against the bits that they are allocated"
 
@@ -28,10 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     reports = []
     for source in arguments.sources:
-        with progress_bar(f"analyze {source}", None) as advance:
+        with progress_bar(f"analyze {source}", unit=" weights", quiet=arguments.quiet) as advance:
             reports.append(jentropy.analyze(source, progress=advance))
-        print_notes(reports[-1].notes)
-    if arguments.json != "-":
+        print_notes(reports[-1].notes, quiet=arguments.quiet)
+    if arguments.json != "-" and not arguments.quiet:
         for report in reports:
             print_report(report)
     if arguments.json:
@@ -51,8 +52,7 @@ def print_report(report: EntropyReport) -> None:
         joint = "" if row.joint_entropy_bits is None else f"{row.joint_entropy_bits:.3f}"
         rows.append(
             (
-                name,
-                f"{row.weights:,}",
+                *counted(name, row),
                 f"{row.allocated_bits:.2f}",
                 f"{row.entropy_bits:.3f}",
                 joint,
@@ -72,7 +72,7 @@ def print_report(report: EntropyReport) -> None:
                 )
             )
     print_table(
-        f"{report.source}: {report.weights:,} weights, bits per weight",
+        f"{report.source}: {report.headline}; bits per weight",
         ("format", "weights", "allocated", "entropy", "joint entropy", "used"),
         rows,
     )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 import jentropy
 
-from .console import print_notes, progress_bar, size_of
+from .console import print_notes
 from .inspect import summary
+from .progress import progress_bar
 
 HELP = "compress a checkpoint into a compressed Orbax checkpoint; taken up again after a crash"
 
@@ -16,12 +16,21 @@ HELP = "compress a checkpoint into a compressed Orbax checkpoint; taken up again
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SRC", help="what `analyze` takes")
     parser.add_argument("destination", metavar="DST", help="must not exist; appears whole or not")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a compressed checkpoint at DST when done"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    with progress_bar("compress", size_of(Path(arguments.source))) as advance:
-        jentropy.compress_checkpoint(arguments.source, arguments.destination, progress=advance)
-    inspection = jentropy.inspect(arguments.destination)
-    print_notes(inspection.notes)
-    print(f"{arguments.destination}: {summary(inspection)}")
+    with progress_bar("compress", quiet=arguments.quiet) as advance:
+        jentropy.compress_checkpoint(
+            arguments.source,
+            arguments.destination,
+            progress=advance,
+            overwrite=arguments.overwrite,
+        )
+    if not arguments.quiet:
+        inspection = jentropy.inspect(arguments.destination)
+        print_notes(inspection.notes)
+        print(f"{arguments.destination}: {summary(inspection)}")
     return 0

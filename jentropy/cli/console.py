@@ -1,30 +1,24 @@
-"""What the commands share in printing: tables, progress, JSON files."""
+"""What the commands share in printing: tables, notes, JSON files."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from jentropy.errors import DestinationError
 from jentropy.pallas_kernels import backends, gpu_targets
 
+from .progress import is_terminal
+
 WIDTH = 120  # of tables in a pipe, where there is no terminal to ask
-
-
-def is_terminal(stream: Any) -> bool:
-    """Whether a standard stream is there and a terminal."""
-    return stream is not None and stream.isatty()
 
 
 def print_table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -38,9 +32,9 @@ def print_table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) 
     Console(width=None if is_terminal(sys.stdout) else WIDTH, highlight=False).print(table)
 
 
-def print_notes(notes: Iterable[str]) -> None:
+def print_notes(notes: Iterable[str], *, quiet: bool = False) -> None:
     """Prints what the user should know beside the results, on standard error."""
-    if sys.stderr is not None:
+    if sys.stderr is not None and not quiet:
         for note in notes:
             print("jentropy: note:", note, file=sys.stderr)
 
@@ -52,23 +46,6 @@ def print_device_note() -> None:
     if not why and wanted != "reference":
         why = backends.trouble(wanted)
     print_notes([why] if why else [])
-
-
-@contextmanager
-def progress_bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error if it is a terminal, nothing otherwise; yields `advance`."""
-    if not is_terminal(sys.stderr):
-        yield lambda amount: None
-        return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(escape(what), total=total)
-        yield lambda amount: progress.advance(task, amount)
 
 
 def size_of(path: Path) -> int | None:

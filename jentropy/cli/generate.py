@@ -7,6 +7,7 @@ import argparse
 import jentropy
 
 from .console import print_device_note, write_json
+from .progress import progress_bar
 
 HELP = "continue a prompt with the model of a checkpoint, from its compressed weights"
 
@@ -27,8 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     models = jentropy.models
-    print_device_note()
-    model = models.load(arguments.checkpoint, compute_dtype=arguments.compute_dtype)
+    if not arguments.quiet:
+        print_device_note()
+    with progress_bar("load", unit=" weights", quiet=arguments.quiet) as advance:
+        model = models.load(
+            arguments.checkpoint, compute_dtype=arguments.compute_dtype, progress=advance
+        )
     tokenizer = models.load_tokenizer(arguments.checkpoint)
     ids, text = models.continue_text(
         model,

@@ -20,8 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     inspection = jentropy.inspect(arguments.checkpoint)
-    print_notes(inspection.notes)
-    if arguments.json != "-":
+    print_notes(inspection.notes, quiet=arguments.quiet)
+    if arguments.json != "-" and not arguments.quiet:
         rows = [
             (
                 row["name"],
@@ -56,9 +56,19 @@ def codecs(row: dict[str, Any]) -> str:
 
 def summary(inspection: Inspection) -> str:
     """Sizes in a line."""
-    return (
-        f"{inspection.weights:,} weights in {inspection.archive_bytes:,} bytes, "
-        f"{inspection.bits_per_weight:.3f} bits per weight on disk "
-        f"(joint entropy {inspection.per_tensor_joint_bits:.3f}); "
-        f"other files {inspection.other_files_bytes:,} bytes"
-    )
+    parts = []
+    if inspection.bits_per_weight is not None:
+        known = inspection.archive_bytes - inspection.raw_bytes
+        parts.append(
+            f"{inspection.weights:,} weights in {known:,} bytes, "
+            f"{inspection.bits_per_weight:.3f} bits per weight on disk "
+            f"(joint entropy {inspection.per_tensor_joint_bits:.3f})"
+        )
+    else:
+        parts.append(f"no weights, {inspection.archive_bytes:,} bytes")
+    if inspection.raw_tensors:
+        parts.append(
+            f"{inspection.raw_tensors:,} RAW tensors (no weights) in {inspection.raw_bytes:,} bytes"
+        )
+    parts.append(f"other files {inspection.other_files_bytes:,} bytes")
+    return "; ".join(parts)

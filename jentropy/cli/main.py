@@ -15,6 +15,8 @@ import sys
 import warnings
 from collections.abc import Sequence
 
+import jentropy
+from jentropy.codecs import cores
 from jentropy.errors import CheckError, JentropyError
 
 COMMANDS = (
@@ -44,8 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except KeyboardInterrupt:
-        return _fail("interrupted", INTERRUPTED)
+    except KeyboardInterrupt as error:
+        return _fail(str(error) or "interrupted", INTERRUPTED)
     except MemoryError:
         return _fail("out of memory", BAD_INPUT)
     except OSError as error:
@@ -66,12 +68,17 @@ def _run(argv: Sequence[str] | None) -> int:
         description="Measure, remove and run without the bits that carry nothing in model weights.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {jentropy.__version__}")
     for name in COMMANDS:
         module = importlib.import_module(f"jentropy.cli.{name}")
         command = commands.add_parser(name, help=module.HELP, description=module.HELP)
         module.add_arguments(command)
+        _add_common(command, name)
         command.set_defaults(run=module.run)
     arguments = parser.parse_args(argv)
+    if arguments.jobs:
+        os.environ[cores.JOBS] = str(arguments.jobs)
+        os.environ.setdefault("NPROC", str(arguments.jobs))  # XLA's own threads
     if arguments.command != "bench":  # which measures what whoever imports the library has
         _keep_memory()
     # What libraries say of themselves is not for the user of a command.
@@ -81,6 +88,24 @@ def _run(argv: Sequence[str] | None) -> int:
     if sys.stdout is not None:
         sys.stdout.flush()
     return code
+
+
+def _add_common(command: argparse.ArgumentParser, name: str) -> None:
+    """Arguments that every command takes."""
+    if name not in ("demo", "bench"):  # they print what they measure, and that is all they do
+        command.add_argument(
+            "-q", "--quiet", action="store_true", help="no progress, notes, tables or summaries"
+        )
+    command.add_argument(
+        "-j", "--jobs", type=_positive, metavar="N", help="cores to use; default: all"
+    )
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("expected 1 or more")
+    return number
 
 
 def _keep_memory() -> None:

@@ -7,7 +7,7 @@ import argparse
 import jentropy
 from jentropy.errors import CheckError, CorruptError, TruncatedError
 
-from .console import progress_bar
+from .progress import progress_bar
 
 HELP = "check every checksum of a compressed checkpoint and decode all of it"
 
@@ -19,10 +19,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     try:
-        with progress_bar("verify", None) as advance:
+        with progress_bar("verify", quiet=arguments.quiet) as advance:
             result = jentropy.verify(arguments.checkpoint, arguments.against, progress=advance)
     except (CorruptError, TruncatedError) as error:  # here damage is a check that failed
         raise CheckError(str(error)) from error
+    if arguments.quiet:
+        return 0
     compared = f", the same as {arguments.against}" if result.compared else ""
     print(
         f"{arguments.checkpoint}: {result.tensors} tensors, {result.files} files, "

@@ -12,12 +12,14 @@ import numpy as np
 
 from jentropy import modes
 
+JOBS = "JENTROPY_JOBS"
 KEPT = 31 << 20  # bytes; glibc learns from blocks below 32 MiB
 
 
 def count() -> int:
-    """Cores of this machine."""
-    return os.cpu_count() or 1
+    """Cores to use: those of this machine, or as many as the environment's JENTROPY_JOBS says."""
+    jobs = os.environ.get(JOBS, "")
+    return int(jobs) if jobs.isdecimal() and int(jobs) else os.cpu_count() or 1
 
 
 def each(run: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:

@@ -1,7 +1,7 @@
 """Histograms, entropies and magnitudes of codes, and the report made of them."""
 
 from .estimators import shannon_bits
-from .report import EntropyReport, ReportBuilder
+from .report import EntropyReport, ReportBuilder, counted
 from .statistics import Counts, count_octets, measure, measure_packed
 from .weights import WeightCounts, measure_weight
 
@@ -10,6 +10,7 @@ __all__ = [
     "EntropyReport",
     "ReportBuilder",
     "WeightCounts",
+    "counted",
     "count_octets",
     "measure",
     "measure_packed",

@@ -38,6 +38,12 @@ class FormatReport:
         return self.entropy_bits / self.allocated_bits if self.allocated_bits else 0.0
 
 
+def counted(name: str, row: FormatReport) -> tuple[str, str]:
+    """A format and how many weights it has, as a table says so; RAW numbers are no weights."""
+    numbers = f"{row.weights:,}"
+    return (f"{name} ({numbers} numbers)", "") if name == RAW else (name, numbers)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorReport:
     """One tensor."""
@@ -64,6 +70,13 @@ class EntropyReport:
     tensors: list[TensorReport]
     magnitude: dict[str, Any]
     notes: tuple[str, ...] = ()  # what could not be recognised
+
+    @property
+    def headline(self) -> str:
+        """How many weights in how many tensors, and what is not counted."""
+        raw = sum(tensor.format == RAW for tensor in self.tensors)
+        text = f"{self.weights:,} weights in {len(self.tensors) - raw:,} tensors"
+        return f"{text}, and {raw:,} RAW tensors (no weights)" if raw else text
 
     def to_json(self) -> dict[str, Any]:
         """The contract's form."""

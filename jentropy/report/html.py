@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jentropy.entropy import EntropyReport
+from jentropy.entropy import EntropyReport, counted
 
 from . import figures
 
@@ -49,8 +49,7 @@ def _section(report: EntropyReport) -> str:
         ("format", "weights", "allocated", "entropy", "joint", "used"),
         (
             (
-                name,
-                f"{row.weights:,}",
+                *counted(name, row),
                 f"{row.allocated_bits:.2f}",
                 f"{row.entropy_bits:.3f}",
                 "" if row.joint_entropy_bits is None else f"{row.joint_entropy_bits:.3f}",
@@ -73,7 +72,8 @@ def _section(report: EntropyReport) -> str:
         ),
     )
     return (
-        f"<h2>{html.escape(report.source)}</h2>{_svg(figures.bits_figure(report))}{formats}"
+        f"<h2>{html.escape(report.source)}</h2><p>{report.headline}; bits per weight</p>"
+        f"{_svg(figures.bits_figure(report))}{formats}"
         f"{_svg(figures.tensor_figure(report))}"
         f"<details><summary>{len(report.tensors)} tensors</summary>{tensors}</details>"
     )

@@ -1,0 +1,167 @@
+"""What a compressed checkpoint shows: the components of its files, or the leaves of its pytree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+
+from jentropy.containers.tensor import dtype_named
+from jentropy.errors import CorruptError, InputError
+
+from . import choosing, safetensors
+from .choosing import Choice, Component
+from .contents import Contents, StoredArray, decode_text, read_contents
+from .decoding import entries_of, read_blocks, read_entry
+from .index import Blocks, Entry, FileEntry
+from .store import Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArchivedArray:
+    """A stored array of the model, and the entries that it is made of.
+
+    Attributes:
+      name: with its component's prefix.
+      entries: by name, which is the array's if there is one.
+    """
+
+    name: str
+    entries: dict[str, Entry]
+
+
+class Archive:
+    """The files of a compressed checkpoint as a directory, or a file or a folder in it.
+
+    Args:
+      within: path of the file or the folder; "" for all.
+
+    Raises:
+      InputError: nothing of that path.
+    """
+
+    def __init__(self, store: Store, within: str = ""):
+        self._store = store
+        paths = [f.path for f in store.index.files]
+        is_file = within in paths
+        folder = within.rpartition("/")[0] if is_file else within
+        start = f"{folder}/" if folder else ""
+        self._files = {
+            f.path.removeprefix(start): f for f in store.index.files if f.path.startswith(start)
+        }
+        self.root = store.path / folder
+        if within and not self._files:
+            raise InputError("no such file or directory in it", file=store.path / within)
+        self._whole = len(paths) != 1 and not is_file
+        self.choice = Choice(components=())
+        if paths:
+            files = [within.removeprefix(start)] if is_file else list(self._files)
+            self.choice = choosing.choose(self.root, files, self._names, self._read)
+        if not self._whole:
+            self.choice = replace(self.choice, notes=())
+
+    def arrays(self) -> Iterator[ArchivedArray]:
+        """Every array that is shown, in order."""
+        if not self._store.index.files:
+            for entry in self._store.index.tensors:
+                yield ArchivedArray(name=entry.name, entries={entry.name: entry})
+        for component in self.choice.components:
+            for name, part in self._shown(component):
+                entries = entries_of(self._store, part)
+                names = [name] if isinstance(part, int) else [entry.name for entry in entries]
+                yield ArchivedArray(
+                    name=component.prefix + name,
+                    entries={component.prefix + n: e for n, e in zip(names, entries, strict=True)},
+                )
+
+    def shown_files(self) -> list[FileEntry]:
+        """The files that hold arrays of the model."""
+        return [self._files[file] for part in self.choice.components for file in part.files]
+
+    def read_text(self, file: str) -> str | None:
+        """A text file, or None if there is none."""
+        data = self._read(file)
+        if data is None:
+            return self._store.index.beside.get(file)
+        return decode_text(self.root / file, data)
+
+    def contents(self, component: Component, configs: bool = True) -> Contents:
+        """What a dialect reads of a component, with its configs or without."""
+        arrays = [self._array(name, part) for name, part in self._shown(component)]
+        configs = configs and not choosing.is_gguf(component)
+        metadata: dict[str, str] = {}
+        for file in component.files if configs else ():
+            metadata |= self._metadata(file)
+        return read_contents(
+            self.root / component.folder,
+            arrays,
+            lambda name: self.read_text(component.folder + name) if configs else None,
+            metadata,
+            whole=self._whole,
+        )
+
+    def _shown(self, component: Component) -> Iterator[tuple[str, int | Blocks]]:
+        for file, names in component.files.items():
+            parts = dict(self._parts(file))
+            for name in names:
+                yield name, parts[name]
+
+    def _names(self, file: str) -> list[str]:
+        return [name for name, _ in self._parts(file)]
+
+    def _parts(self, file: str) -> Iterator[tuple[str, int | Blocks]]:
+        """Arrays of a file by their names in it."""
+        parts = self._files[file].parts
+        if parts is None:
+            raise CorruptError(
+                "file of the model",
+                file=self.root / file,
+                expected="its tensors in the archive",
+                found="bytes",
+            )
+        for part in parts:
+            if isinstance(part, Blocks):
+                yield part.name, part
+            elif isinstance(part, int):
+                yield self._store.index.tensors[part].name, part
+
+    def _array(self, name: str, part: int | Blocks) -> StoredArray:
+        store = self._store
+        if isinstance(part, Blocks):
+            return StoredArray(
+                name=name,
+                shape=part.shape,
+                dtype=np.dtype(np.uint8),
+                file=store.path,
+                packing=part.packing,
+                read=partial(read_blocks, store, part),
+            )
+        return stored_entry(store, store.index.tensors[part])
+
+    def _read(self, file: str) -> bytes | None:
+        found = self._files.get(file)
+        if found is None or found.parts is not None:
+            return None
+        return read_entry(self._store, self._store.index.blobs[found.blob]).tobytes()
+
+    def _metadata(self, file: str) -> dict[str, str]:
+        if not file.endswith(safetensors.SUFFIX):
+            return {}
+        blob = read_entry(self._store, self._store.index.blobs[self._files[file].blob])
+        header = safetensors.parse_header(
+            self.root / file, blob[safetensors.LENGTH_BYTES :].tobytes()
+        )
+        return safetensors.text_metadata(header.get("__metadata__"))
+
+
+def stored_entry(store: Store, entry: Entry) -> StoredArray:
+    """An archived tensor, as a dialect sees one."""
+    return StoredArray(
+        name=entry.name,
+        shape=entry.header.shape,
+        dtype=dtype_named(entry.header.dtype),
+        file=store.path,
+        read=lambda: read_entry(store, entry),
+    )

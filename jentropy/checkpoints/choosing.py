@@ -1,0 +1,232 @@
+"""Which arrays of a directory are its model's, among all that its files hold.
+
+The same rules read a directory and its archive, so that both show the same tensors:
+
+1. A directory's model is its own weight files. If `model_index.json` says that it is a pipeline, or
+   it has none of its own, every folder below that has weight files is a *component*; names of its
+   tensors begin with the folder's.
+2. In a folder, safetensors files come before GGUF files. An index decides which of its files'
+   arrays are the model's; `X.safetensors` takes the place of an index of X whose files are gone.
+3. Without an index it is `model.safetensors`, or else all files. Of files that hold the same names,
+   `X` is the model and `X.fp16`, `X-000002`, `X_ema` are its variants. Where no file is the one
+   that others vary, the directory is no one checkpoint.
+
+What is not the model's is in the archive all the same.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jentropy.containers.tensor import first_twice
+from jentropy.errors import InputError
+
+from . import gguf_files, indices, safetensors
+from .indices import some, varies
+
+SAFETENSORS, GGUF = safetensors.SUFFIX, gguf_files.SUFFIX
+PIPELINE = "model_index.json"
+MODEL = "model"  # what transformers names a model's files
+_SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})")
+
+Names = Callable[[str], Sequence[str]]  # of the arrays in a file, in order
+ReadBytes = Callable[[str], bytes | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Component:
+    """A model among the files of a directory.
+
+    Attributes:
+      folder: where its configs lie: "", or a path that ends in a slash.
+      prefix: what names of its tensors begin with: "", or a path that ends in a slash.
+      files: its files, by path, and the names of the arrays in each that it shows, in order.
+    """
+
+    folder: str = ""
+    prefix: str = ""
+    files: Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """What a directory shows.
+
+    Attributes:
+      components: one, or those of a pipeline.
+      notes: what was left out, for the user.
+      fault: why the directory cannot be opened as a checkpoint, if it cannot. `components` then
+        holds all that it has, for the archive.
+    """
+
+    components: tuple[Component, ...]
+    notes: tuple[str, ...] = ()
+    fault: InputError | None = None
+
+
+def is_weights(name: str) -> bool:
+    """Whether a file's name is that of a file of tensors."""
+    return name.endswith((SAFETENSORS, GGUF))
+
+
+def is_gguf(component: Component) -> bool:
+    """Whether a component is GGUF, which needs no configs."""
+    return any(file.endswith(GGUF) for file in component.files)
+
+
+def choose(root: Path, files: Sequence[str], names: Names, read: ReadBytes) -> Choice:
+    """Chooses what a directory shows.
+
+    Args:
+      root: the directory, for messages.
+      files: all of its files, as relative paths with slashes.
+      names: gives the names in a file of tensors.
+      read: gives a file's bytes.
+
+    Raises:
+      InputError: whatever `names` raises of a file that the model is made of.
+    """
+    folders: dict[str, list[str]] = {}
+    for file in files:
+        folder, slash, name = file.rpartition("/")
+        if is_weights(name) or indices.PATTERN.fullmatch(name):
+            folders.setdefault(folder + slash, []).append(name)
+    below = [folder for folder in folders if folder and not _is_hidden(folder)]
+    if "" in folders and not (PIPELINE in files and below):
+        below = [""]
+    here = frozenset(files)
+    found = [_Folder(root, folder, here, folders[folder], names, read) for folder in below]
+    components = tuple(c for folder in found for c in folder.components())
+    shown = {file for component in components for file in component.files}
+    notes = [note for folder in found for note in folder.notes]
+    if beside := [file for file in files if is_weights(file) and file not in shown]:
+        notes.append(f"{some(beside)}: beside the model, kept and not shown (open it by its path)")
+    faults = [folder.fault for folder in found if folder.fault]
+    return Choice(components=components, notes=tuple(notes), fault=faults[0] if faults else None)
+
+
+def _is_hidden(folder: str) -> bool:
+    return any(part.startswith(".") for part in folder.split("/"))
+
+
+class _Folder:
+    """The choice in one folder."""
+
+    def __init__(
+        self,
+        root: Path,
+        folder: str,
+        files: frozenset[str],
+        own: Sequence[str],
+        names: Names,
+        read: ReadBytes,
+    ):
+        self.root, self.folder = root, folder
+        self.notes: list[str] = []
+        self.fault: InputError | None = None
+        self._files = files
+        self._own = own
+        self._names, self._read = names, read
+
+    def components(self) -> Iterable[Component]:
+        """The folder's model; several if it cannot be told which one that is."""
+        if component := self._by_index():
+            return [component]
+        kind = SAFETENSORS if any(name.endswith(SAFETENSORS) for name in self._own) else GGUF
+        weights = sorted(name for name in self._own if name.endswith(kind))
+        if f"{MODEL}{SAFETENSORS}" in weights:
+            weights = [f"{MODEL}{SAFETENSORS}"]
+        return self._by_file(weights) if weights else []
+
+    def _fail(self, error: InputError) -> None:
+        self.fault = self.fault or error
+
+    def _by_index(self) -> Component | None:
+        """What the index that decides points to; None if there is none."""
+        folder = self.root / self.folder
+        try:
+            name = indices.find(self._own, folder)
+            if name is None:
+                return None
+            weight_map = indices.read_weight_map(
+                folder / name, self._read(self.folder + name) or b""
+            )
+        except InputError as error:
+            self._fail(error)
+            return None
+        pointed = indices.follow(
+            folder / name,
+            weight_map,
+            self._own,
+            is_here=lambda shard: self.folder + shard in self._files,
+            names=lambda shard: self._names(self.folder + shard),
+        )
+        self.notes += [self.folder + note for note in pointed.notes]
+        if pointed.fault:
+            self._fail(pointed.fault)
+        if not pointed.files:
+            return None
+        files = {self.folder + shard: names for shard, names in pointed.files.items()}
+        return Component(folder=self.folder, prefix=self.folder, files=files)
+
+    def _by_file(self, weights: Sequence[str]) -> list[Component]:
+        """What files hold that no index tells of."""
+        sets: dict[str, list[str]] = {}
+        for name in weights:
+            stem = Path(name).stem
+            match = _SHARD.fullmatch(stem)
+            sets.setdefault(match["stem"] if match else stem, []).append(name)
+        inside = {
+            stem: {self.folder + n: tuple(self._names(self.folder + n)) for n in names}
+            for stem, names in sets.items()
+        }
+        kept: list[str] = []
+        twice: tuple[str, str, str] | None = None  # a name, and the files that have it
+        owner: dict[str, tuple[str, str]] = {}  # set and file of every name
+        for stem in sorted(inside, key=lambda s: (len(s), s)):
+            arrays = [(t, file) for file, names in inside[stem].items() for t in names]
+            varied = {owner[t][0] for t, _ in arrays if t in owner}
+            if any(varies(stem, base) for base in varied):
+                continue
+            kept.append(stem)
+            for tensor, file in arrays:
+                if tensor in owner:
+                    twice = twice or (tensor, file, owner[tensor][1])
+                owner.setdefault(tensor, (stem, file))
+        for stem in kept:
+            self._tell_missing(sets[stem])
+        if twice is None:
+            files = {file: names for stem in sorted(kept) for file, names in inside[stem].items()}
+            return [Component(folder=self.folder, prefix=self.folder, files=files)]
+        tensor, file, other = twice
+        self._fail(
+            InputError(
+                "tensor in two files",
+                file=self.root / file,
+                tensor=tensor,
+                expected="one",
+                found=f"another in {other}",
+                hint="open one of the files by its path",
+            )
+        )
+        return [part for stem in sorted(kept) for part in self._apart(stem, inside[stem])]
+
+    def _apart(self, stem: str, files: Mapping[str, tuple[str, ...]]) -> list[Component]:
+        """A file in parts as a component by itself; its parts, if they hold the same names."""
+        is_one = first_twice(name for names in files.values() for name in names) is None
+        parts = {f"{self.folder}{stem}/": files} if is_one else {}
+        parts |= {} if is_one else {f"{f.rpartition('.')[0]}/": {f: n} for f, n in files.items()}
+        return [Component(folder=self.folder, prefix=p, files=f) for p, f in parts.items()]
+
+    def _tell_missing(self, names: Sequence[str]) -> None:
+        """Notes parts of a file in parts that are not here."""
+        matches = [m for name in names if (m := _SHARD.fullmatch(Path(name).stem))]
+        if not matches:
+            return
+        count, numbers = int(matches[0]["count"]), {int(m["number"]) for m in matches}
+        if lost := [n for n in range(1, count + 1) if n not in numbers]:
+            parts = some(f"{matches[0]['stem']}-{n:05d}-of-{count:05d}" for n in lost)
+            self.notes.append(f"{self.folder}{parts}: not here; the model lacks what they hold")
