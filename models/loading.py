@@ -52,7 +52,7 @@ def read_config(
         raise InputError("no config.json", file=checkpoint.source, hint="a model needs one")
     classes, kind = config.get("architectures"), config.get("model_type")
     told = classes[0] if isinstance(classes, list) and classes else classes or kind
-    name = other_names.get(told, told) if isinstance(told, str) else None
+    name = other_names.get(told, told) if isinstance(told, str) else ""
     if name not in architectures:
         raise UnsupportedError(
             "architecture",

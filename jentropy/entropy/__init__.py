@@ -1,14 +1,17 @@
 """Histograms, entropies and magnitudes of codes, and the report made of them."""
 
 from .estimators import shannon_bits
-from .report import EntropyReport, ReportBuilder
+from .report import EntropyReport, FieldReport, FormatReport, ReportBuilder, TensorReport
 from .statistics import Counts, count_octets, measure, measure_packed
 from .weights import WeightCounts, measure_weight
 
 __all__ = [
     "Counts",
     "EntropyReport",
+    "FieldReport",
+    "FormatReport",
     "ReportBuilder",
+    "TensorReport",
     "WeightCounts",
     "count_octets",
     "measure",
