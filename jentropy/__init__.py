@@ -12,7 +12,7 @@ arrays = jentropy.quantize(x, jentropy.formats.MXFP4)   codes and scales; jentro
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from jentropy import errors, formats
+from jentropy import errors, formats, pallas_kernels
 from jentropy.checkpoints import (
     Checkpoint,
     CompressedCheckpoint,
@@ -79,6 +79,7 @@ __all__ = [
     "matmul",
     "models",
     "open_checkpoint",
+    "pallas_kernels",
     "quantize",
     "report",
     "save",
