@@ -21,12 +21,14 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# Over the installed wheel: the packages' folders are mapped to other names there.
+# Over the installed wheel: the packages' folders are mapped to other names there. What its users'
+# type checkers find stands in tests/public_types.py.
 typecheck: $(READY)
 	rm -rf build
 	$(BIN)/pip wheel -q --no-deps -w build/typecheck .
 	$(BIN)/pip install -q --no-deps --target build/typecheck/site build/typecheck/*.whl
-	cd build/typecheck && MYPYPATH=site ../../$(BIN)/mypy --config-file ../../pyproject.toml -p jentropy
+	cd build/typecheck && MYPYPATH=site:../../tests ../../$(BIN)/mypy --config-file ../../pyproject.toml \
+	  -p jentropy -m public_types
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \

@@ -10,9 +10,15 @@ arrays = jentropy.quantize(x, jentropy.formats.MXFP4)   codes and scales; jentro
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from jentropy import errors, formats, pallas_kernels
 from jentropy.checkpoints import (
+    Checkpoint,
+    CompressedCheckpoint,
+    Inspection,
+    Tensor,
+    Verified,
     analyze,
     compress_checkpoint,
     decompress_checkpoint,
@@ -23,28 +29,41 @@ from jentropy.checkpoints import (
     verify,
 )
 from jentropy.containers import CompressedTensor, compress, decompress, decompress_slice
-from jentropy.entropy import EntropyReport
-from jentropy.errors import InputError, JentropyError
-from jentropy.formats import dequantize, quantize
+from jentropy.entropy import EntropyReport, FieldReport, FormatReport, TensorReport
+from jentropy.errors import CheckError, InputError, JentropyError
+from jentropy.formats import QuantizedTensor, dequantize, quantize
 from jentropy.pallas_kernels import ResidentTensor, decode, matmul, to_resident
 
 __version__ = "0.1.0"
 
-_LAZY = ("models", "report")  # import Flax and Matplotlib when they are first used
+# Flax and Matplotlib are imported when they are first used. A type checker sees the modules, and
+# no function that would make any name an attribute.
+if TYPE_CHECKING:
+    from jentropy import models, report
+else:
 
-
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return importlib.import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str) -> Any:
+        if name in ("models", "report"):
+            return importlib.import_module(f"{__name__}.{name}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 __all__ = [
+    "CheckError",
+    "Checkpoint",
+    "CompressedCheckpoint",
     "CompressedTensor",
     "EntropyReport",
+    "FieldReport",
+    "FormatReport",
     "InputError",
+    "Inspection",
     "JentropyError",
+    "QuantizedTensor",
     "ResidentTensor",
+    "Tensor",
+    "TensorReport",
+    "Verified",
     "analyze",
     "compress",
     "compress_checkpoint",
@@ -53,11 +72,16 @@ __all__ = [
     "decompress_checkpoint",
     "decompress_slice",
     "dequantize",
+    "errors",
+    "formats",
     "inspect",
     "load",
     "matmul",
+    "models",
     "open_checkpoint",
+    "pallas_kernels",
     "quantize",
+    "report",
     "save",
     "to_resident",
     "verify",

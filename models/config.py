@@ -79,8 +79,8 @@ def refuse_windows(config: Mapping[str, Any], *, used: bool) -> None:
     used = flag(config, "use_sliding_window", used)
     if kinds or not used or is_neutral(window):
         return
-    sees_all = _is_number(window, positions) and window >= positions
-    full_layers_only = _is_number(layers, first) and first >= layers
+    sees_all = _at_least(window, positions)
+    full_layers_only = _at_least(first, layers)
     if not (sees_all or full_layers_only):
         raise UnsupportedError(
             "config.json: sliding_window, by use_sliding_window",
@@ -89,8 +89,9 @@ def refuse_windows(config: Mapping[str, Any], *, used: bool) -> None:
         )
 
 
-def _is_number(*values: Any) -> bool:
-    return all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+def _at_least(value: Any, least: Any) -> bool:
+    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in (value, least))
+    return numbers and value >= least
 
 
 def decoder_config(config: Mapping[str, Any], **architecture: Any) -> DecoderConfig:

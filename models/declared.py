@@ -62,7 +62,9 @@ _ACTIVATIONS = """
 """
 _HISTORY = """
     act_group_aware algo_config amp batch_size cache_block_outputs calibration damp_auto_increment
-    damp_percent dataset disable_exllama do_fuse enable_minmax_tuning enable_norm_bias_tuning
+    damp_percent dataset disable_exllama do_fuse dynamic_max_gap enable_alg_ext layer_config
+    enable_minmax_tuning enable_norm_bias_tuning model_dtype nblocks not_use_best_mse
+    quant_lm_head sampler seed
     enable_quanted_input exllama_config fallback foem fuse_max_seq_len global_compression_ratio
     gptaq gradient_accumulate_steps hessian iters low_gpu_mem_usage lr max_input_length meta
     minmax_lr model_file_base_name model_name_or_path model_seqlen mse nsamples

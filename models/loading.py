@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jentropy import formats, modes
-from jentropy.checkpoints import Checkpoint, CompressedCheckpoint, open_checkpoint
+from jentropy.checkpoints import Checkpoint, CompressedCheckpoint, Tensor, open_checkpoint
 from jentropy.checkpoints.contents import CONFIG, read_json
 from jentropy.checkpoints.progress import Progress, expect
 from jentropy.errors import InputError, UnsupportedError
@@ -54,7 +54,7 @@ def read_config(
         raise InputError("no config.json", file=checkpoint.source, hint="a model needs one")
     classes, kind = config.get("architectures"), config.get("model_type")
     told = classes[0] if isinstance(classes, list) and classes else classes or kind
-    name = other_names.get(told, told) if isinstance(told, str) else None
+    name = other_names.get(told, told) if isinstance(told, str) else ""
     if name not in architectures:
         raise UnsupportedError(
             "architecture",
@@ -151,7 +151,7 @@ def _check(
         tied = config.tie_word_embeddings and name == f"{_HEAD}weight"
         if name.endswith(_FACTORS):
             failures.append(f"{name} scales the input of its layer, which this model does not do")
-        elif not (tied or checkpoint.tensor(name).auxiliary or name.endswith(_DERIVED)):
+        elif not (tied or name.endswith(_DERIVED) or _adds_nothing(checkpoint.tensor(name))):
             failures.append(f"unexpected {name}")
     for name, variable in places.items():
         if name not in present:
@@ -169,6 +169,13 @@ def _check(
             file=checkpoint.source,
             hint=hint,
         )
+
+
+def _adds_nothing(tensor: Tensor) -> bool:
+    """Whether products are the same without it: scales of activations, and zero points of 0."""
+    return tensor.auxiliary or (
+        tensor.name.endswith("zero_point") and not tensor.codes["code"].any()
+    )
 
 
 def _spread(weight: Any, mesh: jax.sharding.Mesh) -> Any:

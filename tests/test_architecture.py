@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import doctest
 import importlib
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -156,3 +158,20 @@ def test_importing_touches_no_device():
     )
     subprocess.run([sys.executable, "-c", code], check=True)
     assert jax.devices()
+
+
+def test_every_public_name_is_there():
+    assert sorted(set(jentropy.__all__)) == sorted(jentropy.__all__)
+    for name in jentropy.__all__:
+        assert getattr(jentropy, name) is not None
+    with pytest.raises(AttributeError, match="compres"):
+        jentropy.compres  # noqa: B018
+
+
+HEAVY = ("flax", "matplotlib", "orbax", "tokenizers", "jentropy.models", "jentropy.report")
+
+
+def test_an_import_takes_no_more_than_it_needs():
+    code = f"import sys, jentropy; print([m for m in {HEAVY} if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert out.stdout.strip() == "[]"

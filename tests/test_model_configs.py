@@ -340,20 +340,19 @@ def test_a_flag_is_true_or_false(key):
         read({"model_type": "llama", **SIZES, key: "false"})
 
 
-def rewrite(source: Path, target: Path, names=str, *, without=(), config=None) -> Path:
-    """A copy of a checkpoint of one file, its tensors under other names."""
+def rewrite(source: Path, target: Path, names=str, *, without=(), extra=(), config=None) -> Path:
+    """A copy of a BF16 checkpoint of one file, its tensors under other names, and some in INT8."""
     target.mkdir()
-    header, size = {}, 0
     stored = safetensors.read(source / "model.safetensors").tensors
-    held = [t for t in stored if t.name not in without]
-    for tensor in held:
-        data = tensor.values.nbytes
-        shape = list(tensor.values.shape)
-        ends = [size, size + data]
-        header[names(tensor.name)] = {"dtype": "BF16", "shape": shape, "data_offsets": ends}
-        size += data
+    held = [("BF16", names(t.name), t.values) for t in stored if t.name not in without]
+    held += [("I8", name, np.array(values, np.int8)) for name, values in dict(extra).items()]
+    header, size = {}, 0
+    for dtype, name, values in held:
+        ends = [size, size + values.nbytes]
+        header[name] = {"dtype": dtype, "shape": list(values.shape), "data_offsets": ends}
+        size = ends[1]
     text = json.dumps(header).encode()
-    body = b"".join(np.ascontiguousarray(t.values).tobytes() for t in held)
+    body = b"".join(np.ascontiguousarray(values).tobytes() for _, _, values in held)
     whole = len(text).to_bytes(8, "little") + text + body
     (target / "model.safetensors").write_bytes(whole)
     told = json.loads((source / "config.json").read_text())
@@ -364,11 +363,9 @@ def rewrite(source: Path, target: Path, names=str, *, without=(), config=None) -
 def test_flat_names_are_those_of_a_model_without_a_head(fixtures, tmp_path):
     source = fixtures / "qwen3_bf16_tied"
     flat = rewrite(source, tmp_path / "flat", lambda name: name.removeprefix("model."))
-    jentropy.compress_checkpoint(flat, tmp_path / "packed")
     expected = jax.tree.leaves(nnx.state(models.load(source)))
     for path in (flat, flat / "model.safetensors"):
         chex.assert_trees_all_equal(jax.tree.leaves(nnx.state(models.load(path))), expected)
-    assert models.load(tmp_path / "packed").norm.weight.get_value().shape == (128,)
     untied = {"tie_word_embeddings": False}
     headless = rewrite(source, tmp_path / "headless", config=untied, without=["lm_head.weight"])
     with pytest.raises(InputError, match=r"missing lm_head\.weight .*output projection"):
@@ -381,6 +378,17 @@ def test_factors_of_a_layers_input_are_refused(fixtures, tmp_path):
 
     source = rewrite(fixtures / "llama_bf16", tmp_path / "scaled", names)
     with pytest.raises(InputError, match=r"act_pre_scale scales the input"):
+        models.load(source)
+
+
+@pytest.mark.parametrize("value", [0, 1])
+def test_zero_points_are_left_out_only_if_they_are_zero(value, fixtures, tmp_path):
+    extra = {"model.layers.0.mlp.up_proj.weight_zero_point": [[value]]}
+    source = rewrite(fixtures / "llama_bf16", tmp_path / "zeros", extra=extra)
+    if value:
+        with pytest.raises(InputError, match=r"unexpected model\..*weight_zero_point"):
+            models.load(source)
+    else:
         models.load(source)
 
 

@@ -7,7 +7,7 @@ from .compressing import compress_checkpoint, save
 from .dialects import DIALECTS
 from .inspecting import Inspection, inspect
 from .opening import open_checkpoint
-from .verifying import verify
+from .verifying import Verified, verify
 
 __all__ = [
     "DIALECTS",
@@ -15,6 +15,7 @@ __all__ = [
     "CompressedCheckpoint",
     "Inspection",
     "Tensor",
+    "Verified",
     "analyze",
     "compress_checkpoint",
     "decompress_checkpoint",

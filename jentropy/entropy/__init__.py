@@ -1,14 +1,24 @@
 """Histograms, entropies and magnitudes of codes, and the report made of them."""
 
 from .estimators import shannon_bits
-from .report import EntropyReport, ReportBuilder, counted
+from .report import (
+    EntropyReport,
+    FieldReport,
+    FormatReport,
+    ReportBuilder,
+    TensorReport,
+    counted,
+)
 from .statistics import Counts, count_octets, measure, measure_packed
 from .weights import WeightCounts, measure_weight
 
 __all__ = [
     "Counts",
     "EntropyReport",
+    "FieldReport",
+    "FormatReport",
     "ReportBuilder",
+    "TensorReport",
     "WeightCounts",
     "counted",
     "count_octets",
