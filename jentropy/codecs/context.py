@@ -296,8 +296,7 @@ def _split(
         )
         found.append([np.asarray(octets) for octets in (symbols, *planes)])
     symbols, *planes = (
-        parts[0] if len(parts) == 1 else np.concatenate(parts)
-        for parts in zip(*found, strict=True)
+        parts[0] if len(parts) == 1 else np.concatenate(parts) for parts in zip(*found, strict=True)
     )
     widths = rawbits.widths(plan.raw_bits)
     return symbols[: chunk.size], [
