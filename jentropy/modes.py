@@ -21,6 +21,8 @@ from typing import Any, ParamSpec, TypeVar
 import jax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from .errors import UnsupportedError
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -63,14 +65,28 @@ def standard(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def detached(function: Callable[P, R]) -> Callable[P, R]:
-    """A function that runs in `detached_modes`."""
+    """A function that runs in `detached_modes`.
+
+    Raises:
+      UnsupportedError: it came upon numbers that are only being traced.
+    """
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         with detached_modes():
-            return function(*args, **kwargs)
+            try:
+                return function(*args, **kwargs)
+            except jax.errors.JAXTypeError as error:
+                raise traced() from error
 
     return call
+
+
+def traced(hint: str = "call it outside of them") -> UnsupportedError:
+    """The error of a function that needs numbers, where JAX is tracing."""
+    return UnsupportedError(
+        "numbers", expected="concrete ones", found="a trace of jax.jit, vmap or the like", hint=hint
+    )
 
 
 def explicit_mesh(*arguments: Any) -> Any:

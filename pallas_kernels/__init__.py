@@ -1,5 +1,6 @@
 """Kernels that run from compressed weights, imported as `jentropy.pallas_kernels`."""
 
+from .abstract import abstract_weight
 from .backends import default_backend
 from .conversion import to_resident
 from .decode.api import decode, take_rows
@@ -10,6 +11,7 @@ from .resident import ResidentTensor
 __all__ = [
     "LAYOUTS",
     "ResidentTensor",
+    "abstract_weight",
     "decode",
     "default_backend",
     "matmul",

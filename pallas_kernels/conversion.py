@@ -12,7 +12,7 @@ from jentropy.errors import InputError, UnsupportedError
 from jentropy.formats import is_quantized
 
 from .backends import BACKENDS, default_backend
-from .laying_out import lay_out
+from .laying_out import is_abstract, lay_out
 from .resident import ResidentTensor
 
 
@@ -20,7 +20,13 @@ def to_resident(packed: Any, backend: str | None = None, *, reduce_axis: int = -
     """Decodes archived tensors on the device and lays them out for a backend's kernels.
 
     Matrices, and stacks of them, become `ResidentTensor`; vectors, scalars, and matrices that no
-    layout makes smaller stay dense arrays of their dtype, every code kept.
+    layout makes smaller stay dense arrays of their dtype, every code kept. Among these are FP32 and
+    FP16 matrices, which have no layout: a message in the log says so, once.
+
+    Leaves without data, `jax.ShapeDtypeStruct` (`abstract_weight` makes quantised ones), become
+    `ResidentTensor` of `jax.ShapeDtypeStruct`, at no cost: for `jax.jit(...).lower(...)` before
+    there are weights. Sizes that depend on numbers (lists of escapes, of NaN and -0) are those of
+    Gaussian weights; of others a program may have to be compiled anew.
 
     =====================  ==========================  =====================  ====================
     format                 backend "reference"         backend "tpu"          backend "gpu"
@@ -40,7 +46,7 @@ def to_resident(packed: Any, backend: str | None = None, *, reduce_axis: int = -
 
     Args:
       packed: a pytree whose leaves are `CompressedTensor`, arrays, `formats.QuantizedTensor` (its
-        codes compressed or not), or tensors of `open_checkpoint`.
+        codes compressed or not), tensors of `open_checkpoint`, or weights without data.
       backend: "reference", "tpu" or "gpu"; None takes the one of the default device, if its kernels
         pass a small trial there, once a process.
       reduce_axis: the axis of each matrix that products sum over: -1 for [N, K] as in checkpoints
@@ -50,14 +56,18 @@ def to_resident(packed: Any, backend: str | None = None, *, reduce_axis: int = -
       The same pytree, its leaves `ResidentTensor` or `jax.Array`.
 
     Raises:
-      UnsupportedError: an unknown backend; a dtype of 64 bits, which JAX does not have by default.
+      UnsupportedError: an unknown backend; a dtype of 64 bits, which JAX does not have by default;
+        inside of `jax.jit`, `jax.eval_shape` and the like.
 
     Example:
-      >>> import jax.numpy as jnp, jentropy
+      >>> import jax, jax.numpy as jnp, jentropy
       >>> packed = jentropy.compress(jnp.ones((128, 512), jnp.bfloat16))
       >>> w = jentropy.to_resident(packed, backend="reference")
       >>> w.shape, round(w.bits_per_weight, 1)
       ((128, 512), 12.1)
+      >>> abstract = jax.ShapeDtypeStruct((4096, 4096), jnp.bfloat16)
+      >>> jentropy.to_resident(abstract, backend="tpu").arrays["words"]
+      ShapeDtypeStruct(shape=(3, 512, 4096), dtype=uint32)
     """
     chosen = default_backend() if backend is None else backend
     if chosen not in BACKENDS:
@@ -79,7 +89,11 @@ def to_resident(packed: Any, backend: str | None = None, *, reduce_axis: int = -
 
 @modes.detached
 def _leaf_to_resident(leaf: Any, backend: str, reduce_axis: int) -> ResidentTensor | jax.Array:
-    if is_quantized(leaf):
+    if any(isinstance(part, jax.core.Tracer) for part in jax.tree.leaves(leaf)):
+        raise modes.traced(
+            "call to_resident outside of them; for an abstract weight give it jax.ShapeDtypeStruct"
+        )
+    if is_quantized(leaf) or is_abstract(leaf):
         return lay_out(leaf, backend, reduce_axis)
     values = decompress_where(leaf, on_accelerator) if containers.is_compressed(leaf) else leaf
     return lay_out(

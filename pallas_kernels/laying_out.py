@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import math
 from typing import Any
 
@@ -14,20 +16,34 @@ from jentropy.errors import UnsupportedError
 from jentropy.formats import QuantizedTensor, is_quantized
 
 from .layouts import LAYOUTS, Matrices
+from .layouts.matrix import sized
 from .resident import ResidentTensor
 
+logger = logging.getLogger(__name__)
+
+WITHOUT_LAYOUT = ("float16", "float32")
 # Bytes: a kernel's layout is kept to here, though its padding cost more than it saves.
 SMALL = 16 << 20
 
 
+def is_abstract(weight: Any) -> bool:
+    """Whether a weight has shapes and dtypes only."""
+    arrays = weight.codes.values() if isinstance(weight, QuantizedTensor) else (weight,)
+    return all(isinstance(array, jax.ShapeDtypeStruct) for array in arrays)
+
+
 @modes.detached
 def lay_out(weight: Any, backend: str, reduce_axis: int = -1) -> ResidentTensor | jax.Array:
-    """One array or quantised weight in a backend's layout, or dense where that is as small."""
+    """One array or quantised weight in a backend's layout, or dense where that is as small.
+
+    Of one without data (`is_abstract`) what comes out has none either.
+    """
     if is_quantized(weight):
         if not weight.number_format.parameters:
-            element, code = weight.number_format.element, weight.codes["code"]
-            return lay_out(element.values(as_array(code)), backend, reduce_axis)
-        codes = decompress_where(dict(weight.codes), on_accelerator)
+            return lay_out(_plain(weight), backend, reduce_axis)
+        codes = dict(weight.codes)
+        if not is_abstract(weight):
+            codes = decompress_where(codes, on_accelerator)
         quantized = QuantizedTensor(number_format=weight.number_format, codes=codes)
         dense = None
     else:
@@ -38,23 +54,62 @@ def lay_out(weight: Any, backend: str, reduce_axis: int = -1) -> ResidentTensor 
             )
         dense = weight
         if formats.format_of_dtype(weight.dtype) == formats.RAW:
-            return jnp.asarray(weight)
+            return _array(weight)
         quantized = QuantizedTensor(
             number_format=formats.plain_format(weight.dtype),
-            codes={"code": formats.codes_of(weight)},
+            codes={"code": _codes_of(weight)},
         )
     if len(quantized.shape) < 2 or math.prod(quantized.shape) == 0:
-        return jnp.asarray(quantized.dequantize(jnp.bfloat16) if dense is None else dense)
+        return _array(dense) if dense is not None else _numbers(quantized)
     names = [name for name in LAYOUTS if LAYOUTS[name].BACKEND in (backend, "reference")]
     for name in sorted(names, key=lambda name: backend != LAYOUTS[name].BACKEND):
         resident = _pack(quantized, name, reduce_axis)
         if resident is not None and (
             dense is None
-            or resident.nbytes < dense.nbytes
+            or resident.nbytes < _nbytes(dense)
             or (resident.backend != "reference" and resident.nbytes < SMALL)
         ):
             return resident
-    return jnp.asarray(dense)
+    if dense is not None and str(dense.dtype) in WITHOUT_LAYOUT:
+        _log(str(dense.dtype))
+    return _array(dense)
+
+
+@functools.cache
+def _log(dtype: str) -> None:
+    logger.warning(
+        "%s matrices rest dense, at their full size: no layout holds them. Cast them to bfloat16 "
+        "where its 8 bits of mantissa suffice, and they take 12 bits a weight",
+        dtype,
+    )
+
+
+def _nbytes(array: Any) -> int:
+    return array.size * array.dtype.itemsize
+
+
+def _array(array: Any) -> Any:
+    return array if is_abstract(array) else jnp.asarray(array)
+
+
+def _plain(weight: formats.Quantized) -> Any:
+    """The numbers of codes without parameters."""
+    element, code = weight.number_format.element, weight.codes["code"]
+    if is_abstract(weight):
+        return sized(element.dtype, *code.shape)
+    return element.values(as_array(code))
+
+
+def _codes_of(weight: Any) -> Any:
+    if is_abstract(weight):
+        return sized(formats.code_dtype(weight.dtype), *weight.shape)
+    return formats.codes_of(weight)
+
+
+def _numbers(weight: QuantizedTensor) -> Any:
+    if is_abstract(weight):
+        return sized(jnp.bfloat16, *weight.shape)
+    return jnp.asarray(weight.dequantize(jnp.bfloat16))
 
 
 def _pack(weight: QuantizedTensor, name: str, reduce_axis: int) -> ResidentTensor | None:
@@ -62,9 +117,10 @@ def _pack(weight: QuantizedTensor, name: str, reduce_axis: int) -> ResidentTenso
     layout = LAYOUTS[name]
     if not layout.holds(weight.number_format):
         return None
-    matrices = Matrices.of(weight)
+    matrices = Matrices.abstract(weight) if is_abstract(weight) else Matrices.of(weight)
     turned = layout.REDUCES not in (None, reduce_axis)
-    packed = layout.pack(matrices.turned() if turned else matrices)
+    make = layout.abstract if is_abstract(weight) else layout.pack
+    packed = make(matrices.turned() if turned else matrices)
     if packed is None:
         return None
     arrays, options = packed

@@ -19,7 +19,8 @@ from .conftest import ROOT
 
 # Lower layers first. A package imports from those before it (and from itself) only.
 LAYERS = [
-    {"errors", "modes"},
+    {"errors"},
+    {"modes"},
     {"formats"},
     {"entropy"},
     {"codecs"},

@@ -39,7 +39,7 @@ def compress(pytree: Any) -> Any:
       The same tree of `CompressedTensor`.
 
     Raises:
-      InputError: a leaf that is no numeric array, by its path.
+      InputError: a leaf that is no numeric array, by its path; inside of `jax.jit`.
 
     Example:
       >>> import numpy as np, jentropy
@@ -88,6 +88,8 @@ def as_array(leaf: Any, name: str = "") -> np.ndarray:
     Raises:
       InputError: a leaf that is no numeric array, by `name`.
     """
+    if isinstance(leaf, jax.core.Tracer):
+        raise modes.traced("compress outside of them").at(tensor=name)
     if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
         raise InputError("leaf", tensor=name, expected="a numeric array", found=leaf.dtype)
     values = np.asarray(jax.device_get(leaf) if isinstance(leaf, jax.Array) else leaf)

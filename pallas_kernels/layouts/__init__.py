@@ -9,6 +9,7 @@ To add one: a module here with
     COLUMNS, ROWS       axes of arrays that a mesh may split, by what runs along them
     holds(format)       whether it can hold matrices of a number format
     pack(matrices)      arrays and options, or None if these codes cannot be held
+    abstract(matrices)  the same of `jax.ShapeDtypeStruct`, as of Gaussian weights: sizes only
     extent(weight)      rows and columns of what the arrays hold, as `pack` was given them
     decode(weight, dtype), take_rows(weight, ids, dtype)
 

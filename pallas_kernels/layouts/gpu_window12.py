@@ -29,7 +29,7 @@ from jentropy.codecs import window12
 from jentropy.formats import Format
 
 from . import fragments
-from .matrix import Matrices, Packed, over_stack, padded
+from .matrix import Matrices, Packed, over_stack, padded, sized
 from .tiles import ceil_to
 
 if TYPE_CHECKING:
@@ -84,6 +84,18 @@ def pack(weight: Matrices) -> Packed | None:
     }
     stacked = {name: a.reshape(*weight.stack, *a.shape[1:]) for name, a in arrays.items()}
     return stacked, {}
+
+
+def abstract(weight: Matrices) -> Packed:
+    """What `pack` makes of Gaussian weights."""
+    high, wide = (ceil_to(size, TILE) for size in weight.matrix)
+    blocks, stack = high // fragments.ROWS, weight.stack
+    arrays = {
+        "words": sized(jnp.uint32, *stack, blocks, wide // fragments.BLOCK, 12, 128),
+        "scale": sized(jnp.bfloat16, *stack, high),
+        "escapes": sized(jnp.uint32, *stack, blocks, wide // LISTED, LIST_WORDS),
+    }
+    return arrays, {}
 
 
 @jax.jit

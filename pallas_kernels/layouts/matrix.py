@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from jentropy.formats import WHOLE, Format
 if TYPE_CHECKING:
     from jentropy.pallas_kernels.resident import ResidentTensor
 
+ESCAPE_RATE = 1.6e-4 * 1.3  # of Gaussian weights, and room for those that are less so
 Packed = tuple[dict[str, Any], dict[str, int]]  # arrays, and the sizes that programs must know
 
 
@@ -63,11 +65,25 @@ class Matrices:
                     array = jnp.repeat(array, block, axis=axis, total_repeat_length=size)
             codes[parameter.name] = array
             parameters.append(dataclasses.replace(parameter, block=blocks[-2:]))
-        if formats.GROUP_INDEX in given and not _in_runs(given[formats.GROUP_INDEX], parameters):
-            groups = jnp.asarray(given[formats.GROUP_INDEX])
+        groups = given.get(formats.GROUP_INDEX)
+        if groups is not None and not _in_runs(groups, parameters):
+            groups = jnp.asarray(groups)
             codes[formats.GROUP_INDEX] = jnp.broadcast_to(groups, (*stack, *groups.shape))
         number_format = dataclasses.replace(number_format, parameters=tuple(parameters))
         return cls(number_format=number_format, codes=codes)
+
+    @classmethod
+    def abstract(cls, weight: formats.Quantized) -> Matrices:
+        """The same of a weight whose codes are `jax.ShapeDtypeStruct`, as these are then."""
+        found = []
+
+        def make(codes: dict[str, Any]) -> Mapping[str, Any]:
+            one = formats.QuantizedTensor(number_format=weight.number_format, codes=codes)
+            found.append(cls.of(one))
+            return found[0].codes
+
+        codes = jax.eval_shape(make, dict(weight.codes))
+        return cls(number_format=found[0].number_format, codes=codes)
 
     def turned(self) -> Matrices:
         """The transposed matrices."""
@@ -76,15 +92,37 @@ class Matrices:
             for p in self.number_format.parameters
         )
         codes = {
-            name: array if name == formats.GROUP_INDEX else jnp.swapaxes(array, -1, -2)
+            name: array if name == formats.GROUP_INDEX else _swapped(array)
             for name, array in self.codes.items()
         }
         number_format = dataclasses.replace(self.number_format, parameters=parameters)
         return Matrices(number_format=number_format, codes=codes)
 
 
+def _swapped(array: Any) -> Any:
+    """An array, or its shape and dtype, with its last two axes exchanged."""
+    if isinstance(array, jax.ShapeDtypeStruct):
+        return sized(array.dtype, *array.shape[:-2], *array.shape[:-3:-1])
+    return jnp.swapaxes(array, -1, -2)
+
+
+def sized(dtype: Any, *shape: int) -> Any:
+    """An array without data."""
+    return jax.ShapeDtypeStruct(shape, np.dtype(dtype))
+
+
+def escapes_of(weights: int) -> int:
+    """Escapes that so many Gaussian weights have in window12, and some more."""
+    return math.ceil(weights * ESCAPE_RATE)
+
+
 def _in_runs(groups: Any, parameters: Sequence[formats.Parameter]) -> bool:
-    """Whether groups of columns are the parameters' blocks anyway (GPTQ without act-order)."""
+    """Whether groups of columns are the parameters' blocks anyway (GPTQ without act-order).
+
+    Not of groups without data.
+    """
+    if isinstance(groups, jax.core.Tracer):
+        return False
     columns = np.arange(len(groups))
     blocks = {p.block[-1] if p.block else WHOLE for p in parameters if p.of is None}
     return all(

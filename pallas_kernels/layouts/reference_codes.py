@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Shaped
 
@@ -45,6 +46,15 @@ def pack(weight: Matrices) -> Packed:
         codes = jnp.pad(codes, [(0, 0)] * (codes.ndim - 1) + [(0, codes.shape[-1] % 2)])
         arrays["code"] = codes[..., 0::2] | codes[..., 1::2] << NIBBLE
     return arrays, {}
+
+
+def abstract(weight: Matrices) -> Packed:
+    """What `pack` makes of codes without data."""
+
+    def made(codes: dict[str, Any]) -> dict[str, Any]:
+        return pack(Matrices(number_format=weight.number_format, codes=codes))[0]
+
+    return jax.eval_shape(made, dict(weight.codes)), {}
 
 
 def _codes(code: Array, weight: ResidentTensor) -> Array:

@@ -6,9 +6,9 @@ axes of a stack come before every array's own.
     words:          uint32[rows, groups, 3]   eight weights to three words, `codecs.window12`
     top:            uint16[]                  top of the window
     escape_starts:  int32[rows + 1]           escapes of row r are starts[r] .. starts[r + 1] - 1
-    escape_columns: int32[escapes]            padded, in a stack, to the most of any matrix
+    escape_columns: int32[escapes]            padded to the same size for most weights of a shape
     escape_codes:   uint16[escapes]
-    option `row_escapes`: at least the largest number of escapes of any row
+    option `row_escapes`: at least the largest number of escapes of any row, a power of two
 
 Every code survives.
 """
@@ -28,7 +28,8 @@ from jentropy.codecs import window12
 from jentropy.entropy import histogram
 from jentropy.formats import Format
 
-from .matrix import Matrices, Packed
+from .matrix import Matrices, Packed, escapes_of, sized
+from .tiles import ceil_to
 
 if TYPE_CHECKING:
     from jentropy.pallas_kernels.resident import ResidentTensor
@@ -38,6 +39,8 @@ REDUCES = None  # as it is stored, whatever products sum over
 COLUMNS: dict[str, int] = {}  # arrays are whole on every device
 ROWS = COLUMNS
 STACKED = ("words", 3)  # an array, and the axes that it has for a single matrix
+
+LEAST_ESCAPES, SHARE = 8, 1 << 11  # of lists and rows; weights for each escape
 
 
 def holds(number_format: Format) -> bool:
@@ -63,7 +66,7 @@ def pack(weight: Matrices) -> Packed:
         tops.append(top)
         row, column = np.nonzero(np.asarray(escapes))
         found.append((row, column, np.asarray(matrix[row, column])))
-    most = max(row.size for row, _, _ in found)
+    most = ceil_to(max(1, *(row.size for row, _, _ in found)), _room(rows * columns))
     per_row = [np.bincount(row, minlength=rows) for row, _, _ in found]
     arrays: dict[str, Any] = {
         "words": jnp.stack(words),
@@ -78,9 +81,34 @@ def pack(weight: Matrices) -> Packed:
         name: jnp.asarray(array).reshape(*weight.stack, *array.shape[1:])
         for name, array in arrays.items()
     }
-    # Rounded up so that tensors alike share a compiled program.
     limit = max(int(n.max(initial=0)) for n in per_row)
-    return stacked, {"row_escapes": 1 << (limit - 1).bit_length() if limit else 0}
+    return stacked, {"row_escapes": _row_escapes(limit)}
+
+
+def abstract(weight: Matrices) -> Packed:
+    """What `pack` makes of Gaussian weights."""
+    (rows, columns), stack = weight.matrix, weight.stack
+    most = _room(rows * columns)
+    arrays = {
+        "words": sized(jnp.uint32, *stack, rows, -(-columns // window12.GROUP), window12.WORDS),
+        "top": sized(jnp.uint16, *stack),
+        "escape_starts": sized(jnp.int32, *stack, rows + 1),
+        "escape_columns": sized(jnp.int32, *stack, most),
+        "escape_codes": sized(jnp.uint16, *stack, most),
+    }
+    return arrays, {"row_escapes": _row_escapes(3 * escapes_of(columns))}
+
+
+# Rounded up so that tensors alike share a compiled program.
+
+
+def _room(weights: int) -> int:
+    """Escapes that lists have room for, or multiples: more than Gaussian weights have."""
+    return max(LEAST_ESCAPES, weights // SHARE)
+
+
+def _row_escapes(most: int) -> int:
+    return max(LEAST_ESCAPES, 1 << (most - 1).bit_length())
 
 
 @jax.jit

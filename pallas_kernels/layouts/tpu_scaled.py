@@ -44,7 +44,7 @@ from jentropy.formats.dequantizing import spread
 from jentropy.formats.encoding import bits_of
 
 from . import tiles
-from .matrix import Matrices, Packed, over_stack, padded
+from .matrix import Matrices, Packed, over_stack, padded, sized
 from .tiles import LANES, ceil_to, choose_tile
 
 if TYPE_CHECKING:
@@ -119,19 +119,71 @@ def extent(weight: ResidentTensor) -> tuple[int, int]:
     return tiles.extent(weight, rows, words.shape[-1], weight.option("tile_rows"))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blocks:
+    """How a weight's blocks lie in tiles.
+
+    Attributes:
+      scale, zero: its parameters, None where it has none.
+      group, block: rows and columns that share a scale; 0: all rows, or all columns.
+      tile_rows: of a tile.
+      grid: steps along the rows, and groups of a step.
+    """
+
+    scale: Parameter | None
+    zero: Parameter | None
+    group: int
+    block: int
+    tile_rows: int
+    grid: tuple[int, int]
+
+    @classmethod
+    def of(cls, weight: Matrices) -> Blocks | None:
+        """None for blocks that tiles do not hold."""
+        if formats.GROUP_INDEX in weight.codes:
+            return None
+        number_format, (rows, _) = weight.number_format, weight.matrix
+        roots = {p.role: p for p in number_format.parameters if p.of is None}
+        scale, zero = roots.get(Role.SCALE), roots.get(Role.ZERO_POINT)
+        blocks = (WHOLE, WHOLE) if scale is None else scale.blocks(2)
+        group, block = (0 if b >= n else b for b, n in zip(blocks, weight.matrix, strict=True))
+        if (group and group not in GROUPS) or (zero and zero.blocks(2) != blocks):
+            return None
+        if scale is not None and scale.element.name == "FP8_E8M0" and not group:
+            return None
+        if zero is not None and zero.element.name not in INTEGERS:
+            return None
+        halves = 2 if number_format.element.code_bits == NIBBLE else 1
+        tile_rows = choose_tile(
+            rows, [t for t in TILE_ROWS if not group or t // halves % group == 0]
+        )
+        groups = ceil_to(rows, tile_rows) // group if group else 1
+        steps = groups * group // tile_rows if group else 1
+        grid = steps, groups // steps
+        return cls(scale=scale, zero=zero, group=group, block=block, tile_rows=tile_rows, grid=grid)
+
+    @property
+    def wide(self) -> int:
+        """Columns that share a stored scale; 0: every column has its own."""
+        powers = self.scale is not None and self.scale.element.name == "FP8_E8M0"
+        fits = self.block and self.block % LANES == 0 and TILE_COLUMNS % self.block == 0
+        return self.block if fits and not powers else 0
+
+    def options(self) -> dict[str, int]:
+        """Those of the layout, as of numbers that need nothing of their own."""
+        wide = self.wide if self.scale is not None else 0
+        own = {"tile_rows": self.tile_rows, "group": self.group, "block": wide}
+        return own | {"shift": 0, "exact": 0, "narrow": 1}
+
+
 def pack(weight: Matrices) -> Packed | None:
     """Lays out codes, summed over their rows; None for blocks that tiles do not hold."""
     number_format, (rows, columns) = weight.number_format, weight.matrix
-    if formats.GROUP_INDEX in weight.codes:
+    blocks = Blocks.of(weight)
+    if blocks is None:
         return None
-    roots = {p.role: p for p in number_format.parameters if p.of is None}
-    scale, zero = roots.get(Role.SCALE), roots.get(Role.ZERO_POINT)
-    blocks = (WHOLE, WHOLE) if scale is None else scale.blocks(2)
-    group, block = (0 if b >= n else b for b, n in zip(blocks, weight.matrix, strict=True))
-    if (group and group not in GROUPS) or (zero and zero.blocks(2) != blocks):
-        return None
-    halves = 2 if number_format.element.code_bits == NIBBLE else 1
-    tile_rows = choose_tile(rows, [t for t in TILE_ROWS if not group or t // halves % group == 0])
+    scale, zero, block = blocks.scale, blocks.zero, blocks.block
+    tile_rows = blocks.tile_rows
     element, stacked = number_format.element, math.prod(weight.stack)
     codes = weight.codes["code"].reshape(stacked, rows, columns)
     rare = None
@@ -144,36 +196,25 @@ def pack(weight: Matrices) -> Packed | None:
         arrays["rare"] = jnp.asarray(rare)
     codes = weight.codes["code"].reshape(stacked, rows, columns)
     nan = _nan_columns(codes, element=element) if element.name in FLOATS else jnp.zeros((), bool)
-    groups = ceil_to(rows, tile_rows) // group if group else 1
-    options = {
-        "tile_rows": tile_rows,
-        "group": group,
-        "block": 0,
-        "shift": 0,
-        "exact": 0,
-        "narrow": 1,
-    }
-    steps = groups * group // tile_rows if group else 1
-    grid = partial(_grid, stacked=stacked, grid=(steps, groups // steps), columns=columns)
+    options = blocks.options()
+    grid = partial(_grid, stacked=stacked, grid=blocks.grid, columns=columns)
     if scale is None:
         arrays["scale"] = grid(jnp.ones((1, 1), jnp.float32), WHOLE)
     elif scale.element.name == "FP8_E8M0":
         powers = weight.codes[scale.name]
-        if not group or bool((powers == 0).any() & (powers == 254).any()):
+        if bool((powers == 0).any() & (powers == 254).any()):
             return None
         options["shift"] = int((powers == 0).any())
         options["exact"] = int(((powers < TINY) | (powers == E8M0_NAN)).any())
         arrays["scale"] = grid(powers, block)
         nan |= (arrays["scale"] == E8M0_NAN).any((1, 2))[:, None, :columns]
     else:
-        wide = block if block and block % LANES == 0 and TILE_COLUMNS % block == 0 else 0
         numbers = _scales(weight, scale)
-        arrays["scale"] = grid(numbers, block, wide=wide)
-        options["block"] = wide
+        arrays["scale"] = grid(numbers, block, wide=blocks.wide)
         options["narrow"] = int(not (bits_of(numbers.astype(jnp.float32)) & 0xFF).any())
     if zero is not None:
         zeros = zero.element.decode(weight.codes[zero.name])
-        if zero.element.name not in INTEGERS or float(jnp.abs(zeros).max()) > MAX_ZERO:
+        if float(jnp.abs(zeros).max()) > MAX_ZERO:
             return None
         arrays["zero"] = grid(zeros.astype(jnp.bfloat16), block)
     if bool(nan.any()):
@@ -182,6 +223,30 @@ def pack(weight: Matrices) -> Packed | None:
     return {
         name: array.reshape(*weight.stack, *array.shape[1:]) for name, array in arrays.items()
     }, options
+
+
+def abstract(weight: Matrices) -> Packed | None:
+    """What `pack` makes of numbers without NaN, -0 of E4M3, and scales near the ends of E8M0."""
+    number_format, (rows, columns) = weight.number_format, weight.matrix
+    blocks = Blocks.of(weight)
+    if blocks is None:
+        return None
+    wide, high = ceil_to(columns, LANES), ceil_to(rows, blocks.tile_rows)
+    words = high // per_word(number_format.element)
+    entries = -(-columns // blocks.wide) if blocks.options()["block"] else wide
+    scale, factors = blocks.scale, [p for p in number_format.parameters if p.of is not None]
+    kind, narrow = np.dtype(np.float32), scale is None
+    if scale is not None and scale.element.name == "FP8_E8M0":
+        kind, narrow = np.dtype(np.uint8), True
+    elif scale is not None and scale.element.name == "BF16" and not factors:
+        kind, narrow = np.dtype(jnp.bfloat16), True
+    arrays = {
+        "words": sized(jnp.uint32, *weight.stack, words, wide),
+        "scale": sized(kind, *weight.stack, *blocks.grid, entries),
+    }
+    if blocks.zero is not None:
+        arrays["zero"] = sized(jnp.bfloat16, *weight.stack, *blocks.grid, wide)
+    return arrays, blocks.options() | {"narrow": int(narrow)}
 
 
 @partial(jax.jit, static_argnames=("element", "tile_rows"))

@@ -43,8 +43,8 @@ from jentropy.codecs import window12
 from jentropy.formats import Format
 
 from . import tiles
-from .matrix import Matrices, Packed, over_stack, padded
-from .tiles import LANES, choose_tile
+from .matrix import Matrices, Packed, escapes_of, over_stack, padded, sized
+from .tiles import LANES, ceil_to, choose_tile
 
 if TYPE_CHECKING:
     from jentropy.pallas_kernels.resident import ResidentTensor
@@ -119,6 +119,33 @@ def pack(weight: Matrices) -> Packed:
         "inline": min(MOST_INLINE, int(np.median([-(-n // CHUNK) for n in per_tile]))),
     }
     return stacked, options
+
+
+def abstract(weight: Matrices) -> Packed:
+    """What `pack` makes of Gaussian weights."""
+    (rows, columns), stack = weight.matrix, weight.stack
+    tile_rows, tile_columns = choose_tile(rows, TILE_ROWS), TILE_COLUMNS
+    wide, high = ceil_to(columns, LANES), ceil_to(rows, tile_rows)
+    chunks = chunks_of(tile_rows * min(tile_columns, wide))
+    grid = -(-columns // tile_columns), high // tile_rows
+    arrays = {
+        "words": sized(jnp.uint32, *stack, 3, high // 8, wide),
+        "top": sized(jnp.uint8, *stack, 1, wide),
+        "counts": sized(jnp.int32, *stack, *grid),
+        "escapes": sized(jnp.int32, *stack, *grid, -(-chunks // 4) * 8, CHUNK),
+    }
+    options = {
+        "tile_rows": tile_rows,
+        "tile_columns": tile_columns,
+        "shift": 52,
+        "inline": min(MOST_INLINE, chunks),
+    }
+    return arrays, options
+
+
+def chunks_of(weights: int) -> int:
+    """Chunks of escapes that a tile of so many weights has."""
+    return -(-escapes_of(weights) // CHUNK)
 
 
 @partial(jax.jit, static_argnames="tile_rows")

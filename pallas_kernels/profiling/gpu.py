@@ -19,14 +19,13 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
-from jentropy import formats
 from jentropy.errors import UnsupportedError
+from jentropy.pallas_kernels.conversion import to_resident
 from jentropy.pallas_kernels.decode_matmul import gpu as products
 from jentropy.pallas_kernels.decode_matmul import gpu_window12 as gpu_kernel
 from jentropy.pallas_kernels.decode_matmul.gpu_plan import Plan
 from jentropy.pallas_kernels.gpu_targets import TARGETS
-from jentropy.pallas_kernels.layouts import fragments, gpu_window12
-from jentropy.pallas_kernels.layouts.tiles import ceil_to
+from jentropy.pallas_kernels.layouts import fragments
 from jentropy.pallas_kernels.resident import ResidentTensor
 
 from . import sass
@@ -105,21 +104,9 @@ def compile_for(dump: Path, function: Callable[..., Any], *arguments: Any) -> li
     return sass.read(dump)
 
 
-def abstract_weight(n: int, k: int, list_words: int = gpu_window12.LIST_WORDS) -> ResidentTensor:
+def abstract_weight(n: int, k: int) -> ResidentTensor:
     """What `to_resident` makes of a BF16 weight [n, k] with Gaussian numbers, without data."""
-    high, wide = (ceil_to(size, gpu_window12.TILE) for size in (n, k))
-    high_blocks = high // fragments.ROWS
-    shapes = {
-        "words": ((high_blocks, wide // fragments.BLOCK, 12, 128), jnp.uint32),
-        "scale": ((high,), jnp.bfloat16),
-        "escapes": ((high_blocks, wide // gpu_window12.LISTED, list_words), jnp.uint32),
-    }
-    return ResidentTensor(
-        arrays={n: jax.ShapeDtypeStruct(*of) for n, of in shapes.items()},  # type: ignore[misc]
-        layout=gpu_window12.NAME,
-        number_format=formats.FORMATS["BF16"],
-        logical=(n, k),
-    )
+    return to_resident(jax.ShapeDtypeStruct((n, k), jnp.bfloat16), "gpu")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,11 +16,12 @@ from jentropy.pallas_kernels.decode_matmul import tpu
 from jentropy.pallas_kernels.decode_matmul.plan import Plan
 from jentropy.pallas_kernels.decode_matmul.transforms import Product
 from jentropy.pallas_kernels.layouts.tiles import ceil_to
+from jentropy.pallas_kernels.layouts.tpu_window12 import chunks_of
 from jentropy.pallas_kernels.resident import ResidentTensor
 from jentropy.pallas_kernels.targets import TARGETS
 
 from . import compiling, dense, schedule
-from .weights import abstract_weight, chunks_of
+from .weights import abstract_weight
 
 SHAPE = (8192, 57344)  # of Llama-3-70B's gate and up: no format of it fits in VMEM as a whole
 KERNELS = {"tpu_window12": "matmul_window12", "tpu_scaled": "matmul_scaled"}

@@ -36,7 +36,10 @@ LOADED = re.compile(r"(%s\w+) = sld \[smem:\[(#\w+_spill)\]\]")
 SAVED = re.compile(r"(%s\w+) = scalar_select \S*?(%p\w+), \S*?1, \S*?0\b")
 STARTED = re.compile(r"Start region (\d+)\b")
 LANDING = re.compile(r"Start/End empty region (\d+)\b")
-USAGE = re.compile(r"^\d+( \d+){9}\s*$")
+USAGE = re.compile(r"^\d+( \d+)+\s*$")
+UNITS = re.compile(r"^[A-Z:]+(, [A-Z:]+)+\s*$")
+# What a dump calls a unit: the MXU's two are one before libtpu 0.0.52.
+UNIT_NAMES = {"MATMUL": "MXU", "MATPUSH": "MXU", "VLOAD:FILL": "FILL", "VSTORE:SPILL": "SPILL"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +102,7 @@ def read(dump: Path, kernel: str, *, steps: int, trips: float = 0) -> Schedule:
     path, usage = _files(dump, kernel)
     lines = map(LINE.match, path.read_text().splitlines())
     bundles = [_Bundle(*match.groups()) for match in lines if match]
-    rows = [line.split() for line in usage.read_text().splitlines() if USAGE.match(line)]
+    rows = _used(usage)
     loops = _loops(bundles)
     if not loops or len(rows) < len(bundles):
         raise InputError(
@@ -120,8 +123,8 @@ def read(dump: Path, kernel: str, *, steps: int, trips: float = 0) -> Schedule:
         upper += weight
         weight /= steps if i in once else 1
         total += weight
-        for name, count in zip(SLOTS, rows[i], strict=True):
-            used[name] += weight * int(count)
+        for name, count in rows[i].items():
+            used[name] += weight * count
     straight = max(_straight(bundles, grid, inner))
     counted = [
         (float(trips if loop.trips is None else loop.trips), loop.last - loop.first + 1)
@@ -148,6 +151,35 @@ def _files(dump: Path, kernel: str) -> tuple[Path, Path]:
             found=sorted(path.name for path, _ in found) or "none",
         )
     return found[0]
+
+
+def _used(usage: Path) -> list[dict[str, int]]:
+    """Operations of each bundle by the unit that they occupy.
+
+    A line names the units, those of SLOTS if there is none; others than SLOTS are left out.
+    """
+    names, rows = list(SLOTS), []
+    for line in usage.read_text().splitlines():
+        if UNITS.match(line):
+            names = [UNIT_NAMES.get(name, name) for name in line.strip().split(", ")]
+        elif USAGE.match(line):
+            rows.append(line.split())
+    if not set(SLOTS) <= set(names) or any(len(row) != len(names) for row in rows):
+        raise InputError(
+            "use of slots",
+            file=usage,
+            expected=", ".join(SLOTS),
+            found=f"{', '.join(names)} in rows of {sorted({len(row) for row in rows})}",
+            hint="jentropy reads the dumps of libtpu 0.0.42 to 0.0.52; install one of them",
+        )
+    found = []
+    for row in rows:
+        used = dict.fromkeys(SLOTS, 0)
+        for name, count in zip(names, row, strict=True):
+            if name in used:
+                used[name] += int(count)
+        found.append(used)
+    return found
 
 
 def _loops(bundles: list[_Bundle]) -> list[_Loop]:
