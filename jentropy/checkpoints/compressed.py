@@ -59,11 +59,9 @@ class CompressedCheckpoint(Checkpoint):
             yield tensor, {"code": codes_of(next(decoded))} if entry else tensor.codes
 
     def _plain(self, tensor: Tensor) -> Entry | None:
-        """The one entry that is the tensor as it is, if there is one."""
-        if tensor.dtype is None:
-            return None
-        entries = list(self.arrays[tensor.parts["code"]].entries.values())
-        return entries[0] if len(entries) == 1 else None
+        """The entry that is the tensor as it is, if there is one."""
+        name = tensor.parts["code"]
+        return None if tensor.dtype is None else self.arrays[name].entries.get(name)
 
     def read_text(self, file: str) -> str | None:
         return self.archive.read_text(file)

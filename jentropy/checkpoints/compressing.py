@@ -16,7 +16,7 @@ from jentropy.containers.tensor import chunk_length, first_twice
 from jentropy.errors import InputError
 from jentropy.formats import ElementFormat
 
-from . import choosing, orbax, structure
+from . import choosing, gguf_files, orbax, structure
 from . import index as index_lib
 from .contents import StoredArray
 from .dialects import gguf
@@ -191,7 +191,9 @@ class _Plan:
         """The fields of blocks, each a tensor; of an unknown type the bytes as they are."""
         packing = gguf.PACKINGS.get(array.packing)
         if packing is None:
-            fields: tuple[int, ...] = (self.add_tensor(array.name, values, None),)
+            turned = array.packing.endswith(gguf_files.BIG)
+            name = f"{array.name}.bytes" if turned else array.name
+            fields: tuple[int, ...] = (self.add_tensor(name, values, None),)
         else:
             fields = tuple(
                 self.add_tensor(f"{array.name}.{key}", part, packing.fields[key][1])

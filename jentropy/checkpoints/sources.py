@@ -101,7 +101,7 @@ def _metadata(files: Iterable[SafetensorsFile | GgufFile]) -> dict[str, str]:
 
 def _arrays(file: SafetensorsFile | GgufFile, names: frozenset[str]) -> list[StoredArray]:
     if isinstance(file, GgufFile):
-        return [array for array in file.arrays if array.name in names]
+        return [gguf_files.native(array) for array in file.arrays if array.name in names]
     return [_array(tensor) for tensor in file.tensors if tensor.name in names]
 
 
