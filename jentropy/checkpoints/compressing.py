@@ -117,10 +117,10 @@ def compress_checkpoint(
 
 def _collect(source: FileSource) -> tuple[list[_Item], list[FileEntry]]:
     """What there is to write, in order, and how the files are made of it."""
-    elements = source.view(strict=False, lenient=True).elements
+    elements, shown = source.view(strict=False, lenient=True).elements, source.shown
     plan = _Plan()
     for name in source.files:
-        path, is_model = source.root / name, name in source.shown
+        path, is_model = source.root / name, name in shown
         if not index_lib.is_safe_path(name):
             raise InputError(
                 "name of a file", file=path, expected="one without a backslash", found=repr(name)

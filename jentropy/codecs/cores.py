@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-JOBS = "JENTROPY_JOBS"
 KEPT = 31 << 20  # bytes; glibc learns from blocks below 32 MiB
+JOBS = "JENTROPY_JOBS"  # in the environment: how many cores to use
 
 
 def count() -> int:
