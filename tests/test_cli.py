@@ -17,7 +17,7 @@ import rich.progress
 
 import jentropy
 from jentropy import models
-from jentropy.checkpoints import compressed, compressing
+from jentropy.checkpoints import compressing, decompressing
 from jentropy.cli import main as cli
 from jentropy.cli import progress
 from jentropy.codecs import cores
@@ -425,7 +425,7 @@ def test_an_interrupt_says_what_it_left(
 
     with monkeypatch.context() as patch:
         patch.setattr(compressing.index_lib, "document", interrupt)
-        patch.setattr(compressed, "put_in_place", interrupt)
+        patch.setattr(decompressing, "put_in_place", interrupt)
         code, _, err = run(capsys, command, given, dst)
     assert (code, err.count("\n")) == (130, 1)
     folder = tmp_path / ".d s t.jentropy-compress"

@@ -11,7 +11,7 @@ import numpy as np
 from jentropy.containers.tensor import dtype_named
 from jentropy.errors import CorruptError, InputError
 
-from . import choosing, safetensors
+from . import choosing, gguf_files, safetensors
 from .choosing import Choice, Component
 from .contents import Contents, StoredArray, decode_text, read_contents
 from .decoding import entries_of, read_blocks, read_entry
@@ -130,13 +130,15 @@ class Archive:
     def _array(self, name: str, part: int | Blocks) -> StoredArray:
         store = self._store
         if isinstance(part, Blocks):
-            return StoredArray(
-                name=name,
-                shape=part.shape,
-                dtype=np.dtype(np.uint8),
-                file=store.path,
-                packing=part.packing,
-                read=partial(read_blocks, store, part),
+            return gguf_files.native(
+                StoredArray(
+                    name=name,
+                    shape=part.shape,
+                    dtype=np.dtype(np.uint8),
+                    file=store.path,
+                    packing=part.packing,
+                    read=partial(read_blocks, store, part),
+                )
             )
         return stored_entry(store, store.index.tensors[part])
 

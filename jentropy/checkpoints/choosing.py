@@ -207,7 +207,7 @@ class _Folder:
                 "tensor in two files",
                 file=self.root / file,
                 tensor=tensor,
-                expected="one",
+                expected="one GGUF file" if file.endswith(GGUF) else "one file",
                 found=f"another in {other}",
                 hint="open one of the files by its path",
             )

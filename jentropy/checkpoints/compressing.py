@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from jentropy.containers import coder, pieces, trees
-from jentropy.containers.tensor import chunk_length, first_twice
+from jentropy.containers import coder, trees
+from jentropy.containers.tensor import chunk_length
 from jentropy.errors import InputError
 from jentropy.formats import ElementFormat
 
-from . import choosing, orbax, structure
+from . import choosing, gguf_files, orbax
 from . import index as index_lib
 from .contents import StoredArray
 from .dialects import gguf
@@ -25,6 +25,7 @@ from .hub import resolve
 from .index import Blocks, FileEntry, Filler, Part
 from .progress import Progress, expect
 from .safetensors import SafetensorsFile
+from .saving import save
 from .sources import FileSource, open_weights, read_file_source
 from .staging import refuse_existing
 from .store import is_compressed_checkpoint, is_orbax_checkpoint
@@ -116,10 +117,10 @@ def compress_checkpoint(
 
 def _collect(source: FileSource) -> tuple[list[_Item], list[FileEntry]]:
     """What there is to write, in order, and how the files are made of it."""
-    elements = source.view(strict=False, lenient=True).elements
+    elements, shown = source.view(strict=False, lenient=True).elements, source.shown
     plan = _Plan()
     for name in source.files:
-        path, is_model = source.root / name, name in source.shown
+        path, is_model = source.root / name, name in shown
         if not index_lib.is_safe_path(name):
             raise InputError(
                 "name of a file", file=path, expected="one without a backslash", found=repr(name)
@@ -191,7 +192,9 @@ class _Plan:
         """The fields of blocks, each a tensor; of an unknown type the bytes as they are."""
         packing = gguf.PACKINGS.get(array.packing)
         if packing is None:
-            fields: tuple[int, ...] = (self.add_tensor(array.name, values, None),)
+            turned = array.packing.endswith(gguf_files.BIG)
+            name = f"{array.name}.bytes" if turned else array.name
+            fields: tuple[int, ...] = (self.add_tensor(name, values, None),)
         else:
             fields = tuple(
                 self.add_tensor(f"{array.name}.{key}", part, packing.fields[key][1])
@@ -253,36 +256,3 @@ def _write(writer: Writer, items: list[_Item], progress: Progress | None) -> Non
             if progress:
                 progress(chunk.weights * item.values.itemsize)
     writer.flush()
-
-
-def save(path: str | Path, packed: Any, *, overwrite: bool = False) -> None:
-    """Writes a pytree as a compressed checkpoint.
-
-    Args:
-      path: where it will appear, whole or not at all.
-      packed: a pytree of `CompressedTensor` or arrays; arrays are compressed. Dicts, lists, tuples
-        and None come back as they are, any other node as a dict of its fields.
-      overwrite: whether a compressed checkpoint that is there is replaced.
-
-    Raises:
-      InputError: two leaves whose dotted paths are the same.
-      DestinationError: `path` exists or cannot be written.
-    """
-    leaves, tree = structure.describe(trees.compress(packed))
-    twice = first_twice(name for name, _ in leaves)
-    if twice is not None:
-        raise InputError("two leaves of the pytree have this path", tensor=twice)
-    with writing(Path(path), overwrite=overwrite) as writer:
-        entries = []
-        for name, leaf in leaves:
-            chunks = []
-            for item in pieces.coded_chunks(name, leaf):
-                coder.check_payload(item)
-                place = writer.append(item.payload)
-                chunks.append(index_lib.chunk_document(item.chunk, place, item.span.coding))
-                writer.record(None)
-            entries.append(
-                index_lib.entry_document(name, index_lib.header_document(leaf.header), chunks)
-            )
-        writer.flush()
-        writer.finish(index_lib.document(bundles=writer.bundles, tensors=entries, tree=tree))

@@ -101,7 +101,7 @@ def _metadata(files: Iterable[SafetensorsFile | GgufFile]) -> dict[str, str]:
 
 def _arrays(file: SafetensorsFile | GgufFile, names: frozenset[str]) -> list[StoredArray]:
     if isinstance(file, GgufFile):
-        return [array for array in file.arrays if array.name in names]
+        return [gguf_files.native(array) for array in file.arrays if array.name in names]
     return [_array(tensor) for tensor in file.tensors if tensor.name in names]
 
 
@@ -151,7 +151,7 @@ def open_weights(path: Path) -> SafetensorsFile | GgufFile:
 
 def files_of(path: Path) -> tuple[Path, tuple[str, ...]]:
     """The directory of a source, and its files: all of them, or the one that it is."""
-    return (path, tuple(_walk(path))) if path.is_dir() else (path.parent, (path.name,))
+    return (path, tuple(walk(path))) if path.is_dir() else (path.parent, (path.name,))
 
 
 def _refuse_no_checkpoint(root: Path, files: tuple[str, ...]) -> None:
@@ -185,7 +185,7 @@ def _refuse_unknown_file(path: Path) -> None:
         )
 
 
-def _walk(root: Path) -> list[str]:
+def walk(root: Path) -> list[str]:
     """Every file below root, links followed, as sorted relative paths."""
 
     def visit(folder: Path, above: frozenset[str]) -> Iterator[str]:

@@ -12,8 +12,8 @@ import numpy as np
 
 from jentropy import modes
 
-JOBS = "JENTROPY_JOBS"
 KEPT = 31 << 20  # bytes; glibc learns from blocks below 32 MiB
+JOBS = "JENTROPY_JOBS"  # in the environment: how many cores to use
 
 
 def count() -> int:

@@ -8,8 +8,7 @@
                       low halves are one sub-block of 32, high halves the next; q d s - dmin m
     Q6_K  210 / 256   128 B low 4 bits, 64 B high 2 bits; 16 int8 scales s; f16 d; (q - 32) d s
 
-In a big-endian file the numbers of several bytes have their highest one first; packings of theirs
-are named so. The names of tensors are the file's.
+The names of tensors are the file's.
 
 References:
   ggml's ggml-common.h and ggml-quants.c.
@@ -17,7 +16,6 @@ References:
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -25,7 +23,6 @@ import numpy as np
 
 from jentropy import formats
 from jentropy.checkpoints.contents import Contents, StoredArray
-from jentropy.checkpoints.gguf_files import BIG_ENDIAN
 from jentropy.errors import CorruptError
 from jentropy.formats import ElementFormat, Format, Parameter, Role
 
@@ -79,10 +76,6 @@ def _parameter(
 
 def _f16(start: int) -> Extract:
     return lambda b: np.ascontiguousarray(b[:, start : start + 2]).view("<u2")
-
-
-def _swapped(extract: Extract) -> Extract:
-    return lambda b: extract(b).byteswap()
 
 
 def _octets(start: int, stop: int) -> Extract:
@@ -184,39 +177,6 @@ PACKINGS = {
             "super_scale": (210, formats.FP16),
         },
     ),
-}
-
-
-def _big_endian(packing: Packing) -> Packing:
-    """The same block in a big-endian file; fields of wide numbers are bytes to the archive."""
-    wide = {
-        name for name, (_, element) in packing.fields.items() if element and element.code_bits > 8
-    }
-    return dataclasses.replace(
-        packing,
-        extract={k: _swapped(e) if k in wide else e for k, e in packing.extract.items()},
-        fields={
-            name: (end, None if name in wide else element)
-            for name, (end, element) in packing.fields.items()
-        },
-    )
-
-
-def _big_endian_number(element: ElementFormat) -> Packing:
-    """A number as a block; the archive has each of its bytes by itself."""
-    size = element.code_bits // 8
-    return Packing(
-        Format(name=element.name, element=element),
-        1,
-        size,
-        {"code": lambda b: np.ascontiguousarray(b).view(f">u{size}").astype(f"<u{size}")},
-        {f"byte_{i}": (i + 1, None) for i in range(size)},
-    )
-
-
-PACKINGS |= {name + BIG_ENDIAN: _big_endian(packing) for name, packing in PACKINGS.items()} | {
-    name + BIG_ENDIAN: _big_endian_number(element)
-    for name, element in (("F32", formats.FP32), ("F16", formats.FP16), ("BF16", formats.BF16))
 }
 
 

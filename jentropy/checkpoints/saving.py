@@ -1,0 +1,47 @@
+"""`save`: pytrees into compressed checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jentropy.containers import coder, pieces, trees
+from jentropy.containers.tensor import first_twice
+from jentropy.errors import InputError
+
+from . import index as index_lib
+from . import structure
+from .writer import writing
+
+
+def save(path: str | Path, packed: Any, *, overwrite: bool = False) -> None:
+    """Writes a pytree as a compressed checkpoint.
+
+    Args:
+      path: where it will appear, whole or not at all.
+      packed: a pytree of `CompressedTensor` or arrays; arrays are compressed. Dicts, lists, tuples
+        and None come back as they are, any other node as a dict of its fields.
+      overwrite: whether a compressed checkpoint that is there is replaced.
+
+    Raises:
+      InputError: two leaves whose dotted paths are the same.
+      DestinationError: `path` exists or cannot be written.
+    """
+    leaves, tree = structure.describe(trees.compress(packed))
+    twice = first_twice(name for name, _ in leaves)
+    if twice is not None:
+        raise InputError("two leaves of the pytree have this path", tensor=twice)
+    with writing(Path(path), overwrite=overwrite) as writer:
+        entries = []
+        for name, leaf in leaves:
+            chunks = []
+            for item in pieces.coded_chunks(name, leaf):
+                coder.check_payload(item)
+                place = writer.append(item.payload)
+                chunks.append(index_lib.chunk_document(item.chunk, place, item.span.coding))
+                writer.record(None)
+            entries.append(
+                index_lib.entry_document(name, index_lib.header_document(leaf.header), chunks)
+            )
+        writer.flush()
+        writer.finish(index_lib.document(bundles=writer.bundles, tensors=entries, tree=tree))
