@@ -19,12 +19,15 @@ from .reading import plain_tensor
 Progress = Callable[[int], None]
 
 
-def analyze(source: Any, progress: Progress | None = None) -> EntropyReport:
+def analyze(
+    source: Any, progress: Progress | None = None, *, strict: bool = False
+) -> EntropyReport:
     """Shannon entropy per field of every format in a checkpoint, and the magnitudes behind it.
 
     Args:
       source: a path that `open_checkpoint` takes, or a pytree of arrays or `CompressedTensor`.
       progress: called with the number of elements counted since the last call.
+      strict: see `open_checkpoint`.
 
     Returns:
       An `EntropyReport`; `.to_json()` gives plain data.
@@ -36,7 +39,7 @@ def analyze(source: Any, progress: Progress | None = None) -> EntropyReport:
       0.0
     """
     if isinstance(source, str | Path):
-        checkpoint = open_checkpoint(source)
+        checkpoint = open_checkpoint(source, strict=strict)
         builder = entropy.ReportBuilder(str(source), checkpoint.notes)
         weights = checkpoint.read_all()
     else:
@@ -44,7 +47,7 @@ def analyze(source: Any, progress: Progress | None = None) -> EntropyReport:
         weights = _leaves(source)
     for tensor, codes in weights:
         counts = entropy.measure_weight(codes, tensor.number_format)
-        builder.add(tensor.name, tensor.dialect, tensor.shape, counts)
+        builder.add(tensor.name, tensor.dialect, tensor.shape, counts, tensor.note)
         if progress:
             progress(counts.weights)
     return builder.build()

@@ -31,10 +31,10 @@ class CompressedCheckpoint(Checkpoint):
     """Weights of a compressed checkpoint; a weight is decoded when its codes are asked for.
 
     Args:
-      strict: whether a config that contradicts the arrays is an error.
+      strict: whether a weight that its dialect cannot explain is an error.
     """
 
-    def __init__(self, path: Path, *, strict: bool = True):
+    def __init__(self, path: Path, *, strict: bool = False):
         self.source = path
         self.store = Store(path)
         self._files = {f.path: f for f in self.store.index.files}

@@ -59,7 +59,9 @@ class _Item:
         return index_lib.entry_document(self.name, self.header, self.chunks)
 
 
-def compress_checkpoint(src: str | Path, dst: str | Path, progress: Progress | None = None) -> None:
+def compress_checkpoint(
+    src: str | Path, dst: str | Path, progress: Progress | None = None, *, strict: bool = False
+) -> None:
     """Compresses a checkpoint, with every file that lies beside its weights.
 
     Killed or interrupted work is taken up by the next call with the same arguments.
@@ -69,6 +71,7 @@ def compress_checkpoint(src: str | Path, dst: str | Path, progress: Progress | N
         whole, and not taken up), or `hf://owner/name`.
       dst: where the compressed checkpoint will appear, whole or not at all.
       progress: told of progress.
+      strict: see `open_checkpoint`; every byte is kept either way.
 
     Raises:
       InputError: a source that cannot be read, by file and tensor.
@@ -85,7 +88,7 @@ def compress_checkpoint(src: str | Path, dst: str | Path, progress: Progress | N
     if source.is_dir() and target.resolve().is_relative_to(source.resolve()):
         raise InputError("destination lies inside the source", file=target)
     files = read_file_source(source)
-    items, entries = _collect(files)
+    items, entries = _collect(files, strict=strict)
     fingerprint = _fingerprint(files)
     with writing(target, fingerprint) as writer:
         _write(writer, items, progress)
@@ -104,9 +107,9 @@ def compress_checkpoint(src: str | Path, dst: str | Path, progress: Progress | N
         )
 
 
-def _collect(source: FileSource) -> tuple[list[_Item], list[FileEntry]]:
+def _collect(source: FileSource, *, strict: bool) -> tuple[list[_Item], list[FileEntry]]:
     """What there is to write, in order, and how the files are made of it."""
-    elements = reading.read(source.contents(), strict=False).elements
+    elements = reading.read(source.contents(), strict=strict).elements
     plan = _Plan()
     for name in source.files:
         path, is_model = source.root / name, name in source.model

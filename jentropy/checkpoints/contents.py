@@ -57,6 +57,8 @@ class Contents:
       declared_in: the file and key that declare it.
       metadata: `__metadata__` of the safetensors files.
       whole: False for a single file, which may be one shard of several.
+      conflict: what a config and its sidecar say against each other; no quantised weight can be
+        read then.
     """
 
     source: Path
@@ -66,6 +68,7 @@ class Contents:
     declared_in: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
     whole: bool = True
+    conflict: InputError | None = None
 
     @property
     def quant_method(self) -> str | None:
@@ -89,10 +92,9 @@ def read_contents(
 
     Raises:
       CorruptError: a config that is no JSON object.
-      InputError: a config and a sidecar that contradict each other.
     """
     config = _read_config(source, read_text)
-    quantization, declared_in = _declared(source, config, read_text)
+    quantization, declared_in, conflict = _declared(source, config, read_text)
     return Contents(
         source=source,
         arrays={array.name: array for array in arrays},
@@ -101,6 +103,7 @@ def read_contents(
         declared_in=declared_in,
         metadata=metadata or {},
         whole=whole,
+        conflict=conflict,
     )
 
 
@@ -144,9 +147,9 @@ def _read_config(source: Path, read_text: ReadText) -> dict[str, Any] | None:
 
 def _declared(
     source: Path, config: Mapping[str, Any] | None, read_text: ReadText
-) -> tuple[Mapping[str, Any] | None, str]:
-    """The declared quantisation, and where."""
-    found, where = None, ""
+) -> tuple[Mapping[str, Any] | None, str, InputError | None]:
+    """The declared quantisation, where it is declared, and what contradicts it."""
+    found, where, conflict = None, "", None
     for place in _PLACES:
         inner: Any = config
         for key in place:
@@ -161,14 +164,14 @@ def _declared(
         for key in ("quant_algo", "group_size"):
             ours, theirs = (found or {}).get(key), inner.get(key)
             if None not in (ours, theirs) and str(ours).lower() != str(theirs).lower():
-                raise InputError(
+                conflict = InputError(
                     f"{key} of {MODELOPT}",
                     file=source,
                     expected=f"{ours} as in {where}",
                     found=theirs,
                 )
         told = {key: value for key, value in (found or {}).items() if value is not None}
-        return {"quant_method": "modelopt", **inner, **told}, where or MODELOPT
+        return {"quant_method": "modelopt", **inner, **told}, where or MODELOPT, conflict
     if found is None and (old := _read_object(source, GPTQ, read_text)):
-        return {"quant_method": "gptq", **old}, GPTQ
-    return found, where
+        return {"quant_method": "gptq", **old}, GPTQ, None
+    return found, where, None

@@ -56,13 +56,17 @@ class Inspection:
         }
 
 
-def inspect(path: str | Path) -> Inspection:
+def inspect(path: str | Path, *, strict: bool = False) -> Inspection:
     """Sizes and entropies of a compressed checkpoint; no weight is decoded.
+
+    Args:
+      path: a compressed checkpoint.
+      strict: see `open_checkpoint`.
 
     Raises:
       InputError: not a compressed checkpoint, or a damaged index.
     """
-    checkpoint = CompressedCheckpoint(Path(path), strict=False)
+    checkpoint = CompressedCheckpoint(Path(path), strict=strict)
     store = checkpoint.store
     model = model_entries(store)
     arrays = _entries_of_arrays(store)
@@ -144,4 +148,5 @@ def _row(tensor: Tensor, arrays: dict[str, tuple[Entry, ...]]) -> dict[str, Any]
         "joint_entropy_bits": None if is_wide else joint,
         "gap_bits": bits - joint,
         "parts": parts,
+        **({"note": tensor.note} if tensor.note else {}),
     }

@@ -59,12 +59,16 @@ class Weight:
     """A quantised weight.
 
     Invariants: `parts` has `code` and every parameter of `format`, and may have `group_index`.
+
+    Attributes:
+      settled: names of arrays that belong to it and add nothing to its values.
     """
 
     name: str
     format: Format
     shape: Shape
     parts: Mapping[str, Part]
+    settled: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         needed = {"code", *(p.name for p in self.format.parameters)}

@@ -1,0 +1,162 @@
+"""Arrays that serve the quantisation of another one, where no dialect tells: by name and shape.
+
+A scale is named after the array whose codes it scales: `X.weight_scale`, `X.scale_weight`,
+`X.qscale_weight`, `scales.X.kernel` and `X.weight.absmax` all go with `X.weight`. Two names belong
+together if they are the same without the words for scales and for codes. Beyond that, any small
+array of numbers under the name of another, or alone with it in its module, may be its scale.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+
+import ml_dtypes
+import numpy as np
+
+from .contents import StoredArray
+
+_SCALES = frozenset(("absmax", "amax", "scb", "zero", "zeros", "qzeros", "zeropoint", "zp"))
+# Words that tell parts of a quantised weight from each other, not one weight from another.
+# fmt: off
+_PARTS = frozenset((
+    "weight", "weights", "w", "kernel", "qweight", "qvalue", "qdata", "data", "code", "codes",
+    "packed", "blocks", "inv", "inverse", "quant", "quantizer", "quantized", "dequant", "factor",
+    "factors", "point", "tensor", "channel", "block", "row", "group", "global", "per", "fp8",
+))
+# Small arrays that a module may have whether it is quantised or not.
+_PLAIN = frozenset((
+    "bias", "biases", "b", "beta", "gamma", "alpha", "mean", "var", "running", "num", "norm", "ln",
+    "eps", "mask", "embed", "embedding", "position", "cache", "lora", "ids", "index", "indices",
+    "table",
+))
+# fmt: on
+_NUMBERS = tuple(
+    np.dtype(dtype)
+    for dtype in (
+        np.float64,
+        np.float32,
+        np.float16,
+        ml_dtypes.bfloat16,
+        ml_dtypes.float8_e8m0fnu,
+        ml_dtypes.float8_e4m3fn,
+        np.uint8,
+    )
+)
+_GROUP = 8  # weights of the smallest group that shares a scale
+_SEPARATORS = re.compile("[./]")
+
+Stem = tuple[str, ...]
+
+
+def _words(component: str) -> list[str]:
+    """Words of a dotted name's component, in lower case; `weightScale` has two."""
+    spaced = re.sub("(?<=[a-z0-9])(?=[A-Z])", "_", component)
+    return [word for word in re.split("[^a-z0-9]+", spaced.lower()) if word]
+
+
+def _is_scale(word: str) -> bool:
+    return word in _SCALES or ("scal" in word and "scalar" not in word)
+
+
+def is_scale_name(name: str) -> bool:
+    """Whether a name speaks of a scale or a zero point."""
+    return any(_is_scale(word) for part in _SEPARATORS.split(name) for word in _words(part))
+
+
+def stem(name: str) -> Stem:
+    """The words of a name that are about neither scales nor codes."""
+    kept = []
+    for component in _SEPARATORS.split(name):
+        after_scale = False
+        for word in _words(component):
+            if _is_scale(word):
+                after_scale = True
+            elif word not in _PARTS and not (after_scale and word.isdigit()):  # weight_scale_2
+                kept.append(word)
+    return tuple(kept)
+
+
+def serves(small: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """Whether an array of a shape could hold a number for every block of codes of another."""
+    count, codes = math.prod(small), math.prod(shape)
+    if count <= 1 or codes <= count:
+        return count == 1
+    if len(small) == len(shape):
+        return all(_is_grid(n, of) for n, of in zip(small, shape, strict=True)) or (
+            len(shape) == 2
+            and all(_is_grid(n, of) for n, of in zip(small[::-1], shape, strict=True))
+        )
+    flat = [n for n in small if n > 1]
+    if len(flat) == 1:
+        return count in shape or (codes % count == 0 and codes // count >= _GROUP)
+    return small == shape[: len(small)]
+
+
+def _is_grid(blocks: int, size: int) -> bool:
+    """Whether an axis can be cut into that many blocks of one size, the last one shorter."""
+    if not 0 < blocks <= size:
+        return False
+    return -(-size // -(-size // blocks)) == blocks
+
+
+class Companions:
+    """The companions of arrays among others.
+
+    Args:
+      arrays: those that may be companions: what no dialect has taken.
+    """
+
+    def __init__(self, arrays: Iterable[StoredArray]):
+        self._arrays = {array.name: array for array in arrays}
+        self._sorted = sorted(self._arrays)
+        self._scales: dict[Stem, list[str]] = defaultdict(list)
+        self._inside: dict[str, list[str]] = defaultdict(list)  # names by module
+        for name in self._arrays:
+            if is_scale_name(name):
+                self._scales[stem(name)].append(name)
+            self._inside[_parent(name)].append(name)
+
+    def scales(self, name: str) -> list[str]:
+        """Names of scales and zero points that are named after an array."""
+        return [found for found in self._scales.get(stem(name), ()) if found != name]
+
+    def named_after(self, array: StoredArray) -> list[str]:
+        """Names of all that is named after an array and can hardly be anything of its own."""
+        inside = self._inside.get(array.name, ())
+        longer = (n for n in self._starting(f"{array.name}_") if self._may_serve(n, array))
+        return list(dict.fromkeys((*self.scales(array.name), *inside, *longer)))
+
+    def suspects(self, array: StoredArray) -> list[str]:
+        """All of `named_after`, and what may be a scale for lying alone with it in its module."""
+        found = self.named_after(array)
+        module, own = _parent(array.name), _words(_last(array.name))
+        if module and all(word in _PARTS for word in own):
+            found += [n for n in self._inside.get(module, ()) if self._may_serve(n, array)]
+        return list(dict.fromkeys(found))
+
+    def _starting(self, prefix: str) -> Iterator[str]:
+        for i in range(bisect.bisect_left(self._sorted, prefix), len(self._sorted)):
+            if not self._sorted[i].startswith(prefix):
+                return
+            yield self._sorted[i]
+
+    def _may_serve(self, name: str, array: StoredArray) -> bool:
+        other = self._arrays[name]
+        return (
+            name != array.name
+            and other.dtype in _NUMBERS
+            and serves(other.shape, array.shape)
+            and _PLAIN.isdisjoint(_words(_last(name)))
+        )
+
+
+def _parent(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
