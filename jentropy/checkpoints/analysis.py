@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,15 @@ import jax
 
 from jentropy import entropy
 from jentropy.containers import trees
+from jentropy.containers.tensor import dtype_named, first_twice
 from jentropy.entropy import EntropyReport
 
-from .checkpoint import Arrays, Tensor
+from .checkpoint import Tensor
+from .contents import Contents, StoredArray
 from .opening import open_checkpoint, stored_leaf
-from .reading import plain_tensor
+from .reading import plain_tensor, read
 
+PYTREE = Path("pytree")  # for messages
 Progress = Callable[[int], None]
 
 
@@ -43,8 +46,9 @@ def analyze(
         builder = entropy.ReportBuilder(str(source), checkpoint.notes)
         weights = checkpoint.read_all()
     else:
-        builder = entropy.ReportBuilder("pytree")
-        weights = _leaves(source)
+        tensors, notes = _leaves(source, strict=strict)
+        builder = entropy.ReportBuilder("pytree", notes)
+        weights = ((tensor, tensor.codes) for tensor in tensors)
     for tensor, codes in weights:
         counts = entropy.measure_weight(codes, tensor.number_format)
         builder.add(tensor.name, tensor.dialect, tensor.shape, counts, tensor.note)
@@ -53,10 +57,24 @@ def analyze(
     return builder.build()
 
 
-def _leaves(source: Any) -> Iterator[tuple[Tensor, Arrays]]:
-    for path, leaf in jax.tree_util.tree_flatten_with_path(source, is_leaf=trees.is_compressed)[0]:
-        name = trees.leaf_name(path)
-        values = trees.decompress(leaf) if trees.is_compressed(leaf) else leaf
-        array = stored_leaf(name, trees.as_array(values, name), Path("pytree"))
-        tensor = plain_tensor(name, array)
-        yield tensor, tensor.codes
+def _leaves(source: Any, *, strict: bool) -> tuple[Sequence[Tensor], tuple[str, ...]]:
+    """The leaves of a pytree, and what could not be recognised among them."""
+    paths = jax.tree_util.tree_flatten_with_path(source, is_leaf=trees.is_compressed)[0]
+    arrays = [_leaf(trees.leaf_name(path), leaf) for path, leaf in paths]
+    if first_twice(array.name for array in arrays) is not None:  # names tell nothing then
+        return [plain_tensor(array.name, array) for array in arrays], ()
+    contents = Contents(source=PYTREE, arrays={array.name: array for array in arrays})
+    found = read(contents, strict=strict)
+    return found.tensors, found.notes
+
+
+def _leaf(name: str, leaf: Any) -> StoredArray:
+    if not trees.is_compressed(leaf):
+        return stored_leaf(name, trees.as_array(leaf, name), PYTREE)
+    return StoredArray(
+        name=name,
+        shape=leaf.header.shape,
+        dtype=dtype_named(leaf.header.dtype),
+        file=PYTREE,
+        read=lambda: trees.as_array(trees.decompress(leaf), name),
+    )

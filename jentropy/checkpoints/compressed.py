@@ -18,7 +18,7 @@ from jentropy.containers.tensor import CompressedTensor, dtype_named
 from jentropy.errors import InputError
 from jentropy.formats import codes_of
 
-from . import orbax, reading, safetensors, structure
+from . import gguf_files, orbax, reading, safetensors, structure
 from .checkpoint import Arrays, Checkpoint, Tensor
 from .compressing import Progress
 from .contents import StoredArray, decode_text, read_contents
@@ -59,15 +59,13 @@ class CompressedCheckpoint(Checkpoint):
         return found
 
     def read_all(self) -> Iterator[tuple[Tensor, Arrays]]:
-        plain = [t for t in map(self.tensor, self.names()) if t.dtype is not None]
-        entries = [self._entries[tensor.parts["code"]] for tensor in plain]
-        decoded = read_entries(self.store, entries)
-        for name in self.names():
-            tensor = self.tensor(name)
-            yield (
-                tensor,
-                tensor.codes if tensor.dtype is None else {"code": codes_of(next(decoded))},
-            )
+        tensors = [self.tensor(name) for name in self.names()]
+        # An array that is stored in one piece and as it is.
+        found = [None if t.dtype is None else self._entries.get(t.parts["code"]) for t in tensors]
+        decoded = read_entries(self.store, [entry for entry in found if entry is not None])
+        for tensor, entry in zip(tensors, found, strict=True):
+            codes = tensor.codes if entry is None else {"code": codes_of(next(decoded))}
+            yield tensor, codes
 
     def read_text(self, file: str) -> str | None:
         found = self._files.get(file)
@@ -116,13 +114,15 @@ def _arrays(store: Store) -> Iterator[StoredArray]:
         if isinstance(part, int):
             yield _array(store, index.tensors[part])
         elif isinstance(part, Blocks):
-            yield StoredArray(
-                name=part.name,
-                shape=part.shape,
-                dtype=np.dtype(np.uint8),
-                file=store.path,
-                packing=part.packing,
-                read=partial(_read_blocks, store, part),
+            yield gguf_files.native(
+                StoredArray(
+                    name=part.name,
+                    shape=part.shape,
+                    dtype=np.dtype(np.uint8),
+                    file=store.path,
+                    packing=part.packing,
+                    read=partial(_read_blocks, store, part),
+                )
             )
 
 

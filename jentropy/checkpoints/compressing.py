@@ -183,7 +183,9 @@ class _Plan:
         """The fields of blocks, each a tensor; of an unknown type the bytes as they are."""
         packing = gguf.PACKINGS.get(array.packing)
         if packing is None:
-            fields: tuple[int, ...] = (self.add_tensor(array.name, values, None),)
+            turned = array.packing.endswith(gguf_files.BIG)
+            name = f"{array.name}.bytes" if turned else array.name
+            fields: tuple[int, ...] = (self.add_tensor(name, values, None),)
         else:
             fields = tuple(
                 self.add_tensor(f"{array.name}.{key}", part, packing.fields[key][1])

@@ -14,13 +14,10 @@ from jentropy.errors import CorruptError, InputError
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 MODELOPT, GPTQ = "hf_quant_config.json", "quantize_config.json"  # sidecars of those tools
-CONFIGS = (CONFIG, GENERATION, MODELOPT, GPTQ)
-# Where config.json may tell of the quantisation, innermost key last.
-_PLACES = (
-    ("quantization_config",),
-    ("text_config", "quantization_config"),
-    ("compression_config",),
-)
+MISTRAL = "params.json"  # what Mistral's own checkpoints have for a config
+CONFIGS = (CONFIG, GENERATION, MODELOPT, GPTQ, MISTRAL)
+_KEYS = ("quantization_config", "compression_config")  # of config.json, or of a part of it
+_DEPTH = 3  # of parts: thinker_config.text_config
 
 ReadText = Callable[[str], str | bytes | None]
 
@@ -149,14 +146,8 @@ def _declared(
     source: Path, config: Mapping[str, Any] | None, read_text: ReadText
 ) -> tuple[Mapping[str, Any] | None, str, InputError | None]:
     """The declared quantisation, where it is declared, and what contradicts it."""
-    found, where, conflict = None, "", None
-    for place in _PLACES:
-        inner: Any = config
-        for key in place:
-            inner = inner.get(key) if isinstance(inner, Mapping) else None
-        if isinstance(inner, Mapping):
-            found, where = inner, f"{CONFIG}: {'.'.join(place)}"
-            break
+    conflict = None
+    found, where = _in_config(config)
     sidecar = _read_object(source, MODELOPT, read_text)
     inner = sidecar.get("quantization") if sidecar else None
     method = (found or {}).get("quant_method")
@@ -174,4 +165,37 @@ def _declared(
         return {"quant_method": "modelopt", **inner, **told}, where or MODELOPT, conflict
     if found is None and (old := _read_object(source, GPTQ, read_text)):
         return {"quant_method": "gptq", **old}, GPTQ, None
+    native = _read_object(source, MISTRAL, read_text) if found is None else None
+    told = (native or {}).get("quantization")
+    if isinstance(told, Mapping) and told:
+        return {"quant_method": "mistral", **told}, f"{MISTRAL}: quantization", None
     return found, where, None
+
+
+def _in_config(config: Mapping[str, Any] | None) -> tuple[Mapping[str, Any] | None, str]:
+    """What `config.json` declares: at its top, or else the one thing that its parts declare."""
+    level: list[tuple[str, Any]] = [("", config)]
+    for _ in range(_DEPTH):
+        told = [
+            (f"{path}{key}", part[key])
+            for path, part in level
+            for key in _KEYS
+            if isinstance(part.get(key) if isinstance(part, Mapping) else None, Mapping)
+        ]
+        if told:
+            where, found = told[0]
+            if all(other == found for _, other in told):
+                return found, f"{CONFIG}: {where}"
+            several = " and ".join(path for path, _ in told)
+            return {"quant_method": f"several in {several}"}, f"{CONFIG}: {where}"
+        level = [
+            (f"{path}{key}.", inner)
+            for path, part in level
+            if isinstance(part, Mapping)
+            for key, inner in part.items()
+            if isinstance(inner, Mapping)
+        ]
+    mlx = (config or {}).get("quantization")
+    if isinstance(mlx, Mapping) and {"bits", "group_size"} <= mlx.keys():
+        return mlx, f"{CONFIG}: quantization"
+    return None, ""

@@ -1,8 +1,12 @@
-"""GGUF files, read with the `gguf` package (extra `gguf`)."""
+"""GGUF files, read with the `gguf` package (extra `gguf`).
+
+In big-endian files numbers of several bytes lie the other way round. Their arrays are kept as
+bytes, with a packing that ends in BIG; `native` turns them.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +14,13 @@ import ml_dtypes
 import numpy as np
 
 from jentropy.errors import CorruptError, UnsupportedError
+from jentropy.formats import FP16
 
 from .contents import Contents, StoredArray
+from .dialects import gguf as dialect
 
 SUFFIX = ".gguf"
+BIG = " big-endian"
 # Types that are arrays of numbers, and their dtypes; all others are bytes in blocks.
 _NUMBERS = {
     "F64": np.float64,
@@ -33,7 +40,8 @@ class GgufFile:
 
     Attributes:
       arrays: its tensors in the order of their bytes. One of blocks is uint8[..., bytes of a row],
-        with the type's name as its packing.
+        with the type's name as its packing. Of a big-endian file all are, but for those of single
+        bytes.
       starts: the byte that each begins at.
     """
 
@@ -43,7 +51,7 @@ class GgufFile:
 
     def contents(self) -> Contents:
         """What a dialect reads."""
-        return Contents(source=self.path, arrays={array.name: array for array in self.arrays})
+        return Contents(source=self.path, arrays={a.name: native(a) for a in self.arrays})
 
 
 def read(path: Path) -> GgufFile:
@@ -64,8 +72,10 @@ def read(path: Path) -> GgufFile:
             hint="install the extra 'gguf'",
         ) from error
     try:
-        found = sorted(gguf.GGUFReader(path, "r").tensors, key=lambda t: t.data_offset)
-        arrays = tuple(_array(path, tensor) for tensor in found)
+        reader = gguf.GGUFReader(path, "r")
+        big = reader.endianess == gguf.GGUFEndian.BIG
+        found = sorted(reader.tensors, key=lambda t: t.data_offset)
+        arrays = tuple(_array(path, tensor, big=big) for tensor in found)
         starts = tuple(int(tensor.data_offset) for tensor in found)
     except Exception as error:  # the package raises whatever NumPy does
         what = " ".join(str(error).split()) or type(error).__name__
@@ -86,11 +96,14 @@ def read(path: Path) -> GgufFile:
     return GgufFile(path=path, arrays=arrays, starts=starts)
 
 
-def _array(path: Path, tensor: Any) -> StoredArray:
+def _array(path: Path, tensor: Any, *, big: bool) -> StoredArray:
     kind = tensor.tensor_type.name
     shape = tuple(int(n) for n in reversed(tensor.shape))
     data = tensor.data
-    if kind in _NUMBERS:
+    if big and np.dtype(_NUMBERS.get(kind, np.float16)).itemsize > 1:
+        values = data.view(np.uint8).reshape(*shape[:-1], -1)
+        kind += BIG
+    elif kind in _NUMBERS:
         values = data.view(_NUMBERS[kind]).reshape(shape)
         kind = ""
     else:
@@ -103,3 +116,32 @@ def _array(path: Path, tensor: Any) -> StoredArray:
         packing=kind,
         read=lambda: values,
     )
+
+
+def native(array: StoredArray) -> StoredArray:
+    """An array with its numbers in little-endian order; of an unknown type it stays as it is."""
+    kind = array.packing.removesuffix(BIG)
+    if kind == array.packing:
+        return array
+    if kind in _NUMBERS:
+        dtype = np.dtype(_NUMBERS[kind])
+        shape = (*array.shape[:-1], array.shape[-1] // dtype.itemsize)
+
+        def read_numbers() -> np.ndarray:
+            octets = array.read().reshape(-1, dtype.itemsize)[:, ::-1]
+            return np.ascontiguousarray(octets).view(dtype).reshape(shape)
+
+        return replace(array, shape=shape, dtype=dtype, packing="", read=read_numbers)
+    packing = dialect.PACKINGS.get(kind)
+    if packing is None:
+        return array
+
+    def read_blocks() -> np.ndarray:
+        octets, at = array.read().reshape(-1, packing.bytes).copy(), 0
+        for end, element in packing.fields.values():
+            if element is FP16:  # one number
+                octets[:, at:end] = octets[:, at:end][:, ::-1].copy()
+            at = end
+        return octets.reshape(array.shape)
+
+    return replace(array, packing=kind, read=read_blocks)

@@ -24,7 +24,8 @@ from .companions import Companions, is_scale_name
 from .contents import Contents, StoredArray
 from .dialects import DIALECTS, plain
 from .dialects.scaled import is_fp8
-from .dialects.weight import AUXILIARY, Missing, Weight
+from .dialects.weight import AUXILIARY, Missing, Part, Weight
+from .index import PACKED_BITS
 
 _FULL = (formats.BF16, formats.FP16, formats.FP32)  # mean what they say in any checkpoint
 _SHOWN = 3  # names in a note
@@ -91,7 +92,7 @@ def read(contents: Contents, *, strict: bool = False) -> Reading:
             part.array.name: part.element
             for w in weights.values()
             for key, part in w.parts.items()
-            if key != GROUP_INDEX
+            if key != GROUP_INDEX and _fills(part)
         },
         notes=_notes(reasons),
     )
@@ -178,24 +179,26 @@ def _unexplained(
     auxiliary: set[str] = set()
     # Codes first: what is named like a scale may be one of theirs.
     for name, array in sorted(left.items(), key=lambda item: is_scale_name(item[0])):
-        if name in auxiliary or name.endswith(AUXILIARY) or not _may_be_codes(array, name, reasons):
+        if name in auxiliary or name.endswith(AUXILIARY):
             continue
         beside = companions.suspects(array)
         if name not in reasons:
-            if not (beside or contents.quantization or array.packing):
+            told = beside or contents.quantization or array.packing
+            if not (told and _may_be_codes(array, companions)):
                 continue
             reasons[name] = _why(contents, dialect, array, beside)
         auxiliary.update(n for n in companions.named_after(array) if n not in reasons)
     return auxiliary
 
 
-def _may_be_codes(array: StoredArray, name: str, reasons: Mapping[str, str]) -> bool:
+def _may_be_codes(array: StoredArray, companions: Companions) -> bool:
     """Whether an array is such that the user should know if its values are not."""
-    if name in reasons or array.packing or is_fp8(array):
+    if array.packing or is_fp8(array):
         return True
     is_number = formats.plain_format(array.dtype).element in _FULL
     is_narrow = array.dtype.itemsize <= 4 and array.dtype != np.bool_
-    return is_narrow and not is_number and len(array.shape) > 1
+    many = len(array.shape) > 1 or (len(array.shape) == 1 and companions.named_after(array))
+    return is_narrow and not is_number and bool(many)
 
 
 def _why(contents: Contents, dialect: ModuleType, array: StoredArray, beside: list[str]) -> str:
@@ -238,6 +241,12 @@ def plain_tensor(name: str, array: StoredArray) -> Tensor:
         parts={"code": name},
         read=lambda: {"code": formats.codes_of(array.read())},
     )
+
+
+def _fills(part: Part) -> bool:
+    """Whether codes fill the stored numbers evenly, so that the archive can take them apart."""
+    bits = part.element.code_bits
+    return bits in PACKED_BITS or bits == 8 * part.array.dtype.itemsize
 
 
 def _tensor(weight: Weight, dialect: str) -> Tensor:

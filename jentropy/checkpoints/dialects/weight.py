@@ -26,6 +26,8 @@ AUXILIARY = (
     "input_scale_ub",
     ".scale_input",
     ".qscale_act",
+    ".comfy_quant",
+    "scaled_fp8",
     "activation_scale",
     "act_pre_scale",
     "act_quant_scale",
