@@ -78,6 +78,11 @@ PLAIN = {
     "scales of keys": {"model.layers.0.self_attn.k_scale": SCALE},
     "batch norm": {"X.running_mean": np.ones(130, np.float32), "X.running_var": ROWS[:, 0]},
     "an adapter": {"X.lora_A.weight": np.ones((4, 257), BF16), "X.alpha": SCALE},
+    "modules of such names": {
+        "model.layers.0.upscale.self_attn.q_proj.weight": SCALE,
+        "zero_conv.weight": SCALE,
+        "model.layers.0.scaler": SCALE,
+    },
     "a norm of that name": {"model.layers.0.norm.scale": np.ones(130, np.float32)},
 }
 

@@ -9,17 +9,22 @@ array of numbers under the name of another, or alone with it in its module, may 
 from __future__ import annotations
 
 import bisect
+import itertools
 import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 
 import ml_dtypes
 import numpy as np
 
 from .contents import StoredArray
 
-_SCALES = frozenset(("absmax", "amax", "scb", "zero", "zeros", "qzeros", "zeropoint", "zp"))
+# Words for scales and zero points; not upscale, scaler, scalar.
+_SCALE = re.compile(
+    "(q|de|d|dq|w|weight|inv|block)?scal(e|es|ed|ing)(inv)?|absmax|amax|scb|q?zeros|zeropoints?|zp"
+)
 # Words that tell parts of a quantised weight from each other, not one weight from another.
 # fmt: off
 _PARTS = frozenset((
@@ -52,32 +57,39 @@ _SEPARATORS = re.compile("[./]")
 Stem = tuple[str, ...]
 
 
-def _words(component: str) -> list[str]:
+@lru_cache(maxsize=1 << 12)  # names repeat few components many times
+def _words(component: str) -> tuple[str, ...]:
     """Words of a dotted name's component, in lower case; `weightScale` has two."""
-    spaced = re.sub("(?<=[a-z0-9])(?=[A-Z])", "_", component)
-    return [word for word in re.split("[^a-z0-9]+", spaced.lower()) if word]
+    spaced = re.sub("(?<=[a-z0-9])(?=[A-Z])", "_", component).lower()
+    spaced = "zeros" if spaced == "zero" else spaced.replace("zero_point", "zeropoint")
+    return tuple(word for word in re.split("[^a-z0-9]+", spaced) if word)
 
 
-def _is_scale(word: str) -> bool:
-    return word in _SCALES or ("scal" in word and "scalar" not in word)
+@lru_cache(maxsize=1 << 12)
+def _speaks_of_scales(component: str) -> bool:
+    return any(map(_SCALE.fullmatch, _words(component)))
+
+
+@lru_cache(maxsize=1 << 12)
+def _own(component: str) -> Stem:
+    """Words of a component that are about neither scales nor codes."""
+    kept, after_scale = [], False
+    for word in _words(component):
+        if _SCALE.fullmatch(word):
+            after_scale = True
+        elif word not in _PARTS and not (after_scale and word.isdigit()):  # weight_scale_2
+            kept.append(word)
+    return tuple(kept)
 
 
 def is_scale_name(name: str) -> bool:
     """Whether a name speaks of a scale or a zero point."""
-    return any(_is_scale(word) for part in _SEPARATORS.split(name) for word in _words(part))
+    return any(map(_speaks_of_scales, _SEPARATORS.split(name)))
 
 
 def stem(name: str) -> Stem:
     """The words of a name that are about neither scales nor codes."""
-    kept = []
-    for component in _SEPARATORS.split(name):
-        after_scale = False
-        for word in _words(component):
-            if _is_scale(word):
-                after_scale = True
-            elif word not in _PARTS and not (after_scale and word.isdigit()):  # weight_scale_2
-                kept.append(word)
-    return tuple(kept)
+    return tuple(itertools.chain.from_iterable(map(_own, _SEPARATORS.split(name))))
 
 
 def serves(small: tuple[int, ...], shape: tuple[int, ...]) -> bool:
@@ -120,15 +132,20 @@ class Companions:
                 self._scales[stem(name)].append(name)
             self._inside[_parent(name)].append(name)
 
-    def scales(self, name: str) -> list[str]:
-        """Names of scales and zero points that are named after an array."""
-        return [found for found in self._scales.get(stem(name), ()) if found != name]
+    def scales(self, array: StoredArray) -> list[str]:
+        """Names of scales and zero points that are named after an array, and no larger."""
+        most = math.prod(array.shape)
+        return [
+            name
+            for name in self._scales.get(stem(array.name), ())
+            if name != array.name and math.prod(self._arrays[name].shape) <= most
+        ]
 
     def named_after(self, array: StoredArray) -> list[str]:
         """Names of all that is named after an array and can hardly be anything of its own."""
         inside = self._inside.get(array.name, ())
         longer = (n for n in self._starting(f"{array.name}_") if self._may_serve(n, array))
-        return list(dict.fromkeys((*self.scales(array.name), *inside, *longer)))
+        return list(dict.fromkeys((*self.scales(array), *inside, *longer)))
 
     def suspects(self, array: StoredArray) -> list[str]:
         """All of `named_after`, and what may be a scale for lying alone with it in its module."""

@@ -45,7 +45,7 @@ def weight(contents: Contents, array: StoredArray) -> Weight | None:
     if is_nvfp4(contents, array):
         return nvfp4_weight(contents, array)
     scale = array.name.removesuffix(WEIGHT) + SCALE
-    if is_fp8(array) and not is_scale_name(array.name):
+    if is_fp8(array) and not is_scale_name(array.name.rpartition(".")[2]):
         block = block_size(contents, "weight_block_size", default=[128, 128])
         return block_weight(contents, array, find(contents, scale, array.name), block, array.name)
     if array.dtype == np.int8 and scale in contents.arrays:

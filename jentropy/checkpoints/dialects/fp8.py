@@ -34,7 +34,11 @@ def weight(contents: Contents, array: StoredArray) -> Weight | None:
     """An array of FP8 that is no scale itself, or one of NVFP4."""
     if is_nvfp4(contents, array):
         return nvfp4_weight(contents, array)
-    return _weight(contents, array) if is_fp8(array) and not is_scale_name(array.name) else None
+    return (
+        _weight(contents, array)
+        if is_fp8(array) and not is_scale_name(array.name.rpartition(".")[2])
+        else None
+    )
 
 
 def _weight(contents: Contents, array: StoredArray) -> Weight:
