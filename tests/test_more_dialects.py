@@ -416,6 +416,36 @@ def test_what_comfy_rotates_is_raw(tmp_path):
     assert "int8_tensorwise" in opened(tmp_path, "b.weight").note
 
 
+HOSTILE = {
+    "mlx": {"quantization": {"bits": "4", "group_size": 32}},
+    "autoround": declared(quant_method="auto-round", bits=4, extra_config={"(": {}}),
+    "autoround bits": declared(quant_method="auto-round", bits=[4], packing_format="gptq"),
+    "quark": declared(quant_method="quark", layer_quant_config=[], global_quant_config=3),
+    "gptq": declared(quant_method="gptq", bits=4, group_size=32, dynamic=[3]),
+    "mistral": declared(quant_method="mistral", qformat_weight=4),
+    "a part": {"llm_config": declared(quant_method=["fp8"])},
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_configs_are_notes(name, tmp_path):
+    arrays = {
+        "a.weight": np.zeros((4, 8), np.uint32 if name == "mlx" else E4M3),
+        "a.weight_scale": np.zeros((3, 5), np.float16),
+        "b.qweight": np.zeros((4, 8), np.int32),
+        "b.scales": np.zeros((3, 5), np.float16),
+        "b.qzeros": np.zeros((1, 1), np.int32),
+        "norm.weight": np.ones(8, BF16),
+    }
+    checkpoint = jentropy.open_checkpoint(write(tmp_path, arrays, HOSTILE[name], params=[1]))
+    assert checkpoint.tensor("a.weight").note
+    assert checkpoint.tensor("b.qweight").note
+    assert "cannot read it" not in "".join(checkpoint.notes)
+    assert checkpoint.tensor("norm.weight").format == "BF16"
+    metadata = {"_quantization_metadata": "{"}
+    assert "not JSON" in opened(write(tmp_path / "c", arrays, metadata=metadata)).note
+
+
 # GGUF of the other byte order.
 
 

@@ -165,11 +165,18 @@ def _declared(
         return {"quant_method": "modelopt", **inner, **told}, where or MODELOPT, conflict
     if found is None and (old := _read_object(source, GPTQ, read_text)):
         return {"quant_method": "gptq", **old}, GPTQ, None
-    native = _read_object(source, MISTRAL, read_text) if found is None else None
-    told = (native or {}).get("quantization")
-    if isinstance(told, Mapping) and told:
-        return {"quant_method": "mistral", **told}, f"{MISTRAL}: quantization", None
+    if found is None and (native := _read_native(source, read_text)):
+        return {"quant_method": "mistral", **native}, f"{MISTRAL}: quantization", None
     return found, where, None
+
+
+def _read_native(source: Path, read_text: ReadText) -> Mapping[str, Any] | None:
+    """The quantisation of Mistral's `params.json`, a name that others use as well."""
+    try:
+        told = (_read_object(source, MISTRAL, read_text) or {}).get("quantization")
+    except CorruptError:
+        return None
+    return told if isinstance(told, Mapping) else None
 
 
 def _in_config(config: Mapping[str, Any] | None) -> tuple[Mapping[str, Any] | None, str]:

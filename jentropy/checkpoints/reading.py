@@ -71,11 +71,11 @@ def read(contents: Contents, *, strict: bool = False) -> Reading:
             continue
         if weight is not None:
             weights[array.name] = weight
-    for name, error in list(_contradictions(contents, weights)):
+    for name, fault in list(_contradictions(contents, weights)):
         if strict:
-            raise error
+            raise fault
         weights.pop(name, None)
-        reasons[name] = _reason(contents, contents.arrays[name], error)
+        reasons[name] = _reason(contents, contents.arrays[name], fault)
     used = _used(weights)
     left = {n: a for n, a in contents.arrays.items() if n not in weights and n not in used}
     auxiliary = _unexplained(contents, dialect, left, reasons)

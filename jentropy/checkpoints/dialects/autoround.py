@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jentropy.checkpoints.contents import Contents, StoredArray
-from jentropy.errors import UnsupportedError
+from jentropy.errors import InputError, UnsupportedError
 
 from . import awq, gptq
 from .weight import Weight
@@ -51,6 +51,11 @@ def _declared(contents: Contents, module: str) -> Mapping[str, Any]:
     extra = extra if isinstance(extra, Mapping) else {}
     own = extra.get(module)
     if own is None:
-        matching = (v for k, v in extra.items() if PATTERN.search(k) and re.search(k, module))
-        own = next(matching, None)
+        patterns = ((k, v) for k, v in extra.items() if PATTERN.search(k))
+        try:
+            own = next((v for k, v in patterns if re.search(k, module)), None)
+        except re.error as error:
+            raise InputError(
+                f"{contents.declared_in}: extra_config: {error}", file=contents.source
+            ) from error
     return {**declared, **own} if isinstance(own, Mapping) else declared

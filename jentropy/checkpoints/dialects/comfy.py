@@ -11,6 +11,7 @@ Other formats of theirs, and layers that they rotate, are not read.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from jentropy.checkpoints.contents import Contents, StoredArray, read_json
@@ -47,7 +48,7 @@ def weight(contents: Contents, array: StoredArray) -> Weight | None:
     if (told := _told(contents, layer)) is not None:
         _check(array, told)
         scale = find(contents, f"{array.name}_scale", array.name)
-    elif is_fp8(array) and any(n.endswith((OLD_SCALE, MARKER)) for n in contents.arrays):
+    elif is_fp8(array) and _is_old(contents):
         scale = find(contents, layer + OLD_SCALE, array.name)
     else:
         return None
@@ -58,10 +59,20 @@ def _told(contents: Contents, layer: str) -> Any:
     """What is said of a layer's quantisation."""
     if (own := contents.arrays.get(layer + TOLD)) is not None:
         return read_json(own.file, own.read().tobytes())
+    layers = _layers(contents)
+    return layers.get(layer, layers.get(layer.removeprefix(PREFIX)))
+
+
+@lru_cache(maxsize=8)
+def _is_old(contents: Contents) -> bool:
+    return any(name.endswith((OLD_SCALE, MARKER)) for name in contents.arrays)
+
+
+@lru_cache(maxsize=8)  # read once for all tensors of a checkpoint
+def _layers(contents: Contents) -> Mapping[str, Any]:
     content = read_json(contents.source, contents.metadata.get(METADATA, "null"))
     layers = content.get("layers") if isinstance(content, Mapping) else None
-    layers = layers if isinstance(layers, Mapping) else {}
-    return layers.get(layer, layers.get(layer.removeprefix(PREFIX)))
+    return layers if isinstance(layers, Mapping) else {}
 
 
 def _check(array: StoredArray, told: Any) -> None:
