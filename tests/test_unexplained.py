@@ -51,6 +51,10 @@ SPELLINGS = {
     "X_weight_scale": GRID,
     "scales.X.weight": SCALE,
     "scale/X.weight": SCALE,
+    "X_s": ROWS,
+    "X_scl": SCALE,
+    "quantizer.X.weight": SCALE,
+    "X.input_scale": SCALE,
 }
 
 

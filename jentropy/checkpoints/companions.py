@@ -23,7 +23,8 @@ from .contents import StoredArray
 
 # Words for scales and zero points; not upscale, scaler, scalar.
 _SCALE = re.compile(
-    "(q|de|d|dq|w|weight|inv|block)?scal(e|es|ed|ing)(inv)?|absmax|amax|scb|q?zeros|zeropoints?|zp"
+    "(q|de|d|dq|w|weight|inv|block)?scal(e|es|ed|ing)(inv)?|scl|absmax|amax|scb|q?zeros|zeropoints?"
+    "|zp"
 )
 # Words that tell parts of a quantised weight from each other, not one weight from another.
 # fmt: off
@@ -62,6 +63,7 @@ def _words(component: str) -> tuple[str, ...]:
     """Words of a dotted name's component, in lower case; `weightScale` has two."""
     spaced = re.sub("(?<=[a-z0-9])(?=[A-Z])", "_", component).lower()
     spaced = "zeros" if spaced == "zero" else spaced.replace("zero_point", "zeropoint")
+    spaced = re.sub("_s$", "_scale", spaced)  # wq_s
     return tuple(word for word in re.split("[^a-z0-9]+", spaced) if word)
 
 
@@ -125,11 +127,10 @@ class Companions:
     def __init__(self, arrays: Iterable[StoredArray]):
         self._arrays = {array.name: array for array in arrays}
         self._sorted = sorted(self._arrays)
-        self._scales: dict[Stem, list[str]] = defaultdict(list)
+        self._alike: dict[Stem, list[str]] = defaultdict(list)
         self._inside: dict[str, list[str]] = defaultdict(list)  # names by module
         for name in self._arrays:
-            if is_scale_name(name):
-                self._scales[stem(name)].append(name)
+            self._alike[stem(name)].append(name)
             self._inside[_parent(name)].append(name)
 
     def scales(self, array: StoredArray) -> list[str]:
@@ -137,8 +138,10 @@ class Companions:
         most = math.prod(array.shape)
         return [
             name
-            for name in self._scales.get(stem(array.name), ())
-            if name != array.name and math.prod(self._arrays[name].shape) <= most
+            for name in self._alike.get(stem(array.name), ())
+            if name != array.name
+            and is_scale_name(name)
+            and math.prod(self._arrays[name].shape) <= most
         ]
 
     def named_after(self, array: StoredArray) -> list[str]:
@@ -148,8 +151,9 @@ class Companions:
         return list(dict.fromkeys((*self.scales(array), *inside, *longer)))
 
     def suspects(self, array: StoredArray) -> list[str]:
-        """All of `named_after`, and what may be a scale for lying alone with it in its module."""
+        """All of `named_after`, what has its name elsewhere or lies in its module beside it."""
         found = self.named_after(array)
+        found += [n for n in self._alike.get(stem(array.name), ()) if self._may_serve(n, array)]
         module, own = _parent(array.name), _words(_last(array.name))
         if module and all(word in _PARTS for word in own):
             found += [n for n in self._inside.get(module, ()) if self._may_serve(n, array)]

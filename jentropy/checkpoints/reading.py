@@ -142,7 +142,7 @@ def _contradictions(
         if name not in used and name not in weights and not name.endswith(AUXILIARY)
     )
     for code, weight in list(weights.items()):
-        unused = loose.scales(contents.arrays[code])
+        unused = loose.named_after(contents.arrays[code])
         if names[weight.name] > 1:
             same = [c for c, w in weights.items() if w.name == weight.name]
             same += [weight.name] if weight.name in contents.arrays else []
