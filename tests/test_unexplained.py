@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
@@ -120,7 +122,7 @@ def test_scales_that_nothing_explains_are_no_weights(tmp_path):
 
 def test_pytrees_are_looked_at_alike():
     tree = {"dense": {"kernel": CODES, "kernel_scale": SCALE, "bias": np.ones(4, np.float32)}}
-    for given in (tree, jentropy.compress(tree)):
+    for given in (tree, jentropy.compress(tree), jax.tree.map(jnp.asarray, tree)):
         report = jentropy.analyze(given)
         assert report.weights == 4
         assert "dense.kernel" in report.notes[0]

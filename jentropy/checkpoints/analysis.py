@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from jentropy import entropy
 from jentropy.containers import trees
@@ -69,12 +71,15 @@ def _leaves(source: Any, *, strict: bool) -> tuple[Sequence[Tensor], tuple[str, 
 
 
 def _leaf(name: str, leaf: Any) -> StoredArray:
-    if not trees.is_compressed(leaf):
+    """A leaf as a dialect sees one; what is compressed or on a device is read when asked for."""
+    if trees.is_compressed(leaf):
+        shape, dtype = leaf.header.shape, dtype_named(leaf.header.dtype)
+    elif isinstance(leaf, jax.Array) and not jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
+        shape, dtype = tuple(leaf.shape), np.dtype(leaf.dtype)
+    else:
         return stored_leaf(name, trees.as_array(leaf, name), PYTREE)
-    return StoredArray(
-        name=name,
-        shape=leaf.header.shape,
-        dtype=dtype_named(leaf.header.dtype),
-        file=PYTREE,
-        read=lambda: trees.as_array(trees.decompress(leaf), name),
-    )
+
+    def read_leaf() -> np.ndarray:
+        return trees.as_array(trees.decompress(leaf) if trees.is_compressed(leaf) else leaf, name)
+
+    return StoredArray(name=name, shape=shape, dtype=dtype, file=PYTREE, read=read_leaf)
