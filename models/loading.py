@@ -143,11 +143,19 @@ def _check(
 ) -> None:
     """Collects everything that does not fit before it complains."""
     present = set(checkpoint.names())
-    failures = [f"missing {name}" for name in places if name not in present]
+    # Quantised weights that nothing explains: what lies in a module may be the one that is missing.
+    unread = {n: t.note for n in checkpoint.names() if (t := checkpoint.tensor(n)).note}
+    modules = {name.rpartition(".")[0]: name for name in unread}
+    failures = []
+    for name in places.keys() - present:
+        found = modules.get(name.rpartition(".")[0])
+        why = f": {found} is kept as RAW codes ({unread[found]})" if found else ""
+        failures.append(f"missing {name}{why}")
+    failures.sort()
     hint = checkpoint.notes[0] if checkpoint.notes else None
     if any(name not in present and name.startswith(_HEAD) for name in places):
         hint = "logits need an output projection, or tie_word_embeddings in config.json"
-    for name in sorted(present - places.keys()):
+    for name in sorted(present - places.keys() - unread.keys()):
         tied = config.tie_word_embeddings and name == f"{_HEAD}weight"
         if name.endswith(_FACTORS):
             failures.append(f"{name} scales the input of its layer, which this model does not do")
@@ -159,7 +167,8 @@ def _check(
         tensor = checkpoint.tensor(name)
         wanted = tuple(variable.get_value().shape)
         if tensor.format == formats.RAW:
-            failures.append(f"{name} has dtype {tensor.dtype}, which no format describes")
+            why = tensor.note or f"dtype {tensor.dtype}, which no format describes"
+            failures.append(f"{name} is kept as RAW codes ({why})")
         elif tensor.shape != wanted:
             failures.append(f"{name} has shape {list(tensor.shape)} instead of {list(wanted)}")
     if failures:

@@ -57,6 +57,7 @@ ST_NAMES = {
     "int8": "I8",
     "int32": "I32",
     "int64": "I64",
+    "uint32": "U32",
     "float16": "F16",
     "bfloat16": "BF16",
     "float32": "F32",
@@ -104,7 +105,8 @@ def dequantized(folder: Path, name: str) -> np.ndarray:
 
 
 def test_every_dialect_has_a_fixture_or_a_layout_written_by_hand():
-    assert {dialect for _, dialect in FIXTURES.values()} | {"plain", "gguf"} == set(DIALECTS)
+    by_hand = {"plain", "gguf", "comfy", "mistral", "mlx", "quark", "auto-round"}
+    assert {dialect for _, dialect in FIXTURES.values()} | by_hand == set(DIALECTS)
     folders = {p.name for p in QUANTISED.iterdir() if p.is_dir()}
     assert folders == set(FIXTURES) | {"gptq_awq_source"}
 
@@ -347,7 +349,8 @@ def test_deepseek_v4_experts_need_their_config(tmp_path):
     assert jentropy.open_checkpoint(tmp_path).tensor("a.weight").format == "MXFP4"
     write(tmp_path, arrays, declared(quant_method="fp8"))
     with pytest.raises(InputError, match=r"expert_dtype fp4.*found None"):
-        jentropy.open_checkpoint(tmp_path)
+        jentropy.open_checkpoint(tmp_path, strict=True)
+    assert "expert_dtype fp4" in jentropy.open_checkpoint(tmp_path).tensor("a.weight").note
 
 
 def gptq(rows: int, columns: int, bits: int, group: int) -> dict[str, np.ndarray]:
@@ -530,7 +533,7 @@ LIES = {
         "dsv3_fp8_block",
         "quantization_config.weight_block_size",
         [64, 64],
-        r"weight_scale_inv'.*\[2, 4\].*64x64.*quantization_config.*found \[1, 2\]",
+        r"weight_scale_inv.*\[2, 4\].*64x64.*quantization_config.*found \[1, 2\]",
     ),
     "block size of one": (
         "dsv3_fp8_block",
@@ -625,31 +628,46 @@ def test_the_archive_needs_no_sense(tmp_path):
     jentropy.compress_checkpoint(folder, tmp_path / "dst")
     assert jentropy.verify(tmp_path / "dst", against=folder).compared
     assert "64x64" in jentropy.inspect(tmp_path / "dst").notes[0]
+    assert "64x64" in jentropy.open_checkpoint(tmp_path / "dst").notes[0]
+    for strict in (jentropy.open_checkpoint, jentropy.inspect, jentropy.analyze):
+        with pytest.raises(InputError, match="64x64"):
+            strict(tmp_path / "dst", strict=True)
     with pytest.raises(InputError, match="64x64"):
-        jentropy.open_checkpoint(tmp_path / "dst")
+        jentropy.compress_checkpoint(folder, tmp_path / "strict", strict=True)
 
 
 @pytest.mark.parametrize("name", LIES)
-def test_a_config_that_contradicts_the_arrays_is_refused(name, tmp_path):
+def test_what_a_config_contradicts_is_raw_and_strictly_refused(name, tmp_path):
     fixture, path, value, message = LIES[name]
     folder = edited(fixture, path, value, tmp_path / "c")
     with pytest.raises(InputError, match=message) as raised:
-        jentropy.open_checkpoint(folder)
+        jentropy.open_checkpoint(folder, strict=True)
     assert str(folder) in str(raised.value)
+    checkpoint = jentropy.open_checkpoint(folder)
+    tensors = [checkpoint.tensor(n) for n in checkpoint.names()]
+    raw = [t for t in tensors if t.format == "RAW" and t.note]
+    assert raw
+    single = {"FP8_E4M3"} if name == "no block size" else set()  # one block, one scale
+    assert {t.format for t in tensors} <= {"RAW", "BF16", "FP16", *single}
+    assert any(re.search(message, t.note) for t in raw)
+    assert any(re.search(message, note) for note in checkpoint.notes)
 
 
 @pytest.mark.parametrize("name", sorted(FIXTURES))
-def test_a_weight_without_its_scales_is_refused(name, tmp_path):
+def test_a_weight_without_its_scales_is_raw_and_strictly_refused(name, tmp_path):
     source = jentropy.checkpoints.sources.read_file_source(QUANTISED / name)
     arrays = {n: t.values for n, t in source.stored.items() if "scale" not in n.rpartition(".")[2]}
     folder = Path(shutil.copytree(QUANTISED / name, tmp_path / "c"))
     write(folder, arrays, metadata=dict(source.metadata))
+    checkpoint = jentropy.open_checkpoint(folder)
+    assert "RAW" in checkpoint.notes[0]
+    formats_left = {checkpoint.tensor(n).format for n in checkpoint.names()}
+    assert formats_left <= {"RAW", "BF16", "FP16", "FP32"}
     if name in ("dsv4", "mo_nvfp4_gptoss"):  # without scales nothing tells its bytes from others
-        checkpoint = jentropy.open_checkpoint(folder) if name != "dsv4" else None
-        assert checkpoint is None or "RAW" in checkpoint.notes[0]
         return
+    assert re.search(r"no .*scale", checkpoint.notes[0])
     with pytest.raises(InputError, match=r"no .*scale"):
-        jentropy.open_checkpoint(folder)
+        jentropy.open_checkpoint(folder, strict=True)
 
 
 def test_an_unknown_quantisation_is_raw_and_says_so(tmp_path, capsys):
@@ -686,7 +704,13 @@ def test_a_weight_that_is_there_twice_is_refused(tmp_path):
     folder = Path(shutil.copytree(QUANTISED / "gptq_v2", tmp_path / "c"))
     write(folder, {**arrays, DOWN: np.ones((2, 2), BF16)})
     with pytest.raises(InputError, match="stored twice"):
-        jentropy.open_checkpoint(folder)
+        jentropy.open_checkpoint(folder, strict=True)
+    checkpoint = jentropy.open_checkpoint(folder)
+    assert "stored twice" in checkpoint.notes[0]
+    for name in (DOWN, DOWN.replace("weight", "qweight")):
+        assert checkpoint.tensor(name).format == "RAW"
+        assert "stored twice" in checkpoint.tensor(name).note
+    assert checkpoint.tensor(KEY).format == "INT4"
 
 
 def test_torchao_subclasses_that_nobody_knows_are_raw(tmp_path):
@@ -698,7 +722,8 @@ def test_torchao_subclasses_that_nobody_knows_are_raw(tmp_path):
     assert checkpoint.tensor("m._weight_qdata").format == "RAW"
     write(tmp_path, arrays, metadata={"x": json.dumps(told)})
     with pytest.raises(InputError, match=r"m\.weight.*__metadata__"):
-        jentropy.open_checkpoint(tmp_path)
+        jentropy.open_checkpoint(tmp_path, strict=True)
+    assert "__metadata__" in jentropy.open_checkpoint(tmp_path).notes[0]
 
 
 # GGUF.
@@ -838,8 +863,11 @@ def test_zero_points_of_a_symmetric_scheme_are_a_contradiction(tmp_path, symmetr
     weights = {**ct_int8(symmetric)}
     group = {"weights": weights, "targets": ["Linear"], "format": "int-quantized"}
     write(tmp_path, arrays, declared(quant_method="compressed-tensors", config_groups={"g": group}))
-    with pytest.raises(InputError, match=r"weight_zero_point.*none with symmetric"):
-        jentropy.open_checkpoint(tmp_path)
+    with pytest.raises(InputError, match=r"weight_zero_point.*with symmetric"):
+        jentropy.open_checkpoint(tmp_path, strict=True)
+    tensor = jentropy.open_checkpoint(tmp_path).tensor("a.weight")
+    assert tensor.format == "RAW"
+    assert "with symmetric" in tensor.note
 
 
 def test_exact_targets_go_before_patterns_and_classes(tmp_path):
@@ -939,8 +967,9 @@ def test_hostile_configs_are_errors_or_notes(name, tmp_path):
         assert jentropy.open_checkpoint(folder).notes
     else:
         with pytest.raises(InputError) as raised:
-            jentropy.open_checkpoint(folder)
+            jentropy.open_checkpoint(folder, strict=True)
         assert "cannot read it" not in str(raised.value)
+        assert jentropy.open_checkpoint(folder).notes
 
 
 @pytest.mark.parametrize("shape", [(), (4,), (0, 32), (3, 0)])
@@ -954,8 +983,9 @@ def test_weights_of_odd_shapes_are_errors_or_read(fixture, shape, tmp_path):
     folder = Path(shutil.copytree(QUANTISED / fixture, tmp_path / "c"))
     write(folder, arrays)
     with pytest.raises(InputError) as raised:
-        jentropy.analyze(folder)
+        jentropy.analyze(folder, strict=True)
     assert "cannot read it" not in str(raised.value)
+    assert jentropy.analyze(folder).notes
 
 
 @pytest.mark.parametrize("name", ["mo_nvfp4", "ct_w4a16_g32_asym", "gptq_v1"])

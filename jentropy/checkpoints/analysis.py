@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from jentropy import entropy
 from jentropy.containers import trees
+from jentropy.containers.tensor import dtype_named, first_twice
 from jentropy.entropy import EntropyReport
 
-from .checkpoint import Arrays, Tensor
+from .checkpoint import Tensor
+from .contents import Contents, StoredArray
 from .opening import open_checkpoint, stored_leaf
 from .progress import Progress, expect
-from .reading import plain_tensor
+from .reading import plain_tensor, read
+
+PYTREE = Path("pytree")  # for messages
 
 
-def analyze(source: Any, progress: Progress | None = None) -> EntropyReport:
+def analyze(
+    source: Any, progress: Progress | None = None, *, strict: bool = False
+) -> EntropyReport:
     """Shannon entropy per field of every format in a checkpoint, and the magnitudes behind it.
 
     Args:
       source: a path that `open_checkpoint` takes, or a pytree of arrays or `CompressedTensor`.
       progress: called with the elements counted since the last call; see `progress.Progress`.
+      strict: see `open_checkpoint`.
 
     Returns:
       An `EntropyReport`; `.to_json()` gives plain data.
@@ -36,26 +45,44 @@ def analyze(source: Any, progress: Progress | None = None) -> EntropyReport:
       0.0
     """
     if isinstance(source, str | Path):
-        checkpoint = open_checkpoint(source)
+        checkpoint = open_checkpoint(source, strict=strict)
         builder = entropy.ReportBuilder(str(source), checkpoint.notes)
         weights = checkpoint.read_all()
         shapes = (checkpoint.tensor(name).shape for name in checkpoint.names())
         expect(progress, sum(map(math.prod, shapes)))
     else:
-        builder = entropy.ReportBuilder("pytree")
-        weights = _leaves(source)
+        tensors, notes = _leaves(source, strict=strict)
+        builder = entropy.ReportBuilder("pytree", notes)
+        weights = ((tensor, tensor.codes) for tensor in tensors)
     for tensor, codes in weights:
         counts = entropy.measure_weight(codes, tensor.number_format)
-        builder.add(tensor.name, tensor.dialect, tensor.shape, counts)
+        builder.add(tensor.name, tensor.dialect, tensor.shape, counts, tensor.note)
         if progress:
             progress(counts.weights)
     return builder.build()
 
 
-def _leaves(source: Any) -> Iterator[tuple[Tensor, Arrays]]:
-    for path, leaf in jax.tree_util.tree_flatten_with_path(source, is_leaf=trees.is_compressed)[0]:
-        name = trees.leaf_name(path)
-        values = trees.decompress(leaf) if trees.is_compressed(leaf) else leaf
-        array = stored_leaf(name, trees.as_array(values, name), Path("pytree"))
-        tensor = plain_tensor(name, array)
-        yield tensor, tensor.codes
+def _leaves(source: Any, *, strict: bool) -> tuple[Sequence[Tensor], tuple[str, ...]]:
+    """The leaves of a pytree, and what could not be recognised among them."""
+    paths = jax.tree_util.tree_flatten_with_path(source, is_leaf=trees.is_compressed)[0]
+    arrays = [_leaf(trees.leaf_name(path), leaf) for path, leaf in paths]
+    if first_twice(array.name for array in arrays) is not None:  # names tell nothing then
+        return [plain_tensor(array.name, array) for array in arrays], ()
+    contents = Contents(source=PYTREE, arrays={array.name: array for array in arrays})
+    found = read(contents, strict=strict)
+    return found.tensors, found.notes
+
+
+def _leaf(name: str, leaf: Any) -> StoredArray:
+    """A leaf as a dialect sees one; what is compressed or on a device is read when asked for."""
+    if trees.is_compressed(leaf):
+        shape, dtype = leaf.header.shape, dtype_named(leaf.header.dtype)
+    elif isinstance(leaf, jax.Array) and not jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
+        shape, dtype = tuple(leaf.shape), np.dtype(leaf.dtype)
+    else:
+        return stored_leaf(name, trees.as_array(leaf, name), PYTREE)
+
+    def read_leaf() -> np.ndarray:
+        return trees.as_array(trees.decompress(leaf) if trees.is_compressed(leaf) else leaf, name)
+
+    return StoredArray(name=name, shape=shape, dtype=dtype, file=PYTREE, read=read_leaf)

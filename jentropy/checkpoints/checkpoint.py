@@ -32,6 +32,7 @@ class Tensor:
       parts: names of the stored arrays that it is made of, by key.
       auxiliary: whether it serves the quantisation (scales of activations, indices) and is no
         weight of the model.
+      note: why it is RAW, if it may be more; relative to its module.
       read: gives the arrays by key; `codes` calls it.
     """
 
@@ -42,6 +43,7 @@ class Tensor:
     number_format: Format
     parts: Mapping[str, str]
     auxiliary: bool = False
+    note: str = ""
     read: Callable[[], Arrays] = field(repr=False)
 
     @property
@@ -86,7 +88,11 @@ class Tensor:
         """
         if self.format == formats.RAW and np.dtype(dtype) != self.dtype:
             raise InputError(
-                "values of a RAW tensor", tensor=self.name, expected=self.dtype, found=dtype
+                "values of a RAW tensor",
+                tensor=self.name,
+                expected=self.dtype,
+                found=dtype,
+                hint=self.note or None,
             )
         codes = self.codes if codes is None else codes
         if self.dtype is None:
@@ -94,9 +100,9 @@ class Tensor:
         with np.errstate(invalid="ignore", over="ignore"):  # signalling NaNs; overflow to Inf
             return self.values(codes).astype(dtype)
 
-    def as_raw(self, raw: Format, *, auxiliary: bool) -> Tensor:
+    def as_raw(self, raw: Format, *, auxiliary: bool, note: str) -> Tensor:
         """The same codes, of values that are not known."""
-        return dataclasses.replace(self, number_format=raw, auxiliary=auxiliary)
+        return dataclasses.replace(self, number_format=raw, auxiliary=auxiliary, note=note)
 
 
 class Checkpoint:

@@ -22,11 +22,13 @@ class CompressedCheckpoint(Checkpoint):
 
     Args:
       within: path of one of its files or folders, to see that alone.
-      strict: whether a config that contradicts the arrays is an error.
+      strict: whether a weight that its dialect cannot explain is an error.
       lenient: whether what keeps it from being a checkpoint is a note.
     """
 
-    def __init__(self, path: Path, within: str = "", *, strict: bool = True, lenient: bool = False):
+    def __init__(
+        self, path: Path, within: str = "", *, strict: bool = False, lenient: bool = False
+    ):
         self.store = Store(path)
         self.archive = Archive(self.store, within)
         self.arrays = {array.name: array for array in self.archive.arrays()}

@@ -66,7 +66,12 @@ class _Item:
 
 
 def compress_checkpoint(
-    src: str | Path, dst: str | Path, progress: Progress | None = None, *, overwrite: bool = False
+    src: str | Path,
+    dst: str | Path,
+    progress: Progress | None = None,
+    *,
+    overwrite: bool = False,
+    strict: bool = False,
 ) -> None:
     """Compresses a checkpoint, with every file that lies beside its weights.
 
@@ -78,6 +83,7 @@ def compress_checkpoint(
       dst: where the compressed checkpoint will appear, whole or not at all.
       progress: called with the bytes done since the last call; see `progress.Progress`.
       overwrite: whether a compressed checkpoint that is there is replaced, once this one is done.
+      strict: see `open_checkpoint`; every byte is kept either way.
 
     Raises:
       InputError: a source that cannot be read, by file and tensor.
@@ -96,7 +102,7 @@ def compress_checkpoint(
     if source.is_dir() and target.resolve().is_relative_to(source.resolve()):
         raise InputError("destination lies inside the source", file=target)
     files = read_file_source(source)
-    items, entries = _collect(files)
+    items, entries = _collect(files, strict=strict)
     fingerprint = _fingerprint(files)
     with writing(target, fingerprint, overwrite=overwrite) as writer:
         _write(writer, items, progress)
@@ -115,9 +121,9 @@ def compress_checkpoint(
         )
 
 
-def _collect(source: FileSource) -> tuple[list[_Item], list[FileEntry]]:
+def _collect(source: FileSource, *, strict: bool) -> tuple[list[_Item], list[FileEntry]]:
     """What there is to write, in order, and how the files are made of it."""
-    elements, shown = source.view(strict=False, lenient=True).elements, source.shown
+    elements, shown = source.view(strict=strict, lenient=not strict).elements, source.shown
     plan = _Plan()
     for name in source.files:
         path, is_model = source.root / name, name in shown

@@ -14,14 +14,12 @@ from jentropy.errors import CorruptError, InputError
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 MODELOPT, GPTQ = "hf_quant_config.json", "quantize_config.json"  # sidecars of those tools
+MISTRAL = "params.json"  # what Mistral's own checkpoints have for a config
 TOKENIZER = "tokenizer.json"
-CONFIGS = (CONFIG, GENERATION, MODELOPT, GPTQ, TOKENIZER)  # what a single file takes along
-# Where config.json may tell of the quantisation, innermost key last.
-_PLACES = (
-    ("quantization_config",),
-    ("text_config", "quantization_config"),
-    ("compression_config",),
-)
+# What a single file takes along.
+CONFIGS = (CONFIG, GENERATION, MODELOPT, GPTQ, MISTRAL, TOKENIZER)
+_KEYS = ("quantization_config", "compression_config")  # of config.json, or of a part of it
+_DEPTH = 3  # of parts: thinker_config.text_config
 
 ReadText = Callable[[str], str | bytes | None]
 
@@ -58,6 +56,8 @@ class Contents:
       declared_in: the file and key that declare it.
       metadata: `__metadata__` of the safetensors files.
       whole: False for a single file, which may be one shard of several.
+      conflict: what a config and its sidecar say against each other; no quantised weight can be
+        read then.
     """
 
     source: Path
@@ -67,6 +67,7 @@ class Contents:
     declared_in: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
     whole: bool = True
+    conflict: InputError | None = None
 
     @property
     def quant_method(self) -> str | None:
@@ -90,10 +91,9 @@ def read_contents(
 
     Raises:
       CorruptError: a config that is no JSON object.
-      InputError: a config and a sidecar that contradict each other.
     """
     config = _read_config(source, read_text)
-    quantization, declared_in = _declared(source, config, read_text)
+    quantization, declared_in, conflict = _declared(source, config, read_text)
     return Contents(
         source=source,
         arrays={array.name: array for array in arrays},
@@ -102,6 +102,7 @@ def read_contents(
         declared_in=declared_in,
         metadata=metadata or {},
         whole=whole,
+        conflict=conflict,
     )
 
 
@@ -145,16 +146,10 @@ def _read_config(source: Path, read_text: ReadText) -> dict[str, Any] | None:
 
 def _declared(
     source: Path, config: Mapping[str, Any] | None, read_text: ReadText
-) -> tuple[Mapping[str, Any] | None, str]:
-    """The declared quantisation, and where."""
-    found, where = None, ""
-    for place in _PLACES:
-        inner: Any = config
-        for key in place:
-            inner = inner.get(key) if isinstance(inner, Mapping) else None
-        if isinstance(inner, Mapping):
-            found, where = inner, f"{CONFIG}: {'.'.join(place)}"
-            break
+) -> tuple[Mapping[str, Any] | None, str, InputError | None]:
+    """The declared quantisation, where it is declared, and what contradicts it."""
+    conflict = None
+    found, where = _in_config(config)
     sidecar = _read_object(source, MODELOPT, read_text)
     inner = sidecar.get("quantization") if sidecar else None
     method = (found or {}).get("quant_method")
@@ -162,14 +157,54 @@ def _declared(
         for key in ("quant_algo", "group_size"):
             ours, theirs = (found or {}).get(key), inner.get(key)
             if None not in (ours, theirs) and str(ours).lower() != str(theirs).lower():
-                raise InputError(
+                conflict = InputError(
                     f"{key} of {MODELOPT}",
                     file=source,
                     expected=f"{ours} as in {where}",
                     found=theirs,
                 )
         told = {key: value for key, value in (found or {}).items() if value is not None}
-        return {"quant_method": "modelopt", **inner, **told}, where or MODELOPT
+        return {"quant_method": "modelopt", **inner, **told}, where or MODELOPT, conflict
     if found is None and (old := _read_object(source, GPTQ, read_text)):
-        return {"quant_method": "gptq", **old}, GPTQ
-    return found, where
+        return {"quant_method": "gptq", **old}, GPTQ, None
+    if found is None and (native := _read_native(source, read_text)):
+        return {"quant_method": "mistral", **native}, f"{MISTRAL}: quantization", None
+    return found, where, None
+
+
+def _read_native(source: Path, read_text: ReadText) -> Mapping[str, Any] | None:
+    """The quantisation of Mistral's `params.json`, a name that others use as well."""
+    try:
+        told = (_read_object(source, MISTRAL, read_text) or {}).get("quantization")
+    except CorruptError:
+        return None
+    return told if isinstance(told, Mapping) else None
+
+
+def _in_config(config: Mapping[str, Any] | None) -> tuple[Mapping[str, Any] | None, str]:
+    """What `config.json` declares: at its top, or else the one thing that its parts declare."""
+    level: list[tuple[str, Any]] = [("", config)]
+    for _ in range(_DEPTH):
+        told = [
+            (f"{path}{key}", part[key])
+            for path, part in level
+            for key in _KEYS
+            if isinstance(part.get(key) if isinstance(part, Mapping) else None, Mapping)
+        ]
+        if told:
+            where, found = told[0]
+            if all(other == found for _, other in told):
+                return found, f"{CONFIG}: {where}"
+            several = " and ".join(path for path, _ in told)
+            return {"quant_method": f"several in {several}"}, f"{CONFIG}: {where}"
+        level = [
+            (f"{path}{key}.", inner)
+            for path, part in level
+            if isinstance(part, Mapping)
+            for key, inner in part.items()
+            if isinstance(inner, Mapping)
+        ]
+    mlx = (config or {}).get("quantization")
+    if isinstance(mlx, Mapping) and {"bits", "group_size"} <= mlx.keys():
+        return mlx, f"{CONFIG}: quantization"
+    return None, ""

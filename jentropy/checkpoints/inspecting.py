@@ -63,13 +63,17 @@ class Inspection:
         }
 
 
-def inspect(path: str | Path) -> Inspection:
+def inspect(path: str | Path, *, strict: bool = False) -> Inspection:
     """Sizes and entropies of a compressed checkpoint; no weight is decoded.
+
+    Args:
+      path: a compressed checkpoint.
+      strict: see `open_checkpoint`.
 
     Raises:
       InputError: not a compressed checkpoint, or a damaged index.
     """
-    checkpoint = CompressedCheckpoint(Path(path), strict=False, lenient=True)
+    checkpoint = CompressedCheckpoint(Path(path), strict=strict, lenient=not strict)
     store, arrays = checkpoint.store, checkpoint.arrays
     rows, weights, joint = [], 0, 0.0
     raw, known = set[str](), set[str]()  # names of arrays
@@ -154,4 +158,5 @@ def _row(tensor: Tensor, arrays: Mapping[str, ArchivedArray]) -> dict[str, Any]:
         "joint_entropy_bits": None if is_wide else joint,
         "gap_bits": bits - joint,
         "parts": parts,
+        **({"note": tensor.note} if tensor.note else {}),
     }

@@ -19,31 +19,33 @@ from .sources import read_file_source
 from .store import is_compressed_checkpoint, is_orbax_checkpoint
 
 
-def open_checkpoint(path: str | Path) -> Checkpoint:
+def open_checkpoint(path: str | Path, *, strict: bool = False) -> Checkpoint:
     """Opens a checkpoint lazily.
 
     Args:
       path: a safetensors or GGUF file, a directory of such files (in Hugging Face form, with
         `config.json` or without, or a pipeline of several), an Orbax checkpoint, a compressed
         checkpoint, a file or folder in one (`DST/unet`), or `hf://owner/name[@revision]`.
+      strict: whether a quantised weight that nothing here can explain is an error; otherwise it is
+        RAW, and `.notes` and its `.note` say why.
 
     Returns:
-      A `Checkpoint`: `.names()`, `.tensor(name)`, `.config`.
+      A `Checkpoint`: `.names()`, `.tensor(name)`, `.config`, `.notes`.
 
     Raises:
       InputError: what is there cannot be read, by file and tensor.
     """
     if inside := _inside_archive(Path(path)):
-        return CompressedCheckpoint(*inside)
+        return CompressedCheckpoint(*inside, strict=strict)
     source = resolve(path)
     if source.is_dir() and is_compressed_checkpoint(source):
-        return CompressedCheckpoint(source)
+        return CompressedCheckpoint(source, strict=strict)
     if source.is_dir() and is_orbax_checkpoint(source):
         contents = read_contents(source, _leaves(source), lambda name: None)
     else:
-        found = read_file_source(source).view()
+        found = read_file_source(source).view(strict=strict)
         return Checkpoint(source, found.tensors, found.config, found.notes)
-    leaves = reading.read(contents)
+    leaves = reading.read(contents, strict=strict)
     return Checkpoint(source, leaves.tensors, contents.config, leaves.notes)
 
 

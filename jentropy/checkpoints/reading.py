@@ -1,12 +1,15 @@
 """From stored arrays to weights: the dialect, the weights that it finds, and all that is left.
 
 Nothing is guessed. An array that the dialect does not take is a weight of its dtype's format if
-that says all there is to say of it, and RAW otherwise, with a note.
+that says all there is to say of it, and RAW otherwise, with a note that says why. So is one that
+the dialect takes and cannot explain: a config that contradicts the arrays, a part that is missing,
+a scale beside it that has no place in its format. The rest of the checkpoint is read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -17,15 +20,16 @@ from jentropy.errors import InputError, UnsupportedError
 from jentropy.formats import GROUP_INDEX, ElementFormat, Format
 
 from .checkpoint import Tensor
+from .companions import Companions, is_scale_name
 from .contents import Contents, StoredArray
 from .dialects import DIALECTS, plain
-from .dialects.weight import AUXILIARY, Missing, Weight
+from .dialects.scaled import is_fp8
+from .dialects.weight import AUXILIARY, Missing, Part, Weight
+from .index import PACKED_BITS
 
 _FULL = (formats.BF16, formats.FP16, formats.FP32)  # mean what they say in any checkpoint
-# How codes and scales are named where no config tells; to warn of them, not to read them.
-_CODES = (".weight", "weight", "_packed", "qweight", "_qdata")
-_SCALES = ("_scale", "_scale_inv", "_scales", ".scale", ".scales", "scales", "_scale_2")
 _SHOWN = 3  # names in a note
+_MOST = 20  # notes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,66 +47,60 @@ class Reading:
     notes: tuple[str, ...]
 
 
-def read(contents: Contents, *, strict: bool = True) -> Reading:
-    """Finds the weights of a checkpoint; no array is read.
+def read(contents: Contents, *, strict: bool = False) -> Reading:
+    """Finds the weights of a checkpoint.
 
     Args:
-      strict: whether a config that contradicts the arrays is an error; otherwise what it says is
-        left out, with a note.
+      strict: whether a weight that its dialect cannot explain is an error; otherwise it is RAW,
+        with a note.
 
     Raises:
-      InputError: a config that contradicts the arrays, a weight one of whose parts is missing.
+      InputError: if strict, a config that contradicts the arrays, a weight one of whose parts is
+        missing or that is stored twice.
     """
     dialect = next(d for d in DIALECTS.values() if d.claims(contents))
     weights: dict[str, Weight] = {}  # by the name of the array of their codes
-    missing: list[str] = []
-    unread: dict[str, list[str]] = {}  # names by what kept them from being read
+    reasons: dict[str, str] = {}  # what keeps an array from being read, by its name
     for array in contents.arrays.values():
         try:
             weight = _weight(dialect, contents, array)
-        except Missing:
-            if contents.whole and strict:
-                raise
-            missing.append(array.name)
-            continue
         except InputError as error:
-            if strict and not isinstance(error, UnsupportedError):
+            if strict and _is_fault(contents, error):
                 raise
-            found = "" if error.expected is None else f": expected {error.expected}"
-            unread.setdefault(f"{error.what}{found}, found {error.found}", []).append(array.name)
+            reasons[array.name] = _reason(contents, array, error)
             continue
         if weight is not None:
             weights[array.name] = weight
-    used = {part.array.name for w in weights.values() for part in w.parts.values()}
-    elements = {
-        part.array.name: part.element
-        for w in weights.values()
-        for key, part in w.parts.items()
-        if key != GROUP_INDEX
-    }
+    for name, fault in list(_contradictions(contents, weights)):
+        if strict:
+            raise fault
+        weights.pop(name, None)
+        reasons[name] = _reason(contents, contents.arrays[name], fault)
+    used = _used(weights)
+    left = {n: a for n, a in contents.arrays.items() if n not in weights and n not in used}
+    auxiliary = _unexplained(contents, dialect, left, reasons)
     tensors: list[Tensor] = []
-    unknown: list[str] = []
     for name, array in contents.arrays.items():
         if name in weights:
             tensors.append(_tensor(weights[name], dialect.NAME))
         elif name not in used or name.endswith(AUXILIARY):
-            tensor = _left_over(contents, array, dialect)
-            tensors.append(tensor)
-            known = {*missing, *(n for names in unread.values() for n in names)}
-            is_raw = tensor.format == formats.RAW and name not in known
-            if is_raw and _looks_quantised(contents, array, tensor):
-                unknown.append(name)
-    _refuse_duplicates(contents, tensors)
+            serves = name in auxiliary or name.endswith(AUXILIARY)
+            tensors.append(_left_over(contents, array, reasons.get(name, ""), auxiliary=serves))
     return Reading(
         tensors=tuple(tensors),
-        elements=elements,
-        notes=_notes(contents, dialect, unknown, missing, unread),
+        elements={
+            part.array.name: part.element
+            for w in weights.values()
+            for key, part in w.parts.items()
+            if key != GROUP_INDEX and _fills(part)
+        },
+        notes=_notes(reasons),
     )
 
 
 def _weight(dialect: ModuleType, contents: Contents, array: StoredArray) -> Weight | None:
     try:
-        return dialect.weight(contents, array)
+        weight = dialect.weight(contents, array)
     except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
         # A config of the wrong types, or shapes that nobody thought of.
         raise InputError(
@@ -110,6 +108,125 @@ def _weight(dialect: ModuleType, contents: Contents, array: StoredArray) -> Weig
             file=array.file,
             tensor=array.name,
         ) from error
+    except InputError as error:
+        raise contents.conflict or error from None
+    if weight is not None and contents.conflict is not None:
+        raise contents.conflict
+    return weight
+
+
+def _is_fault(contents: Contents, error: InputError) -> bool:
+    """Whether an error tells of a contradiction: not of a variant that nobody knows, nor of a
+    part that a single file lacks."""
+    if isinstance(error, Missing):
+        return contents.whole
+    return not isinstance(error, UnsupportedError)
+
+
+def _used(weights: Mapping[str, Weight]) -> set[str]:
+    """Names of the arrays that weights are made of."""
+    parts = {part.array.name for w in weights.values() for part in w.parts.values()}
+    return parts.union(*(w.settled for w in weights.values()))
+
+
+def _contradictions(
+    contents: Contents, weights: dict[str, Weight]
+) -> Iterator[tuple[str, InputError]]:
+    """Arrays that cannot be what a dialect takes them for, seen beside all others, and why."""
+    used = _used(weights)
+    names = Counter(w.name for w in weights.values())
+    names.update(n for n in contents.arrays if n not in weights and n not in used)
+    loose = Companions(
+        array
+        for name, array in contents.arrays.items()
+        if name not in used and name not in weights and not name.endswith(AUXILIARY)
+    )
+    for code, weight in list(weights.items()):
+        unused = loose.named_after(contents.arrays[code])
+        if names[weight.name] > 1:
+            same = [c for c, w in weights.items() if w.name == weight.name]
+            same += [weight.name] if weight.name in contents.arrays else []
+            for name in dict.fromkeys(same):
+                yield name, _fault(contents, "weight stored twice", weight, "one", same)
+        elif unused:
+            yield code, _fault(contents, "scales", weight, f"those of {weight.format.name}", unused)
+
+
+def _fault(
+    contents: Contents, what: str, weight: Weight, expected: str, found: list[str]
+) -> InputError:
+    return InputError(
+        what,
+        file=contents.source,
+        tensor=weight.name,
+        expected=expected,
+        found=" and ".join(dict.fromkeys(found)),
+    )
+
+
+def _unexplained(
+    contents: Contents,
+    dialect: ModuleType,
+    left: Mapping[str, StoredArray],
+    reasons: dict[str, str],
+) -> set[str]:
+    """Adds the reasons why arrays that no weight is made of are RAW.
+
+    Returns:
+      Names of the arrays that seem to serve their quantisation.
+    """
+    companions = Companions(left.values())
+    auxiliary: set[str] = set()
+    # Codes first: what is named like a scale may be one of theirs.
+    for name, array in sorted(left.items(), key=lambda item: is_scale_name(item[0])):
+        if name in auxiliary or name.endswith(AUXILIARY):
+            continue
+        beside = companions.suspects(array)
+        if name not in reasons:
+            told = beside or contents.quantization or array.packing
+            if not (told and _may_be_codes(array, companions)):
+                continue
+            reasons[name] = _why(contents, dialect, array, beside)
+        auxiliary.update(n for n in companions.named_after(array) if n not in reasons)
+    return auxiliary
+
+
+def _may_be_codes(array: StoredArray, companions: Companions) -> bool:
+    """Whether an array is such that the user should know if its values are not."""
+    if array.packing or is_fp8(array):
+        return True
+    is_number = formats.plain_format(array.dtype).element in _FULL
+    is_narrow = array.dtype.itemsize <= 4 and array.dtype != np.bool_
+    many = len(array.shape) > 1 or (len(array.shape) == 1 and companions.named_after(array))
+    return is_narrow and not is_number and bool(many)
+
+
+def _why(contents: Contents, dialect: ModuleType, array: StoredArray, beside: list[str]) -> str:
+    """Why an array that no dialect has taken is RAW."""
+    if array.packing:
+        return f"type {array.packing}, which the dialect gguf does not know"
+    if contents.quantization:
+        tool = contents.quant_method
+        told = f"declares {tool!r}" if tool else "declares a quantisation of no known method"
+        unknown = "which no dialect knows" if dialect is plain else "which does not explain it"
+        return f"{contents.declared_in} {told}, {unknown}"
+    found = _relative(", ".join(beside[:_SHOWN]), array)
+    return f"beside it lies {found}, and no config declares how they are quantised"
+
+
+def _reason(contents: Contents, array: StoredArray, error: InputError) -> str:
+    """An error in the words of a note on the array."""
+    if isinstance(error, Missing) and not contents.whole:
+        return "their scales are not here"
+    where = error.tensor if error.tensor in contents.arrays and error.tensor != array.name else ""
+    found = "" if error.expected is None else f": expected {error.expected}, found {error.found}"
+    return _relative(f"{where}{': ' if where else ''}{error.what}{found}", array)
+
+
+def _relative(text: str, array: StoredArray) -> str:
+    """A text with names relative to the array's module, so that the notes of many are one."""
+    parent = array.name.rpartition(".")[0]
+    return text.replace(f"{parent}.", "") if parent else text
 
 
 def plain_tensor(name: str, array: StoredArray) -> Tensor:
@@ -124,6 +241,12 @@ def plain_tensor(name: str, array: StoredArray) -> Tensor:
         parts={"code": name},
         read=lambda: {"code": formats.codes_of(array.read())},
     )
+
+
+def _fills(part: Part) -> bool:
+    """Whether codes fill the stored numbers evenly, so that the archive can take them apart."""
+    bits = part.element.code_bits
+    return bits in PACKED_BITS or bits == 8 * part.array.dtype.itemsize
 
 
 def _tensor(weight: Weight, dialect: str) -> Tensor:
@@ -141,67 +264,24 @@ def _tensor(weight: Weight, dialect: str) -> Tensor:
     )
 
 
-def _left_over(contents: Contents, array: StoredArray, dialect: ModuleType) -> Tensor:
+def _left_over(contents: Contents, array: StoredArray, reason: str, *, auxiliary: bool) -> Tensor:
     tensor = plain_tensor(array.name, array)
-    auxiliary = array.name.endswith(AUXILIARY)
-    known = tensor.number_format.element in _FULL or not (
-        contents.quantization or _has_scale(contents, array.name)
-    )
-    if auxiliary or not known:
+    is_number = tensor.number_format.element in _FULL
+    if reason or auxiliary or not (is_number or not contents.quantization):
         raw = Format(name=formats.RAW, element=formats.raw_element(array.dtype))
-        return tensor.as_raw(raw, auxiliary=auxiliary)
+        return tensor.as_raw(raw, auxiliary=auxiliary, note=reason)
     return tensor
 
 
-def _looks_quantised(contents: Contents, array: StoredArray, tensor: Tensor) -> bool:
-    """Whether a RAW tensor may hold packed weights, so that the user should know of it."""
-    if array.packing:
-        return True
-    told = contents.quantization is not None or _has_scale(contents, array.name)
-    is_matrix = len(array.shape) > 1 and array.dtype.itemsize <= 4 and array.dtype != np.bool_
-    return told and is_matrix and not tensor.auxiliary
-
-
-def _has_scale(contents: Contents, name: str) -> bool:
-    stems = {name, *(name.removesuffix(end) for end in _CODES if name.endswith(end))}
-    return any(f"{stem}{end}" in contents.arrays for stem in stems for end in _SCALES)
-
-
-def _refuse_duplicates(contents: Contents, tensors: list[Tensor]) -> None:
-    seen: dict[str, Tensor] = {}
-    for tensor in tensors:
-        if tensor.name in seen:
-            raise InputError(
-                "weight stored twice",
-                file=contents.source,
-                tensor=tensor.name,
-                expected="one",
-                found=f"{seen[tensor.name].parts['code']} and {tensor.parts['code']}",
-            )
-        seen[tensor.name] = tensor
-
-
-def _notes(
-    contents: Contents,
-    dialect: ModuleType,
-    unknown: list[str],
-    missing: list[str],
-    unread: Mapping[str, list[str]],
-) -> tuple[str, ...]:
-    notes = [f"{_some(names)}: kept as RAW codes ({why})" for why, names in unread.items()]
-    if unknown:
-        why = "no config declares how they are quantised"
-        packings = sorted({contents.arrays[name].packing for name in unknown} - {""})
-        if packings:
-            why = f"type {', '.join(packings)}, which the dialect gguf does not know"
-        if contents.quantization:
-            why = f"{contents.declared_in} declares {contents.quant_method!r}"
-            if dialect is plain:
-                why += ", which no dialect knows"
-        notes.append(f"{_some(unknown)}: kept as RAW codes, values unknown ({why})")
-    if missing:
-        notes.append(f"{_some(missing)}: kept as RAW codes, their scales are not here")
-    return tuple(notes)
+def _notes(reasons: Mapping[str, str]) -> tuple[str, ...]:
+    """What the user should know, tensors with the same reason together."""
+    grouped: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        grouped.setdefault(reason, []).append(name)
+    notes = [f"{_some(names)}: kept as RAW codes ({why})" for why, names in grouped.items()]
+    rest = sum(map(len, list(grouped.values())[_MOST:]))
+    more = [f"{rest} more tensors: kept as RAW codes, for reasons that are noted on each"]
+    return (*notes[:_MOST], *(more if rest else []))
 
 
 def _some(names: list[str]) -> str:

@@ -38,7 +38,7 @@ class FileSource:
     opened: Mapping[str, SafetensorsFile | GgufFile]
     whole: bool = True
 
-    def view(self, *, strict: bool = True, lenient: bool = False) -> View:
+    def view(self, *, strict: bool = False, lenient: bool = False) -> View:
         """The weights; see `viewing.view`."""
         return viewing.view(self.choice, self._contents, strict=strict, lenient=lenient)
 

@@ -38,7 +38,7 @@ class View:
 
 
 def view(
-    choice: Choice, contents_of: ContentsOf, *, strict: bool = True, lenient: bool = False
+    choice: Choice, contents_of: ContentsOf, *, strict: bool = False, lenient: bool = False
 ) -> View:
     """Reads every component.
 

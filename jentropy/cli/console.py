@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Iterable, Sequence
@@ -30,6 +31,15 @@ def print_table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) 
         table.add_row(*map(Text, row))  # text, not rich's markup
     print(title)
     Console(width=None if is_terminal(sys.stdout) else WIDTH, highlight=False).print(table)
+
+
+def add_strict(parser: argparse.ArgumentParser) -> None:
+    """Adds `--strict`, which three commands share."""
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="refuse quantised weights that nothing here explains, instead of RAW codes and a note",
+    )
 
 
 def print_notes(notes: Iterable[str], *, quiet: bool = False) -> None:

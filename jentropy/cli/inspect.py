@@ -8,7 +8,7 @@ from typing import Any
 import jentropy
 from jentropy.checkpoints import Inspection
 
-from .console import print_notes, print_table, write_json
+from .console import add_strict, print_notes, print_table, write_json
 
 HELP = "what is in a compressed checkpoint: formats, bits per weight, entropy, the gap between"
 
@@ -16,10 +16,11 @@ HELP = "what is in a compressed checkpoint: formats, bits per weight, entropy, t
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="DST", help="a compressed checkpoint")
     parser.add_argument("--json", metavar="F", help="write it as JSON (- for stdout)")
+    add_strict(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    inspection = jentropy.inspect(arguments.checkpoint)
+    inspection = jentropy.inspect(arguments.checkpoint, strict=arguments.strict)
     print_notes(inspection.notes, quiet=arguments.quiet)
     if arguments.json != "-" and not arguments.quiet:
         rows = [

@@ -54,6 +54,7 @@ class TensorReport:
     shape: tuple[int, ...]
     entropy_bits: float
     joint_entropy_bits: float | None
+    note: str = ""  # why it is RAW, if it may be more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +109,7 @@ class EntropyReport:
                     "shape": list(t.shape),
                     "entropy_bits": t.entropy_bits,
                     "joint_entropy_bits": t.joint_entropy_bits,
+                    **({"note": t.note} if t.note else {}),
                 }
                 for t in self.tensors
             ],
@@ -126,7 +128,14 @@ class ReportBuilder:
         self._tensors: list[TensorReport] = []
         self._magnitudes = Magnitudes()
 
-    def add(self, name: str, dialect: str, shape: tuple[int, ...], counts: WeightCounts) -> None:
+    def add(
+        self,
+        name: str,
+        dialect: str,
+        shape: tuple[int, ...],
+        counts: WeightCounts,
+        note: str = "",
+    ) -> None:
         """Adds a tensor's counts."""
         key = counts.key
         self._pooled[key] = self._pooled[key] + counts if key in self._pooled else counts
@@ -139,6 +148,7 @@ class ReportBuilder:
                 shape=shape,
                 entropy_bits=counts.entropy_bits(),
                 joint_entropy_bits=counts.joint_entropy_bits(),
+                note=note,
             )
         )
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from .blocks import ASYMMETRIC_INT4, FP8_BLOCK, FP8_ROW, INT4_GROUP, INT8_ROW, MXFP4, MXFP8, NVFP4
 from .dequantizing import GROUP_INDEX, dequantize, dequantize_slabs
-from .element import ElementFormat, Field, code_dtype, codes_of
+from .element import RAW, ElementFormat, Field, code_dtype, codes_of
 from .floats import BF16, FP4_E2M1, FP8_E4M3, FP8_E5M2, FP8_E8M0, FP16, FP32
 from .format import WHOLE, Format, Parameter, Role
 from .integers import (
@@ -46,7 +46,6 @@ FORMATS: dict[str, Format] = {
     **{e.name: Format(name=e.name, element=e) for e in _PLAIN},
     **{f.name: f for f in (FP8_BLOCK, MXFP8, MXFP4, NVFP4, INT8_ROW, INT4_GROUP)},
 }
-RAW = "RAW"  # everything that no format describes; `raw_element(dtype)` stores it whole
 
 
 def format_of_dtype(dtype: Any) -> str:

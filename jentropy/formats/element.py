@@ -13,9 +13,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 from jaxtyping import Array, UInt
 
+from jentropy.errors import UnsupportedError
+
+RAW = "RAW"  # name of elements that are no numbers
 TABLE_BITS = 16  # codes up to this wide are decoded by a table
 
 
@@ -31,8 +35,11 @@ class Field:
 class ElementFormat:
     """An element format.
 
-    Invariants: the fields' bits fit the dtype's; `exponent`, where there is one, is a single field.
-    A code narrower than its dtype lies in the low bits.
+    Invariants: the fields' bits are the dtype's; `exponent`, where there is one, is a single field.
+    A code of unsigned integers may be narrower than its dtype, and lies in the low bits.
+
+    Raises:
+      UnsupportedError: any other code that is narrower than its dtype, which decodes it.
     """
 
     name: str
@@ -42,9 +49,19 @@ class ElementFormat:
     excess: int = 0  # of integers: a value is its dtype's minus this
 
     def __post_init__(self) -> None:
-        bits = 8 * np.dtype(self.dtype).itemsize
+        bits, is_unsigned = _bits_of(np.dtype(self.dtype))
+        if self.name == RAW:  # whole bytes, which no one decodes
+            bits = 8 * np.dtype(self.dtype).itemsize
         if self.code_bits > bits:
             raise ValueError(f"{self.name}: fields have {self.fields}, dtype has {bits} bits")
+        if self.code_bits < bits and not is_unsigned:
+            raise UnsupportedError(
+                f"element format {self.name}: bits of its fields",
+                expected=f"{bits}, as {np.dtype(self.dtype)} has",
+                found=self.code_bits,
+                hint="codes are decoded by their dtype: take one as narrow as they are, or "
+                "unsigned integers with an excess",
+            )
 
     @property
     def code_bits(self) -> int:
@@ -102,7 +119,7 @@ class ElementFormat:
 @lru_cache
 def _float32_bits(element: ElementFormat) -> np.ndarray:
     """Float32 bit pattern of every code. uint32[2^code_bits]."""
-    if element.name == "RAW":
+    if element.name == RAW:
         raise ValueError("RAW codes have no values")
     itemsize = element.dtype.itemsize
     codes = np.arange(1 << element.code_bits, dtype=f"u{itemsize}")
@@ -116,6 +133,19 @@ def _float32_bits(element: ElementFormat) -> np.ndarray:
         bits = numbers.view(np.uint32)
         return np.where(np.isnan(numbers), payload, bits).astype(np.uint32)
     return numbers.view(np.uint32)
+
+
+def _bits_of(dtype: np.dtype) -> tuple[int, bool]:
+    """Bits of a number of a dtype, and whether it is an unsigned integer."""
+    try:
+        return int(ml_dtypes.finfo(dtype).bits), False
+    except ValueError:
+        pass
+    try:
+        info = ml_dtypes.iinfo(dtype)
+    except ValueError:  # booleans, complex numbers
+        return 8 * dtype.itemsize, False
+    return int(info.bits), int(info.min) == 0
 
 
 def code_dtype(dtype: Any) -> np.dtype:

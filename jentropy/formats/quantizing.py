@@ -42,7 +42,7 @@ from jentropy import modes
 from jentropy.errors import InputError, UnsupportedError
 
 from .dequantizing import divide, spread
-from .element import TABLE_BITS
+from .element import RAW, TABLE_BITS
 from .encoding import BIAS, MANTISSA, TINY, bits_of, encode, from_bits, is_power, limits_of
 from .format import WHOLE, Format, Parameter, Role
 
@@ -79,7 +79,8 @@ def quantize(
       parameter by name in its grid's shape.
 
     Raises:
-      UnsupportedError: the dtype, the rule, or a format's combination of parameters.
+      UnsupportedError: the dtype, the rule, or a format's combination of parameters; a derivative,
+        which is zero almost everywhere and asked for by mistake.
       InputError: values of rank 0 or of fewer axes than a block.
 
     Example:
@@ -95,6 +96,7 @@ def quantize(
     dtype = str(getattr(values, "dtype", type(values).__name__))
     if dtype not in INPUTS:
         raise UnsupportedError("numbers to quantize", expected=" or ".join(INPUTS), found=dtype)
+    values = _without_derivative(jnp.asarray(values))
     _check(number_format, scale_rule, values.ndim)
     arrays = modes.automatic(
         partial(_quantize, number_format=number_format, scale_rule=scale_rule),
@@ -108,13 +110,29 @@ def quantize(
     return {name: arrays[name] for name in ("code", *(p.name for p in number_format.parameters))}
 
 
+@jax.custom_jvp
+def _without_derivative(values: Shaped[Array, "*shape"]) -> Shaped[Array, "*shape"]:
+    return values
+
+
+@_without_derivative.defjvp
+def _refuse_derivative(primals: Any, tangents: Any) -> Any:
+    raise UnsupportedError(
+        "derivative of quantize",
+        expected="numbers that none is taken of",
+        found="numbers that one is taken of",
+        hint="it is zero almost everywhere: take jax.lax.stop_gradient(values), or x + "
+        "stop_gradient(dequantize(...) - x) for a straight-through estimate",
+    )
+
+
 def _check(number_format: Format, scale_rule: str | None, rank: int) -> None:
     """Raises where `quantize` cannot do what it is asked to."""
     name, parameters = number_format.name, number_format.parameters
     if scale_rule is not None and scale_rule not in SCALE_RULES:
         raise UnsupportedError("scale rule", expected=" or ".join(SCALE_RULES), found=scale_rule)
     for element in (number_format.element, *(p.element for p in parameters)):
-        if element.name == "RAW" or (element.code_bits > TABLE_BITS and element.name != "FP32"):
+        if element.name == RAW or (element.code_bits > TABLE_BITS and element.name != "FP32"):
             what = f"{name}: element to encode into"
             raise UnsupportedError(what, expected="up to 16 bits, or FP32", found=element.name)
     axes = max((len(p.block) for p in parameters if p.block is not None), default=1)

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from .element import ElementFormat, Field
+from .element import RAW, ElementFormat, Field
 
 
 @lru_cache
@@ -14,4 +14,4 @@ def raw_element(dtype: np.dtype) -> ElementFormat:
     """An element of one field, `code`, as wide as the dtype. It has no values of its own."""
     dtype = np.dtype(dtype)
     field = Field(name="code", bits=8 * dtype.itemsize)
-    return ElementFormat(name="RAW", dtype=dtype, fields=(field,))
+    return ElementFormat(name=RAW, dtype=dtype, fields=(field,))

@@ -15,15 +15,20 @@ from __future__ import annotations
 from types import ModuleType
 
 from . import (
+    autoround,
     awq,
+    comfy,
     compressed_tensors,
     deepseek_v4,
     fp8,
     gguf,
     gpt_oss,
     gptq,
+    mistral,
+    mlx,
     modelopt,
     plain,
+    quark,
     torchao,
 )
 
@@ -37,7 +42,12 @@ DIALECTS: dict[str, ModuleType] = {
         gpt_oss,
         gptq,
         awq,
+        autoround,
+        mistral,
+        mlx,
+        quark,
         torchao,
+        comfy,
         gguf,
         plain,
     )

@@ -9,6 +9,9 @@ The weight is X.weight [N, K] = (q - z) * scale.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from jentropy import formats
@@ -42,7 +45,11 @@ def weight(contents: Contents, array: StoredArray) -> Weight | None:
     """A `qweight`."""
     if not array.name.endswith(QWEIGHT):
         return None
-    declared = contents.quantization or {}
+    return packed_weight(contents, array, contents.quantization or {})
+
+
+def packed_weight(contents: Contents, array: StoredArray, declared: Mapping[str, Any]) -> Weight:
+    """A `qweight` by what is declared of its module."""
     bits, version = declared.get("bits", declared.get("w_bit", 4)), declared.get("version", "gemm")
     if bits != 4 or str(version).lower() != "gemm":
         raise UnsupportedError(
@@ -51,7 +58,7 @@ def weight(contents: Contents, array: StoredArray) -> Weight | None:
             expected="4 bits, version gemm",
             found=f"{bits!r:.20} bits, version {version!r:.40}",
         )
-    return _weight(contents, array)
+    return _weight(contents, array, declared)
 
 
 def _codes(words: np.ndarray) -> np.ndarray:
@@ -62,8 +69,7 @@ def _codes(words: np.ndarray) -> np.ndarray:
     return codes.reshape(words.shape[0], -1).T
 
 
-def _weight(contents: Contents, array: StoredArray) -> Weight:
-    declared = contents.quantization or {}
+def _weight(contents: Contents, array: StoredArray, declared: Mapping[str, Any]) -> Weight:
     module = array.name.removesuffix(QWEIGHT)
     name = f"{module}.weight"
     key = "q_group_size" if "q_group_size" in declared else "group_size"

@@ -13,17 +13,14 @@
       X.weight_scale   [N, K / g] or [N, 1];  X.weight_shape  I64 [2] = N, K
       X.weight_zero_point  I32 [ceil(N b / 32), K / g], packed along N; asymmetric only
 
-Each of `config_groups` is a scheme with targets. A module's scheme is the one that has its name as
-a target; else one with a pattern that matches it (`re:`); else the first of the class Linear.
+Fused experts have `X_packed`, `X_scale`, `X_shape` of three axes. Early writers stored zero points
+of symmetric schemes, too: zeros, or they are a contradiction. Which module has which scheme stands
+in `compressed_schemes`.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+from dataclasses import replace
 
 import ml_dtypes
 import numpy as np
@@ -33,7 +30,16 @@ from jentropy.checkpoints.contents import Contents, StoredArray
 from jentropy.errors import InputError, UnsupportedError
 from jentropy.formats import Role, blocks
 
-from .scaled import block_weight, is_fp8, mx_weight, scale_element, scaled_weight
+from .compressed_schemes import Scheme, block_of, scheme_of
+from .scaled import (
+    base_scale,
+    base_weight,
+    block_weight,
+    is_fp8,
+    mx_weight,
+    scale_element,
+    scaled_weight,
+)
 from .weight import (
     Part,
     Shape,
@@ -50,30 +56,9 @@ from .weight import (
 )
 
 NAME = "compressed-tensors"
-WEIGHT, PACKED = ".weight", ".weight_packed"
-LINEAR = "Linear"
+WEIGHT, PACKED = ".weight", "_packed"
+SPARSE = (".compressed", ".bitmask")
 INTEGERS = {4: formats.INT4_EXCESS8, 8: formats.INT8_EXCESS128}
-
-
-@dataclass(frozen=True, slots=True)
-class _Scheme:
-    """The weights' part of a config group."""
-
-    targets: frozenset[str]
-    patterns: tuple[re.Pattern[str], ...]
-    format: str
-    weights: Mapping[str, Any]
-
-    def fits(self, module: str) -> int:
-        """How well the targets name a module: 3 by its name, 2 by a pattern, 1 as a linear layer.
-
-        Classes of modules are not in a checkpoint; that of a packed weight is Linear, as a rule.
-        """
-        if module in self.targets:
-            return 3
-        if any(pattern.match(module) for pattern in self.patterns):
-            return 2
-        return 1 if LINEAR in self.targets else 0
 
 
 def claims(contents: Contents) -> bool:
@@ -83,56 +68,22 @@ def claims(contents: Contents) -> bool:
 
 def weight(contents: Contents, array: StoredArray) -> Weight | None:
     """A packed weight, or one of FP8 or I8."""
-    if array.name.endswith(PACKED):
-        module = array.name.removesuffix(PACKED)
-    elif array.name.endswith(WEIGHT) and (is_fp8(array) or array.dtype == np.int8):
-        module = array.name.removesuffix(WEIGHT)
-    else:
-        return None
-    schemes = _schemes(contents)
-    scheme = max(schemes, key=lambda s: s.fits(module))  # the first of equals
-    if not scheme.fits(module) and len(schemes) > 1:
+    name = array.name.removesuffix(PACKED)
+    if array.name.removesuffix(SPARSE[0]) + SPARSE[1] in contents.arrays:
         raise UnsupportedError(
-            f"config_groups of {contents.declared_in}",
-            file=contents.source,
-            tensor=f"{module}{WEIGHT}",
-            expected=f"a target that names it, or {LINEAR}",
-            found="none",
+            "weight", file=array.file, tensor=name, expected="a dense one", found="a sparse one"
         )
-    return _weight(contents, array, module, scheme)
+    is_code = name.endswith(WEIGHT) and (is_fp8(array) or array.dtype == np.int8)
+    if name == array.name and not is_code:
+        return None
+    if f"{name}_scale" not in contents.arrays and (scale := base_scale(contents, array)):
+        return base_weight(contents, array, scale)
+    module = name.removesuffix(WEIGHT)
+    scheme = scheme_of(contents, name, module)
+    return _weight(contents, array, name, scheme)
 
 
-@lru_cache(maxsize=8)  # read once for all tensors of a checkpoint
-def _schemes(contents: Contents) -> tuple[_Scheme, ...]:
-    declared = contents.quantization or {}
-    groups = declared.get("config_groups")
-    schemes = []
-    for group in groups.values() if isinstance(groups, Mapping) else ():
-        weights = group.get("weights") if isinstance(group, Mapping) else None
-        if not isinstance(weights, Mapping):
-            continue
-        targets = group.get("targets")
-        targets = [t for t in targets if isinstance(t, str)] if isinstance(targets, list) else []
-        try:
-            patterns = tuple(re.compile(t[3:]) for t in targets if t.startswith("re:"))
-        except re.error as error:
-            raise InputError(
-                f"{contents.declared_in}: targets: {error}", file=contents.source
-            ) from error
-        name = str(group.get("format") or declared.get("format"))
-        schemes.append(_Scheme(frozenset(targets), patterns, name, weights))
-    if not schemes:
-        raise InputError(
-            f"{contents.declared_in}: config_groups",
-            file=contents.source,
-            expected="a group with weights",
-            found=f"{groups!r:.60}",
-        )
-    return tuple(schemes)
-
-
-def _weight(contents: Contents, array: StoredArray, module: str, scheme: _Scheme) -> Weight:
-    name = module + WEIGHT
+def _weight(contents: Contents, array: StoredArray, name: str, scheme: Scheme) -> Weight:
     scale = find(contents, f"{name}_scale", name)
     why = f"format {scheme.format} in {contents.declared_in}"
     match scheme.format:
@@ -145,19 +96,21 @@ def _weight(contents: Contents, array: StoredArray, module: str, scheme: _Scheme
         case "float-quantized" | "naive-quantized" | "int-quantized" if array.dtype == np.int8:
             return _integers(contents, array, scale, name, scheme, why)
         case "float-quantized" | "naive-quantized":
+            settled = _settled(contents, scheme, name)
             if scheme.weights.get("strategy") == "block":
                 structure = scheme.weights.get("block_structure")
                 block = checked_block(structure, "block_structure", contents)
-                return block_weight(contents, array, scale, block, name)
+                built = block_weight(contents, array, scale, block, name)
+                return replace(built, settled=settled)
             built = scaled_weight(contents, array, scale, name)
             grid = built.format.parameters[0].block
-            if grid != _block(contents, scheme, why):
+            if grid != block_of(contents, scheme, why):
                 require_shape(
                     scale,
                     _shapes((1,) * len(array.shape)) if grid else [(*array.shape[:-1], 1)],
                     f"strategy {scheme.weights.get('strategy')} in {contents.declared_in}",
                 )
-            return built
+            return replace(built, settled=settled)
     raise UnsupportedError(
         f"format of {contents.declared_in}",
         file=contents.source,
@@ -167,40 +120,18 @@ def _weight(contents: Contents, array: StoredArray, module: str, scheme: _Scheme
     )
 
 
-def _block(contents: Contents, scheme: _Scheme, why: str) -> Shape | None:
-    """Weights that a scale serves, by the scheme's strategy."""
-    strategy = scheme.weights.get("strategy")
-    if strategy is None:
-        strategy = "tensor" if scheme.weights.get("group_size") is None else "group"
-        strategy = "channel" if scheme.weights.get("group_size") == -1 else strategy
-    match strategy:
-        case "group" | "tensor_group":
-            return (integer(scheme.weights, "group_size", contents),)
-        case "channel":
-            return blocks.ROW[1:]
-        case "tensor":
-            return None
-        case other:
-            raise UnsupportedError(
-                f"strategy of {why}",
-                file=contents.source,
-                expected="group, tensor_group, channel or tensor",
-                found=f"{other!r:.40}",
-            )
-
-
 def _fp4(
     contents: Contents,
     array: StoredArray,
     scale: StoredArray,
     name: str,
-    scheme: _Scheme,
+    scheme: Scheme,
     why: str,
 ) -> Weight:
     require_dtype(array, [np.uint8], why)
     require_rank(array, 1)
     shape = (*array.shape[:-1], 2 * array.shape[-1])
-    block = _block(contents, scheme, why)
+    block = block_of(contents, scheme, why)
     why = f"{why}, weight {list(shape)}"
     if scheme.format.startswith("mxfp4"):
         fmt = formats.MXFP4.with_parameter("scale", block=block)
@@ -219,8 +150,14 @@ def _fp4(
     if not scheme.format.startswith("mxfp4"):
         level = find(contents, f"{name}_global_scale", name)
         require_dtype(level, [np.float32], why)
-        require_shape(level, [(1,), ()], why)
-        parts["tensor_scale"] = whole(level, formats.FP32, (1,) * len(shape))
+        single = (1,) * len(shape)
+        experts = (shape[0], *single[1:]) if len(shape) > 2 else single
+        require_shape(level, [(1,), (), *(experts[: n + 1] for n in range(len(shape)))], why)
+        per_expert = level.shape not in ((), (1,)) and experts != single
+        fmt = fmt.with_parameter(
+            "tensor_scale", block=(0,) * (len(shape) - 1) if per_expert else None
+        )
+        parts["tensor_scale"] = whole(level, formats.FP32, experts if per_expert else single)
     return Weight(name=name, format=fmt, shape=shape, parts=parts)
 
 
@@ -229,12 +166,15 @@ def _integers(
     array: StoredArray,
     scale: StoredArray,
     name: str,
-    scheme: _Scheme,
+    scheme: Scheme,
     why: str,
 ) -> Weight:
     """A byte per weight."""
-    shape, block = array.shape, _block(contents, scheme, why)
+    shape, block = array.shape, block_of(contents, scheme, why)
     why = f"{why}, weight {list(shape)}"
+    if scheme.weights.get("type", "int") != "int":
+        told = f"dtype of type {scheme.weights.get('type')!r:.20} by {why}"
+        raise InputError(told, file=array.file, tensor=name, expected="no I8", found="I8")
     parameter = blocks.scale(scale_element(scale, why), block)
     grid = parameter.grid(shape)
     require_shape(scale, _shapes(grid), why)
@@ -243,33 +183,47 @@ def _integers(
         "code": whole(array, formats.INT8, shape),
         parameter.name: whole(scale, parameter.element, grid),
     }
-    if _has_zero_point(contents, scheme, name):
+    settled = () if _is_asymmetric(scheme) else _settled(contents, scheme, name)
+    if _is_asymmetric(scheme):
         zero = find(contents, f"{name}_zero_point", name)
         require_dtype(zero, [np.int8], why)
         require_shape(zero, _shapes(grid), why)
         parameters.append(blocks.zero_point(formats.INT8, block))
         parts["zero_point"] = whole(zero, formats.INT8, grid)
     fmt = formats.Format(name="INT8", element=formats.INT8, parameters=tuple(parameters))
-    return Weight(name=name, format=fmt, shape=shape, parts=parts)
+    return Weight(name=name, format=fmt, shape=shape, parts=parts, settled=settled)
 
 
-def _has_zero_point(contents: Contents, scheme: _Scheme, name: str) -> bool:
-    """Whether the scheme is asymmetric.
+def _is_asymmetric(scheme: Scheme) -> bool:
+    return scheme.weights.get("symmetric", True) is False
+
+
+def _settled(contents: Contents, scheme: Scheme, name: str) -> tuple[str, ...]:
+    """Zero points that a symmetric scheme need not have, checked to be zeros.
 
     Raises:
-      InputError: it is symmetric, but there are zero points.
+      InputError: they are not.
     """
-    symmetric = scheme.weights.get("symmetric", True)
     stored = contents.arrays.get(f"{name}_zero_point")
-    if symmetric is not False and stored is not None:
+    if stored is None:
+        return ()
+    codes = formats.codes_of(stored.read())
+    scale = contents.arrays[f"{name}_scale"]
+    if is_fp8(stored):
+        codes = codes & 0x7F  # -0 is zero
+    elif stored.dtype == np.int32 and stored.shape != scale.shape:  # packed
+        bits = scheme.weights.get("num_bits")
+        codes = formats.unpack(codes, bits) - (1 << bits - 1) if bits in INTEGERS else codes + 1
+    if codes.any():
         raise InputError(
             "zero points",
             file=stored.file,
             tensor=stored.name,
-            expected=f"none with symmetric {symmetric!r:.20} in {contents.declared_in}",
+            expected=f"none but zeros with symmetric {scheme.weights.get('symmetric')!r:.20} in "
+            f"{contents.declared_in}",
             found=list(stored.shape),
         )
-    return symmetric is False
+    return (stored.name,)
 
 
 def _shapes(grid: Shape) -> list[Shape]:
@@ -282,7 +236,7 @@ def _packed_integers(
     array: StoredArray,
     scale: StoredArray,
     name: str,
-    scheme: _Scheme,
+    scheme: Scheme,
     why: str,
 ) -> Weight:
     bits = integer(scheme.weights, "num_bits", contents)
@@ -296,11 +250,11 @@ def _packed_integers(
         )
     require_dtype(array, [np.int32], why)
     shape = _declared_shape(contents, name)
-    rows, columns = shape
+    *stack, rows, columns = shape
     per_word = 32 // bits
     why = f"{why} with {bits} bits, weight_shape {list(shape)}"
-    require_shape(array, [(rows, -(-columns // per_word))], why)
-    element, block = INTEGERS[bits], _block(contents, scheme, why)
+    require_shape(array, [(*stack, rows, -(-columns // per_word))], why)
+    element, block = INTEGERS[bits], block_of(contents, scheme, why)
     parameter = blocks.scale(scale_element(scale, why), block)
     grid = parameter.grid(shape)
     require_shape(scale, _shapes(grid), why)
@@ -309,29 +263,30 @@ def _packed_integers(
         "code": packed(array, element, count=columns),
         parameter.name: whole(scale, parameter.element, grid),
     }
-    if _has_zero_point(contents, scheme, name):
+    settled = () if _is_asymmetric(scheme) else _settled(contents, scheme, name)
+    if _is_asymmetric(scheme):
         zero = find(contents, f"{name}_zero_point", name)
         require_dtype(zero, [np.int32], why)
-        require_shape(zero, [(-(-grid[0] // per_word), grid[1])], why)
+        require_shape(zero, [(*stack, -(-grid[-2] // per_word), grid[-1])], why)
         parameters.append(blocks.zero_point(element, block))
-        parts["zero_point"] = packed(zero, element, axis=0, count=grid[0])
+        parts["zero_point"] = packed(zero, element, axis=-2, count=grid[-2])
     if f"{name}_g_idx" in contents.arrays:
-        parts[formats.GROUP_INDEX] = group_index(contents.arrays[f"{name}_g_idx"], columns, grid[1])
+        parts[formats.GROUP_INDEX] = group_index(
+            contents.arrays[f"{name}_g_idx"], columns, grid[-1]
+        )
     fmt = formats.Format(name=f"INT{bits}", element=element, parameters=tuple(parameters))
-    return Weight(name=name, format=fmt, shape=shape, parts=parts)
+    return Weight(
+        name=name, format=fmt, shape=shape, parts=parts, settled=(*settled, f"{name}_shape")
+    )
 
 
 def _declared_shape(contents: Contents, name: str) -> Shape:
     array = find(contents, f"{name}_shape", name)
-    require_shape(array, [(2,)], "pack-quantized")
+    require_shape(array, [(2,), (3,)], "pack-quantized")
     require_dtype(array, [np.int64, np.int32], "pack-quantized")
-    rows, columns = (int(n) for n in array.read())
-    if min(rows, columns) < 0:
+    sizes = tuple(int(n) for n in array.read())
+    if min(sizes) < 0:
         raise InputError(
-            "values",
-            file=array.file,
-            tensor=array.name,
-            expected="two sizes",
-            found=[rows, columns],
+            "values", file=array.file, tensor=array.name, expected="sizes", found=list(sizes)
         )
-    return rows, columns
+    return sizes

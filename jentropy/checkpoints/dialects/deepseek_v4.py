@@ -2,6 +2,8 @@
 
 X.weight  F8_E4M3 [N, K]     X.scale  F8_E8M0 [ceil(N / 128), ceil(K / 128)]
 X.weight  I8 [N, K / 2]      X.scale  F8_E8M0 [N, K / 32], if `expert_dtype` is fp4
+
+Experts that were made NVFP4 afterwards are as ModelOpt has them.
 """
 
 from __future__ import annotations
@@ -10,10 +12,11 @@ import ml_dtypes
 import numpy as np
 
 from jentropy import formats
+from jentropy.checkpoints.companions import is_scale_name
 from jentropy.checkpoints.contents import Contents, StoredArray
 from jentropy.errors import InputError
 
-from .scaled import block_weight, is_fp8
+from .scaled import block_weight, is_fp8, is_nvfp4, nvfp4_weight
 from .weight import (
     Weight,
     block_size,
@@ -38,9 +41,11 @@ def claims(contents: Contents) -> bool:
 
 
 def weight(contents: Contents, array: StoredArray) -> Weight | None:
-    """An array of FP8, or of I8 with a scale."""
+    """An array of FP8 that is no scale itself, or of I8 with a scale, or of NVFP4."""
+    if is_nvfp4(contents, array):
+        return nvfp4_weight(contents, array)
     scale = array.name.removesuffix(WEIGHT) + SCALE
-    if is_fp8(array):
+    if is_fp8(array) and not is_scale_name(array.name.rpartition(".")[2]):
         block = block_size(contents, "weight_block_size", default=[128, 128])
         return block_weight(contents, array, find(contents, scale, array.name), block, array.name)
     if array.dtype == np.int8 and scale in contents.arrays:

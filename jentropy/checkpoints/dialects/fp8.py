@@ -1,44 +1,67 @@
-"""Dialect `fp8`: DeepSeek-V3, Qwen3 and transformers' FP8 quantiser.
+"""Dialect `fp8`: DeepSeek-V3, Qwen3, transformers' FP8 quantisers and FBGEMM's.
 
     X.weight            F8_E4M3 (or E5M2) [..., N, K]
     X.weight_scale_inv  F32, BF16, F16 or F8_E8M0 [..., ceil(N / bn), ceil(K / bk)]; or
-    X.weight_scale      or X.weight_scale_inv, F32 or BF16, one per tensor [] or [1], or per row
-                        [N, 1], where no block size is declared
+    X.weight_scale      or X.weight_scale_inv, F32 or BF16, one per tensor [] or [1], per row
+                        [N, 1] or per column [1, K], where no block size is declared
 
-A weight is its code times its scale, despite "inv". Block sizes stand in `weight_block_size`, and
-are never worked out from shapes: the last block is cut off. Method `mxfp8` has E8M0 scales in U8
-for every 32 weights of a row. Stacked experts have `X` and `X_scale_inv`.
+A weight is its code times its scale, despite "inv"; either name goes with either kind. Block sizes
+stand in `weight_block_size`, and are never worked out from shapes: the last block is cut off.
+Method `mxfp8` has E8M0 scales in U8 for every 32 weights of a row. Stacked experts have `X` and
+`X_scale_inv`. Experts that were made NVFP4 afterwards are as ModelOpt has them.
 """
 
 from __future__ import annotations
 
+from jentropy.checkpoints.companions import is_scale_name
 from jentropy.checkpoints.contents import Contents, StoredArray
+from jentropy.errors import InputError
 
-from .scaled import block_weight, is_fp8, mx_weight, scaled_weight
+from .scaled import block_weight, is_fp8, is_nvfp4, mx_weight, nvfp4_weight, scaled_weight
 from .weight import Weight, block_size, find
 
 NAME = "fp8"
-METHODS = ("fp8", "mxfp8")
+METHODS = ("fp8", "mxfp8", "fbgemm_fp8")
 INVERSE, DIRECT = "_scale_inv", "_scale"
 
 
 def claims(contents: Contents) -> bool:
-    """Method `fp8` or `mxfp8`."""
+    """Method `fp8`, `mxfp8` or `fbgemm_fp8`."""
     return contents.quant_method in METHODS
 
 
 def weight(contents: Contents, array: StoredArray) -> Weight | None:
-    """An array of FP8."""
-    return _weight(contents, array) if is_fp8(array) else None
+    """An array of FP8 that is no scale itself, or one of NVFP4."""
+    if is_nvfp4(contents, array):
+        return nvfp4_weight(contents, array)
+    return (
+        _weight(contents, array)
+        if is_fp8(array) and not is_scale_name(array.name.rpartition(".")[2])
+        else None
+    )
 
 
 def _weight(contents: Contents, array: StoredArray) -> Weight:
-    name = array.name
+    name, scale = array.name, _scale(contents, array)
     if contents.quant_method == "mxfp8":
-        return mx_weight(contents, array, find(contents, name + INVERSE, name), name)
+        return mx_weight(contents, array, scale, name)
     if (contents.quantization or {}).get("weight_block_size") is None:
-        is_inverse = name + INVERSE in contents.arrays
-        scale = find(contents, name + (INVERSE if is_inverse else DIRECT), name)
         return scaled_weight(contents, array, scale, name)
     block = block_size(contents, "weight_block_size")
-    return block_weight(contents, array, find(contents, name + INVERSE, name), block, name)
+    return block_weight(contents, array, scale, block, name)
+
+
+def _scale(contents: Contents, array: StoredArray) -> StoredArray:
+    """The scale under whichever of its names."""
+    there = [n for n in (array.name + INVERSE, array.name + DIRECT) if n in contents.arrays]
+    if len(there) > 1:
+        raise InputError(
+            "scales",
+            file=array.file,
+            tensor=array.name,
+            expected=f"{INVERSE} or {DIRECT}",
+            found="both",
+        )
+    is_block = (contents.quantization or {}).get("weight_block_size") is not None
+    usual = INVERSE if is_block or contents.quant_method == "mxfp8" else DIRECT
+    return find(contents, there[0] if there else array.name + usual, array.name)

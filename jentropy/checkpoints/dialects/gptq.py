@@ -7,16 +7,21 @@
 
 The weight is X.weight [N, K] = (q - z) * scale of its group. `checkpoint_format` gptq (v1) stores
 z - 1, and readers add 1 to every code of the packed word, so that a carry crosses codes; gptq_v2
-stores z.
+stores z. Where `qzeros` has no entry, a symmetric layer's z is 2^(b - 1). `dynamic` has patterns of
+modules with settings of their own (`+:`) or none (`-:`); the first that matches counts.
 """
 
 from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from jentropy import formats
 from jentropy.checkpoints.contents import Contents, StoredArray
-from jentropy.errors import UnsupportedError
+from jentropy.errors import InputError, UnsupportedError
 from jentropy.formats import blocks
 
 from .scaled import scale_element
@@ -36,6 +41,7 @@ NAME = "gptq"
 QWEIGHT = ".qweight"
 WORD_BITS = 32
 INTEGERS = {4: formats.UINT4, 8: formats.UINT8}
+SIGNED = {4: formats.INT4_EXCESS8, 8: formats.INT8_EXCESS128}
 VERSIONS = ("gptq", "gptq_v2")
 
 
@@ -46,15 +52,41 @@ def claims(contents: Contents) -> bool:
 
 def weight(contents: Contents, array: StoredArray) -> Weight | None:
     """A `qweight`."""
-    return _weight(contents, array) if array.name.endswith(QWEIGHT) else None
+    if not array.name.endswith(QWEIGHT):
+        return None
+    declared = _declared(contents, array.name.removesuffix(QWEIGHT))
+    return packed_weight(contents, array, declared, declared.get("checkpoint_format") or "gptq")
 
 
-def _weight(contents: Contents, array: StoredArray) -> Weight:
+def _declared(contents: Contents, module: str) -> Mapping[str, Any]:
+    """What is declared of a module."""
     declared = contents.quantization or {}
+    dynamic = declared.get("dynamic")
+    for pattern, own in dynamic.items() if isinstance(dynamic, Mapping) else ():
+        try:
+            fits = re.match(pattern.removeprefix("+:").removeprefix("-:"), module)
+        except re.error as error:
+            raise InputError(
+                f"{contents.declared_in}: dynamic: {error}", file=contents.source
+            ) from error
+        if fits and pattern.startswith("-:"):
+            raise InputError(
+                f"quantised, though {pattern!r:.80} of {contents.declared_in} excludes it",
+                file=contents.source,
+                tensor=f"{module}.weight",
+            )
+        if fits:
+            return {**declared, **own} if isinstance(own, Mapping) else declared
+    return declared
+
+
+def packed_weight(
+    contents: Contents, array: StoredArray, declared: Mapping[str, Any], version: object
+) -> Weight:
+    """A `qweight` by what is declared of its module."""
     module = array.name.removesuffix(QWEIGHT)
     name = f"{module}.weight"
     bits = integer(declared, "bits", contents)
-    version = declared.get("checkpoint_format") or "gptq"
     if bits not in INTEGERS or version not in VERSIONS:
         raise UnsupportedError(
             f"GPTQ of {contents.declared_in}",
@@ -76,7 +108,11 @@ def _weight(contents: Contents, array: StoredArray) -> Weight:
     why = f"{why}, groups of {block[0] or 'a row'}, weight {[rows, columns]}"
     require_shape(scales, [grid[::-1]], why)
     require_dtype(zeros, [np.int32], why)
-    require_shape(zeros, [(grid[1], -(-rows // per_word))], why)
+    implied = zeros.shape == (0,) and declared.get("sym", True) is True
+    if implied:
+        element = SIGNED[bits]
+    else:
+        require_shape(zeros, [(grid[1], -(-rows // per_word))], why)
     one = sum(1 << i for i in range(0, WORD_BITS, bits)) if version == "gptq" else 0
 
     def zero_codes(words: np.ndarray) -> np.ndarray:
@@ -94,13 +130,17 @@ def _weight(contents: Contents, array: StoredArray) -> Weight:
             element=scale.element,
             unpack=lambda values: formats.codes_of(values).T,
         ),
-        "zero_point": Part(array=zeros, element=element, unpack=zero_codes),
     }
+    parameters = (scale,) if implied else (scale, blocks.zero_point(element, block))
+    if not implied:
+        parts["zero_point"] = Part(array=zeros, element=element, unpack=zero_codes)
     if (index := contents.arrays.get(f"{module}.g_idx")) is not None:
         parts[formats.GROUP_INDEX] = group_index(index, columns, grid[1])
-    fmt = formats.Format(
-        name=f"INT{bits}",
-        element=element,
-        parameters=(scale, blocks.zero_point(element, block)),
+    fmt = formats.Format(name=f"INT{bits}", element=element, parameters=parameters)
+    return Weight(
+        name=name,
+        format=fmt,
+        shape=(rows, columns),
+        parts=parts,
+        settled=(zeros.name,) if implied else (),
     )
-    return Weight(name=name, format=fmt, shape=(rows, columns), parts=parts)

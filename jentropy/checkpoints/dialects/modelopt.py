@@ -1,7 +1,8 @@
 """Dialect `modelopt`: NVIDIA ModelOpt's exports (config.json or hf_quant_config.json).
 
     FP8           weight F8_E4M3 [N, K]; weight_scale F32 [] (or [N], one per row)
-    FP8_PB_WO     weight_scale F32 [ceil(N / 128), 1, ceil(K / 128), 1], or [] for a single block
+    FP8_PB_WO     weight_scale F32 [ceil(N / 128), 1, ceil(K / 128), 1], or [] for a single block;
+                  FP8_BLOCK_SCALES: weight_scale_inv [ceil(N / 128), ceil(K / 128)]
     MXFP8         weight_scale U8 [N, K / 32], E8M0
     MXFP4         weight U8 [N, K / 2], low half first; weight_scale U8 [N, K / 32], E8M0
     NVFP4         weight U8 [N, K / 2]; weight_scale F8_E4M3 [N, K / g]; weight_scale_2 F32 []
@@ -10,7 +11,8 @@
 
 Stacked experts of NVFP4 are X U8 [E, H / 2, I], packed along H, X_weight_scale [E, H / g, I] and
 X_weight_scale_2. AWQ's `pre_quant_scale` multiplies the layer's input and is a tensor of its own.
-Algorithm MIXED_PRECISION names the algorithm of each module in `quantized_layers`.
+Algorithm MIXED_PRECISION names the algorithm of each module in `quantized_layers`. Excluded modules
+may still be in the base model's FP8 (`scaled`).
 """
 
 from __future__ import annotations
@@ -26,7 +28,15 @@ from jentropy.checkpoints.contents import Contents, StoredArray
 from jentropy.errors import UnsupportedError
 from jentropy.formats import blocks
 
-from .scaled import fp8_element, is_fp8, mx_weight, scaled_weight
+from .scaled import (
+    base_scale,
+    base_weight,
+    fp8_element,
+    is_fp8,
+    mx_weight,
+    scale_element,
+    scaled_weight,
+)
 from .weight import (
     Shape,
     Weight,
@@ -42,6 +52,7 @@ from .weight import (
 NAME = "modelopt"
 WEIGHT = ".weight"
 FP8_BLOCK = (128, 128)
+FP8_BLOCKS = ("FP8_PB_WO", "FP8_BLOCK_SCALES")
 FP4 = ("MXFP4", "NVFP4", "W4A16_NVFP4", "NVFP4_AWQ", "W4A8_NVFP4_FP8", "W4A8_MXFP4_FP8")
 MX = ("MXFP4", "W4A8_MXFP4_FP8")
 
@@ -56,6 +67,8 @@ def weight(contents: Contents, array: StoredArray) -> Weight | None:
     stem = array.name if array.name.endswith(WEIGHT) else f"{array.name}_weight"
     is_code = is_fp8(array) or array.dtype == np.uint8
     has_scale = f"{stem}_scale" in contents.arrays
+    if not has_scale and (scale := base_scale(contents, array)) is not None:
+        return base_weight(contents, array, scale)
     if not is_code or not (has_scale or array.name.endswith(WEIGHT)):
         return None
     return _weight(contents, array, stem)
@@ -85,7 +98,7 @@ def _weight(contents: Contents, array: StoredArray, stem: str) -> Weight:
     why = f"quant_algo {algorithm} in {contents.declared_in}"
     if algorithm in ("FP8", "FP8_PER_CHANNEL_PER_TOKEN"):
         return scaled_weight(contents, array, scale, array.name)
-    if algorithm == "FP8_PB_WO":
+    if algorithm in FP8_BLOCKS:
         return _fp8_block(contents, array, scale, why)
     if algorithm == "MXFP8":
         return mx_weight(contents, array, scale, array.name)
@@ -97,7 +110,7 @@ def _weight(contents: Contents, array: StoredArray, stem: str) -> Weight:
         f"quant_algo of {contents.declared_in}",
         file=contents.source,
         tensor=array.name,
-        expected=" or ".join(("FP8", "FP8_PB_WO", "MXFP8", *FP4, "W4A16_AWQ")),
+        expected=" or ".join(("FP8", *FP8_BLOCKS, "MXFP8", *FP4, "W4A16_AWQ")),
         found=repr(algorithm),
     )
 
@@ -110,11 +123,11 @@ def _fp8_block(contents: Contents, array: StoredArray, scale: StoredArray, why: 
     spaced = (*grid[:-2], grid[-2], 1, grid[-1], 1)
     single: list[Shape] = [()] if set(grid) == {1} else []
     why = f"{why}, weight {list(shape)}"
-    require_dtype(scale, [np.float32], why)
+    fmt = fmt.with_parameter("scale", element=scale_element(scale, why))
     require_shape(scale, [spaced, grid, *single], why)
     parts = {
         "code": whole(array, element, shape),
-        "scale": whole(scale, formats.FP32, grid),
+        "scale": whole(scale, fmt.parameter("scale").element, grid),
     }
     return Weight(name=array.name, format=fmt, shape=shape, parts=parts)
 

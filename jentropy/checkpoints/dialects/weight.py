@@ -23,6 +23,11 @@ AUXILIARY = (
     "input_scale",
     "input_zero_point",
     "input_global_scale",
+    "input_scale_ub",
+    ".scale_input",
+    ".qscale_act",
+    ".comfy_quant",
+    "scaled_fp8",
     "activation_scale",
     "act_pre_scale",
     "act_quant_scale",
@@ -59,12 +64,16 @@ class Weight:
     """A quantised weight.
 
     Invariants: `parts` has `code` and every parameter of `format`, and may have `group_index`.
+
+    Attributes:
+      settled: names of arrays that belong to it and add nothing to its values.
     """
 
     name: str
     format: Format
     shape: Shape
     parts: Mapping[str, Part]
+    settled: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         needed = {"code", *(p.name for p in self.format.parameters)}

@@ -1,0 +1,100 @@
+"""Dialect `quark`: AMD Quark.
+
+    fp4, per_group of 32, scale_format e8m0   X.weight U8 [N, K / 2], low half first
+                                              X.weight_scale U8 [N, K / 32], E8M0
+    fp8_e4m3, per_tensor or per_channel       X.weight F8_E4M3 [N, K]
+                                              X.weight_scale F32 [], [N] or [N, 1]
+
+`layer_quant_config` has patterns of modules with schemes of their own; `global_quant_config` is for
+all others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from jentropy import formats
+from jentropy.checkpoints.contents import Contents, StoredArray
+from jentropy.errors import UnsupportedError
+
+from .scaled import WEIGHT, is_fp8, scaled_weight
+from .weight import Weight, find, packed, require_dtype, require_rank, require_shape, whole
+
+NAME = "quark"
+
+
+def claims(contents: Contents) -> bool:
+    """Method `quark`."""
+    return contents.quant_method == NAME
+
+
+def weight(contents: Contents, array: StoredArray) -> Weight | None:
+    """An array of FP8 or U8 that is a weight."""
+    if not array.name.endswith(WEIGHT) or not (is_fp8(array) or array.dtype == np.uint8):
+        return None
+    scheme = _scheme(contents, array.name.removesuffix(WEIGHT))
+    kind, cut = scheme.get("dtype"), scheme.get("qscheme")
+    scale = find(contents, f"{array.name}_scale", array.name)
+    if kind == "fp8_e4m3" and cut in ("per_tensor", "per_channel"):
+        built = scaled_weight(contents, array, scale, array.name)
+        is_single = built.format.parameters[0].block is None
+        rows = [array.shape[:-1], (*array.shape[:-1], 1)]
+        if is_single != (cut == "per_tensor"):
+            why = f"qscheme {cut} in {contents.declared_in}"
+            require_shape(scale, [()] if cut == "per_tensor" else rows, why)
+        return built
+    groups = scheme.get("group_size"), scheme.get("scale_format")
+    if kind == "fp4" and cut == "per_group" and groups == (32, "e8m0"):
+        return _mxfp4(contents, array, scale)
+    raise UnsupportedError(
+        f"weights of {contents.declared_in}",
+        file=contents.source,
+        tensor=array.name,
+        expected="fp4 per_group 32 with e8m0, or fp8_e4m3 per_tensor or per_channel",
+        found=f"{kind!r:.20} {cut!r:.20} {groups[0]!r:.20} {groups[1]!r:.20}",
+    )
+
+
+def _scheme(contents: Contents, module: str) -> Mapping[str, Any]:
+    """What is declared of a module's weights."""
+    declared = contents.quantization or {}
+    layers = declared.get("layer_quant_config")
+    layers = layers if isinstance(layers, Mapping) else {}
+    matching = (k for k in layers if k == module or fnmatchcase(module, k))
+    if (pattern := next(matching, None)) is not None:
+        own = layers[pattern]
+    elif declared.get("layer_type_quant_config"):  # classes of modules are not in a checkpoint
+        raise UnsupportedError(
+            f"layer_type_quant_config of {contents.declared_in}",
+            file=contents.source,
+            expected="none",
+            found="some",
+        )
+    else:
+        own = declared.get("global_quant_config")
+    scheme = own.get("weight") if isinstance(own, Mapping) else None
+    return scheme if isinstance(scheme, Mapping) else {}
+
+
+def _mxfp4(contents: Contents, array: StoredArray, scale: StoredArray) -> Weight:
+    require_dtype(array, [np.uint8], f"fp4 in {contents.declared_in}")
+    require_rank(array, 1)
+    shape = (*array.shape[:-1], 2 * array.shape[-1])
+    grid = formats.MXFP4.parameter("scale").grid(shape)
+    why = f"fp4 in {contents.declared_in}, weight {list(shape)}"
+    require_dtype(scale, [np.uint8, ml_dtypes.float8_e8m0fnu], why)
+    require_shape(scale, [grid], why)
+    return Weight(
+        name=array.name,
+        format=formats.MXFP4,
+        shape=shape,
+        parts={
+            "code": packed(array, formats.FP4_E2M1),
+            "scale": whole(scale, formats.FP8_E8M0, grid),
+        },
+    )
