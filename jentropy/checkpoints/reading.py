@@ -147,7 +147,7 @@ def _contradictions(
             same = [c for c, w in weights.items() if w.name == weight.name]
             same += [weight.name] if weight.name in contents.arrays else []
             for name in dict.fromkeys(same):
-                yield name, _fault(contents, "weight stored twice", weight, "one", same)
+                yield name, _fault(contents, "stored twice", weight, "one", same)
         elif unused:
             yield code, _fault(contents, "scales", weight, f"those of {weight.format.name}", unused)
 
