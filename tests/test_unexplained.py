@@ -122,6 +122,8 @@ def test_scales_that_nothing_explains_are_no_weights(tmp_path):
 
 def test_pytrees_are_looked_at_alike():
     tree = {"dense": {"kernel": CODES, "kernel_scale": SCALE, "bias": np.ones(4, np.float32)}}
+    apart = {"params": {"q": {"kernel": CODES}}, "scales": {"q": {"kernel": SCALE}}}
+    assert "params.q.kernel" in jentropy.analyze(apart).notes[0]
     for given in (tree, jentropy.compress(tree), jax.tree.map(jnp.asarray, tree)):
         report = jentropy.analyze(given)
         assert report.weights == 4

@@ -32,6 +32,7 @@ _PARTS = frozenset((
     "weight", "weights", "w", "kernel", "qweight", "qvalue", "qdata", "data", "code", "codes",
     "packed", "blocks", "inv", "inverse", "quant", "quantizer", "quantized", "dequant", "factor",
     "factors", "point", "tensor", "channel", "block", "row", "group", "global", "per", "fp8",
+    "param", "params",
 ))
 # Small arrays that a module may have whether it is quantised or not.
 _PLAIN = frozenset((

@@ -26,8 +26,9 @@ def open_checkpoint(path: str | Path, *, strict: bool = False) -> Checkpoint:
       path: a safetensors or GGUF file, a directory of such files (in Hugging Face form, with
         `config.json` or without, or a pipeline of several), an Orbax checkpoint, a compressed
         checkpoint, a file or folder in one (`DST/unet`), or `hf://owner/name[@revision]`.
-      strict: whether a quantised weight that nothing here can explain is an error; otherwise it is
-        RAW, and `.notes` and its `.note` say why.
+      strict: whether a quantised weight that contradicts what its config declares, or that lacks a
+        part, is an error; otherwise it is RAW, as one of an unknown method is in any case, and
+        `.notes` and its `.note` say why.
 
     Returns:
       A `Checkpoint`: `.names()`, `.tensor(name)`, `.config`, `.notes`.

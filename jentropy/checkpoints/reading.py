@@ -27,7 +27,7 @@ from .dialects.scaled import is_fp8
 from .dialects.weight import AUXILIARY, Missing, Part, Weight
 from .index import PACKED_BITS
 
-_FULL = (formats.BF16, formats.FP16, formats.FP32)  # mean what they say in any checkpoint
+_FULL = ("BF16", "FP16", "FP32")  # mean what they say in any checkpoint
 _SHOWN = 3  # names in a note
 _MOST = 20  # notes
 
@@ -133,6 +133,8 @@ def _contradictions(
     contents: Contents, weights: dict[str, Weight]
 ) -> Iterator[tuple[str, InputError]]:
     """Arrays that cannot be what a dialect takes them for, seen beside all others, and why."""
+    if not weights:
+        return
     used = _used(weights)
     names = Counter(w.name for w in weights.values())
     names.update(n for n in contents.arrays if n not in weights and n not in used)
@@ -147,7 +149,7 @@ def _contradictions(
             same = [c for c, w in weights.items() if w.name == weight.name]
             same += [weight.name] if weight.name in contents.arrays else []
             for name in dict.fromkeys(same):
-                yield name, _fault(contents, "weight stored twice", weight, "one", same)
+                yield name, _fault(contents, "stored twice", weight, "one", same)
         elif unused:
             yield code, _fault(contents, "scales", weight, f"those of {weight.format.name}", unused)
 
@@ -175,8 +177,10 @@ def _unexplained(
     Returns:
       Names of the arrays that seem to serve their quantisation.
     """
-    companions = Companions(left.values())
     auxiliary: set[str] = set()
+    if all(_is_number(array) for array in left.values()) and not reasons:
+        return auxiliary
+    companions = Companions(left.values())
     # Codes first: what is named like a scale may be one of theirs.
     for name, array in sorted(left.items(), key=lambda item: is_scale_name(item[0])):
         if name in auxiliary or name.endswith(AUXILIARY):
@@ -195,10 +199,14 @@ def _may_be_codes(array: StoredArray, companions: Companions) -> bool:
     """Whether an array is such that the user should know if its values are not."""
     if array.packing or is_fp8(array):
         return True
-    is_number = formats.plain_format(array.dtype).element in _FULL
     is_narrow = array.dtype.itemsize <= 4 and array.dtype != np.bool_
     many = len(array.shape) > 1 or (len(array.shape) == 1 and companions.named_after(array))
-    return is_narrow and not is_number and bool(many)
+    return is_narrow and not _is_number(array) and bool(many)
+
+
+def _is_number(array: StoredArray) -> bool:
+    """Whether an array's dtype says all there is to say of it, in any checkpoint."""
+    return formats.format_of_dtype(array.dtype) in _FULL
 
 
 def _why(contents: Contents, dialect: ModuleType, array: StoredArray, beside: list[str]) -> str:
@@ -266,8 +274,7 @@ def _tensor(weight: Weight, dialect: str) -> Tensor:
 
 def _left_over(contents: Contents, array: StoredArray, reason: str, *, auxiliary: bool) -> Tensor:
     tensor = plain_tensor(array.name, array)
-    is_number = tensor.number_format.element in _FULL
-    if reason or auxiliary or not (is_number or not contents.quantization):
+    if reason or auxiliary or (contents.quantization and not _is_number(array)):
         raw = Format(name=formats.RAW, element=formats.raw_element(array.dtype))
         return tensor.as_raw(raw, auxiliary=auxiliary, note=reason)
     return tensor

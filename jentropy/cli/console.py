@@ -38,7 +38,8 @@ def add_strict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--strict",
         action="store_true",
-        help="refuse quantised weights that nothing here explains, instead of RAW codes and a note",
+        help="refuse quantised weights that contradict their config or lack a part, "
+        "instead of RAW codes and a note",
     )
 
 
