@@ -310,6 +310,11 @@ def test_files_and_folders_in_an_archive_open_by_their_paths(tmp_path):
         np.testing.assert_array_equal(ours.tensor(name).values(), theirs.tensor(name).values())
     assert jentropy.open_checkpoint(dst / "text").config == {"model_type": "clip"}
     assert jentropy.analyze(dst / "unet").weights == 32
+    assert jentropy.inspect(dst / "unet").weights == 32
+    whole, part = (jentropy.inspect(path) for path in (dst, dst / "unet"))
+    assert part.archive_bytes + part.other_files_bytes == (
+        whole.archive_bytes + whole.other_files_bytes
+    )
     for path in ("nothing", "text/nothing"):
         with pytest.raises(InputError, match="no such file or directory"):
             jentropy.open_checkpoint(dst / path)

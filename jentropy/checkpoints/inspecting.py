@@ -10,7 +10,7 @@ from typing import Any
 
 from jentropy.formats import GROUP_INDEX, RAW
 
-from .archived import ArchivedArray
+from .archived import ArchivedArray, inside_archive
 from .checkpoint import Tensor
 from .compressed import CompressedCheckpoint
 
@@ -64,10 +64,14 @@ class Inspection:
 def inspect(path: str | Path) -> Inspection:
     """Sizes and entropies of a compressed checkpoint; no weight is decoded.
 
+    Args:
+      path: a compressed checkpoint, or a file or folder in one (`DST/unet`).
+
     Raises:
       InputError: not a compressed checkpoint, or a damaged index.
     """
-    checkpoint = CompressedCheckpoint(Path(path), strict=False, lenient=True)
+    place = inside_archive(Path(path)) or (Path(path), "")
+    checkpoint = CompressedCheckpoint(*place, strict=False, lenient=True)
     store, arrays = checkpoint.store, checkpoint.arrays
     rows, weights, joint = [], 0, 0.0
     raw, known = set[str](), set[str]()  # names of arrays
