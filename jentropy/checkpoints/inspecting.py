@@ -78,7 +78,8 @@ def inspect(path: str | Path) -> Inspection:
     for tensor in map(checkpoint.tensor, checkpoint.names()):
         row = _row(tensor, arrays)
         rows.append(row)
-        (raw if tensor.format == RAW else known).update(tensor.parts.values())
+        parts = (name for key, name in tensor.parts.items() if key != GROUP_INDEX)
+        (raw if tensor.format == RAW else known).update(parts)
         if tensor.format != RAW:
             size = math.prod(tensor.shape)
             weights += size
