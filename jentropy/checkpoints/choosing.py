@@ -9,8 +9,8 @@ The same rules read a directory and its archive, so that both show the same tens
    arrays are the model's; `X.safetensors` takes the place of an index of X whose files are gone.
 3. Without an index it is `model.safetensors`, or else all files. Of files that hold the same names,
    `X` is the model and `X.fp16`, `X-000002`, `X_ema` are its variants. Where no file is the one
-   that others vary, the directory is no one checkpoint. A GGUF file's projector goes with it, unless
-   there are several.
+   that others vary, the directory is no one checkpoint. A projector of GGUF files goes with them,
+   unless there are several.
 
 What is not the model's is in the archive all the same.
 """
