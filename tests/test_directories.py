@@ -172,6 +172,12 @@ def gguf_and_projector(root: Path) -> None:
     write_gguf(root / "mmproj-m-f16.gguf", ["v.a"])
 
 
+def gguf_and_projectors(root: Path) -> None:
+    write_gguf(root / "m.gguf", ["a", "q.weight"])
+    for kind in ("BF16", "F16"):
+        write_gguf(root / f"mmproj-{kind}.gguf", ["v.a"])
+
+
 # A directory; what it shows; a note on what it does not.
 SOUND: dict[Callable[[Path], None], tuple[list[str], str]] = {
     stale_entries: (["a", "b", "c"], "names ghost, which no file has"),
@@ -191,6 +197,7 @@ SOUND: dict[Callable[[Path], None], tuple[list[str], str]] = {
     beside_the_model: (["a"], r"adapter.*q8\.gguf.*consolidated.*not shown"),
     gguf_in_parts: (["a", "b", "q.weight"], ""),
     gguf_and_projector: (["a", "q.weight", "v.a"], ""),
+    gguf_and_projectors: (["a", "q.weight"], "mmproj-BF16.*mmproj-F16.*not shown"),
 }
 
 
@@ -310,6 +317,11 @@ def test_files_and_folders_in_an_archive_open_by_their_paths(tmp_path):
         np.testing.assert_array_equal(ours.tensor(name).values(), theirs.tensor(name).values())
     assert jentropy.open_checkpoint(dst / "text").config == {"model_type": "clip"}
     assert jentropy.analyze(dst / "unet").weights == 32
+    assert jentropy.inspect(dst / "unet").weights == 32
+    whole, part = (jentropy.inspect(path) for path in (dst, dst / "unet"))
+    assert part.archive_bytes + part.other_files_bytes == (
+        whole.archive_bytes + whole.other_files_bytes
+    )
     for path in ("nothing", "text/nothing"):
         with pytest.raises(InputError, match="no such file or directory"):
             jentropy.open_checkpoint(dst / path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from .choosing import Choice, Component
 from .contents import Contents, StoredArray, decode_text, read_contents
 from .decoding import entries_of, read_blocks, read_entry
 from .index import Blocks, Entry, FileEntry
-from .store import Store
+from .store import Store, is_compressed_checkpoint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,6 +157,15 @@ class Archive:
             self.root / file, blob[safetensors.LENGTH_BYTES :].tobytes()
         )
         return safetensors.text_metadata(header.get("__metadata__"))
+
+
+def inside_archive(path: Path) -> tuple[Path, str] | None:
+    """The compressed checkpoint that a path leads into, and the path in it."""
+    if not path.exists():
+        for folder in path.parents:
+            if is_compressed_checkpoint(folder):
+                return folder, path.relative_to(folder).as_posix()
+    return None
 
 
 def stored_entry(store: Store, entry: Entry) -> StoredArray:

@@ -9,7 +9,8 @@ The same rules read a directory and its archive, so that both show the same tens
    arrays are the model's; `X.safetensors` takes the place of an index of X whose files are gone.
 3. Without an index it is `model.safetensors`, or else all files. Of files that hold the same names,
    `X` is the model and `X.fp16`, `X-000002`, `X_ema` are its variants. Where no file is the one
-   that others vary, the directory is no one checkpoint.
+   that others vary, the directory is no one checkpoint. A projector of GGUF files goes with them,
+   unless there are several.
 
 What is not the model's is in the archive all the same.
 """
@@ -29,6 +30,7 @@ from .indices import some, varies
 
 SAFETENSORS, GGUF = safetensors.SUFFIX, gguf_files.SUFFIX
 PIPELINE = "model_index.json"
+PROJECTOR = "mmproj"  # in the names of GGUF files that go with a model's own
 MODEL = "model"  # what transformers names a model's files
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})")
 
@@ -139,6 +141,9 @@ class _Folder:
         weights = sorted(name for name in self._own if name.endswith(kind))
         if f"{MODEL}{SAFETENSORS}" in weights:
             weights = [f"{MODEL}{SAFETENSORS}"]
+        projectors = [name for name in weights if PROJECTOR in name.lower()]
+        if 1 < len(projectors) < len(weights):  # the same one in several precisions
+            weights = [name for name in weights if name not in projectors]
         return self._by_file(weights) if weights else []
 
     def _fail(self, error: InputError) -> None:

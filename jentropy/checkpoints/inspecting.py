@@ -12,7 +12,7 @@ from typing import Any
 
 from jentropy.formats import GROUP_INDEX, RAW
 
-from .archived import ArchivedArray
+from .archived import ArchivedArray, inside_archive
 from .checkpoint import Tensor
 from .compressed import CompressedCheckpoint
 
@@ -67,20 +67,22 @@ def inspect(path: str | Path, *, strict: bool = False) -> Inspection:
     """Sizes and entropies of a compressed checkpoint; no weight is decoded.
 
     Args:
-      path: a compressed checkpoint.
-      strict: see `open_checkpoint`.
+    place = inside_archive(Path(path)) or (Path(path), "")
+    checkpoint = CompressedCheckpoint(*place, strict=strict, lenient=not strict)
 
     Raises:
       InputError: not a compressed checkpoint, or a damaged index.
     """
-    checkpoint = CompressedCheckpoint(Path(path), strict=strict, lenient=not strict)
+    place = inside_archive(Path(path)) or (Path(path), "")
+    checkpoint = CompressedCheckpoint(*place, strict=strict, lenient=not strict)
     store, arrays = checkpoint.store, checkpoint.arrays
     rows, weights, joint = [], 0, 0.0
     raw, known = set[str](), set[str]()  # names of arrays
     for tensor in map(checkpoint.tensor, checkpoint.names()):
         row = _row(tensor, arrays)
         rows.append(row)
-        (raw if tensor.format == RAW else known).update(tensor.parts.values())
+        parts = (name for key, name in tensor.parts.items() if key != GROUP_INDEX)
+        (raw if tensor.format == RAW else known).update(parts)
         if tensor.format != RAW:
             size = math.prod(tensor.shape)
             weights += size

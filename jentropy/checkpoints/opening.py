@@ -11,6 +11,7 @@ import numpy as np
 from jentropy.containers import trees
 
 from . import orbax, reading
+from .archived import inside_archive
 from .checkpoint import Checkpoint
 from .compressed import CompressedCheckpoint
 from .contents import StoredArray, read_contents
@@ -36,7 +37,7 @@ def open_checkpoint(path: str | Path, *, strict: bool = False) -> Checkpoint:
     Raises:
       InputError: what is there cannot be read, by file and tensor.
     """
-    if inside := _inside_archive(Path(path)):
+    if inside := inside_archive(Path(path)):
         return CompressedCheckpoint(*inside, strict=strict)
     source = resolve(path)
     if source.is_dir() and is_compressed_checkpoint(source):
@@ -48,15 +49,6 @@ def open_checkpoint(path: str | Path, *, strict: bool = False) -> Checkpoint:
         return Checkpoint(source, found.tensors, found.config, found.notes)
     leaves = reading.read(contents, strict=strict)
     return Checkpoint(source, leaves.tensors, contents.config, leaves.notes)
-
-
-def _inside_archive(path: Path) -> tuple[Path, str] | None:
-    """The compressed checkpoint that a path leads into, and the path in it."""
-    if not path.exists():
-        for folder in path.parents:
-            if is_compressed_checkpoint(folder):
-                return folder, path.relative_to(folder).as_posix()
-    return None
 
 
 def _leaves(source: Path) -> Iterator[StoredArray]:
