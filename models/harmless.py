@@ -15,14 +15,14 @@ _TRAINING = """
     neftune_noise_alpha num_labels output_router_logits pretraining_tp problem_type
     router_aux_loss_coef sentence_transformers summary_activation summary_first_dropout
     summary_last_dropout summary_proj_to_labels summary_type summary_use_proj
-    task_specific_params finetuning_task use_gradient_checkpointing z_loss_coef
+    task_names task_specific_params finetuning_task use_gradient_checkpointing z_loss_coef
 """
 _RUNNING = """
     cache_implementation chunk_size_feed_forward fused_mlp is_decoder is_llama_config
     max_seq_len max_seq_length max_sequence_length model_max_length output_attentions
     output_hidden_states return_dict seq_length tf_legacy_loss torchscript use_bfloat16 use_cache
     use_flash_attention use_flash_attention_2 use_flash_attn use_fused_mlp use_fused_rms_norm
-    use_liger_kernel use_return_dict use_sdpa
+    use_fused_rope use_liger_kernel use_return_dict use_sdpa
 """
 _GENERATION = """
     bad_words_ids begin_suppress_tokens diversity_penalty do_sample early_stopping

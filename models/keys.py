@@ -95,11 +95,15 @@ def agreed(name: str, *values: Any) -> Any:
 
 def is_neutral(value: Any) -> bool:
     """Whether a value stands for "not used": null, false, 0, 1 or nothing in it."""
-    if value is None or value is False:
-        return True
-    if isinstance(value, int | float) and value is not True:
-        return value in (0, 1)
-    return isinstance(value, str | list | dict) and not value
+    if isinstance(value, int | float):
+        return value is False or (value is not True and value in (0, 1))
+    return _is_empty(value)
+
+
+def _is_empty(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(_is_empty(inner) for inner in value.values())
+    return value is None or (isinstance(value, str | list) and not value)
 
 
 def refuse_unread(

@@ -131,7 +131,7 @@ COMPRESSED_TENSORS = {
     "quant_method": "compressed-tensors",
     "quantization_status": "compressed",
     "sparsity_config": {},
-    "transform_config": {},
+    "transform_config": {"config_groups": {}},
     "version": "0.11.0",
 }
 GPTQ = {

@@ -29,16 +29,17 @@ def with_sharding(packed: Any, sharding: Any) -> Any:
     """
     found = jax.tree_util.tree_flatten_with_path(sharding, is_leaf=_is_rule)[0]
     rules = {_keys(path): rule for path, rule in found}
+    unused: dict[Keys | None, str]
     unused = {_keys(path): jax.tree_util.keystr(path) for path, _ in found}
 
     def place(path: Any, leaf: Any) -> Any:
-        if not is_compressed(leaf):
-            return leaf
         keys, name = _keys(path), jax.tree_util.keystr(path, simple=True, separator=".")
         above = next((keys[:i] for i in range(len(keys) + 1) if keys[:i] in rules), None)
+        unused.pop(above, None)
+        if not is_compressed(leaf):
+            return leaf
         if above is None:
             raise InputError("sharding", tensor=name, expected="one, or None", found="no such key")
-        unused.pop(above, None)
         return dataclasses.replace(leaf, sharding=_fitting(leaf, rules[above], name))
 
     placed = jax.tree_util.tree_map_with_path(place, packed, is_leaf=is_compressed)
@@ -62,12 +63,18 @@ def _keys(path: Any) -> Keys:
     return tuple(found)
 
 
+def _shown(tensor: CompressedTensor) -> tuple[tuple[int, ...], Any]:
+    """Shape and dtype of what `decompress` gives."""
+    return tuple(tensor.shape), tensor.dtype
+
+
 def _fitting(tensor: CompressedTensor, rule: Any, name: str) -> jax.sharding.Sharding | None:
     """The sharding that a rule gives to a tensor."""
+    shape, dtype = _shown(tensor)
     if isinstance(rule, _TEMPLATES):
-        told, found = (tuple(rule.shape), rule.dtype), (tuple(tensor.shape), tensor.dtype)
-        if told != found:
-            raise InputError("shape and dtype", tensor=name, expected=told, found=found)
+        told = (tuple(rule.shape), rule.dtype)
+        if told != (shape, dtype):
+            raise InputError("shape and dtype", tensor=name, expected=told, found=(shape, dtype))
         rule = rule.sharding
     if rule is None:
         return None
@@ -78,12 +85,12 @@ def _fitting(tensor: CompressedTensor, rule: Any, name: str) -> jax.sharding.Sha
             expected="a jax.sharding.Sharding, ShapeDtypeStruct or None",
             found=f"{rule!r:.60}",
         )
-    if not tensor.shape and isinstance(rule, jax.sharding.NamedSharding):
+    if not shape and isinstance(rule, jax.sharding.NamedSharding):
         everywhere = jax.sharding.PartitionSpec()
         return jax.sharding.NamedSharding(rule.mesh, everywhere, memory_kind=rule.memory_kind)
     try:
-        rule.shard_shape(tuple(tensor.shape))
-        if isinstance(rule, jax.sharding.NamedSharding) and len(rule.spec) > len(tensor.shape):
+        rule.shard_shape(shape)
+        if isinstance(rule, jax.sharding.NamedSharding) and len(rule.spec) > len(shape):
             raise ValueError(f"{len(rule.spec)} axes")
         if not rule.device_set:
             raise ValueError("no device")
@@ -92,7 +99,7 @@ def _fitting(tensor: CompressedTensor, rule: Any, name: str) -> jax.sharding.Sha
         raise InputError(
             "sharding",
             tensor=name,
-            expected=f"one that splits shape {list(tensor.shape)}",
+            expected=f"one that splits shape {list(shape)}",
             found=f"{rule!r:.120}: {reason:.120}",
         ) from error
     return rule
