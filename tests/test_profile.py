@@ -268,6 +268,21 @@ def test_schedules_are_read_with_their_loops_and_conditions(tmp_path):
         schedule.read(tmp_path, "other", steps=8)
 
 
+def test_the_units_of_newer_dumps_are_told_by_their_names(tmp_path):
+    (tmp_path / "1-toy.1-70-final_bundles.txt").write_text(BUNDLES)
+    name = "1-toy.1-68-final_hlo-static-per-bundle-utilization.txt"
+    names = "MATMUL, MATPUSH, XLU, VALU, VPOP, EUP, VLOAD, VLOAD:FILL, VSTORE, VSTORE:SPILL, SALU"
+    head = f"== CAPACTIY:\n{names}\n    4     4     3\n== UTILIZATION:\n"
+    rows = "\n".join(["1 2 0 0 0 0 0 0 0 1 3"] * 0x13)
+    (tmp_path / name).write_text(head + rows)
+    read = schedule.read(tmp_path, "toy", steps=8, trips=3)
+    assert read.slots["MXU"] == read.spills == read.bundles
+    assert read.slots["SALU"] == 3 * read.bundles
+    (tmp_path / name).write_text(head.replace("MATMUL", "TENSOR") + rows)
+    with pytest.raises(InputError, match=r"use of slots: .* found TENSOR, .*libtpu"):
+        schedule.read(tmp_path, "toy", steps=8, trips=3)
+
+
 @pytest.mark.parametrize("first_step", [False, True])
 def test_conditions_that_were_saved_are_told_from_numbers(tmp_path, first_step):
     """%p1_p0 comes back from memory: whether this is the first step, or anything else."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
@@ -48,7 +49,7 @@ def kernel(
     power = top[...].astype(jnp.int32) - window12.WINDOW
     scales = [_powers_of_two(power + i >> factors - 1) for i in range(factors)]
 
-    @pl.loop(0, quarter, step=STEP)
+    @pl.loop(np.int32(0), np.int32(quarter), step=np.int32(STEP))  # also where integers are int64
     def _(row: Array) -> None:
         own = [words[i, pl.ds(pl.multiple_of(row, STEP), STEP), :] for i in range(window12.WORDS)]
         for q, slots in enumerate(window12.unpack_words(*own)):

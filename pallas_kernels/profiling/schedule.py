@@ -38,8 +38,8 @@ STARTED = re.compile(r"Start region (\d+)\b")
 LANDING = re.compile(r"Start/End empty region (\d+)\b")
 USAGE = re.compile(r"^\d+( \d+)+\s*$")
 UNITS = re.compile(r"^[A-Z:]+(, [A-Z:]+)+\s*$")
-# What a dump calls a unit: the MXU's two are one before libtpu 0.0.52.
-UNIT_NAMES = {"MATMUL": "MXU", "MATPUSH": "MXU", "VLOAD:FILL": "FILL", "VSTORE:SPILL": "SPILL"}
+# What a dump calls a unit; from libtpu 0.0.52 on the MXU's pushes of weights are counted apart.
+UNIT_NAMES = {"MATMUL": "MXU", "VLOAD:FILL": "FILL", "VSTORE:SPILL": "SPILL"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
