@@ -18,8 +18,8 @@ from jentropy import modes
 from .sizes import pieces
 
 # Codes counted by one call, whose counts fit uint32 by a wide margin; of compiled programs.
-PROGRAMS = (1 << 22, 1 << 19, 1 << 16)
-SMALL = 1 << 12  # not worth a call of the device
+PROGRAMS = (1 << 16, 1 << 18, 1 << 20, 1 << 22)
+SMALL = 1 << 14  # not worth a call of the device
 _SCATTER_BLOCK = 1 << 14  # codes of one scatter
 _MATMUL_BLOCK = 1 << 14  # codes of one one-hot product; its counts are exact in float32
 
