@@ -84,12 +84,12 @@ def count(codes: np.ndarray, *, bits: int) -> np.ndarray:
     flat = codes.reshape(-1)
     if flat.size <= SMALL:
         return np.bincount(flat, minlength=1 << bits)
-    total: np.ndarray | int = 0
+    total = np.zeros(1 << bits, np.int64)
     for part, size in pieces(flat.size, PROGRAMS):
         piece = np.asarray(flat[part])
         padding = size - piece.size  # counted, and taken off
         if padding:
             piece = np.pad(piece, (0, padding))
-        total = jax.device_get(_count(piece, bits=bits)).astype(np.int64) + total
+        total += jax.device_get(_count(piece, bits=bits))
         total[0] -= padding
-    return np.asarray(total)
+    return total
