@@ -17,8 +17,8 @@ from jentropy import modes
 
 from .sizes import pieces
 
-# Codes counted by one call, whose counts fit uint32 by a wide margin; of compiled programs.
-PROGRAMS = (1 << 16, 1 << 18, 1 << 20, 1 << 22)
+CHUNK = 1 << 22  # codes counted by one call; a call's counts fit uint32 by a wide margin
+PROGRAMS = (1 << 16, 1 << 18, 1 << 20, CHUNK)  # codes that programs are compiled for
 SMALL = 1 << 14  # not worth a call of the device
 _SCATTER_BLOCK = 1 << 14  # codes of one scatter
 _MATMUL_BLOCK = 1 << 14  # codes of one one-hot product; its counts are exact in float32
