@@ -22,7 +22,8 @@ def test_count_matches_bincount(dtype, bits, size):
 
 
 def test_count_adds_pieces(monkeypatch):
-    monkeypatch.setattr(histogram, "CHUNK", 1000)
+    monkeypatch.setattr(histogram, "PROGRAMS", (700, 1000))
+    monkeypatch.setattr(histogram, "SMALL", 0)
     codes = np.random.default_rng(0).integers(0, 1 << 16, (37, 91)).astype(np.uint16)
     np.testing.assert_array_equal(
         histogram.count(codes, bits=16), np.bincount(codes.reshape(-1), minlength=1 << 16)

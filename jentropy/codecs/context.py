@@ -391,7 +391,7 @@ def _decoding(
         parsed, contexts = held
         (first, *rest) = parsed.planes
         planes = [buffers.joined(low.astype("<u2").view(np.uint8), first), *rest]
-        codes[:] = _merge(symbols, contexts, planes, plan)
+        _merge(symbols, contexts, planes, plan, codes)
         _put_escapes(codes, symbols, parsed.escaped, plan)
         return then(codes)
 
@@ -430,11 +430,14 @@ def _put_escapes(codes: np.ndarray, symbols: np.ndarray, escaped: np.ndarray, pl
 
 
 def _merge(
-    symbols: np.ndarray, contexts: np.ndarray | None, planes: list[np.ndarray], plan: Plan
-) -> np.ndarray:
-    """Codes of symbols and raw planes. uint16[size]"""
+    symbols: np.ndarray,
+    contexts: np.ndarray | None,
+    planes: list[np.ndarray],
+    plan: Plan,
+    codes: np.ndarray,
+) -> None:
+    """Writes the codes of symbols and raw planes, uint16[size]."""
     contexts = np.zeros(symbols.size, np.uint8) if contexts is None else contexts
-    codes = np.empty(symbols.size, np.uint16)
     widths = rawbits.widths(plan.raw_bits)
     for part, size in pieces(symbols.size, rawbits.PROGRAMS):
         own = [  # a piece begins with a block, and only the last one ends within one
@@ -454,7 +457,6 @@ def _merge(
             dtype="uint16",
         )
         codes[part] = np.asarray(merged)[: part.stop - part.start]
-    return codes
 
 
 def _places_of(value: int, octets: np.ndarray) -> np.ndarray:

@@ -139,7 +139,7 @@ def _sums(codes: np.ndarray, median: int, element: ElementFormat) -> tuple[np.nd
     typical = (median << (raw_bits_of(element) - 1) >> mantissa) - element.bias
     scale = np.float32(2.0) ** np.float32(min(127, 5 - typical))
     if codes.size <= MEDIUM:
-        return _sums_by_table(codes, scale, element)
+        return _sums_on_host(codes, scale, element)
     block = min(EXACT, max(1, BLOCK // columns))
     by_row, by_column = np.empty(rows, np.int64), np.zeros(columns, np.int64)
     for at in range(0, rows, block):
@@ -153,18 +153,16 @@ def _sums(codes: np.ndarray, median: int, element: ElementFormat) -> tuple[np.nd
     return by_row, by_column
 
 
-def _sums_by_table(
+def _sums_on_host(
     codes: np.ndarray, scale: np.float32, element: ElementFormat
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The same sums on the host: for each shape of `_block_sums` a program is compiled."""
-    every = np.arange(1 << 15, dtype=np.uint16)
-    with np.errstate(over="ignore"):
-        table = np.tile(_scaled(every, scale, element, np).astype(np.uint32), 2)  # of any sign
+    """The same sums without `_block_sums`, which is compiled for every shape."""
     rows, columns = codes.shape
     by_row, by_column = np.empty(rows, np.int64), np.zeros(columns, np.int64)
     step = max(1, IN_CACHE // columns)
     for at in range(0, rows, step):
-        whole = table.take(codes[at : at + step])
+        with np.errstate(over="ignore"):
+            whole = _scaled(codes[at : at + step], scale, element, np).astype(np.uint32)
         by_row[at : at + step] = whole.sum(axis=1, dtype=np.uint32)
         by_column += whole.sum(axis=0, dtype=np.uint32)
     return by_row, by_column

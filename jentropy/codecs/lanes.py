@@ -365,8 +365,9 @@ class Gathered:
         states = np.full(grid.lanes, LOWER, np.uint32)
         pointers, ends = np.zeros(grid.lanes, np.uint32), np.zeros(grid.lanes, np.uint32)
         total = sum(stream.words.size for stream in streams)
-        most = 1 << (grid.steps * grid.lanes - 1).bit_length()  # a word a symbol; mostly a fifth
-        words = buffers.empty((most if total > most // 4 else most // 4,), np.uint16)
+        most = grid.steps * grid.lanes  # a word a symbol; a quarter is enough for nearly all
+        room = 1 << (max(total, most // 4) - 1).bit_length()
+        words = buffers.empty((room,), np.uint16)
         filled = 0
         for stream, columns in zip(streams, grid.columns, strict=True):
             states[columns] = stream.states

@@ -21,7 +21,7 @@ from jaxtyping import Array, UInt, UInt8, UInt16
 from .kernels import repeat
 
 BLOCK = 64  # codes
-PROGRAMS = (1 << 20, 1 << 16)  # codes that `split` and `merge` are compiled for
+PROGRAMS = (1 << 16, 1 << 18, 1 << 20)  # codes that `split` and `merge` are compiled for
 SLAB = 64  # blocks that are in the first cache at a time
 # Factors that bring each part of a byte to its top; uint16 has no variable shift on AVX2.
 _FACTORS = {8: [1], 4: [16, 1], 2: [64, 16, 4, 1], 1: [128, 64, 32, 16, 8, 4, 2, 1]}

@@ -17,9 +17,9 @@ from jentropy import modes
 
 from .sizes import pieces
 
-# Codes counted by one call, whose counts fit uint32 by a wide margin; of compiled programs.
-PROGRAMS = (1 << 22, 1 << 19, 1 << 16)
-SMALL = 1 << 12  # not worth a call of the device
+CHUNK = 1 << 22  # codes counted by one call; a call's counts fit uint32 by a wide margin
+PROGRAMS = (1 << 16, 1 << 18, 1 << 20, CHUNK)  # codes that programs are compiled for
+SMALL = 1 << 14  # not worth a call of the device
 _SCATTER_BLOCK = 1 << 14  # codes of one scatter
 _MATMUL_BLOCK = 1 << 14  # codes of one one-hot product; its counts are exact in float32
 
@@ -84,12 +84,12 @@ def count(codes: np.ndarray, *, bits: int) -> np.ndarray:
     flat = codes.reshape(-1)
     if flat.size <= SMALL:
         return np.bincount(flat, minlength=1 << bits)
-    total: np.ndarray | int = 0
+    total = np.zeros(1 << bits, np.int64)
     for part, size in pieces(flat.size, PROGRAMS):
         piece = np.asarray(flat[part])
         padding = size - piece.size  # counted, and taken off
         if padding:
             piece = np.pad(piece, (0, padding))
-        total = jax.device_get(_count(piece, bits=bits)).astype(np.int64) + total
+        total += jax.device_get(_count(piece, bits=bits))
         total[0] -= padding
-    return np.asarray(total)
+    return total

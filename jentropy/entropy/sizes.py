@@ -11,18 +11,15 @@ from collections.abc import Iterator, Sequence
 def pieces(count: int, sizes: Sequence[int]) -> Iterator[tuple[slice, int]]:
     """Cuts items into pieces, each with the size of the program that it is padded to.
 
-    A larger program is taken where it is three quarters full.
+    All are of the largest program but the last piece, which has the smallest that holds it.
 
     Args:
-      sizes: of programs, largest first.
+      sizes: of programs, smallest first.
 
     Example:
-      >>> list(pieces(300, (256, 64)))
+      >>> list(pieces(300, (16, 64, 256)))
       [(slice(0, 256, None), 256), (slice(256, 300, None), 64)]
     """
-    at = 0
-    for size in sizes:
-        while count - at > (0 if size == sizes[-1] else size * 3 // 4):
-            end = min(count, at + size)
-            yield slice(at, end), size
-            at = end
+    for at in range(0, count, sizes[-1]):
+        end = min(count, at + sizes[-1])
+        yield slice(at, end), next(size for size in sizes if size >= end - at)

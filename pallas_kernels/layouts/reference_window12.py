@@ -66,7 +66,7 @@ def pack(weight: Matrices) -> Packed:
         tops.append(top)
         row, column = np.nonzero(np.asarray(escapes))
         found.append((row, column, np.asarray(matrix[row, column])))
-    most = ceil_to(max(1, *(row.size for row, _, _ in found)), _room(rows * columns))
+    most = ceil_to(max(row.size for row, _, _ in found), _room(rows * columns))
     per_row = [np.bincount(row, minlength=rows) for row, _, _ in found]
     arrays: dict[str, Any] = {
         "words": jnp.stack(words),
@@ -108,7 +108,7 @@ def _room(weights: int) -> int:
 
 
 def _row_escapes(most: int) -> int:
-    return max(LEAST_ESCAPES, 1 << (most - 1).bit_length())
+    return max(LEAST_ESCAPES, 1 << (most - 1).bit_length()) if most else 0
 
 
 @jax.jit

@@ -235,7 +235,8 @@ def abstract(weight: Matrices) -> Packed | None:
     words = high // per_word(number_format.element)
     entries = -(-columns // blocks.wide) if blocks.options()["block"] else wide
     scale, factors = blocks.scale, [p for p in number_format.parameters if p.of is not None]
-    kind, narrow = np.dtype(np.float32), scale is None
+    kind: np.dtype[Any] = np.dtype(np.float32)
+    narrow = scale is None
     if scale is not None and scale.element.name == "FP8_E8M0":
         kind, narrow = np.dtype(np.uint8), True
     elif scale is not None and scale.element.name == "BF16" and not factors:
