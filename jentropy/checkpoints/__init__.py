@@ -2,11 +2,14 @@
 
 from .analysis import analyze
 from .checkpoint import Checkpoint, Tensor
-from .compressed import CompressedCheckpoint, decompress_checkpoint, load
-from .compressing import compress_checkpoint, save
+from .compressed import CompressedCheckpoint
+from .compressing import compress_checkpoint
+from .decompressing import decompress_checkpoint
 from .dialects import DIALECTS
 from .inspecting import Inspection, inspect
+from .loading import load
 from .opening import open_checkpoint
+from .saving import save
 from .verifying import verify
 
 __all__ = [

@@ -1,29 +1,22 @@
-"""A compressed checkpoint as a checkpoint, as a pytree, and as its original files."""
+"""A compressed checkpoint as a checkpoint, and as its original files."""
 
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import jax
 import numpy as np
 
-from jentropy.containers import coder, trees
-from jentropy.containers.tensor import CompressedTensor, dtype_named
-from jentropy.errors import InputError
+from jentropy.containers import coder
+from jentropy.containers.tensor import dtype_named
 from jentropy.formats import codes_of
 
-from . import orbax, reading, safetensors, structure
+from . import reading, safetensors, structure
 from .checkpoint import Arrays, Checkpoint, Tensor
-from .compressing import Progress
 from .contents import StoredArray, decode_text, read_contents
 from .index import Blocks, Entry, Filler, Part
-from .staging import destination_errors, staged
 from .store import Store
 
 
@@ -38,7 +31,7 @@ class CompressedCheckpoint(Checkpoint):
         self.source = path
         self.store = Store(path)
         self._files = {f.path: f for f in self.store.index.files}
-        self._entries = {entry.name: entry for entry in model_entries(self.store)}
+        self._entries = dict(named_entries(self.store))
         contents = read_contents(
             path,
             _arrays(self.store),
@@ -53,7 +46,7 @@ class CompressedCheckpoint(Checkpoint):
         found: dict[str, str] = {}
         for file in self.store.index.files:
             if file.model and file.path.endswith(safetensors.SUFFIX):
-                blob = _read(self.store, self.store.index.blobs[file.blob]).tobytes()
+                blob = read_entry(self.store, self.store.index.blobs[file.blob]).tobytes()
                 header = safetensors.parse_header(self.source / file.path, blob[8:])
                 found.update(safetensors.text_metadata(header.get("__metadata__")))
         return found
@@ -75,16 +68,28 @@ class CompressedCheckpoint(Checkpoint):
             return self.store.index.beside.get(file)
         if found.parts is not None:
             return None
-        blob = _read(self.store, self.store.index.blobs[found.blob])
+        blob = read_entry(self.store, self.store.index.blobs[found.blob])
         return decode_text(self.source / file, blob.tobytes())
 
 
-def model_entries(store: Store) -> list[Entry]:
-    """The entries that are the model's weights."""
+def named_entries(store: Store) -> list[tuple[str, Entry]]:
+    """The entries that are the model's weights, by name.
+
+    Raises:
+      CorruptError: a tree that is not as FORMAT.md has it.
+    """
     index = store.index
-    if not index.files:
-        return list(index.tensors)
-    return [index.tensors[i] for f in index.files if f.model for i in f.tensors]
+    if index.stores:  # two leaves of a tree may be one array
+        structure.rebuild(index.tree, index.tensors, store.array_path("index"))
+        return [(name, index.tensors[i]) for name, i in structure.numbers(index.tree)]
+    numbers = [i for f in index.files if f.model for i in f.tensors]
+    entries = [index.tensors[i] for i in numbers] if index.files else index.tensors
+    return [(entry.name, entry) for entry in entries]
+
+
+def model_entries(store: Store) -> list[Entry]:
+    """The entries that are the model's weights, each once."""
+    return list({id(entry): entry for _, entry in named_entries(store)}.values())
 
 
 def _coded(store: Store, entry: Entry, *, whole: bool) -> Iterator[coder.Coded]:
@@ -102,7 +107,8 @@ def read_entries(store: Store, entries: list[Entry]) -> Iterator[np.ndarray]:
         yield coder.assemble(decoded, entry.header)
 
 
-def _read(store: Store, entry: Entry) -> np.ndarray:
+def read_entry(store: Store, entry: Entry) -> np.ndarray:
+    """The array of an entry."""
     (values,) = read_entries(store, [entry])
     return values
 
@@ -110,11 +116,11 @@ def _read(store: Store, entry: Entry) -> np.ndarray:
 def _arrays(store: Store) -> Iterator[StoredArray]:
     """The arrays of the model's files, or of a pytree."""
     index = store.index
-    if not index.files:
-        yield from (_array(store, entry) for entry in index.tensors)
+    if index.stores or not index.files:
+        yield from (_array(store, entry, name) for name, entry in named_entries(store))
     for part in (part for f in index.files if f.model for part in f.parts or ()):
         if isinstance(part, int):
-            yield _array(store, index.tensors[part])
+            yield _array(store, index.tensors[part], index.tensors[part].name)
         elif isinstance(part, Blocks):
             yield StoredArray(
                 name=part.name,
@@ -126,13 +132,13 @@ def _arrays(store: Store) -> Iterator[StoredArray]:
             )
 
 
-def _array(store: Store, entry: Entry) -> StoredArray:
+def _array(store: Store, entry: Entry, name: str) -> StoredArray:
     return StoredArray(
-        name=entry.name,
+        name=name,
         shape=entry.header.shape,
         dtype=dtype_named(entry.header.dtype),
         file=store.path,
-        read=lambda: _read(store, entry),
+        read=lambda: read_entry(store, entry),
     )
 
 
@@ -148,80 +154,6 @@ def _side_by_side(fields: list[np.ndarray]) -> np.ndarray:
     return np.concatenate(
         [part.reshape(rows, part.size // max(1, rows)) for part in octets], axis=1
     )
-
-
-def load(path: str | Path, sharding: Any = None) -> Any:
-    """Opens a compressed checkpoint without reading or decoding a weight.
-
-    Args:
-      path: a compressed checkpoint.
-      sharding: where `decompress` will put the tensors: a `jax.sharding.Sharding` for all of them,
-        or a pytree of them with None for the default.
-
-    Returns:
-      A pytree of `CompressedTensor`: the one that was saved, or a dict by name of the weights of a
-      compressed checkpoint directory.
-
-    Raises:
-      InputError: not a compressed checkpoint, or one with a damaged index; damaged payloads are
-        found when they are decoded.
-    """
-    store = Store(Path(path))
-    entries = model_entries(store)
-    packed = [_packed(store, entry) for entry in entries]
-    if store.index.files:
-        tree = dict(zip((entry.name for entry in entries), packed, strict=True))
-    else:
-        tree = structure.rebuild(store.index.tree, packed, store.array_path("index"))
-    return tree if sharding is None else trees.with_sharding(tree, sharding)
-
-
-def _packed(store: Store, entry: Entry) -> CompressedTensor:
-    pieces: list[np.ndarray] = []
-    for _, group in itertools.groupby(entry.chunks, key=lambda ref: ref.bundle):
-        refs = list(group)
-        adjacent = all(a.offset + a.chunk.bytes == b.offset for a, b in itertools.pairwise(refs))
-        parts = [store.payload(ref) for ref in refs]
-        if adjacent:
-            whole = replace(refs[0].chunk, bytes=sum(ref.chunk.bytes for ref in refs))
-            parts = [store.payload(replace(refs[0], chunk=whole))]
-        pieces += parts
-    return CompressedTensor(payload=tuple(pieces), header=entry.header)
-
-
-def decompress_checkpoint(
-    path: str | Path, out: str | Path, progress: Progress | None = None
-) -> None:
-    """Writes the original files, byte for byte.
-
-    A checkpoint that was made of a pytree or of an Orbax checkpoint becomes an Orbax checkpoint of
-    the same arrays.
-
-    Args:
-      path: a compressed checkpoint.
-      out: the directory that will hold the files; it appears whole or not at all.
-      progress: told of progress.
-
-    Raises:
-      InputError: a damaged checkpoint.
-      DestinationError: `out` exists or cannot be written.
-    """
-    store, target = Store(Path(path)), Path(out)
-    if target.resolve().is_relative_to(store.path.resolve()):
-        raise InputError("destination lies inside the compressed checkpoint", file=target)
-    if not store.index.files:
-        orbax.save_tree(target, jax.tree.map(np.asarray, trees.decompress(load(path))))
-        return
-    with staged(target, "decompress") as stage, destination_errors(target):
-        for name, parts in file_bytes(store):
-            file = stage / "out" / name
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with file.open("wb") as stream:
-                for part in parts:
-                    stream.write(part.data)
-                    if progress:
-                        progress(part.size)
-        os.rename(stage / "out", target)
 
 
 def file_bytes(store: Store) -> Iterator[tuple[str, Iterator[np.ndarray]]]:

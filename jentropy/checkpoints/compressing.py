@@ -11,24 +11,28 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from jentropy.containers import coder, pieces, trees
-from jentropy.containers.tensor import chunk_length, first_twice
+from jentropy.containers import coder
+from jentropy.containers.tensor import chunk_length
 from jentropy.errors import InputError
 from jentropy.formats import ElementFormat
 
-from . import gguf_files, orbax, reading, safetensors, structure
+from . import gguf_files, reading, safetensors
 from . import index as index_lib
+from .array_store import ZarrArray
 from .contents import StoredArray
 from .dialects import gguf
 from .gguf_files import GgufFile
 from .hub import resolve
-from .index import Blocks, FileEntry, Filler, Part
+from .index import Blocks, FileEntry, Filler, Part, StoreEntry
+from .item_tree import ARRAY, Leaf
+from .orbax_source import OrbaxSource, is_orbax, read_orbax
 from .safetensors import SafetensorsFile
 from .sources import FileSource, read_file_source
 from .staging import refuse_existing
-from .store import is_compressed_checkpoint, is_orbax_checkpoint
+from .store import is_compressed_checkpoint
 from .writer import Writer, writing
 
+READ_BYTES = 1 << 29  # of arrays that are read ahead
 Progress = Callable[[int], None]  # called with the number of source bytes done since the last call
 
 
@@ -37,9 +41,10 @@ class _Item:
     """A tensor or a blob to write, and what is known of it so far."""
 
     name: str
-    values: np.ndarray
+    values: np.ndarray | ZarrArray  # in memory, mapped, or unread
     is_blob: bool
     element: ElementFormat | None = None  # of the codes, if it is not the dtype's
+    leaf: Leaf = ARRAY
     header: dict[str, Any] | None = None
     chunks: list[list[Any]] = field(default_factory=list)
 
@@ -50,25 +55,41 @@ class _Item:
 
     def draft(self) -> coder.Draft:
         skip = len(self.chunks)
+        values = self.values.read() if isinstance(self.values, ZarrArray) else self.values
         if self.is_blob:
-            return coder.blob(self.name, self.values, skip=skip)
-        return coder.draft(self.name, self.values, element=self.element, skip=skip)
+            return coder.blob(self.name, values, skip=skip)
+        return coder.draft(
+            self.name,
+            values,
+            element=self.element,
+            numpy=not self.leaf.jax,
+            scalar=self.leaf.scalar,
+            key=self.leaf.key,
+            skip=skip,
+        )
 
     def entry(self) -> dict[str, Any]:
         assert self.header is not None
         return index_lib.entry_document(self.name, self.header, self.chunks)
 
 
-def compress_checkpoint(src: str | Path, dst: str | Path, progress: Progress | None = None) -> None:
+def compress_checkpoint(
+    src: str | Path,
+    dst: str | Path,
+    progress: Progress | None = None,
+    *,
+    step: int | None = None,
+) -> None:
     """Compresses a checkpoint, with every file that lies beside its weights.
 
     Killed or interrupted work is taken up by the next call with the same arguments.
 
     Args:
-      src: a safetensors file, a directory in Hugging Face form, an Orbax checkpoint (which is read
-        whole, and not taken up), or `hf://owner/name`.
+      src: a safetensors file, a directory in Hugging Face form, what Orbax wrote (the root of a
+        `CheckpointManager`, a step, an item), or `hf://owner/name`.
       dst: where the compressed checkpoint will appear, whole or not at all.
       progress: told of progress.
+      step: the only step of a manager's root that is wanted; None: all of them.
 
     Raises:
       InputError: a source that cannot be read, by file and tensor.
@@ -79,14 +100,11 @@ def compress_checkpoint(src: str | Path, dst: str | Path, progress: Progress | N
     source = resolve(src)
     if is_compressed_checkpoint(source):
         raise InputError("already a compressed checkpoint", file=source)
-    if source.is_dir() and is_orbax_checkpoint(source):
-        save(target, trees.compress(orbax.load_tree(source)))
-        return
     if source.is_dir() and target.resolve().is_relative_to(source.resolve()):
         raise InputError("destination lies inside the source", file=target)
-    files = read_file_source(source)
-    items, entries = _collect(files)
-    fingerprint = _fingerprint(files)
+    files = read_source(source, step)
+    plan = _collect(files)
+    items, fingerprint = plan.items, _fingerprint(files)
     with writing(target, fingerprint) as writer:
         _write(writer, items, progress)
         if _fingerprint(files) != fingerprint:
@@ -98,18 +116,41 @@ def compress_checkpoint(src: str | Path, dst: str | Path, progress: Progress | N
                 bundles=writer.bundles,
                 tensors=tensors,
                 blobs=blobs,
-                files=entries,
+                files=plan.files,
                 beside=files.beside(),
+                tree=plan.tree,
+                stores=plan.stores,
             )
         )
 
 
-def _collect(source: FileSource) -> tuple[list[_Item], list[FileEntry]]:
+def read_source(source: Path, step: int | None = None) -> FileSource | OrbaxSource:
+    """What a path holds, read without its arrays.
+
+    Raises:
+      InputError: what is there cannot be read; a step of what is no manager's root.
+    """
+    if is_orbax(source):
+        return read_orbax(source, step)
+    if step is not None:
+        raise InputError(
+            f"step {step}", file=source, expected="the root of a CheckpointManager", found="none"
+        )
+    return read_file_source(source)
+
+
+def _collect(source: FileSource | OrbaxSource) -> _Plan:
     """What there is to write, in order, and how the files are made of it."""
     elements = reading.read(source.contents(), strict=False).elements
     plan = _Plan()
-    for name in source.files:
-        path, is_model = source.root / name, name in source.model
+    model: tuple[str, ...] = ()
+    if isinstance(source, FileSource):
+        names, model = source.files, source.model
+    else:
+        plan.add_stores(source, elements)
+        names = source.kept
+    for name in names:
+        path, is_model = source.root / name, name in model
         if not index_lib.is_safe_path(name):
             raise InputError(
                 "name of a file", file=path, expected="one without a backslash", found=repr(name)
@@ -121,7 +162,7 @@ def _collect(source: FileSource) -> tuple[list[_Item], list[FileEntry]]:
         else:
             blob = plan.add_blob(name, map_file(path))
             plan.files.append(FileEntry(path=name, blob=blob))
-    return plan.items, plan.files
+    return plan
 
 
 class _Plan:
@@ -130,6 +171,8 @@ class _Plan:
     def __init__(self) -> None:
         self.items: list[_Item] = []
         self.files: list[FileEntry] = []
+        self.stores: list[StoreEntry] = []
+        self.tree: Any = None
         self._tensors = self._blobs = 0
 
     def add_blob(self, name: str, values: np.ndarray) -> int:
@@ -138,9 +181,15 @@ class _Plan:
         self._blobs += 1
         return self._blobs - 1
 
-    def add_tensor(self, name: str, values: np.ndarray, element: ElementFormat | None) -> int:
+    def add_tensor(
+        self,
+        name: str,
+        values: np.ndarray | ZarrArray,
+        element: ElementFormat | None,
+        leaf: Leaf = ARRAY,
+    ) -> int:
         """Adds a tensor; returns its number."""
-        self.items.append(_Item(name, values, False, element))
+        self.items.append(_Item(name, values, False, element, leaf))
         self._tensors += 1
         return self._tensors - 1
 
@@ -158,6 +207,30 @@ class _Plan:
             self.add_tensor(t.name, t.values, elements.get(t.name)) for t in opened.tensors
         )
         self.files.append(FileEntry(path=path, blob=blob, parts=parts, model=is_model))
+
+    def add_stores(self, source: OrbaxSource, elements: Mapping[str, ElementFormat]) -> None:
+        """The arrays of an Orbax checkpoint, numbered as in its tree."""
+        names = dict(reversed([(id(array), name) for name, array in source.named()]))
+        for store in source.stores:
+            arrays = []
+            for array in store.arrays:
+                name = names.get(id(array), f"{store.path}/{array.prefix}".strip("/"))
+                leaf = source.leaves.get(self._tensors, ARRAY)
+                number = self.add_tensor(name, array, elements.get(name), leaf)
+                arrays.append((number, array.prefix, array.metadata))
+            others = [
+                (key.decode("utf-8", "surrogateescape"), self.add_blob(store.path, _bytes(value)))
+                for key, value in store.others.items()
+            ]
+            self.stores.append(
+                StoreEntry(
+                    path=store.path,
+                    ocdbt=store.ocdbt,
+                    arrays=tuple(arrays),
+                    others=tuple(others),
+                )
+            )
+        self.tree = source.tree
 
     def add_gguf(self, path: str, opened: GgufFile) -> None:
         """A header, then tensors and the bytes between; blocks are taken apart."""
@@ -207,7 +280,11 @@ def map_file(path: Path) -> np.ndarray:
     return np.zeros(0, np.uint8) if empty else np.asarray(np.memmap(path, np.uint8, mode="r"))
 
 
-def _fingerprint(source: FileSource) -> str:
+def _bytes(data: bytes) -> np.ndarray:
+    return np.frombuffer(data, np.uint8)
+
+
+def _fingerprint(source: FileSource | OrbaxSource) -> str:
     """Changes with any file of the source and with this release's format."""
     stats = [(source.root / name).stat() for name in source.files]
     state = [
@@ -229,10 +306,11 @@ def _write(writer: Writer, items: list[_Item], progress: Progress | None) -> Non
     numbers: dict[int, int] = {}
 
     def drafts() -> Iterator[coder.Draft]:
-        made = coder.drafts(items[number].draft for number in waiting)
-        for number, draft in zip(waiting, made, strict=True):
-            numbers[id(draft)] = number
-            yield draft
+        for group in _groups(items, waiting):
+            made = coder.drafts(items[number].draft for number in group)
+            for number, draft in zip(group, made, strict=True):
+                numbers[id(draft)] = number
+                yield draft
 
     for draft, chunks in coder.encode(drafts()):
         item = items[numbers[id(draft)]]
@@ -247,33 +325,17 @@ def _write(writer: Writer, items: list[_Item], progress: Progress | None) -> Non
     writer.flush()
 
 
-def save(path: str | Path, packed: Any) -> None:
-    """Writes a pytree as a compressed checkpoint.
-
-    Args:
-      path: where it will appear, whole or not at all.
-      packed: a pytree of `CompressedTensor` or arrays; arrays are compressed. Dicts, lists, tuples
-        and None come back as they are, any other node as a dict of its fields.
-
-    Raises:
-      InputError: two leaves whose dotted paths are the same.
-      DestinationError: `path` exists or cannot be written.
-    """
-    leaves, tree = structure.describe(trees.compress(packed))
-    twice = first_twice(name for name, _ in leaves)
-    if twice is not None:
-        raise InputError("two leaves of the pytree have this path", tensor=twice)
-    with writing(Path(path)) as writer:
-        entries = []
-        for name, leaf in leaves:
-            chunks = []
-            for item in pieces.coded_chunks(name, leaf):
-                coder.check_payload(item)
-                place = writer.append(item.payload)
-                chunks.append(index_lib.chunk_document(item.chunk, place, item.span.coding))
-                writer.record(None)
-            entries.append(
-                index_lib.entry_document(name, index_lib.header_document(leaf.header), chunks)
-            )
-        writer.flush()
-        writer.finish(index_lib.document(bundles=writer.bundles, tensors=entries, tree=tree))
+def _groups(items: list[_Item], numbers: list[int]) -> Iterator[list[int]]:
+    """Numbers of items in groups of which at most READ_BYTES are to be read, not mapped."""
+    group: list[int] = []
+    held = 0
+    for number in numbers:
+        values = items[number].values
+        size = values.nbytes if isinstance(values, ZarrArray) else 0
+        if group and held + size > READ_BYTES:
+            yield group
+            group, held = [], 0
+        group.append(number)
+        held += size
+    if group:
+        yield group

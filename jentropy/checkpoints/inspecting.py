@@ -10,7 +10,7 @@ from typing import Any
 from jentropy.formats import GROUP_INDEX, RAW
 
 from .checkpoint import Tensor
-from .compressed import CompressedCheckpoint, model_entries
+from .compressed import CompressedCheckpoint, model_entries, named_entries
 from .index import Blocks, Entry
 from .store import Store
 
@@ -97,7 +97,7 @@ def _yardstick(row: dict[str, Any]) -> float:
 
 def _entries_of_arrays(store: Store) -> dict[str, tuple[Entry, ...]]:
     """Entries that each stored array of the model is made of, by its name."""
-    found: dict[str, tuple[Entry, ...]] = {e.name: (e,) for e in model_entries(store)}
+    found: dict[str, tuple[Entry, ...]] = {name: (e,) for name, e in named_entries(store)}
     for part in (part for f in store.index.files if f.model for part in f.parts or ()):
         if isinstance(part, Blocks):
             found[part.name] = tuple(store.index.tensors[i] for i in part.fields)

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import jax
 import numpy as np
 
-from jentropy.containers import trees
+from jentropy.errors import InputError
 
-from . import orbax, reading
+from . import reading
 from .checkpoint import Checkpoint
 from .compressed import CompressedCheckpoint
-from .contents import StoredArray, read_contents
+from .compressing import read_source
+from .contents import StoredArray
 from .hub import resolve
-from .sources import read_file_source
-from .store import is_compressed_checkpoint, is_orbax_checkpoint
+from .orbax_source import OrbaxSource
+from .store import is_compressed_checkpoint
 
 
-def open_checkpoint(path: str | Path) -> Checkpoint:
+def open_checkpoint(path: str | Path, *, step: int | None = None) -> Checkpoint:
     """Opens a checkpoint lazily.
 
     Args:
       path: a safetensors or GGUF file, a directory in Hugging Face form (with `config.json` or
-        without), an Orbax checkpoint, a compressed checkpoint, or `hf://owner/name[@revision]`.
+        without), what Orbax wrote (the root of a `CheckpointManager`, a step, an item), a
+        compressed checkpoint, or `hf://owner/name[@revision]`.
+      step: the only step of a manager's root that is wanted; None: all of them.
 
     Returns:
       A `Checkpoint`: `.names()`, `.tensor(name)`, `.config`.
@@ -34,18 +35,16 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     """
     source = resolve(path)
     if source.is_dir() and is_compressed_checkpoint(source):
+        if step is not None:
+            raise InputError(
+                f"step {step}", file=source, expected="the source", found="a compressed checkpoint"
+            )
         return CompressedCheckpoint(source)
-    if source.is_dir() and is_orbax_checkpoint(source):
-        contents = read_contents(source, _leaves(source), lambda name: None)
-    else:
-        contents = read_file_source(source).contents()
+    opened = read_source(source, step)
+    contents = opened.contents()
     found = reading.read(contents)
-    return Checkpoint(source, found.tensors, contents.config, found.notes)
-
-
-def _leaves(source: Path) -> Iterator[StoredArray]:
-    for key, leaf in jax.tree_util.tree_flatten_with_path(orbax.load_tree(source))[0]:
-        yield stored_leaf(trees.leaf_name(key), trees.as_array(leaf), source)
+    notes = (*opened.notes, *found.notes) if isinstance(opened, OrbaxSource) else found.notes
+    return Checkpoint(source, found.tensors, contents.config, notes)
 
 
 def stored_leaf(name: str, values: np.ndarray, file: Path) -> StoredArray:

@@ -101,7 +101,7 @@ def read_file_source(path: Path) -> FileSource:
             metadata=single.metadata,
             whole=False,
         )
-    files = tuple(_walk(path))
+    files = tuple(walk(path))
     model, weight_map = _model_files(path, files)
     if is_gguf(model):
         return FileSource(root=path, files=files, model=model)
@@ -129,7 +129,7 @@ def _refuse_unknown_file(path: Path) -> None:
         )
 
 
-def _walk(root: Path) -> list[str]:
+def walk(root: Path) -> list[str]:
     """Every file below root, links followed, as sorted relative paths."""
 
     def visit(folder: Path, above: frozenset[str]) -> Iterator[str]:

@@ -1,0 +1,93 @@
+"""`load`: a compressed checkpoint as a pytree of tensors that are still compressed."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jentropy.containers import trees
+from jentropy.containers.tensor import CompressedTensor
+from jentropy.errors import InputError
+
+from . import structure, targets
+from .compressed import named_entries
+from .index import Entry
+from .store import Store
+
+logger = logging.getLogger(__name__)
+
+
+def load(path: str | Path, sharding: Any = None, *, target: Any = None) -> Any:
+    """Opens a compressed checkpoint without reading or decoding a weight.
+
+    Without a target the tree is nested dicts, lists and tuples: named tuples, dataclasses and Flax
+    states (and whatever Orbax stored in their place) come as dicts of their fields, which a message
+    of the logger says. JAX orders the leaves of a dict by its sorted keys, not as the fields were:
+    give such a tree a `target` rather than put its leaves into another structure.
+
+    Args:
+      path: a compressed checkpoint.
+      sharding: where `decompress` will put the tensors: a `jax.sharding.Sharding` for all of them,
+        or a pytree of them with None for the default.
+      target: the tree as it is wanted, of arrays, `jax.ShapeDtypeStruct`, or Python's numbers and
+        texts: `nnx.state(model)`, a `TrainState`, or an abstract one. Leaves are found by their
+        paths and come with the target's types and shardings. What it has and the checkpoint has
+        not, or the other way round, is an error; JSON beside an item may be left out.
+
+    Returns:
+      A pytree of `CompressedTensor`, and of Python's numbers and texts: the one that was saved; of
+      an Orbax checkpoint its tree, or a dict of several by step and item; of other files a dict by
+      name.
+
+    Raises:
+      InputError: not a compressed checkpoint, one with a damaged index, or a target that differs,
+        by leaf; damaged payloads are found when they are decoded.
+
+    Example:
+      >>> import tempfile, numpy as np, jentropy
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     jentropy.save(f"{folder}/t", {"w": np.ones(3), "step": 7})
+      ...     tree = jentropy.load(f"{folder}/t", target={"w": np.zeros(3), "step": 0})
+      ...     tree["step"], jentropy.decompress(tree)["w"].tolist()
+      (7, [1.0, 1.0, 1.0])
+    """
+    if sharding is not None and target is not None:
+        raise InputError("arguments of load", expected="sharding or target", found="both")
+    store = Store(Path(path))
+    index, required = store.index, None
+    if index.files and not index.stores:
+        tree = {name: _packed(store, entry) for name, entry in named_entries(store)}
+    else:
+        packed = [_packed(store, entry) for entry in index.tensors]
+        file = store.array_path("index")
+        tree = structure.rebuild(index.tree, packed, file)
+        required = structure.rebuild(index.tree, packed, file, json=False)
+    if target is not None:
+        return targets.fit(tree, target, store.path, required=required)
+    types = structure.types(index.tree)
+    if types:
+        logger.warning(
+            "%s: nodes of %s come as dicts, whose leaves JAX orders by sorted keys; "
+            "jentropy.load(path, target=...) restores them",
+            path,
+            ", ".join(types),
+        )
+    return tree if sharding is None else trees.with_sharding(tree, sharding)
+
+
+def _packed(store: Store, entry: Entry) -> CompressedTensor:
+    pieces: list[np.ndarray] = []
+    for _, group in itertools.groupby(entry.chunks, key=lambda ref: ref.bundle):
+        refs = list(group)
+        adjacent = all(a.offset + a.chunk.bytes == b.offset for a, b in itertools.pairwise(refs))
+        parts = [store.payload(ref) for ref in refs]
+        if adjacent:
+            whole = replace(refs[0].chunk, bytes=sum(ref.chunk.bytes for ref in refs))
+            parts = [store.payload(replace(refs[0], chunk=whole))]
+        pieces += parts
+    return CompressedTensor(payload=tuple(pieces), header=entry.header)
