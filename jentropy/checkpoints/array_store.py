@@ -101,7 +101,7 @@ def read_store(
     import tensorstore as ts
 
     spec = _kvstore(folder, ocdbt=is_ocdbt(folder))
-    context = ts.Context({"cache_pool#ocdbt": {"total_bytes_limit": CACHE_BYTES}})
+    context = _context()
     try:
         store = ts.KvStore.open(spec, context=context).result()
         keys = store.list().result() if is_ocdbt(folder) else _keys_of_files(folder, prefixes)
@@ -143,7 +143,7 @@ def write_store(
     import tensorstore as ts
 
     folder.mkdir(parents=True, exist_ok=True)
-    spec = _kvstore(folder, ocdbt=ocdbt)
+    spec, context = _kvstore(folder, ocdbt=ocdbt), _context()
     batch, held = ts.Transaction(), 0  # OCDBT writes its tree once for each
     for prefix, metadata, values in arrays:
         array_spec = {
@@ -153,7 +153,7 @@ def write_store(
             "store_data_equal_to_fill_value": True,
         }
         try:
-            array = ts.open(array_spec, create=True, transaction=batch).result()
+            array = ts.open(array_spec, create=True, transaction=batch, context=context).result()
             array.write(values).result()
         except ValueError as error:
             raise CorruptError(
@@ -166,7 +166,7 @@ def write_store(
             batch.commit_sync()
             batch, held = ts.Transaction(), 0
     batch.commit_sync()
-    store = ts.KvStore.open(spec).result()
+    store = ts.KvStore.open(spec, context=context).result()
     for key, value in others:
         store.write(key, value).result()
 
@@ -174,6 +174,13 @@ def write_store(
 def is_ocdbt(folder: Path) -> bool:
     """Whether a folder is an OCDBT store."""
     return (folder / MANIFEST).is_file()
+
+
+def _context() -> Any:
+    """What the arrays of a store share; without it a transaction writes a tree for each."""
+    import tensorstore as ts
+
+    return ts.Context({"cache_pool#ocdbt": {"total_bytes_limit": CACHE_BYTES}})
 
 
 def _kvstore(folder: Path, *, ocdbt: bool) -> dict[str, Any]:

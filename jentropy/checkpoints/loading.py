@@ -63,7 +63,7 @@ def load(path: str | Path, sharding: Any = None, *, target: Any = None) -> Any:
     if index.files and not index.stores:
         tree = {name: _packed(store, entry) for name, entry in named_entries(store)}
     else:
-        packed = [_packed(store, entry) for entry in index.tensors]
+        packed = _with_numbers([_packed(store, entry) for entry in index.tensors])
         file = store.array_path("index")
         tree = structure.rebuild(index.tree, packed, file)
         required = structure.rebuild(index.tree, packed, file, json=False)
@@ -78,6 +78,15 @@ def load(path: str | Path, sharding: Any = None, *, target: Any = None) -> Any:
             ", ".join(types),
         )
     return tree if sharding is None else trees.with_sharding(tree, sharding)
+
+
+def _with_numbers(packed: list[CompressedTensor]) -> list[Any]:
+    """The same, Python's numbers decoded: they are no tensors."""
+    numbers = [i for i, tensor in enumerate(packed) if tensor.header.scalar]
+    out: list[Any] = list(packed)
+    for i, number in zip(numbers, trees.decompress([packed[i] for i in numbers]), strict=True):
+        out[i] = number
+    return out
 
 
 def _packed(store: Store, entry: Entry) -> CompressedTensor:

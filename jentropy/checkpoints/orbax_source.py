@@ -114,7 +114,10 @@ def is_orbax(path: Path) -> bool:
 
 
 def _is_orbax(folder: Path, depth: int) -> bool:
-    inside = {entry.name: entry for entry in folder.iterdir()}
+    try:
+        inside = {entry.name: entry for entry in folder.iterdir()}
+    except OSError:  # who reads the files says so
+        return False
     if any(name in inside for name in MARKERS):
         return True
     if any(name.endswith(WEIGHTS) for name in inside):

@@ -38,11 +38,6 @@ def is_compressed_checkpoint(path: Path) -> bool:
     return _custom_metadata(path) is not None
 
 
-def is_orbax_checkpoint(path: Path) -> bool:
-    """Whether a directory is a checkpoint that Orbax wrote."""
-    return any((path / name).exists() for name in (METADATA_FILE, "_METADATA", "orbax.checkpoint"))
-
-
 def _custom_metadata(path: Path) -> dict[str, Any] | None:
     try:
         document = json.loads((path / METADATA_FILE).read_bytes())

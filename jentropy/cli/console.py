@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,6 +26,16 @@ WIDTH = 120  # of tables in a pipe, where there is no terminal to ask
 def is_terminal(stream: Any) -> bool:
     """Whether a standard stream is there and a terminal."""
     return stream is not None and stream.isatty()
+
+
+def add_step(parser: argparse.ArgumentParser) -> None:
+    """Adds `--step`, of a source."""
+    parser.add_argument(
+        "--step",
+        metavar="N",
+        type=int,
+        help="of SRC, the root of an Orbax CheckpointManager, this step alone",
+    )
 
 
 def print_table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
