@@ -85,7 +85,7 @@ def to_resident(packed: Any, backend: str | None = None, *, reduce_axis: int = -
     return jax.tree_util.tree_map_with_path(convert, packed, is_leaf=is_leaf)
 
 
-def _leaf_to_resident(leaf: Any, backend: str, reduce_axis: int) -> Any:
+def _leaf_to_resident(leaf: Any, backend: str, reduce_axis: int) -> ResidentTensor | jax.Array:
     if is_quantized(leaf):
         return lay_out(leaf, backend, reduce_axis)
     values = decompress_where(leaf, on_accelerator) if containers.is_compressed(leaf) else leaf
