@@ -6,6 +6,7 @@ import gc
 import json
 import shutil
 import warnings
+import zlib
 from pathlib import Path
 
 import jax
@@ -16,7 +17,7 @@ import pytest
 from orbax.checkpoint import v1
 
 import jentropy
-from jentropy.errors import CheckError, InputError
+from jentropy.errors import CheckError, CorruptError, InputError
 
 from .conftest import read_tree, same_bits
 
@@ -301,3 +302,47 @@ def test_orbax_refuses_what_it_could_not_give_back(save, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Orbax's own, which it leaves behind
         gc.collect()
+
+
+HOSTILE = {
+    "path": ("stores.0.path", "../evil", "path"),
+    "path absolute": ("stores.0.path", "/etc", "path"),
+    "tensor": ("stores.0.arrays.0.0", 99999, "arrays"),
+    "prefix": ("stores.0.arrays.0.1", 3, "arrays"),
+    "prefix upwards": ("stores.0.arrays.0.1", "../../x/", "arrays"),
+    "metadata": ("stores.0.arrays.0.2", [], "arrays"),
+    "arrays": ("stores.0.arrays", [3], "arrays"),
+    "ocdbt": ("stores.0.ocdbt", "yes", "ocdbt"),
+    "others": ("stores.0.others", [["k", 10**6]], "others"),
+    "twice": ("stores.1.path", "0/array", "once"),
+    "key": ("tensors.0.key", 3, "key"),
+    "scalar": ("tensors.0.scalar", 3, "scalar"),
+    "tree": ("tree.dict.0.1", {"dict": [[1.5, 0]]}, "tree"),
+    "tree's number": ("tree.dict.0.1", {"int": "xyz"}, "tree"),
+    "tree's float": ("tree.dict.0.1", {"float": "00"}, "tree"),
+    "tree beside": ("tree.dict.0.1", {"value": 1, "more": 2}, "tree"),
+    "no tree": ("tree", {}, "tree"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_index_of_stores_is_refused(name, archive, monkeypatch):
+    from jentropy.checkpoints import index as index_lib
+    from jentropy.checkpoints import store
+
+    path, value, message = HOSTILE[name]
+    opened = store.Store(archive)
+    content = json.loads(zlib.decompress(opened.array("index").tobytes()))
+    node = content
+    *parents, last = [int(p) if p.isdigit() else p for p in path.split(".")]
+    for key in parents:
+        node = node[key]
+    node[last] = value
+    read = index_lib.from_bytes
+    monkeypatch.setattr(
+        index_lib,
+        "from_bytes",
+        lambda *_: read(zlib.compress(json.dumps(content).encode()), *_[1:]),
+    )
+    with pytest.raises(CorruptError, match=message):
+        jentropy.open_checkpoint(archive)
