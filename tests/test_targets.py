@@ -143,3 +143,34 @@ def test_a_target_that_lacks_a_leaf_is_an_error(tmp_path):
         jentropy.load(tmp_path / "t", target={k: v for k, v in TREE.items() if k != "w"})
     with pytest.raises(InputError, match="both"):
         jentropy.load(tmp_path / "t", jax.devices()[0], target=TREE)
+
+
+def test_a_sharding_may_be_one_a_prefix_or_a_struct(tmp_path):
+    mesh = jax.make_mesh((1,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x"))
+    inner = {"w": np.ones((2, 3), np.float32), "n": np.int32(3), "k": jax.random.key(0)}
+    tree = {"a": inner, "b": np.ones(2), "s": "text"}
+    jentropy.save(tmp_path / "t", tree)
+    struct = jax.ShapeDtypeStruct((2, 3), np.float32, sharding=rows)
+    for sharding in ({"a": rows, "b": None}, {"a": {"w": struct, "n": rows, "k": rows}, "b": None}):
+        back = jentropy.decompress(jentropy.load(tmp_path / "t", sharding))
+        assert back["a"]["w"].sharding == rows
+        assert isinstance(back["b"], np.ndarray)
+        assert back["a"]["n"].shape == ()
+    wide = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "x"))
+    del tree["b"]
+    jentropy.save(tmp_path / "u", tree)
+    assert jentropy.decompress(jentropy.load(tmp_path / "u", wide))["a"]["w"].sharding == wide
+    for sharding, message in (
+        ({"a": rows}, "'b'.*found nothing"),
+        ({"a": rows, "b": "x"}, "'b'.*found 'x'"),
+        ({"a": rows, "b": None, "c": rows}, "'c'.*no such tensor"),
+        (
+            {"a": {"w": jax.ShapeDtypeStruct((3, 2), np.float32), "n": None, "k": None}, "b": None},
+            r"'a\.w'",
+        ),
+    ):
+        with pytest.raises(InputError, match=message):
+            jentropy.load(tmp_path / "t", sharding)
+    with pytest.raises(InputError, match="'b'"):
+        jentropy.decompress(jentropy.load(tmp_path / "t", {"a": None, "b": wide}))

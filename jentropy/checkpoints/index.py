@@ -364,12 +364,16 @@ def _store(reader: _Reader, item: Any, tensors: int, blobs: int) -> StoreEntry:
     if path and not is_safe_path(path):
         raise reader.fail("store path", "a relative path below the checkpoint", path)
     ocdbt = reader.get(item, "ocdbt", bool, path)
-    arrays, others = [], []
+    arrays: list[tuple[int, str, Mapping[str, Any]]] = []
+    others: list[tuple[str, int]] = []
     for part in reader.get(item, "arrays", list, path):
         number, prefix, metadata = part if isinstance(part, list) and len(part) == 3 else (0, 0, 0)
         # An array of files lies below its store; keys of OCDBT are no files.
-        safe = isinstance(prefix, str) and (ocdbt or not prefix or is_safe_path(prefix))
-        if not safe or not isinstance(metadata, dict):
+        if (
+            not isinstance(prefix, str)
+            or not isinstance(metadata, dict)
+            or not (ocdbt or not prefix or is_safe_path(prefix))
+        ):
             raise reader.fail(f"{path} arrays", "tensor, prefix and metadata", part)
         arrays.append((reader.size(number, f"{path} arrays", below=tensors), prefix, metadata))
     for part in reader.get(item, "others", list, path, default=[]):

@@ -137,12 +137,15 @@ def _random_keys(folder: Path) -> dict[str, str]:
     for file in sorted((folder / ARRAYS).glob("*")):
         told = _read(file)
         for entry in told.get("array_metadatas", ()) if isinstance(told, dict) else ():
-            one = entry.get("array_metadata") if isinstance(entry, dict) else None
-            more = one.get("ext_metadata") if isinstance(one, dict) else None
-            impl = more.get("random_key_impl") if isinstance(more, dict) else None
+            one = _get(entry, "array_metadata")
+            impl = _get(_get(one, "ext_metadata"), "random_key_impl")
             if isinstance(impl, str):
-                found[one["param_name"]] = impl
+                found[str(_get(one, "param_name"))] = impl
     return found
+
+
+def _get(told: Any, key: str) -> Any:
+    return told.get(key) if isinstance(told, dict) else None
 
 
 def of_files(root: Path, folder: str, kept: Sequence[str]) -> Any:

@@ -155,10 +155,10 @@ def read_orbax(root: Path, step: int | None = None) -> OrbaxSource:
         items[store.path], found = item_tree.of_store(root / store.path, store.arrays, first)
         leaves.update(found)
         first += len(store.arrays)
-    for folder in sorted({_parent(name) for name in kept} - items.keys()):
-        node = None if _is_unfinished(folder) else item_tree.of_files(root, folder, kept)
+    for path in sorted({_parent(name) for name in kept} - items.keys()):
+        node = None if _is_unfinished(path) else item_tree.of_files(root, path, kept)
         if node is not None:
-            items[folder] = node
+            items[path] = node
     tree = _nested(dict(sorted(items.items())))
     return OrbaxSource(
         root=root,

@@ -81,6 +81,12 @@ def _float(digits: Any) -> float:
     return struct.unpack(">d", bytes.fromhex(digits))[0]
 
 
+def _first(node: dict[str, Any]) -> tuple[str | None, Any]:
+    """A node's kind and what it has."""
+    nothing: tuple[str | None, Any] = (None, None)
+    return next(iter(node.items()), nothing)
+
+
 def rebuild(tree: Any, leaves: Sequence[Any], file: Path, *, json: bool = True) -> Any:
     """The pytree of a structure.
 
@@ -98,7 +104,7 @@ def rebuild(tree: Any, leaves: Sequence[Any], file: Path, *, json: bool = True) 
         if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(leaves):
             return leaves[value]
         if isinstance(value, dict) and depth <= MAX_DEPTH:
-            kind, items = next(iter(value.items()), (None, None))
+            kind, items = _first(value)
             if value.keys() - {kind, "of" if kind == "dict" else kind}:
                 kind = None
             if kind in ("list", "tuple") and isinstance(items, list):
@@ -132,7 +138,7 @@ def walk(tree: Any) -> Iterator[tuple[tuple[str | int, ...], Any]]:
     """Every node of a sound structure that has no nodes below it, with its path."""
 
     def visit(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple, Any]]:
-        kind, items = next(iter(value.items())) if isinstance(value, dict) else (None, None)
+        kind, items = _first(value) if isinstance(value, dict) else (None, None)
         if kind == "dict":
             for key, node in items:
                 yield from visit(node, (*path, key))

@@ -165,18 +165,63 @@ def with_sharding(packed: Any, sharding: Any) -> Any:
     """The same pytree; `decompress` will put its tensors where `sharding` says.
 
     Args:
-      sharding: one `jax.sharding.Sharding`, or a pytree of them, None for the default.
+      sharding: one `jax.sharding.Sharding`, or a pytree of them, or of arrays or
+        `jax.ShapeDtypeStruct` that have one, None for the default. One stands for all tensors
+        below it; a tensor of no dimensions is whole on the devices of a sharding by axes.
+
+    Raises:
+      InputError: a tensor of which `sharding` says nothing, or the other way round, by its path.
     """
-    if sharding is None or isinstance(sharding, jax.sharding.Sharding):
-        return jax.tree.map(
-            lambda leaf: dataclasses.replace(leaf, sharding=sharding), packed, is_leaf=is_compressed
-        )
-    return jax.tree.map(
-        lambda leaf, own: dataclasses.replace(leaf, sharding=own),
-        packed,
-        sharding,
-        is_leaf=is_compressed,
+    told, _ = jax.tree_util.tree_flatten_with_path(
+        sharding, is_leaf=lambda node: node is None or isinstance(node, jax.sharding.Sharding)
     )
+    given = {tuple(leaf_name((key,)) for key in path): own for path, own in told}
+    used: set[tuple[str, ...]] = set()
+
+    def place(path: tuple, leaf: Any) -> Any:
+        keys = tuple(leaf_name((key,)) for key in path)
+        found = next((keys[:n] for n in range(len(keys) + 1) if keys[:n] in given), None)
+        if found is not None:
+            used.add(found)
+        if not is_compressed(leaf):
+            return leaf
+        if found is None:
+            raise InputError(
+                "sharding", tensor=leaf_name(path), expected="one, or None", found="nothing"
+            )
+        return dataclasses.replace(leaf, sharding=_sharding_of(given[found], leaf, path))
+
+    placed = jax.tree_util.tree_map_with_path(place, packed, is_leaf=is_compressed)
+    for keys in given.keys() - used:
+        raise InputError(
+            "sharding", tensor=".".join(keys), expected="one of a tensor", found="no such tensor"
+        )
+    return placed
+
+
+def _sharding_of(given: Any, tensor: CompressedTensor, path: tuple) -> Any:
+    own = getattr(given, "sharding", given)
+    if own is not None and not isinstance(own, jax.sharding.Sharding):
+        raise InputError(
+            "sharding",
+            tensor=leaf_name(path),
+            expected="a jax.sharding.Sharding, or what has one",
+            found=f"{own!r:.60}",
+        )
+    shape = getattr(given, "shape", tensor.shape)
+    if tuple(shape) != tensor.shape and not tensor.header.key:
+        raise InputError(
+            "shape of what has the sharding",
+            tensor=leaf_name(path),
+            expected=list(tensor.shape),
+            found=list(shape),
+        )
+    whole = not (tensor.shape[:-1] if tensor.header.key else tensor.shape)
+    if isinstance(own, jax.sharding.NamedSharding) and whole:
+        return jax.sharding.NamedSharding(
+            own.mesh, jax.sharding.PartitionSpec(), memory_kind=own.memory_kind
+        )
+    return own
 
 
 def decompress(packed: Any) -> Any:
@@ -255,6 +300,15 @@ def _shards(tensor: CompressedTensor, name: str) -> jax.Array:
     if tensor.header.key:
         whole = decompress(dataclasses.replace(tensor, sharding=None))
         return jax.device_put(whole, tensor.sharding)
+    try:
+        tensor.sharding.shard_shape(tensor.shape)
+    except ValueError as error:
+        raise InputError(
+            f"sharding: {str(error).splitlines()[0]:.200}",
+            tensor=name,
+            expected=f"one of shape {list(tensor.shape)}",
+            found=tensor.sharding,
+        ) from error
     return jax.make_array_from_callback(
         tensor.shape, tensor.sharding, lambda index: decompress_slice(tensor, index, name)
     )
