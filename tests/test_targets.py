@@ -152,6 +152,7 @@ def test_a_sharding_may_be_one_a_prefix_or_a_struct(tmp_path):
     tree = {"a": inner, "b": np.ones(2), "s": "text"}
     jentropy.save(tmp_path / "t", tree)
     struct = jax.ShapeDtypeStruct((2, 3), np.float32, sharding=rows)
+    narrow = jax.ShapeDtypeStruct((3, 2), np.float32)
     for sharding in ({"a": rows, "b": None}, {"a": {"w": struct, "n": rows, "k": rows}, "b": None}):
         back = jentropy.decompress(jentropy.load(tmp_path / "t", sharding))
         assert back["a"]["w"].sharding == rows
