@@ -167,7 +167,7 @@ def test_a_sharding_may_be_one_a_prefix_or_a_struct(tmp_path):
         ({"a": rows, "b": "x"}, "'b'.*found 'x'"),
         ({"a": rows, "b": None, "c": rows}, "'c'.*no such tensor"),
         (
-            {"a": {"w": jax.ShapeDtypeStruct((3, 2), np.float32), "n": None, "k": None}, "b": None},
+            {"a": {"w": narrow, "n": None, "k": None}, "b": None},
             r"'a\.w'",
         ),
     ):

@@ -81,10 +81,10 @@ def _float(digits: Any) -> float:
     return struct.unpack(">d", bytes.fromhex(digits))[0]
 
 
-def _first(node: dict[str, Any]) -> tuple[str | None, Any]:
-    """A node's kind and what it has."""
+def _first(node: Any) -> tuple[str | None, Any]:
+    """A node's kind and what it has; nothing of a leaf."""
     nothing: tuple[str | None, Any] = (None, None)
-    return next(iter(node.items()), nothing)
+    return next(iter(node.items()), nothing) if isinstance(node, dict) else nothing
 
 
 def rebuild(tree: Any, leaves: Sequence[Any], file: Path, *, json: bool = True) -> Any:
@@ -138,7 +138,7 @@ def walk(tree: Any) -> Iterator[tuple[tuple[str | int, ...], Any]]:
     """Every node of a sound structure that has no nodes below it, with its path."""
 
     def visit(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple, Any]]:
-        kind, items = _first(value) if isinstance(value, dict) else (None, None)
+        kind, items = _first(value)
         if kind == "dict":
             for key, node in items:
                 yield from visit(node, (*path, key))
