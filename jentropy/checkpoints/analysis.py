@@ -19,12 +19,15 @@ from .progress import Progress, expect
 from .reading import plain_tensor
 
 
-def analyze(source: Any, progress: Progress | None = None) -> EntropyReport:
+def analyze(
+    source: Any, progress: Progress | None = None, *, step: int | None = None
+) -> EntropyReport:
     """Shannon entropy per field of every format in a checkpoint, and the magnitudes behind it.
 
     Args:
       source: a path that `open_checkpoint` takes, or a pytree of arrays or `CompressedTensor`.
       progress: called with the elements counted since the last call; see `progress.Progress`.
+      step: the only step of the root of an Orbax `CheckpointManager` that is wanted.
 
     Returns:
       An `EntropyReport`; `.to_json()` gives plain data.
@@ -36,7 +39,7 @@ def analyze(source: Any, progress: Progress | None = None) -> EntropyReport:
       0.0
     """
     if isinstance(source, str | Path):
-        checkpoint = open_checkpoint(source)
+        checkpoint = open_checkpoint(source, step=step)
         builder = entropy.ReportBuilder(str(source), checkpoint.notes)
         weights = checkpoint.read_all()
         shapes = (checkpoint.tensor(name).shape for name in checkpoint.names())
@@ -53,8 +56,10 @@ def analyze(source: Any, progress: Progress | None = None) -> EntropyReport:
 
 
 def _leaves(source: Any) -> Iterator[tuple[Tensor, Arrays]]:
-    for path, leaf in jax.tree_util.tree_flatten_with_path(source, is_leaf=trees.is_compressed)[0]:
-        name = trees.leaf_name(path)
+    leaves = jax.tree_util.tree_flatten_with_path(source, is_leaf=trees.is_compressed)[0]
+    leaves = [(path, leaf) for path, leaf in leaves if not isinstance(leaf, str)]
+    names = trees.leaf_names([path for path, _ in leaves])
+    for name, (_, leaf) in zip(names, leaves, strict=True):
         values = trees.decompress(leaf) if trees.is_compressed(leaf) else leaf
         array = stored_leaf(name, trees.as_array(values, name), Path("pytree"))
         tensor = plain_tensor(name, array)

@@ -6,7 +6,7 @@ import argparse
 
 import jentropy
 
-from .console import print_notes
+from .console import add_step, print_notes
 from .inspect import summary
 from .progress import progress_bar
 
@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a compressed checkpoint at DST when done"
     )
+    add_step(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -28,6 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.destination,
             progress=advance,
             overwrite=arguments.overwrite,
+            step=arguments.step,
         )
     if not arguments.quiet:
         inspection = jentropy.inspect(arguments.destination)

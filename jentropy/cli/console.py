@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Iterable, Sequence
@@ -19,6 +20,16 @@ from jentropy.pallas_kernels import backends, gpu_targets
 from .progress import is_terminal
 
 WIDTH = 120  # of tables in a pipe, where there is no terminal to ask
+
+
+def add_step(parser: argparse.ArgumentParser) -> None:
+    """Adds `--step`, of a source."""
+    parser.add_argument(
+        "--step",
+        metavar="N",
+        type=int,
+        help="of SRC, the root of an Orbax CheckpointManager, this step alone",
+    )
 
 
 def print_table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
