@@ -19,7 +19,7 @@ from orbax.checkpoint import v1
 import jentropy
 from jentropy.errors import CheckError, CorruptError, InputError
 
-from .conftest import read_tree, same_bits
+from .conftest import read_tree, same_tree
 
 
 def params() -> dict:
@@ -42,21 +42,6 @@ def state() -> dict:
         "key": jax.random.key(1),
         "list": [np.arange(3), {"b": jnp.ones(2)}],
     }
-
-
-def same_tree(a, b) -> bool:
-    """The same structure, types and bits."""
-    if jax.tree.structure(a) != jax.tree.structure(b):
-        return False
-    return all(map(same_leaf, jax.tree.leaves(a), jax.tree.leaves(b)))
-
-
-def same_leaf(a, b) -> bool:
-    if not hasattr(b, "dtype"):
-        return type(a) is type(b) and a == b
-    if jnp.issubdtype(b.dtype, jax.dtypes.prng_key):
-        return a.dtype == b.dtype and same_leaf(jax.random.key_data(a), jax.random.key_data(b))
-    return same_bits(a, b)
 
 
 @pytest.fixture(scope="module")
