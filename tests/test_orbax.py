@@ -51,7 +51,7 @@ def manager(tmp_path_factory) -> Path:
 
 
 def written(root: Path, own: dict) -> Path:
-    with ocp.CheckpointManager(root) as made:
+    with ocp.CheckpointManager(root, metadata={"by": "us"}) as made:
         for step in (0, 3):
             made.save(
                 step,
@@ -145,6 +145,7 @@ def test_one_step_of_a_root(manager, tmp_path):
     jentropy.decompress_checkpoint(tmp_path / "dst", tmp_path / "out")
     with ocp.CheckpointManager(tmp_path / "out") as opened:
         assert list(opened.all_steps()) == [3]
+        assert opened.metadata().custom_metadata == {"by": "us"}
     with pytest.raises(InputError, match=r"step 7.*one of 0, 3"):
         jentropy.compress_checkpoint(manager, tmp_path / "other", step=7)
     assert "params.w" in jentropy.open_checkpoint(manager, step=3).names()
