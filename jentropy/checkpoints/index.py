@@ -332,7 +332,7 @@ def from_json(text: bytes, file: Path) -> Index:
     )
     reader.unique([f.path for f in files], "files")
     model = [i for f in files if f.model for i in f.tensors]
-    everything = not files and "stores" not in content
+    everything = not files and not content.get("stores")
     names = [
         entries["tensors"][i].name
         for i in (range(len(entries["tensors"])) if everything else model)
