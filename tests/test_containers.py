@@ -134,6 +134,11 @@ def test_what_is_no_numeric_array_is_refused_by_its_path(leaf):
         jentropy.compress({"layers": [{"w": leaf}]})
 
 
+def test_keys_that_do_not_sort_are_refused():
+    with pytest.raises(InputError, match="keys of a dict"):
+        jentropy.compress({1: np.ones(1), "1": np.ones(1)})
+
+
 def test_foreign_byte_order_is_refused():
     with pytest.raises(InputError, match="byte order"):
         jentropy.compress({"w": np.arange(3, dtype=">f4")})

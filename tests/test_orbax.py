@@ -19,7 +19,7 @@ from orbax.checkpoint import v1
 import jentropy
 from jentropy.errors import CheckError, CorruptError, InputError
 
-from .conftest import read_tree, same_bits
+from .conftest import read_tree, same_tree
 
 
 def params() -> dict:
@@ -44,21 +44,6 @@ def state() -> dict:
     }
 
 
-def same_tree(a, b) -> bool:
-    """The same structure, types and bits."""
-    if jax.tree.structure(a) != jax.tree.structure(b):
-        return False
-    return all(map(same_leaf, jax.tree.leaves(a), jax.tree.leaves(b)))
-
-
-def same_leaf(a, b) -> bool:
-    if not hasattr(b, "dtype"):
-        return type(a) is type(b) and a == b
-    if jnp.issubdtype(b.dtype, jax.dtypes.prng_key):
-        return a.dtype == b.dtype and same_leaf(jax.random.key_data(a), jax.random.key_data(b))
-    return same_bits(a, b)
-
-
 @pytest.fixture(scope="module")
 def manager(tmp_path_factory) -> Path:
     """The root of a manager: two steps of items of all kinds."""
@@ -66,7 +51,7 @@ def manager(tmp_path_factory) -> Path:
 
 
 def written(root: Path, own: dict) -> Path:
-    with ocp.CheckpointManager(root) as made:
+    with ocp.CheckpointManager(root, metadata={"by": "us"}) as made:
         for step in (0, 3):
             made.save(
                 step,
@@ -160,6 +145,7 @@ def test_one_step_of_a_root(manager, tmp_path):
     jentropy.decompress_checkpoint(tmp_path / "dst", tmp_path / "out")
     with ocp.CheckpointManager(tmp_path / "out") as opened:
         assert list(opened.all_steps()) == [3]
+        assert opened.metadata().custom_metadata == {"by": "us"}
     with pytest.raises(InputError, match=r"step 7.*one of 0, 3"):
         jentropy.compress_checkpoint(manager, tmp_path / "other", step=7)
     assert "params.w" in jentropy.open_checkpoint(manager, step=3).names()

@@ -15,7 +15,7 @@ from flax.training.train_state import TrainState
 import jentropy
 from jentropy.errors import InputError
 
-from .test_orbax import same_tree
+from .conftest import same_tree
 
 
 class Model(nnx.Module):

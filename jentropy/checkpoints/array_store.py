@@ -154,13 +154,12 @@ def write_store(
         }
         try:
             array = ts.open(array_spec, create=True, transaction=batch, context=context).result()
-            array.write(values).result()
+            found = tuple(array.shape), np.dtype(array.dtype.numpy_dtype)
         except ValueError as error:
-            raise CorruptError(
-                f"metadata of an array: {_what(error)}",
-                file=folder,
-                tensor=prefix.removesuffix("/"),
-            ) from error
+            raise _wrong_metadata(folder, prefix, "what zarr takes", _what(error)) from error
+        if found != (values.shape, values.dtype):
+            raise _wrong_metadata(folder, prefix, f"{values.shape} {values.dtype}", found)
+        array.write(values).result()
         held += values.nbytes
         if held >= TRANSACTION_BYTES:
             batch.commit_sync()
@@ -169,6 +168,16 @@ def write_store(
     store = ts.KvStore.open(spec, context=context).result()
     for key, value in others:
         store.write(key, value).result()
+
+
+def _wrong_metadata(folder: Path, prefix: str, expected: str, found: object) -> CorruptError:
+    return CorruptError(
+        "metadata of an array",
+        file=folder,
+        tensor=prefix.removesuffix("/"),
+        expected=expected,
+        found=found,
+    )
 
 
 def is_ocdbt(folder: Path) -> bool:

@@ -327,7 +327,7 @@ def from_json(text: bytes, file: Path) -> Index:
     reader.unique([f.path for f in files], "files")
     tensors = entries["tensors"]
     groups: list[Sequence[Part]] = [f.parts or () for f in files]
-    if not files and "stores" not in content:  # a pytree's
+    if not files and not content.get("stores"):  # a pytree's
         groups = [range(len(tensors))]
     for parts in groups:
         arrays = [part for part in parts if not isinstance(part, Filler)]

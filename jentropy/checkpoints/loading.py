@@ -26,9 +26,10 @@ def load(path: str | Path, sharding: Any = None, *, target: Any = None) -> Any:
     """Opens a compressed checkpoint without reading or decoding a weight.
 
     Without a target the tree is nested dicts, lists and tuples: named tuples, dataclasses and Flax
-    states (and whatever Orbax stored in their place) come as dicts of their fields, which a message
-    of the logger says. JAX orders the leaves of a dict by its sorted keys, not as the fields were:
-    give such a tree a `target` rather than put its leaves into another structure.
+    states come as dicts of their fields, which a message of the logger says; what Orbax stored, as
+    Orbax keeps it, has lists for tuples too. A dict's keys stand in the order in which they were
+    saved, but JAX orders the leaves of a dict by its sorted keys, not as fields were: give such a
+    tree a `target` rather than put its leaves into another structure.
 
     Args:
       path: a compressed checkpoint.
@@ -71,7 +72,8 @@ def load(path: str | Path, sharding: Any = None, *, target: Any = None) -> Any:
         packed = _with_numbers([_packed(store, entry) for entry in index.tensors])
         file = store.array_path("index")
         tree = structure.rebuild(index.tree, packed, file)
-        required = structure.rebuild(index.tree, packed, file, json=False)
+        if target is not None:
+            required = structure.rebuild(index.tree, packed, file, json=False)
     if target is not None:
         return targets.fit(tree, target, store.path, required=required)
     types = structure.types(index.tree)

@@ -30,6 +30,7 @@ from .viewing import View
 MARKERS = ("_CHECKPOINT_METADATA", "_METADATA", "orbax.checkpoint", "_ROOT_METADATA", MANIFEST)
 DEPTH = 3  # of an item below a manager's root, and of what an item may be made of
 UNFINISHED = ".orbax-checkpoint-tmp"  # in the names of folders that Orbax has not committed
+STEP = re.compile(r"(.*_)?\d+")  # names of the folders of steps
 OCDBT_PARTS = re.compile(r"manifest\.ocdbt|(d|ocdbt_data|ocdbt_meta|ocdbt\.process_[^/]*)/.*")
 OWN = ""  # key of the tree of a folder that has items below it
 
@@ -198,22 +199,23 @@ def notes(kept: Sequence[str], tree: Any) -> Iterator[str]:
 
 
 def _of_step(root: Path, files: list[str], step: int | None) -> Iterator[str]:
-    """The files of a step and those beside the steps, or all."""
+    """The files of a step and those that are no other's, or all."""
     if step is None:
         yield from files
         return
-    is_named = re.compile(rf"(.*_)?0*{step}")
     tops = sorted({name.split("/")[0] for name in files if "/" in name})
-    found = [name for name in tops if is_named.fullmatch(name)]
+    steps = [name for name in tops if STEP.fullmatch(name.split(UNFINISHED)[0])]
+    found = [name for name in steps if re.fullmatch(rf"(.*_)?0*{step}", name)]
     if len(found) != 1:
-        steps = [name for name in tops if re.fullmatch(r"(.*_)?\d+", name)]
+        told = ", ".join(name for name in steps if not _is_unfinished(name))
         raise InputError(
             f"step {step}",
             file=root,
-            expected=f"one of {', '.join(steps)}" if steps else "the root of a CheckpointManager",
+            expected=f"one of {told}" if told else "the root of a CheckpointManager",
             found=" and ".join(found) or "none",
         )
-    yield from (name for name in files if "/" not in name or name.split("/")[0] == found[0])
+    others = {*steps} - {*found}
+    yield from (name for name in files if "/" not in name or name.split("/")[0] not in others)
 
 
 def _parent(name: str) -> str:

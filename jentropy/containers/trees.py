@@ -79,7 +79,8 @@ def compress(pytree: Any) -> Any:
       `jentropy.save` does.
 
     Raises:
-      InputError: a leaf that is no numeric array, by its path; inside of `jax.jit`.
+      InputError: a leaf that is no numeric array, by its path; dicts whose keys JAX cannot sort;
+        inside of `jax.jit`.
 
     Example:
       >>> import numpy as np, jentropy
@@ -88,7 +89,10 @@ def compress(pytree: Any) -> Any:
       >>> jentropy.decompress(packed)["w"].tolist()
       [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]
     """
-    leaves, structure = jax.tree_util.tree_flatten_with_path(pytree, is_leaf=is_compressed)
+    try:
+        leaves, structure = jax.tree_util.tree_flatten_with_path(pytree, is_leaf=is_compressed)
+    except ValueError as error:
+        raise InputError(f"pytree: {error}", hint="keys of a dict are of one type") from error
     packed: list[Any] = [leaf for _, leaf in leaves]
     makers = {
         i: partial(_draft, leaf_name(path), leaf)
