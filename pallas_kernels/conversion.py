@@ -7,7 +7,14 @@ from typing import Any
 import jax
 
 from jentropy import containers, modes
-from jentropy.containers.trees import as_array, decompress_where, leaf_name, on_accelerator
+from jentropy.containers.trees import (
+    as_array,
+    decompress_where,
+    is_key,
+    is_python,
+    leaf_name,
+    on_accelerator,
+)
 from jentropy.errors import InputError, UnsupportedError
 from jentropy.formats import is_quantized
 
@@ -53,7 +60,8 @@ def to_resident(packed: Any, backend: str | None = None, *, reduce_axis: int = -
         (`transpose_w=True`), -2 for [K, N]. The other product works too, by way of dense tiles.
 
     Returns:
-      The same pytree, its leaves `ResidentTensor` or `jax.Array`.
+      The same pytree, its leaves `ResidentTensor` or `jax.Array`; random keys, and numbers and
+      texts of Python's, stay as they are.
 
     Raises:
       UnsupportedError: an unknown backend; a dtype of 64 bits, which JAX does not have by default;
@@ -96,6 +104,8 @@ def _leaf_to_resident(leaf: Any, backend: str, reduce_axis: int) -> ResidentTens
     if is_quantized(leaf) or is_abstract(leaf):
         return lay_out(leaf, backend, reduce_axis)
     values = decompress_where(leaf, on_accelerator) if containers.is_compressed(leaf) else leaf
+    if is_python(values) or is_key(values):
+        return values
     return lay_out(
         values if isinstance(values, jax.Array) else as_array(values), backend, reduce_axis
     )

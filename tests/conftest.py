@@ -55,6 +55,22 @@ def same_bits(a, b) -> bool:
     )
 
 
+def same_tree(a, b) -> bool:
+    """The same structure, types and bits."""
+    if jax.tree.structure(a) != jax.tree.structure(b):
+        return False
+    return all(map(same_leaf, jax.tree.leaves(a), jax.tree.leaves(b)))
+
+
+def same_leaf(a, b) -> bool:
+    """The same type and bits; of random keys and of Python's numbers and texts too."""
+    if not hasattr(b, "dtype"):
+        return type(a) is type(b) and a == b
+    if jax.dtypes.issubdtype(b.dtype, jax.dtypes.prng_key):
+        return a.dtype == b.dtype and same_leaf(jax.random.key_data(a), jax.random.key_data(b))
+    return same_bits(a, b)
+
+
 def read_tree(folder: Path) -> dict[str, bytes]:
     """Every file below a folder."""
     return {

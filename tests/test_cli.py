@@ -69,6 +69,26 @@ def test_the_whole_way(fixtures, tmp_path, capsys):
         assert (tmp_path / "out" / file.name).read_bytes() == file.read_bytes()
 
 
+def test_one_step_of_a_manager(tmp_path, capsys):
+    import orbax.checkpoint as ocp
+
+    root, dst = tmp_path / "root", tmp_path / "dst"
+    with ocp.CheckpointManager(root) as manager:
+        for step in (1, 20):
+            manager.save(step, args=ocp.args.StandardSave({"w": np.full(step, 1, np.float16)}))
+    assert run(capsys, "compress", root, dst, "--step", 20)[0] == 0
+    assert run(capsys, "verify", dst, "--against", root, "--step", 20)[0] == 0
+    code, _, err = run(capsys, "verify", dst, "--against", root)
+    assert (code, err.count("\n")) == (1, 1)
+    assert "only in the source" in err
+    code, out, _ = run(capsys, "analyze", root, "--step", 20)
+    assert code == 0
+    assert "20 weights" in out
+    code, _, err = run(capsys, "analyze", root, "--step", 3)
+    assert code == 2
+    assert "one of 1, 20" in err
+
+
 def test_analyze_writes_the_contracts_json(fixtures, tmp_path, capsys):
     source = fixtures / "llama_bf16"
     code, out, _ = run(capsys, "analyze", source, "--json", tmp_path / "a.json")

@@ -16,7 +16,8 @@ from jentropy.checkpoints.store import Store
 from jentropy.codecs import cutting, planes
 
 from . import plain_decoder
-from .conftest import HERE, read_tree
+from .conftest import HERE, read_tree, same_tree
+from .golden import make
 
 GOLDEN = HERE / "golden"
 EXPECTED = json.loads((GOLDEN / "invalid" / "expected.json").read_text())
@@ -75,6 +76,26 @@ def test_golden_files_are_read_by_both(tmp_path):
     assert dict(plain_decoder.files(GOLDEN / "valid" / FIXTURE)) == expected
     jentropy.decompress_checkpoint(GOLDEN / "valid" / FIXTURE, tmp_path / "out")
     assert read_tree(tmp_path / "out") == expected
+
+
+@pytest.mark.filterwarnings("ignore:Sharding info not provided")
+def test_golden_steps_are_read_by_both_and_by_orbax(tmp_path):
+    import orbax.checkpoint as ocp
+
+    golden, expected = GOLDEN / "valid" / "steps", make.step()
+    ours = jentropy.decompress(jentropy.load(golden))
+    theirs = dict(plain_decoder.read(golden))
+    for step in ("1", "2"):
+        assert same_tree(ours[step], expected)
+        weight = expected["state"]["params"]["w"]
+        assert theirs[f"{step}.state.params.w"] == weight.tobytes()
+    texts = dict(plain_decoder.files(golden))
+    assert json.loads(texts["2/config/metadata"]) == expected["config"]
+    jentropy.decompress_checkpoint(golden, tmp_path / "out")
+    with ocp.CheckpointManager(tmp_path / "out") as manager:
+        args = ocp.args.Composite(state=ocp.args.PyTreeRestore(), config=ocp.args.JsonRestore())
+        found = manager.restore(2, args=args)
+    assert same_tree({"state": found.state, "config": found.config}, expected)
 
 
 @pytest.mark.parametrize("name", [*TREES, FIXTURE])

@@ -13,26 +13,31 @@ import numpy as np
 
 from jentropy import entropy
 from jentropy.containers import trees
-from jentropy.containers.tensor import dtype_named, first_twice
+from jentropy.containers.tensor import dtype_named
 from jentropy.entropy import EntropyReport
 
 from .checkpoint import Tensor
 from .contents import Contents, StoredArray
 from .opening import open_checkpoint, stored_leaf
 from .progress import Progress, expect
-from .reading import plain_tensor, read
+from .reading import read
 
 PYTREE = Path("pytree")  # for messages
 
 
 def analyze(
-    source: Any, progress: Progress | None = None, *, strict: bool = False
+    source: Any,
+    progress: Progress | None = None,
+    *,
+    step: int | None = None,
+    strict: bool = False,
 ) -> EntropyReport:
     """Shannon entropy per field of every format in a checkpoint, and the magnitudes behind it.
 
     Args:
       source: a path that `open_checkpoint` takes, or a pytree of arrays or `CompressedTensor`.
       progress: called with the elements counted since the last call; see `progress.Progress`.
+      step: the only step of the root of an Orbax `CheckpointManager` that is wanted.
       strict: see `open_checkpoint`.
 
     Returns:
@@ -45,7 +50,7 @@ def analyze(
       0.0
     """
     if isinstance(source, str | Path):
-        checkpoint = open_checkpoint(source, strict=strict)
+        checkpoint = open_checkpoint(source, step=step, strict=strict)
         builder = entropy.ReportBuilder(str(source), checkpoint.notes)
         weights = checkpoint.read_all()
         shapes = (checkpoint.tensor(name).shape for name in checkpoint.names())
@@ -64,10 +69,10 @@ def analyze(
 
 def _leaves(source: Any, *, strict: bool) -> tuple[Sequence[Tensor], tuple[str, ...]]:
     """The leaves of a pytree, and what could not be recognised among them."""
-    paths = jax.tree_util.tree_flatten_with_path(source, is_leaf=trees.is_compressed)[0]
-    arrays = [_leaf(trees.leaf_name(path), leaf) for path, leaf in paths]
-    if first_twice(array.name for array in arrays) is not None:  # names tell nothing then
-        return [plain_tensor(array.name, array) for array in arrays], ()
+    leaves = jax.tree_util.tree_flatten_with_path(source, is_leaf=trees.is_compressed)[0]
+    leaves = [(path, leaf) for path, leaf in leaves if not isinstance(leaf, str)]
+    names = trees.leaf_names([path for path, _ in leaves])
+    arrays = [_leaf(name, leaf) for name, (_, leaf) in zip(names, leaves, strict=True)]
     contents = Contents(source=PYTREE, arrays={array.name: array for array in arrays})
     found = read(contents, strict=strict)
     return found.tensors, found.notes

@@ -1,4 +1,4 @@
-"""What a compressed checkpoint shows: the components of its files, or the leaves of its pytree."""
+"""What a compressed checkpoint shows: the components of its files, or the leaves of its tree."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 from jentropy.containers.tensor import dtype_named
 from jentropy.errors import CorruptError, InputError
 
-from . import choosing, gguf_files, safetensors
-from .choosing import Choice, Component
+from . import choosing, gguf_files, orbax_source, safetensors, structure
+from .choosing import TREE, Component
 from .contents import Contents, StoredArray, decode_text, read_contents
 from .decoding import entries_of, read_blocks, read_entry
 from .index import Blocks, Entry, FileEntry
@@ -55,19 +55,27 @@ class Archive:
         self.root = store.path / folder
         if within and not self._files:
             raise InputError("no such file or directory in it", file=store.path / within)
-        self._whole = len(paths) != 1 and not is_file
-        self.choice = Choice(components=())
-        if paths:
-            files = [within.removeprefix(start)] if is_file else list(self._files)
-            self.choice = choosing.choose(self.root, files, self._names, self._read)
+        self._leaves = list(_leaves(store)) if store.index.has_tree else []
+        self._whole = (len(paths) != 1 or bool(store.index.stores)) and not is_file
+        if store.index.has_tree and not within:
+            notes = orbax_source.notes(paths, store.index.tree) if store.index.stores else ()
+            self.choice = choosing.of_tree([name for name, _ in self._leaves], notes)
+            return
+        files = [within.removeprefix(start)] if is_file else list(self._files)
+        self.choice = choosing.choose(self.root, files, self._names, self._read)
         if not self._whole:
             self.choice = replace(self.choice, notes=())
+        if store.index.stores and not self.choice.components:
+            raise InputError(
+                "folder of an Orbax checkpoint in it",
+                file=store.path / within,
+                expected="the whole",
+                found=within,
+                hint=f"open {store.path}: names begin with step and item",
+            )
 
     def arrays(self) -> Iterator[ArchivedArray]:
         """Every array that is shown, in order."""
-        if not self._store.index.files:
-            for entry in self._store.index.tensors:
-                yield ArchivedArray(name=entry.name, entries={entry.name: entry})
         for component in self.choice.components:
             for name, part in self._shown(component):
                 entries = entries_of(self._store, part)
@@ -79,7 +87,8 @@ class Archive:
 
     def shown_files(self) -> list[FileEntry]:
         """The files that hold arrays of the model."""
-        return [self._files[file] for part in self.choice.components for file in part.files]
+        files = [file for part in self.choice.components for file in part.files]
+        return [self._files[file] for file in files if file != TREE]
 
     def read_text(self, file: str) -> str | None:
         """A text file, or None if there is none."""
@@ -113,7 +122,10 @@ class Archive:
         return [name for name, _ in self._parts(file)]
 
     def _parts(self, file: str) -> Iterator[tuple[str, int | Blocks]]:
-        """Arrays of a file by their names in it."""
+        """Arrays of a file by their names in it; those of the tree."""
+        if file == TREE:
+            yield from self._leaves
+            return
         parts = self._files[file].parts
         if parts is None:
             raise CorruptError(
@@ -141,7 +153,14 @@ class Archive:
                     read=partial(read_blocks, store, part),
                 )
             )
-        return stored_entry(store, store.index.tensors[part])
+        entry = store.index.tensors[part]
+        return StoredArray(
+            name=name,
+            shape=entry.header.shape,
+            dtype=dtype_named(entry.header.dtype),
+            file=store.path,
+            read=partial(read_entry, store, entry),
+        )
 
     def _read(self, file: str) -> bytes | None:
         found = self._files.get(file)
@@ -168,12 +187,15 @@ def inside_archive(path: Path) -> tuple[Path, str] | None:
     return None
 
 
-def stored_entry(store: Store, entry: Entry) -> StoredArray:
-    """An archived tensor, as a dialect sees one."""
-    return StoredArray(
-        name=entry.name,
-        shape=entry.header.shape,
-        dtype=dtype_named(entry.header.dtype),
-        file=store.path,
-        read=lambda: read_entry(store, entry),
-    )
+def _leaves(store: Store) -> Iterator[tuple[str, int]]:
+    """Names and numbers of the leaves of its tree.
+
+    Raises:
+      CorruptError: a tree that is not as FORMAT.md has it.
+    """
+    index = store.index
+    if not index.stores:
+        yield from ((entry.name, i) for i, entry in enumerate(index.tensors))
+        return
+    structure.rebuild(index.tree, index.tensors, store.array_path("index"))
+    yield from structure.numbers(index.tree)  # two may be one array

@@ -32,6 +32,7 @@ SAFETENSORS, GGUF = safetensors.SUFFIX, gguf_files.SUFFIX
 PIPELINE = "model_index.json"
 PROJECTOR = "mmproj"  # in the names of GGUF files that go with a model's own
 MODEL = "model"  # what transformers names a model's files
+TREE = ""  # stands among a component's files for a tree of arrays, which is none
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})")
 
 Names = Callable[[str], Sequence[str]]  # of the arrays in a file, in order
@@ -67,6 +68,11 @@ class Choice:
     components: tuple[Component, ...]
     notes: tuple[str, ...] = ()
     fault: InputError | None = None
+
+
+def of_tree(names: Iterable[str], notes: Iterable[str] = ()) -> Choice:
+    """What a tree of arrays shows: all of them."""
+    return Choice(components=(Component(files={TREE: tuple(names)}),), notes=tuple(notes))
 
 
 def is_weights(name: str) -> bool:

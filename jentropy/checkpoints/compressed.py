@@ -7,10 +7,8 @@ from pathlib import Path
 
 from jentropy.formats import codes_of
 
-from . import reading
-from .archived import Archive, stored_entry
+from .archived import Archive
 from .checkpoint import Arrays, Checkpoint, Tensor
-from .contents import read_contents
 from .decoding import read_entries
 from .index import Entry
 from .store import Store
@@ -32,15 +30,8 @@ class CompressedCheckpoint(Checkpoint):
         self.store = Store(path)
         self.archive = Archive(self.store, within)
         self.arrays = {array.name: array for array in self.archive.arrays()}
-        if self.store.index.files:
-            found = view(self.archive.choice, self.archive.contents, strict=strict, lenient=lenient)
-            tensors, config, notes = found.tensors, found.config, found.notes
-        else:
-            leaves = [stored_entry(self.store, entry) for entry in self.store.index.tensors]
-            contents = read_contents(path, leaves, lambda name: None)
-            read = reading.read(contents, strict=strict)
-            tensors, config, notes = read.tensors, None, read.notes
-        super().__init__(path / within, tensors, config, notes)
+        found = view(self.archive.choice, self.archive.contents, strict=strict, lenient=lenient)
+        super().__init__(path / within, found.tensors, found.config, found.notes)
 
     def read_all(self) -> Iterator[tuple[Tensor, Arrays]]:
         entries = {name: self._plain(self.tensor(name)) for name in self.names()}

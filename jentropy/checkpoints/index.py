@@ -97,11 +97,23 @@ class FileEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StoreEntry:
+    """A folder of arrays of an Orbax checkpoint; its other files are `files`."""
+
+    path: str  # relative, with slashes; empty for the checkpoint itself
+    ocdbt: bool  # an OCDBT store, not files
+    arrays: tuple[
+        tuple[int, str, Mapping[str, Any]], ...
+    ]  # tensor, prefix of keys, zarr's metadata
+    others: tuple[tuple[str, int], ...] = ()  # key and blob; bytes that are no UTF-8 as surrogates
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Index:
     """Everything that a compressed checkpoint holds.
 
-    A checkpoint of `files` gives files back; one with a `tree` gives a pytree back, whose leaves
-    are the tensors in order.
+    A checkpoint of `files` gives files back; one of `stores` an Orbax checkpoint; one with a `tree`
+    a pytree, whose leaves are numbers of tensors.
     """
 
     bundles: tuple[int, ...]  # bytes of each
@@ -110,6 +122,12 @@ class Index:
     files: tuple[FileEntry, ...] = ()
     beside: Mapping[str, str] = field(default_factory=dict)  # texts that lay beside a single file
     tree: Any = None
+    stores: tuple[StoreEntry, ...] = ()
+
+    @property
+    def has_tree(self) -> bool:
+        """Whether the model is the leaves of a tree, not arrays of files."""
+        return bool(self.stores) or not self.files
 
 
 def document(
@@ -120,6 +138,7 @@ def document(
     files: Sequence[FileEntry] = (),
     beside: Mapping[str, str] | None = None,
     tree: Any = None,
+    stores: Sequence[StoreEntry] = (),
 ) -> bytes:
     """The index as it is stored: compact JSON in ASCII, deflated.
 
@@ -146,6 +165,16 @@ def document(
         content["beside"] = dict(beside)
     if tree is not None:
         content["tree"] = tree
+    if stores:
+        content["stores"] = [
+            {
+                "path": s.path,
+                "ocdbt": s.ocdbt,
+                "arrays": [[number, prefix, metadata] for number, prefix, metadata in s.arrays],
+                **({"others": [list(other) for other in s.others]} if s.others else {}),
+            }
+            for s in stores
+        ]
     return zlib.compress(json.dumps(content, separators=(",", ":")).encode(), 9)
 
 
@@ -184,6 +213,10 @@ def header_document(header: TensorHeader | Draft) -> dict[str, Any]:
         content["joint_entropy_bits"] = header.joint_entropy_bits
     if not header.numpy:
         content["jax"] = True
+    if header.scalar:
+        content["scalar"] = True
+    if header.key:
+        content["key"] = header.key
     return content
 
 
@@ -294,7 +327,9 @@ def from_json(text: bytes, file: Path) -> Index:
     reader.unique([f.path for f in files], "files")
     tensors = entries["tensors"]
     groups: list[Sequence[Part]] = [f.parts or () for f in files]
-    for parts in groups or [range(len(tensors))]:
+    if not files and not content.get("stores"):  # a pytree's
+        groups = [range(len(tensors))]
+    for parts in groups:
         arrays = [part for part in parts if not isinstance(part, Filler)]
         names = [a.name if isinstance(a, Blocks) else tensors[a].name for a in arrays]
         reader.unique(names, "tensors")
@@ -302,7 +337,46 @@ def from_json(text: bytes, file: Path) -> Index:
     for name, text in beside.items():
         if not isinstance(text, str):
             raise reader.fail(f"beside {name}", "a text", text)
-    return Index(bundles=bundles, files=files, beside=beside, tree=content.get("tree"), **entries)
+    stores = tuple(
+        _store(reader, item, len(entries["tensors"]), len(entries["blobs"]))
+        for item in reader.get(content, "stores", list, "", default=[])
+    )
+    reader.unique([s.path for s in stores], "stores")
+    return Index(
+        bundles=bundles,
+        files=files,
+        beside=beside,
+        tree=content.get("tree"),
+        stores=stores,
+        **entries,
+    )
+
+
+def _store(reader: _Reader, item: Any, tensors: int, blobs: int) -> StoreEntry:
+    if not isinstance(item, dict):
+        raise reader.fail("stores", "objects", item)
+    path = reader.get(item, "path", str, "store")
+    if path and not is_safe_path(path):
+        raise reader.fail("store path", "a relative path below the checkpoint", path)
+    ocdbt = reader.get(item, "ocdbt", bool, path)
+    arrays: list[tuple[int, str, Mapping[str, Any]]] = []
+    others: list[tuple[str, int]] = []
+    for part in reader.get(item, "arrays", list, path):
+        number, prefix, metadata = part if isinstance(part, list) and len(part) == 3 else (0, 0, 0)
+        # An array of files lies below its store; keys of OCDBT are no files.
+        if (
+            not isinstance(prefix, str)
+            or not isinstance(metadata, dict)
+            or not (ocdbt or not prefix or is_safe_path(prefix))
+        ):
+            raise reader.fail(f"{path} arrays", "tensor, prefix and metadata", part)
+        arrays.append((reader.size(number, f"{path} arrays", below=tensors), prefix, metadata))
+    for part in reader.get(item, "others", list, path, default=[]):
+        key, blob = part if isinstance(part, list) and len(part) == 2 else (0, 0)
+        if not isinstance(key, str):
+            raise reader.fail(f"{path} others", "key and blob", part)
+        others.append((key, reader.size(blob, f"{path} others", below=blobs)))
+    return StoreEntry(path=path, ocdbt=ocdbt, arrays=tuple(arrays), others=tuple(others))
 
 
 def _entry(reader: _Reader, item: dict, bundles: tuple[int, ...]) -> Entry:
@@ -354,6 +428,8 @@ def read_header(reader: _Reader, item: dict, name: str) -> dict[str, Any]:
         "entropy_bits": item["entropy_bits"],
         "joint_entropy_bits": joint,
         "numpy": not get(item, "jax", bool, name, default=False),
+        "scalar": get(item, "scalar", bool, name, default=False),
+        "key": get(item, "key", str, name, default=""),
     }
 
 

@@ -111,7 +111,8 @@ def inspect(path: str | Path, *, strict: bool = False) -> Inspection:
 
 
 def _payload(arrays: Iterable[ArchivedArray]) -> int:
-    return sum(e.header.payload_bytes for array in arrays for e in array.entries.values())
+    entries = {id(e): e for array in arrays for e in array.entries.values()}  # one may be two's
+    return sum(entry.header.payload_bytes for entry in entries.values())
 
 
 def _yardstick(row: dict[str, Any]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,39 +14,86 @@ from jentropy.containers import trees
 from jentropy.containers.tensor import CompressedTensor, first_twice
 from jentropy.errors import InputError
 
-from . import structure
+from . import structure, targets
 from .archived import Archive
 from .index import Entry
 from .store import Store
 
+logger = logging.getLogger(__name__)
 
-def load(path: str | Path, sharding: Any = None) -> Any:
+
+def load(path: str | Path, sharding: Any = None, *, target: Any = None) -> Any:
     """Opens a compressed checkpoint without reading or decoding a weight.
+
+    Without a target the tree is nested dicts, lists and tuples: named tuples, dataclasses and Flax
+    states come as dicts of their fields, which a message of the logger says; what Orbax stored, as
+    Orbax keeps it, has lists for tuples too. A dict's keys stand in the order in which they were
+    saved, but JAX orders the leaves of a dict by its sorted keys, not as fields were: give such a
+    tree a `target` rather than put its leaves into another structure.
 
     Args:
       path: a compressed checkpoint.
       sharding: where `decompress` will put the tensors: a `jax.sharding.Sharding` for all of them,
         or a pytree of shardings, `jax.ShapeDtypeStruct`s or None for the default, each of which
         stands for all that is below its place.
+      target: the tree as it is wanted, of arrays, `jax.ShapeDtypeStruct`, or Python's numbers and
+        texts: `nnx.state(model)`, a `TrainState`, or an abstract one. Leaves are found by their
+        paths and come with the target's types and shardings. What it has and the checkpoint has
+        not, or the other way round, is an error; JSON beside an item may be left out.
 
     Returns:
-      A pytree of `CompressedTensor`: the one that was saved, or a dict by name of the weights of a
-      compressed checkpoint directory.
+      A pytree of `CompressedTensor`, and of Python's numbers and texts: the one that was saved; of
+      an Orbax checkpoint its tree, or a dict of several by step and item; of other files a dict by
+      name.
 
     Raises:
       InputError: not a compressed checkpoint, or one with a damaged index; a sharding that does
-        not fit a tensor, by name. Damaged payloads are found when they are decoded.
+        not fit a tensor or a target that differs, by leaf. Damaged payloads are found when they
+        are decoded.
+
+    Example:
+      >>> import tempfile, numpy as np, jentropy
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     jentropy.save(f"{folder}/t", {"w": np.ones(3), "step": 7})
+      ...     tree = jentropy.load(f"{folder}/t", target={"w": np.zeros(3), "step": 0})
+      ...     tree["step"], jentropy.decompress(tree)["w"].tolist()
+      (7, [1.0, 1.0, 1.0])
     """
+    if sharding is not None and target is not None:
+        raise InputError("arguments of load", expected="sharding or target", found="both")
     store = Store(Path(path))
-    if store.index.files:
+    index, required = store.index, None
+    if not index.has_tree:
         entries = [item for array in Archive(store).arrays() for item in array.entries.items()]
         if (twice := first_twice(name for name, _ in entries)) is not None:
             raise InputError("two arrays have this name", file=store.path, tensor=twice)
         tree: Any = {name: _packed(store, entry) for name, entry in entries}
     else:
-        packed = [_packed(store, entry) for entry in store.index.tensors]
-        tree = structure.rebuild(store.index.tree, packed, store.array_path("index"))
+        packed = _with_numbers([_packed(store, entry) for entry in index.tensors])
+        file = store.array_path("index")
+        tree = structure.rebuild(index.tree, packed, file)
+        if target is not None:
+            required = structure.rebuild(index.tree, packed, file, json=False)
+    if target is not None:
+        return targets.fit(tree, target, store.path, required=required)
+    types = structure.types(index.tree)
+    if types:
+        logger.warning(
+            "%s: nodes of %s come as dicts, whose leaves JAX orders by sorted keys; "
+            "jentropy.load(path, target=...) restores them",
+            path,
+            ", ".join(types),
+        )
     return tree if sharding is None else trees.with_sharding(tree, sharding)
+
+
+def _with_numbers(packed: list[CompressedTensor]) -> list[Any]:
+    """The same, Python's numbers decoded: they are no tensors."""
+    numbers = [i for i, tensor in enumerate(packed) if tensor.header.scalar]
+    out: list[Any] = list(packed)
+    for i, number in zip(numbers, trees.decompress([packed[i] for i in numbers]), strict=True):
+        out[i] = number
+    return out
 
 
 def _packed(store: Store, entry: Entry) -> CompressedTensor:

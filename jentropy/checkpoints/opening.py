@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import jax
 import numpy as np
 
-from jentropy.containers import trees
+from jentropy.errors import InputError
 
-from . import orbax, reading
+from .any_source import read_source
 from .archived import inside_archive
 from .checkpoint import Checkpoint
 from .compressed import CompressedCheckpoint
-from .contents import StoredArray, read_contents
+from .contents import StoredArray
 from .hub import resolve
-from .sources import read_file_source
-from .store import is_compressed_checkpoint, is_orbax_checkpoint
+from .store import is_compressed_checkpoint
 
 
-def open_checkpoint(path: str | Path, *, strict: bool = False) -> Checkpoint:
+def open_checkpoint(
+    path: str | Path, *, step: int | None = None, strict: bool = False
+) -> Checkpoint:
     """Opens a checkpoint lazily.
 
     Args:
       path: a safetensors or GGUF file, a directory of such files (in Hugging Face form, with
-        `config.json` or without, or a pipeline of several), an Orbax checkpoint, a compressed
-        checkpoint, a file or folder in one (`DST/unet`), or `hf://owner/name[@revision]`.
+        `config.json` or without, or a pipeline of several), what Orbax wrote (the root of a
+        `CheckpointManager`, a step, an item), a compressed checkpoint, a file or folder in one
+        (`DST/unet`), or `hf://owner/name[@revision]`.
+      step: the only step of a manager's root that is wanted; None: all of them.
       strict: whether a quantised weight that contradicts what its config declares, or that lacks a
         part, is an error; otherwise it is RAW, as one of an unknown method is in any case, and
         `.notes` and its `.note` say why.
@@ -37,23 +38,16 @@ def open_checkpoint(path: str | Path, *, strict: bool = False) -> Checkpoint:
     Raises:
       InputError: what is there cannot be read, by file and tensor.
     """
-    if inside := inside_archive(Path(path)):
-        return CompressedCheckpoint(*inside, strict=strict)
-    source = resolve(path)
+    inside = inside_archive(Path(path))
+    source = resolve(path) if inside is None else inside[0]
     if source.is_dir() and is_compressed_checkpoint(source):
-        return CompressedCheckpoint(source, strict=strict)
-    if source.is_dir() and is_orbax_checkpoint(source):
-        contents = read_contents(source, _leaves(source), lambda name: None)
-    else:
-        found = read_file_source(source).view(strict=strict)
-        return Checkpoint(source, found.tensors, found.config, found.notes)
-    leaves = reading.read(contents, strict=strict)
-    return Checkpoint(source, leaves.tensors, contents.config, leaves.notes)
-
-
-def _leaves(source: Path) -> Iterator[StoredArray]:
-    for key, leaf in jax.tree_util.tree_flatten_with_path(orbax.load_tree(source))[0]:
-        yield stored_leaf(trees.leaf_name(key), trees.as_array(leaf), source)
+        if step is not None:
+            raise InputError(
+                f"step {step}", file=source, expected="the source", found="a compressed checkpoint"
+            )
+        return CompressedCheckpoint(*(inside or (source,)), strict=strict)
+    found = read_source(source, step).view(strict=strict)
+    return Checkpoint(source, found.tensors, found.config, found.notes)
 
 
 def stored_leaf(name: str, values: np.ndarray, file: Path) -> StoredArray:

@@ -1,4 +1,4 @@
-"""What is asked of Orbax itself: pytrees of NumPy arrays in and out."""
+"""What is asked of Orbax itself: pytrees and compressed checkpoints written, and seen again."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from jentropy.containers.trees import leaf_name
 from jentropy.errors import InputError, UnsupportedError
@@ -46,22 +45,6 @@ def _reading(path: Path) -> Iterator[Path]:
         raise InputError(f"Orbax cannot read it: {_first_line(error)}", file=path) from error
 
 
-def load_tree(path: Path) -> Any:
-    """The pytree of an Orbax checkpoint; arrays come as NumPy, whatever devices wrote them.
-
-    Raises:
-      InputError: whatever keeps Orbax from reading it.
-    """
-    from orbax.checkpoint import v1 as ocp
-
-    with _reading(path) as plain:
-        target = jax.tree.map(
-            lambda leaf: np.empty(leaf.shape, leaf.dtype) if hasattr(leaf, "shape") else leaf,
-            ocp.metadata(plain).metadata,
-        )
-        return ocp.load(plain, target)
-
-
 def shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Shapes of the arrays that Orbax finds in a checkpoint, by dotted path.
 
@@ -76,7 +59,7 @@ def shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def save_tree(path: Path, tree: Any, *, replaces: Replaces | None = None) -> None:
-    """Writes a pytree of NumPy arrays with Orbax's defaults; it appears whole or not at all.
+    """Writes a pytree of arrays, numbers and texts with Orbax's defaults, whole or not at all.
 
     Args:
       replaces: see `staging.refuse_existing`.
@@ -88,7 +71,7 @@ def save_tree(path: Path, tree: Any, *, replaces: Replaces | None = None) -> Non
     from orbax.checkpoint import v1 as ocp
 
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    empty = [jax.tree_util.keystr(key) for key, leaf in leaves if np.size(leaf) == 0]
+    empty = [jax.tree_util.keystr(key) for key, leaf in leaves if getattr(leaf, "size", 1) == 0]
     if not leaves or empty:
         raise UnsupportedError(
             f"Orbax stores no empty {'array' if empty else 'tree'}",

@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from jentropy.containers import coder, pieces, trees
-from jentropy.containers.tensor import first_twice
-from jentropy.errors import InputError
 
 from . import index as index_lib
 from . import structure
@@ -19,18 +17,16 @@ def save(path: str | Path, packed: Any, *, overwrite: bool = False) -> None:
 
     Args:
       path: where it will appear, whole or not at all.
-      packed: a pytree of `CompressedTensor` or arrays; arrays are compressed. Dicts, lists, tuples
-        and None come back as they are, any other node as a dict of its fields.
+      packed: a pytree of `CompressedTensor` or arrays; arrays are compressed. Dicts, lists, tuples,
+        None, and Python's numbers and texts come back as they are, any other node as a dict of its
+        fields, unless `load` has a target.
       overwrite: whether a compressed checkpoint that is there is replaced.
 
     Raises:
-      InputError: two leaves whose dotted paths are the same.
+      InputError: a leaf that is no array, number or text, by its path.
       DestinationError: `path` exists or cannot be written.
     """
     leaves, tree = structure.describe(trees.compress(packed))
-    twice = first_twice(name for name, _ in leaves)
-    if twice is not None:
-        raise InputError("two leaves of the pytree have this path", tensor=twice)
     with writing(Path(path), overwrite=overwrite) as writer:
         entries = []
         for name, leaf in leaves:

@@ -7,7 +7,7 @@ import argparse
 import jentropy
 from jentropy.entropy import EntropyReport, counted
 
-from .console import add_strict, print_notes, print_table, write_json
+from .console import add_step, add_strict, print_notes, print_table, write_json
 from .progress import progress_bar
 
 HELP = "entropy per field of a checkpoint's formats, against the bits that they are allocated"
@@ -25,13 +25,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--html", metavar="F", help="write the report as a page")
     add_strict(parser)
     parser.add_argument("--png", metavar="DIR", help="write the figures")
+    add_step(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     reports = []
     for source in arguments.sources:
         with progress_bar(f"analyze {source}", unit=" weights", quiet=arguments.quiet) as advance:
-            reports.append(jentropy.analyze(source, progress=advance, strict=arguments.strict))
+            report = jentropy.analyze(
+                source, progress=advance, step=arguments.step, strict=arguments.strict
+            )
+            reports.append(report)
         print_notes(reports[-1].notes, quiet=arguments.quiet)
     if arguments.json != "-" and not arguments.quiet:
         for report in reports:

@@ -6,7 +6,7 @@ import argparse
 
 import jentropy
 
-from .console import add_strict, print_notes
+from .console import add_step, add_strict, print_notes
 from .inspect import summary
 from .progress import progress_bar
 
@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--overwrite", action="store_true", help="replace a compressed checkpoint at DST when done"
     )
     add_strict(parser)
+    add_step(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -29,6 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.destination,
             progress=advance,
             overwrite=arguments.overwrite,
+            step=arguments.step,
             strict=arguments.strict,
         )
     if not arguments.quiet:

@@ -22,6 +22,16 @@ from .progress import is_terminal
 WIDTH = 120  # of tables in a pipe, where there is no terminal to ask
 
 
+def add_step(parser: argparse.ArgumentParser) -> None:
+    """Adds `--step`, of a source."""
+    parser.add_argument(
+        "--step",
+        metavar="N",
+        type=int,
+        help="of SRC, the root of an Orbax CheckpointManager, this step alone",
+    )
+
+
 def print_table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Prints a table, its first column to the left and the others to the right."""
     table = Table(box=None, pad_edge=False)

@@ -7,6 +7,7 @@ import argparse
 import jentropy
 from jentropy.errors import CheckError, CorruptError, TruncatedError
 
+from .console import add_step
 from .progress import progress_bar
 
 HELP = "check every checksum of a compressed checkpoint and decode all of it"
@@ -15,12 +16,15 @@ HELP = "check every checksum of a compressed checkpoint and decode all of it"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="DST", help="a compressed checkpoint")
     parser.add_argument("--against", metavar="SRC", help="compare every byte with the source")
+    add_step(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     try:
         with progress_bar("verify", quiet=arguments.quiet) as advance:
-            result = jentropy.verify(arguments.checkpoint, arguments.against, progress=advance)
+            result = jentropy.verify(
+                arguments.checkpoint, arguments.against, progress=advance, step=arguments.step
+            )
     except (CorruptError, TruncatedError) as error:  # here damage is a check that failed
         raise CheckError(str(error)) from error
     if arguments.quiet:

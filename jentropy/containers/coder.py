@@ -40,6 +40,8 @@ class Draft:
     joint_entropy_bits: float | None
     numpy: bool
     skip: int = 0  # chunks at the front that are coded already
+    scalar: bool = False
+    key: str = ""
 
     @property
     def chunk_weights(self) -> int:
@@ -58,6 +60,8 @@ class Draft:
             entropy_bits=self.entropy_bits,
             joint_entropy_bits=self.joint_entropy_bits,
             numpy=self.numpy,
+            scalar=self.scalar,
+            key=self.key,
         )
 
 
@@ -69,6 +73,8 @@ def draft(
     element: ElementFormat | None = None,
     numpy: bool = True,
     skip: int = 0,
+    scalar: bool = False,
+    key: str = "",
 ) -> Draft:
     """Counts a tensor and chooses its coding.
 
@@ -78,6 +84,7 @@ def draft(
       element: format of the codes in it, if that is not its dtype's; a number may hold several.
       numpy: whether it comes back as NumPy.
       skip: chunks at its front that are coded already.
+      scalar, key: see `TensorHeader`.
     """
     format_name = formats.format_of_dtype(values.dtype) if element is None else element.name
     layout = layout_of(format_name, values.dtype, tuple(values.shape))
@@ -105,6 +112,8 @@ def draft(
         joint_entropy_bits=None if joint is None else round(per_number * joint, 6),
         numpy=numpy,
         skip=skip,
+        scalar=scalar,
+        key=key,
     )
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import lru_cache
 from typing import Any
 
 import jax
+import numpy as np
 
 from jentropy.errors import InputError
 
@@ -29,18 +31,19 @@ def with_sharding(packed: Any, sharding: Any) -> Any:
     """
     found = jax.tree_util.tree_flatten_with_path(sharding, is_leaf=_is_rule)[0]
     rules = {_keys(path): rule for path, rule in found}
-    unused: dict[Keys | None, str]
-    unused = {_keys(path): jax.tree_util.keystr(path) for path, _ in found}
+    unused: dict[Keys | None, str] = {
+        _keys(path): jax.tree_util.keystr(path) for path, rule in found if rule is not None
+    }
 
     def place(path: Any, leaf: Any) -> Any:
         keys, name = _keys(path), jax.tree_util.keystr(path, simple=True, separator=".")
         above = next((keys[:i] for i in range(len(keys) + 1) if keys[:i] in rules), None)
         unused.pop(above, None)
-        if not is_compressed(leaf):
+        if not is_compressed(leaf):  # a number or a text, which is nowhere
             return leaf
         if above is None:
             raise InputError("sharding", tensor=name, expected="one, or None", found="no such key")
-        return dataclasses.replace(leaf, sharding=_fitting(leaf, rules[above], name))
+        return dataclasses.replace(leaf, sharding=fitting(leaf, rules[above], name))
 
     placed = jax.tree_util.tree_map_with_path(place, packed, is_leaf=is_compressed)
     if unused and rules.keys() != {()}:
@@ -63,18 +66,25 @@ def _keys(path: Any) -> Keys:
     return tuple(found)
 
 
-def _shown(tensor: CompressedTensor) -> tuple[tuple[int, ...], Any]:
-    """Shape and dtype of what `decompress` gives."""
-    return tuple(tensor.shape), tensor.dtype
+@lru_cache
+def key_struct(implementation: str, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+    """An array of random keys, by the shape of its data."""
+    data = jax.ShapeDtypeStruct(shape, np.uint32)
+    return jax.eval_shape(lambda d: jax.random.wrap_key_data(d, impl=implementation), data)
 
 
-def _fitting(tensor: CompressedTensor, rule: Any, name: str) -> jax.sharding.Sharding | None:
-    """The sharding that a rule gives to a tensor."""
-    shape, dtype = _shown(tensor)
+def fitting(tensor: CompressedTensor, rule: Any, name: str) -> jax.sharding.Sharding | None:
+    """The sharding that a rule gives to a tensor.
+
+    Raises:
+      InputError: one that does not fit it, by `name`.
+    """
+    key = tensor.header.key
+    own = key_struct(key, tuple(tensor.shape)) if key else tensor
     if isinstance(rule, _TEMPLATES):
-        told = (tuple(rule.shape), rule.dtype)
-        if told != (shape, dtype):
-            raise InputError("shape and dtype", tensor=name, expected=told, found=(shape, dtype))
+        told, found = (tuple(rule.shape), rule.dtype), (tuple(own.shape), own.dtype)
+        if told != found:
+            raise InputError("shape and dtype", tensor=name, expected=told, found=found)
         rule = rule.sharding
     if rule is None:
         return None
@@ -85,12 +95,12 @@ def _fitting(tensor: CompressedTensor, rule: Any, name: str) -> jax.sharding.Sha
             expected="a jax.sharding.Sharding, ShapeDtypeStruct or None",
             found=f"{rule!r:.60}",
         )
-    if not shape and isinstance(rule, jax.sharding.NamedSharding):
+    if not own.shape and isinstance(rule, jax.sharding.NamedSharding):
         everywhere = jax.sharding.PartitionSpec()
         return jax.sharding.NamedSharding(rule.mesh, everywhere, memory_kind=rule.memory_kind)
     try:
-        rule.shard_shape(shape)
-        if isinstance(rule, jax.sharding.NamedSharding) and len(rule.spec) > len(shape):
+        rule.shard_shape(tuple(own.shape))
+        if isinstance(rule, jax.sharding.NamedSharding) and len(rule.spec) > len(own.shape):
             raise ValueError(f"{len(rule.spec)} axes")
         if not rule.device_set:
             raise ValueError("no device")
@@ -99,7 +109,7 @@ def _fitting(tensor: CompressedTensor, rule: Any, name: str) -> jax.sharding.Sha
         raise InputError(
             "sharding",
             tensor=name,
-            expected=f"one that splits shape {list(shape)}",
+            expected=f"one that splits shape {list(own.shape)}",
             found=f"{rule!r:.120}: {reason:.120}",
         ) from error
     return rule

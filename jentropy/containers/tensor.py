@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -55,6 +55,8 @@ class TensorHeader:
     entropy_bits: float  # of a number: sum of the fields' entropies of all codes in it
     joint_entropy_bits: float | None  # of the codes; None where one has more than 16 bits
     numpy: bool = True  # decompresses to NumPy; False: to a JAX array
+    scalar: bool = False  # decompresses to a Python number
+    key: str = ""  # implementation of the random keys that it decompresses to
 
     def __post_init__(self) -> None:
         if not is_shape(self.shape):
@@ -113,7 +115,29 @@ class TensorHeader:
         return sum(chunk.bytes for chunk in self.chunks)
 
 
-@jax.tree_util.register_dataclass
+class PayloadKey:
+    """The payload's key in the path of a pytree. Orbax, which would lose the header, refuses it.
+
+    Its message formats the key; whoever shows a path takes `str`.
+    """
+
+    def __str__(self) -> str:
+        return ".payload"
+
+    def __format__(self, spec: str) -> str:
+        return (
+            "CompressedTensor: Orbax would store its payload without its header, which nobody "
+            "could decode; use jentropy.save(path, tree), or give Orbax jentropy.decompress(tree)"
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PayloadKey)
+
+    def __hash__(self) -> int:
+        return hash(PayloadKey)
+
+
+@jax.tree_util.register_pytree_with_keys_class
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompressedTensor:
     """An archived tensor: a pytree node whose leaves are the pieces of its payload.
@@ -126,17 +150,30 @@ class CompressedTensor:
     """
 
     payload: tuple[Any, ...]
-    header: TensorHeader = field(metadata={"static": True})
-    sharding: jax.sharding.Sharding | None = field(default=None, metadata={"static": True})
+    header: TensorHeader
+    sharding: jax.sharding.Sharding | None = None
+
+    def tree_flatten_with_keys(self) -> tuple[tuple[tuple[PayloadKey, Any]], tuple[Any, ...]]:
+        """Of JAX: the payload is a child, all else is static."""
+        return ((PayloadKey(), self.payload),), (self.header, self.sharding)
+
+    def tree_flatten(self) -> tuple[tuple[Any], tuple[Any, ...]]:
+        """Of JAX."""
+        return (self.payload,), (self.header, self.sharding)
+
+    @classmethod
+    def tree_unflatten(cls, static: tuple[Any, ...], children: tuple[Any]) -> CompressedTensor:
+        """Of JAX."""
+        return cls(payload=children[0], header=static[0], sharding=static[1])
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of the tensor that it decompresses to."""
+        """Shape of the tensor that it decompresses to; of random keys that of their data."""
         return self.header.shape
 
     @property
     def dtype(self) -> np.dtype:
-        """Dtype of the tensor that it decompresses to."""
+        """Dtype of the tensor that it decompresses to; of random keys that of their data."""
         return dtype_named(self.header.dtype)
 
     @property

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -17,7 +19,9 @@ from . import coder, on_device
 from .pieces import coded_chunks
 from .placing import with_sharding as with_sharding
 from .slices import decompress_slice
-from .tensor import CompressedTensor, is_compressed, is_storable
+from .tensor import CompressedTensor, TensorHeader, first_twice, is_compressed, is_storable
+
+PYTHON = (bool, int, float, complex, str)  # leaves that stay as they are
 
 
 def leaf_name(path: tuple) -> str:
@@ -25,21 +29,58 @@ def leaf_name(path: tuple) -> str:
     return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
+def leaf_names(paths: Iterable[tuple]) -> list[str]:
+    """Dotted paths of leaves; where two read alike, keys that have dots stand in brackets.
+
+    Raises:
+      InputError: two leaves that read alike even so.
+
+    Example:
+      >>> leaf_names([("a.b",), ("a", "b"), ("c.d",)])
+      ["['a.b']", 'a.b', 'c.d']
+    """
+    paths = list(paths)
+    names = [leaf_name(path) for path in paths]
+    often = Counter(names)
+    if len(often) == len(names):
+        return names
+    for i, path in enumerate(paths):
+        if often[names[i]] > 1:
+            keys = [leaf_name((key,)) for key in path]
+            names[i] = ".".join(f"[{key!r}]" if "." in key else key for key in keys)
+    if (twice := first_twice(names)) is not None:
+        raise InputError("two leaves of the pytree have this path", tensor=twice)
+    return names
+
+
+def is_python(leaf: Any) -> bool:
+    """Whether a leaf is a number or a text of Python's, which is not compressed."""
+    return type(leaf) in PYTHON
+
+
+def is_key(leaf: Any) -> bool:
+    """Whether a leaf is an array of typed random keys."""
+    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
 def compress(pytree: Any) -> Any:
     """Archives every array of a pytree, without losing a bit of any.
 
     Floats are entropy coded by their fields, every other dtype by its bytes or half bytes; what
-    would not shrink is stored. NumPy arrays come back as NumPy, JAX arrays as JAX.
+    would not shrink is stored. NumPy arrays come back as NumPy, JAX arrays as JAX, typed random
+    keys as such.
 
     Args:
-      pytree: NumPy or JAX arrays of any shape and numeric dtype (NumPy and Python scalars become
-        arrays of no dimensions); leaves that are compressed already stay.
+      pytree: NumPy or JAX arrays of any shape and numeric dtype (NumPy scalars become arrays of no
+        dimensions); numbers and texts of Python's, and leaves that are compressed already, stay.
 
     Returns:
-      The same tree of `CompressedTensor`.
+      The same tree of `CompressedTensor`. Orbax refuses to store it: its headers are no arrays.
+      `jentropy.save` does.
 
     Raises:
-      InputError: a leaf that is no numeric array, by its path; inside of `jax.jit`.
+      InputError: a leaf that is no numeric array, by its path; dicts whose keys JAX cannot sort;
+        inside of `jax.jit`.
 
     Example:
       >>> import numpy as np, jentropy
@@ -48,12 +89,15 @@ def compress(pytree: Any) -> Any:
       >>> jentropy.decompress(packed)["w"].tolist()
       [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]
     """
-    leaves, structure = jax.tree_util.tree_flatten_with_path(pytree, is_leaf=is_compressed)
+    try:
+        leaves, structure = jax.tree_util.tree_flatten_with_path(pytree, is_leaf=is_compressed)
+    except ValueError as error:
+        raise InputError(f"pytree: {error}", hint="keys of a dict are of one type") from error
     packed: list[Any] = [leaf for _, leaf in leaves]
     makers = {
         i: partial(_draft, leaf_name(path), leaf)
         for i, (path, leaf) in enumerate(leaves)
-        if not is_compressed(leaf)
+        if not is_compressed(leaf) and not is_python(leaf)
     }
     drafts: list[coder.Draft] = []
     parts: dict[int, list] = {}
@@ -79,18 +123,42 @@ def compress(pytree: Any) -> Any:
 
 
 def _draft(name: str, leaf: Any) -> coder.Draft:
-    return coder.draft(name, as_array(leaf, name), numpy=not isinstance(leaf, jax.Array))
+    numpy = not isinstance(leaf, jax.Array)
+    return coder.draft(name, as_array(leaf, name), numpy=numpy, key=key_implementation(leaf, name))
+
+
+def key_implementation(leaf: Any, name: str = "") -> str:
+    """Of an array of typed random keys; empty for any other leaf.
+
+    Raises:
+      InputError: keys of an implementation that JAX does not know by name.
+    """
+    if not is_key(leaf):
+        return ""
+    implementation = str(jax.random.key_impl(leaf))
+    try:
+        jax.random.wrap_key_data(jax.random.key_data(leaf), impl=implementation)
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            "implementation of random keys",
+            tensor=name,
+            expected="one that JAX knows by its name",
+            found=implementation,
+        ) from error
+    return implementation
 
 
 def as_array(leaf: Any, name: str = "") -> np.ndarray:
-    """A leaf as a contiguous NumPy array of native byte order.
+    """A leaf as a contiguous NumPy array of native byte order; of random keys their data.
 
     Raises:
       InputError: a leaf that is no numeric array, by `name`.
     """
     if isinstance(leaf, jax.core.Tracer):
         raise modes.traced("compress outside of them").at(tensor=name)
-    if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
+    if is_key(leaf):
+        leaf = jax.random.key_data(leaf)
+    elif isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
         raise InputError("leaf", tensor=name, expected="a numeric array", found=leaf.dtype)
     values = np.asarray(jax.device_get(leaf) if isinstance(leaf, jax.Array) else leaf)
     if not is_storable(values.dtype):
@@ -133,7 +201,11 @@ def decompress_where(packed: Any, on_its_device: Callable[[CompressedTensor], bo
     out: list[Any] = [leaf for _, leaf in leaves]
     names = {i: leaf_name(path) for i, (path, leaf) in enumerate(leaves) if is_compressed(leaf)}
     spread = {i: name for i, name in names.items() if out[i].sharding is not None}
-    there = {i: n for i, n in names.items() if i not in spread and on_its_device(out[i])}
+    there = {
+        i: name
+        for i, name in names.items()
+        if i not in spread and not out[i].header.key and on_its_device(out[i])
+    }
     here = {i: name for i, name in names.items() if i not in spread and i not in there}
 
     decoded = coder.decode(
@@ -142,15 +214,24 @@ def decompress_where(packed: Any, on_its_device: Callable[[CompressedTensor], bo
         for item in coded_chunks(name, tensor, whole=True)
     )
     for i in here:
-        values = coder.assemble(decoded, out[i].header)
-        fits = jax.dtypes.canonicalize_dtype(values.dtype) == values.dtype
-        out[i] = values if out[i].header.numpy or not fits else jnp.asarray(values)
+        header = out[i].header
+        out[i] = _as_it_was(coder.assemble(decoded, header), header)
     tensors = [out[i] for i in there]
     for i, array in zip(there, on_device.decompress(tensors, list(there.values())), strict=True):
         out[i] = array
     for i, name in spread.items():
         out[i] = _shards(out[i], name)
     return jax.tree_util.tree_unflatten(structure, out)
+
+
+def _as_it_was(values: np.ndarray, header: TensorHeader) -> Any:
+    """Decoded values as the leaf that they were."""
+    if header.scalar and not values.shape:
+        return values.item()
+    if header.key:
+        return jax.random.wrap_key_data(jnp.asarray(values), impl=header.key)
+    fits = jax.dtypes.canonicalize_dtype(values.dtype) == values.dtype
+    return values if header.numpy or not fits else jnp.asarray(values)
 
 
 def _shards(tensor: CompressedTensor, name: str) -> jax.Array:
@@ -162,6 +243,9 @@ def _shards(tensor: CompressedTensor, name: str) -> jax.Array:
             hint="JAX has 64 bits with jax_enable_x64 only",
         )
     assert tensor.sharding is not None
+    if tensor.header.key:
+        whole = decompress(dataclasses.replace(tensor, sharding=None))
+        return jax.device_put(whole, tensor.sharding)
     return jax.make_array_from_callback(
         tensor.shape, tensor.sharding, lambda index: decompress_slice(tensor, index, name)
     )

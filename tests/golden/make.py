@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 import zlib
 from pathlib import Path
 
@@ -142,12 +143,53 @@ def write_tree(name: str) -> None:
     jentropy.save(HERE / "valid" / name, arrays)
 
 
+def step() -> dict:
+    """Items of a step that Orbax writes: all kinds of leaves."""
+    import jax
+
+    return {
+        "state": {
+            "params": {"w": tree()["bf16"][:16], "b": np.arange(5, dtype=np.int8)},
+            "moments": [np.zeros((2, 3), np.float32), {"n": np.full(1, 7, np.int32)}],
+            "step": 3,
+            "rate": -0.0,
+            "on": True,
+            "name": "run",
+            "none": None,
+            "key": jax.random.key(5),
+        },
+        "config": {"layers": 2},
+    }
+
+
+def write_step() -> None:
+    """A compressed checkpoint of two steps."""
+    import orbax.checkpoint as ocp
+
+    items = step()
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "source"
+        with ocp.CheckpointManager(source) as manager:
+            for number in (1, 2):
+                manager.save(
+                    number,
+                    args=ocp.args.Composite(
+                        state=ocp.args.PyTreeSave(items["state"]),
+                        config=ocp.args.JsonSave(items["config"]),
+                    ),
+                )
+        for file in source.rglob("commit_success.txt"):
+            file.write_text("")
+        jentropy.compress_checkpoint(source, HERE / "valid" / "steps")
+
+
 def main() -> None:
     for name in ("valid", "invalid"):
         shutil.rmtree(HERE / name, ignore_errors=True)
         (HERE / name).mkdir()
     for name in TREES:
         write_tree(name)
+    write_step()
     source = HERE.parent / "fixtures" / "quantised" / FIXTURE
     jentropy.compress_checkpoint(source, HERE / "valid" / FIXTURE)
     expected = {}

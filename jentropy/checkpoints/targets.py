@@ -1,0 +1,142 @@
+"""Trees put into the structure of a target, as Orbax does: leaves are found by their paths."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jentropy.containers import placing, trees
+from jentropy.containers.tensor import CompressedTensor, is_compressed
+from jentropy.errors import InputError
+
+Keys = tuple[str, ...]
+KINDS = {bool: "b", int: "iu", float: "f", complex: "c"}  # of dtypes, by Python's number
+SHOWN = 3  # names in an error
+
+
+def fit(tree: Any, target: Any, file: Path, *, required: Any = None) -> Any:
+    """The leaves of a tree in the structure of a target.
+
+    Args:
+      tree: dicts, lists and tuples of `CompressedTensor` and Python's numbers and texts.
+      target: a pytree of arrays, `jax.ShapeDtypeStruct`, and such numbers and texts.
+      file: for messages.
+      required: the part of the tree that the target has to have; None: all of it.
+
+    Raises:
+      InputError: leaves that are in one of the two only, or that differ, by name.
+    """
+    found = dict(_leaves(tree))
+    paths, structure = jax.tree_util.tree_flatten_with_path(target, is_leaf=is_compressed)
+    wanted = {_keys(path): leaf for path, leaf in paths}
+    if len(wanted) != len(paths):
+        raise InputError("paths of the target", expected="each once", found="two that read alike")
+    missing = [path for path in wanted if path not in found]
+    needless = [
+        path for path, _ in _leaves(tree if required is None else required) if path not in wanted
+    ]
+    if missing or needless:
+        told = [f"no {_some(missing)}"] * bool(missing) + [f"also {_some(needless)}"] * bool(
+            needless
+        )
+        raise InputError(
+            "structure", file=file, expected="the leaves of the target", found=", ".join(told)
+        )
+    leaves = [_fitted(".".join(path), found[path], leaf, file) for path, leaf in wanted.items()]
+    return jax.tree_util.tree_unflatten(structure, leaves)
+
+
+def _leaves(tree: Any, path: Keys = ()) -> Iterator[tuple[Keys, Any]]:
+    if isinstance(tree, dict | list | tuple):
+        for key, child in tree.items() if isinstance(tree, dict) else enumerate(tree):
+            yield from _leaves(child, (*path, str(key)))
+    elif tree is not None:
+        yield path, tree
+
+
+def _keys(path: tuple) -> Keys:
+    return tuple(trees.leaf_name((key,)) for key in path)
+
+
+def _some(paths: list[Keys]) -> str:
+    more = f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else ""
+    return ", ".join(repr(".".join(path)) for path in paths[:SHOWN]) + more
+
+
+def _fitted(name: str, leaf: Any, target: Any, file: Path) -> Any:
+    """A leaf with the type and the sharding of the target's."""
+
+    def differs(what: str, expected: Any, found: Any) -> InputError:
+        return InputError(
+            f"{what} of the target", file=file, tensor=name, expected=expected, found=found
+        )
+
+    if trees.is_python(target) or trees.is_python(leaf):
+        number = _number(leaf, target)
+        if number is None:
+            raise differs("leaf", _told(target), _told(leaf))
+        return number
+    if not isinstance(leaf, CompressedTensor) or not hasattr(target, "dtype"):
+        raise differs("leaf", _told(target), _told(leaf))
+    header = leaf.header
+    if is_compressed(target):
+        shape, dtype, numpy = target.shape, target.dtype, target.header.numpy
+        if (header.key, leaf.shape, leaf.dtype) != (target.header.key, shape, dtype):
+            raise differs("leaf", _told(target), _told(leaf))
+    else:
+        shape, dtype = tuple(target.shape), target.dtype
+        numpy = isinstance(target, np.ndarray | np.generic)
+        own = placing.key_struct(header.key, leaf.shape) if header.key else leaf
+        if own.dtype != dtype:
+            raise differs("dtype", dtype, own.dtype)
+        if own.shape != shape:
+            raise differs("shape", list(shape), list(own.shape))
+    sharding = getattr(target, "sharding", None)
+    if not isinstance(sharding, jax.sharding.Sharding):
+        sharding = None
+    return dataclasses.replace(
+        leaf,
+        header=dataclasses.replace(header, numpy=numpy, scalar=False),
+        sharding=placing.fitting(leaf, sharding, name),
+    )
+
+
+def _number(leaf: Any, target: Any) -> Any:
+    """A number or a text of Python's where the target or the leaf is one; None if it does not fit.
+
+    A number and an array of no dimensions stand for each other where no bit is lost.
+    """
+    if trees.is_python(leaf) and trees.is_python(target):
+        return leaf if type(leaf) is type(target) else None
+    array = leaf if isinstance(leaf, CompressedTensor) else target
+    number = target if isinstance(leaf, CompressedTensor) else leaf
+    shape, dtype = getattr(array, "shape", None), getattr(array, "dtype", None)
+    if shape != () or not isinstance(dtype, np.dtype) or type(number) not in KINDS:
+        return None
+    kind = "f" if jnp.issubdtype(dtype, jnp.floating) else dtype.kind
+    if kind not in KINDS[type(number)]:
+        return None
+    if isinstance(leaf, CompressedTensor):
+        return dataclasses.replace(leaf, header=dataclasses.replace(leaf.header, scalar=True))
+    try:
+        value = np.asarray(leaf, dtype)
+    except OverflowError:
+        return None
+    if value.item() != leaf and leaf == leaf:
+        return None
+    numpy = isinstance(target, np.ndarray | np.generic)
+    return trees.compress(value if numpy else jnp.asarray(value))
+
+
+def _told(leaf: Any) -> str:
+    if isinstance(leaf, CompressedTensor) and leaf.header.key:
+        return f"random keys of {leaf.header.key}"
+    if hasattr(leaf, "dtype"):
+        return f"{leaf.dtype}{list(leaf.shape)}"
+    return f"{type(leaf).__name__} {leaf!r:.40}"
