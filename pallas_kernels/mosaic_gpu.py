@@ -15,6 +15,7 @@ import numpy as np
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.mosaic.gpu import fragmented_array as mgpu
+from jax.experimental.mosaic.gpu import utils
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import arith, memref, vector
@@ -96,7 +97,7 @@ def store_transposed(
                 memref.store(
                     vector.extract(register, [], [half]),
                     target,
-                    [arith.addi(first, arith.constant(index, more)) for first, more in at],
+                    [arith.addi(first, utils.c(more, index)) for first, more in at],
                 )
 
     store(ref.at[own], numbers)

@@ -83,7 +83,8 @@ def collect(source: FileSource | OrbaxSource, *, strict: bool = False) -> Plan:
       InputError: a name of a file that not every system has.
     """
     elements, plan = source.view(strict=strict, lenient=not strict).elements, Plan()
-    shown, opened_files = frozenset[str](), {}
+    shown: frozenset[str] = frozenset()
+    opened_files: Mapping[str, SafetensorsFile | GgufFile] = {}
     if isinstance(source, FileSource):
         names, shown, opened_files = source.files, source.shown, source.opened
     else:
