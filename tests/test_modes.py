@@ -190,8 +190,10 @@ def plain_text(archived) -> bytes:
     return written(archived)
 
 
-def test_models(mode, archived, plain_text):
-    assert written(archived, logits=mode == "strict") == plain_text
+@pytest.mark.parametrize("switch", [name for name in SWITCHES if name != "mesh"])  # see below
+def test_models(switch, archived, plain_text):
+    with switched(switch):
+        assert written(archived, logits=switch == "strict") == plain_text
 
 
 MESH = """
@@ -207,23 +209,19 @@ spread = models.load(sys.argv[1], mesh=mesh, compute_dtype=jnp.float32)
 w = (np.random.default_rng(0).standard_normal((128, 192)) * 0.02).astype(np.float32)
 x = np.ones((8, 192), np.float32)
 
-def products(given_x, kind):
-    own = place(w, "x")
-    codes = jentropy.quantize(own, formats.INT4_GROUP)
-    assert (jentropy.decompress(jentropy.compress({"w": own}))["w"] == w).all()
-    quantized = formats.QuantizedTensor(number_format=formats.INT4_GROUP, codes=codes)
-    weight = quantized if kind == "INT4" else own.astype(jnp.bfloat16)
-    resident = jentropy.to_resident(weight, "reference")
-    right = x @ np.asarray(jentropy.decode(resident, jnp.float32)).T
-    run = jax.jit(jentropy.matmul, static_argnames="transpose_w")
-    y = run(given_x, resident, transpose_w=True)
-    np.testing.assert_allclose(y, right, rtol=1e-3, atol=1e-4)
+own = place(w, "x")
+assert (jentropy.decompress(jentropy.compress({"w": own}))["w"] == w).all()
+codes = jentropy.quantize(own, formats.INT4_GROUP)
+weight = formats.QuantizedTensor(number_format=formats.INT4_GROUP, codes=codes)
+resident = jentropy.to_resident(weight, "reference")
+right = x @ np.asarray(jentropy.decode(resident, jnp.float32)).T
+run = jax.jit(jentropy.matmul, static_argnames="transpose_w")
+y = run(place(x, "x"), resident, transpose_w=True)
+np.testing.assert_allclose(y, right, rtol=1e-3, atol=1e-4)
 
-products(place(x, "x"), "INT4")
 found = jax.jit(lambda ids: spread(ids))(place(ids, "x"))
 np.testing.assert_allclose(found, logits, rtol=1e-4, atol=1e-5)
 with jax.set_mesh(mesh):
-    products(place(x, None, "x"), "BF16")
     text = np.asarray(models.generate(spread, ids, max_new_tokens=2))
     assert (text[:, 3] == logits[:, -1].argmax(-1)).all()
 """
