@@ -68,6 +68,8 @@ def matmul(
       interpret: runs Pallas kernels in interpret mode, which works on any device: True for TPU's
         memory and copies, "hlo" for plain operations, or `pltpu.InterpretParams`; for GPU kernels
         True or `InterpretGPUParams`. The reference backend has none.
+        Under a transfer guard of the whole process take "hlo": True calls back in threads of JAX's
+        own, which such a guard holds too.
       precision: "highest" (or `jax.lax.Precision.HIGHEST`) keeps all bits of float32 x: three
         products with bfloat16 parts of it, one pass over w. None: the default of the backend.
 
