@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,7 @@ def collect(source: FileSource | OrbaxSource) -> Plan:
       InputError: a name of a file that not every system has.
     """
     elements, plan = source.view(strict=False, lenient=True).elements, Plan()
-    shown: Collection[str] = ()
+    shown: frozenset[str] = frozenset()
     opened_files: Mapping[str, SafetensorsFile | GgufFile] = {}
     if isinstance(source, FileSource):
         names, shown, opened_files = source.files, source.shown, source.opened
