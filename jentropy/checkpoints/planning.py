@@ -80,8 +80,7 @@ def collect(source: FileSource | OrbaxSource) -> Plan:
       InputError: a name of a file that not every system has.
     """
     elements, plan = source.view(strict=False, lenient=True).elements, Plan()
-    shown: frozenset[str] = frozenset()
-    opened_files: Mapping[str, SafetensorsFile | GgufFile] = {}
+    shown, opened_files = frozenset[str](), {}
     if isinstance(source, FileSource):
         names, shown, opened_files = source.files, source.shown, source.opened
     else:
