@@ -17,7 +17,7 @@ import pytest
 from orbax.checkpoint import v1
 
 import jentropy
-from jentropy.errors import CheckError, CorruptError, InputError
+from jentropy.errors import CheckError, CorruptError, DestinationError, InputError
 
 from .conftest import read_tree, same_tree
 
@@ -149,6 +149,61 @@ def test_one_step_of_a_root(manager, tmp_path):
     with pytest.raises(InputError, match=r"step 7.*one of 0, 3"):
         jentropy.compress_checkpoint(manager, tmp_path / "other", step=7)
     assert "params.w" in jentropy.open_checkpoint(manager, step=3).names()
+
+
+def test_progress_goes_through_every_byte(manager, archive, tmp_path):
+    class Bar:
+        total = done = 0
+
+        def expect(self, total, done):
+            self.total, self.done = total, done
+
+        def __call__(self, amount):
+            self.done += amount
+
+    for run in (
+        lambda bar: jentropy.compress_checkpoint(manager, tmp_path / "dst", progress=bar),
+        lambda bar: jentropy.verify(archive, against=manager, progress=bar),
+        lambda bar: jentropy.decompress_checkpoint(archive, tmp_path / "out", progress=bar),
+    ):
+        bar = Bar()
+        run(bar)
+        assert 0 < bar.total == bar.done
+
+
+def test_what_was_written_is_overwritten_and_nothing_else(manager, archive, tmp_path):
+    for _ in range(2):
+        jentropy.decompress_checkpoint(archive, tmp_path / "out", overwrite=True)
+    jentropy.verify(archive, against=tmp_path / "out")
+    (tmp_path / "out" / "3" / "mine").touch()
+    with pytest.raises(DestinationError, match="3/mine"):
+        jentropy.decompress_checkpoint(archive, tmp_path / "out", overwrite=True)
+    for step in (0, 3):
+        jentropy.compress_checkpoint(manager, tmp_path / "dst", step=step, overwrite=True)
+        jentropy.verify(tmp_path / "dst", against=manager, step=step)
+
+
+def test_weights_and_configs_beside_items_are_told_of_alike(manager, archive, tmp_path):
+    source = Path(shutil.copytree(manager / "3" / "params", tmp_path / "src"))
+    (source / "more").mkdir()
+    header = b'{"x":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}'
+    (source / "more" / "x.safetensors").write_bytes(
+        len(header).to_bytes(8, "little") + header + b"1"
+    )
+    jentropy.compress_checkpoint(source, tmp_path / "dst")
+    for path in (source, tmp_path / "dst"):
+        opened = jentropy.open_checkpoint(path)
+        assert opened.names() == ["w", "zero"]
+        assert "more/x.safetensors: beside the arrays" in opened.notes[0]
+        assert jentropy.open_checkpoint(path / "more").names() == ["x"]
+    with pytest.raises(InputError, match="names begin with step and item"):
+        jentropy.open_checkpoint(archive / "3")
+    (source / "config.json").write_text("{")  # no checkpoint, but its bytes are kept
+    jentropy.compress_checkpoint(source, tmp_path / "bad")
+    for path in (source, tmp_path / "bad"):
+        with pytest.raises(InputError, match=r"config\.json.*not JSON"):
+            jentropy.open_checkpoint(path)
+    assert any("not JSON" in note for note in jentropy.inspect(tmp_path / "bad").notes)
 
 
 @pytest.mark.parametrize("harm", ["item", "json", "value", "step"])

@@ -55,6 +55,22 @@ def test_a_sharding_stands_for_all_below_it(saved):
     assert isinstance(back["step"], np.generic | np.ndarray)
 
 
+def test_what_is_no_tensor_and_what_is_a_key(tmp_path):
+    keys = jax.random.split(jax.random.key(0), 4)
+    tree = {"keys": keys, "one": keys[0], "n": 3, "name": "text", "none": None}
+    jentropy.save(tmp_path / "t", tree)
+    rules = jax.tree.map(lambda _: split("x"), tree)
+    struct = jax.ShapeDtypeStruct(keys.shape, keys.dtype, sharding=split("x"))
+    for sharding in (split("x"), rules, rules | {"keys": struct}):
+        back = jentropy.decompress(jentropy.load(tmp_path / "t", sharding))
+        assert (back["n"], back["name"]) == (3, "text")
+        assert back["keys"].sharding == split("x")
+        assert back["one"].sharding == split()
+        assert jnp.array_equal(jax.random.key_data(back["keys"]), jax.random.key_data(keys))
+    with pytest.raises(InputError, match="'keys'"):
+        jentropy.load(tmp_path / "t", split(None, "x"))
+
+
 def test_abstract_arrays_are_shardings(saved):
     def abstract(leaf, sharding=None):
         return jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype, sharding=sharding)
