@@ -337,10 +337,13 @@ def test_jobs_bound_the_threads(fixtures, tmp_path, capsys, monkeypatch):
     assert cores.count() == 1
     assert run(capsys, "compress", fixtures / "llama_fp16", tmp_path / "dst", "--jobs", 3)[0] == 0
     assert cores.count() == 3
-    for bad in ("0", "-1", "many"):
+    assert run(capsys, "verify", tmp_path / "dst", "--jobs", 10**7)[0] == 0
+    assert cores.count() < 10**6
+    for bad in ("0", "-1", "many", "1.5", ""):
         with pytest.raises(SystemExit) as stopped:
             cli.main(["verify", str(tmp_path / "dst"), "--jobs", bad])
         assert stopped.value.code == 2
+        assert f"expected 1 or more, found {bad!r}" in capsys.readouterr().err
     monkeypatch.delenv(cores.JOBS)
     assert cores.count() == os.cpu_count()
 

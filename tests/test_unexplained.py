@@ -272,6 +272,9 @@ def test_stems_tell_weights_from_each_other():
         ((4, 8), (4, 8), False),
         ((9,), (4, 8), False),
         ((0,), (4, 8), False),
+        ((32, 1), (4, 64), True),
+        ((2, 1, 3), (130, 257), True),
+        ((2, 3, 1, 1), (130, 257), True),
     ],
 )
 def test_shapes_that_could_be_scales(small, shape, expected):

@@ -100,15 +100,18 @@ def serves(small: tuple[int, ...], shape: tuple[int, ...]) -> bool:
     count, codes = math.prod(small), math.prod(shape)
     if count <= 1 or codes <= count:
         return count == 1
-    if len(small) == len(shape):
-        return all(_is_grid(n, of) for n, of in zip(small, shape, strict=True)) or (
-            len(shape) == 2
-            and all(_is_grid(n, of) for n, of in zip(small[::-1], shape, strict=True))
-        )
-    flat = [n for n in small if n > 1]
+    if len(small) == len(shape) and any(_cuts(grid, shape) for grid in (small, small[::-1])):
+        return True
+    flat, own = (tuple(n for n in sizes if n > 1) for sizes in (small, shape))
     if len(flat) == 1:
         return count in shape or (codes % count == 0 and codes // count >= _GROUP)
+    if len(flat) == len(own) and any(_cuts(grid, own) for grid in (flat, flat[::-1])):
+        return True
     return small == shape[: len(small)]
+
+
+def _cuts(grid: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    return all(_is_grid(n, of) for n, of in zip(grid, shape, strict=True))
 
 
 def _is_grid(blocks: int, size: int) -> bool:

@@ -33,6 +33,7 @@ CHECK_FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 DEBUG = "JENTROPY_DEBUG"
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 KEPT_BYTES = 1 << 28
+MOST_JOBS = 4  # for each core; XLA hangs with millions of threads
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -77,8 +78,9 @@ def _run(argv: Sequence[str] | None) -> int:
         command.set_defaults(run=module.run)
     arguments = parser.parse_args(argv)
     if arguments.jobs:
-        os.environ[cores.JOBS] = str(arguments.jobs)
-        os.environ.setdefault("NPROC", str(arguments.jobs))  # XLA's own threads
+        jobs = min(arguments.jobs, MOST_JOBS * (os.cpu_count() or 1))
+        os.environ[cores.JOBS] = str(jobs)
+        os.environ.setdefault("NPROC", str(jobs))  # XLA's own threads
     if arguments.command != "bench":  # which measures what whoever imports the library has
         _keep_memory()
     # What libraries say of themselves is not for the user of a command.
@@ -102,9 +104,9 @@ def _add_common(command: argparse.ArgumentParser, name: str) -> None:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
+    number = int(text) if text.isdecimal() else 0
     if number < 1:
-        raise argparse.ArgumentTypeError("expected 1 or more")
+        raise argparse.ArgumentTypeError(f"expected 1 or more, found {text!r:.40}")
     return number
 
 
