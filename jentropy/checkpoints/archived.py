@@ -101,6 +101,7 @@ class Archive:
             lambda name: self.read_text(component.folder + name) if configs else None,
             metadata,
             whole=self._whole,
+            aside=component.aside,
         )
 
     def _shown(self, component: Component) -> Iterator[tuple[str, int | Blocks]]:

@@ -95,6 +95,12 @@ def stem(name: str) -> Stem:
     return tuple(itertools.chain.from_iterable(map(_own, _SEPARATORS.split(name))))
 
 
+def relative(text: str, array: StoredArray) -> str:
+    """A text with names relative to the array's module, so that the notes of many are one."""
+    parent = _parent(array.name)
+    return text.replace(f"{parent}.", "") if parent else text
+
+
 def serves(small: tuple[int, ...], shape: tuple[int, ...]) -> bool:
     """Whether an array of a shape could hold a number for every block of codes of another."""
     count, codes = math.prod(small), math.prod(shape)

@@ -84,6 +84,7 @@ class FileSource:
             lambda name: _read(folder / name) if configs else None,
             _metadata(self.opened[file] for file in component.files) if configs else {},
             whole=self.whole,
+            aside=component.aside,
         )
 
 
