@@ -200,6 +200,15 @@ def test_fp8_whose_scales_lie_aside_is_raw_and_noted(where, tmp_path):
         assert checkpoint.tensor("model.norm.weight").format == "BF16"
 
 
+def test_a_directory_of_one_file_and_its_archive_say_the_same(tmp_path):
+    layers = {LAYER: {"format": "float8_e4m3fn"}}
+    told = {"_quantization_metadata": json.dumps({"layers": layers})}
+    source = write(tmp_path / "source", {f"{LAYER}.weight": CODES}, metadata=told)
+    jentropy.compress_checkpoint(source, tmp_path / "dst")
+    notes = [jentropy.open_checkpoint(path).notes for path in (source, tmp_path / "dst")]
+    assert notes[0] == notes[1] != ()
+
+
 @pytest.mark.parametrize("metadata", [{"format": "pt"}, {"fp8_scale": "1.0"}, {"quantized": "fp8"}])
 def test_metadata_that_tells_of_no_scales_is_no_reason(metadata, tmp_path):
     write(tmp_path, {f"{LAYER}.weight": CODES}, metadata=metadata)

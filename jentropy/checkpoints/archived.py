@@ -55,12 +55,12 @@ class Archive:
         self.root = store.path / folder
         if within and not self._files:
             raise InputError("no such file or directory in it", file=store.path / within)
-        self._whole = len(paths) != 1 and not is_file
+        self._whole = len(paths if not folder else self._files) != 1 and not is_file
         self.choice = Choice(components=())
         if paths:
             files = [within.removeprefix(start)] if is_file else list(self._files)
             self.choice = choosing.choose(self.root, files, self._names, self._read)
-        if not self._whole:
+        if is_file or len(paths) == 1:  # as the file by its path says
             self.choice = replace(self.choice, notes=())
 
     def arrays(self) -> Iterator[ArchivedArray]:
