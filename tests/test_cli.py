@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -441,6 +442,20 @@ def test_an_interrupt_says_what_it_left(
         assert f"nothing of {dst} is left" in err
         assert not dst.exists()
     assert not folder.exists()
+
+
+def test_sigterm_cleans_up_as_an_interrupt_does(packed_one, tmp_path, capsys, monkeypatch):
+    before = signal.getsignal(signal.SIGTERM)
+
+    def terminate(*_, **__):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(decompressing, "put_in_place", terminate)
+    code, _, err = run(capsys, "decompress", packed_one, tmp_path / "dst")
+    assert (code, err.count("\n")) == (130, 1)
+    assert "nothing of" in err
+    assert not list(tmp_path.iterdir())
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_bits_per_weight_leave_out_what_is_no_weight(tmp_path, capsys):

@@ -11,9 +11,12 @@ import importlib
 import io
 import logging
 import os
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import jentropy
 from jentropy.codecs import cores
@@ -39,7 +42,8 @@ MOST_JOBS = 4  # for each core; XLA hangs with millions of threads
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line; returns its exit code."""
     try:
-        return _run(argv)
+        with _terminable():
+            return _run(argv)
     except CheckError as error:
         return _fail(error, CHECK_FAILED)
     except JentropyError as error:
@@ -58,6 +62,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         what = f"{type(error).__name__}: {error}"
         return _fail(f"internal error, set {DEBUG}=1 to see where: {what:.300}", BAD_INPUT)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Has SIGTERM end a command as Ctrl-C does: what it leaves is removed or named."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def _run(argv: Sequence[str] | None) -> int:
