@@ -395,6 +395,23 @@ def test_gptqs_older_config_is_a_file_of_its_own(tmp_path):
     assert (tensor.format, tensor.dialect, tensor.shape) == ("INT4", "gptq", (16, 64))
 
 
+@pytest.mark.parametrize(
+    ("fixture", "part"),
+    [("gptq_v1_asym_act", "g_idx"), ("ao_nvfp4", "_weight_per_tensor_scale")],
+)
+def test_a_part_that_is_declared_and_missing_is_not_left_out(fixture, part, tmp_path):
+    source = jentropy.checkpoints.sources.read_file_source(QUANTISED / fixture)
+    gone = DOWN.replace("weight", part)
+    assert gone in source.stored
+    arrays = {name: tensor.values for name, tensor in source.stored.items() if name != gone}
+    config = json.loads((QUANTISED / fixture / "config.json").read_text())
+    write(tmp_path, arrays, config, metadata=source.metadata)
+    checkpoint = jentropy.open_checkpoint(tmp_path)
+    assert [n for n in checkpoint.names() if checkpoint.tensor(n).note] != []
+    assert part in checkpoint.notes[0]
+    assert checkpoint.tensor(KEY).format != "RAW"
+
+
 def test_group_indices_are_checked_when_they_are_read(tmp_path):
     arrays = gptq(16, 64, 4, 32)
     arrays["a.g_idx"][7] = 2
