@@ -53,6 +53,7 @@ _NUMBERS = tuple(
         np.uint8,
     )
 )
+_ORDER = "g_idx"  # the group of each input
 _GROUP = 8  # weights of the smallest group that shares a scale
 _SEPARATORS = re.compile("[./]")
 
@@ -158,7 +159,9 @@ class Companions:
         """Names of all that is named after an array and can hardly be anything of its own."""
         inside = self._inside.get(array.name, ())
         longer = (n for n in self._starting(f"{array.name}_") if self._may_serve(n, array))
-        return list(dict.fromkeys((*self.scales(array), *inside, *longer)))
+        orders = (f"{array.name}_{_ORDER}", f"{_parent(array.name)}.{_ORDER}")
+        order = (name for name in orders if name in self._arrays)
+        return list(dict.fromkeys((*self.scales(array), *inside, *longer, *order)))
 
     def suspects(self, array: StoredArray) -> list[str]:
         """All of `named_after`, what has its name elsewhere or lies in its module beside it."""

@@ -29,6 +29,7 @@ from .dialects.weight import AUXILIARY, Missing, Part, Weight
 from .index import PACKED_BITS
 
 _FULL = ("BF16", "FP16", "FP32")  # mean what they say in any checkpoint
+_SERVING = tuple(end for end in AUXILIARY if not end.endswith("g_idx"))  # that change no weight
 _SHOWN = 3  # names in a note
 _MOST = 20  # notes
 
@@ -142,7 +143,7 @@ def _contradictions(
     loose = Companions(
         array
         for name, array in contents.arrays.items()
-        if name not in used and name not in weights and not name.endswith(AUXILIARY)
+        if name not in used and name not in weights and not name.endswith(_SERVING)
     )
     for code, weight in list(weights.items()):
         unused = loose.named_after(contents.arrays[code])
