@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -357,10 +358,13 @@ def test_jobs_bound_the_threads(fixtures, tmp_path, capsys, monkeypatch):
     assert cores.count() == 1
     assert run(capsys, "compress", fixtures / "llama_fp16", tmp_path / "dst", "--jobs", 3)[0] == 0
     assert cores.count() == 3
-    for bad in ("0", "-1", "many"):
+    assert run(capsys, "verify", tmp_path / "dst", "--jobs", 10**7)[0] == 0
+    assert cores.count() < 10**6
+    for bad in ("0", "-1", "many", "1.5", ""):
         with pytest.raises(SystemExit) as stopped:
             cli.main(["verify", str(tmp_path / "dst"), "--jobs", bad])
         assert stopped.value.code == 2
+        assert f"expected 1 or more, found {bad!r}" in capsys.readouterr().err
     monkeypatch.delenv(cores.JOBS)
     assert cores.count() == os.cpu_count()
 
@@ -458,6 +462,20 @@ def test_an_interrupt_says_what_it_left(
         assert f"nothing of {dst} is left" in err
         assert not dst.exists()
     assert not folder.exists()
+
+
+def test_sigterm_cleans_up_as_an_interrupt_does(packed_one, tmp_path, capsys, monkeypatch):
+    before = signal.getsignal(signal.SIGTERM)
+
+    def terminate(*_, **__):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(decompressing, "put_in_place", terminate)
+    code, _, err = run(capsys, "decompress", packed_one, tmp_path / "dst")
+    assert (code, err.count("\n")) == (130, 1)
+    assert "nothing of" in err
+    assert not list(tmp_path.iterdir())
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_bits_per_weight_leave_out_what_is_no_weight(tmp_path, capsys):

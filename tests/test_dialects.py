@@ -395,6 +395,47 @@ def test_gptqs_older_config_is_a_file_of_its_own(tmp_path):
     assert (tensor.format, tensor.dialect, tensor.shape) == ("INT4", "gptq", (16, 64))
 
 
+@pytest.mark.parametrize(
+    ("fixture", "part"),
+    [("gptq_v1_asym_act", "g_idx"), ("ao_nvfp4", "_weight_per_tensor_scale")],
+)
+def test_a_part_that_is_declared_and_missing_is_not_left_out(fixture, part, tmp_path):
+    source = jentropy.checkpoints.sources.read_file_source(QUANTISED / fixture)
+    gone = DOWN.replace("weight", part)
+    assert gone in source.stored
+    arrays = {name: tensor.values for name, tensor in source.stored.items() if name != gone}
+    config = json.loads((QUANTISED / fixture / "config.json").read_text())
+    write(tmp_path, arrays, config, metadata=source.metadata)
+    checkpoint = jentropy.open_checkpoint(tmp_path)
+    assert [n for n in checkpoint.names() if checkpoint.tensor(n).note] != []
+    assert part in checkpoint.notes[0]
+    assert checkpoint.tensor(KEY).format != "RAW"
+
+
+@pytest.mark.parametrize(("order", "reads"), [("group", False), (True, False), ("weight", True)])
+def test_compressed_tensors_activation_order_needs_its_indices(order, reads, tmp_path):
+    source = shutil.copytree(QUANTISED / "ct_w4a16_g32_sym", tmp_path / "source")
+    config = json.loads((source / "config.json").read_text())
+    for group in config["quantization_config"]["config_groups"].values():
+        group["weights"]["actorder"] = order
+    (source / "config.json").write_text(json.dumps(config))
+    checkpoint = jentropy.open_checkpoint(source)
+    tensor = checkpoint.tensor(DOWN if reads else f"{DOWN}_packed")
+    assert tensor.format == ("INT4" if reads else "RAW")
+    assert reads or "weight_g_idx" in tensor.note
+
+
+@pytest.mark.parametrize("name", ["dsv3_fp8_block", "mo_fp8", "ct_mxfp8"])
+def test_group_indices_that_a_dialect_does_not_know_are_not_left_out(name, tmp_path):
+    source = jentropy.checkpoints.sources.read_file_source(QUANTISED / name)
+    arrays = {key: tensor.values for key, tensor in source.stored.items()}
+    arrays[f"{DOWN}_g_idx"] = np.arange(4, dtype=np.int32)
+    config = json.loads((QUANTISED / name / "config.json").read_text())
+    write(tmp_path, arrays, config, metadata=source.metadata)
+    tensor = jentropy.open_checkpoint(tmp_path).tensor(DOWN)
+    assert (tensor.format, "weight_g_idx" in tensor.note) == ("RAW", True)
+
+
 def test_group_indices_are_checked_when_they_are_read(tmp_path):
     arrays = gptq(16, 64, 4, 32)
     arrays["a.g_idx"][7] = 2

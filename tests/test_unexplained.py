@@ -176,6 +176,45 @@ def test_many_reasons_make_few_notes(tmp_path):
     assert "more tensors" in checkpoint.notes[-1]
 
 
+@pytest.mark.parametrize("where", ["a file beside", "left out by the index", "metadata"])
+def test_fp8_whose_scales_lie_aside_is_raw_and_noted(where, tmp_path):
+    arrays = {f"{LAYER}.weight": CODES, "model.norm.weight": np.ones(4, BF16)}
+    scales = {f"{LAYER}.weight_scale_inv": GRID}
+    source, dst = tmp_path / "source", tmp_path / "dst"
+    if where == "a file beside":
+        write(source, scales)
+        (source / "model.safetensors").rename(source / "scales.safetensors")
+        write(source, arrays)
+    elif where == "metadata":
+        write(source, arrays, metadata={f"{LAYER}.weight_scale": "0.5"})
+    else:
+        write(source, arrays | scales)
+        index = {"weight_map": dict.fromkeys(arrays, "model.safetensors")}
+        (source / "model.safetensors.index.json").write_text(json.dumps(index))
+    jentropy.compress_checkpoint(source, dst)
+    for path in (source, dst):
+        checkpoint = jentropy.open_checkpoint(path)
+        tensor = checkpoint.tensor(f"{LAYER}.weight")
+        assert (tensor.format, "weight_scale" in tensor.note) == ("RAW", True)
+        assert tensor.note in checkpoint.notes[-1]
+        assert checkpoint.tensor("model.norm.weight").format == "BF16"
+
+
+def test_a_directory_of_one_file_and_its_archive_say_the_same(tmp_path):
+    layers = {LAYER: {"format": "float8_e4m3fn"}}
+    told = {"_quantization_metadata": json.dumps({"layers": layers})}
+    source = write(tmp_path / "source", {f"{LAYER}.weight": CODES}, metadata=told)
+    jentropy.compress_checkpoint(source, tmp_path / "dst")
+    notes = [jentropy.open_checkpoint(path).notes for path in (source, tmp_path / "dst")]
+    assert notes[0] == notes[1] != ()
+
+
+@pytest.mark.parametrize("metadata", [{"format": "pt"}, {"fp8_scale": "1.0"}, {"quantized": "fp8"}])
+def test_metadata_that_tells_of_no_scales_is_no_reason(metadata, tmp_path):
+    write(tmp_path, {f"{LAYER}.weight": CODES}, metadata=metadata)
+    assert jentropy.open_checkpoint(tmp_path).tensor(f"{LAYER}.weight").format == "FP8_E4M3"
+
+
 def test_a_scale_that_has_no_place_in_its_format_is_not_left_out(tmp_path):
     arrays = {
         "a.weight": CODES,
@@ -272,6 +311,9 @@ def test_stems_tell_weights_from_each_other():
         ((4, 8), (4, 8), False),
         ((9,), (4, 8), False),
         ((0,), (4, 8), False),
+        ((32, 1), (4, 64), True),
+        ((2, 1, 3), (130, 257), True),
+        ((2, 3, 1, 1), (130, 257), True),
     ],
 )
 def test_shapes_that_could_be_scales(small, shape, expected):

@@ -56,14 +56,15 @@ class Archive:
         if within and not self._files:
             raise InputError("no such file or directory in it", file=store.path / within)
         self._leaves = list(_leaves(store)) if store.index.has_tree else []
-        self._whole = (len(paths) != 1 or bool(store.index.stores)) and not is_file
+        shown = self._files if folder else paths
+        self._whole = (len(shown) != 1 or bool(store.index.stores)) and not is_file
         if store.index.has_tree and not within:
             notes = orbax_source.notes(paths, store.index.tree) if store.index.stores else ()
             self.choice = choosing.of_tree([name for name, _ in self._leaves], notes)
             return
         files = [within.removeprefix(start)] if is_file else list(self._files)
         self.choice = choosing.choose(self.root, files, self._names, self._read)
-        if not self._whole:
+        if is_file or (len(paths) == 1 and not store.index.stores):  # as the file by its path says
             self.choice = replace(self.choice, notes=())
         if store.index.stores and not self.choice.components:
             raise InputError(
@@ -110,6 +111,7 @@ class Archive:
             lambda name: self.read_text(component.folder + name) if configs else None,
             metadata,
             whole=self._whole,
+            aside=component.aside,
         )
 
     def _shown(self, component: Component) -> Iterator[tuple[str, int | Blocks]]:

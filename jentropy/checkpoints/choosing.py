@@ -19,13 +19,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jentropy.containers.tensor import first_twice
 from jentropy.errors import InputError
 
 from . import gguf_files, indices, safetensors
+from .companions import is_scale_name
 from .indices import some, varies
 
 SAFETENSORS, GGUF = safetensors.SUFFIX, gguf_files.SUFFIX
@@ -47,11 +49,13 @@ class Component:
       folder: where its configs lie: "", or a path that ends in a slash.
       prefix: what names of its tensors begin with: "", or a path that ends in a slash.
       files: its files, by path, and the names of the arrays in each that it shows, in order.
+      aside: names of scales in its folder that it does not show, where no weights lie with them.
     """
 
     folder: str = ""
     prefix: str = ""
     files: Mapping[str, tuple[str, ...]]
+    aside: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +111,7 @@ def choose(root: Path, files: Sequence[str], names: Names, read: ReadBytes) -> C
         below = [""]
     here = frozenset(files)
     found = [_Folder(root, folder, here, folders[folder], names, read) for folder in below]
-    components = tuple(c for folder in found for c in folder.components())
+    components = tuple(folder.aside(c) for folder in found for c in folder.components())
     shown = {file for component in components for file in component.files}
     notes = [note for folder in found for note in folder.notes]
     if beside := [file for file in files if is_weights(file) and file not in shown]:
@@ -151,6 +155,19 @@ class _Folder:
         if 1 < len(projectors) < len(weights):  # the same one in several precisions
             weights = [name for name in weights if name not in projectors]
         return self._by_file(weights) if weights else []
+
+    def aside(self, component: Component) -> Component:
+        """A component with the scales that lie aside from it."""
+        found: list[str] = []
+        for name in self._own:
+            file = self.folder + name
+            if not name.endswith(SAFETENSORS):
+                continue
+            shown = frozenset(component.files.get(file, ()))
+            with suppress(InputError):  # not the model's: kept as it is
+                hidden = [t for t in self._names(file) if t not in shown]
+                found += hidden if all(map(is_scale_name, hidden)) else []
+        return replace(component, aside=tuple(found)) if found else component
 
     def _fail(self, error: InputError) -> None:
         self.fault = self.fault or error

@@ -53,6 +53,7 @@ _NUMBERS = tuple(
         np.uint8,
     )
 )
+_ORDER = "g_idx"  # the group of each input
 _GROUP = 8  # weights of the smallest group that shares a scale
 _SEPARATORS = re.compile("[./]")
 
@@ -95,20 +96,29 @@ def stem(name: str) -> Stem:
     return tuple(itertools.chain.from_iterable(map(_own, _SEPARATORS.split(name))))
 
 
+def relative(text: str, array: StoredArray) -> str:
+    """A text with names relative to the array's module, so that the notes of many are one."""
+    parent = _parent(array.name)
+    return text.replace(f"{parent}.", "") if parent else text
+
+
 def serves(small: tuple[int, ...], shape: tuple[int, ...]) -> bool:
     """Whether an array of a shape could hold a number for every block of codes of another."""
     count, codes = math.prod(small), math.prod(shape)
     if count <= 1 or codes <= count:
         return count == 1
-    if len(small) == len(shape):
-        return all(_is_grid(n, of) for n, of in zip(small, shape, strict=True)) or (
-            len(shape) == 2
-            and all(_is_grid(n, of) for n, of in zip(small[::-1], shape, strict=True))
-        )
-    flat = [n for n in small if n > 1]
+    if len(small) == len(shape) and any(_cuts(grid, shape) for grid in (small, small[::-1])):
+        return True
+    flat, own = (tuple(n for n in sizes if n > 1) for sizes in (small, shape))
     if len(flat) == 1:
         return count in shape or (codes % count == 0 and codes // count >= _GROUP)
+    if len(flat) == len(own) and any(_cuts(grid, own) for grid in (flat, flat[::-1])):
+        return True
     return small == shape[: len(small)]
+
+
+def _cuts(grid: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    return all(_is_grid(n, of) for n, of in zip(grid, shape, strict=True))
 
 
 def _is_grid(blocks: int, size: int) -> bool:
@@ -149,7 +159,9 @@ class Companions:
         """Names of all that is named after an array and can hardly be anything of its own."""
         inside = self._inside.get(array.name, ())
         longer = (n for n in self._starting(f"{array.name}_") if self._may_serve(n, array))
-        return list(dict.fromkeys((*self.scales(array), *inside, *longer)))
+        orders = (f"{array.name}_{_ORDER}", f"{_parent(array.name)}.{_ORDER}")
+        order = (name for name in orders if name in self._arrays)
+        return list(dict.fromkeys((*self.scales(array), *inside, *longer, *order)))
 
     def suspects(self, array: StoredArray) -> list[str]:
         """All of `named_after`, what has its name elsewhere or lies in its module beside it."""

@@ -56,6 +56,7 @@ class Contents:
       declared_in: the file and key that declare it.
       metadata: `__metadata__` of the safetensors files.
       whole: False for a single file, which may be one shard of several.
+      aside: names of scales that lie in files beside, or that an index leaves out.
       conflict: what a config and its sidecar say against each other; no quantised weight can be
         read then.
     """
@@ -67,6 +68,7 @@ class Contents:
     declared_in: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
     whole: bool = True
+    aside: tuple[str, ...] = ()
     conflict: InputError | None = None
 
     @property
@@ -83,6 +85,7 @@ def read_contents(
     metadata: Mapping[str, str] | None = None,
     *,
     whole: bool = True,
+    aside: tuple[str, ...] = (),
 ) -> Contents:
     """Reads the configs that lie beside the arrays.
 
@@ -102,6 +105,7 @@ def read_contents(
         declared_in=declared_in,
         metadata=metadata or {},
         whole=whole,
+        aside=aside,
         conflict=conflict,
     )
 

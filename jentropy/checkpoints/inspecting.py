@@ -67,8 +67,8 @@ def inspect(path: str | Path, *, strict: bool = False) -> Inspection:
     """Sizes and entropies of a compressed checkpoint; no weight is decoded.
 
     Args:
-    place = inside_archive(Path(path)) or (Path(path), "")
-    checkpoint = CompressedCheckpoint(*place, strict=strict, lenient=not strict)
+      path: a compressed checkpoint, or a file or folder in one (`DST/unet`).
+      strict: see `open_checkpoint`.
 
     Raises:
       InputError: not a compressed checkpoint, or a damaged index.

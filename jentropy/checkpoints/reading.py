@@ -19,8 +19,9 @@ from jentropy import formats
 from jentropy.errors import InputError, UnsupportedError
 from jentropy.formats import GROUP_INDEX, ElementFormat, Format
 
+from .aside import Aside
 from .checkpoint import Tensor
-from .companions import Companions, is_scale_name
+from .companions import Companions, is_scale_name, relative
 from .contents import Contents, StoredArray
 from .dialects import DIALECTS, plain
 from .dialects.scaled import is_fp8
@@ -28,6 +29,7 @@ from .dialects.weight import AUXILIARY, Missing, Part, Weight
 from .index import PACKED_BITS
 
 _FULL = ("BF16", "FP16", "FP32")  # mean what they say in any checkpoint
+_SERVING = tuple(end for end in AUXILIARY if not end.endswith("g_idx"))  # that change no weight
 _SHOWN = 3  # names in a note
 _MOST = 20  # notes
 
@@ -141,7 +143,7 @@ def _contradictions(
     loose = Companions(
         array
         for name, array in contents.arrays.items()
-        if name not in used and name not in weights and not name.endswith(AUXILIARY)
+        if name not in used and name not in weights and not name.endswith(_SERVING)
     )
     for code, weight in list(weights.items()):
         unused = loose.named_after(contents.arrays[code])
@@ -181,16 +183,18 @@ def _unexplained(
     if all(_is_number(array) for array in left.values()) and not reasons:
         return auxiliary
     companions = Companions(left.values())
+    aside = Aside(contents)
     # Codes first: what is named like a scale may be one of theirs.
     for name, array in sorted(left.items(), key=lambda item: is_scale_name(item[0])):
         if name in auxiliary or name.endswith(AUXILIARY):
             continue
         beside = companions.suspects(array)
         if name not in reasons:
-            told = beside or contents.quantization or array.packing
+            elsewhere = aside.scales(array)
+            told = beside or elsewhere or contents.quantization or array.packing
             if not (told and _may_be_codes(array, companions)):
                 continue
-            reasons[name] = _why(contents, dialect, array, beside)
+            reasons[name] = _why(contents, dialect, array, beside, elsewhere)
         auxiliary.update(n for n in companions.named_after(array) if n not in reasons)
     return auxiliary
 
@@ -209,7 +213,9 @@ def _is_number(array: StoredArray) -> bool:
     return formats.format_of_dtype(array.dtype) in _FULL
 
 
-def _why(contents: Contents, dialect: ModuleType, array: StoredArray, beside: list[str]) -> str:
+def _why(
+    contents: Contents, dialect: ModuleType, array: StoredArray, beside: list[str], elsewhere: str
+) -> str:
     """Why an array that no dialect has taken is RAW."""
     if array.packing:
         return f"type {array.packing}, which the dialect gguf does not know"
@@ -218,7 +224,9 @@ def _why(contents: Contents, dialect: ModuleType, array: StoredArray, beside: li
         told = f"declares {tool!r}" if tool else "declares a quantisation of no known method"
         unknown = "which no dialect knows" if dialect is plain else "which does not explain it"
         return f"{contents.declared_in} {told}, {unknown}"
-    found = _relative(", ".join(beside[:_SHOWN]), array)
+    if not beside:
+        return elsewhere
+    found = relative(", ".join(beside[:_SHOWN]), array)
     return f"beside it lies {found}, and no config declares how they are quantised"
 
 
@@ -228,13 +236,7 @@ def _reason(contents: Contents, array: StoredArray, error: InputError) -> str:
         return "their scales are not here"
     where = error.tensor if error.tensor in contents.arrays and error.tensor != array.name else ""
     found = "" if error.expected is None else f": expected {error.expected}, found {error.found}"
-    return _relative(f"{where}{': ' if where else ''}{error.what}{found}", array)
-
-
-def _relative(text: str, array: StoredArray) -> str:
-    """A text with names relative to the array's module, so that the notes of many are one."""
-    parent = array.name.rpartition(".")[0]
-    return text.replace(f"{parent}.", "") if parent else text
+    return relative(f"{where}{': ' if where else ''}{error.what}{found}", array)
 
 
 def plain_tensor(name: str, array: StoredArray) -> Tensor:

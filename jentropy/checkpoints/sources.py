@@ -29,7 +29,8 @@ class FileSource:
       files: every file, as a path relative to root, sorted.
       choice: which of their arrays are the model's.
       opened: the files that those lie in.
-      whole: False for a single file, which may be one shard of several.
+      whole: False for a single file, alone in a directory or by its path: it may be one shard of
+        several, and its archive looks like a directory's.
     """
 
     root: Path
@@ -84,6 +85,7 @@ class FileSource:
             lambda name: _read(folder / name) if configs else None,
             _metadata(self.opened[file] for file in component.files) if configs else {},
             whole=self.whole,
+            aside=component.aside,
         )
 
 
@@ -123,8 +125,7 @@ def read_file_source(path: Path) -> FileSource:
       InputError: no checkpoint, a pickle; whatever `safetensors.read` and `gguf_files.read` raise.
     """
     root, files = files_of(path)
-    whole = path.is_dir()
-    if not whole:
+    if not path.is_dir():
         _refuse_unknown_file(path)
     opened: dict[str, SafetensorsFile | GgufFile] = {}
 
@@ -133,11 +134,11 @@ def read_file_source(path: Path) -> FileSource:
         return [array.name for array in _all_of(found)]
 
     choice = choosing.choose(root, files, names, lambda file: _read(root / file))
-    if not whole:  # what it lacks lies in other files
+    if not path.is_dir():  # what it lacks lies in other files
         choice = replace(choice, notes=())
     if not choice.components:
         _refuse_no_checkpoint(root, files)
-    return FileSource(root=root, files=files, choice=choice, opened=opened, whole=whole)
+    return FileSource(root=root, files=files, choice=choice, opened=opened, whole=len(files) > 1)
 
 
 def _all_of(file: SafetensorsFile | GgufFile) -> tuple[StoredTensor, ...] | tuple[StoredArray, ...]:

@@ -11,9 +11,12 @@ import importlib
 import io
 import logging
 import os
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import jentropy
 from jentropy.codecs import cores
@@ -33,12 +36,14 @@ CHECK_FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 DEBUG = "JENTROPY_DEBUG"
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 KEPT_BYTES = 1 << 28
+MOST_JOBS = 4  # for each core; XLA hangs with millions of threads
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line; returns its exit code."""
     try:
-        return _run(argv)
+        with _terminable():
+            return _run(argv)
     except CheckError as error:
         return _fail(error, CHECK_FAILED)
     except JentropyError as error:
@@ -59,6 +64,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"internal error, set {DEBUG}=1 to see where: {what:.300}", BAD_INPUT)
 
 
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Has SIGTERM end a command as Ctrl-C does: what it leaves is removed or named."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
 def _run(argv: Sequence[str] | None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names may hold what the terminal cannot show
@@ -77,8 +95,9 @@ def _run(argv: Sequence[str] | None) -> int:
         command.set_defaults(run=module.run)
     arguments = parser.parse_args(argv)
     if arguments.jobs:
-        os.environ[cores.JOBS] = str(arguments.jobs)
-        os.environ.setdefault("NPROC", str(arguments.jobs))  # XLA's own threads
+        jobs = min(arguments.jobs, MOST_JOBS * (os.cpu_count() or 1))
+        os.environ[cores.JOBS] = str(jobs)
+        os.environ.setdefault("NPROC", str(jobs))  # XLA's own threads
     if arguments.command != "bench":  # which measures what whoever imports the library has
         _keep_memory()
     # What libraries say of themselves is not for the user of a command.
@@ -102,9 +121,9 @@ def _add_common(command: argparse.ArgumentParser, name: str) -> None:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
+    number = int(text) if text.isdecimal() else 0
     if number < 1:
-        raise argparse.ArgumentTypeError("expected 1 or more")
+        raise argparse.ArgumentTypeError(f"expected 1 or more, found {text!r:.40}")
     return number
 
 

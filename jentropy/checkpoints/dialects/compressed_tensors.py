@@ -59,6 +59,7 @@ NAME = "compressed-tensors"
 WEIGHT, PACKED = ".weight", "_packed"
 SPARSE = (".compressed", ".bitmask")
 INTEGERS = {4: formats.INT4_EXCESS8, 8: formats.INT8_EXCESS128}
+REORDERED = ("group", "dynamic", True)  # values of `actorder` that scatter a group's inputs
 
 
 def claims(contents: Contents) -> bool:
@@ -270,10 +271,11 @@ def _packed_integers(
         require_shape(zero, [(*stack, -(-grid[-2] // per_word), grid[-1])], why)
         parameters.append(blocks.zero_point(element, block))
         parts["zero_point"] = packed(zero, element, axis=-2, count=grid[-2])
-    if f"{name}_g_idx" in contents.arrays:
-        parts[formats.GROUP_INDEX] = group_index(
-            contents.arrays[f"{name}_g_idx"], columns, grid[-1]
-        )
+    index = contents.arrays.get(f"{name}_g_idx")
+    if index is None and scheme.weights.get("actorder") in REORDERED and grid[-1] > 1:
+        index = find(contents, f"{name}_g_idx", name)
+    if index is not None:
+        parts[formats.GROUP_INDEX] = group_index(index, columns, grid[-1])
     fmt = formats.Format(name=f"INT{bits}", element=element, parameters=tuple(parameters))
     return Weight(
         name=name, format=fmt, shape=shape, parts=parts, settled=(*settled, f"{name}_shape")

@@ -134,7 +134,10 @@ def packed_weight(
     parameters = (scale,) if implied else (scale, blocks.zero_point(element, block))
     if not implied:
         parts["zero_point"] = Part(array=zeros, element=element, unpack=zero_codes)
-    if (index := contents.arrays.get(f"{module}.g_idx")) is not None:
+    index = contents.arrays.get(f"{module}.g_idx")
+    if index is None and declared.get("desc_act") is True and grid[1] > 1:
+        index = find(contents, f"{module}.g_idx", name)
+    if index is not None:
         parts[formats.GROUP_INDEX] = group_index(index, columns, grid[1])
     fmt = formats.Format(name=f"INT{bits}", element=element, parameters=parameters)
     return Weight(

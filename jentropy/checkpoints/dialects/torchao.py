@@ -68,6 +68,8 @@ def weight(contents: Contents, array: StoredArray) -> Weight | None:
             expected="its tensor subclass with _data",
             found=f"{told!r:.60}",
         )
+    for part in told.get("_tensor_data_names") or ():
+        find(contents, f"{stem}{part}", name)
     match told.get("_type"):
         case "Float8Tensor":
             return _float8(contents, name, stem, array, data)
