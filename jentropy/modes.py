@@ -4,7 +4,7 @@ Strict promotion, transfer guards, a disabled jit and the mesh in use are there 
 caller's own code to something. Code here is written for JAX's defaults, and takes them for itself:
 
     standard  promotion of dtypes and ranks, transfers, jit: of code that may be traced
-    detached  also no mesh: of code that moves data between host and device
+    detached  also no mesh and no search for NaN: of code that moves data between host and device
     automatic where arguments lie on a mesh with Explicit axes, XLA decides how what is between
               them is split
 
@@ -41,8 +41,15 @@ def standard_modes() -> Iterator[None]:
 
 @contextmanager
 def detached_modes() -> Iterator[None]:
-    """The same, and no mesh."""
-    with standard_modes(), _no_mesh():
+    """The same, no mesh, and NaN and infinities as any other numbers."""
+    with standard_modes(), any_numbers(), _no_mesh():
+        yield
+
+
+@contextmanager
+def any_numbers() -> Iterator[None]:
+    """Weights may hold NaN and infinities: that is not what `jax_debug_nans` looks for."""
+    with jax.debug_nans(False), jax.debug_infs(False):
         yield
 
 
@@ -90,7 +97,12 @@ def traced(hint: str = "call it outside of them") -> UnsupportedError:
 
 
 def explicit_mesh(*arguments: Any) -> Any:
-    """The mesh with Explicit axes that arrays of pytrees lie on; None if there is none."""
+    """The mesh with Explicit axes that arrays of pytrees lie on; None if there is none.
+
+    None also inside of `shard_map`, where every device has its own part of an array.
+    """
+    if AxisType.Manual in jax.sharding.get_abstract_mesh().axis_types:
+        return None
     for leaf in jax.tree.leaves(arguments):
         sharding = getattr(jax.typeof(leaf), "sharding", None) if _is_array(leaf) else None
         if sharding is not None and AxisType.Explicit in sharding.mesh.axis_types:

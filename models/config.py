@@ -11,7 +11,7 @@ from typing import Any
 
 from jentropy.errors import InputError, UnsupportedError
 
-from .keys import flag, is_neutral, require, token_ids
+from .keys import flag, require, token_ids
 from .rope_config import RopeConfig, rope_config
 
 ACTIVATIONS = ("silu", "gelu", "gelu_pytorch_tanh")
@@ -21,8 +21,24 @@ BUILT_IN: Mapping[str, tuple[Any, ...]] = {
     "is_causal": (True,),
     "norm_type": ("rmsnorm", "rms_norm"),
     "position_embedding_type": ("rope", "rotary"),
-    "use_rope": (True,),
+    "rope_percent": (1,),
+    "rope_pct": (1,),
+    "rotary_fraction": (1,),
+    "rotary_pct": (1,),
+    "rotary_percent": (1,),
 }
+# Switches of what every decoder here does, with or without `use_`, `is_`, `apply_` or `do_`.
+_SWITCHES = """
+    causal causal_attention causal_mask gated_ffn gated_mlp glu layer_norm_before neox_style
+    normalize_before pre_layernorm pre_norm rms_norm rmsnorm rope rope_is_neox_style rotary
+    rotary_emb rotary_embedding rotary_embeddings rotary_pos_emb rotary_position_embedding
+    rotary_position_embeddings scale_attention scale_attn_weights swiglu
+"""
+ALWAYS_ON = frozenset(
+    f"{before}{name}"
+    for name in _SWITCHES.split()
+    for before in ("", "use_", "is_", "apply_", "do_")
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +70,8 @@ class DecoderConfig:
                 expected=f"a multiple of num_key_value_heads = {self.num_kv_heads}",
                 found=self.num_heads,
             )
+        if self.rms_norm_eps < 0:
+            raise InputError("rms_norm_eps", expected="0 or more", found=self.rms_norm_eps)
         if self.head_dim % 2:
             raise InputError("head_dim", expected="an even number", found=self.head_dim)
         if self.activation not in ACTIVATIONS:
@@ -77,7 +95,7 @@ def refuse_windows(config: Mapping[str, Any], *, used: bool) -> None:
     window, positions = config.get("sliding_window"), config.get("max_position_embeddings")
     layers, first = config.get("num_hidden_layers"), config.get("max_window_layers")
     used = flag(config, "use_sliding_window", used)
-    if kinds or not used or is_neutral(window):
+    if kinds or not used or not window:
         return
     sees_all = _at_least(window, positions)
     full_layers_only = _at_least(first, layers)
@@ -101,7 +119,7 @@ def decoder_config(config: Mapping[str, Any], **architecture: Any) -> DecoderCon
       config: `config.json`, with `generation_config.json`'s `eos_token_id` merged in if it has one.
       **architecture: the fields that the architecture sets itself.
     """
-    for key, values in BUILT_IN.items():
+    for key, values in {**BUILT_IN, **dict.fromkeys(ALWAYS_ON, (True,))}.items():
         if (value := config.get(key)) is not None and value not in values:
             expected = " or ".join(map(str, values))
             raise UnsupportedError(f"config.json: {key}", expected=expected, found=f"{value!r:.60}")

@@ -13,7 +13,7 @@ from typing import Any, TypeGuard
 
 from jentropy.checkpoints import Checkpoint
 from jentropy.checkpoints.contents import GPTQ, MODELOPT, read_json
-from jentropy.errors import UnsupportedError
+from jentropy.errors import InputError, UnsupportedError
 
 from .keys import is_neutral, refuse_unread
 
@@ -24,10 +24,11 @@ _TOOLS = """
     mxfp4 mxfp8 quanto quark torchao
 """
 METHODS = frozenset(_TOOLS.split())
-# What these change in a forward pass no weight shows, wherever in the declaration they stand.
+# What these change in a forward pass no weight shows, wherever in the declaration they stand: words
+# of a key.
 _TURNS = """
-    adapter hadamard_config online_rotation rotation rotation_config rotation_configs
-    spinquant_config transform_config
+    adapter adapters eora hadamard lora quarot rotate rotation rotations spinquant transform
+    transforms
 """
 ONLINE = frozenset(_TURNS.split())
 _ALGORITHMS = ("quarot", "rotation", "spinquant")  # of Quark's `algo_config`
@@ -93,7 +94,7 @@ def refuse_online(checkpoint: Checkpoint, config: Mapping[str, Any]) -> None:
         # Of MLX: a module's own bits, under its name.
         modules = {key for key, value in declared.items() if "." in key and _is_object(value)}
         for path, value in _nested(declared, ()):
-            online = path[-1] in ONLINE and not is_neutral(value)
+            online = not ONLINE.isdisjoint(_words(path[-1])) and not is_neutral(path[-1], value)
             if online or (path[0] == "algo_config" and _names(value) in _ALGORITHMS):
                 raise UnsupportedError(
                     f"{where}: {'.'.join(path)}",
@@ -108,7 +109,16 @@ def _declarations(
     checkpoint: Checkpoint, config: Mapping[str, Any]
 ) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Every object that declares a quantisation, and where it stands."""
-    found = {key: config[key] for key in PLACES if _is_object(config.get(key))}
+    told = {key: config[key] for key in PLACES if not is_neutral(key, config.get(key))}
+    for key, value in told.items():
+        if not _is_object(value):
+            raise InputError(
+                f"config.json: {key}",
+                file=checkpoint.source,
+                expected="an object",
+                found=f"{value!r:.60}",
+            )
+    found = {key: declared for key, declared in told.items() if _is_object(declared)}
     for key, declared in found.items():
         yield f"config.json: {key}", declared
     methods = {str(declared.get("quant_method")).lower() for declared in found.values()}
@@ -125,6 +135,11 @@ def _declarations(
 
 def _is_object(value: Any) -> TypeGuard[Mapping[str, Any]]:
     return isinstance(value, Mapping)
+
+
+def _words(key: str) -> list[str]:
+    """The words of a key; none of what is a module's name."""
+    return [] if "." in key else key.lower().split("_")
 
 
 def _names(value: Any) -> str:

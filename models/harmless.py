@@ -8,7 +8,7 @@ _TEXT = """
     _flash_attn_2_enabled _from_auto _name_or_path architectures attn_implementation
     base_model_name_or_path dtype language license model_name model_type name_or_path
     params_dtype tags tokenizer_class tokenizer_type torch_dtype transformers.js_config
-    transformers_version unsloth_fixed unsloth_version weights_dtype
+    fix_mistral_regex hub_model_id transformers_version unsloth_fixed unsloth_version weights_dtype
 """
 _TRAINING = """
     bf16 dropout fp16 gradient_checkpointing initializer_range label2id id2label
@@ -34,12 +34,14 @@ _GENERATION = """
 """
 _ELSEWHERE = "compression_config quantization quantization_config"  # checked there
 HARMLESS = frozenset(f"{_TEXT}{_TRAINING}{_RUNNING}{_GENERATION}{_ELSEWHERE}".split())
-# Keys whose 0 or 1 does not stand for "not used".
-NEVER_NEUTRAL = (
-    "attention_multiplier",
-    "no_rope_layer_interval",
-    "query_pre_attn_scalar",
-    "rotary_dim",
-)
+# Words of a key whose 1 stands for "not used"; under other names it is a switch.
+_FACTORS = "factor multiplier n num percent pct ratio scale scaling size tp"
+FACTORS = frozenset(_FACTORS.split())
+# Keys whose 0 or 1 does not: of attention's scale, which is 1 / sqrt(head_dim) here.
+_SCALES = """
+    attention_multiplier attention_scale attention_scaling attn_multiplier attn_scale attn_scaling
+    no_rope_layer_interval qk_scale query_pre_attn_scalar rotary_dim scaling softmax_scale
+"""
+NEVER_NEUTRAL = frozenset(_SCALES.split())
 # Keys of a rope's parameters that tell how the model was made.
 HARMLESS_ROPE = frozenset({"finetuned", "original_max_position_embeddings"})

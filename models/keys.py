@@ -13,7 +13,7 @@ from typing import Any
 
 from jentropy.errors import InputError, UnsupportedError
 
-from .harmless import HARMLESS_ENDS, NEVER_NEUTRAL
+from .harmless import FACTORS, HARMLESS_ENDS, NEVER_NEUTRAL
 
 _SHOWN = 4  # keys named in a message
 
@@ -71,8 +71,9 @@ def flag(config: Mapping[str, Any], key: str, default: bool = False) -> bool:
 
 
 def token_ids(config: Mapping[str, Any], key: str) -> tuple[int, ...]:
-    """The token ids of a key: one, a list, or none."""
+    """The token ids of a key: one, a list, or none, which -1 stands for too (Llama 1)."""
     value = config.get(key)
+    value = None if value == -1 else value
     ids = value if isinstance(value, list) else [] if value is None else [value]
     for i in ids:
         if isinstance(i, bool) or not isinstance(i, int) or not 0 <= i < 1 << 31:
@@ -93,10 +94,13 @@ def agreed(name: str, *values: Any) -> Any:
     return told[0] if told else None
 
 
-def is_neutral(value: Any) -> bool:
-    """Whether a value stands for "not used": null, false, 0, 1 or nothing in it."""
+def is_neutral(key: str, value: Any) -> bool:
+    """Whether a value stands for "not used": null, false, 0, nothing in it, or a factor of 1."""
+    if key in NEVER_NEUTRAL:
+        return value is None
     if isinstance(value, int | float):
-        return value is False or (value is not True and value in (0, 1))
+        is_one = value == 1 and value is not True
+        return value == 0 or (is_one and any(word in FACTORS for word in key.split("_")))
     return _is_empty(value)
 
 
@@ -123,11 +127,7 @@ def refuse_unread(
         f"{key} = {value!r:.60}"
         for key, value in content.items()
         if not (
-            key in read
-            or key in harmless
-            or key.endswith(HARMLESS_ENDS)
-            or value is None
-            or (is_neutral(value) and key not in NEVER_NEUTRAL)
+            key in read or key in harmless or key.endswith(HARMLESS_ENDS) or is_neutral(key, value)
         )
     ]
     if left:

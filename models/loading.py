@@ -29,6 +29,8 @@ from .keys import Keys, refuse_unread
 _SHOWN = 4  # failures named in a message
 PREFIX = "model."  # of every key but the output projection's; models without one may lack it
 _HEAD, _TABLE = "lm_head.", "embed_tokens."
+_ADAPTER = "adapter_config.json"  # whose weights other loaders would add to the model's
+_GENERATED = ("eos_token_id", "pad_token_id")  # what `generation_config.json` may tell
 # Keys that other tools write beside the weights; the model derives what they hold.
 _DERIVED = ("rotary_emb.inv_freq",)
 # Factors of a layer's input, which its product from the weight alone would lack.
@@ -71,7 +73,15 @@ def read_config(
         )
     text = checkpoint.read_text(CONFIG)
     own = config if text is None else read_json(checkpoint.source / CONFIG, text)
-    keys = Keys(config)
+    if checkpoint.read_text(_ADAPTER) is not None:
+        raise UnsupportedError(
+            _ADAPTER,
+            file=checkpoint.source,
+            expected="a model without an adapter",
+            found="one",
+            hint="merge it into the weights; if it is no part of them, remove the file",
+        )
+    keys = Keys({**own, **{key: config.get(key) for key in _GENERATED}})
     if any(key.startswith("AutoModel") for key in keys.get("auto_map") or ()):
         raise UnsupportedError(
             "config.json: auto_map",

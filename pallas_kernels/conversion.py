@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jentropy import containers, modes
 from jentropy.containers.trees import (
@@ -101,6 +102,8 @@ def _leaf_to_resident(leaf: Any, backend: str, reduce_axis: int) -> ResidentTens
         raise modes.traced(
             "call to_resident outside of them; for an abstract weight give it jax.ShapeDtypeStruct"
         )
+    if type(leaf) in (bool, int, float, complex):  # as JAX takes Python's numbers
+        return jnp.asarray(leaf)
     if is_quantized(leaf) or is_abstract(leaf):
         return lay_out(leaf, backend, reduce_axis)
     values = decompress_where(leaf, on_accelerator) if containers.is_compressed(leaf) else leaf

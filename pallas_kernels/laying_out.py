@@ -43,7 +43,7 @@ def lay_out(weight: Any, backend: str, reduce_axis: int = -1) -> ResidentTensor 
             return lay_out(_plain(weight), backend, reduce_axis)
         codes = dict(weight.codes)
         if not is_abstract(weight):
-            codes = decompress_where(codes, on_accelerator)
+            codes = {n: _whole_rows(c) for n, c in decompress_where(codes, on_accelerator).items()}
         quantized = QuantizedTensor(number_format=weight.number_format, codes=codes)
         dense = None
     else:
@@ -73,6 +73,14 @@ def lay_out(weight: Any, backend: str, reduce_axis: int = -1) -> ResidentTensor 
     if dense is not None and str(dense.dtype) in WITHOUT_LAYOUT:
         _log(str(dense.dtype))
     return _array(dense)
+
+
+def _whole_rows(array: Any) -> Any:
+    """Codes on a mesh with Explicit axes, split by their first axis alone: layouts cut the rest."""
+    if modes.explicit_mesh(array) is None or not any(modes.spec_of(array)[1:]):
+        return array
+    rows = jax.sharding.PartitionSpec(*modes.spec_of(array)[:1])
+    return jax.device_put(array, jax.sharding.NamedSharding(array.sharding.mesh, rows))
 
 
 @functools.cache

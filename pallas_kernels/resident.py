@@ -20,6 +20,14 @@ from .layouts import LAYOUTS
 
 def expect_weight(weight: Any) -> None:
     """Raises InputError unless kernels can read a weight: it is resident, or a dense array."""
+    parts = weight.arrays.values() if isinstance(weight, ResidentTensor) else ()
+    if any(isinstance(part, jax.ShapeDtypeStruct) for part in parts):
+        raise InputError(
+            "weight",
+            expected="one with data",
+            found="jax.ShapeDtypeStruct",
+            hint="an abstract one is for jax.jit(...).lower(...) and jax.eval_shape",
+        )
     if isinstance(weight, ResidentTensor | jax.Array | np.ndarray):
         return
     packed = containers.is_compressed(weight) or is_quantized(weight)

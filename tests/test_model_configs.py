@@ -146,7 +146,10 @@ GPTQ = {
     "rotation": None,
     "sym": True,
 }
+LLAMA_1 = {"model_type": "llama", "max_sequence_length": 2048, "pad_token_id": -1}
 FOUND = {
+    "llama 1": LLAMA_1,
+    "what every decoder does": {"use_causal_mask": True, "rotary_pct": 1.0, "gated_mlp": True},
     "llama 3.1": LLAMA_3_1,
     "unsloth": UNSLOTH,
     "smollm2": SMOLLM2,
@@ -235,7 +238,22 @@ REFUSED = {
     "rope_scaling": YARN,
     "mrope_section": [16, 24, 24],
     "a_key_of_next_year": "on",
+    # False, 0 and 1 are not neutral under every name.
+    "use_causal_mask": False,
+    "use_rms_norm": False,
+    "gated_mlp": False,
+    "use_rotary_embeddings": False,
+    "rotary_pct": 0.0,
+    "softmax_scale": 1.0,
+    "norm_offset": 1.0,
+    "layernorm_1p": 1,
+    "post_norm": 1,
 }
+
+
+def test_a_window_of_one_is_one():
+    with pytest.raises(UnsupportedError, match="sliding_window"):
+        read({"model_type": "llama", **SIZES, "sliding_window": 1})
 
 
 @pytest.mark.parametrize("key", REFUSED)
@@ -278,6 +296,11 @@ ONLINE = {
     "rotation_config": {"quant_method": "auto-round", "bits": 4, "rotation_config": {"a": "b"}},
     "algo_config.0": {"quant_method": "quark", "algo_config": [{"name": "rotation", "r4": True}]},
     "krot": {**GPTQ, "krot": 8},
+    "meta.eora": {**GPTQ, "meta": {"eora": {"rank": 32}}},
+    "config_groups.g.weights.hadamard": {
+        **COMPRESSED_TENSORS,
+        "config_groups": {"g": {"weights": {"num_bits": 8, "hadamard": True}}},
+    },
     "quant_method": {"quant_method": "bitnet", "linear_class": "autobitlinear"},
 }
 
@@ -291,6 +314,18 @@ def test_a_quantisation_that_changes_more_than_weights_is_refused(name):
         read({**config, "compression_config": ONLINE[name]})
 
 
+@pytest.mark.parametrize("value", [["fp8"], "fp8", True])
+def test_a_quantisation_is_an_object(value):
+    with pytest.raises(InputError, match="quantization_config: expected an object"):
+        read({"model_type": "llama", **SIZES, "quantization_config": value})
+
+
+def test_an_adapter_beside_a_model_is_refused():
+    told = {"peft_type": "LORA", "base_model_name_or_path": "base"}
+    with pytest.raises(UnsupportedError, match=r"adapter_config\.json.*merge it"):
+        read({"model_type": "llama", **SIZES}, adapter_config=told)
+
+
 def test_sidecars_are_held_to_the_same():
     config = {"model_type": "llama", **SIZES}
     turned = {**GPTQ, "rotation": "hadamard"}
@@ -299,7 +334,7 @@ def test_sidecars_are_held_to_the_same():
             read({**config, **declared}, quantize_config=turned)
     read({**config, "quantization_config": FP8}, quantize_config=turned)  # of other weights
     told = {"quantization": {"quant_algo": "NVFP4", "rotate": True}}
-    with pytest.raises(UnsupportedError, match="rotate = True"):
+    with pytest.raises(UnsupportedError, match=r"rotate: expected none.* found True"):
         read(config, hf_quant_config=told)
 
 

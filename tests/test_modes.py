@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from jax.sharding import PartitionSpec as P
 
 import jentropy
 from jentropy import formats, models
+from jentropy.errors import InputError, UnsupportedError
 from jentropy.formats import QuantizedTensor
 from jentropy.pallas_kernels import take_rows
 
@@ -191,6 +193,64 @@ def test_models(switch, archived, plain_text):
         assert written(archived, logits=switch == "strict") == plain_text
 
 
+def test_a_search_for_nan_does_not_find_those_of_weights():
+    values = WEIGHT.astype(np.float32)
+    plain = jentropy.quantize(values, formats.FP8_BLOCK)
+    given = jax.device_put(WEIGHT)
+    with jax.debug_nans(True), jax.debug_infs(True):
+        packed = jentropy.compress(given)
+        assert bits(jentropy.decompress(packed)) == bits(WEIGHT)
+        jentropy.to_resident(packed, "reference")
+        assert jentropy.analyze({"w": packed}).formats["BF16"].entropy_bits > 1
+        assert bits(jentropy.quantize(values, formats.FP8_BLOCK)) == bits(plain)
+
+
+@pytest.mark.parametrize("how", [jax.jit, jax.vmap, lambda f: lambda x: jax.eval_shape(f, x)])
+def test_a_trace_has_no_numbers_to_archive(how, tmp_path):
+    packed = jentropy.compress(np.ones((4, 4), np.float32))
+    payload = jax.numpy.asarray(packed.payload[0])[None]
+
+    def of(piece):
+        if piece.ndim > 1:
+            piece = piece[0]
+        return dataclasses.replace(packed, payload=(piece,))
+
+    for call in (
+        lambda x: jentropy.compress({"w": x}),
+        lambda x: jentropy.to_resident({"w": x}),
+        lambda x: jentropy.save(tmp_path / "x", {"w": x}),
+        lambda x: jentropy.save(tmp_path / "x", {"w": of(x)}),
+        lambda x: jentropy.decompress_slice(of(x), 0, "w"),
+    ):
+        with pytest.raises(UnsupportedError, match=r"'w': numbers: .* found a trace"):
+            how(call)(payload)
+
+
+def test_what_cannot_be_multiplied_or_quantized_says_so():
+    x, w = np.ones((2, 8), np.float32), jnp.ones((8, 8), jnp.bfloat16)
+    abstract = jentropy.to_resident(jax.ShapeDtypeStruct((256, 512), jnp.bfloat16), "reference")
+    with pytest.raises(InputError, match="x: expected an array, found list"):
+        jentropy.matmul(x.tolist(), w)
+    with pytest.raises(InputError, match="expected one with data"):
+        jentropy.matmul(x, abstract)
+    with pytest.raises(InputError, match=r"precision: .*'best'"):
+        jentropy.matmul(x, w, precision="best")
+    with pytest.raises(InputError, match=r"format: expected a formats\.Format, found 'MXFP4'"):
+        jentropy.quantize(x, "MXFP4")
+    with pytest.raises(UnsupportedError, match="found ShapeDtypeStruct"):
+        jentropy.quantize(jax.ShapeDtypeStruct((8, 8), jnp.float32), formats.MXFP4)
+    assert jentropy.to_resident({"step": 3}, "reference")["step"].dtype == jnp.int32
+
+
+@pytest.mark.parametrize("dtype", [jnp.float8_e4m3fn, jnp.float8_e5m2])
+def test_activations_of_eight_bits(dtype):
+    x = jnp.ones((2, 200), dtype)
+    for w in (WEIGHT, np.full((200, 192), 3, ml_dtypes.float8_e4m3fn)):
+        w = jentropy.to_resident(w, "reference")
+        expected = jentropy.matmul(x.astype(jnp.bfloat16), w)
+        assert bits(jentropy.matmul(x, w, out_dtype=jnp.bfloat16)) == bits(expected)
+
+
 MESH = """
 import sys, jax, jax.numpy as jnp, numpy as np, jentropy
 from jax.sharding import NamedSharding, PartitionSpec as P
@@ -219,6 +279,18 @@ np.testing.assert_allclose(found, logits, rtol=1e-4, atol=1e-5)
 with jax.set_mesh(mesh):
     text = np.asarray(models.generate(spread, ids, max_new_tokens=2))
     assert (text[:, 3] == logits[:, -1].argmax(-1)).all()
+    held = jentropy.to_resident(place(w, "x").astype(jnp.bfloat16), "reference")
+    inside = lambda x: jentropy.matmul(x, held, transpose_w=True)
+    rows = jax.shard_map(inside, in_specs=P("x"), out_specs=P("x"))(place(x, "x"))
+    np.testing.assert_allclose(rows, inside(x), rtol=1e-3, atol=1e-4)
+
+square = jax.make_mesh((2, 2), ("a", "b"))
+tiled = jax.device_put(w, NamedSharding(square, P("a", "b")))
+tiles = formats.QuantizedTensor(
+    number_format=formats.MXFP4, codes=jentropy.quantize(tiled, formats.MXFP4)
+)
+right = jentropy.dequantize(formats.MXFP4, jentropy.quantize(w, formats.MXFP4))
+assert (np.asarray(jentropy.decode(jentropy.to_resident(tiles, "reference"))) == right).all()
 """
 
 

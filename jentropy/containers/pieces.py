@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Container, Iterator
 from typing import Any
 
+import jax
 import numpy as np
 
+from jentropy import modes
 from jentropy.errors import InputError
 
 from . import coder
@@ -29,6 +31,8 @@ def coded_chunks(
     Raises:
       InputError: a payload that is not what the header tells of.
     """
+    if any(isinstance(piece, jax.core.Tracer) for piece in tensor.payload):
+        raise modes.traced().at(tensor=name or None)
     header = tensor.header
     pieces = [np.asarray(piece) for piece in tensor.payload]
     sound = all(piece.dtype == np.uint8 and piece.ndim == 1 for piece in pieces)

@@ -155,7 +155,7 @@ def as_array(leaf: Any, name: str = "") -> np.ndarray:
       InputError: a leaf that is no numeric array, by `name`.
     """
     if isinstance(leaf, jax.core.Tracer):
-        raise modes.traced("compress outside of them").at(tensor=name)
+        raise modes.traced("compress outside of them").at(tensor=name or None)
     if is_key(leaf):
         leaf = jax.random.key_data(leaf)
     elif isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
@@ -163,9 +163,11 @@ def as_array(leaf: Any, name: str = "") -> np.ndarray:
     values = np.asarray(jax.device_get(leaf) if isinstance(leaf, jax.Array) else leaf)
     if not is_storable(values.dtype):
         found = f"{type(leaf).__name__} {leaf!r:.40}"
-        raise InputError("leaf", tensor=name, expected="a numeric array", found=found)
+        raise InputError("leaf", tensor=name or None, expected="a numeric array", found=found)
     if not values.dtype.isnative:
-        raise InputError("leaf", tensor=name, expected="native byte order", found=values.dtype.str)
+        raise InputError(
+            "leaf", tensor=name or None, expected="native byte order", found=values.dtype.str
+        )
     return values if values.flags.c_contiguous else np.ascontiguousarray(values)
 
 

@@ -93,20 +93,24 @@ def quantize(
       >>> dequantize(INT4_GROUP, arrays).tolist()
       [0.0, -0.5, 1.0, 3.5]
     """
-    dtype = str(getattr(values, "dtype", type(values).__name__))
+    if not isinstance(number_format, Format):
+        raise InputError("format", expected="a formats.Format", found=f"{number_format!r:.60}")
+    is_array = isinstance(values, jax.Array | np.ndarray)
+    dtype = str(values.dtype) if is_array else type(values).__name__
     if dtype not in INPUTS:
         raise UnsupportedError("numbers to quantize", expected=" or ".join(INPUTS), found=dtype)
-    values = _without_derivative(jnp.asarray(values))
     _check(number_format, scale_rule, values.ndim)
-    arrays = modes.automatic(
-        partial(_quantize, number_format=number_format, scale_rule=scale_rule),
-        values,
-        key,
-        out=lambda: {
-            "code": modes.spec_of(values),
-            **{p.name: PartitionSpec() for p in number_format.parameters},
-        },
-    )
+    with modes.any_numbers():
+        values = _without_derivative(jnp.asarray(values))
+        arrays = modes.automatic(
+            partial(_quantize, number_format=number_format, scale_rule=scale_rule),
+            values,
+            key,
+            out=lambda: {
+                "code": modes.spec_of(values),
+                **{p.name: PartitionSpec() for p in number_format.parameters},
+            },
+        )
     return {name: arrays[name] for name in ("code", *(p.name for p in number_format.parameters))}
 
 

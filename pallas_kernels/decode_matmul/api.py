@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from jentropy import modes
@@ -87,6 +88,8 @@ def matmul(
       (2, 32)
     """
     expect_weight(w)
+    if not isinstance(x, jax.Array | np.ndarray):
+        raise InputError("x", expected="an array", found=type(x).__name__)
     if len(w.shape) != 2:
         raise InputError("weight of a matmul", expected="two dimensions", found=list(w.shape))
     inner = w.shape[-1 if transpose_w else 0]
@@ -129,6 +132,14 @@ def _matmul(
     interpret: Any,
     precision: Any,
 ) -> Float[Array, "*batch N"]:
+    try:
+        full_precision = jax.lax.Precision(precision or "default") == jax.lax.Precision.HIGHEST
+    except ValueError as error:
+        raise InputError(
+            "precision",
+            expected="None, a jax.lax.Precision or its name",
+            found=f"{precision!r:.60}",
+        ) from error
     if not isinstance(w, ResidentTensor):
         return reference.dense_matmul(x, w, transpose_w=transpose_w, out_dtype=out_dtype)
     if w.backend not in KERNELS:
@@ -139,7 +150,7 @@ def _matmul(
         transpose_w=transpose_w,
         x_dtype=x.dtype,
         out_dtype=out_dtype,
-        full_precision=jax.lax.Precision(precision or "default") == jax.lax.Precision.HIGHEST,
+        full_precision=full_precision,
         interpret=interpret,
     )
     y = multiply(x.reshape(-1, x.shape[-1]), w, product)

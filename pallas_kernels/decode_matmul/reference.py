@@ -27,8 +27,11 @@ def matmul(
 def dense_matmul(
     x: Float[Array, "*batch K"], w: Shaped[Array, "K N"], *, transpose_w: bool, out_dtype: Any
 ) -> Float[Array, "*batch N"]:
-    """x @ w with float32 accumulation; x and w meet in the wider of their dtypes."""
-    dtype = jnp.promote_types(x.dtype, w.dtype)
+    """x @ w with float32 accumulation; x and w meet in the wider of their dtypes.
+
+    That is bfloat16 at the least, which holds floats of 8 bits and fewer.
+    """
+    dtype = jnp.promote_types(_promotable(x.dtype), _promotable(w.dtype))
     contract = (((x.ndim - 1,), (1 if transpose_w else 0,)), ((), ()))
     y = jax.lax.dot_general(
         x.astype(dtype),
@@ -38,3 +41,8 @@ def dense_matmul(
         preferred_element_type=jnp.promote_types(dtype, jnp.float32),
     )
     return y.astype(out_dtype)
+
+
+def _promotable(dtype: Any) -> Any:
+    narrow = jnp.issubdtype(dtype, jnp.floating) and jnp.dtype(dtype).itemsize == 1
+    return jnp.bfloat16 if narrow else dtype
