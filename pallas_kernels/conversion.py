@@ -33,8 +33,9 @@ def to_resident(packed: Any, backend: str | None = None, *, reduce_axis: int = -
 
     Leaves without data, `jax.ShapeDtypeStruct` (`abstract_weight` makes quantised ones), become
     `ResidentTensor` of `jax.ShapeDtypeStruct`, at no cost: for `jax.jit(...).lower(...)` before
-    there are weights. Sizes that depend on numbers (lists of escapes, of NaN and -0) are those of
-    Gaussian weights; of others a program may have to be compiled anew.
+    there are weights. What depends on numbers (sizes of lists of escapes, of NaN and -0; on TPU
+    `shift` and `inline` of window12's options) is that of Gaussian weights of deviation 0.02; for
+    others a program may have to be compiled anew.
 
     =====================  ==========================  =====================  ====================
     format                 backend "reference"         backend "tpu"          backend "gpu"

@@ -189,7 +189,7 @@ def test_bench_measures(suite, tmp_path, capsys, monkeypatch):
     from jentropy.bench import matmul, measure
 
     monkeypatch.setattr(measure, "REPEATS", 1)
-    monkeypatch.setattr(matmul, "SHAPES", ((64, 64),))
+    monkeypatch.setattr(matmul, "SMALL_SHAPES", ((64, 64),))
     file = tmp_path / "b.json"
     picture = ["--png", tmp_path / "b.png"] if suite == "archive" else []
     code, out, err = run(capsys, "bench", "--suite", suite, "--json", file, *picture)

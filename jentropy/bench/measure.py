@@ -44,18 +44,18 @@ class Result:
         return asdict(self)
 
 
-def median_seconds(run: Callable[[], Any], repeats: int = REPEATS) -> float:
-    """Median time of a call, after one that is not counted (compilation, caches)."""
+def median_seconds(run: Callable[[], Any], repeats: int | None = None) -> float:
+    """Median time of REPEATS calls, after one that is not counted (compilation, caches)."""
     jax.block_until_ready(run())
     times = []
-    for _ in range(repeats):
+    for _ in range(REPEATS if repeats is None else repeats):
         start = time.perf_counter()
         jax.block_until_ready(run())
         times.append(time.perf_counter() - start)
     return statistics.median(times)
 
 
-def queued_seconds(run: Callable[[], Any], repeats: int = REPEATS) -> float:
+def queued_seconds(run: Callable[[], Any]) -> float:
     """Median time of a call of many that are enqueued together and awaited once.
 
     To await every call would add what dispatch takes, some 50 us on a GPU.
@@ -66,7 +66,7 @@ def queued_seconds(run: Callable[[], Any], repeats: int = REPEATS) -> float:
     def queue() -> Any:
         return [run() for _ in range(count)][-1]
 
-    return median_seconds(queue, repeats) / count
+    return median_seconds(queue) / count
 
 
 def side_by_side(runs: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
