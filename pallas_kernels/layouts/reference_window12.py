@@ -56,20 +56,19 @@ def extent(weight: ResidentTensor) -> tuple[int, int]:
 def pack(weight: Matrices) -> Packed:
     """Lays out BF16 codes."""
     codes, (rows, columns) = weight.codes["code"], weight.matrix
-    flat = codes.reshape(-1, rows, columns)
     words, tops, found = [], [], []
-    for matrix in flat:
-        counts = histogram.count(np.asarray(matrix), bits=16).reshape(2, 256, 128).sum(axis=(0, 2))
+    for matrix in codes.reshape(-1, rows, columns) if weight.stack else [codes]:
+        host = np.asarray(matrix)
+        counts = histogram.count(host, bits=16).reshape(2, 256, 128).sum(axis=(0, 2))
         top = window12.choose_top(counts)
-        packed, escapes = _pack_words(matrix, jnp.uint16(top))
+        packed, escapes = _pack_words(matrix, np.uint16(top))
         words.append(packed)
         tops.append(top)
         row, column = np.nonzero(np.asarray(escapes))
-        found.append((row, column, np.asarray(matrix[row, column])))
+        found.append((row, column, host[row, column]))
     most = ceil_to(max(row.size for row, _, _ in found), _room(rows * columns))
     per_row = [np.bincount(row, minlength=rows) for row, _, _ in found]
-    arrays: dict[str, Any] = {
-        "words": jnp.stack(words),
+    lists = {  # on the host: what JAX does with a new shape is compiled, `jnp.asarray` even
         "top": np.array(tops, np.uint16),
         "escape_starts": np.stack([np.append(0, np.cumsum(n)) for n in per_row]).astype(np.int32),
         "escape_columns": np.stack(
@@ -77,9 +76,10 @@ def pack(weight: Matrices) -> Packed:
         ).astype(np.int32),
         "escape_codes": np.stack([np.pad(c, (0, most - c.size)) for _, _, c in found]),
     }
+    whole = jnp.stack(words).reshape(*weight.stack, *words[0].shape) if weight.stack else words[0]
     stacked = {
-        name: jnp.asarray(array).reshape(*weight.stack, *array.shape[1:])
-        for name, array in arrays.items()
+        "words": whole,
+        **{n: jax.device_put(a.reshape((*weight.stack, *a.shape[1:]))) for n, a in lists.items()},
     }
     limit = max(int(n.max(initial=0)) for n in per_row)
     return stacked, {"row_escapes": _row_escapes(limit)}
