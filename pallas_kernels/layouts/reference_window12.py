@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Shaped, UInt16, UInt32
 
+from jentropy import modes
 from jentropy.codecs import window12
 from jentropy.entropy import histogram
 from jentropy.formats import Format
@@ -57,7 +58,8 @@ def pack(weight: Matrices) -> Packed:
     """Lays out BF16 codes."""
     codes, (rows, columns) = weight.codes["code"], weight.matrix
     words, tops, found = [], [], []
-    for matrix in codes.reshape(-1, rows, columns) if weight.stack else [codes]:
+    alone = not weight.stack and modes.explicit_mesh(codes) is None  # is taken as it lies
+    for matrix in [codes] if alone else codes.reshape(-1, rows, columns):
         host = np.asarray(matrix)
         counts = histogram.count(host, bits=16).reshape(2, 256, 128).sum(axis=(0, 2))
         top = window12.choose_top(counts)
@@ -76,7 +78,7 @@ def pack(weight: Matrices) -> Packed:
         ).astype(np.int32),
         "escape_codes": np.stack([np.pad(c, (0, most - c.size)) for _, _, c in found]),
     }
-    whole = jnp.stack(words).reshape(*weight.stack, *words[0].shape) if weight.stack else words[0]
+    whole = words[0] if alone else jnp.stack(words).reshape(*weight.stack, *words[0].shape)
     stacked = {
         "words": whole,
         **{n: jax.device_put(a.reshape((*weight.stack, *a.shape[1:]))) for n, a in lists.items()},
