@@ -70,7 +70,8 @@ def pack(weight: Matrices) -> Packed:
         found.append((row, column, host[row, column]))
     most = ceil_to(max(row.size for row, _, _ in found), _room(rows * columns))
     per_row = [np.bincount(row, minlength=rows) for row, _, _ in found]
-    lists = {  # on the host: what JAX does with a new shape is compiled, `jnp.asarray` even
+    # On the host: what JAX does with a new shape is compiled, `jnp.asarray` even.
+    lists: dict[str, np.ndarray] = {
         "top": np.array(tops, np.uint16),
         "escape_starts": np.stack([np.append(0, np.cumsum(n)) for n in per_row]).astype(np.int32),
         "escape_columns": np.stack(
