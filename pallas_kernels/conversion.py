@@ -62,8 +62,8 @@ def to_resident(packed: Any, backend: str | None = None, *, reduce_axis: int = -
         (`transpose_w=True`), -2 for [K, N]. The other product works too, by way of dense tiles.
 
     Returns:
-      The same pytree, its leaves `ResidentTensor` or `jax.Array`; random keys, and numbers and
-      texts of Python's, stay as they are.
+      The same pytree, its leaves `ResidentTensor` or `jax.Array`, as which Python's numbers are
+      taken; random keys, texts, and numbers that were archived as Python's stay as they are.
 
     Raises:
       UnsupportedError: an unknown backend; a dtype of 64 bits, which JAX does not have by default;

@@ -202,14 +202,9 @@ def program(
     return run
 
 
-def seconds_of(run: Callable[[], list[jax.Array]]) -> float:
-    """Time of one product of a program."""
-    return queued_seconds(run) / len(run())
-
-
 def seconds(product: Callable[[Any, Any], Any], m: int, weights: Sequence[Any]) -> float:
     """Time of one product, as a layer of a model has it."""
-    return seconds_of(program(product, m, weights))
+    return queued_seconds(program(product, m, weights)) / len(weights)
 
 
 def copy_bandwidth() -> float:

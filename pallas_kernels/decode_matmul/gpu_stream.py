@@ -67,12 +67,12 @@ def multiply(
     kernel = _Kernel(decoder=decoder, plan=plan, interpreted=bool(interpret))
     dtype = out_dtype if plan.parts == 1 else jnp.float32
     cut = plan.n - plan.whole * TILE_N  # rows of the weight whose tiles are cut
-    rest = (max(1, plan.parts - 1), plan.m, cut)
+    rest = (plan.parts - 1, plan.m, cut) if plan.parts > 1 else (1, 1, TILE_N)  # never read
     total, others = plgpu.kernel(
         kernel.body,
         out_type=(
             jax.ShapeDtypeStruct((plan.m, plan.n), dtype),
-            jax.ShapeDtypeStruct(rest if plan.parts > 1 else (1, 1, TILE_N), jnp.float32),
+            jax.ShapeDtypeStruct(rest, jnp.float32),
         ),
         grid=(plan.blocks,),
         grid_names=("block",),

@@ -58,18 +58,6 @@ def packed_weight(contents: Contents, array: StoredArray, declared: Mapping[str,
             expected="4 bits, version gemm",
             found=f"{bits!r:.20} bits, version {version!r:.40}",
         )
-    return _weight(contents, array, declared)
-
-
-def _codes(words: np.ndarray) -> np.ndarray:
-    """[K, N / 8] words to [N, K] codes."""
-    stored = formats.unpack(words, 4).reshape(*words.shape, PER_WORD)
-    codes = np.empty_like(stored)
-    codes[..., list(ORDER)] = stored
-    return codes.reshape(words.shape[0], -1).T
-
-
-def _weight(contents: Contents, array: StoredArray, declared: Mapping[str, Any]) -> Weight:
     module = array.name.removesuffix(QWEIGHT)
     name = f"{module}.weight"
     key = "q_group_size" if "q_group_size" in declared else "group_size"
@@ -104,3 +92,11 @@ def _weight(contents: Contents, array: StoredArray, declared: Mapping[str, Any])
             "zero_point": Part(array=zeros, element=formats.UINT4, unpack=_codes),
         },
     )
+
+
+def _codes(words: np.ndarray) -> np.ndarray:
+    """[K, N / 8] words to [N, K] codes."""
+    stored = formats.unpack(words, 4).reshape(*words.shape, PER_WORD)
+    codes = np.empty_like(stored)
+    codes[..., list(ORDER)] = stored
+    return codes.reshape(words.shape[0], -1).T

@@ -8,24 +8,17 @@ Experts that were made NVFP4 afterwards are as ModelOpt has them.
 
 from __future__ import annotations
 
-import ml_dtypes
 import numpy as np
 
-from jentropy import formats
 from jentropy.checkpoints.companions import is_scale_name
 from jentropy.checkpoints.contents import Contents, StoredArray
 from jentropy.errors import InputError
 
-from .scaled import block_weight, is_fp8, is_nvfp4, nvfp4_weight
+from .scaled import block_weight, is_fp8, is_nvfp4, mxfp4_weight, nvfp4_weight
 from .weight import (
     Weight,
     block_size,
     find,
-    packed,
-    require_dtype,
-    require_rank,
-    require_shape,
-    whole,
 )
 
 NAME = "deepseek-v4"
@@ -63,18 +56,4 @@ def _expert(contents: Contents, array: StoredArray, scale: StoredArray) -> Weigh
             expected="expert_dtype fp4 in config.json",
             found=f"{declared!r:.40}",
         )
-    require_rank(array, 1)
-    shape = (*array.shape[:-1], 2 * array.shape[-1])
-    grid = formats.MXFP4.parameter("scale").grid(shape)
-    why = f"expert_dtype fp4 in config.json, weight {list(shape)}"
-    require_dtype(scale, [ml_dtypes.float8_e8m0fnu, np.uint8], why)
-    require_shape(scale, [grid], why)
-    return Weight(
-        name=array.name,
-        format=formats.MXFP4,
-        shape=shape,
-        parts={
-            "code": packed(array, formats.FP4_E2M1),
-            "scale": whole(scale, formats.FP8_E8M0, grid),
-        },
-    )
+    return mxfp4_weight(array, scale, "expert_dtype fp4 in config.json")

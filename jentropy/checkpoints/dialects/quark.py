@@ -15,15 +15,13 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
-from jentropy import formats
 from jentropy.checkpoints.contents import Contents, StoredArray
 from jentropy.errors import UnsupportedError
 
-from .scaled import WEIGHT, is_fp8, scaled_weight
-from .weight import Weight, find, packed, require_dtype, require_rank, require_shape, whole
+from .scaled import WEIGHT, is_fp8, mxfp4_weight, scaled_weight
+from .weight import Weight, find, require_dtype, require_shape
 
 NAME = "quark"
 
@@ -50,7 +48,9 @@ def weight(contents: Contents, array: StoredArray) -> Weight | None:
         return built
     groups = scheme.get("group_size"), scheme.get("scale_format")
     if kind == "fp4" and cut == "per_group" and groups == (32, "e8m0"):
-        return _mxfp4(contents, array, scale)
+        why = f"fp4 in {contents.declared_in}"
+        require_dtype(array, [np.uint8], why)
+        return mxfp4_weight(array, scale, why)
     raise UnsupportedError(
         f"weights of {contents.declared_in}",
         file=contents.source,
@@ -79,22 +79,3 @@ def _scheme(contents: Contents, module: str) -> Mapping[str, Any]:
         own = declared.get("global_quant_config")
     scheme = own.get("weight") if isinstance(own, Mapping) else None
     return scheme if isinstance(scheme, Mapping) else {}
-
-
-def _mxfp4(contents: Contents, array: StoredArray, scale: StoredArray) -> Weight:
-    require_dtype(array, [np.uint8], f"fp4 in {contents.declared_in}")
-    require_rank(array, 1)
-    shape = (*array.shape[:-1], 2 * array.shape[-1])
-    grid = formats.MXFP4.parameter("scale").grid(shape)
-    why = f"fp4 in {contents.declared_in}, weight {list(shape)}"
-    require_dtype(scale, [np.uint8, ml_dtypes.float8_e8m0fnu], why)
-    require_shape(scale, [grid], why)
-    return Weight(
-        name=array.name,
-        format=formats.MXFP4,
-        shape=shape,
-        parts={
-            "code": packed(array, formats.FP4_E2M1),
-            "scale": whole(scale, formats.FP8_E8M0, grid),
-        },
-    )

@@ -166,3 +166,26 @@ def mx_weight(contents: Contents, array: StoredArray, scale: StoredArray, name: 
             "scale": whole(scale, formats.FP8_E8M0, grid),
         },
     )
+
+
+def mxfp4_weight(array: StoredArray, scale: StoredArray, why: str) -> Weight:
+    """E2M1 codes in pairs, and a power of two for 32 columns.
+
+    Args:
+      why: what declares it.
+    """
+    require_rank(array, 1)
+    shape = (*array.shape[:-1], 2 * array.shape[-1])
+    grid = formats.MXFP4.parameter("scale").grid(shape)
+    why = f"{why}, weight {list(shape)}"
+    require_dtype(scale, [ml_dtypes.float8_e8m0fnu, np.uint8], why)
+    require_shape(scale, [grid], why)
+    return Weight(
+        name=array.name,
+        format=formats.MXFP4,
+        shape=shape,
+        parts={
+            "code": packed(array, formats.FP4_E2M1),
+            "scale": whole(scale, formats.FP8_E8M0, grid),
+        },
+    )
