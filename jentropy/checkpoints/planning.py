@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,19 +12,21 @@ import numpy as np
 from jentropy.containers import coder
 from jentropy.containers.tensor import chunk_length
 from jentropy.errors import InputError
-from jentropy.formats import ElementFormat
+from jentropy.formats import GROUP_INDEX, ElementFormat
 
 from . import choosing, gguf_files
 from . import index as index_lib
 from .array_store import ZarrArray
+from .checkpoint import Tensor
 from .contents import StoredArray
-from .dialects import gguf
+from .gguf_blocks import PACKINGS
 from .gguf_files import GgufFile
 from .index import Blocks, FileEntry, Filler, Part, StoreEntry
 from .item_tree import ARRAY, Leaf
 from .orbax_source import OrbaxSource
 from .safetensors import SafetensorsFile
 from .sources import FileSource, open_weights
+from .unpacking import StoredCodes
 
 
 @dataclass(slots=True)
@@ -73,6 +75,26 @@ class Item:
         return index_lib.entry_document(self.name, self.header, self.chunks)
 
 
+Elements = Mapping[tuple[Path, str], ElementFormat]  # by an array's file and name
+
+
+def _elements(tensors: Iterable[Tensor]) -> Elements:
+    """Element formats of the stored arrays that the archive can take apart by them."""
+    return {
+        (leaf.array.file, leaf.array.name): leaf.element
+        for tensor in tensors
+        if tensor.number_format.parameters
+        for key, leaf in tensor.stored.items()
+        if key != GROUP_INDEX and _fills(leaf)
+    }
+
+
+def _fills(codes: StoredCodes) -> bool:
+    """Whether codes fill the stored numbers evenly."""
+    bits = codes.element.code_bits
+    return bits in index_lib.PACKED_BITS or bits == 8 * codes.array.dtype.itemsize
+
+
 def collect(source: FileSource | OrbaxSource, *, strict: bool = False) -> Plan:
     """What there is to write, in order, and how the files are made of it.
 
@@ -82,14 +104,15 @@ def collect(source: FileSource | OrbaxSource, *, strict: bool = False) -> Plan:
     Raises:
       InputError: a name of a file that not every system has.
     """
-    elements, plan = source.view(strict=strict, lenient=not strict).elements, Plan()
+    tensors = source.view(strict=strict, lenient=not strict).tensors
+    elements, plan = _elements(tensors), Plan()
     shown: frozenset[str] = frozenset()
     opened_files: Mapping[str, SafetensorsFile | GgufFile] = {}
     if isinstance(source, FileSource):
         names, shown, opened_files = source.files, source.shown, source.opened
     else:
         names = source.kept
-        plan.add_stores(source, elements.get(choosing.TREE, {}))
+        plan.add_stores(source, elements)
     for name in names:
         path, is_model = source.root / name, name in shown
         if not index_lib.is_safe_path(name):
@@ -100,7 +123,7 @@ def collect(source: FileSource | OrbaxSource, *, strict: bool = False) -> Plan:
         if isinstance(opened, GgufFile):
             plan.add_gguf(name, opened, is_model=is_model)
         elif opened is not None:
-            plan.add_safetensors(name, opened, elements.get(name, {}), is_model=is_model)
+            plan.add_safetensors(name, opened, elements, is_model=is_model)
         else:
             blob = plan.add_blob(name, map_file(path))
             plan.files.append(FileEntry(path=name, blob=blob))
@@ -139,18 +162,18 @@ class Plan:
         self,
         path: str,
         opened: SafetensorsFile,
-        elements: Mapping[str, ElementFormat],
+        elements: Elements,
         *,
         is_model: bool,
     ) -> None:
         """A header and its tensors."""
         blob = self.add_blob(f"{path} header", np.frombuffer(opened.header, np.uint8))
         parts = tuple(
-            self.add_tensor(t.name, t.values, elements.get(t.name)) for t in opened.tensors
+            self.add_tensor(a.name, a.read(), elements.get((a.file, a.name))) for a in opened.arrays
         )
         self.files.append(FileEntry(path=path, blob=blob, parts=parts, model=is_model))
 
-    def add_stores(self, source: OrbaxSource, elements: Mapping[str, ElementFormat]) -> None:
+    def add_stores(self, source: OrbaxSource, elements: Elements) -> None:
         """The arrays of an Orbax checkpoint, numbered as in its tree."""
         names = dict(reversed([(id(array), name) for name, array in source.named()]))
         for store in source.stores:
@@ -158,7 +181,7 @@ class Plan:
             for array in store.arrays:
                 name = names.get(id(array), f"{store.path}/{array.prefix}".strip("/"))
                 leaf = source.leaves.get(self._tensors, ARRAY)
-                number = self.add_tensor(name, array, elements.get(name), leaf)
+                number = self.add_tensor(name, array, elements.get((array.folder, name)), leaf)
                 arrays.append((number, array.prefix, array.metadata))
             others = []
             for key, value in store.others.items():
@@ -193,7 +216,7 @@ class Plan:
 
     def _add_blocks(self, array: StoredArray, values: np.ndarray) -> Blocks:
         """The fields of blocks, each a tensor; of an unknown type the bytes as they are."""
-        packing = gguf.PACKINGS.get(array.packing)
+        packing = PACKINGS.get(array.packing)
         if packing is None:
             turned = array.packing.endswith(gguf_files.BIG)
             name = f"{array.name}.bytes" if turned else array.name
