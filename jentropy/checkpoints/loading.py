@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from jentropy.containers import trees
 from jentropy.containers.tensor import CompressedTensor, first_twice
@@ -97,13 +93,11 @@ def _with_numbers(packed: list[CompressedTensor]) -> list[Any]:
 
 
 def _packed(store: Store, entry: Entry) -> CompressedTensor:
-    pieces: list[np.ndarray] = []
-    for _, group in itertools.groupby(entry.chunks, key=lambda ref: ref.bundle):
-        refs = list(group)
-        adjacent = all(a.offset + a.chunk.bytes == b.offset for a, b in itertools.pairwise(refs))
-        parts = [store.payload(ref) for ref in refs]
-        if adjacent:
-            whole = replace(refs[0].chunk, bytes=sum(ref.chunk.bytes for ref in refs))
-            parts = [store.payload(replace(refs[0], chunk=whole))]
-        pieces += parts
-    return CompressedTensor(payload=tuple(pieces), header=entry.header)
+    runs: list[list[int]] = []  # bundle, offset and bytes of payloads that lie one after another
+    for (bundle, offset), chunk in zip(entry.places, entry.header.chunks, strict=True):
+        if runs and runs[-1][0] == bundle and sum(runs[-1][1:]) == offset:
+            runs[-1][2] += chunk.bytes
+        else:
+            runs.append([bundle, offset, chunk.bytes])
+    payload = tuple(store.payload(*run) for run in runs)
+    return CompressedTensor(payload=payload, header=entry.header)

@@ -70,7 +70,7 @@ def verify(
     return Verified(
         tensors=_arrays(store) if index.files or index.stores else len(index.tensors),
         files=len(index.files),
-        chunks=sum(len(entry.chunks) for entry in everything),
+        chunks=sum(len(entry.places) for entry in everything),
         bytes=total,
         compared=against is not None,
     )
