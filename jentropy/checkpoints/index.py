@@ -29,6 +29,7 @@ from jentropy.errors import CorruptError, InputError, UnsupportedError
 from jentropy.formats import ELEMENTS, RAW, Format
 from jentropy.formats.document import from_document, to_document
 
+from . import structure
 from .schema import (
     ANY,
     BASE64,
@@ -171,7 +172,7 @@ class Index:
     blobs: tuple[Entry, ...] = ()
     files: tuple[FileEntry, ...] = ()
     beside: Mapping[str, str] = field(default_factory=dict)  # texts that lay beside a single file
-    tree: Any = None
+    tree: Any = None  # a structure, see `structure`
     stores: tuple[StoreEntry, ...] = ()
     formats: tuple[Format, ...] = ()  # of the weights and the tree
     weights: tuple[WeightEntry, ...] = ()
@@ -192,6 +193,11 @@ class Index:
         _check_names("files", (f.path for f in self.files))
         _check_names("stores", (s.path for s in self.stores))
         _check_names("weights", (w.name for w in self.weights))
+
+    @property
+    def tree_json(self) -> Any:
+        """The tree as JSON."""
+        return structure.to_json(self.tree, {f: number for number, f in enumerate(self.formats)})
 
     @property
     def has_tree(self) -> bool:
@@ -233,6 +239,9 @@ def _numbers(index: Index) -> Iterator[tuple[str, int, int]]:
     for store in index.stores:
         yield from ((f"{store.path} arrays", number, tensors) for number, _, _ in store.arrays)
         yield from ((f"{store.path} others", number, blobs) for _, number in store.others)
+    for _, node in structure.walk(index.tree):
+        if isinstance(node, structure.Stored):
+            yield "tree", node.number, tensors
     for weight in index.weights:
         yield f"{weight.name} format", weight.format, len(index.formats)
         for key, part in weight.parts.items():
@@ -319,6 +328,15 @@ def _entry(**told: Any) -> Entry:
     return Entry(told["name"], header, tuple(one[:2] for one in rows))
 
 
+def _index(*, tree: Any, formats: tuple[Format, ...], **told: Any) -> Index:
+    """The index of the values of INDEX."""
+    try:
+        nodes = structure.from_json(tree, formats)
+    except InputError as error:
+        raise within(error, ".tree") from error
+    return Index(tree=nodes, formats=formats, **told)
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, int)
 
@@ -385,14 +403,14 @@ WEIGHT = record(
     },
 )
 INDEX = record(
-    Index,
+    _index,
     {
         "bundles": many(SIZE),
         "files": many(FILE),
         "blobs": many(ENTRY),
         "tensors": many(ENTRY),
         "beside": Key(table(TEXT), default={}),
-        "tree": Key(ANY, default=None),
+        "tree": Key(ANY, "tree_json", None),
         "stores": Key(many(STORE), default=()),
         "formats": Key(many(Kind(from_document, to_document)), default=()),
         "weights": Key(many(WEIGHT), default=()),

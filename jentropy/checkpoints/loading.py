@@ -58,18 +58,16 @@ def load(path: str | Path, sharding: Any = None, *, target: Any = None) -> Any:
     if sharding is not None and target is not None:
         raise InputError("arguments of load", expected="sharding or target", found="both")
     store = Store(Path(path))
-    index, required = store.index, None
+    index = store.index
     if not index.has_tree:
         entries = [item for array in Archive(store).arrays() for item in array.entries.items()]
         if (twice := first_twice(name for name, _ in entries)) is not None:
             raise InputError("two arrays have this name", file=store.path, tensor=twice)
-        tree: Any = {name: _packed(store, entry) for name, entry in entries}
+        tree = required = {name: _packed(store, entry) for name, entry in entries}
     else:
         packed = _with_numbers([_packed(store, entry) for entry in index.tensors])
-        file = store.array_path("index")
-        tree = structure.rebuild(index.tree, packed, file)
-        if target is not None:
-            required = structure.rebuild(index.tree, packed, file, json=False)
+        tree = structure.fill(index.tree, packed)
+        required = structure.fill(index.tree, packed, json=False)
     if target is not None:
         return targets.fit(tree, target, store.path, required=required)
     types = structure.types(index.tree)

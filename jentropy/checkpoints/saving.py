@@ -26,7 +26,7 @@ def save(path: str | Path, packed: Any, *, overwrite: bool = False) -> None:
       InputError: a leaf that is no array, number or text, by its path.
       DestinationError: `path` exists or cannot be written.
     """
-    leaves, tree = structure.describe(trees.compress(packed))
+    leaves, tree = structure.flatten(trees.compress(packed))
     with writing(Path(path), overwrite=overwrite) as writer:
         entries = []
         for name, leaf in leaves:
@@ -36,4 +36,5 @@ def save(path: str | Path, packed: Any, *, overwrite: bool = False) -> None:
                 places.append(writer.append(item.payload))
                 writer.record(None)
             entries.append(Entry(name, leaf.header, tuple(places)))
-        writer.finish(tensors=tuple(entries), tree=tree)
+        formats = tuple(structure.formats(tree))
+        writer.finish(tensors=tuple(entries), tree=tree, formats=formats)
