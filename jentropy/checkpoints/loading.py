@@ -66,7 +66,10 @@ def load(path: str | Path, sharding: Any = None, *, target: Any = None) -> Any:
         tree = required = {name: _packed(store, entry) for name, entry in entries}
     else:
         packed = _with_numbers([_packed(store, entry) for entry in index.tensors])
-        tree = structure.fill(index.tree, packed)
+        try:
+            tree = structure.fill(index.tree, packed)
+        except InputError as error:
+            raise error.at(file=store.array_path("index")) from error
         required = structure.fill(index.tree, packed, json=False)
     if target is not None:
         return targets.fit(tree, target, store.path, required=required)

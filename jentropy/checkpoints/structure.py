@@ -71,6 +71,7 @@ def flatten(packed: Any) -> tuple[list[tuple[str, CompressedTensor]], Any]:
 
     Raises:
       InputError: a key that is no string, integer or boolean; a tree that is too deep.
+      CorruptError: a quantised weight whose codes are not those of its format.
     """
     leaves: list[tuple[Path, CompressedTensor]] = []
 
@@ -82,6 +83,8 @@ def flatten(packed: Any) -> tuple[list[tuple[str, CompressedTensor]], Any]:
         if is_compressed(value):
             leaves.append((path, value))
             return Stored(len(leaves) - 1)
+        if isinstance(value, QuantizedTensor):
+            _check(value, path)
         if type(value) in (list, tuple) or isinstance(value, QuantizedTensor):
             return _with(value, lambda keys, child: node(child, (*path, *keys)))
         if isinstance(value, dict):  # JAX would sort them
@@ -115,19 +118,32 @@ def _with(node: Any, child_of: Callable[[Path, Any], Any]) -> Any:
     return type(node)(child_of((at,), child) for at, child in enumerate(node))
 
 
-def fill(tree: Any, tensors: Sequence[Any], *, json: bool = True) -> Any:
+def _check(weight: QuantizedTensor, path: Path) -> None:
+    try:
+        weight.check()
+    except InputError as error:
+        raise error.at(tensor=trees.leaf_name(path)) from error
+
+
+def fill(tree: Any, tensors: Sequence[Any], *, json: bool = True, path: Path = ()) -> Any:
     """The pytree of a structure.
 
     Args:
       tensors: what takes the places of the numbers.
       json: False leaves the items that are JSON out, as None.
+      path: of the structure, for messages.
+
+    Raises:
+      CorruptError: a quantised weight whose tensors are not codes of its format.
     """
     if isinstance(tree, Stored):
         return tensors[tree.number]
     if isinstance(tree, Json):
         return tree.content if json else None
     if isinstance(tree, BRANCHES):
-        return _with(tree, lambda _, child: fill(child, tensors, json=json))
+        tree = _with(tree, lambda keys, child: fill(child, tensors, json=json, path=(*path, *keys)))
+        if isinstance(tree, QuantizedTensor):
+            _check(tree, path)
     return tree
 
 
@@ -236,16 +252,11 @@ def from_json(value: Any, formats: Sequence[Format], depth: int = 0) -> Any:
             pairs = PAIRS.read(content)
             fields = {name: from_json(child, formats, below) for name, child in pairs}
             if key == "quantized":
-                return _quantized(formats[SIZE.read(value["format"])], fields)
+                number_format = formats[SIZE.read(value["format"])]
+                return QuantizedTensor(number_format=number_format, codes=fields)
             return Fields(TEXT.read(value["of"]), fields) if beside else fields
         nodes = [from_json(child, formats, below) for child in LIST.read(content)]
         return {"list": list, "tuple": tuple}[key](nodes)
     except (TypeError, ValueError, LookupError, AttributeError, struct.error):
         pass
     raise misfit("a node as FORMAT.md has it", value)
-
-
-def _quantized(number_format: Format, codes: dict[str, Any]) -> QuantizedTensor:
-    if not {"code", *(p.name for p in number_format.parameters)} <= codes.keys():
-        raise misfit(f"codes of {number_format.name}", list(codes))
-    return QuantizedTensor(number_format=number_format, codes=codes)

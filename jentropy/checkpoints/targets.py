@@ -56,20 +56,17 @@ def fit(tree: Any, target: Any, file: Path, *, required: Any) -> Any:
 
 def _check_formats(tree: Any, target: Any, file: Path) -> None:
     """Raises InputError if a quantised weight is one of another format in the target."""
-    weights = {
-        tuple(map(str, path)): node for path, node in structure.walk(tree) if _is_weight(node)
-    }
+    formats = {_texts(p): w.number_format for p, w in structure.walk(tree) if _is_weight(w)}
     for path, wanted in jax.tree_util.tree_flatten_with_path(target, is_leaf=_is_weight)[0]:
-        weight = weights.get(_keys(path))
-        if weight is not None and _is_weight(wanted):
-            if weight.number_format != wanted.number_format:
-                raise InputError(
-                    "number format of the target",
-                    file=file,
-                    tensor=".".join(_keys(path)),
-                    expected=wanted.number_format.name,
-                    found=weight.number_format.name,
-                )
+        number_format = formats.get(_keys(path))
+        if number_format and _is_weight(wanted) and number_format != wanted.number_format:
+            raise InputError(
+                "number format of the target",
+                file=file,
+                tensor=".".join(_keys(path)),
+                expected=wanted.number_format,
+                found=number_format,
+            )
 
 
 def _is_weight(node: Any) -> bool:
@@ -79,7 +76,11 @@ def _is_weight(node: Any) -> bool:
 def _leaves(tree: Any) -> Iterator[tuple[Keys, Any]]:
     for path, node in structure.walk(tree):
         if node is not None and not isinstance(node, structure.BRANCHES):
-            yield tuple(map(str, path)), node
+            yield _texts(path), node
+
+
+def _texts(path: structure.Path) -> Keys:
+    return tuple(map(str, path))
 
 
 def _keys(path: tuple) -> Keys:
