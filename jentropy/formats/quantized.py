@@ -73,7 +73,10 @@ class QuantizedTensor:
         Raises:
           CorruptError: they are not.
         """
-        arrays = {key: (tuple(leaf.shape), leaf.dtype) for key, leaf in self.codes.items()}
+        arrays = {
+            key: (tuple(getattr(leaf, "shape", ())), getattr(leaf, "dtype", None))
+            for key, leaf in self.codes.items()
+        }
         shape, _ = arrays.get("code", ((), None))
         if any(len(p.block or ()) > len(shape) for p in self.number_format.parameters):
             raise CorruptError("codes", expected="the axes of a block", found=list(shape))
