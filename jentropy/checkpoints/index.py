@@ -27,10 +27,8 @@ from jentropy.containers.tensor import (
 )
 from jentropy.errors import CorruptError, InputError, UnsupportedError
 from jentropy.formats import ELEMENTS, RAW, Format
-from jentropy.formats.document import from_document, to_document
-
-from . import structure
-from .schema import (
+from jentropy.formats.document import FORMAT
+from jentropy.schema import (
     ANY,
     BASE64,
     DIGEST,
@@ -52,6 +50,8 @@ from .schema import (
     table,
     within,
 )
+
+from . import structure
 
 VERSION = 1
 PACKED_BITS = (4, 8)  # of codes that lie several to a number
@@ -412,7 +412,7 @@ INDEX = record(
         "beside": Key(table(TEXT), default={}),
         "tree": Key(ANY, "tree_json", None),
         "stores": Key(many(STORE), default=()),
-        "formats": Key(many(Kind(from_document, to_document)), default=()),
+        "formats": Key(many(FORMAT), default=()),
         "weights": Key(many(WEIGHT), default=()),
     },
 )
