@@ -125,7 +125,7 @@ def _write(writer: Writer, items: list[Item], progress: Progress | None) -> None
             item.finish(draft)
             writer.record(RECORD.write((number, place, chunk, item.entry)))
             if progress:
-                progress(chunk.weights * item.values.itemsize)
+                progress(chunk.weights * item.values.dtype.itemsize)
     writer.flush()
 
 

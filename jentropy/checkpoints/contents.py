@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +44,16 @@ class StoredArray:
     file: Path
     packing: str = ""
     read: Callable[[], np.ndarray] = field(repr=False)
+
+    @property
+    def size(self) -> int:
+        """Elements."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what `read` gives."""
+        return self.size * self.dtype.itemsize
 
 
 def in_memory(name: str, values: np.ndarray, file: Path, packing: str = "") -> StoredArray:

@@ -45,6 +45,7 @@ from jentropy.schema import (
     either,
     many,
     name_in,
+    parse,
     record,
     row,
     table,
@@ -363,8 +364,11 @@ ENTRY = record(
         "key": Key(TEXT, "header.key", ""),
         "chunks": Key(many(row(SIZE, SIZE, SIZE, DIGEST, DIGEST, least=4)), "rows"),
     },
+    tensor="name",
 )
-BLOCKS = record(Blocks, {"name": TEXT, "packing": TEXT, "shape": SHAPE, "fields": many(SIZE)})
+BLOCKS = record(
+    Blocks, {"name": TEXT, "packing": TEXT, "shape": SHAPE, "fields": many(SIZE)}, tensor="name"
+)
 SECTION = either(_is_number, SIZE, either(_is_filler, record(Filler, {"blob": SIZE}), BLOCKS))
 FILE = record(
     FileEntry,
@@ -401,6 +405,7 @@ WEIGHT = record(
         "shape": SHAPE,
         "parts": table(PART),
     },
+    tensor="name",
 )
 INDEX = record(
     _index,
@@ -452,15 +457,12 @@ def from_json(text: bytes, file: Path) -> Index:
       CorruptError: anything that is not as FORMAT.md says.
       UnsupportedError: another version, codec, format or dtype, by name.
     """
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise CorruptError(f"index is no JSON: {error}", file=file) from error
-    try:
-        check_version(OBJECT.read(content).get(KEY))
-        return INDEX.read(content)
-    except InputError as error:
-        raise within(error, "index").at(file=file) from error
+    return parse(Kind(_content), text, file, "index")
+
+
+def _content(value: Any) -> Index:
+    check_version(OBJECT.read(value).get(KEY))
+    return INDEX.read(value)
 
 
 def check_version(version: Any) -> None:

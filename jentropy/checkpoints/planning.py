@@ -44,7 +44,7 @@ class Item:
     @property
     def done_bytes(self) -> int:
         """Bytes of the chunks that are there."""
-        return sum(chunk.weights for _, chunk in self.chunks) * self.values.itemsize
+        return sum(chunk.weights for _, chunk in self.chunks) * self.values.dtype.itemsize
 
     def finish(self, draft: coder.Draft) -> None:
         """Makes the entry, if the chunks are all there."""
@@ -175,7 +175,7 @@ class Plan:
             for array in store.arrays:
                 name = names.get(id(array), f"{store.path}/{array.prefix}".strip("/"))
                 leaf = source.leaves.get(self._tensors, ARRAY)
-                number = self.add_tensor(name, array, elements.get((array.folder, name)), leaf)
+                number = self.add_tensor(name, array, elements.get((array.file, name)), leaf)
                 arrays.append((number, array.prefix, array.metadata))
             others = []
             for key, value in store.others.items():
