@@ -39,7 +39,7 @@ def record(
     weights = []
     for tensor in tensors:
         parts = {
-            key: PartEntry(array=number, unpack=leaf.unpacking, arguments=leaf.options)
+            key: PartEntry(array=number, unpack=leaf.unpacking, arguments=leaf.unusual)
             for key, leaf in tensor.stored.items()
             if (number := numbers.get((leaf.array.file, leaf.array.name))) is not None
         }
