@@ -15,7 +15,7 @@ from jentropy.containers import trees
 from jentropy.errors import InputError
 from jentropy.formats import Format, QuantizedTensor
 
-from .contents import decode_text
+from .contents import StoredArray, decode_text
 from .unpacking import StoredCodes
 
 Arrays = Mapping[str, np.ndarray]
@@ -36,7 +36,7 @@ class Tensor:
       auxiliary: whether it serves the quantisation (scales of activations, indices) and is no
         weight of the model.
       note: why it is RAW, if it may be more; relative to its module.
-      settled: names of stored arrays that belong to it and add nothing to its values.
+      settled: stored arrays that belong to it and add nothing to its values.
       prefix: what its name begins with in a pipeline of several models; those of its arrays do not.
     """
 
@@ -45,7 +45,7 @@ class Tensor:
     dialect: str = ""
     auxiliary: bool = False
     note: str = ""
-    settled: tuple[str, ...] = ()
+    settled: tuple[StoredArray, ...] = ()
     prefix: str = ""
 
     @property

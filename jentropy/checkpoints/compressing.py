@@ -83,6 +83,8 @@ def compress_checkpoint(
             beside=files.beside(),
             tree=plan.tree,
             stores=tuple(plan.stores),
+            formats=plan.formats,
+            weights=plan.weights,
         )
 
 

@@ -132,19 +132,22 @@ class PartEntry:
     """An array that holds the codes or a parameter of a weight.
 
     Attributes:
-      array: number of a tensor, or name of `Blocks`.
-      unpack: name of what makes codes of it.
+      array: number of a tensor; of `Blocks` that of their first field.
+      unpack: name of what makes codes of it, in `unpacking.UNPACKINGS`.
       arguments: of that, as JSON.
     """
 
-    array: int | str
-    unpack: str
+    array: int
+    unpack: str = "whole"
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightEntry:
-    """A weight that was recognised when the checkpoint was written."""
+    """A weight that was recognised when the checkpoint was written.
+
+    Its name is that in its component: several components may have one of this name.
+    """
 
     name: str
     dialect: str
@@ -152,6 +155,7 @@ class WeightEntry:
     format: int  # its number in `Index.formats`
     shape: tuple[int, ...]
     parts: Mapping[str, PartEntry]  # `code`, and each parameter by name
+    settled: tuple[int, ...] = ()  # arrays that belong to it and add nothing to its values
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,7 +197,7 @@ class Index:
             _check_names("tensors", (self.name_of(p) for p in parts if not isinstance(p, Filler)))
         _check_names("files", (f.path for f in self.files))
         _check_names("stores", (s.path for s in self.stores))
-        _check_names("weights", (w.name for w in self.weights))
+        _check_names("weights", (w.parts["code"].array for w in self.weights))
 
     @property
     def tree_json(self) -> Any:
@@ -225,7 +229,6 @@ def _check_places(entry: Entry, bundles: tuple[int, ...]) -> None:
 def _numbers(index: Index) -> Iterator[tuple[str, int, int]]:
     """Every number that points to something: where it stands, itself, and how many there are."""
     tensors, blobs = len(index.tensors), len(index.blobs)
-    blocks = set()
     for f in index.files:
         yield f"{f.path} blob", f.blob, blobs
         place = f"{f.path} parts"
@@ -233,7 +236,6 @@ def _numbers(index: Index) -> Iterator[tuple[str, int, int]]:
             if isinstance(part, Filler):
                 yield place, part.blob, blobs
             elif isinstance(part, Blocks):
-                blocks.add(part.name)
                 yield from ((f"{part.name} fields", number, tensors) for number in part.fields)
             else:
                 yield place, part, tensors
@@ -246,12 +248,8 @@ def _numbers(index: Index) -> Iterator[tuple[str, int, int]]:
     for weight in index.weights:
         yield f"{weight.name} format", weight.format, len(index.formats)
         for key, part in weight.parts.items():
-            if isinstance(part.array, int):
-                yield f"{weight.name} {key}", part.array, tensors
-            elif part.array not in blocks:
-                raise CorruptError(
-                    f"{weight.name} {key}", expected="an array of blocks", found=part.array
-                )
+            yield f"{weight.name} {key}", part.array, tensors
+        yield from ((f"{weight.name} settled", number, tensors) for number in weight.settled)
 
 
 def _check_rows(blocks: Blocks, headers: list[TensorHeader]) -> None:
@@ -265,7 +263,7 @@ def _check_rows(blocks: Blocks, headers: list[TensorHeader]) -> None:
         )
 
 
-def _check_names(place: str, names: Iterable[str]) -> None:
+def _check_names(place: str, names: Iterable[str | int]) -> None:
     if (twice := first_twice(names)) is not None:
         raise CorruptError(place, expected="every name once", found=f"{twice!r:.60} twice")
 
@@ -392,9 +390,7 @@ STORE = checked(
     "arrays below their store",  # those of files; keys of OCDBT are no files
     lambda store: store.ocdbt or all(not key or is_safe_path(key) for _, key, _ in store.arrays),
 )
-PART = record(
-    PartEntry, {"array": either(_is_number, SIZE, TEXT), "unpack": TEXT}, rest="arguments"
-)
+PART = record(PartEntry, {"array": SIZE, "unpack": Key(TEXT, default="whole")}, rest="arguments")
 WEIGHT = record(
     WeightEntry,
     {
@@ -403,7 +399,8 @@ WEIGHT = record(
         "version": SIZE,
         "format": SIZE,
         "shape": SHAPE,
-        "parts": table(PART),
+        "parts": checked(table(PART), "parts with a code", lambda parts: "code" in parts),
+        "settled": Key(many(SIZE), default=()),
     },
     tensor="name",
 )

@@ -12,16 +12,16 @@ import numpy as np
 from jentropy.containers import coder
 from jentropy.containers.tensor import Chunk
 from jentropy.errors import InputError
-from jentropy.formats import GROUP_INDEX, ElementFormat
+from jentropy.formats import GROUP_INDEX, ElementFormat, Format
 
-from . import choosing, gguf_files
+from . import choosing, gguf_files, recorded
 from . import index as index_lib
 from .array_store import ZarrArray
 from .checkpoint import Tensor
 from .contents import StoredArray
 from .gguf_blocks import PACKINGS
 from .gguf_files import GgufFile
-from .index import Blocks, Entry, FileEntry, Filler, Section, StoreEntry
+from .index import Blocks, Entry, FileEntry, Filler, Section, StoreEntry, WeightEntry
 from .item_tree import ARRAY, Leaf
 from .orbax_source import OrbaxSource
 from .safetensors import SafetensorsFile
@@ -121,13 +121,22 @@ def collect(source: FileSource | OrbaxSource, *, strict: bool = False) -> Plan:
         else:
             blob = plan.add_blob(name, map_file(path))
             plan.files.append(FileEntry(path=name, blob=blob))
+    plan.formats, plan.weights = recorded.record(tensors, plan.numbers)
     return plan
 
 
 class Plan:
-    """Items, files and stores, collected in order."""
+    """Items, files and stores, collected in order.
+
+    Attributes:
+      numbers: of the tensor that an array is, or has as its first field, by its file and name.
+      formats, weights: what was recognised.
+    """
 
     def __init__(self) -> None:
+        self.numbers: dict[tuple[Path, str], int] = {}
+        self.formats: tuple[Format, ...] = ()
+        self.weights: tuple[WeightEntry, ...] = ()
         self.items: list[Item] = []
         self.files: list[FileEntry] = []
         self.stores: list[StoreEntry] = []
@@ -162,10 +171,12 @@ class Plan:
     ) -> None:
         """A header and its tensors."""
         blob = self.add_blob(f"{path} header", np.frombuffer(opened.header, np.uint8))
-        parts = tuple(
-            self.add_tensor(a.name, a.read(), elements.get((a.file, a.name))) for a in opened.arrays
-        )
-        self.files.append(FileEntry(path=path, blob=blob, parts=parts, model=is_model))
+        parts = []
+        for array in opened.arrays:
+            key = array.file, array.name
+            self.numbers[key] = self.add_tensor(array.name, array.read(), elements.get(key))
+            parts.append(self.numbers[key])
+        self.files.append(FileEntry(path=path, blob=blob, parts=tuple(parts), model=is_model))
 
     def add_stores(self, source: OrbaxSource, elements: Elements) -> None:
         """The arrays of an Orbax checkpoint, numbered as in its tree."""
@@ -175,7 +186,8 @@ class Plan:
             for array in store.arrays:
                 name = names.get(id(array), f"{store.path}/{array.prefix}".strip("/"))
                 leaf = source.leaves.get(self._tensors, ARRAY)
-                number = self.add_tensor(name, array, elements.get((array.file, name)), leaf)
+                key = array.file, name
+                number = self.numbers[key] = self.add_tensor(name, array, elements.get(key), leaf)
                 arrays.append((number, array.prefix, array.metadata))
             others = []
             for key, value in store.others.items():
@@ -199,6 +211,7 @@ class Plan:
             if parts and start > at:
                 parts.append(Filler(self.add_blob(f"{path} filler", data[at:start])))
             values = array.read()
+            self.numbers[array.file, array.name] = self._tensors
             if array.packing:
                 parts.append(self._add_blocks(array, values))
             else:

@@ -114,7 +114,7 @@ def _is_fault(contents: Contents, error: InputError) -> bool:
 def _used(weights: Mapping[str, Tensor]) -> set[str]:
     """Names of the arrays that weights are made of."""
     parts = {leaf.array.name for w in weights.values() for leaf in w.stored.values()}
-    return parts.union(*(w.settled for w in weights.values()))
+    return parts.union(a.name for w in weights.values() for a in w.settled)
 
 
 def _contradictions(

@@ -46,7 +46,7 @@ class StoredCodes:
       element: their element format.
       shape: theirs: the weight's, or that of a parameter's grid.
       unpacking: a name in `UNPACKINGS`.
-      options: those of its options that are not as usual.
+      options: those of its options that are not as usual, and perhaps others.
 
     Raises:
       InputError: an unknown name or option, an array of a dtype or a shape that does not hold such
@@ -84,6 +84,12 @@ class StoredCodes:
         """All options."""
         known = UNPACKINGS[self.unpacking].options
         return {key: self.options.get(key, usual) for key, (usual, _) in known.items()}
+
+    @property
+    def unusual(self) -> dict[str, Any]:
+        """The options that are not as usual."""
+        known = UNPACKINGS[self.unpacking].options
+        return {key: value for key, value in self.options.items() if value != known[key][0]}
 
     @property
     def dtype(self) -> np.dtype:

@@ -129,7 +129,7 @@ def _fp4(
     return fp4_weight(name, number_format, array, scale, level, why)
 
 
-def _settled(contents: Contents, scheme: Scheme, name: str) -> tuple[str, ...]:
+def _settled(contents: Contents, scheme: Scheme, name: str) -> tuple[StoredArray, ...]:
     """Zero points that a symmetric scheme need not have, checked to be zeros.
 
     Raises:
@@ -154,7 +154,7 @@ def _settled(contents: Contents, scheme: Scheme, name: str) -> tuple[str, ...]:
             f"{contents.declared_in}",
             found=list(stored.shape),
         )
-    return (stored.name,)
+    return (stored,)
 
 
 def _integers(
@@ -178,8 +178,9 @@ def _integers(
                 found=bits,
             )
         require_dtype(array, [np.int32], why)
-        shape, element = _declared_shape(contents, name), INTEGERS[bits]
-        why, settled = f"{why} with {bits} bits", (f"{name}_shape",)
+        sizes = find(contents, f"{name}_shape", name)
+        shape, element = _declared_shape(sizes), INTEGERS[bits]
+        why, settled = f"{why} with {bits} bits", (sizes,)
     else:
         shape, element, settled = array.shape, formats.INT8, ()
         require_rank(array, 1)
@@ -208,8 +209,7 @@ def _integers(
     return assemble(name, number_format, shape, stored, why, settled)
 
 
-def _declared_shape(contents: Contents, name: str) -> Shape:
-    array = find(contents, f"{name}_shape", name)
+def _declared_shape(array: StoredArray) -> Shape:
     require_shape(array, [(2,), (3,)], "pack-quantized")
     require_dtype(array, [np.int64, np.int32], "pack-quantized")
     sizes = tuple(int(n) for n in array.read())

@@ -109,5 +109,5 @@ def packed_weight(
     if index is not None:
         stored[formats.GROUP_INDEX] = group_index(index, groups)
     number_format = formats.Format(name=f"INT{bits}", element=element, parameters=tuple(parameters))
-    settled = (zeros.name,) if is_implied else ()
+    settled = (zeros,) if is_implied else ()
     return assemble(name, number_format, (rows, columns), stored, why, settled)

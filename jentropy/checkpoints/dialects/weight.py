@@ -123,14 +123,14 @@ def assemble(
     shape: Shape,
     stored: Mapping[str, Stored],
     why: str,
-    settled: tuple[str, ...] = (),
+    settled: tuple[StoredArray, ...] = (),
 ) -> Tensor:
     """A weight of its codes and parameters, unread.
 
     Args:
       stored: `code`, every parameter of the format by name, and perhaps `group_index`.
       why: what says that it is so: "groups of 32 in config.json".
-      settled: names of arrays that belong to it and add nothing to its values.
+      settled: arrays that belong to it and add nothing to its values.
 
     Raises:
       InputError: an array of another dtype or shape than such a weight has; it says why.
