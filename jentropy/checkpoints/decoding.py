@@ -16,9 +16,16 @@ from .store import Store
 def _coded(store: Store, entry: Entry, *, whole: bool) -> Iterator[coder.Coded]:
     """The chunks of an entry; `whole` is whether `coder.assemble` will take them."""
     room = coder.room(entry.header) if whole else None
-    for ref, span in zip(entry.chunks, entry.header.spans(), strict=True):
+    for ref, span in zip(entry.chunks, entry.header.spans(), strict=False):
         file = store.bundle_path(ref)
-        yield coder.Coded(entry.name, ref.chunk, store.payload(ref), span, file, room)
+        yield coder.Coded(
+            name=entry.name,
+            chunk=ref.chunk,
+            payload=store.payload(ref),
+            span=span,
+            file=file,
+            tensor=room,
+        )
 
 
 def read_entries(store: Store, entries: list[Entry]) -> Iterator[np.ndarray]:

@@ -384,7 +384,7 @@ def _entry(reader: _Reader, item: dict, bundles: tuple[int, ...]) -> Entry:
     try:
         header = read_header(reader, item, name)
         refs, chunks = [], reader.get(item, "chunks", list, name)
-        size, step = math.prod(header["shape"]), header["chunk_weights"]
+        size, step = math.prod(header["shape"]), chunk_length(header["shape"])
         for at, part in enumerate(chunks):
             refs.append(
                 read_chunk(
@@ -424,7 +424,6 @@ def read_header(reader: _Reader, item: dict, name: str) -> dict[str, Any]:
         "dtype": dtype,
         "format": element,
         "coding": Coding(codec=codec, head=head),
-        "chunk_weights": chunk_length(shape),
         "entropy_bits": item["entropy_bits"],
         "joint_entropy_bits": joint,
         "numpy": not get(item, "jax", bool, name, default=False),

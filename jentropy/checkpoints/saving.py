@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from jentropy.containers import coder, pieces, trees
+from jentropy.containers import chunks, coder, trees
 
 from . import index as index_lib
 from . import structure
@@ -30,14 +30,14 @@ def save(path: str | Path, packed: Any, *, overwrite: bool = False) -> None:
     with writing(Path(path), overwrite=overwrite) as writer:
         entries = []
         for name, leaf in leaves:
-            chunks = []
-            for item in pieces.coded_chunks(name, leaf):
+            written = []
+            for item in chunks.coded_chunks(name, leaf):
                 coder.check_payload(item)
                 place = writer.append(item.payload)
-                chunks.append(index_lib.chunk_document(item.chunk, place, item.span.coding))
+                written.append(index_lib.chunk_document(item.chunk, place, item.span.coding))
                 writer.record(None)
             entries.append(
-                index_lib.entry_document(name, index_lib.header_document(leaf.header), chunks)
+                index_lib.entry_document(name, index_lib.header_document(leaf.header), written)
             )
         writer.flush()
         writer.finish(index_lib.document(bundles=writer.bundles, tensors=entries, tree=tree))
