@@ -274,7 +274,7 @@ def test_codes_and_scales_are_symbols_of_their_own(tmp_path):
         e for e in Store(tmp_path / "dst").index.tensors if e.name == "x_proj.weight_packed"
     )
     assert entry.header.format == "FP4_E2M1"
-    assert entry.header.layout.pairs
+    assert entry.header.element.code_bits == 4
 
 
 # Layouts that no fixture has, written by hand.

@@ -308,7 +308,6 @@ def _entry(**told: Any) -> Entry:
         dtype=dtype,
         format=told["format"],
         coding=Coding(codec=told["codec"], head=told["head"]),
-        chunk_weights=step,
         chunks=tuple(
             Chunk(
                 weights=min(step, size - at * step),
