@@ -74,14 +74,17 @@ def flatten(packed: Any) -> tuple[list[tuple[str, CompressedTensor]], Any]:
     """
     leaves: list[tuple[Path, CompressedTensor]] = []
 
+    def leaf(value: Any, path: Path) -> Stored:
+        leaves.append((path, value))
+        return Stored(len(leaves) - 1)
+
     def node(value: Any, path: Path) -> Any:
         if len(path) > MAX_DEPTH:
             raise InputError("depth of the pytree", expected=f"at most {MAX_DEPTH}", found="more")
         if value is None or is_python(value):
             return value
         if is_compressed(value):
-            leaves.append((path, value))
-            return Stored(len(leaves) - 1)
+            return leaf(value, path)
         if isinstance(value, QuantizedTensor):
             _check(value, path)
         if type(value) in (list, tuple) or isinstance(value, QuantizedTensor):
@@ -90,7 +93,9 @@ def flatten(packed: Any) -> tuple[list[tuple[str, CompressedTensor]], Any]:
             pairs = [(jax.tree_util.DictKey(key), child) for key, child in value.items()]
         else:
             inside = jax.tree_util.tree_flatten_with_path(value, is_leaf=lambda v: v is not value)
-            pairs = [(keys[0], child) for keys, child in inside[0]]
+            pairs = [(keys[0], child) for keys, child in inside[0] if keys]
+            if len(pairs) < len(inside[0]):
+                return leaf(value, path)
         fields = {_key(key): node(child, (*path, _key(key))) for key, child in pairs}
         return fields if type(value) is dict else Fields(type(value).__name__, fields)
 

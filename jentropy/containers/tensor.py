@@ -7,6 +7,7 @@ from the shape alone, never from a device.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -81,6 +82,11 @@ class Description:
     def raw_bytes(self) -> int:
         """Bytes of the original."""
         return self.size * dtype_named(self.dtype).itemsize
+
+    def header(self, chunks: Sequence[Chunk]) -> TensorHeader:
+        """What is said with its chunks."""
+        said = {field.name: getattr(self, field.name) for field in dataclasses.fields(Description)}
+        return TensorHeader(**said, chunks=tuple(chunks))
 
     def spans(self) -> Iterator[Span]:
         """Where each chunk lies; one of nothing for a tensor that has no elements."""
