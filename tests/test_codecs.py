@@ -6,6 +6,7 @@ import dataclasses
 import re
 
 import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
@@ -381,7 +382,7 @@ def test_noise_costs_no_more_than_itself(size, dtype):
 def test_raw_bits_are_the_same_by_rows_and_by_factors(bits, wide):
     rng = np.random.default_rng(bits)
     planes_ = [
-        rng.integers(0, 256, rawbits.plane_bytes(4096, width)).astype(np.uint8)
+        jnp.asarray(rng.integers(0, 256, rawbits.plane_bytes(4096, width)), jnp.uint8)
         for width in rawbits.widths(bits)
     ]
     by_rows = rawbits._raw_by_rows(planes_, bits, wide)

@@ -183,7 +183,7 @@ def _scaled(codes: Any, scale: Any, element: ElementFormat, xp: Any) -> Any:
 @partial(jax.jit, static_argnames="element")
 def _block_sums(
     codes: UInt16[Array, "rows columns"], scale: Float32[Array, ""], *, element: ElementFormat
-) -> tuple[Int32[Array, rows] | Float32[Array, rows], Float32[Array, columns]]:
+) -> tuple[Int32[Array, " rows"] | Float32[Array, " rows"], Float32[Array, " columns"]]:
     """Sums of scaled magnitudes, cut to integers first: exact in any order.
 
     Products with ones, which run at several times the speed of a sum over rows or columns.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -145,6 +145,7 @@ def batch_symbols() -> int:
     return 16 * min(cores.count(), 8) * LANES[-1] * LANE
 
 
+@runtime_checkable
 class Job(Protocol):
     """A stream to be coded or decoded."""
 

@@ -131,8 +131,12 @@ def _finish(
 
 @partial(jax.jit, static_argnames="size")
 def contexts_of(
-    rows: UInt8[Array, rows], columns: UInt8[Array, columns], skip: Int32[Array, ""], *, size: int
-) -> UInt8[Array, size]:
+    rows: UInt8[Array, " rows"],
+    columns: UInt8[Array, " columns"],
+    skip: Int32[Array, ""],
+    *,
+    size: int,
+) -> UInt8[Array, " size"]:
     """Contexts of `size` codes that begin `skip` codes into the first of these rows."""
     both = (rows[:, None] + columns).reshape(-1)
     return jax.lax.dynamic_slice(both, (skip,), (size,))
@@ -141,7 +145,7 @@ def contexts_of(
 @partial(jax.jit, donate_argnames="numbers")
 def lay(
     numbers: UInt8[Array, "steps lanes"],
-    contexts: UInt8[Array, size],
+    contexts: UInt8[Array, " size"],
     mask: UInt8[Array, ""],
     base: UInt8[Array, ""],
     lane: Int32[Array, ""],
@@ -157,16 +161,16 @@ def lay(
 @partial(jax.jit, static_argnames="bits")
 def codes_of(
     symbols: UInt8[Array, "steps lanes"],
-    final: UInt32[Array, lanes],
-    contexts: UInt8[Array, size],
-    planes: list[UInt8[Array, plane]],
-    escaped: UInt16[Array, room],
+    final: UInt32[Array, " lanes"],
+    contexts: UInt8[Array, " size"],
+    planes: list[UInt8[Array, " _"]],
+    escaped: UInt16[Array, " room"],
     escapes: Int32[Array, ""],
     first: UInt16[Array, ""],
     lane: Int32[Array, ""],
     *,
     bits: int,
-) -> tuple[UInt16[Array, size], Bool[Array, ""]]:
+) -> tuple[UInt16[Array, " size"], Bool[Array, ""]]:
     """Codes of the chunk whose lanes begin at `lane`, and whether it has its escapes.
 
     Args:
@@ -200,7 +204,7 @@ def codes_of(
     return codes, place[-1] == escapes
 
 
-def _running_count(flags: Bool[Array, size]) -> Int32[Array, size]:
+def _running_count(flags: Bool[Array, " size"]) -> Int32[Array, " size"]:
     """How many are set up to each one, in two levels: one takes a TPU's compiler half a minute."""
     size = flags.shape[0]
     padded = jnp.pad(flags, (0, -size % RUN)).astype(jnp.int32).reshape(-1, RUN)
@@ -211,7 +215,7 @@ def _running_count(flags: Bool[Array, size]) -> Int32[Array, size]:
 
 @jax.jit
 def ended_well(
-    final: UInt32[Array, lanes], reached: UInt32[Array, lanes], ends: UInt32[Array, lanes]
+    final: UInt32[Array, " lanes"], reached: UInt32[Array, " lanes"], ends: UInt32[Array, " lanes"]
 ) -> Bool[Array, ""]:
     """Whether all lanes ended in an initial state, their words used up."""
     return ((final >> 16 == 1) & (reached == ends)).all()

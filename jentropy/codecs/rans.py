@@ -69,12 +69,12 @@ def _with_row(array: Array, row: Array, index: Any) -> Array:
 
 @jax.jit
 def decode(
-    words: UInt16[Array, 2**k],
-    states: UInt32[Array, lanes],
-    pointers: UInt32[Array, lanes],
-    tables: UInt32[Array, 2**k],
+    words: UInt16[Array, " words"],
+    states: UInt32[Array, " lanes"],
+    pointers: UInt32[Array, " lanes"],
+    tables: UInt32[Array, " entries"],
     numbers: UInt8[Array, "steps lanes"],
-) -> tuple[UInt8[Array, "steps lanes"], UInt32[Array, lanes], UInt32[Array, lanes]]:
+) -> tuple[UInt8[Array, "steps lanes"], UInt32[Array, " lanes"], UInt32[Array, " lanes"]]:
     """Decodes `steps` symbols of every lane.
 
     Whatever the words are, nothing outside them is read.
@@ -93,13 +93,13 @@ def decode(
 
 
 def decoded(
-    words: UInt16[Array, 2**k],
-    states: UInt32[Array, lanes],
-    pointers: UInt32[Array, lanes],
-    tables: UInt32[Array, 2**k],
+    words: UInt16[Array, " words"],
+    states: UInt32[Array, " lanes"],
+    pointers: UInt32[Array, " lanes"],
+    tables: UInt32[Array, " entries"],
     contexts: UInt8[Array, "steps lanes"],
     mask: UInt8[Array, ""],
-) -> tuple[UInt8[Array, "steps lanes"], UInt32[Array, lanes], UInt32[Array, lanes]]:
+) -> tuple[UInt8[Array, "steps lanes"], UInt32[Array, " lanes"], UInt32[Array, " lanes"]]:
     """`decode`, to be part of a kernel; the number of a table is `contexts & mask`."""
     steps, last = contexts.shape[0], np.uint32(words.shape[0] - 1)
     few = tables.shape[0] == FEW * SLOTS
@@ -139,9 +139,9 @@ def decoded(
 def encode(
     symbols: UInt8[Array, "steps lanes"],
     numbers: UInt8[Array, "steps lanes"],
-    initial: UInt32[Array, lanes],
-    tables: UInt32[Array, tables_times_256],
-) -> tuple[UInt32[Array, lanes], UInt16[Array, "lanes steps"], Bool[Array, "lanes steps"]]:
+    initial: UInt32[Array, " lanes"],
+    tables: UInt32[Array, " tables_times_256"],
+) -> tuple[UInt32[Array, " lanes"], UInt16[Array, "lanes steps"], Bool[Array, "lanes steps"]]:
     """Codes every symbol of every lane.
 
     Args:
@@ -165,9 +165,9 @@ def encoded(
     symbols: UInt8[Array, "steps lanes"],
     contexts: UInt8[Array, "steps lanes"],
     mask: UInt8[Array, ""],
-    initial: UInt32[Array, lanes],
-    tables: UInt32[Array, tables_times_256],
-) -> tuple[UInt32[Array, lanes], UInt16[Array, "lanes steps"], Bool[Array, "lanes steps"]]:
+    initial: UInt32[Array, " lanes"],
+    tables: UInt32[Array, " tables_times_256"],
+) -> tuple[UInt32[Array, " lanes"], UInt16[Array, "lanes steps"], Bool[Array, "lanes steps"]]:
     """`encode`, to be part of a kernel; the number of a table is `contexts & mask`."""
     states, words, emitted = _coded(symbols, contexts, mask, initial, tables)
     return states, _transposed(words), _transposed(emitted)
@@ -182,7 +182,7 @@ def _coded(
         state, words, emitted = carry
         at = np.int32(steps - 1) - i
         number = lax.bitwise_and(_row(contexts, at), lax.broadcast(mask, (lanes,)))
-        entry = number.astype(jnp.uint16) << 8 | _row(symbols, at)
+        entry = number.astype(jnp.uint16) << 8 | _row(symbols, at).astype(jnp.uint16)
         found = lax.optimization_barrier(_take(tables, entry))
         frequency = found >> 16
         emit = (state >> (32 - PRECISION)) >= frequency

@@ -39,14 +39,14 @@ def plane_bytes(size: int, width: int) -> int:
 
 @partial(jax.jit, static_argnames=("bits", "signed"))
 def split(
-    codes: UInt[Array, n],
-    contexts: UInt8[Array, n],
+    codes: UInt[Array, " n"],
+    contexts: UInt8[Array, " n"],
     first: UInt16[Array, ""],
     count: UInt16[Array, ""],
     *,
     bits: int,
     signed: bool,
-) -> tuple[UInt8[Array, n], list[UInt8[Array, plane]]]:
+) -> tuple[UInt8[Array, " n"], list[UInt8[Array, " _"]]]:
     """Symbols top - first - context, `count` for those below 0 or not below it; planes.
 
     Args:
@@ -81,13 +81,13 @@ def _split(
 
 
 def split_slabs(
-    codes: UInt16[Array, n],
-    contexts: UInt8[Array, n],
+    codes: UInt16[Array, " n"],
+    contexts: UInt8[Array, " n"],
     first: UInt16[Array, ""],
     count: UInt16[Array, ""],
     *,
     bits: int,
-) -> tuple[UInt8[Array, n], list[UInt8[Array, plane]]]:
+) -> tuple[UInt8[Array, " n"], list[UInt8[Array, " _"]]]:
     """`split` of signed codes, to be part of a kernel; n a multiple of SLAB blocks."""
     size = SLAB * BLOCK
 
@@ -109,15 +109,15 @@ def split_slabs(
 
 @partial(jax.jit, static_argnames=("bits", "signed", "dtype"))
 def merge(
-    symbols: UInt8[Array, n],
-    contexts: UInt8[Array, n_or_one],
-    planes: list[UInt8[Array, plane]],
+    symbols: UInt8[Array, " n"],
+    contexts: UInt8[Array, " n_or_one"],
+    planes: list[UInt8[Array, " _"]],
     first: UInt16[Array, ""],
     *,
     bits: int,
     signed: bool,
     dtype: str,
-) -> UInt[Array, n]:
+) -> UInt[Array, " n"]:
     """Codes of symbols (top - first - context) and planes: the inverse of `split`."""
     kind = jnp.dtype(dtype)
     wide = jnp.uint16 if kind.itemsize < 4 else jnp.uint32
@@ -140,10 +140,10 @@ def _with_raw(top: Any, raw: Any, kind: np.dtype, bits: int, *, signed: bool) ->
 
 
 def merge_slabs(
-    symbols: UInt8[Array, n],
-    contexts: UInt8[Array, n],
-    planes: Sequence[UInt8[Array, plane]],
-    front: UInt8[Array, few],
+    symbols: UInt8[Array, "*shape"],
+    contexts: UInt8[Array, "*shape"],
+    planes: Sequence[UInt8[Array, " _"]],
+    front: UInt8[Array, " few"],
     first: UInt16[Array, ""],
     *,
     bits: int,
@@ -188,7 +188,7 @@ def _block_shape(bits: int) -> tuple[int, ...]:
     return (2,) * depth + (BLOCK >> depth,)
 
 
-def _apart(planes: Sequence[UInt8[Array, plane]], bits: int) -> list[UInt8[Array, "*parts"]]:
+def _apart(planes: Sequence[UInt8[Array, " _"]], bits: int) -> list[UInt8[Array, " ..."]]:
     """Planes by blocks, as they stand in `_block_shape`.
 
     The outer halves of a block tell the part of a byte, of which a plane has none; the inner ones,
@@ -202,21 +202,21 @@ def _apart(planes: Sequence[UInt8[Array, plane]], bits: int) -> list[UInt8[Array
 
 
 def _raw_by_factors(
-    apart: Sequence[UInt8[Array, "*parts"]], bits: int, wide: Any
+    apart: Sequence[UInt8[Array, " ..."]], bits: int, wide: Any
 ) -> UInt[Array, "blocks *halves fine"]:
     """Raw bits of planes (`_apart`); parts of a byte are brought to its top by products."""
     raw, below = jnp.zeros((), wide), 0
     for width, plane in zip(widths(bits), apart, strict=True):
         outer = (8 // width).bit_length() - 1
         factors = np.array(_FACTORS[width], np.uint16).astype(wide)
-        factors = factors.reshape((2,) * outer + (1,) * (plane.ndim - 1 - outer))
+        factors = factors.reshape(1, *(2,) * outer, *(1,) * (plane.ndim - 1 - outer))
         part = plane.astype(wide) * factors
         raw = raw | ((part >> (8 - width)) & ((1 << width) - 1)) << below
         below += width
     return raw
 
 
-def _raw_by_rows(planes: Sequence[UInt8[Array, plane]], bits: int, wide: Any) -> UInt[Array, n]:
+def _raw_by_rows(planes: Sequence[UInt8[Array, " _"]], bits: int, wide: Any) -> UInt[Array, " n"]:
     """The same with a block to a row, of which a TPU's compiler makes a program 20 times sooner."""
     place = np.arange(BLOCK, dtype=np.uint32)
     raw, below = jnp.zeros((), jnp.uint32), 0

@@ -18,21 +18,21 @@ from .kernels import in_one_kernel
 
 @partial(jax.jit, static_argnames="bits")
 def decode(
-    words: UInt16[Array, 2**k],
-    states: UInt32[Array, lanes],
-    pointers: UInt32[Array, lanes],
-    tables: UInt32[Array, 2**k],
+    words: UInt16[Array, " words"],
+    states: UInt32[Array, " lanes"],
+    pointers: UInt32[Array, " lanes"],
+    tables: UInt32[Array, " entries"],
     contexts: UInt8[Array, "steps lanes"],
     mask: UInt8[Array, ""],
     first: UInt16[Array, ""],
-    planes: list[UInt8[Array, plane]],
+    planes: list[UInt8[Array, " _"]],
     *,
     bits: int,
 ) -> tuple[
     UInt16[Array, "blocks *halves fine"],
     UInt8[Array, "steps lanes"],
-    UInt32[Array, lanes],
-    UInt32[Array, lanes],
+    UInt32[Array, " lanes"],
+    UInt32[Array, " lanes"],
 ]:
     """Codes of every lane, in order, and what `rans.decode` returns.
 
@@ -55,19 +55,19 @@ def decode(
 
 @partial(jax.jit, static_argnames=("shape", "bits"))
 def encode(
-    codes: UInt16[Array, n],
-    contexts: UInt8[Array, n],
+    codes: UInt16[Array, " n"],
+    contexts: UInt8[Array, " n"],
     mask: UInt8[Array, ""],
     first: UInt16[Array, ""],
     count: UInt16[Array, ""],
-    tables: UInt32[Array, tables_times_256],
+    tables: UInt32[Array, " tables_times_256"],
     *,
     shape: tuple[int, int],
     bits: int,
 ) -> tuple[
-    tuple[UInt32[Array, lanes], UInt16[Array, "lanes steps"], Bool[Array, "lanes steps"]],
-    UInt8[Array, n],
-    list[UInt8[Array, plane]],
+    tuple[UInt32[Array, " lanes"], UInt16[Array, "lanes steps"], Bool[Array, "lanes steps"]],
+    UInt8[Array, " n"],
+    list[UInt8[Array, " _"]],
 ]:
     """What `rans.encode` returns of all lanes; symbols and planes, as of `rawbits.split`.
 

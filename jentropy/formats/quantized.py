@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeGuard
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 import jax
 import numpy as np
@@ -13,6 +13,7 @@ from .dequantizing import dequantize
 from .format import Format
 
 
+@runtime_checkable
 class Quantized(Protocol):
     """Anything that has codes of a known format: `QuantizedTensor`, a tensor of a checkpoint."""
 
