@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ jaxtyping.install_import_hook(
     "jentropy",
     "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",  # an int is a float
 )
+sys.setrecursionlimit(4 * sys.getrecursionlimit())  # a checked call takes four frames for one
 # No arrays of two ranks or two dtypes meet unless the code says so.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
