@@ -177,13 +177,11 @@ SIZES = {
 }
 
 
-class Held:
+class Held(jentropy.Checkpoint):
     """A checkpoint of configs alone."""
 
-    source = Path("model")
-
     def __init__(self, config, **sidecars):
-        self.config = config
+        super().__init__(Path("model"), [], config)
         self.texts = {"config.json": json.dumps(config)}
         self.texts.update({f"{name}.json": json.dumps(text) for name, text in sidecars.items()})
 
