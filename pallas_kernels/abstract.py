@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from jentropy.formats import Format, QuantizedTensor, code_dtype
-
-from .layouts.matrix import sized
+from jentropy.formats import Format, QuantizedTensor, code_arrays
 
 
 def abstract_weight(number_format: Format, shape: tuple[int, ...]) -> QuantizedTensor:
@@ -18,7 +16,5 @@ def abstract_weight(number_format: Format, shape: tuple[int, ...]) -> QuantizedT
       >>> w.shape, round(w.bits_per_weight, 3)
       ((14336, 4096), 4.125)
     """
-    codes = {"code": sized(code_dtype(number_format.element.dtype), *shape)}
-    for parameter in number_format.parameters:
-        codes[parameter.name] = sized(code_dtype(parameter.element.dtype), *parameter.grid(shape))
+    codes = code_arrays(number_format, shape)
     return QuantizedTensor(number_format=number_format, codes=codes)

@@ -17,7 +17,7 @@ from jentropy.containers.trees import (
     on_accelerator,
 )
 from jentropy.errors import InputError, UnsupportedError
-from jentropy.formats import is_quantized
+from jentropy.formats import QuantizedTensor
 
 from .backends import BACKENDS, default_backend
 from .laying_out import is_abstract, lay_out
@@ -86,7 +86,7 @@ def to_resident(packed: Any, backend: str | None = None, *, reduce_axis: int = -
         raise InputError("reduce_axis", expected="-1 or -2", found=reduce_axis)
 
     def is_leaf(node: Any) -> bool:
-        return containers.is_compressed(node) or is_quantized(node)
+        return containers.is_compressed(node) or isinstance(node, QuantizedTensor)
 
     def convert(path: tuple, leaf: Any) -> Any:
         try:
@@ -105,7 +105,7 @@ def _leaf_to_resident(leaf: Any, backend: str, reduce_axis: int) -> ResidentTens
         )
     if type(leaf) in (bool, int, float, complex):  # as JAX takes Python's numbers
         return jnp.asarray(leaf)
-    if is_quantized(leaf) or is_abstract(leaf):
+    if isinstance(leaf, QuantizedTensor) or is_abstract(leaf):
         return lay_out(leaf, backend, reduce_axis)
     values = decompress_where(leaf, on_accelerator) if containers.is_compressed(leaf) else leaf
     if is_python(values) or is_key(values):

@@ -190,14 +190,9 @@ def inside_archive(path: Path) -> tuple[Path, str] | None:
 
 
 def _leaves(store: Store) -> Iterator[tuple[str, int]]:
-    """Names and numbers of the leaves of its tree.
-
-    Raises:
-      CorruptError: a tree that is not as FORMAT.md has it.
-    """
+    """Names and numbers of the leaves of its tree."""
     index = store.index
     if not index.stores:
         yield from ((entry.name, i) for i, entry in enumerate(index.tensors))
         return
-    structure.rebuild(index.tree, index.tensors, store.array_path("index"))
     yield from structure.numbers(index.tree)  # two may be one array

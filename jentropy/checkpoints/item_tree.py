@@ -18,6 +18,7 @@ from jentropy.errors import CorruptError, InputError
 from . import structure
 from .array_store import ZarrArray
 from .contents import read_json
+from .structure import Json, Stored
 
 METADATA, STRINGS, ARRAYS = "_METADATA", "_strings.json", "array_metadatas"
 COMMITTED = "commit_success.txt"
@@ -26,9 +27,9 @@ EMPTY: Mapping[str, Any] = {
     "placeholder": None,
     "None": None,
     "NamedTuple": None,  # as Orbax gives it back
-    "Dict": {"dict": []},
-    "List": {"list": []},
-    "Tuple": {"tuple": []},
+    "Dict": {},
+    "List": [],
+    "Tuple": (),
 }
 MAX_JSON_BYTES = 1 << 24  # of an item that is shown as a tree
 
@@ -52,7 +53,7 @@ def stores_every_chunk(folder: Path) -> bool:
 
 
 def of_store(folder: Path, arrays: Sequence[ZarrArray], first: int) -> tuple[Any, dict[int, Leaf]]:
-    """The tree of an item, as `structure` has it.
+    """The structure of an item.
 
     Args:
       arrays: of its store.
@@ -68,7 +69,7 @@ def of_store(folder: Path, arrays: Sequence[ZarrArray], first: int) -> tuple[Any
     numbers = {array.name: first + n for n, array in enumerate(arrays)}
     told = _read(folder / METADATA)
     if told is None:
-        return {"dict": [[name, n] for name, n in numbers.items()]}, {}
+        return {name: Stored(n) for name, n in numbers.items()}, {}
     texts = _read(folder / STRINGS) or {}
     keys = _random_keys(folder)
     root: _Node = _Node()
@@ -81,9 +82,9 @@ def of_store(folder: Path, arrays: Sequence[ZarrArray], first: int) -> tuple[Any
             if kind in EMPTY:
                 root.put(path, EMPTY[kind])
             elif kind == "string" and isinstance(texts.get(name), str):
-                root.put(path, {"value": texts[name]})
+                root.put(path, texts[name])
             elif name in numbers:
-                root.put(path, numbers[name])
+                root.put(path, Stored(numbers[name]))
                 leaves[numbers[name]] = Leaf(
                     jax=kind == "jax.Array", scalar=kind == "scalar", key=keys.get(name, "")
                 )
@@ -95,7 +96,7 @@ def of_store(folder: Path, arrays: Sequence[ZarrArray], first: int) -> tuple[Any
                     expected="it in this folder",
                     found="none; the checkpoint is not complete",
                 )
-        return root.document(), leaves
+        return root.tree(), leaves
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CorruptError(
             "the tree's metadata",
@@ -120,15 +121,15 @@ class _Node:
             node = node.children.setdefault(int(key) if kind == SEQUENCE else key, _Node())
         node.leaf.append(leaf)
 
-    def document(self, depth: int = 0) -> Any:
+    def tree(self, depth: int = 0) -> Any:
         if depth > structure.MAX_DEPTH or len(self.leaf) + bool(self.children) > 1:
             raise ValueError("two leaves of one path, or too deep a tree")
         if self.leaf:
             return self.leaf[0]
-        found = {key: child.document(depth + 1) for key, child in self.children.items()}
+        found = {key: child.tree(depth + 1) for key, child in self.children.items()}
         if found and self.is_sequence and sorted(found) == list(range(len(found))):
-            return {"list": [found[n] for n in range(len(found))]}
-        return {"dict": [[key, node] for key, node in found.items()]}
+            return [found[n] for n in range(len(found))]
+        return found
 
 
 def _random_keys(folder: Path) -> dict[str, str]:
@@ -159,7 +160,7 @@ def of_files(root: Path, folder: str, kept: Sequence[str]) -> Any:
     if file.name.startswith("_") or file.stat().st_size > MAX_JSON_BYTES:
         return None
     try:
-        return {"json": json.loads(file.read_bytes())}
+        return Json(json.loads(file.read_bytes()))
     except (ValueError, RecursionError):
         return None
 

@@ -273,13 +273,11 @@ def _nested(items: Mapping[str, Any]) -> Any:
         for key in (path[n] for n in told if n < len(path)):
             node = node.setdefault(key, {})
         node[OWN] = items[name]
-    return _document(root)
+    return _items(root)
 
 
-def _document(node: Mapping[str, Any]) -> Any:
+def _items(node: Mapping[str, Any]) -> Any:
     """Folders as dicts; a folder that is an item itself is its tree."""
     if node.keys() == {OWN}:
         return node[OWN]
-    return {
-        "dict": [[key, child if key == OWN else _document(child)] for key, child in node.items()]
-    }
+    return {key: child if key == OWN else _items(child) for key, child in node.items()}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from jentropy.containers import coder
-from jentropy.containers.tensor import chunk_length
+from jentropy.containers.tensor import Chunk
 from jentropy.errors import InputError
 from jentropy.formats import ElementFormat
 
@@ -20,7 +20,7 @@ from .array_store import ZarrArray
 from .contents import StoredArray
 from .dialects import gguf
 from .gguf_files import GgufFile
-from .index import Blocks, FileEntry, Filler, Part, StoreEntry
+from .index import Blocks, Entry, FileEntry, Filler, Section, StoreEntry
 from .item_tree import ARRAY, Leaf
 from .orbax_source import OrbaxSource
 from .safetensors import SafetensorsFile
@@ -36,20 +36,19 @@ class Item:
     is_blob: bool
     element: ElementFormat | None = None  # of the codes, if it is not the dtype's
     leaf: Leaf = ARRAY
-    header: dict[str, Any] | None = None
-    chunks: list[list[Any]] = field(default_factory=list)
-
-    @property
-    def is_done(self) -> bool:
-        """Whether all of its chunks are there."""
-        expected = -(-self.values.size // chunk_length(tuple(self.values.shape)))
-        return self.header is not None and len(self.chunks) == expected
+    chunks: list[tuple[tuple[int, int], Chunk]] = field(default_factory=list)  # and their places
+    entry: Entry | None = None  # once all of them are there
 
     @property
     def done_bytes(self) -> int:
         """Bytes of the chunks that are there."""
-        done = len(self.chunks) * chunk_length(tuple(self.values.shape))
-        return min(done * self.values.itemsize, self.values.nbytes)
+        return sum(chunk.weights for _, chunk in self.chunks) * self.values.itemsize
+
+    def finish(self, draft: coder.Draft) -> None:
+        """Makes the entry, if the chunks are all there."""
+        if len(self.chunks) * draft.chunk_weights >= self.values.size:
+            header = draft.header([chunk for _, chunk in self.chunks])
+            self.entry = Entry(self.name, header, tuple(place for place, _ in self.chunks))
 
     def draft(self) -> coder.Draft:
         """What the coder makes of it, read if it has to be."""
@@ -66,11 +65,6 @@ class Item:
             key=self.leaf.key,
             skip=skip,
         )
-
-    def entry(self) -> dict[str, Any]:
-        """Its entry of the index."""
-        assert self.header is not None
-        return index_lib.entry_document(self.name, self.header, self.chunks)
 
 
 def collect(source: FileSource | OrbaxSource, *, strict: bool = False) -> Plan:
@@ -176,7 +170,7 @@ class Plan:
 
     def add_gguf(self, path: str, opened: GgufFile, *, is_model: bool) -> None:
         """A header, then tensors and the bytes between; blocks are taken apart."""
-        data, parts, at = map_file(opened.path), list[Part](), 0
+        data, parts, at = map_file(opened.path), list[Section](), 0
         blob = self.add_blob(f"{path} header", data[: min(opened.starts, default=data.size)])
         for array, start in zip(opened.arrays, opened.starts, strict=True):
             if parts and start > at:

@@ -27,7 +27,7 @@ from jentropy.errors import (
 )
 
 from . import index as index_lib
-from .index import KEY, ChunkRef
+from .index import KEY
 
 METADATA_FILE = "_CHECKPOINT_METADATA"  # Orbax's; holds the custom metadata
 ARRAYS = "state"  # Orbax's folder of the arrays, when they were saved piece by piece
@@ -71,15 +71,10 @@ class Store:
                 expected=f"an Orbax checkpoint with {KEY!r} in its custom metadata",
                 found="none",
             )
-        version = metadata.get("version")
-        if type(version) is not int or version != index_lib.VERSION:
-            raise UnsupportedError(
-                "version of the compressed checkpoint",
-                file=path,
-                expected=f"{index_lib.VERSION} or lower",
-                found=f"{version!r:.40}",
-                hint="a newer jentropy wrote it",
-            )
+        try:
+            index_lib.check_version(metadata.get("version"))
+        except UnsupportedError as error:
+            raise error.at(file=path) from error
         text = self.array("index")
         found = f"{checksum(text):016x}"
         if found != metadata.get("index_xxh3_64"):
@@ -96,9 +91,9 @@ class Store:
         """Folder of an array of the checkpoint."""
         return self.path / ARRAYS / name
 
-    def bundle_path(self, ref: ChunkRef) -> Path:
-        """Folder of the bundle that a chunk lies in."""
-        return self.array_path(f"bundles.{ref.bundle:05d}")
+    def bundle_path(self, bundle: int) -> Path:
+        """Folder of a bundle."""
+        return self.array_path(f"bundles.{bundle:05d}")
 
     def array(self, name: str) -> np.ndarray:
         """An array of the checkpoint, mapped and not read. uint8[n]."""
@@ -114,20 +109,20 @@ class Store:
             return np.zeros(0, np.uint8)
         return np.asarray(np.memmap(file, np.uint8, mode="r", shape=(size,)))
 
-    def payload(self, ref: ChunkRef) -> np.ndarray:
-        """The payload of a chunk, mapped and unchecked. uint8[ref.chunk.bytes]."""
-        if ref.bundle not in self._bundles:
-            bundle = self.array(f"bundles.{ref.bundle:05d}")
-            expected = self.index.bundles[ref.bundle]
-            if bundle.size != expected:
+    def payload(self, bundle: int, offset: int, size: int) -> np.ndarray:
+        """Payloads in a bundle, mapped and unchecked. uint8[size]."""
+        if bundle not in self._bundles:
+            array = self.array(f"bundles.{bundle:05d}")
+            expected = self.index.bundles[bundle]
+            if array.size != expected:
                 raise CorruptError(
                     "bundle",
-                    file=self.bundle_path(ref),
+                    file=self.bundle_path(bundle),
                     expected=f"{expected} bytes",
-                    found=bundle.size,
+                    found=array.size,
                 )
-            self._bundles[ref.bundle] = bundle
-        return self._bundles[ref.bundle][ref.offset : ref.offset + ref.chunk.bytes]
+            self._bundles[bundle] = array
+        return self._bundles[bundle][offset : offset + size]
 
 
 def _declared_size(folder: Path) -> int:

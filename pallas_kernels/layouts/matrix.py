@@ -46,7 +46,7 @@ class Matrices:
         return rows, columns
 
     @classmethod
-    def of(cls, weight: formats.Quantized) -> Matrices:
+    def of(cls, weight: formats.QuantizedTensor) -> Matrices:
         """Matrices of a weight of two axes or more."""
         given, number_format = weight.codes, weight.number_format
         shape = tuple(given["code"].shape)
@@ -73,7 +73,7 @@ class Matrices:
         return cls(number_format=number_format, codes=codes)
 
     @classmethod
-    def abstract(cls, weight: formats.Quantized) -> Matrices:
+    def abstract(cls, weight: formats.QuantizedTensor) -> Matrices:
         """The same of a weight whose codes are `jax.ShapeDtypeStruct`, as these are then."""
         found = []
 
