@@ -43,6 +43,11 @@ class Draft(Description):
     codes: np.ndarray
     skip: int = 0
 
+    def left(self) -> Iterator[Span]:
+        """Chunks that are to be coded; one of nothing of a tensor that has no elements."""
+        spans = self.spans() if self.size else iter([self.span(0)])
+        return itertools.islice(spans, self.skip, None)
+
     def part(self, span: Span) -> np.ndarray:
         """The numbers of a chunk, in memory."""
         return np.asarray(self.codes.reshape(-1)[span.start : span.start + span.size])
@@ -163,11 +168,7 @@ def encode(drafts: Iterable[Draft]) -> Iterator[tuple[Draft, list[tuple[Chunk, n
       A tensor and its next chunks; a tensor's chunks may come in several lists, and an empty
       tensor comes once, with none.
     """
-    parts = (
-        (draft, span)
-        for draft in drafts
-        for span in itertools.islice(draft.spans(), draft.skip, None)
-    )
+    parts = ((draft, span) for draft in drafts for span in draft.left())
     for batch in _batches(parts, lambda part: part[1].size, codecs.batch_symbols() // PARTS):
         codes = [draft.part(span) for draft, span in batch]
         payloads = codecs.encode(codes, [span for _, span in batch])
