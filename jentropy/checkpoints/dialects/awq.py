@@ -17,12 +17,13 @@ import numpy as np
 from jentropy import formats
 from jentropy.checkpoints.checkpoint import Tensor
 from jentropy.checkpoints.contents import Contents, StoredArray
+from jentropy.checkpoints.unpacking import Packed, Whole
 from jentropy.errors import UnsupportedError
 from jentropy.formats import blocks
 
 from .scaled import scale_element
 from .settings import group_block
-from .weight import assemble, find, packed, require_dtype, require_rank, whole
+from .weight import assemble, find, require_dtype, require_rank
 
 NAME, VERSION = "awq", 1
 QWEIGHT = ".qweight"
@@ -70,8 +71,8 @@ def packed_weight(contents: Contents, array: StoredArray, declared: Mapping[str,
         ),
     )
     stored = {
-        "code": packed(array, order=ORDER, transposed=True),
-        "scale": whole(scales, transposed=True),
-        "zero_point": packed(zeros, order=ORDER, transposed=True),
+        "code": (array, Packed(order=ORDER, transposed=True)),
+        "scale": (scales, Whole(transposed=True)),
+        "zero_point": (zeros, Packed(order=ORDER, transposed=True)),
     }
     return assemble(name, number_format, (array.shape[1] * PER_WORD, array.shape[0]), stored, why)

@@ -27,6 +27,7 @@ import numpy as np
 from jentropy import formats
 from jentropy.checkpoints.checkpoint import Tensor
 from jentropy.checkpoints.contents import Contents, Shape, StoredArray
+from jentropy.checkpoints.unpacking import Groups, Packed
 from jentropy.errors import InputError, UnsupportedError
 from jentropy.formats import Role, blocks
 
@@ -42,7 +43,7 @@ from .scaled import (
     scaled_weight,
 )
 from .settings import block_pair, integer
-from .weight import assemble, find, group_index, packed, require_dtype, require_rank, require_shape
+from .weight import assemble, find, require_dtype, require_rank, require_shape
 
 NAME, VERSION = "compressed-tensors", 1
 WEIGHT, PACKED = ".weight", "_packed"
@@ -189,12 +190,12 @@ def _integers(
             raise InputError(told, file=array.file, tensor=name, expected="no I8", found="I8")
     block = block_of(contents, scheme, why)
     parameters = [blocks.scale(scale_element(scale, why), block)]
-    stored = {"code": packed(array) if is_packed else array, parameters[0].name: scale}
+    stored = {"code": (array, Packed()) if is_packed else array, parameters[0].name: scale}
     if scheme.weights.get("symmetric", True) is False:
         zero = find(contents, f"{name}_zero_point", name)
         require_dtype(zero, [array.dtype], why)
         parameters.append(blocks.zero_point(element, block))
-        stored["zero_point"] = packed(zero, axis=-2) if is_packed else zero
+        stored["zero_point"] = (zero, Packed(axis=-2)) if is_packed else zero
     else:
         settled += _settled(contents, scheme, name)
     groups = parameters[0].grid(shape)[-1]
@@ -202,7 +203,7 @@ def _integers(
     if is_packed and scheme.weights.get("actorder") in REORDERED and groups > 1:
         index = find(contents, f"{name}_g_idx", name)
     if index is not None:
-        stored[formats.GROUP_INDEX] = group_index(index, groups)
+        stored[formats.GROUP_INDEX] = (index, Groups(groups=groups))
     number_format = formats.Format(
         name=f"INT{element.code_bits}", element=element, parameters=tuple(parameters)
     )

@@ -21,12 +21,13 @@ import numpy as np
 from jentropy import formats
 from jentropy.checkpoints.checkpoint import Tensor
 from jentropy.checkpoints.contents import Contents, StoredArray
+from jentropy.checkpoints.unpacking import Groups, Packed, Whole
 from jentropy.errors import InputError, UnsupportedError
 from jentropy.formats import blocks
 
 from .scaled import scale_element
 from .settings import compiled, group_block, integer, mapping
-from .weight import assemble, find, group_index, packed, require_dtype, require_rank, whole
+from .weight import assemble, find, require_dtype, require_rank
 
 NAME, VERSION = "gptq", 1
 QWEIGHT = ".qweight"
@@ -93,21 +94,21 @@ def packed_weight(
     is_implied = zeros.shape == (0,) and declared.get("sym", True) is True
     element, parameters = INTEGERS[bits], [scale]
     stored = {
-        "code": packed(array, axis=-2, transposed=True),
-        "scale": whole(scales, transposed=True),
+        "code": (array, Packed(axis=-2, transposed=True)),
+        "scale": (scales, Whole(transposed=True)),
     }
     if is_implied:
         element = SIGNED[bits]
     else:
         one = sum(1 << i for i in range(0, WORD_BITS, bits)) if version == "gptq" else 0
         parameters.append(blocks.zero_point(element, block))
-        stored["zero_point"] = packed(zeros, add=one, transposed=True)
+        stored["zero_point"] = (zeros, Packed(add=one, transposed=True))
     groups = scale.grid((rows, columns))[1]
     index = contents.arrays.get(f"{module}.g_idx")
     if index is None and declared.get("desc_act") is True and groups > 1:
         index = find(contents, f"{module}.g_idx", name)
     if index is not None:
-        stored[formats.GROUP_INDEX] = group_index(index, groups)
+        stored[formats.GROUP_INDEX] = (index, Groups(groups=groups))
     number_format = formats.Format(name=f"INT{bits}", element=element, parameters=tuple(parameters))
     settled = (zeros,) if is_implied else ()
     return assemble(name, number_format, (rows, columns), stored, why, settled)

@@ -14,12 +14,13 @@ import numpy as np
 from jentropy import formats
 from jentropy.checkpoints.checkpoint import Tensor
 from jentropy.checkpoints.contents import Contents, StoredArray
+from jentropy.checkpoints.unpacking import Packed, Whole
 from jentropy.errors import UnsupportedError
 from jentropy.formats import ElementFormat, Field, Parameter, Role, blocks
 
 from .scaled import WEIGHT, scale_element
 from .settings import integer, mapping
-from .weight import assemble, find, packed, require_rank, whole
+from .weight import assemble, find, require_rank
 
 NAME, VERSION = "mlx", 1
 WORD_BITS = 32
@@ -78,8 +79,8 @@ def _weight(contents: Contents, array: StoredArray, module: str, bits: int, size
     )
     number_format = formats.Format(name=f"INT{bits}", element=_element(bits), parameters=parameters)
     stored = {
-        "code": packed(array),
+        "code": (array, Packed()),
         "scale": scales,
-        "min": whole(biases, flip=1 << element.code_bits - 1),
+        "min": (biases, Whole(flip=1 << element.code_bits - 1)),
     }
     return assemble(array.name, number_format, shape, stored, why)

@@ -25,6 +25,7 @@ import numpy as np
 from jentropy import formats
 from jentropy.checkpoints.checkpoint import Tensor
 from jentropy.checkpoints.contents import Contents, StoredArray
+from jentropy.checkpoints.unpacking import Packed
 from jentropy.errors import UnsupportedError
 from jentropy.formats import blocks
 
@@ -39,7 +40,7 @@ from .scaled import (
     scaled_weight,
 )
 from .settings import integer, mapping
-from .weight import assemble, find, packed, require_dtype, require_rank
+from .weight import assemble, find, require_dtype, require_rank
 
 NAME, VERSION = "modelopt", 1
 FP8_BLOCK = (128, 128)
@@ -110,7 +111,7 @@ def _weight(contents: Contents, array: StoredArray, stem: str) -> Tensor:
         number_format = formats.Format(
             name="INT4", element=formats.INT4, parameters=(blocks.scale(formats.FP32, (size,)),)
         )
-        stored = {"code": packed(array, axis=-2), "scale": scale}
+        stored = {"code": (array, Packed(axis=-2)), "scale": scale}
         why = f"{why} with groups of {size}"
         return assemble(name, number_format, (*stack, 2 * rows, columns), stored, why)
     raise UnsupportedError(

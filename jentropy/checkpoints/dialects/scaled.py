@@ -16,11 +16,11 @@ import numpy as np
 from jentropy import formats
 from jentropy.checkpoints.checkpoint import Tensor
 from jentropy.checkpoints.contents import Contents, Shape, StoredArray
-from jentropy.checkpoints.unpacking import Stored
+from jentropy.checkpoints.unpacking import Packed, Stored
 from jentropy.formats import WHOLE, Format, blocks
 
 from .settings import block_pair
-from .weight import assemble, find, packed, require_dtype, require_rank, require_shape
+from .weight import assemble, find, require_dtype, require_rank, require_shape
 
 ELEMENTS = (formats.FP8_E4M3, formats.FP8_E5M2)
 BLOCK, BASE_BLOCK = "weight_block_size", [128, 128]  # unless the config of DeepSeek's models says
@@ -98,7 +98,7 @@ def fp4_weight(
         2 * array.shape[axis],
         *array.shape[len(array.shape) + axis + 1 :],
     )
-    stored = {"code": packed(array, axis=axis), "scale": scale}
+    stored = {"code": (array, Packed(axis=axis)), "scale": scale}
     if level is None:
         number_format = replace(number_format, parameters=number_format.parameters[:1])
     else:

@@ -18,7 +18,7 @@ from typing import Any
 from jentropy import formats
 from jentropy.checkpoints.checkpoint import Tensor
 from jentropy.checkpoints.contents import Contents, StoredArray, read_json
-from jentropy.checkpoints.unpacking import SWIZZLED
+from jentropy.checkpoints.unpacking import Swizzled
 from jentropy.errors import InputError, UnsupportedError
 from jentropy.formats import blocks
 
@@ -124,5 +124,5 @@ def _nvfp4(
     level = contents.arrays.get(f"{stem}per_tensor_scale")
     is_swizzled = bool(data.get("is_swizzled_scales"))
     number_format = formats.NVFP4.with_parameter("scale", block=(size,))
-    stored = (scale, SWIZZLED, {}) if is_swizzled else scale
+    stored = (scale, Swizzled()) if is_swizzled else scale
     return fp4_weight(name, number_format, code, stored, level, why)

@@ -13,7 +13,7 @@ import numpy as np
 
 from jentropy.checkpoints.checkpoint import Tensor
 from jentropy.checkpoints.contents import Contents, Shape, StoredArray
-from jentropy.checkpoints.unpacking import INDEX, PACKED, WHOLE, Stored, stored_weight
+from jentropy.checkpoints.unpacking import Stored, stored_weight
 from jentropy.errors import InputError
 from jentropy.formats import Format
 
@@ -100,21 +100,6 @@ def require_dtype(array: StoredArray, dtypes: Iterable[Any], why: str) -> None:
             expected=f"{' or '.join(map(str, allowed))} by {why}",
             found=array.dtype,
         )
-
-
-def packed(array: StoredArray, **options: Any) -> Stored:
-    """Several codes in each integer of an array; see `UNPACKINGS`."""
-    return array, PACKED, options
-
-
-def whole(array: StoredArray, **options: Any) -> Stored:
-    """A code for each number of an array; see `UNPACKINGS`."""
-    return array, WHOLE, options
-
-
-def group_index(array: StoredArray, groups: int) -> Stored:
-    """The group of each column, checked when it is read."""
-    return array, INDEX, {"groups": groups}
 
 
 def assemble(
