@@ -19,7 +19,7 @@ def _coded(store: Store, entry: Entry, *, together: bool) -> Iterator[coder.Code
     """The chunks of an entry; `together` is whether `coder.assemble` will take them."""
     room = coder.room(entry.header) if together else None
     header = entry.header
-    for place, chunk, span in zip(entry.places, header.chunks, header.spans(), strict=False):
+    for place, chunk, span in zip(entry.places, header.chunks, header.spans(), strict=True):
         yield coder.Coded(
             name=entry.name,
             chunk=chunk,

@@ -24,7 +24,7 @@ from typing import Any
 import jax
 
 from jentropy.containers import trees
-from jentropy.containers.tensor import CompressedTensor, is_compressed
+from jentropy.containers.tensor import is_compressed
 from jentropy.containers.trees import is_python
 from jentropy.errors import InputError
 from jentropy.formats import Format, QuantizedTensor
@@ -65,14 +65,14 @@ class Fields(dict):
         self.of = of
 
 
-def flatten(packed: Any) -> tuple[list[tuple[str, CompressedTensor]], Any]:
-    """The leaves of a pytree by name, and its structure.
+def flatten(pytree: Any) -> tuple[list[tuple[str, Any]], Any]:
+    """The arrays of a pytree by name, compressed or not, and its structure.
 
     Raises:
       InputError: a key that is no string, integer or boolean; a tree that is too deep.
       CorruptError: a quantised weight whose codes are not those of its format.
     """
-    leaves: list[tuple[Path, CompressedTensor]] = []
+    leaves: list[tuple[Path, Any]] = []
 
     def leaf(value: Any, path: Path) -> Stored:
         leaves.append((path, value))
@@ -99,7 +99,7 @@ def flatten(packed: Any) -> tuple[list[tuple[str, CompressedTensor]], Any]:
         fields = {_key(key): node(child, (*path, _key(key))) for key, child in pairs}
         return fields if type(value) is dict else Fields(type(value).__name__, fields)
 
-    tree = node(packed, ())
+    tree = node(pytree, ())
     names = trees.leaf_names([path for path, _ in leaves])
     return [(name, leaf) for name, (_, leaf) in zip(names, leaves, strict=True)], tree
 
