@@ -98,7 +98,9 @@ def to_resident(packed: Any, backend: str | None = None, *, reduce_axis: int = -
 
 
 @modes.detached
-def _leaf_to_resident(leaf: Any, backend: str, reduce_axis: int) -> ResidentTensor | jax.Array:
+def _leaf_to_resident(
+    leaf: Any, backend: str, reduce_axis: int
+) -> ResidentTensor | jax.Array | jax.ShapeDtypeStruct:
     if any(isinstance(part, jax.core.Tracer) for part in jax.tree.leaves(leaf)):
         raise modes.traced(
             "call to_resident outside of them; for an abstract weight give it jax.ShapeDtypeStruct"

@@ -33,7 +33,9 @@ def is_abstract(weight: Any) -> bool:
 
 
 @modes.detached
-def lay_out(weight: Any, backend: str, reduce_axis: int = -1) -> ResidentTensor | jax.Array:
+def lay_out(
+    weight: Any, backend: str, reduce_axis: int = -1
+) -> ResidentTensor | jax.Array | jax.ShapeDtypeStruct:
     """One array or quantised weight in a backend's layout, or dense where that is as small.
 
     Of one without data (`is_abstract`) what comes out has none either.

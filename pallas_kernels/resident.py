@@ -15,8 +15,6 @@ from jentropy import containers, modes
 from jentropy.errors import InputError, UnsupportedError
 from jentropy.formats import Format, QuantizedTensor
 
-from .layouts import LAYOUTS
-
 
 def expect_weight(weight: Any) -> None:
     """Raises InputError unless kernels can read a weight: it is resident, or a dense array."""
@@ -59,7 +57,7 @@ class ResidentTensor:
       turned: whether the layout holds the transposed matrix.
     """
 
-    arrays: dict[str, jax.Array]
+    arrays: dict[str, Any]
     index: jax.Array | None = None
     options: tuple[tuple[str, int], ...] = field(default=(), metadata={"static": True})
     layout: str = field(metadata={"static": True})
@@ -70,6 +68,8 @@ class ResidentTensor:
     @property
     def module(self) -> ModuleType:
         """The layout's."""
+        from .layouts import LAYOUTS  # which are written in terms of this class
+
         return LAYOUTS[self.layout]
 
     @property

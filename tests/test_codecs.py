@@ -6,6 +6,7 @@ import dataclasses
 import re
 
 import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
@@ -400,7 +401,8 @@ def test_noise_costs_no_more_than_itself(size, dtype):
 def test_raw_bits_are_the_same_by_rows_and_by_factors(bits):
     rng = np.random.default_rng(bits)
     planes_ = [
-        rng.integers(0, 256, size).astype(np.uint8) for size in rawbits.plane_sizes(4096, bits)
+        jnp.asarray(rng.integers(0, 256, size), jnp.uint8)
+        for size in rawbits.plane_sizes(4096, bits)
     ]
     by_rows = rawbits._raw_by_rows(planes_, bits)
     assert by_rows.dtype == np.uint16

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ def test_count_adds_pieces(monkeypatch):
 
 @pytest.mark.parametrize("bits", [4, 8, 16])
 def test_the_count_without_scatter_is_the_same(bits):
-    codes = np.random.default_rng(1).integers(0, 1 << bits, 40_000).astype(np.uint16)
+    codes = jnp.asarray(np.random.default_rng(1).integers(0, 1 << bits, 40_000), jnp.uint16)
     np.testing.assert_array_equal(
         histogram._count_by_matmul(codes, bits=bits), histogram._count_by_scatter(codes, bits=bits)
     )

@@ -18,9 +18,13 @@ def _coded(store: Store, entry: Entry, *, whole: bool) -> Iterator[coder.Coded]:
     room = coder.room(entry.header) if whole else None
     header = entry.header
     for place, chunk, span in zip(entry.places, header.chunks, header.spans(), strict=True):
-        payload, file = store.payload(*place, chunk.bytes), store.bundle_path(place[0])
         yield coder.Coded(
-            name=entry.name, chunk=chunk, payload=payload, span=span, file=file, tensor=room
+            name=entry.name,
+            chunk=chunk,
+            payload=store.payload(*place, chunk.bytes),
+            span=span,
+            file=store.bundle_path(place[0]),
+            tensor=room,
         )
 
 

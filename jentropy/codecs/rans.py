@@ -183,7 +183,7 @@ def _coded(
         state, words, emitted = carry
         at = np.int32(steps - 1) - i
         table = lax.bitwise_and(_row(contexts, at), lax.broadcast(mask, (lanes,)))
-        place = table.astype(jnp.uint16) << 8 | _row(symbols, at)
+        place = table.astype(jnp.uint16) << 8 | _row(symbols, at).astype(jnp.uint16)
         entry = lax.optimization_barrier(_take(tables, place))
         frequency = entry >> 16
         emit = (state >> (32 - PRECISION)) >= frequency

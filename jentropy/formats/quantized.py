@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any
 
 import jax
 import numpy as np
@@ -52,7 +52,7 @@ class QuantizedTensor:
         """Of the weight."""
         return tuple(self.codes["code"].shape)
 
-    def in_memory(self) -> Self:
+    def in_memory(self) -> QuantizedTensor:
         """The same, its leaves on disk read."""
         return replace(self, codes={key: _in_memory(leaf) for key, leaf in self.codes.items()})
 
@@ -67,7 +67,7 @@ class QuantizedTensor:
         """
         return dequantize(self.number_format, self.in_memory().codes, dtype)
 
-    def check(self) -> Self:
+    def check(self) -> QuantizedTensor:
         """Itself, if its codes are what the format says.
 
         Raises:

@@ -28,7 +28,7 @@ def _kernel(backend: str) -> Callable[..., Array]:
 
 
 def decode(
-    w: ResidentTensor | jax.Array, dtype: Any = None, interpret: Any = False
+    w: ResidentTensor | Array | np.ndarray, dtype: Any = None, interpret: Any = False
 ) -> Shaped[Array, "*shape"]:
     """The dense weight, bit for bit: NaN payloads, -0 and subnormals included.
 
@@ -66,7 +66,9 @@ def _dense(w: ResidentTensor, dtype: np.dtype, interpret: Any) -> Shaped[Array, 
 
 @modes.standard
 def take_rows(
-    w: ResidentTensor | jax.Array, ids: Int[Array, "*batch"], dtype: Any = None
+    w: ResidentTensor | Array | np.ndarray,
+    ids: Int[Array | np.ndarray, "*batch"],
+    dtype: Any = None,
 ) -> Shaped[Array, "*batch columns"]:
     """Rows `ids` of a matrix; of a resident one only those rows are decoded.
 

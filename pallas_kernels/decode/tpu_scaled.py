@@ -8,7 +8,7 @@ products may be subnormal are multiplied as integers.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,9 +24,7 @@ from jentropy.pallas_kernels import stacks
 from jentropy.pallas_kernels.compiling import compiler_params
 from jentropy.pallas_kernels.layouts import tpu_scaled
 from jentropy.pallas_kernels.layouts.tiles import LANES
-
-if TYPE_CHECKING:
-    from jentropy.pallas_kernels.resident import ResidentTensor
+from jentropy.pallas_kernels.resident import ResidentTensor
 
 NAME = "decode_scaled"
 TILE_COLUMNS = 512

@@ -9,7 +9,7 @@ unit takes five operations for each, which is what their lists are laid out for.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,9 +25,7 @@ from jentropy.pallas_kernels.compiling import compiler_params
 from jentropy.pallas_kernels.layouts import tpu_window12
 from jentropy.pallas_kernels.layouts.tiles import LANES, SUBLANES
 from jentropy.pallas_kernels.layouts.tpu_window12 import BIAS, CHUNK, PLACE, REGISTER
-
-if TYPE_CHECKING:
-    from jentropy.pallas_kernels.resident import ResidentTensor
+from jentropy.pallas_kernels.resident import ResidentTensor
 
 NAME = "decode_window12"
 QUARTERS = 4

@@ -36,8 +36,8 @@ def _kernel(backend: str) -> Callable[..., Any]:
 
 
 def matmul(
-    x: Float[Array, "*batch K"],
-    w: ResidentTensor | jax.Array,
+    x: Float[Array | np.ndarray, "*batch K"],
+    w: ResidentTensor | Array | np.ndarray,
     transpose_w: bool = False,
     backend: str | None = None,
     out_dtype: Any = None,
@@ -124,8 +124,8 @@ def matmul(
 
 @modes.standard
 def _matmul(
-    x: Float[Array, "*batch K"],
-    w: ResidentTensor | jax.Array,
+    x: Float[Array | np.ndarray, "*batch K"],
+    w: ResidentTensor | Array | np.ndarray,
     *,
     transpose_w: bool,
     out_dtype: Any,

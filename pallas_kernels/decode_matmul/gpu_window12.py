@@ -9,7 +9,7 @@ accumulator sums both, and the weights are not read again.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -27,12 +27,10 @@ from jentropy.pallas_kernels.layouts.gpu_window12 import (
     LISTED,
     PLACE_BIT,
 )
+from jentropy.pallas_kernels.resident import ResidentTensor
 
 from . import gpu_stream
 from .gpu_plan import Plan
-
-if TYPE_CHECKING:
-    from jentropy.pallas_kernels.resident import ResidentTensor
 
 WORDS, LISTS = 0, 1  # arrays of the decoder
 

@@ -35,6 +35,6 @@ def split(x: Float[Array, "M K"], count: int) -> BFloat16[Array, "rows K"]:
     return (x if count == 1 else jnp.concatenate(bf16_parts(x, count))).astype(jnp.bfloat16)
 
 
-def join(y: Float32[Array, "rows N"], count: int) -> Float32[Array, "M N"]:
+def join(y: Float[Array, "rows N"], count: int) -> Float[Array, "M N"]:
     """The product of x from those of its parts."""
     return y if count == 1 else y.reshape(count, -1, y.shape[1]).sum(0)

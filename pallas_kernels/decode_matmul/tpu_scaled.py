@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,13 +35,11 @@ from jentropy.pallas_kernels import stacks
 from jentropy.pallas_kernels.compiling import compiler_params
 from jentropy.pallas_kernels.layouts import tpu_scaled
 from jentropy.pallas_kernels.layouts.tiles import LANES
+from jentropy.pallas_kernels.resident import ResidentTensor
 from jentropy.pallas_kernels.targets import Target
 
 from .parts import bf16_parts
 from .plan import Plan
-
-if TYPE_CHECKING:
-    from jentropy.pallas_kernels.resident import ResidentTensor
 
 ACCUMULATORS = 1
 TILE_COLUMNS = tpu_scaled.TILE_COLUMNS
@@ -383,7 +381,7 @@ def depth_of(kind: Kind, plan: Plan) -> int:
 
 def _scalars(
     scale: Float32[Array, "steps groups blocks"], kind: Kind, plan: Plan
-) -> Float32[Array, entries]:
+) -> Float32[Array, " entries"]:
     """Scales of blocks by group, column tile and block of the tile."""
     blocks = plan.grid[0] * pl.cdiv(plan.tile_n, kind.block)
     rows = scale.reshape(-1, scale.shape[-1]).astype(jnp.float32)

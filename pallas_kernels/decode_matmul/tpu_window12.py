@@ -9,7 +9,7 @@ escapes from its registers, and scattered to their columns by a one-hot product 
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,11 +24,9 @@ from jentropy.pallas_kernels import stacks
 from jentropy.pallas_kernels.compiling import compiler_params
 from jentropy.pallas_kernels.layouts.tiles import LANES
 from jentropy.pallas_kernels.layouts.tpu_window12 import BIAS, CHUNK, COLUMN_BLOCK, UPPER, row_of
+from jentropy.pallas_kernels.resident import ResidentTensor
 
 from .plan import Plan
-
-if TYPE_CHECKING:
-    from jentropy.pallas_kernels.resident import ResidentTensor
 
 QUARTERS = 4
 ROWS = 64  # word rows that are unpacked for one product

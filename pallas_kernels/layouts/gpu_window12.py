@@ -18,22 +18,20 @@ Escapes have slots of 0. Every code survives.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, BFloat16, Int, Shaped, UInt16, UInt32
+from jaxtyping import Array, BFloat16, Int, Integer, Shaped, UInt16, UInt32
 
 from jentropy.codecs import window12
 from jentropy.formats import Format
+from jentropy.pallas_kernels.resident import ResidentTensor
 
 from . import fragments
 from .matrix import Matrices, Packed, over_stack, padded, sized
 from .tiles import ceil_to
-
-if TYPE_CHECKING:
-    from jentropy.pallas_kernels.resident import ResidentTensor
 
 NAME, BACKEND = "gpu_window12", "gpu"
 REDUCES = -1
@@ -115,7 +113,7 @@ def _pack_words(codes: UInt16[Array, "rows columns"]) -> tuple[Array, Array, Arr
     return words, jnp.pad(top[:, 0], (0, -codes.shape[0] % TILE), constant_values=15), per_list
 
 
-def scale_of(top: Int[Array, "*shape"]) -> BFloat16[Array, "*shape"]:
+def scale_of(top: Integer[Array, "*shape"]) -> BFloat16[Array, "*shape"]:
     """2^(top - 15)."""
     exponent = top.astype(jnp.uint16) - window12.WINDOW + BIAS
     return jax.lax.bitcast_convert_type(exponent << 7, jnp.bfloat16)
@@ -129,7 +127,7 @@ def top_of(scale: BFloat16[Array, "*shape"]) -> UInt16[Array, "*shape"]:
 
 @partial(jax.jit, static_argnames="size")
 def _lists(
-    codes: UInt16[Array, "rows columns"], top: UInt16[Array, padded_rows], size: int
+    codes: UInt16[Array, "rows columns"], top: UInt16[Array, " padded_rows"], size: int
 ) -> UInt32[Array, "row_blocks lists size"]:
     """Escapes as the module says; a row block after the other, so that memory stays small."""
     escapes = padded(window12.is_escape(codes, top[: codes.shape[0], None]), TILE, TILE)
@@ -161,12 +159,12 @@ def entries(
 ) -> tuple[Array, Array, Array]:
     """Row, column and code of every entry of lists; rows past the end where there is none."""
     entry, (high, wide, size) = lists[..., 1:], lists.shape
-    used = jnp.arange(size - 1) < lists[..., :1].astype(jnp.int32)
+    used = jnp.arange(size - 1)[None, None] < lists[..., :1].astype(jnp.int32)
     place = (entry >> PLACE_BIT & (fragments.PLACES - 1)).astype(jnp.int32)
     row = fragments.row_of(place) + jnp.arange(high)[:, None, None] * fragments.ROWS
     column = fragments.column_of(place) + (entry >> HALF_BIT & 1).astype(jnp.int32)
     column += (entry >> FRAGMENT_BIT).astype(jnp.int32) * fragments.COLUMNS
-    column += jnp.arange(wide)[:, None] * LISTED
+    column += jnp.arange(wide)[None, :, None] * LISTED
     return jnp.where(used, row, high * fragments.ROWS), column, entry.astype(jnp.uint16)
 
 

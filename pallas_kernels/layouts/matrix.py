@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +15,7 @@ from jaxtyping import Array, Shaped
 
 from jentropy import formats
 from jentropy.formats import WHOLE, Format
-
-if TYPE_CHECKING:
-    from jentropy.pallas_kernels.resident import ResidentTensor
+from jentropy.pallas_kernels.resident import ResidentTensor
 
 ESCAPE_RATE = 1.6e-4 * 1.3  # of Gaussian weights, and room for those that are less so
 Packed = tuple[dict[str, Any], dict[str, int]]  # arrays, and the sizes that programs must know

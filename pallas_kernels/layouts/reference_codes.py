@@ -6,7 +6,7 @@ zero. Everything else is as `formats.dequantize` takes it. Every code survives.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +14,9 @@ from jaxtyping import Array, Int, Shaped
 
 from jentropy import formats
 from jentropy.formats import GROUP_INDEX, Format
+from jentropy.pallas_kernels.resident import ResidentTensor
 
 from .matrix import Matrices, Packed
-
-if TYPE_CHECKING:
-    from jentropy.pallas_kernels.resident import ResidentTensor
 
 NAME, BACKEND = "reference_codes", "reference"
 REDUCES = None  # as it is stored, whatever products sum over

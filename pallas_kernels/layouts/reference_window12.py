@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,12 +28,10 @@ from jentropy import modes
 from jentropy.codecs import window12
 from jentropy.entropy import histogram
 from jentropy.formats import Format
+from jentropy.pallas_kernels.resident import ResidentTensor
 
 from .matrix import Matrices, Packed, escapes_of, sized
 from .tiles import ceil_to
-
-if TYPE_CHECKING:
-    from jentropy.pallas_kernels.resident import ResidentTensor
 
 NAME, BACKEND = "reference_window12", "reference"
 REDUCES = None  # as it is stored, whatever products sum over

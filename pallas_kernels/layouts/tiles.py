@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from jentropy.pallas_kernels.resident import ResidentTensor
+from jentropy.pallas_kernels.resident import ResidentTensor
 
 LANES, SUBLANES = 128, 8  # columns and rows of a vector register of 32 bits
 

@@ -31,7 +31,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -42,13 +42,11 @@ from jentropy import formats
 from jentropy.formats import WHOLE, ElementFormat, Format, Parameter, Role
 from jentropy.formats.dequantizing import spread
 from jentropy.formats.encoding import bits_of
+from jentropy.pallas_kernels.resident import ResidentTensor
 
 from . import tiles
 from .matrix import Matrices, Packed, over_stack, padded, sized
 from .tiles import LANES, ceil_to, choose_tile
-
-if TYPE_CHECKING:
-    from jentropy.pallas_kernels.resident import ResidentTensor
 
 NAME, BACKEND = "tpu_scaled", "tpu"
 REDUCES = -2
@@ -303,7 +301,7 @@ def _nan_columns(codes: Array, *, element: ElementFormat) -> Bool[Array, "stack 
     return jnp.isnan(element.decode(codes)).any(1, keepdims=True)
 
 
-def _scales(weight: Matrices, scale: Parameter) -> Float[Array, "stack groups blocks"]:
+def _scales(weight: Matrices, scale: Parameter) -> Float[Array, "*stack groups blocks"]:
     """A scale times the scales of its own: bfloat16 if that is all, else float32."""
     numbers = scale.element.decode(weight.codes[scale.name])
     factors = [p for p in weight.number_format.parameters if p.of == scale.name]

@@ -32,7 +32,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -41,13 +41,11 @@ from jaxtyping import Array, Int, Shaped, UInt16
 
 from jentropy.codecs import window12
 from jentropy.formats import Format
+from jentropy.pallas_kernels.resident import ResidentTensor
 
 from . import tiles
 from .matrix import Matrices, Packed, escapes_of, over_stack, padded, sized
 from .tiles import LANES, ceil_to, choose_tile
-
-if TYPE_CHECKING:
-    from jentropy.pallas_kernels.resident import ResidentTensor
 
 NAME, BACKEND = "tpu_window12", "tpu"
 REDUCES = -2
