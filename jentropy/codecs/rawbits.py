@@ -218,7 +218,7 @@ def _raw_by_factors(
 
 def _raw_by_rows(planes: Sequence[UInt8[Array, " _"]], bits: int, wide: Any) -> UInt[Array, " n"]:
     """The same with a block to a row, of which a TPU's compiler makes a program 20 times sooner."""
-    place = np.arange(BLOCK, dtype=np.uint32)
+    place = np.arange(BLOCK, dtype=np.uint32)[None]
     raw, below = jnp.zeros((), jnp.uint32), 0
     for width, plane in zip(widths(bits), planes, strict=True):
         octets = plane.reshape(-1, 8 * width).astype(jnp.uint32)
