@@ -21,6 +21,7 @@ from .conftest import ROOT
 LAYERS = [
     {"errors"},
     {"modes"},
+    {"schema"},
     {"formats"},
     {"entropy"},
     {"codecs"},

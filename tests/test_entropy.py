@@ -183,7 +183,7 @@ def test_magnitudes_of_a_block_format_are_those_of_its_numbers():
 def test_packed_codes_are_counted_apart(dtype):
     codes = np.random.default_rng(6).binomial(15, 0.3, (8, 64)).astype(np.uint8)
     counts = entropy.measure_packed(
-        entropy.count_octets(formats.pack(codes, 4, dtype)), formats.INT4_EXCESS8
+        entropy.count_bytes(formats.pack(codes, 4, dtype)), formats.INT4_EXCESS8
     )
     assert counts.weights == codes.size
     np.testing.assert_array_equal(counts.slices[0], np.bincount(codes.reshape(-1), minlength=16))

@@ -33,7 +33,7 @@ BF16 = ("llama_bf16", "qwen3_bf16_tied")
 
 
 def reference(file: Path) -> dict[str, np.ndarray]:
-    return {t.name: np.array(t.values) for t in safetensors.read(file).tensors}
+    return {a.name: np.array(a.read()) for a in safetensors.read(file).arrays}
 
 
 def logits(model, ids) -> np.ndarray:

@@ -12,7 +12,8 @@ import numpy as np
 from jentropy.containers.tensor import dtype_named
 from jentropy.errors import CorruptError, InputError
 
-from . import choosing, gguf_files, orbax_source, safetensors, structure
+from . import choosing, gguf_files, orbax_source, recorded, safetensors, structure
+from .checkpoint import Tensor
 from .choosing import TREE, Component
 from .contents import Contents, StoredArray, decode_text, read_contents
 from .decoding import entries_of, read_blocks, read_entry
@@ -113,6 +114,15 @@ class Archive:
             whole=self._whole,
             aside=component.aside,
         )
+
+    def recorded(self, component: Component, contents: Contents) -> list[Tensor]:
+        """The weights of a component that were recognised when it was compressed."""
+        arrays: dict[int, StoredArray] = {}
+        for name, part in self._shown(component):
+            number = part.fields[0] if isinstance(part, Blocks) else part
+            arrays.setdefault(number, contents.arrays[name])
+        store = self._store
+        return list(recorded.recall(store.index, arrays, store.array_path("index")))
 
     def _shown(self, component: Component) -> Iterator[tuple[str, int | Blocks]]:
         for file, names in component.files.items():

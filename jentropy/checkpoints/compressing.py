@@ -11,6 +11,7 @@ import xxhash
 from jentropy.containers import coder
 from jentropy.containers.tensor import Chunk
 from jentropy.errors import InputError
+from jentropy.schema import DIGEST, SIZE, optional, record, row
 
 from . import index as index_lib
 from .any_source import read_source
@@ -19,7 +20,6 @@ from .hub import resolve
 from .orbax_source import OrbaxSource
 from .planning import Item, collect
 from .progress import Progress, expect
-from .schema import DIGEST, SIZE, optional, record, row
 from .sources import FileSource
 from .staging import refuse_existing
 from .store import is_compressed_checkpoint
@@ -83,6 +83,8 @@ def compress_checkpoint(
             beside=files.beside(),
             tree=plan.tree,
             stores=tuple(plan.stores),
+            formats=plan.formats,
+            weights=plan.weights,
         )
 
 
@@ -125,7 +127,7 @@ def _write(writer: Writer, items: list[Item], progress: Progress | None) -> None
             item.finish(draft)
             writer.record(RECORD.write((number, place, chunk, item.entry)))
             if progress:
-                progress(chunk.weights * item.values.itemsize)
+                progress(chunk.weights * item.values.dtype.itemsize)
     writer.flush()
 
 

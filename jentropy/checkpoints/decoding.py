@@ -17,9 +17,15 @@ def _coded(store: Store, entry: Entry, *, whole: bool) -> Iterator[coder.Coded]:
     """The chunks of an entry; `whole` is whether `coder.assemble` will take them."""
     room = coder.room(entry.header) if whole else None
     header = entry.header
-    for place, chunk, span in zip(entry.places, header.chunks, header.spans(), strict=True):
-        payload, file = store.payload(*place, chunk.bytes), store.bundle_path(place[0])
-        yield coder.Coded(entry.name, chunk, payload, span, file, room)
+    for place, chunk, span in zip(entry.places, header.chunks, header.spans(), strict=False):
+        yield coder.Coded(
+            name=entry.name,
+            chunk=chunk,
+            payload=store.payload(*place, chunk.bytes),
+            span=span,
+            file=store.bundle_path(place[0]),
+            tensor=room,
+        )
 
 
 def read_entries(store: Store, entries: list[Entry]) -> Iterator[np.ndarray]:

@@ -27,10 +27,8 @@ from jentropy.containers.tensor import (
 )
 from jentropy.errors import CorruptError, InputError, UnsupportedError
 from jentropy.formats import ELEMENTS, RAW, Format
-from jentropy.formats.document import from_document, to_document
-
-from . import structure
-from .schema import (
+from jentropy.formats.document import FORMAT
+from jentropy.schema import (
     ANY,
     BASE64,
     DIGEST,
@@ -47,11 +45,14 @@ from .schema import (
     either,
     many,
     name_in,
+    parse,
     record,
     row,
     table,
     within,
 )
+
+from . import structure
 
 VERSION = 1
 PACKED_BITS = (4, 8)  # of codes that lie several to a number
@@ -131,19 +132,22 @@ class PartEntry:
     """An array that holds the codes or a parameter of a weight.
 
     Attributes:
-      array: number of a tensor, or name of `Blocks`.
-      unpack: name of what makes codes of it.
+      array: number of a tensor; of `Blocks` that of their first field.
+      unpack: name of what makes codes of it, in `unpacking.UNPACKINGS`.
       arguments: of that, as JSON.
     """
 
-    array: int | str
-    unpack: str
+    array: int
+    unpack: str = "whole"
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightEntry:
-    """A weight that was recognised when the checkpoint was written."""
+    """A weight that was recognised when the checkpoint was written.
+
+    Its name is that in its component: several components may have one of this name.
+    """
 
     name: str
     dialect: str
@@ -151,6 +155,7 @@ class WeightEntry:
     format: int  # its number in `Index.formats`
     shape: tuple[int, ...]
     parts: Mapping[str, PartEntry]  # `code`, and each parameter by name
+    settled: tuple[int, ...] = ()  # arrays that belong to it and add nothing to its values
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,7 +197,7 @@ class Index:
             _check_names("tensors", (self.name_of(p) for p in parts if not isinstance(p, Filler)))
         _check_names("files", (f.path for f in self.files))
         _check_names("stores", (s.path for s in self.stores))
-        _check_names("weights", (w.name for w in self.weights))
+        _check_names("weights", (w.parts["code"].array for w in self.weights))
 
     @property
     def tree_json(self) -> Any:
@@ -224,7 +229,6 @@ def _check_places(entry: Entry, bundles: tuple[int, ...]) -> None:
 def _numbers(index: Index) -> Iterator[tuple[str, int, int]]:
     """Every number that points to something: where it stands, itself, and how many there are."""
     tensors, blobs = len(index.tensors), len(index.blobs)
-    blocks = set()
     for f in index.files:
         yield f"{f.path} blob", f.blob, blobs
         place = f"{f.path} parts"
@@ -232,7 +236,6 @@ def _numbers(index: Index) -> Iterator[tuple[str, int, int]]:
             if isinstance(part, Filler):
                 yield place, part.blob, blobs
             elif isinstance(part, Blocks):
-                blocks.add(part.name)
                 yield from ((f"{part.name} fields", number, tensors) for number in part.fields)
             else:
                 yield place, part, tensors
@@ -245,12 +248,8 @@ def _numbers(index: Index) -> Iterator[tuple[str, int, int]]:
     for weight in index.weights:
         yield f"{weight.name} format", weight.format, len(index.formats)
         for key, part in weight.parts.items():
-            if isinstance(part.array, int):
-                yield f"{weight.name} {key}", part.array, tensors
-            elif part.array not in blocks:
-                raise CorruptError(
-                    f"{weight.name} {key}", expected="an array of blocks", found=part.array
-                )
+            yield f"{weight.name} {key}", part.array, tensors
+        yield from ((f"{weight.name} settled", number, tensors) for number in weight.settled)
 
 
 def _check_rows(blocks: Blocks, headers: list[TensorHeader]) -> None:
@@ -264,7 +263,7 @@ def _check_rows(blocks: Blocks, headers: list[TensorHeader]) -> None:
         )
 
 
-def _check_names(place: str, names: Iterable[str]) -> None:
+def _check_names(place: str, names: Iterable[str | int]) -> None:
     if (twice := first_twice(names)) is not None:
         raise CorruptError(place, expected="every name once", found=f"{twice!r:.60} twice")
 
@@ -309,7 +308,6 @@ def _entry(**told: Any) -> Entry:
         dtype=dtype,
         format=told["format"],
         coding=Coding(codec=told["codec"], head=told["head"]),
-        chunk_weights=step,
         chunks=tuple(
             Chunk(
                 weights=min(step, size - at * step),
@@ -363,8 +361,11 @@ ENTRY = record(
         "key": Key(TEXT, "header.key", ""),
         "chunks": Key(many(row(SIZE, SIZE, SIZE, DIGEST, DIGEST, least=4)), "rows"),
     },
+    tensor="name",
 )
-BLOCKS = record(Blocks, {"name": TEXT, "packing": TEXT, "shape": SHAPE, "fields": many(SIZE)})
+BLOCKS = record(
+    Blocks, {"name": TEXT, "packing": TEXT, "shape": SHAPE, "fields": many(SIZE)}, tensor="name"
+)
 SECTION = either(_is_number, SIZE, either(_is_filler, record(Filler, {"blob": SIZE}), BLOCKS))
 FILE = record(
     FileEntry,
@@ -388,9 +389,7 @@ STORE = checked(
     "arrays below their store",  # those of files; keys of OCDBT are no files
     lambda store: store.ocdbt or all(not key or is_safe_path(key) for _, key, _ in store.arrays),
 )
-PART = record(
-    PartEntry, {"array": either(_is_number, SIZE, TEXT), "unpack": TEXT}, rest="arguments"
-)
+PART = record(PartEntry, {"array": SIZE, "unpack": Key(TEXT, default="whole")}, rest="arguments")
 WEIGHT = record(
     WeightEntry,
     {
@@ -399,8 +398,10 @@ WEIGHT = record(
         "version": SIZE,
         "format": SIZE,
         "shape": SHAPE,
-        "parts": table(PART),
+        "parts": checked(table(PART), "parts with a code", lambda parts: "code" in parts),
+        "settled": Key(many(SIZE), default=()),
     },
+    tensor="name",
 )
 INDEX = record(
     _index,
@@ -412,7 +413,7 @@ INDEX = record(
         "beside": Key(table(TEXT), default={}),
         "tree": Key(ANY, "tree_json", None),
         "stores": Key(many(STORE), default=()),
-        "formats": Key(many(Kind(from_document, to_document)), default=()),
+        "formats": Key(many(FORMAT), default=()),
         "weights": Key(many(WEIGHT), default=()),
     },
 )
@@ -452,15 +453,12 @@ def from_json(text: bytes, file: Path) -> Index:
       CorruptError: anything that is not as FORMAT.md says.
       UnsupportedError: another version, codec, format or dtype, by name.
     """
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise CorruptError(f"index is no JSON: {error}", file=file) from error
-    try:
-        check_version(OBJECT.read(content).get(KEY))
-        return INDEX.read(content)
-    except InputError as error:
-        raise within(error, "index").at(file=file) from error
+    return parse(Kind(_content), text, file, "index")
+
+
+def _content(value: Any) -> Index:
+    check_version(OBJECT.read(value).get(KEY))
+    return INDEX.read(value)
 
 
 def check_version(version: Any) -> None:

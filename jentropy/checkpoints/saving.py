@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from jentropy.containers import coder, pieces, trees
+from jentropy.containers import chunks, coder, trees
 
 from . import structure
 from .index import Entry
@@ -31,7 +31,7 @@ def save(path: str | Path, packed: Any, *, overwrite: bool = False) -> None:
         entries = []
         for name, leaf in leaves:
             places = []
-            for item in pieces.coded_chunks(name, leaf):
+            for item in chunks.coded_chunks(name, leaf):
                 coder.check_payload(item)
                 places.append(writer.append(item.payload))
                 writer.record(None)

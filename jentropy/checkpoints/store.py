@@ -25,12 +25,35 @@ from jentropy.errors import (
     TruncatedError,
     UnsupportedError,
 )
+from jentropy.schema import SIZE, TEXT, parse, record, row
 
 from . import index as index_lib
 from .index import KEY
 
 METADATA_FILE = "_CHECKPOINT_METADATA"  # Orbax's; holds the custom metadata
-ARRAYS = "state"  # Orbax's folder of the arrays, when they were saved piece by piece
+ARRAYS = "state"  # Orbax's folder of the arrays, when they were saved part by part
+
+
+def _size(*, shape: tuple[int], data_type: str, chunk_grid: dict[str, Any]) -> int:
+    chunk = chunk_grid["configuration"]["chunk_shape"]
+    if chunk != shape or data_type != "uint8":
+        raise CorruptError(
+            "",
+            expected="one dimension of uint8 in one chunk",
+            found=f"shape {list(shape)!r:.40}, chunk {list(chunk)!r:.40}, {data_type!r:.20}",
+        )
+    return shape[0]
+
+
+# What zarr says of an array, to its bytes.
+ARRAY = record(
+    _size,
+    {
+        "shape": row(SIZE),
+        "data_type": TEXT,
+        "chunk_grid": record(dict, {"configuration": record(dict, {"chunk_shape": row(SIZE)})}),
+    },
+)
 
 
 def is_compressed_checkpoint(path: Path) -> bool:
@@ -129,23 +152,9 @@ def _declared_size(folder: Path) -> int:
     """Bytes of an array of the layout that FORMAT.md describes: one dimension, one chunk."""
     file = folder / "zarr.json"
     try:
-        told = json.loads(file.read_bytes())
+        text = file.read_bytes()
     except OSError:
         raise CorruptError(
             "array of the checkpoint", file=folder, expected="it", found="none"
         ) from None
-    except (ValueError, RecursionError) as error:
-        raise CorruptError(f"array of the checkpoint is no zarr: {error}", file=file) from error
-    told = told if isinstance(told, dict) else {}
-    shape, grid = told.get("shape"), told.get("chunk_grid")
-    chunks = grid.get("configuration") if isinstance(grid, dict) else None
-    chunk = chunks.get("chunk_shape") if isinstance(chunks, dict) else None
-    size = shape[0] if isinstance(shape, list) and len(shape) == 1 else None
-    if not isinstance(size, int) or told.get("data_type") != "uint8" or size < 0 or chunk != shape:
-        raise CorruptError(
-            "array of the checkpoint",
-            file=file,
-            expected="one dimension of uint8 in one chunk",
-            found=f"shape {shape!r:.40}, chunk {chunk!r:.40}, {told.get('data_type')!r:.20}",
-        )
-    return size
+    return parse(ARRAY, text, file, "array of the checkpoint")

@@ -28,8 +28,7 @@ from jentropy.containers.tensor import CompressedTensor, is_compressed
 from jentropy.containers.trees import is_python
 from jentropy.errors import InputError
 from jentropy.formats import Format, QuantizedTensor
-
-from .schema import ANY, SIZE, TEXT, Kind, checked, instance, many, misfit, row
+from jentropy.schema import ANY, SIZE, TEXT, Kind, checked, instance, many, misfit, row
 
 MAX_DEPTH = 200  # deeper is no pytree but an attack on the reader's stack
 WORD = 1 << 63  # integers of less are JSON's

@@ -121,9 +121,9 @@ def _verify_stores(
             total += values.nbytes
             original = originals.get(prefix)
             if original is not None and not _same_values(values, original.read()):
-                raise CheckError(f"{original.folder}: tensor {entry.name!r} differs")
+                raise CheckError(f"{original.file}: tensor {entry.name!r} differs")
             if original is not None and original.metadata != metadata:
-                raise CheckError(f"{original.folder}: tensor {entry.name!r} is laid out otherwise")
+                raise CheckError(f"{original.file}: tensor {entry.name!r} is laid out otherwise")
             if progress:
                 progress(values.nbytes)
         for key, blob in item.others:

@@ -15,7 +15,7 @@ from jaxtyping import Array, UInt, UInt32
 
 from jentropy import modes
 
-from .sizes import pieces
+from .programs import fitting
 
 CHUNK = 1 << 22  # codes counted by one call; a call's counts fit uint32 by a wide margin
 PROGRAMS = (1 << 16, 1 << 18, 1 << 20, CHUNK)  # codes that programs are compiled for
@@ -85,7 +85,7 @@ def count(codes: np.ndarray, *, bits: int) -> np.ndarray:
     if flat.size <= SMALL:
         return np.bincount(flat, minlength=1 << bits)
     total = np.zeros(1 << bits, np.int64)
-    for part, size in pieces(flat.size, PROGRAMS):
+    for part, size in fitting(flat.size, PROGRAMS):
         piece = np.asarray(flat[part])
         padding = size - piece.size  # counted, and taken off
         if padding:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import itertools
+import json
 import math
 import re
 from collections.abc import Callable, Container, Iterable, Mapping
@@ -209,13 +210,16 @@ def table(kind: Kind) -> Kind:
     return Kind(read, lambda values: {key: kind.write(value) for key, value in values.items()})
 
 
-def record(make: Callable[..., Any], keys: Mapping[str, Key | Kind], *, rest: str = "") -> Kind:
+def record(
+    make: Callable[..., Any], keys: Mapping[str, Key | Kind], *, rest: str = "", tensor: str = ""
+) -> Kind:
     """An object of known keys, read as a record.
 
     Args:
       make: the record of all values, by key.
       keys: in the order in which they are written; a `Kind` alone is a key that is never left out.
       rest: argument and attribute that has all other keys; empty: they are passed over.
+      tensor: key of the tensor's name, for messages.
     """
     full = {name: key if isinstance(key, Key) else Key(key) for name, key in keys.items()}
     reads = [(name, key.kind.read, key.default) for name, key in full.items()]
@@ -242,9 +246,8 @@ def record(make: Callable[..., Any], keys: Mapping[str, Key | Kind], *, rest: st
             place = ""
             return make(**done)
         except InputError as error:
-            label = value.get("name")
             placed = within(error, f".{place}" if place else "")
-            raise placed.at(tensor=label if isinstance(label, str) else None) from error
+            raise placed.at(tensor=value.get(tensor)) from error
 
     def write(value: Any) -> dict[str, Any]:
         done = {}
@@ -255,3 +258,24 @@ def record(make: Callable[..., Any], keys: Mapping[str, Key | Kind], *, rest: st
         return done | dict(getattr(value, rest)) if rest else done
 
     return Kind(read, write)
+
+
+def parse(kind: Kind, text: str | bytes, file: object, what: str = "content") -> Any:
+    """Reads JSON of a kind.
+
+    Args:
+      file: where it was read, for messages.
+      what: what it is, for messages.
+
+    Raises:
+      CorruptError: no JSON, or of another kind, by its place.
+      UnsupportedError: a name that this release does not know.
+    """
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CorruptError(f"{what}: not JSON: {error}", file=file) from error
+    try:
+        return kind.read(content)
+    except InputError as error:
+        raise within(error, what).at(file=file) from error

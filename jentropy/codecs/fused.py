@@ -1,6 +1,6 @@
 """A chunk of codec `context` that fills a call, in one kernel of a CPU: lanes and raw bits.
 
-What kernels of their own would write and read again stays in the cache, and a core that codes a
+What kernels of their own would write and read again stays in the cache, and a thread that codes a
 chunk waits for no other.
 """
 
@@ -21,7 +21,7 @@ def decode(
     words: UInt16[Array, " words"],
     states: UInt32[Array, " lanes"],
     pointers: UInt32[Array, " lanes"],
-    tables: UInt32[Array, " entries"],
+    tables: UInt32[Array, " slots"],
     contexts: UInt8[Array, "steps lanes"],
     mask: UInt8[Array, ""],
     first: UInt16[Array, ""],
@@ -39,7 +39,7 @@ def decode(
     Args:
       words, states, pointers, tables: as of `rans.decode`.
       mask: a symbol has table `context & mask`.
-      first: of the plan.
+      first: of the head.
       planes: of `bits` raw bits; of the first one the bytes that initial states carry are not used.
     """
 
@@ -49,8 +49,7 @@ def decode(
         codes = rawbits.merge_slabs(symbols, contexts, planes, low, first, bits=bits)
         return codes, symbols, final, reached
 
-    given = words, states, pointers, tables, contexts, mask, first
-    return in_one_kernel(kernel, *given, *planes)
+    return in_one_kernel(kernel, words, states, pointers, tables, contexts, mask, first, *planes)
 
 
 @partial(jax.jit, static_argnames=("shape", "bits"))
@@ -60,7 +59,7 @@ def encode(
     mask: UInt8[Array, ""],
     first: UInt16[Array, ""],
     count: UInt16[Array, ""],
-    tables: UInt32[Array, " tables_times_256"],
+    tables: UInt32[Array, " rows"],
     *,
     shape: tuple[int, int],
     bits: int,
@@ -73,16 +72,16 @@ def encode(
 
     Args:
       mask: a symbol has table `context & mask`.
-      first, count: of the plan.
+      first, count: of the head.
       tables: as of `rans.encode`.
       shape: steps and lanes.
     """
 
     def kernel(codes, contexts, mask, first, count, tables):
         symbols, planes = rawbits.split_slabs(codes, contexts, first, count, bits=bits)
-        octets = jax.lax.slice(planes[0], (0,), (2 * shape[1],)).reshape(-1, 2)
-        low = jax.lax.bitcast_convert_type(octets, jnp.uint16).astype(jnp.uint32)
-        given = symbols.reshape(shape), contexts.reshape(shape), mask, low | rans.LOWER, tables
-        return rans.encoded(*given), symbols, planes
+        carried = jax.lax.slice(planes[0], (0,), (2 * shape[1],)).reshape(-1, 2)
+        low = jax.lax.bitcast_convert_type(carried, jnp.uint16).astype(jnp.uint32)
+        grids = symbols.reshape(shape), contexts.reshape(shape)
+        return rans.encoded(*grids, mask, low | rans.LOWER, tables), symbols, planes
 
     return in_one_kernel(kernel, codes, contexts, mask, first, count, tables)
