@@ -365,7 +365,7 @@ def _numbers(
     if "rare" in arrays:
         own = arrays["rare"][:, index // LANES]
         row, lane, rare = rare_codes(own, tile_rows, code.shape[0])
-        row = jnp.where(lane == (index % LANES)[:, None], row, code.shape[0])
+        row = jnp.where(lane == (index % LANES)[None, :, None], row, code.shape[0])
         at = jnp.broadcast_to(jnp.arange(index.size)[:, None], row.shape)
         code = code.at[row, at].set(rare, mode="drop")
     codes = {"code": code}

@@ -229,7 +229,7 @@ def _places(lists: Array, tile_rows: int, none: int) -> tuple[Array, Array, Arra
 
 def row_of(where: Array) -> Array:
     """Rows of escapes in their tile."""
-    return (where >> PAIR_BLOCK << 4) + (where >> 6 & 0xE) + (where & UPPER != 0)
+    return (where >> PAIR_BLOCK << 4) + (where >> 6 & 0xE) + (where & UPPER != 0).astype(jnp.int32)
 
 
 def _unpack_words(words: Array, top: Array, tile_rows: int) -> UInt16[Array, "rows columns"]:
