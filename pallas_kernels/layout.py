@@ -42,11 +42,13 @@ class Kernels:
       multiply: (x, weight, plan, product) -> y [m, n]: bfloat16 x [m, k] times the packed matrix,
         all padded, summed in float32; float32, or at once in `product.out_dtype`.
       decode: (weight, dtype, interpret) -> the packed matrix, padded.
+      decode_tile: (weight) -> rows and columns of a step of `decode`; None: it has no steps.
     """
 
     plan: Callable[..., Plan]
     multiply: Callable[..., Any]
     decode: Callable[..., Any]
+    decode_tile: Callable[..., tuple[int, int]] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

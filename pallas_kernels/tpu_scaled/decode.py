@@ -26,8 +26,8 @@ from jentropy.pallas_kernels.tpu.calls import call, spec
 
 from .blocks import NIBBLE, is_integer, offset_of, per_word
 from .layout import column_scales, rare_codes
+from .plan import decode_tile
 
-TILE_COLUMNS = 512
 ROWS = 32  # decoded together: what fits in registers; no group is smaller
 INF, NAN = 0x7F800000, 0x7FC00000
 
@@ -94,7 +94,7 @@ def decode(
     """The packed matrix, padded to whole tiles."""
     element, words = weight.number_format.element, weight.arrays["words"]
     rows, columns = per_word(element) * words.shape[-2], words.shape[-1]
-    tile_rows, tile_columns = weight.option("tile_rows"), min(TILE_COLUMNS, columns)
+    tile_rows, tile_columns = decode_tile(weight)
     parameters = [column_scales(weight)]
     if "zero" in weight.arrays:
         parameters.append(weight.array("zero"))

@@ -258,9 +258,9 @@ def decode(weight: ResidentTensor, dtype: Any) -> Shaped[Array, "rows columns"]:
 def _kernels() -> Kernels:
     from .decode import decode
     from .matmul import multiply
-    from .plan import plan
+    from .plan import decode_tile, plan
 
-    return Kernels(plan=plan, multiply=multiply, decode=decode)
+    return Kernels(plan=plan, multiply=multiply, decode=decode, decode_tile=decode_tile)
 
 
 LAYOUT = Layout(

@@ -15,6 +15,7 @@ from jentropy.pallas_kernels.tpu.plan import TpuPlan, make_plan
 from .blocks import TILE_COLUMNS, offset_of
 
 ACCUMULATORS = 1
+DECODED_COLUMNS = 512  # in a step of `decode`
 SHORT = 64  # rows of a group that make scaling products dear for many rows of x
 MANY = 64  # rows of x, for other scales than powers of two
 
@@ -41,6 +42,11 @@ def tile_columns(weight: ResidentTensor) -> int:
     """
     short = 0 < weight.option("group") <= SHORT or weight.number_format.element.code_bits == 4
     return 2 * TILE_COLUMNS if short else TILE_COLUMNS
+
+
+def decode_tile(weight: ResidentTensor) -> tuple[int, int]:
+    """Rows and columns that a step of `decode` decodes."""
+    return weight.option("tile_rows"), min(DECODED_COLUMNS, weight.arrays["words"].shape[-1])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

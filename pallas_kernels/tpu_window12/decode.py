@@ -26,6 +26,7 @@ from jentropy.pallas_kernels.tiles import LANES, SUBLANES
 from jentropy.pallas_kernels.tpu.calls import call, spec
 
 from .layout import ESCAPES, PLACE, REGISTER, TILE_COLUMNS
+from .plan import decode_tile
 
 QUARTERS = 4
 HALF = 16
@@ -93,8 +94,7 @@ def decode(
     """The packed matrix, padded to whole tiles."""
     words, lists = weight.arrays["words"], weight.arrays["escapes"]
     rows, columns = 8 * words.shape[-2], words.shape[-1]
-    tile_rows = weight.option("tile_rows")
-    tile_columns = min(weight.option("tile_columns"), columns)
+    tile_rows, tile_columns = decode_tile(weight)
     # The option is half of the largest power, rounded down.
     factors = 1 if 2 * weight.option("shift") + 1 <= MOST_POWER else 2
     by_tile = (1, 1, *lists.shape[-2:])

@@ -234,9 +234,9 @@ def take(weight: ResidentTensor, ids: Int[Array, " ids"], dtype: Any) -> Shaped[
 def _kernels() -> Kernels:
     from .decode import decode
     from .matmul import multiply
-    from .plan import plan
+    from .plan import decode_tile, plan
 
-    return Kernels(plan=plan, multiply=multiply, decode=decode)
+    return Kernels(plan=plan, multiply=multiply, decode=decode, decode_tile=decode_tile)
 
 
 LAYOUT = Layout(

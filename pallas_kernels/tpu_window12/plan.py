@@ -22,3 +22,9 @@ def plan(weight: ResidentTensor, rows: int, target: targets.Tpu | None = None) -
         accumulators=ACCUMULATORS,
         target=targets.current_tpu() if target is None else target,
     )
+
+
+def decode_tile(weight: ResidentTensor) -> tuple[int, int]:
+    """Rows and columns that a step of `decode` decodes."""
+    columns = weight.arrays["words"].shape[-1]
+    return weight.option("tile_rows"), min(weight.option("tile_columns"), columns)
