@@ -66,9 +66,7 @@ def _on_cpu() -> Iterator[Result]:
             x = normal(1, (m, k))
             ours = median_seconds(partial(product, x, weight))
             theirs = median_seconds(partial(product, x, dense))
-            yield Result(
-                name=f"{default_backend()} M={m} N={n} K={k}", figures=_times(ours, theirs)
-            )
+            yield Result(name=f"{default_backend()} M={m} N={n} K={k}", figures=times(ours, theirs))
 
 
 def _on_accelerator() -> Iterator[Result]:
@@ -89,7 +87,7 @@ def _on_accelerator() -> Iterator[Result]:
                 yield Result(
                     name=f"{name} {layer} M={m} N={n} K={k}",
                     figures={
-                        **_times(ours, theirs[m]),
+                        **times(ours, theirs[m]),
                         "of_bandwidth": limit / ours,
                         "bits_per_weight": weight.bits_per_weight,
                     },
@@ -138,7 +136,8 @@ def alike(weight: Any, count: int) -> list[Any]:
     return [weight, *copies]
 
 
-def _times(ours: float, theirs: float) -> dict[str, float]:
+def times(ours: float, theirs: float) -> dict[str, float]:
+    """Of a product and the dense one, and how much faster it is."""
     return {
         "microseconds": 1e6 * ours,
         "dense_microseconds": 1e6 * theirs,
