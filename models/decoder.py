@@ -10,7 +10,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from jentropy import modes
@@ -134,7 +136,7 @@ class Decoder(nnx.Module):
     """
 
     def __init__(
-        self, config: DecoderConfig, *, compute_dtype: jnp.dtype = jnp.bfloat16, rngs: nnx.Rngs
+        self, config: DecoderConfig, *, compute_dtype: DTypeLike = jnp.bfloat16, rngs: nnx.Rngs
     ):
         self.config = config
         self.compute_dtype = jnp.dtype(compute_dtype)
@@ -159,7 +161,10 @@ class Decoder(nnx.Module):
 
     @modes.standard
     def hidden(
-        self, input_ids: Int[Array, "batch time"], cache: Cache, start: Int[Array, ""] | int
+        self,
+        input_ids: Int[Array | np.ndarray, "batch time"],
+        cache: Cache,
+        start: Int[Array, ""] | int,
     ) -> tuple[Float[Array, "batch time width"], Cache]:
         """Final hidden states of tokens at positions start, start + 1, ..., and the cache."""
         start = jnp.asarray(start, jnp.int32)
@@ -178,7 +183,7 @@ class Decoder(nnx.Module):
         return self.lm_head(hidden, out_dtype=jnp.float32)
 
     def __call__(
-        self, input_ids: Int[Array, "batch time"]
+        self, input_ids: Int[Array | np.ndarray, "batch time"]
     ) -> Float[Array, "batch time vocabulary"]:
         graph, state = nnx.split(self)
         if modes.explicit_mesh(state, input_ids) is None:
@@ -190,7 +195,9 @@ class Decoder(nnx.Module):
             out=lambda: modes.spec_of(input_ids),
         )
 
-    def _logits_of(self, input_ids: jax.Array) -> jax.Array:
+    def _logits_of(
+        self, input_ids: Int[Array | np.ndarray, "batch time"]
+    ) -> Float[Array, "batch time vocabulary"]:
         batch, time = input_ids.shape
         hidden, _ = self.hidden(input_ids, self.new_cache(batch, time), 0)
         return self.logits(hidden)

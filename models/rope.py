@@ -30,7 +30,7 @@ def inverse_frequencies(config: RopeConfig, head_dim: int) -> np.ndarray:
 
 def rotate(
     x: Float[Array, "batch time heads head_dim"],
-    positions: Int[Array, time],
+    positions: Int[Array, " time"],
     frequencies: np.ndarray,
 ) -> Float[Array, "batch time heads head_dim"]:
     """Rotates channel i against channel i + head_dim / 2 by position * frequency i."""

@@ -25,8 +25,8 @@ from .resident import ResidentTensor, expect_weight
 
 
 def matmul(
-    x: Float[Array, "*batch K"],
-    w: ResidentTensor | Array,
+    x: Float[Array | np.ndarray, "*batch K"],
+    w: ResidentTensor | Array | np.ndarray,
     transpose_w: bool = False,
     backend: str | None = None,
     out_dtype: Any = None,
@@ -113,8 +113,8 @@ def matmul(
 
 @modes.standard
 def _matmul(
-    x: Float[Array, "*batch K"],
-    w: ResidentTensor | Array,
+    x: Float[Array | np.ndarray, "*batch K"],
+    w: ResidentTensor | Array | np.ndarray,
     *,
     transpose_w: bool,
     out_dtype: Any,
@@ -146,7 +146,7 @@ def _matmul(
 
 
 def decode(
-    w: ResidentTensor | Array, dtype: Any = None, interpret: Any = False
+    w: ResidentTensor | Array | np.ndarray, dtype: Any = None, interpret: Any = False
 ) -> Shaped[Array, "*shape"]:
     """The dense weight, bit for bit: NaN payloads, -0 and subnormals included.
 
@@ -187,7 +187,9 @@ def _decode(w: ResidentTensor, dtype: np.dtype, interpret: Any) -> Shaped[Array,
 
 @modes.standard
 def take_rows(
-    w: ResidentTensor | Array, ids: Int[Array, "*batch"], dtype: Any = None
+    w: ResidentTensor | Array | np.ndarray,
+    ids: Int[Array | np.ndarray, "*batch"],
+    dtype: Any = None,
 ) -> Shaped[Array, "*batch columns"]:
     """Rows `ids` of a matrix; of a resident one only those rows are decoded.
 
@@ -213,7 +215,7 @@ def take_rows(
     expect_weight(w)
     dtype = jnp.dtype(w.dtype if dtype is None else dtype)
 
-    def taken(w: ResidentTensor | Array, ids: Int[Array, "*batch"]) -> Array:
+    def taken(w: Any, ids: Any) -> Array:
         if isinstance(w, ResidentTensor):
             return reference.take_rows(w, ids, dtype)
         return jnp.take(w, ids, axis=0, mode="clip").astype(dtype)

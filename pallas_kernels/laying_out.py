@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jentropy import formats, modes
 from jentropy.containers.trees import as_array, decompress_where, on_accelerator
 from jentropy.errors import UnsupportedError
-from jentropy.formats import QuantizedTensor, is_quantized
+from jentropy.formats import QuantizedTensor
 
 from .layouts import LAYOUTS
 from .matrices import Matrices, sized
@@ -33,15 +33,17 @@ def is_abstract(weight: Any) -> bool:
 
 
 @modes.detached
-def lay_out(weight: Any, backend: str, reduce_axis: int = -1) -> ResidentTensor | jax.Array:
+def lay_out(
+    weight: Any, backend: str, reduce_axis: int = -1
+) -> ResidentTensor | jax.Array | jax.ShapeDtypeStruct:
     """One array or quantised weight in a backend's layout, or dense where that is as small.
 
     Of one without data (`is_abstract`) what comes out has none either.
     """
-    if is_quantized(weight):
+    if isinstance(weight, QuantizedTensor):
         if not weight.number_format.parameters:
             return lay_out(_plain(weight), backend, reduce_axis)
-        codes = dict(weight.codes)
+        codes = weight.in_memory().codes
         if not is_abstract(weight):
             codes = {n: _whole_rows(c) for n, c in decompress_where(codes, on_accelerator).items()}
         quantized = QuantizedTensor(number_format=weight.number_format, codes=codes)
@@ -100,7 +102,7 @@ def _array(array: Any) -> Any:
     return array if is_abstract(array) else jnp.asarray(array)
 
 
-def _plain(weight: formats.Quantized) -> Any:
+def _plain(weight: QuantizedTensor) -> Any:
     """The numbers of codes without parameters."""
     element, code = weight.number_format.element, weight.codes["code"]
     if is_abstract(weight):

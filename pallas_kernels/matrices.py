@@ -46,7 +46,7 @@ class Matrices:
         return self.codes["code"].reshape(-1, *self.matrix)
 
     @classmethod
-    def of(cls, weight: formats.Quantized) -> Matrices:
+    def of(cls, weight: formats.QuantizedTensor) -> Matrices:
         """Matrices of a weight of two axes or more."""
         parameters = weight.number_format.parameters
         rank, stack = len(weight.codes["code"].shape), weight.codes["code"].shape[:-2]

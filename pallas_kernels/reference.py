@@ -53,7 +53,11 @@ def matmul(
 
 
 def dense_matmul(
-    x: Float[Array, "*batch K"], w: Shaped[Array, "K N"], *, transpose_w: bool, out_dtype: Any
+    x: Float[Array, "*batch K"],
+    w: Shaped[Array, "rows columns"],
+    *,
+    transpose_w: bool,
+    out_dtype: Any,
 ) -> Float[Array, "*batch N"]:
     """x @ w with float32 accumulation; x and w meet in the wider of their dtypes.
 

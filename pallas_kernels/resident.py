@@ -12,7 +12,7 @@ import numpy as np
 
 from jentropy import containers, modes
 from jentropy.errors import InputError, UnsupportedError
-from jentropy.formats import Format, is_quantized
+from jentropy.formats import Format, QuantizedTensor
 
 from .layout import Layout
 from .tiles import ceil_to
@@ -30,7 +30,7 @@ def expect_weight(weight: Any) -> None:
         )
     if isinstance(weight, ResidentTensor | jax.Array | np.ndarray):
         return
-    packed = containers.is_compressed(weight) or is_quantized(weight)
+    packed = containers.is_compressed(weight) or isinstance(weight, QuantizedTensor)
     raise InputError(
         "weight",
         expected="a ResidentTensor or an array",

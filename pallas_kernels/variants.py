@@ -21,10 +21,8 @@ from jentropy.formats import (
     WHOLE,
     Format,
     QuantizedTensor,
-    code_dtype,
+    code_arrays,
 )
-
-from .matrices import sized
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,9 +128,7 @@ def abstract_weight(number_format: Format, shape: tuple[int, ...]) -> QuantizedT
       >>> w.shape, round(w.bits_per_weight, 3)
       ((14336, 4096), 4.125)
     """
-    codes: dict[str, Any] = {"code": sized(code_dtype(number_format.element.dtype), *shape)}
-    for parameter in number_format.parameters:
-        codes[parameter.name] = sized(code_dtype(parameter.element.dtype), *parameter.grid(shape))
+    codes = code_arrays(number_format, shape)
     return QuantizedTensor(number_format=number_format, codes=codes)
 
 

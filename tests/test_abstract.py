@@ -83,6 +83,7 @@ def test_archives_inside_of_a_trace():
             jax.eval_shape(function, packed)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_products_with_archives_name_to_resident():
     packed = jentropy.compress(jnp.ones((16, 8), jnp.bfloat16))
     x = jnp.ones((2, 16))

@@ -91,7 +91,7 @@ def splitting(bits: int) -> Case:
     return Case(
         function=rawbits.split,
         arguments=(of("uint16", CODES), of("uint8", CODES), *scalars),
-        static={"bits": bits, "signed": True},
+        static={"bits": bits},
         steps=0,
         temporary_bytes=None,
     )
@@ -102,7 +102,7 @@ def merging(bits: int) -> Case:
     return Case(
         function=rawbits.merge,
         arguments=(of("uint8", CODES), of("uint8", CODES), planes, of("uint16")),
-        static={"bits": bits, "signed": True, "dtype": "uint16"},
+        static={"bits": bits},
         steps=0,
         temporary_bytes=None,
     )
@@ -118,7 +118,7 @@ def finishing(bits: int) -> Case:
     width = lanes.lane_count(CHUNK)
     planes = [of("uint8", rawbits.plane_bytes(CHUNK, w)) for w in rawbits.widths(bits)]
     planes[0] = of("uint8", planes[0].shape[0] - 2 * width)
-    scalars = [of("int32"), of("uint16"), of("int32")]
+    scalars = [of("uint16"), of("int32")]
     return Case(
         function=on_device.codes_of,
         arguments=(

@@ -21,6 +21,7 @@ from .conftest import ROOT
 LAYERS = [
     {"errors", "jax_internals"},
     {"modes"},
+    {"schema"},
     {"formats"},
     {"entropy"},
     {"codecs"},

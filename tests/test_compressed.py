@@ -537,11 +537,11 @@ def test_killed_work_is_taken_up(fixtures, tmp_path, monkeypatch):
 
 
 def test_staged_work_of_another_source_is_thrown_away(fixtures, tmp_path, monkeypatch):
-    def interrupt(**_):
+    def interrupt(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(compressing.index_lib, "document", interrupt)
+        patch.setattr(index_lib, "to_bytes", interrupt)
         with pytest.raises(KeyboardInterrupt):
             jentropy.compress_checkpoint(fixtures / "llama_bf16", tmp_path / "dst")
     assert left_in(tmp_path) == [".dst.jentropy-compress"]

@@ -410,6 +410,7 @@ class Device:
             self.compute_capability = capability
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_other_gpus_take_the_reference_and_say_so(caplog, monkeypatch):
     monkeypatch.setattr(logging.root.manager, "disable", 0)  # the command silences all loggers
     assert backend_of(Device("gpu", "NVIDIA H200", "9.0")) == "gpu"
@@ -423,6 +424,7 @@ def test_other_gpus_take_the_reference_and_say_so(caplog, monkeypatch):
     assert not caplog.text
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("device", "said"), [(Device("gpu", "NVIDIA L4", "8.9"), "NVIDIA L4"), (Device("cpu", "c"), "")]
 )

@@ -101,7 +101,7 @@ def times_of(m: int, dense: jax.Array, weights: list[Any]) -> dict[Config, float
     right = jnp.dot(normal(0, (m, dense.shape[1])), dense.T, preferred_element_type=jnp.float32)
     times = {}
     for config, run in zip(planned, programs, strict=True):
-        error = float(jnp.abs(run()[0] - right).max() / jnp.abs(right).max())
+        error = float(jnp.abs(run()[0].astype(jnp.float32) - right).max() / jnp.abs(right).max())
         if not error <= TOLERANCE:
             raise CheckError(f"{config}: a product of M={m} is off by {error:.1e} of the largest")
         times[config] = queued_seconds(run) / len(weights)

@@ -9,7 +9,9 @@ from pathlib import Path
 import xxhash
 
 from jentropy.containers import coder
+from jentropy.containers.tensor import Chunk
 from jentropy.errors import InputError
+from jentropy.schema import DIGEST, SIZE, optional, record, row
 
 from . import index as index_lib
 from .any_source import read_source
@@ -24,6 +26,12 @@ from .store import is_compressed_checkpoint
 from .writer import Writer, other_than_compressed, writing
 
 READ_BYTES = 1 << 29  # of arrays that are read ahead
+JOURNAL_VERSION = 2
+CHUNK = record(
+    Chunk, {"weights": SIZE, "bytes": SIZE, "payload_hash": DIGEST, "codes_hash": DIGEST}
+)
+# Number of an item, place of its next chunk, the chunk, and its entry with the last one.
+RECORD = row(SIZE, row(SIZE, SIZE), CHUNK, optional(index_lib.ENTRY))
 
 
 def compress_checkpoint(
@@ -68,18 +76,15 @@ def compress_checkpoint(
         _write(writer, items, progress)
         if _fingerprint(files) != fingerprint:
             raise InputError("files changed while they were being compressed", file=source)
-        tensors = [item.entry() for item in items if not item.is_blob]
-        blobs = [item.entry() for item in items if item.is_blob]
         writer.finish(
-            index_lib.document(
-                bundles=writer.bundles,
-                tensors=tensors,
-                blobs=blobs,
-                files=plan.files,
-                beside=files.beside(),
-                tree=plan.tree,
-                stores=plan.stores,
-            )
+            tensors=tuple(item.entry for item in items if not item.is_blob),
+            blobs=tuple(item.entry for item in items if item.is_blob),
+            files=tuple(plan.files),
+            beside=files.beside(),
+            tree=plan.tree,
+            stores=tuple(plan.stores),
+            formats=plan.formats,
+            weights=plan.weights,
         )
 
 
@@ -88,6 +93,7 @@ def _fingerprint(source: FileSource | OrbaxSource) -> str:
     stats = [(source.root / name).stat() for name in source.files]
     state = [
         index_lib.VERSION,
+        JOURNAL_VERSION,
         str(source.root.resolve()),
         [(n, s.st_size, s.st_mtime_ns) for n, s in zip(source.files, stats, strict=True)],
     ]
@@ -95,12 +101,12 @@ def _fingerprint(source: FileSource | OrbaxSource) -> str:
 
 
 def _write(writer: Writer, items: list[Item], progress: Progress | None) -> None:
-    for number, header, chunks in writer.journal:
-        items[number].header = items[number].header or header
-        items[number].chunks += chunks
+    for number, place, chunk, entry in map(RECORD.read, writer.journal):
+        items[number].chunks.append((place, chunk))
+        items[number].entry = entry
     total = sum(item.values.nbytes for item in items)
     expect(progress, total, done=sum(item.done_bytes for item in items))
-    waiting = [number for number, item in enumerate(items) if not item.is_done]
+    waiting = [number for number, item in enumerate(items) if item.entry is None]
     numbers: dict[int, int] = {}
 
     def drafts() -> Iterator[coder.Draft]:
@@ -111,15 +117,17 @@ def _write(writer: Writer, items: list[Item], progress: Progress | None) -> None
                 yield draft
 
     for draft, chunks in coder.encode(drafts()):
-        item = items[numbers[id(draft)]]
-        item.header = index_lib.header_document(draft)
+        number = numbers[id(draft)]
+        item = items[number]
+        if not chunks:
+            item.finish(draft)
         for chunk, payload in chunks:
             place = writer.append(payload)
-            written = index_lib.chunk_document(chunk, place, draft.coding)
-            item.chunks.append(written)
-            writer.record([numbers[id(draft)], item.header, [written]])
+            item.chunks.append((place, chunk))
+            item.finish(draft)
+            writer.record(RECORD.write((number, place, chunk, item.entry)))
             if progress:
-                progress(chunk.weights * item.values.itemsize)
+                progress(chunk.weights * item.values.dtype.itemsize)
     writer.flush()
 
 

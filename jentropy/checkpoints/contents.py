@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ CONFIGS = (CONFIG, GENERATION, MODELOPT, GPTQ, MISTRAL, TOKENIZER)
 _KEYS = ("quantization_config", "compression_config")  # of config.json, or of a part of it
 _DEPTH = 3  # of parts: thinker_config.text_config
 
+Shape = tuple[int, ...]
 ReadText = Callable[[str], str | bytes | None]
 
 
@@ -37,11 +39,33 @@ class StoredArray:
     """
 
     name: str
-    shape: tuple[int, ...]
+    shape: Shape
     dtype: np.dtype
     file: Path
     packing: str = ""
     read: Callable[[], np.ndarray] = field(repr=False)
+
+    @property
+    def size(self) -> int:
+        """Elements."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what `read` gives."""
+        return self.size * self.dtype.itemsize
+
+
+def in_memory(name: str, values: np.ndarray, file: Path, packing: str = "") -> StoredArray:
+    """An array that is in memory, or mapped."""
+    return StoredArray(
+        name=name,
+        shape=values.shape,
+        dtype=values.dtype,
+        file=file,
+        packing=packing,
+        read=lambda: values,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -9,16 +9,23 @@ import numpy as np
 
 from jentropy.containers import coder
 
-from .index import Blocks, Entry, Filler, Part
+from .index import Blocks, Entry, Filler, Section
 from .store import Store
 
 
 def _coded(store: Store, entry: Entry, *, whole: bool) -> Iterator[coder.Coded]:
     """The chunks of an entry; `whole` is whether `coder.assemble` will take them."""
     room = coder.room(entry.header) if whole else None
-    for ref, span in zip(entry.chunks, entry.header.spans(), strict=True):
-        file = store.bundle_path(ref)
-        yield coder.Coded(entry.name, ref.chunk, store.payload(ref), span, file, room)
+    header = entry.header
+    for place, chunk, span in zip(entry.places, header.chunks, header.spans(), strict=False):
+        yield coder.Coded(
+            name=entry.name,
+            chunk=chunk,
+            payload=store.payload(*place, chunk.bytes),
+            span=span,
+            file=store.bundle_path(place[0]),
+            tensor=room,
+        )
 
 
 def read_entries(store: Store, entries: list[Entry]) -> Iterator[np.ndarray]:
@@ -71,7 +78,7 @@ def file_bytes(store: Store) -> Iterator[tuple[str, Iterator[np.ndarray]]]:
         yield name, (data for part in parts for data in _part_bytes(store, part, decoded))
 
 
-def entries_of(store: Store, part: Part) -> list[Entry]:
+def entries_of(store: Store, part: Section) -> list[Entry]:
     """Entries that a part of a file is made of."""
     if isinstance(part, Filler):
         return [store.index.blobs[part.blob]]
@@ -80,7 +87,7 @@ def entries_of(store: Store, part: Part) -> list[Entry]:
 
 
 def _part_bytes(
-    store: Store, part: Part, decoded: Iterator[tuple[coder.Coded, np.ndarray]]
+    store: Store, part: Section, decoded: Iterator[tuple[coder.Coded, np.ndarray]]
 ) -> Iterator[np.ndarray]:
     """A part's bytes in pieces, from its decoded chunks."""
     entries = entries_of(store, part)
@@ -88,5 +95,5 @@ def _part_bytes(
         fields = [coder.assemble(decoded, entry.header) for entry in entries]
         yield _side_by_side(fields).reshape(-1)
         return
-    for _, codes in itertools.islice(decoded, len(entries[0].chunks)):
+    for _, codes in itertools.islice(decoded, len(entries[0].places)):
         yield np.ascontiguousarray(codes).view(np.uint8)

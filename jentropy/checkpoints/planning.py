@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,21 +10,23 @@ from typing import Any
 import numpy as np
 
 from jentropy.containers import coder
-from jentropy.containers.tensor import chunk_length
+from jentropy.containers.tensor import Chunk
 from jentropy.errors import InputError
-from jentropy.formats import ElementFormat
+from jentropy.formats import GROUP_INDEX, ElementFormat, Format
 
-from . import choosing, gguf_files
+from . import choosing, gguf_files, recorded
 from . import index as index_lib
 from .array_store import ZarrArray
+from .checkpoint import Tensor
 from .contents import StoredArray
-from .dialects import gguf
+from .gguf_blocks import PACKINGS
 from .gguf_files import GgufFile
-from .index import Blocks, FileEntry, Filler, Part, StoreEntry
+from .index import Blocks, Entry, FileEntry, Filler, Section, StoreEntry, WeightEntry
 from .item_tree import ARRAY, Leaf
 from .orbax_source import OrbaxSource
 from .safetensors import SafetensorsFile
 from .sources import FileSource, open_weights
+from .unpacking import StoredCodes
 
 
 @dataclass(slots=True)
@@ -36,20 +38,19 @@ class Item:
     is_blob: bool
     element: ElementFormat | None = None  # of the codes, if it is not the dtype's
     leaf: Leaf = ARRAY
-    header: dict[str, Any] | None = None
-    chunks: list[list[Any]] = field(default_factory=list)
-
-    @property
-    def is_done(self) -> bool:
-        """Whether all of its chunks are there."""
-        expected = -(-self.values.size // chunk_length(tuple(self.values.shape)))
-        return self.header is not None and len(self.chunks) == expected
+    chunks: list[tuple[tuple[int, int], Chunk]] = field(default_factory=list)  # and their places
+    entry: Entry | None = None  # once all of them are there
 
     @property
     def done_bytes(self) -> int:
         """Bytes of the chunks that are there."""
-        done = len(self.chunks) * chunk_length(tuple(self.values.shape))
-        return min(done * self.values.itemsize, self.values.nbytes)
+        return sum(chunk.weights for _, chunk in self.chunks) * self.values.dtype.itemsize
+
+    def finish(self, draft: coder.Draft) -> None:
+        """Makes the entry, if the chunks are all there."""
+        if len(self.chunks) * draft.chunk_weights >= self.values.size:
+            header = draft.header([chunk for _, chunk in self.chunks])
+            self.entry = Entry(self.name, header, tuple(place for place, _ in self.chunks))
 
     def draft(self) -> coder.Draft:
         """What the coder makes of it, read if it has to be."""
@@ -67,10 +68,25 @@ class Item:
             skip=skip,
         )
 
-    def entry(self) -> dict[str, Any]:
-        """Its entry of the index."""
-        assert self.header is not None
-        return index_lib.entry_document(self.name, self.header, self.chunks)
+
+Elements = Mapping[tuple[Path, str], ElementFormat]  # by an array's file and name
+
+
+def _elements(tensors: Iterable[Tensor]) -> Elements:
+    """Element formats of the stored arrays that the archive can take apart by them."""
+    return {
+        (leaf.array.file, leaf.array.name): leaf.element
+        for tensor in tensors
+        if tensor.number_format.parameters
+        for key, leaf in tensor.stored.items()
+        if key != GROUP_INDEX and _fills(leaf)
+    }
+
+
+def _fills(codes: StoredCodes) -> bool:
+    """Whether codes fill the stored numbers evenly."""
+    bits = codes.element.code_bits
+    return bits in index_lib.PACKED_BITS or bits == 8 * codes.array.dtype.itemsize
 
 
 def collect(source: FileSource | OrbaxSource, *, strict: bool = False) -> Plan:
@@ -82,14 +98,15 @@ def collect(source: FileSource | OrbaxSource, *, strict: bool = False) -> Plan:
     Raises:
       InputError: a name of a file that not every system has.
     """
-    elements, plan = source.view(strict=strict, lenient=not strict).elements, Plan()
+    tensors = source.view(strict=strict, lenient=not strict).tensors
+    elements, plan = _elements(tensors), Plan()
     shown: frozenset[str] = frozenset()
     opened_files: Mapping[str, SafetensorsFile | GgufFile] = {}
     if isinstance(source, FileSource):
         names, shown, opened_files = source.files, source.shown, source.opened
     else:
         names = source.kept
-        plan.add_stores(source, elements.get(choosing.TREE, {}))
+        plan.add_stores(source, elements)
     for name in names:
         path, is_model = source.root / name, name in shown
         if not index_lib.is_safe_path(name):
@@ -100,17 +117,26 @@ def collect(source: FileSource | OrbaxSource, *, strict: bool = False) -> Plan:
         if isinstance(opened, GgufFile):
             plan.add_gguf(name, opened, is_model=is_model)
         elif opened is not None:
-            plan.add_safetensors(name, opened, elements.get(name, {}), is_model=is_model)
+            plan.add_safetensors(name, opened, elements, is_model=is_model)
         else:
             blob = plan.add_blob(name, map_file(path))
             plan.files.append(FileEntry(path=name, blob=blob))
+    plan.formats, plan.weights = recorded.record(tensors, plan.numbers)
     return plan
 
 
 class Plan:
-    """Items, files and stores, collected in order."""
+    """Items, files and stores, collected in order.
+
+    Attributes:
+      numbers: of the tensor that an array is, or has as its first field, by its file and name.
+      formats, weights: what was recognised.
+    """
 
     def __init__(self) -> None:
+        self.numbers: dict[tuple[Path, str], int] = {}
+        self.formats: tuple[Format, ...] = ()
+        self.weights: tuple[WeightEntry, ...] = ()
         self.items: list[Item] = []
         self.files: list[FileEntry] = []
         self.stores: list[StoreEntry] = []
@@ -139,18 +165,20 @@ class Plan:
         self,
         path: str,
         opened: SafetensorsFile,
-        elements: Mapping[str, ElementFormat],
+        elements: Elements,
         *,
         is_model: bool,
     ) -> None:
         """A header and its tensors."""
         blob = self.add_blob(f"{path} header", np.frombuffer(opened.header, np.uint8))
-        parts = tuple(
-            self.add_tensor(t.name, t.values, elements.get(t.name)) for t in opened.tensors
-        )
-        self.files.append(FileEntry(path=path, blob=blob, parts=parts, model=is_model))
+        parts = []
+        for array in opened.arrays:
+            key = array.file, array.name
+            self.numbers[key] = self.add_tensor(array.name, array.read(), elements.get(key))
+            parts.append(self.numbers[key])
+        self.files.append(FileEntry(path=path, blob=blob, parts=tuple(parts), model=is_model))
 
-    def add_stores(self, source: OrbaxSource, elements: Mapping[str, ElementFormat]) -> None:
+    def add_stores(self, source: OrbaxSource, elements: Elements) -> None:
         """The arrays of an Orbax checkpoint, numbered as in its tree."""
         names = dict(reversed([(id(array), name) for name, array in source.named()]))
         for store in source.stores:
@@ -158,7 +186,8 @@ class Plan:
             for array in store.arrays:
                 name = names.get(id(array), f"{store.path}/{array.prefix}".strip("/"))
                 leaf = source.leaves.get(self._tensors, ARRAY)
-                number = self.add_tensor(name, array, elements.get(name), leaf)
+                key = array.file, name
+                number = self.numbers[key] = self.add_tensor(name, array, elements.get(key), leaf)
                 arrays.append((number, array.prefix, array.metadata))
             others = []
             for key, value in store.others.items():
@@ -176,12 +205,13 @@ class Plan:
 
     def add_gguf(self, path: str, opened: GgufFile, *, is_model: bool) -> None:
         """A header, then tensors and the bytes between; blocks are taken apart."""
-        data, parts, at = map_file(opened.path), list[Part](), 0
+        data, parts, at = map_file(opened.path), list[Section](), 0
         blob = self.add_blob(f"{path} header", data[: min(opened.starts, default=data.size)])
         for array, start in zip(opened.arrays, opened.starts, strict=True):
             if parts and start > at:
                 parts.append(Filler(self.add_blob(f"{path} filler", data[at:start])))
             values = array.read()
+            self.numbers[array.file, array.name] = self._tensors
             if array.packing:
                 parts.append(self._add_blocks(array, values))
             else:
@@ -193,7 +223,7 @@ class Plan:
 
     def _add_blocks(self, array: StoredArray, values: np.ndarray) -> Blocks:
         """The fields of blocks, each a tensor; of an unknown type the bytes as they are."""
-        packing = gguf.PACKINGS.get(array.packing)
+        packing = PACKINGS.get(array.packing)
         if packing is None:
             turned = array.packing.endswith(gguf_files.BIG)
             name = f"{array.name}.bytes" if turned else array.name

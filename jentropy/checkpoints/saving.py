@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from jentropy.containers import coder, pieces, trees
+from jentropy.containers import chunks, coder, trees
 
-from . import index as index_lib
 from . import structure
+from .index import Entry
 from .writer import writing
 
 
@@ -26,18 +26,15 @@ def save(path: str | Path, packed: Any, *, overwrite: bool = False) -> None:
       InputError: a leaf that is no array, number or text, by its path.
       DestinationError: `path` exists or cannot be written.
     """
-    leaves, tree = structure.describe(trees.compress(packed))
+    leaves, tree = structure.flatten(trees.compress(packed))
     with writing(Path(path), overwrite=overwrite) as writer:
         entries = []
         for name, leaf in leaves:
-            chunks = []
-            for item in pieces.coded_chunks(name, leaf):
+            places = []
+            for item in chunks.coded_chunks(name, leaf):
                 coder.check_payload(item)
-                place = writer.append(item.payload)
-                chunks.append(index_lib.chunk_document(item.chunk, place, item.span.coding))
+                places.append(writer.append(item.payload))
                 writer.record(None)
-            entries.append(
-                index_lib.entry_document(name, index_lib.header_document(leaf.header), chunks)
-            )
-        writer.flush()
-        writer.finish(index_lib.document(bundles=writer.bundles, tensors=entries, tree=tree))
+            entries.append(Entry(name, leaf.header, tuple(places)))
+        formats = tuple(structure.formats(tree))
+        writer.finish(tensors=tuple(entries), tree=tree, formats=formats)

@@ -70,7 +70,7 @@ def verify(
     return Verified(
         tensors=_arrays(store) if index.files or index.stores else len(index.tensors),
         files=len(index.files),
-        chunks=sum(len(entry.chunks) for entry in everything),
+        chunks=sum(len(entry.places) for entry in everything),
         bytes=total,
         compared=against is not None,
     )
@@ -113,7 +113,6 @@ def _verify_stores(
 ) -> int:
     """Decodes the arrays of an Orbax checkpoint and compares them; bytes gone through."""
     total = 0
-    structure.rebuild(store.index.tree, store.index.tensors, store.array_path("index"))
     for item in store.index.stores:
         originals = {a.prefix: a for a in theirs[item.path].arrays} if theirs else {}
         entries = [store.index.tensors[number] for number, _, _ in item.arrays]
@@ -122,9 +121,9 @@ def _verify_stores(
             total += values.nbytes
             original = originals.get(prefix)
             if original is not None and not _same_values(values, original.read()):
-                raise CheckError(f"{original.folder}: tensor {entry.name!r} differs")
+                raise CheckError(f"{original.file}: tensor {entry.name!r} differs")
             if original is not None and original.metadata != metadata:
-                raise CheckError(f"{original.folder}: tensor {entry.name!r} is laid out otherwise")
+                raise CheckError(f"{original.file}: tensor {entry.name!r} is laid out otherwise")
             if progress:
                 progress(values.nbytes)
         for key, blob in item.others:
@@ -142,7 +141,6 @@ def _verify_stores(
 def _verify_tree(store: Store, source: OrbaxSource | None, progress: Progress | None) -> int:
     """Decodes the leaves of a pytree and compares them with an Orbax checkpoint of it."""
     total, entries = 0, list(store.index.tensors)
-    structure.rebuild(store.index.tree, entries, store.array_path("index"))
     original: dict[str, Any] = {}
     if source is not None:
         original = dict(source.named()) | dict(structure.others(source.tree))

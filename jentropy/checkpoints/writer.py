@@ -22,6 +22,7 @@ from jentropy.errors import CorruptError
 
 from . import index as index_lib
 from . import orbax
+from .index import Index
 from .staging import destination_errors, put_in_place, staged
 from .store import Store, is_compressed_checkpoint
 
@@ -137,13 +138,15 @@ class Writer:
         self._hashes.append(digest)
         self._records, self._parts, self._held = [], [], 0
 
-    def finish(self, index: bytes) -> None:
+    def finish(self, **contents: Any) -> None:
         """Writes the checkpoint and puts it in its place.
 
         Args:
-          index: `index.document`, made after the last `flush`.
+          contents: arguments of `Index` but the bundles.
         """
-        text = np.frombuffer(index, np.uint8)
+        self.flush()
+        index = Index(bundles=tuple(self.bundles), **contents)
+        text = np.frombuffer(index_lib.to_bytes(index), np.uint8)
         metadata = {
             index_lib.KEY: {"version": index_lib.VERSION, "index_xxh3_64": f"{checksum(text):016x}"}
         }

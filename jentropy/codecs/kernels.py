@@ -19,11 +19,11 @@ from jentropy import jax_internals
 def repeat(steps: int, step: Callable[[Any, Any], Any], carry: Any) -> Any:
     """`lax.fori_loop`, but for its being made of calls (see `in_one_kernel`)."""
 
-    def body(held: tuple[Any, Any]) -> tuple[Any, Any]:
-        i, carry = held
+    def body(state: tuple[Any, Any]) -> tuple[Any, Any]:
+        i, carry = state
         return i + np.int32(1), step(i, carry)
 
-    return lax.while_loop(lambda held: held[0] < steps, body, (np.int32(0), carry))[1]
+    return lax.while_loop(lambda state: state[0] < steps, body, (np.int32(0), carry))[1]
 
 
 def in_one_kernel(

@@ -22,6 +22,7 @@ from jentropy.errors import CorruptError
 from . import bits
 from .rans import PRECISION, SLOTS
 
+BYTE = 256  # values
 LEVELS = 104  # the largest weight is then about that of 4096 slots
 FIRST_LEVEL = 32
 _UNIT_BITS = 20  # level 1 is 2^20
@@ -58,7 +59,8 @@ class Tables:
 
     Attributes:
       frequencies: int64[contexts, symbols], rows sum to 4096.
-      shown: int64[contexts, symbols], the byte that a decoder gives for each symbol.
+      shown: int64[symbols], the byte that each symbol is to an encoder and a decoder. Bytes that no
+        symbol in use is code as the last one, the escape.
     """
 
     frequencies: np.ndarray
@@ -75,24 +77,24 @@ class Tables:
         return np.cumsum(self.frequencies, axis=1) - self.frequencies
 
     @cached_property
+    def symbols(self) -> np.ndarray:
+        """The symbol that codes each byte, int64[256]."""
+        symbols = np.full(BYTE, self.shown.size - 1)
+        used = np.flatnonzero(self.frequencies.any(axis=0))
+        symbols[self.shown[used]] = used
+        return symbols
+
+    @cached_property
+    def encode_rows(self) -> np.ndarray:
+        """uint32[contexts, 256], what `rans.encode` looks up."""
+        return (self.frequencies << 16 | self.starts).astype(np.uint32)[:, self.symbols]
+
+    @cached_property
     def decode_rows(self) -> np.ndarray:
         """uint32[contexts, 4096], what `rans.decode` looks up."""
-        rows = np.empty((self.count, SLOTS), np.uint32)
         entries = (self.shown << 24) + ((self.frequencies - 1) << PRECISION) - self.starts
-        for row, entry, frequency in zip(rows, entries, self.frequencies, strict=True):
-            np.add(np.repeat(entry.astype(np.uint32), frequency), _SLOT, out=row)
-        return rows
-
-    def encode_rows(self, symbols: np.ndarray | None = None) -> np.ndarray:
-        """uint32[contexts, 256], what `rans.encode` looks up.
-
-        Args:
-          symbols: int[256], the symbol that each byte stands for; None: itself.
-        """
-        entries = (self.frequencies << 16 | self.starts).astype(np.uint32)
-        if symbols is not None:
-            return entries[:, symbols]
-        return np.pad(entries, ((0, 0), (0, 256 - entries.shape[1])))
+        repeated = np.repeat(entries.astype(np.uint32).reshape(-1), self.frequencies.reshape(-1))
+        return repeated.reshape(-1, SLOTS) + _SLOT
 
 
 def normalize(weights: np.ndarray) -> np.ndarray:

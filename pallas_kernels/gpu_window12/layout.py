@@ -23,7 +23,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, BFloat16, Int, Shaped, UInt16, UInt32
+from jaxtyping import Array, BFloat16, Int, Integer, Shaped, UInt16, UInt32
 
 from jentropy.codecs import window12
 from jentropy.pallas_kernels import bf16
@@ -82,7 +82,7 @@ def _pack_words(codes: UInt16[Array, "rows columns"]) -> tuple[Array, Array, Arr
     return words, jnp.pad(top[:, 0], (0, -codes.shape[0] % TILE), constant_values=15), per_list
 
 
-def scale_of(top: Int[Array, "*shape"]) -> BFloat16[Array, "*shape"]:
+def scale_of(top: Integer[Array, "*shape"]) -> BFloat16[Array, "*shape"]:
     """2^(top - 15)."""
     exponent = top.astype(jnp.uint16) - window12.WINDOW + bf16.BIAS
     return jax.lax.bitcast_convert_type(exponent << 7, jnp.bfloat16)
@@ -128,12 +128,12 @@ def entries(
 ) -> tuple[Array, Array, Array]:
     """Row, column and code of every entry of lists; rows past the end where there is none."""
     entry, (high, wide, size) = lists[..., 1:], lists.shape
-    used = jnp.arange(size - 1) < lists[..., :1].astype(jnp.int32)
+    used = jnp.arange(size - 1)[None, None] < lists[..., :1].astype(jnp.int32)
     place = (entry >> PLACE_BIT & (fragments.PLACES - 1)).astype(jnp.int32)
     row = fragments.row_of(place) + jnp.arange(high)[:, None, None] * fragments.ROWS
     column = fragments.column_of(place) + (entry >> HALF_BIT & 1).astype(jnp.int32)
     column += (entry >> FRAGMENT_BIT).astype(jnp.int32) * fragments.COLUMNS
-    column += jnp.arange(wide)[:, None] * LISTED
+    column += jnp.arange(wide)[None, :, None] * LISTED
     return jnp.where(used, row, high * fragments.ROWS), column, entry.astype(jnp.uint16)
 
 

@@ -8,16 +8,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 
-def pieces(count: int, sizes: Sequence[int]) -> Iterator[tuple[slice, int]]:
-    """Cuts items into pieces, each with the size of the program that it is padded to.
+def fitting(count: int, sizes: Sequence[int]) -> Iterator[tuple[slice, int]]:
+    """Runs of items, each with the size of the program that it is padded to.
 
-    All are of the largest program but the last piece, which has the smallest that holds it.
+    All are of the largest program but the last one, which has the smallest that holds it.
 
     Args:
       sizes: of programs, smallest first.
 
     Example:
-      >>> list(pieces(300, (16, 64, 256)))
+      >>> list(fitting(300, (16, 64, 256)))
       [(slice(0, 256, None), 256), (slice(256, 300, None), 64)]
     """
     for at in range(0, count, sizes[-1]):
