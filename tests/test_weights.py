@@ -356,12 +356,15 @@ def test_every_unpacking_is_one_that_some_dialect_uses(tmp_path):
     assert used == {kind for kind, _ in UNPACKINGS.values()}
 
 
-@pytest.mark.parametrize("name", [*FORMATS, "int6", "raw"])
+@pytest.mark.parametrize("name", [*FORMATS, "int3", "raw"])
 def test_formats_come_back_from_their_documents(name):
     element = formats.ElementFormat(
         name="UINT3", dtype=np.dtype(np.uint8), fields=(formats.Field(name="code", bits=3),)
     )
-    others = {"int6": FORMATS["INT4"].with_element(element), "raw": formats.plain_format(np.dtype(np.int16))}
+    others = {
+        "int6": FORMATS["INT4"].with_element(element),
+        "raw": formats.plain_format(np.dtype(np.int16)),
+    }
     number_format = {**FORMATS, **others}[name]
     text = json.dumps(FORMAT.write(number_format))
     assert FORMAT.read(json.loads(text)) == number_format

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from jentropy.checkpoints.checkpoint import Tensor
-from jentropy.checkpoints.contents import Contents, StoredArray
 from jentropy.checkpoints.gguf_blocks import PACKINGS
-from jentropy.checkpoints.unpacking import Field
 from jentropy.errors import CorruptError
 
-from .weight import assemble
+from .weight import Contents, Field, StoredArray, Tensor, assemble
 
 NAME, VERSION = "gguf", 1
 

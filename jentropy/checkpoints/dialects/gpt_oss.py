@@ -12,11 +12,8 @@ from __future__ import annotations
 import numpy as np
 
 from jentropy import formats
-from jentropy.checkpoints.checkpoint import Tensor
-from jentropy.checkpoints.contents import Contents, StoredArray
-from jentropy.checkpoints.unpacking import Packed, Whole
 
-from .weight import assemble, find
+from .weight import Contents, Packed, StoredArray, Tensor, Whole, assemble, find
 
 NAME, VERSION = "gpt-oss", 1
 BLOCK = 32

@@ -13,21 +13,25 @@ modules with settings of their own (`+:`) or none (`-:`); the first that matches
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 
 from jentropy import formats
-from jentropy.checkpoints.checkpoint import Tensor
-from jentropy.checkpoints.contents import Contents, StoredArray
-from jentropy.checkpoints.unpacking import Groups, Packed, Whole
 from jentropy.errors import InputError, UnsupportedError
-from jentropy.formats import blocks
 
 from .scaled import scale_element
-from .settings import compiled, group_block, integer, mapping
-from .weight import assemble, find, require_dtype, require_rank
+from .settings import Declared, compiled, group_block, integer, mapping
+from .weight import (
+    Contents,
+    Groups,
+    Packed,
+    StoredArray,
+    Tensor,
+    Whole,
+    assemble,
+    find,
+    require_dtype,
+    require_rank,
+)
 
 NAME, VERSION = "gptq", 1
 QWEIGHT = ".qweight"
@@ -50,7 +54,7 @@ def weight(contents: Contents, array: StoredArray) -> Tensor | None:
     return packed_weight(contents, array, declared, declared.get("checkpoint_format") or "gptq")
 
 
-def _declared(contents: Contents, module: str) -> Mapping[str, Any]:
+def _declared(contents: Contents, module: str) -> Declared:
     """What is declared of a module."""
     declared = mapping(contents.quantization)
     for pattern, own in mapping(declared.get("dynamic")).items():
@@ -68,7 +72,7 @@ def _declared(contents: Contents, module: str) -> Mapping[str, Any]:
 
 
 def packed_weight(
-    contents: Contents, array: StoredArray, declared: Mapping[str, Any], version: object
+    contents: Contents, array: StoredArray, declared: Declared, version: object
 ) -> Tensor:
     """A `qweight` by what is declared of its module."""
     module = array.name.removesuffix(QWEIGHT)
@@ -89,7 +93,7 @@ def packed_weight(
         require_dtype(words, [np.int32], why)
     rows, columns = array.shape[1], array.shape[0] * WORD_BITS // bits
     block = group_block(declared, contents)
-    scale = blocks.scale(scale_element(scales, why), block)
+    scale = formats.blocks.scale(scale_element(scales, why), block)
     why = f"{why}, groups of {block[0] or 'a row'}"
     is_implied = zeros.shape == (0,) and declared.get("sym", True) is True
     element, parameters = INTEGERS[bits], [scale]
@@ -101,7 +105,7 @@ def packed_weight(
         element = SIGNED[bits]
     else:
         one = sum(1 << i for i in range(0, WORD_BITS, bits)) if version == "gptq" else 0
-        parameters.append(blocks.zero_point(element, block))
+        parameters.append(formats.blocks.zero_point(element, block))
         stored["zero_point"] = (zeros, Packed(add=one, transposed=True))
     groups = scale.grid((rows, columns))[1]
     index = contents.arrays.get(f"{module}.g_idx")
