@@ -67,8 +67,8 @@ def _part(number: int, unpacking: Unpacking) -> PartEntry:
 
 def _unpacking(part: PartEntry) -> Unpacking:
     if part.unpack not in UNPACKINGS:
-        found = f"{part.unpack!r:.40}"
-        raise UnsupportedError("unpacking", expected=" or ".join(UNPACKINGS), found=found)
+        known = " or ".join(UNPACKINGS)
+        raise UnsupportedError("unpacking", expected=known, found=f"{part.unpack!r:.40}")
     kind = UNPACKINGS[part.unpack][1]
     unpacking = kind.read(dict(part.arguments))
     if kind.write(unpacking) != part.arguments:

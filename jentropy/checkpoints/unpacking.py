@@ -4,7 +4,6 @@ An `Unpacking` is plain data, which the index of a compressed checkpoint holds a
 a weight is read by it alone, whichever dialect found it. So its names are a file format, like a
 codec's. Each has
 
-    dtypes   those that the array may have
     shape    the one that it has; None: no such array holds the codes so
     unpack   from what the array holds to unsigned codes of their shape
 
@@ -56,10 +55,6 @@ class Whole:
     transposed: bool = False
     flip: int = 0
 
-    def dtypes(self, codes: StoredCodes) -> tuple[np.dtype, ...]:
-        own = codes.element.dtype  # powers of two have no dtype in many files
-        return (own, BYTES) if codes.element is FP8_E8M0 else (own,)
-
     def shape(self, codes: StoredCodes) -> Shape | None:
         stored = _transposed(codes.shape) if self.transposed else codes.shape
         return None if self.flip >> 8 * codes.dtype.itemsize else stored
@@ -67,14 +62,14 @@ class Whole:
     def unpack(self, codes: StoredCodes, values: np.ndarray) -> np.ndarray:
         stored = codes_of(values)
         flipped = stored ^ stored.dtype.type(self.flip) if self.flip else stored
-        return _turned_back(codes, flipped, transposed=self.transposed)
+        return _in_shape(codes, flipped, transposed=self.transposed)
 
 
 def _transposed(shape: Shape) -> Shape:
     return (*shape[:-2], *shape[:-3:-1])
 
 
-def _turned_back(codes: StoredCodes, stored: np.ndarray, *, transposed: bool) -> np.ndarray:
+def _in_shape(codes: StoredCodes, stored: np.ndarray, *, transposed: bool) -> np.ndarray:
     """Codes of their shape, of those that are stored so or transposed."""
     shape = _transposed(codes.shape) if transposed else codes.shape
     return np.swapaxes(stored.reshape(shape), -1, -2) if transposed else stored.reshape(shape)
@@ -96,15 +91,14 @@ class Packed:
     order: tuple[int, ...] = ()
     transposed: bool = False
 
-    def dtypes(self, codes: StoredCodes) -> tuple[np.dtype, ...]:
-        return (WORD, np.dtype(np.int32)) if self.add else INTEGERS
-
     def shape(self, codes: StoredCodes) -> Shape | None:
         array, bits, rank = codes.array, codes.element.code_bits, len(codes.shape)
         if bits > 8 or rank < max(-self.axis, 2 * self.transposed):
             return None
         words = self._words(codes)
         is_run = self.axis == -1 and len(self.order) * bits == 8 * array.dtype.itemsize
+        if self.add and array.dtype.itemsize != WORD.itemsize:
+            return None
         if self.order and not (is_run and self._codes(codes)[-1] == words[-1] * len(self.order)):
             return None
         # A row of words may be stored as blocks of words.
@@ -114,12 +108,12 @@ class Packed:
     def unpack(self, codes: StoredCodes, values: np.ndarray) -> np.ndarray:
         words, count = values.reshape(self._words(codes)), self._codes(codes)[self.axis]
         words = words.view(WORD) + WORD.type(self.add) if self.add else words
-        found = unpack(words, codes.element.code_bits, axis=self.axis, count=count)
+        stored = unpack(words, codes.element.code_bits, axis=self.axis, count=count)
         if self.order:
-            runs = found.reshape(-1, len(self.order))
-            found = np.empty_like(runs)
-            found[:, list(self.order)] = runs
-        return _turned_back(codes, found, transposed=self.transposed)
+            runs = stored.reshape(-1, len(self.order))
+            stored = np.empty_like(runs)
+            stored[:, list(self.order)] = runs
+        return _in_shape(codes, stored, transposed=self.transposed)
 
     def _codes(self, codes: StoredCodes) -> Shape:
         """The shape of the codes as they are stored."""
@@ -139,9 +133,6 @@ class Field:
     packing: str
     key: str
 
-    def dtypes(self, codes: StoredCodes) -> tuple[np.dtype, ...]:
-        return (BYTES,)
-
     def shape(self, codes: StoredCodes) -> Shape | None:
         array, known = codes.array, PACKINGS[self.packing]
         if array.packing != self.packing or array.shape[-1] % known.bytes:
@@ -153,8 +144,8 @@ class Field:
 
     def unpack(self, codes: StoredCodes, values: np.ndarray) -> np.ndarray:
         known = PACKINGS[self.packing]
-        found = known.extract[self.key](values.reshape(-1, known.bytes))
-        return np.ascontiguousarray(found).reshape(codes.shape)
+        field = known.extract[self.key](values.reshape(-1, known.bytes))
+        return np.ascontiguousarray(field).reshape(codes.shape)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,9 +155,6 @@ class Swizzled:
     Tiles of [128, 4] lie one after another, the rows of a tile in the order 0, 32, 64, 96, 1, 33,
     ...
     """
-
-    def dtypes(self, codes: StoredCodes) -> tuple[np.dtype, ...]:
-        return (codes.element.dtype,)
 
     def shape(self, codes: StoredCodes) -> Shape | None:
         if len(codes.shape) < 2:
@@ -197,20 +185,23 @@ class Groups:
 
     groups: int
 
-    def dtypes(self, codes: StoredCodes) -> tuple[np.dtype, ...]:
-        return (np.dtype(np.int32), np.dtype(np.int64))
-
     def shape(self, codes: StoredCodes) -> Shape | None:
         return codes.shape
 
     def unpack(self, codes: StoredCodes, values: np.ndarray) -> np.ndarray:
         if values.size and not 0 <= values.min() <= values.max() < self.groups:
-            found = f"{values.min()} to {values.max()}"
-            raise codes.error("group indices", f"0 to {self.groups - 1}", found)
+            least, most = values.min(), values.max()
+            raise codes.error("group indices", f"0 to {self.groups - 1}", f"{least} to {most}")
         return values.reshape(codes.shape)
 
 
 Unpacking = Whole | Packed | Field | Swizzled | Groups
+# Dtypes of arrays; of all others those of the elements.
+DTYPES = {
+    Packed: INTEGERS,
+    Field: (BYTES,),
+    Groups: (np.dtype(np.int32), np.dtype(np.int64)),
+}
 TRANSPOSED = Key(FLAG, default=False)
 AXIS = checked(instance("an axis", int), "-1 or -2", lambda axis: axis in (-1, -2))
 ORDER = checked(many(SIZE), "every number once", lambda o: sorted(o) == list(range(len(o))))
@@ -259,7 +250,10 @@ class StoredCodes:
     unpacking: Unpacking
 
     def __post_init__(self) -> None:
-        array, dtypes = self.array, self.unpacking.dtypes(self)
+        array, element = self.array, self.element
+        # Powers of two have no dtype of their own in many files.
+        usual = (element.dtype, BYTES) if element is FP8_E8M0 else (element.dtype,)
+        dtypes = DTYPES.get(type(self.unpacking), usual)
         if array.dtype not in dtypes:
             raise self.error("dtype", " or ".join(map(str, dtypes)), array.dtype)
         shape = self.unpacking.shape(self)
@@ -270,8 +264,8 @@ class StoredCodes:
     @property
     def dtype(self) -> np.dtype:
         """Of the codes."""
-        own = self.element.dtype
-        return own if isinstance(self.unpacking, Groups) else code_dtype(own)
+        is_index = isinstance(self.unpacking, Groups)
+        return self.array.dtype if is_index else code_dtype(self.element.dtype)
 
     def error(self, what: str, expected: object, found: object) -> InputError:
         """What is wrong with the array."""

@@ -57,8 +57,8 @@ def weight(contents: Contents, array: StoredArray) -> Tensor | None:
 
 def _told(contents: Contents, layer: str) -> Any:
     """What is said of a layer's quantisation."""
-    if (own := contents.arrays.get(layer + TOLD)) is not None:
-        return read_json(own.file, own.read().tobytes())
+    if (told := contents.arrays.get(layer + TOLD)) is not None:
+        return read_json(told.file, told.read().tobytes())
     layers = _layers(contents)
     return layers.get(layer, layers.get(layer.removeprefix(PREFIX)))
 

@@ -57,7 +57,7 @@ def weight(contents: Contents, array: StoredArray) -> Tensor | None:
 def _declared(contents: Contents, module: str) -> Declared:
     """What is declared of a module."""
     declared = mapping(contents.quantization)
-    for pattern, own in mapping(declared.get("dynamic")).items():
+    for pattern, settings in mapping(declared.get("dynamic")).items():
         plain = pattern.removeprefix("+:").removeprefix("-:")
         if not compiled(plain, "dynamic", contents).match(module):
             continue
@@ -67,7 +67,7 @@ def _declared(contents: Contents, module: str) -> Declared:
                 file=contents.source,
                 tensor=f"{module}.weight",
             )
-        return {**declared, **mapping(own)}
+        return {**declared, **mapping(settings)}
     return declared
 
 

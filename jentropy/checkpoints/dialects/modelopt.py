@@ -75,8 +75,8 @@ def _declared(contents: Contents, module: str) -> Declared:
     declared = mapping(contents.quantization)
     layers = mapping(declared.get("quantized_layers"))
     while layers and module:
-        if isinstance(own := layers.get(module), Mapping):
-            return {**declared, "group_size": None, **own}
+        if isinstance(settings := layers.get(module), Mapping):
+            return {**declared, "group_size": None, **settings}
         module = module.rpartition(".")[0]
     groups = mapping(declared.get("config_groups")).values()
     sizes = [mapping(mapping(group).get("weights")).get("group_size") for group in groups]

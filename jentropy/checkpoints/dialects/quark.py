@@ -68,5 +68,5 @@ def _scheme(contents: Contents, module: str) -> Declared:
             expected="none",
             found="some",
         )
-    own = declared.get("global_quant_config") if pattern is None else layers[pattern]
-    return mapping(mapping(own).get("weight"))
+    settings = declared.get("global_quant_config") if pattern is None else layers[pattern]
+    return mapping(mapping(settings).get("weight"))
