@@ -73,14 +73,19 @@ def key_struct(implementation: str, shape: tuple[int, ...]) -> jax.ShapeDtypeStr
     return jax.eval_shape(lambda d: jax.random.wrap_key_data(d, impl=implementation), data)
 
 
+def struct(tensor: CompressedTensor) -> Any:
+    """What has shape and dtype of the array that a tensor decompresses to."""
+    key = tensor.header.key
+    return key_struct(key, tuple(tensor.shape)) if key else tensor
+
+
 def fitting(tensor: CompressedTensor, rule: Any, name: str) -> jax.sharding.Sharding | None:
     """The sharding that a rule gives to a tensor.
 
     Raises:
       InputError: one that does not fit it, by `name`.
     """
-    key = tensor.header.key
-    own = key_struct(key, tuple(tensor.shape)) if key else tensor
+    own = struct(tensor)
     if isinstance(rule, _TEMPLATES):
         told, found = (tuple(rule.shape), rule.dtype), (tuple(own.shape), own.dtype)
         if told != found:
