@@ -68,7 +68,8 @@ def count(codes: np.ndarray, *, bits: int) -> np.ndarray:
     """How often each code occurs.
 
     Args:
-      codes: unsigned integers of any shape, all below 2^bits; a memory map is read a part at a time.
+      codes: unsigned integers of any shape, all below 2^bits; of a memory map a part is in
+        memory at a time.
       bits: width of a code, at most 16.
 
     Returns:
@@ -86,6 +87,7 @@ def count(codes: np.ndarray, *, bits: int) -> np.ndarray:
     for place, size in fitting(flat.size, PROGRAMS):
         part = np.asarray(flat[place])
         padding = size - part.size  # counted, and taken off
-        total += jax.device_get(_count(np.pad(part, (0, padding)) if padding else part, bits=bits))
+        filled = np.pad(part, (0, padding)) if padding else part
+        total += jax.device_get(_count(filled, bits=bits))
         total[0] -= padding
     return total
