@@ -7,6 +7,7 @@ from the shape alone, never from a device.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections import Counter
@@ -88,6 +89,11 @@ class Description:
     def raw_bytes(self) -> int:
         """Bytes of the original."""
         return self.size * dtype_named(self.dtype).itemsize
+
+    def header(self, chunks: Sequence[Chunk]) -> TensorHeader:
+        """What is said with its chunks."""
+        said = {field.name: getattr(self, field.name) for field in dataclasses.fields(Description)}
+        return TensorHeader(**said, chunks=tuple(chunks))
 
     def span(self, start: int) -> Span:
         """Where the chunk that begins with an element lies."""
