@@ -19,8 +19,9 @@ from jentropy.containers.trees import (
 from jentropy.errors import InputError, UnsupportedError
 from jentropy.formats import QuantizedTensor
 
-from .backends import BACKENDS, default_backend
+from .backends import default_backend
 from .laying_out import is_abstract, lay_out
+from .layouts import BACKENDS
 from .resident import ResidentTensor
 
 

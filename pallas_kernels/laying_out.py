@@ -15,8 +15,8 @@ from jentropy.containers.trees import as_array, decompress_where, on_accelerator
 from jentropy.errors import UnsupportedError
 from jentropy.formats import QuantizedTensor
 
-from .layouts import LAYOUTS, Matrices
-from .layouts.matrix import sized
+from .layouts import LAYOUTS
+from .matrices import Matrices, sized
 from .resident import ResidentTensor
 
 logger = logging.getLogger(__name__)
@@ -63,8 +63,8 @@ def lay_out(
         )
     if len(quantized.shape) < 2 or math.prod(quantized.shape) == 0:
         return _array(dense) if dense is not None else _numbers(quantized)
-    names = [name for name in LAYOUTS if LAYOUTS[name].BACKEND in (backend, "reference")]
-    for name in sorted(names, key=lambda name: backend != LAYOUTS[name].BACKEND):
+    names = [name for name in LAYOUTS if LAYOUTS[name].backend in (backend, "reference")]
+    for name in sorted(names, key=lambda name: backend != LAYOUTS[name].backend):
         resident = _pack(quantized, name, reduce_axis)
         if resident is not None and (
             dense is None
@@ -127,10 +127,9 @@ def _pack(weight: QuantizedTensor, name: str, reduce_axis: int) -> ResidentTenso
     layout = LAYOUTS[name]
     if not layout.holds(weight.number_format):
         return None
-    matrices = Matrices.abstract(weight) if is_abstract(weight) else Matrices.of(weight)
-    turned = layout.REDUCES not in (None, reduce_axis)
-    make = layout.abstract if is_abstract(weight) else layout.pack
-    packed = make(matrices.turned() if turned else matrices)
+    matrices, transposed = Matrices.of(weight), layout.reduces not in (None, reduce_axis)
+    make = layout.shapes if is_abstract(weight) else layout.pack
+    packed = make(matrices.transposed() if transposed else matrices)
     if packed is None:
         return None
     arrays, options = packed
@@ -140,5 +139,5 @@ def _pack(weight: QuantizedTensor, name: str, reduce_axis: int) -> ResidentTenso
         layout=name,
         number_format=matrices.number_format,
         logical=matrices.matrix,
-        turned=turned,
+        transposed=transposed,
     )

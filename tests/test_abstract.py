@@ -32,7 +32,7 @@ def described(weight: Any) -> Any:
     return (
         weight.layout,
         weight.shape,
-        weight.turned,
+        weight.transposed,
         weight.number_format,
         {k: v for k, v in weight.options if k not in OPTIONS_BY_NUMBERS},
         {k: (a.shape, a.dtype) for k, a in weight.arrays.items() if k not in BY_NUMBERS},

@@ -7,6 +7,7 @@ import json
 import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from jentropy.checkpoints import index as index_lib
@@ -32,7 +33,7 @@ def test_what_is_read_is_written_to_the_same_text(name):
 def recognised():
     """An index that tells of its weights."""
     index = Store(GOLDEN / "tree").index
-    formats = (MXFP4, plain_format("int16"), *FORMATS.values())
+    formats = (MXFP4, plain_format(np.dtype(np.int16)), *FORMATS.values())
     parts = {
         "code": PartEntry(array=0, unpack="packed", arguments={"axis": -1, "count": 32}),
         "scale": PartEntry(array=1, unpack="whole"),

@@ -18,7 +18,7 @@ from jentropy.checkpoints.store import Store
 from jentropy.checkpoints.unpacking import UNPACKINGS, StoredCodes
 from jentropy.errors import CorruptError, UnsupportedError
 from jentropy.formats import FORMATS, QuantizedTensor
-from jentropy.formats.document import from_document, to_document
+from jentropy.formats.document import FORMAT
 
 from .conftest import HERE, read_tree, same_tree
 from .golden import make
@@ -357,8 +357,8 @@ def test_formats_come_back_from_their_documents(name):
     )
     others = {"int6": FORMATS["INT4"].with_element(element), "raw": formats.plain_format("int16")}
     number_format = {**FORMATS, **others}[name]
-    text = json.dumps(to_document(number_format))
-    assert from_document(json.loads(text)) == number_format
+    text = json.dumps(FORMAT.write(number_format))
+    assert FORMAT.read(json.loads(text)) == number_format
 
 
 HOSTILE_FORMATS = {
@@ -413,4 +413,4 @@ HOSTILE_FORMATS = {
 def test_hostile_documents_are_refused(name):
     document, error = HOSTILE_FORMATS[name]
     with pytest.raises(error):
-        from_document(document)
+        FORMAT.read(document)

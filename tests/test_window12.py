@@ -15,7 +15,8 @@ from jentropy import formats
 from jentropy import pallas_kernels as kernels
 from jentropy.codecs import window12
 from jentropy.errors import UnsupportedError
-from jentropy.pallas_kernels.layouts import Matrices, reference_window12
+from jentropy.pallas_kernels.matrices import Matrices
+from jentropy.pallas_kernels.reference_window12 import layout as reference_window12
 
 from .conftest import same_bits
 
@@ -85,7 +86,7 @@ def test_decode_gives_every_pattern_back():
     weight = kernels.ResidentTensor(
         arrays=arrays,
         options=tuple(options.items()),
-        layout=reference_window12.NAME,
+        layout=reference_window12.LAYOUT.name,
         number_format=number_format,
         logical=codes.shape,
     )

@@ -61,8 +61,10 @@ def _what(error: Exception) -> str:
 
 def read_store(
     folder: Path, prefixes: Iterable[str] = (), *, complete: bool = True
-) -> tuple[list[ZarrArray], dict[bytes, bytes]]:
+) -> tuple[list[ZarrArray], dict[str, bytes]]:
     """The arrays of a store, sorted by prefix, and what else lies in it, by key.
+
+    Bytes of a key that are no UTF-8 are surrogates.
 
     Args:
       folder: of the store; an OCDBT one if it has a manifest.
@@ -99,13 +101,13 @@ def read_store(
         ]
         owned = {prefix.encode() for prefix in opening}
         others = {key: store.read(key) for key in keys if not _is_below(key, owned)}
-        return arrays, {key: future.result().value for key, future in others.items()}
+        return arrays, {_text(key): future.result().value for key, future in others.items()}
 
 
 def write_store(
     folder: Path,
     arrays: Iterable[tuple[str, Mapping[str, Any], np.ndarray]],
-    others: Iterable[tuple[bytes, bytes]] = (),
+    others: Iterable[tuple[str, bytes]] = (),
     *,
     ocdbt: bool,
 ) -> None:
@@ -148,7 +150,7 @@ def write_store(
     batch.commit_sync()
     store = ts.KvStore.open(spec, context=context).result()
     for key, value in others:
-        store.write(key, value).result()
+        store.write(key.encode("utf-8", "surrogateescape"), value).result()
 
 
 def is_ocdbt(folder: Path) -> bool:
@@ -187,6 +189,10 @@ def _metadata_keys(keys: Iterable[bytes]) -> Iterator[tuple[str, str]]:
         prefix, slash, file = key.rpartition(b"/")
         if file.decode("utf-8", "replace") in DRIVERS:
             yield (prefix + slash).decode(), file.decode()
+
+
+def _text(key: bytes) -> str:
+    return key.decode("utf-8", "surrogateescape")
 
 
 def _is_below(key: bytes, prefixes: Set[bytes]) -> bool:

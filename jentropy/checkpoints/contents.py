@@ -9,8 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from jentropy.containers import trees
+from jentropy.containers.tensor import dtype_named
 from jentropy.errors import CorruptError, InputError
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
@@ -21,6 +25,8 @@ TOKENIZER = "tokenizer.json"
 CONFIGS = (CONFIG, GENERATION, MODELOPT, GPTQ, MISTRAL, TOKENIZER)
 _KEYS = ("quantization_config", "compression_config")  # of config.json, or of a part of it
 _DEPTH = 3  # of parts: thinker_config.text_config
+
+PYTREE = Path("pytree")  # for messages
 
 Shape = tuple[int, ...]
 ReadText = Callable[[str], str | bytes | None]
@@ -66,6 +72,25 @@ def in_memory(name: str, values: np.ndarray, file: Path, packing: str = "") -> S
         packing=packing,
         read=lambda: values,
     )
+
+
+def of_leaf(name: str, leaf: Any) -> StoredArray:
+    """A leaf of a pytree; what is compressed or on a device is read when asked for.
+
+    Raises:
+      InputError: no numeric array.
+    """
+    if trees.is_compressed(leaf):
+        shape, dtype = leaf.header.shape, dtype_named(leaf.header.dtype)
+    elif isinstance(leaf, jax.Array) and not jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
+        shape, dtype = tuple(leaf.shape), np.dtype(leaf.dtype)
+    else:
+        return in_memory(name, trees.as_array(leaf, name), PYTREE)
+
+    def read_leaf() -> np.ndarray:
+        return trees.as_array(trees.decompress(leaf), name)
+
+    return StoredArray(name=name, shape=shape, dtype=dtype, file=PYTREE, read=read_leaf)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -191,7 +191,7 @@ class Index:
         groups = [f.parts or () for f in self.files]
         for part in (part for parts in groups for part in parts if isinstance(part, Blocks)):
             _check_rows(part, [self.tensors[i].header for i in part.fields])
-        if not self.files and not self.stores:
+        if self.is_pytree:
             groups = [tuple(range(len(self.tensors)))]
         for parts in groups:
             _check_names("tensors", (self.name_of(p) for p in parts if not isinstance(p, Filler)))
@@ -203,6 +203,11 @@ class Index:
     def tree_json(self) -> Any:
         """The tree as JSON."""
         return structure.to_json(self.tree, {f: number for number, f in enumerate(self.formats)})
+
+    @property
+    def is_pytree(self) -> bool:
+        """Whether the source was a pytree, not files."""
+        return not (self.files or self.stores)
 
     @property
     def has_tree(self) -> bool:

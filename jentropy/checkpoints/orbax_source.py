@@ -49,7 +49,7 @@ class ItemStore:
     path: str
     ocdbt: bool
     arrays: tuple[ZarrArray, ...]
-    others: Mapping[bytes, bytes] = field(default_factory=dict)
+    others: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

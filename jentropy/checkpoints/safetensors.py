@@ -11,6 +11,7 @@ References:
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -72,6 +73,12 @@ class SafetensorsFile:
     size: int  # bytes of the file
     metadata: Mapping[str, str]
     arrays: tuple[StoredArray, ...]
+
+    @property
+    def starts(self) -> list[int]:
+        """The byte that each array begins at."""
+        sizes = (array.nbytes for array in self.arrays)
+        return list(itertools.accumulate(sizes, initial=len(self.header)))[:-1]
 
 
 def read(path: Path) -> SafetensorsFile:

@@ -196,11 +196,11 @@ class Decoding(lanes.Decoding):
         if not self.fused:
             self.table_ids = table_ids(self.head, self.contexts)
 
-    def run_fused(self, call: lanes.Call, gathered: lanes.Gathered) -> Sequence[jax.Array]:
+    def run_fused(self, call: lanes.Call, streams: tuple[np.ndarray, ...]) -> Sequence[jax.Array]:
         """All but escapes in one program."""
         carries = np.empty(2 * call.lanes, np.uint8)  # which the program puts there
         codes, *decoded = fused.decode(
-            *gathered.arrays,
+            *streams,
             self.contexts.reshape(call.steps, call.lanes),
             self.head.table_mask,
             np.uint16(self.head.first),

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float32, Int32, UInt16
 
 from jentropy.formats import ElementFormat
 
-from . import lanes, tables
+from . import lanes, rawbits, tables
 from .coding import Coding
 from .context import IN_FULL
 from .context_head import (
@@ -80,8 +80,7 @@ def candidates(
     kinds, across, width = histogram.shape
     if across > 1:
         both = np.zeros((kinds + across - 1, width), np.int64)
-        for j in range(across):
-            both[j : j + kinds] += histogram[:, j]
+        np.add.at(both, np.add.outer(np.arange(kinds), np.arange(across)), histogram)
         yield _candidate(element, both, row, column, low, exact)
 
 
@@ -115,7 +114,7 @@ def _histogram(
     low, high = window
     shape = int(row.max()) + 1, int(column.max()) + 1, high - low
     begins = row[down_places].astype(np.int32) * (shape[1] * shape[2]) - low
-    top = (sample & np.uint16(0x7FFF)) >> np.uint16(raw_bits_of(element) - 1)
+    top = rawbits.top_of(sample, raw_bits_of(element))
     place = np.clip(top, low, high - 1, out=top).astype(np.int32)
     place += begins[:, None]
     place += column[across_places].astype(np.int32) * shape[2]

@@ -13,12 +13,7 @@ import jax
 import numpy as np
 from jax import lax
 
-# The mark of `in_one_kernel` is XLA's own and no interface: releases that it was tried with.
-MARKED = jax.__version_info__ < (0, 13)
-try:
-    from jax.experimental.xla_metadata import set_xla_metadata
-except ImportError:  # slower without
-    MARKED = False
+from jentropy import jax_internals
 
 
 def repeat(steps: int, step: Callable[[Any, Any], Any], carry: Any) -> Any:
@@ -45,7 +40,10 @@ def in_one_kernel(
     """
 
     def marked(*args: Any) -> Any:
-        with set_xla_metadata(xla_cpu_small_call="true", inlineable="false"):
+        mark = jax_internals.one_kernel_mark()
+        if mark is None:  # slower
+            return run(*args)
+        with mark:
             return jax.jit(run)(*args)
 
-    return lax.platform_dependent(*args, cpu=marked if MARKED else run, default=elsewhere or run)
+    return lax.platform_dependent(*args, cpu=marked, default=elsewhere or run)

@@ -196,7 +196,7 @@ def _raw_by_factors(
     for width, plane in zip(widths(bits), apart, strict=True):
         outer = (8 // width).bit_length() - 1
         factors = np.array(_FACTORS[width], np.uint16)
-        factors = factors.reshape((2,) * outer + (1,) * (plane.ndim - 1 - outer))
+        factors = factors.reshape(1, *(2,) * outer, *(1,) * (plane.ndim - 1 - outer))
         part = plane.astype(jnp.uint16) * factors
         raw = raw | ((part >> (8 - width)) & ((1 << width) - 1)) << below
         below += width

@@ -7,6 +7,7 @@ from the shape alone, never from a device.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -82,18 +83,25 @@ class Description:
         """Bytes of the original."""
         return self.size * dtype_named(self.dtype).itemsize
 
+    def header(self, chunks: Sequence[Chunk]) -> TensorHeader:
+        """What is said with its chunks."""
+        said = {field.name: getattr(self, field.name) for field in dataclasses.fields(Description)}
+        return TensorHeader(**said, chunks=tuple(chunks))
+
+    def span(self, start: int) -> Span:
+        """Where the chunk that begins with an element lies."""
+        return Span(
+            start=start,
+            size=min(self.chunk_weights, self.size - start),
+            shape=self.shape,
+            element=self.element,
+            dtype=code_dtype(dtype_named(self.dtype)),
+            coding=self.coding,
+        )
+
     def spans(self) -> Iterator[Span]:
-        """Where each chunk lies; one of nothing for a tensor that has no elements."""
-        element, dtype = self.element, code_dtype(dtype_named(self.dtype))
-        for start in range(0, max(1, self.size), self.chunk_weights):
-            yield Span(
-                start=start,
-                size=min(self.chunk_weights, self.size - start),
-                shape=self.shape,
-                element=element,
-                dtype=dtype,
-                coding=self.coding,
-            )
+        """Where each chunk lies."""
+        return map(self.span, range(0, self.size, self.chunk_weights))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -40,8 +40,7 @@ def _count_by_scatter(codes: UInt[Array, " n"], *, bits: int) -> UInt32[Array, "
     def add(total, part):
         return total.at[part.astype(jnp.int32)].add(1, mode="promise_in_bounds"), None
 
-    whole = codes.shape[0] % _SCATTER_BLOCK
-    block = codes.shape[0] if whole else _SCATTER_BLOCK
+    block = codes.shape[0] if codes.shape[0] % _SCATTER_BLOCK else _SCATTER_BLOCK
     total = jnp.zeros(1 << bits, jnp.uint32)
     return jax.lax.scan(add, total, codes.reshape(-1, block))[0]
 
@@ -49,8 +48,8 @@ def _count_by_scatter(codes: UInt[Array, " n"], *, bits: int) -> UInt32[Array, "
 def _count_by_matmul(codes: UInt[Array, " n"], *, bits: int) -> UInt32[Array, " bins"]:
     """One-hot of the high bits against one-hot of the low bits: no scatter, which a TPU lacks."""
     low = bits // 2
-    high_values = jnp.arange(1 << (bits - low), dtype=jnp.int32)
-    low_values = jnp.arange(1 << low, dtype=jnp.int32)
+    high_values = jnp.arange(1 << (bits - low), dtype=jnp.int32)[None]
+    low_values = jnp.arange(1 << low, dtype=jnp.int32)[None]
     count = codes.shape[0]
     block = min(_MATMUL_BLOCK, count)
     padded = jnp.pad(codes.astype(jnp.int32), (0, -count % block), constant_values=1 << bits)
