@@ -5,7 +5,7 @@ A key that is missing or null stands for what transformers takes it for.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +42,22 @@ ALWAYS_ON = frozenset(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
+    """What tells one layer of a model from another.
+
+    A field that is no number changes the program, and belongs to `kind`.
+    """
+
+    rope: RopeConfig
+    window: int | None = None  # positions that a token sees, its own included; None: all before it
+
+    @property
+    def kind(self) -> Hashable:
+        """What layers of one stack, which run as one program, have in common."""
+        return self.window is None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DecoderConfig:
     """A decoder-only transformer with grouped-query attention and a gated MLP."""
 
@@ -56,12 +72,14 @@ class DecoderConfig:
     rope: RopeConfig
     tie_word_embeddings: bool  # the output projection is the embedding
     qk_norm: bool = False  # RMS norm over each head of q and k (Qwen3)
-    attention_bias: bool = False  # biases on q, k, v and o
+    attention_bias: bool = False  # biases on q, k and v
+    output_bias: bool = False  # a bias on o
     mlp_bias: bool = False
     activation: str = "silu"
     max_position_embeddings: int = 2048  # generation beyond it is refused
     eos_token_ids: tuple[int, ...] = ()  # generation of a sequence ends at any of them
     pad_token_id: int = 0  # what follows the end
+    windows: tuple[int | None, ...] = ()  # by layer, see `Layer`; none: every layer sees all
 
     def __post_init__(self) -> None:
         if self.num_heads % self.num_kv_heads:
@@ -78,6 +96,11 @@ class DecoderConfig:
             raise UnsupportedError(
                 "hidden_act", expected=" or ".join(ACTIVATIONS), found=self.activation
             )
+
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers, one after the other."""
+        windows = self.windows or (None,) * self.num_layers
+        return tuple(Layer(rope=self.rope, window=window) for window in windows)
 
 
 def refuse_windows(config: Mapping[str, Any], *, used: bool) -> None:
@@ -139,6 +162,7 @@ def decoder_config(config: Mapping[str, Any], **architecture: Any) -> DecoderCon
         "rope": rope_config(config),
         "tie_word_embeddings": flag(config, "tie_word_embeddings"),
         "attention_bias": flag(config, "attention_bias"),
+        "output_bias": flag(config, "attention_bias"),
         "mlp_bias": flag(config, "mlp_bias"),
         "activation": str(config.get("hidden_act") or "silu"),
         "max_position_embeddings": require(config, "max_position_embeddings", int, 2048),

@@ -8,7 +8,8 @@ it is known to change nothing: a name in `harmless`, or a value that is neutral 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections import UserDict
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from jentropy.errors import InputError, UnsupportedError
@@ -18,29 +19,20 @@ from .harmless import FACTORS, HARMLESS_ENDS, NEVER_NEUTRAL
 _SHOWN = 4  # keys named in a message
 
 
-class Keys(Mapping[str, Any]):
+class Keys(UserDict[str, Any]):
     """A JSON object that knows which of its keys were asked for.
 
     Attributes:
-      read: those keys, whether they are there or not.
+      read: those keys that it has.
     """
 
     def __init__(self, content: Mapping[str, Any]):
-        self.content = content
+        super().__init__(content)
         self.read: set[str] = set()
 
     def __getitem__(self, key: str) -> Any:
         self.read.add(key)
-        return self.content[key]
-
-    def __contains__(self, key: object) -> bool:
-        return key in self.content
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.content)
-
-    def __len__(self) -> int:
-        return len(self.content)
+        return super().__getitem__(key)
 
 
 def require(config: Mapping[str, Any], key: str, kind: type = int, default: Any = None) -> Any:

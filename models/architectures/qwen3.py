@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from jentropy.errors import UnsupportedError
+from jentropy.models.config import DecoderConfig, decoder_config, refuse_windows
+from jentropy.models.keys import flag, require
 
-from .config import DecoderConfig, decoder_config, refuse_windows
-from .keys import flag, require
+from .architecture import Architecture
 
 
 def config(hf_config: Mapping[str, Any]) -> DecoderConfig:
@@ -18,3 +19,6 @@ def config(hf_config: Mapping[str, Any]) -> DecoderConfig:
         raise UnsupportedError("config.json: use_qk_norm", expected="true", found="false")
     head_dim = require(hf_config, "head_dim", int, 128)
     return decoder_config(hf_config, qk_norm=True, head_dim=head_dim)
+
+
+QWEN3 = Architecture(config=config, other_names=("qwen3", "Qwen3Model"))
