@@ -1,7 +1,13 @@
-"""Grouped-query attention with rotary positions, over all tokens before or a window of them."""
+"""Grouped-query attention with rotary positions, over all tokens before or a window of them.
+
+A layer makes the cache that it needs. The caches of layers of one kind lie in one stack, which a
+loop over the layers updates in place.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import jax
@@ -9,7 +15,6 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from .cache import Cache
 from .config import DecoderConfig, Layer
 from .layers import Linear, RMSNorm
 from .rope import rotate
@@ -21,16 +26,62 @@ class Turn(NamedTuple):
     """What a layer is told beside its weights: numbers, so that layers share a program.
 
     Attributes:
-      at: int32[]: its place in the stacks of weights and caches.
-      start: int32[]: position of the first token.
-      frequencies: float32[head_dim / 2]: of its rotary positions, radians per position.
-      window: int32[]: positions that a token sees, its own included; counts in sliding layers only.
+      at: its place in the stacks of weights and caches.
+      start: position of the first token.
+      frequencies: of its rotary positions, radians per position.
+      window: positions that a token sees, its own included; of layers that slide.
     """
 
-    at: jax.Array
-    start: jax.Array
-    frequencies: jax.Array
-    window: jax.Array
+    at: Int[Array, ""]
+    start: Int[Array, ""]
+    frequencies: Float[Array, " pairs"]
+    window: Int[Array, ""]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cache:
+    """What layers of a kind remember of the tokens before.
+
+    Attributes:
+      arrays: [layers, batch, capacity, ...] each, such as keys and values.
+      sliding: whether position p lies in slot p % capacity, so that the last ones only are kept;
+        else it lies in slot p.
+    """
+
+    arrays: tuple[jax.Array, ...]
+    sliding: bool = field(default=False, metadata={"static": True})
+
+    def extend(
+        self, turn: Turn, new: Sequence[jax.Array]
+    ) -> tuple[Cache, list[jax.Array], Int[Array, " slots"]]:
+        """Adds tokens to one layer's part.
+
+        Args:
+          new: [batch, time, ...] each, as `arrays`.
+
+        Returns:
+          The cache; what the layer's tokens may see of each array, [batch, slots, ...]; and the
+          position of every slot: negative or greater than a token's own where it holds nothing.
+        """
+        slots = jnp.arange(capacity := self.arrays[0].shape[2])
+        positions = turn.start + jnp.arange(new[0].shape[1])
+        arrays, seen = [], []
+        for array, entries in zip(self.arrays, new, strict=True):
+            if self.sliding:
+                layer = jax.lax.dynamic_index_in_dim(array, turn.at, keepdims=False)
+                seen.append(jnp.concatenate((layer, entries), axis=1))
+                kept = layer.at[:, positions[-capacity:] % capacity].set(entries[:, -capacity:])
+                array = jax.lax.dynamic_update_index_in_dim(array, kept, turn.at, 0)
+            else:
+                where = (turn.at, 0, turn.start, *(0 for _ in array.shape[3:]))
+                array = jax.lax.dynamic_update_slice(array, entries[None], where)
+                seen.append(jax.lax.dynamic_index_in_dim(array, turn.at, keepdims=False))
+            arrays.append(array)
+        if self.sliding:
+            before = turn.start - 1 - (turn.start - 1 - slots) % capacity
+            slots = jnp.concatenate((before, positions))
+        return replace(self, arrays=tuple(arrays)), seen, slots
 
 
 class Attention(nnx.Module):
@@ -57,9 +108,8 @@ class Attention(nnx.Module):
     def new_cache(self, layers: int, batch: int, capacity: int, dtype: jnp.dtype) -> Cache:
         """An empty cache of keys and values, of every position or of the window's."""
         slots = capacity if self.window is None else min(capacity, self.window)
-        empty = jnp.zeros(
-            (layers, batch, slots, self.config.num_kv_heads, self.config.head_dim), dtype
-        )
+        shape = (layers, batch, slots, self.config.num_kv_heads, self.config.head_dim)
+        empty = jnp.zeros(shape, dtype)
         return Cache(arrays=(empty, empty), sliding=self.window is not None)
 
     def __call__(
@@ -73,7 +123,7 @@ class Attention(nnx.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         positions = turn.start + jnp.arange(time)
         q, k = (rotate(each, positions, turn.frequencies) for each in (q, k))
-        cache, (keys, values), seen = cache.extend(turn.at, turn.start, (k, v))
+        cache, (keys, values), slots = cache.extend(turn, (k, v))
 
         grouped = q.reshape(batch, time, config.num_kv_heads, -1, config.head_dim)
         scores = jnp.einsum(
@@ -83,18 +133,11 @@ class Attention(nnx.Module):
             precision=PRECISION,
             preferred_element_type=jnp.float32,
         )
-        visible = _visible(seen, positions, turn.window if cache.sliding else None)
+        before = positions[:, None] - slots
+        visible = before >= 0
+        if cache.sliding:
+            visible &= (before < turn.window) & (slots >= 0)
         scores = jnp.where(visible, scores * config.head_dim**-0.5, -jnp.inf)
         weights = jax.nn.softmax(scores, axis=-1).astype(x.dtype)
         mixed = jnp.einsum("bkgts,bskd->btkgd", weights, values, precision=PRECISION)
         return self.o_proj(mixed.reshape(batch, time, -1)), cache
-
-
-def _visible(
-    seen: Int[Array, " slots"], positions: Int[Array, " time"], window: Int[Array, ""] | None
-) -> Array:
-    """bool[time, slots]: whether a token at a position sees what is in a slot."""
-    before = positions[:, None] - seen
-    if window is None:
-        return before >= 0
-    return (before >= 0) & (before < window) & (seen >= 0)

@@ -19,10 +19,9 @@ from jaxtyping import Array, Float, Int
 
 from jentropy import modes
 
-from .attention import Attention, Turn
-from .cache import Cache
+from .attention import Attention, Cache, Turn
 from .config import DecoderConfig, Layer
-from .kinds import Kinds, take
+from .kinds import members_of, run, take
 from .layers import MLP, Embed, Linear, RMSNorm
 from .rope import inverse_frequencies
 
@@ -78,14 +77,11 @@ class Decoder(nnx.Module):
     ):
         self.config = config
         self.compute_dtype = jnp.dtype(compute_dtype)
-        layers = config.layers()
-        self.kinds = Kinds.of(
-            (layer.kind, (weights or {}).get(n)) for n, layer in enumerate(layers)
-        )
+        layers, others = config.layers(), weights or {}
+        self.members = members_of((layer.kind, others.get(n)) for n, layer in enumerate(layers))
         self.embed_tokens = Embed(config.vocab_size, config.hidden_size, rngs=rngs)
-        self.layers = nnx.List(
-            [_stack(config, [layers[n] for n in m], rngs) for m in self.kinds.members]
-        )
+        stacks = ([layers[n] for n in members] for members in self.members)
+        self.layers = nnx.List([_stack(config, own, rngs) for own in stacks])
         self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.lm_head = (
             None
@@ -98,7 +94,7 @@ class Decoder(nnx.Module):
         """An empty cache for `capacity` positions: one of each kind of layers."""
         return tuple(
             stack.self_attn.new_cache(len(members), batch, capacity, self.compute_dtype)
-            for stack, members in zip(self.layers, self.kinds.members, strict=True)
+            for stack, members in zip(self.layers, self.members, strict=True)
         )
 
     @modes.standard
@@ -111,16 +107,16 @@ class Decoder(nnx.Module):
         """Final hidden states of tokens at positions start, start + 1, ..., and the cache."""
         start = jnp.asarray(start, jnp.int32)
         layers = self.config.layers()
-        tables = [_tables(self.config, [layers[n] for n in m]) for m in self.kinds.members]
+        tables = [_numbers(self.config, [layers[n] for n in m]) for m in self.members]
 
-        def step(kind: int, at: jax.Array, carry: tuple) -> tuple:
+        def step(kind: int, carry: tuple, at: jax.Array) -> tuple:
             x, cache = carry
             turn = Turn(at, start, *(table[at] for table in tables[kind]))
             x, own = take(self.layers[kind], at)(x, cache[kind], turn)
             return x, (*cache[:kind], own, *cache[kind + 1 :])
 
         x = self.embed_tokens(input_ids, self.compute_dtype)
-        x, cache = self.kinds.run(step, (x, cache))
+        x, cache = run(self.members, step, (x, cache))
         return self.norm(x), cache
 
     @modes.standard
@@ -145,7 +141,7 @@ def _stack(config: DecoderConfig, layers: list[Layer], rngs: nnx.Rngs) -> Block:
     return nnx.split_rngs(splits=len(layers))(make)(rngs)
 
 
-def _tables(config: DecoderConfig, layers: list[Layer]) -> tuple[jax.Array, jax.Array]:
+def _numbers(config: DecoderConfig, layers: list[Layer]) -> tuple[jax.Array, jax.Array]:
     """Numbers in which layers of one kind differ: frequencies and windows, a row each."""
     frequencies = [inverse_frequencies(layer.rope, config.head_dim) for layer in layers]
     windows = [layer.window or 0 for layer in layers]

@@ -2,59 +2,41 @@
 
 A model's layers come in patterns: all alike (Llama), five local ones and a global one (Gemma 3),
 dense ones before those with experts (DeepSeek). Loops run over what repeats, so that a program
-grows with the layers that differ and not with the layers.
+grows with the layers that differ and not with the layers. The members of a kind are the numbers
+of its layers, in the order in which they are stacked.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Int
 
 from jentropy.pallas_kernels import ResidentTensor
 
-C = TypeVar("C")
-Step = Callable[[int, Int[Array, ""], C], C]
+Members = tuple[tuple[int, ...], ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Kinds:
-    """Which layers share a stack.
+def members_of(layers: Iterable[Hashable]) -> Members:
+    """The members of every kind.
 
-    Attributes:
-      members: of every kind, the numbers of its layers in the order in which they are stacked.
+    Args:
+      layers: of each what it must have in common with others of its kind.
+
+    Example:
+      >>> members_of(["local", "local", "global", "local"])
+      ((0, 1, 3), (2,))
     """
-
-    members: tuple[tuple[int, ...], ...]
-
-    @classmethod
-    def of(cls, layers: Iterable[Hashable]) -> Kinds:
-        """Layers by what they must have in common, first layer first."""
-        members: dict[Hashable, list[int]] = {}
-        for number, layer in enumerate(layers):
-            members.setdefault(layer, []).append(number)
-        return cls(members=tuple(map(tuple, members.values())))
-
-    def run(self, step: Step[C], carry: C) -> C:
-        """carry = step(kind, place in its stack, carry) for every layer in order."""
-        layers = sorted(
-            (number, kind, at)
-            for kind, numbers in enumerate(self.members)
-            for at, number in enumerate(numbers)
-        )
-        places = np.array([at for _, _, at in layers], np.int32)
-        for runs, repeats in periods([kind for _, kind, _ in layers]):
-            size = sum(count for _, count in runs)
-            here, places = places[: repeats * size], places[repeats * size :]
-            carry = _loop(_period(step, runs), carry, jnp.asarray(here.reshape(repeats, size)))
-        return carry
+    members: dict[Hashable, list[int]] = {}
+    for number, layer in enumerate(layers):
+        members.setdefault(layer, []).append(number)
+    return tuple(map(tuple, members.values()))
 
 
 def periods(kinds: Sequence[int]) -> list[tuple[list[tuple[int, int]], int]]:
@@ -72,30 +54,40 @@ def periods(kinds: Sequence[int]) -> list[tuple[list[tuple[int, int]], int]]:
     while runs:
         repeats = {
             size: next(i for i in itertools.count(1) if runs[i * size :][:size] != runs[:size])
-            for size in range(1, len(runs) + 1)
+            for size in range(len(runs), 0, -1)
         }
-        size = max(repeats, key=lambda size: (repeats[size] > 1, repeats[size] * size, -size))
-        size = size if repeats[size] > 1 else 1
+        # The shortest period of what most runs repeat; a run where nothing does.
+        size = max(repeats, key=lambda size: (repeats[size] > 1) * repeats[size] * size or 1 / size)
         parts.append((runs[:size], repeats[size]))
         runs = runs[size * repeats[size] :]
     return parts
 
 
-def _loop(step: Callable[[C, Any], C], carry: C, each: Array) -> C:
+def run(members: Members, step: Callable[..., Any], carry: Any) -> Any:
+    """carry = step(kind, carry, its place in the kind's stack) for every layer in order."""
+    layers = sorted((n, kind, at) for kind, m in enumerate(members) for at, n in enumerate(m))
+    places = jnp.array([at for _, _, at in layers], jnp.int32)
+    for runs, repeats in periods([kind for _, kind, _ in layers]):
+        end = repeats * sum(count for _, count in runs)
+        here, places = places[:end].reshape(repeats, -1), places[end:]
+        carry = _loop(partial(_period, step, runs), carry, here)
+    return carry
+
+
+def _period(
+    step: Callable[..., Any], runs: Sequence[tuple[int, int]], carry: Any, places: Array
+) -> Any:
+    for kind, count in runs:
+        here, places = places[:count], places[count:]
+        carry = _loop(partial(step, kind), carry, here)
+    return carry
+
+
+def _loop(step: Callable[[Any, Array], Any], carry: Any, each: Array) -> Any:
     """A loop over the first axis, which compiles its step once; a single step needs none."""
-    if each.shape[0] == 1:
+    if len(each) == 1:
         return step(carry, each[0])
     return jax.lax.scan(lambda carry, one: (step(carry, one), None), carry, each)[0]
-
-
-def _period(step: Step[C], runs: Sequence[tuple[int, int]]) -> Callable[[C, Array], C]:
-    def period(carry: C, places: Int[Array, " layers"]) -> C:
-        for kind, count in runs:
-            here, places = places[:count], places[count:]
-            carry = _loop(lambda carry, at, kind=kind: step(kind, at, carry), carry, here)
-        return carry
-
-    return period
 
 
 def take(stack: nnx.Module, at: Int[Array, ""]) -> nnx.Module:
@@ -113,5 +105,5 @@ def take(stack: nnx.Module, at: Int[Array, ""]) -> nnx.Module:
         )
 
     graph, state = nnx.split(stack)
-    is_weight = lambda node: isinstance(node, ResidentTensor)  # noqa: E731
-    return nnx.merge(graph, jax.tree.map(one, state, is_leaf=is_weight))
+    is_resident = lambda node: isinstance(node, ResidentTensor)  # noqa: E731
+    return nnx.merge(graph, jax.tree.map(one, state, is_leaf=is_resident))

@@ -4,43 +4,38 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jentropy import formats, modes
+from jentropy import pallas_kernels as kernels
 from jentropy.checkpoints import Checkpoint, CompressedCheckpoint, Tensor, open_checkpoint
 from jentropy.checkpoints.contents import CONFIG, read_json
 from jentropy.checkpoints.progress import Progress, expect
 from jentropy.errors import InputError, UnsupportedError
-from jentropy.formats import QuantizedTensor
-from jentropy.pallas_kernels import default_backend
 from jentropy.pallas_kernels.filling import likeness, put
-from jentropy.pallas_kernels.laying_out import lay_out
 
-from .architectures import ARCHITECTURES, OTHER_NAMES, Architecture
-from .architectures.architecture import PREFIX
-from .config import DecoderConfig
+from .architectures import ARCHITECTURES, OTHER_NAMES
+from .config import Architecture, DecoderConfig
 from .declared import refuse_online
 from .decoder import Decoder
-from .harmless import HARMLESS
-from .keys import Keys, refuse_unread
-from .names import Place, places
+from .keys import Keys, known, refuse_unread
+from .names import LAYERS, Place, places
 
 _SHOWN = 4  # failures named in a message
-_HEAD, _TABLE = "lm_head.weight", "embed_tokens."
+_HEAD = "lm_head.weight"
 _ADAPTER = "adapter_config.json"  # whose weights other loaders would add to the model's
 _GENERATED = ("eos_token_id", "pad_token_id")  # what `generation_config.json` may tell
 # Keys that other tools write beside the weights; the model derives what they hold.
 _DERIVED = ("rotary_emb.inv_freq",)
 # Factors of a layer's input, which its product from the weight alone would lack.
 _FACTORS = ("act_pre_scale", "pre_quant_scale")
-
-Places = Mapping[str, list[Place]]  # by names of the checkpoint's weights
 
 
 def read_config(checkpoint: Checkpoint) -> tuple[Architecture, DecoderConfig]:
@@ -53,55 +48,51 @@ def read_config(checkpoint: Checkpoint) -> tuple[Architecture, DecoderConfig]:
     config = checkpoint.config
     if config is None:
         raise InputError("no config.json", file=checkpoint.source, hint="a model needs one")
-    classes, kind = config.get("architectures"), config.get("model_type")
-    told = classes[0] if isinstance(classes, list) and classes else classes or kind
-    name = OTHER_NAMES.get(told, told) if isinstance(told, str) else ""
-    if name not in ARCHITECTURES:
-        raise UnsupportedError(
-            "architecture",
-            file=checkpoint.source,
-            expected=" or ".join(ARCHITECTURES),
-            found=repr(told),
-        )
-    if kind is not None and OTHER_NAMES.get(str(kind)) != name:
-        raise UnsupportedError(
-            "config.json: model_type",
-            file=checkpoint.source,
-            expected=f"that of {name}",
-            found=repr(kind),
-        )
-    if checkpoint.read_text(_ADAPTER) is not None:
-        raise UnsupportedError(
-            _ADAPTER,
-            file=checkpoint.source,
-            expected="a model without an adapter",
-            found="one",
-            hint="merge it into the weights; if it is no part of them, remove the file",
-        )
     text = checkpoint.read_text(CONFIG)
     content = config if text is None else read_json(checkpoint.source / CONFIG, text)
     keys = Keys({**content, **{key: config.get(key) for key in _GENERATED}})
-    if any(key.startswith("AutoModel") for key in keys.get("auto_map") or ()):
-        raise UnsupportedError(
-            "config.json: auto_map",
-            file=checkpoint.source,
-            expected="no model of its own code",
-            found=repr(config["auto_map"]),
-            hint=f"if {name} computes the same, take the key out of the config",
-        )
     try:
+        name = _name(config)
+        if any(key.startswith("AutoModel") for key in keys.get("auto_map") or ()):
+            raise UnsupportedError(
+                "config.json: auto_map",
+                expected="no model of its own code",
+                found=repr(config["auto_map"]),
+                hint=f"if {name} computes the same, take the key out of the config",
+            )
+        if checkpoint.read_text(_ADAPTER) is not None:
+            raise UnsupportedError(
+                _ADAPTER,
+                expected="a model without an adapter",
+                found="one",
+                hint="merge it into the weights; if it is no part of them, remove the file",
+            )
         made = ARCHITECTURES[name].config(keys)
-        refuse_unread(content, keys.read, HARMLESS, f"config.json of {name}")
+        refuse_unread(content, keys.read, known("config"), f"config.json of {name}")
+        refuse_online(checkpoint, content)
     except InputError as error:
         raise error.at(file=checkpoint.source) from error
-    refuse_online(checkpoint, content)
     return ARCHITECTURES[name], made
+
+
+def _name(config: Mapping[str, Any]) -> str:
+    """The key in `ARCHITECTURES` of what a config names as its class and its type of model."""
+    classes, kind = config.get("architectures"), config.get("model_type")
+    told = classes[0] if isinstance(classes, list) and classes else classes or kind
+    name = OTHER_NAMES.get(told, told) if isinstance(told, str) else ""
+    if name not in ARCHITECTURES or (kind is not None and OTHER_NAMES.get(str(kind)) != name):
+        raise UnsupportedError(
+            "architecture",
+            expected=f"{' or '.join(ARCHITECTURES)} and its model_type",
+            found=f"{told!r} and {kind!r}",
+        )
+    return name
 
 
 @modes.detached
 def load(
     path: str | Path,
-    mesh: jax.sharding.Mesh | None = None,
+    mesh: Mesh | None = None,
     compute_dtype: Any = None,
     *,
     progress: Progress | None = None,
@@ -122,7 +113,7 @@ def load(
 
     Weights are all that is read as quantised: activations and the cache are not, whatever the
     config declares of them. A key of the config that is neither read nor known to change nothing
-    (`models/harmless.py`) is refused, and so are rotations, transforms and adapters.
+    (`models/known_keys.toml`) is refused, and so are rotations, transforms and adapters.
 
     Args:
       path: a directory in Hugging Face form, its safetensors file, a compressed checkpoint made of
@@ -149,103 +140,93 @@ def load(
     """
     checkpoint = open_checkpoint(path)
     architecture, config = read_config(checkpoint)
-    tensors = [checkpoint.tensor(name) for name in checkpoint.names()]
+    tensors = {name: checkpoint.tensor(name) for name in checkpoint.names()}
     if compute_dtype is None:
-        is_bf16 = any(tensor.format == "BF16" for tensor in tensors)
+        is_bf16 = any(tensor.format == "BF16" for tensor in tensors.values())
         compute_dtype = jnp.bfloat16 if is_bf16 else jnp.float32
-    is_flat = any(tensor.name.startswith(_TABLE) for tensor in tensors)
+    # XLA does not split a kernel over a mesh; it does what the reference backend is made of.
+    backend = kernels.default_backend() if mesh is None else "reference"
 
-    def build(weights: Mapping[int, Hashable]) -> tuple[Decoder, Places]:
+    def make(tensor: Tensor, codes: Any, place: Place) -> Any:
+        if isinstance(checkpoint, CompressedCheckpoint):
+            whole = formats.QuantizedTensor(number_format=tensor.number_format, codes=dict(codes))
+            weight = kernels.to_resident(place.of_quantized(whole), backend)
+        else:
+            is_plain = tensor.dtype is not None
+            dense = tensor.values(codes) if is_plain else tensor.dequantize(compute_dtype, codes)
+            weight = jnp.asarray(place.of_array(dense))
+        return weight if mesh is None else _spread(weight, mesh)
+
+    def build(
+        weights: Mapping[int, Hashable],
+    ) -> tuple[Decoder, Mapping[str, list[Place]], list[str]]:
         model = nnx.eval_shape(
             lambda: Decoder(config, compute_dtype=compute_dtype, rngs=nnx.Rngs(0), weights=weights)
         )
-        named = places_of(model, architecture)
-        return model, {n.removeprefix(PREFIX) if is_flat else n: p for n, p in named.items()}
+        parameters = nnx.to_flat_state(nnx.state(model, nnx.Param))
+        shapes = {path: tuple(variable.get_value().shape) for path, variable in parameters}
+        return model, *places(tensors, architecture.names, shapes, model.members)
 
-    compressed = isinstance(checkpoint, CompressedCheckpoint)
-    # XLA does not split a kernel over a mesh; it does what the reference backend is made of.
-    backend = default_backend() if mesh is None else "reference"
-
-    def make(tensor: Tensor, codes: Any, place: Place) -> Any:
-        if compressed:
-            whole = QuantizedTensor(number_format=tensor.number_format, codes=dict(codes))
-            weight = lay_out(place.of_quantized(whole), backend)
-        elif tensor.dtype is not None:
-            weight = jnp.asarray(place.of_array(tensor.values(codes)))
-        else:
-            weight = jnp.asarray(place.of_array(tensor.dequantize(compute_dtype, codes)))
-        return weight if mesh is None else _spread(weight, mesh)
-
-    _, named = build({})
-    _check(checkpoint, config, named)
-    alike: dict[str, Hashable] = {t.name: (t.number_format, t.dtype) for t in tensors}
+    model, named, missing = build({})
+    _check(checkpoint, config, tensors, named, missing)
+    alike: dict[str, Hashable] = {n: (t.number_format, t.dtype) for n, t in tensors.items()}
     for _ in range(2):
-        model, named = build(_by_layer(named, alike))
-        expect(progress, sum(math.prod(tensor.shape) for tensor in tensors))
-        filled = _fill(checkpoint, named, make, alike, progress)
-        if filled is not None:
-            state = nnx.state(model, nnx.Param)
-            for path, variable in nnx.to_flat_state(state):
-                variable.set_value(filled[path])
-            nnx.update(model, state)
+        weights = defaultdict(list)  # what those of every layer share with others of its stack
+        for name, parts in named.items():
+            for place in parts:
+                if place.path[0] == LAYERS:
+                    layer = model.members[place.path[1]][place.index[0]]
+                    weights[layer].append(alike[name])
+        model, named, _ = build({layer: tuple(own) for layer, own in weights.items()})
+        expect(progress, sum(math.prod(tensor.shape) for tensor in tensors.values()))
+        if filled := _fill(checkpoint, named, make, alike, progress):
+            nnx.update(model, nnx.from_flat_state(filled))
             return model
     raise UnsupportedError(
         "experts of a layer", file=checkpoint.source, expected="one layout", found="several"
     )
 
 
-def places_of(model: Decoder, architecture: Architecture) -> dict[str, list[Place]]:
-    """Every weight of a model by its name in checkpoints."""
-    parameters = nnx.to_flat_state(nnx.state(model, nnx.Param))
-    shapes = {path: tuple(variable.get_value().shape) for path, variable in parameters}
-    return places(shapes, model.kinds.members, architecture.names)
-
-
-def _by_layer(named: Places, alike: Mapping[str, Hashable]) -> dict[int, Hashable]:
-    """What the weights of every layer must have in common with those of others in its stack."""
-    layers = defaultdict(list)
-    for name, parts in named.items():
-        for place in parts:
-            layers[place.layer].append(alike[name])
-    return {layer: tuple(weights) for layer, weights in layers.items() if layer is not None}
-
-
 def _fill(
     checkpoint: Checkpoint,
-    named: Places,
+    named: Mapping[str, Sequence[Place]],
     make: Callable[[Tensor, Any, Place], Any],
     alike: dict[str, Hashable],
     progress: Progress | None,
 ) -> dict[tuple, Any] | None:
-    """Values of all parameters by path; None, and `alike` renewed, if a stack's weights differ."""
+    """Values of all parameters by path; None if weights of a stack are not alike.
+
+    Args:
+      alike: is given the likeness of every weight, by its name.
+    """
     filled: dict[tuple, Any] = {}
-    firsts: dict[tuple, Hashable] = {}
-    fits = True
+    kinds = defaultdict(set)
     for tensor, codes in checkpoint.read_all():
         if progress:
             progress(math.prod(tensor.shape))
         for place in named.get(tensor.name, ()):  # none of what `_check` let pass
             weight = make(tensor, codes, place)
             alike[tensor.name] = likeness(weight)
-            fits &= firsts.setdefault(place.path, alike[tensor.name]) == alike[tensor.name]
-            if not fits:
-                filled.clear()
-            elif place.axes:
+            kinds[place.path].add(alike[tensor.name])
+            if len(kinds[place.path]) == 1:
                 stack = filled.pop(place.path, None)
                 filled[place.path] = put(stack, place.axes, place.index, weight)
-            else:
-                filled[place.path] = weight
-    return filled if fits else None
+    return filled if all(len(found) == 1 for found in kinds.values()) else None
 
 
-def _check(checkpoint: Checkpoint, config: DecoderConfig, named: Places) -> None:
+def _check(
+    checkpoint: Checkpoint,
+    config: DecoderConfig,
+    tensors: Mapping[str, Tensor],
+    named: Mapping[str, Sequence[Place]],
+    missing: Sequence[str],
+) -> None:
     """Collects everything that does not fit before it complains."""
-    tensors = {name: checkpoint.tensor(name) for name in checkpoint.names()}
     # Quantised weights that nothing explains: what lies in a module may be the one that is missing.
     unread = {name: tensor.note for name, tensor in tensors.items() if tensor.note}
     modules = {name.rpartition(".")[0]: name for name in unread}
     failures = []
-    for name in sorted(named.keys() - tensors.keys()):
+    for name in sorted(missing):
         raw = modules.get(name.rpartition(".")[0])
         why = f": {raw} is kept as RAW codes ({unread[raw]})" if raw else ""
         failures.append(f"missing {name}{why}")
@@ -255,16 +236,17 @@ def _check(checkpoint: Checkpoint, config: DecoderConfig, named: Places) -> None
             failures.append(f"{name} scales the input of its layer, which this model does not do")
         elif not (tied or name.endswith(_DERIVED) or _adds_nothing(tensors[name])):
             failures.append(f"unexpected {name}")
-    for name in named.keys() & tensors.keys():
-        tensor, shape = tensors[name], named[name][0].shape
+    for name, (place, *_) in named.items():
+        tensor = tensors[name]
         if tensor.format == formats.RAW:
             why = tensor.note or f"dtype {tensor.dtype}, which no format describes"
             failures.append(f"{name} is kept as RAW codes ({why})")
-        elif tensor.shape != shape:
-            failures.append(f"{name} has shape {list(tensor.shape)} instead of {list(shape)}")
+        elif tensor.shape != place.shape:
+            shapes = f"{list(tensor.shape)} instead of {list(place.shape)}"
+            failures.append(f"{name} has shape {shapes}")
     if failures:
         hint = checkpoint.notes[0] if checkpoint.notes else None
-        if _HEAD in named and _HEAD not in tensors:
+        if _HEAD in missing:
             hint = "logits need an output projection, or tie_word_embeddings in config.json"
         more = f"; and {len(failures) - _SHOWN} more" if len(failures) > _SHOWN else ""
         raise InputError(
@@ -281,12 +263,12 @@ def _adds_nothing(tensor: Tensor) -> bool:
     )
 
 
-def _spread(weight: Any, mesh: jax.sharding.Mesh) -> Any:
+def _spread(weight: Any, mesh: Mesh) -> Any:
     """Arrays split by their first axis over the whole mesh where it divides them, else copied."""
 
     def place(array: jax.Array) -> jax.Array:
         divides = array.ndim > 1 and array.shape[0] % mesh.size == 0
-        spec = jax.sharding.PartitionSpec(*([tuple(mesh.axis_names)] if divides else []))
-        return jax.device_put(array, jax.sharding.NamedSharding(mesh, spec))
+        spec = PartitionSpec(tuple(mesh.axis_names)) if divides else PartitionSpec()
+        return jax.device_put(array, NamedSharding(mesh, spec))
 
     return jax.tree.map(place, weight)

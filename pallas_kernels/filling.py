@@ -51,7 +51,7 @@ def put(
 
     Args:
       stack: what `put` gave last; None: nothing.
-      axes: sizes of the stack's axes.
+      axes: sizes of the stack's axes; none: there is one weight, which is given back.
       index: which weight of the stack it is.
       weight: alike (`likeness`) all others of the stack.
 
@@ -61,6 +61,8 @@ def put(
       >>> stack.shape, float(stack.sum())
       ((3, 2, 2), 4.0)
     """
+    if not axes:
+        return weight
     if not isinstance(weight, ResidentTensor):
         stacked = _empty(weight, axes) if stack is None else stack
         return _write({"": stacked}, {"": weight}, np.array(index, np.int32))[""]

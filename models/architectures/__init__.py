@@ -8,7 +8,8 @@ what tells its layers apart a field of `Layer`.
 
 from __future__ import annotations
 
-from .architecture import Architecture
+from jentropy.models.config import Architecture
+
 from .llama import LLAMA
 from .qwen3 import QWEN3
 
@@ -18,5 +19,3 @@ ARCHITECTURES: dict[str, Architecture] = {
 }
 # `model_type`, and the class that is saved without an output projection.
 OTHER_NAMES = {other: name for name, made in ARCHITECTURES.items() for other in made.other_names}
-
-__all__ = ["ARCHITECTURES", "OTHER_NAMES", "Architecture"]

@@ -27,7 +27,6 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from jentropy.models.architectures.qwen3 import QWEN3
 from jentropy.models.decoder import Decoder
-from jentropy.models.loading import places_of
 
 END = "<|endoftext|>"
 BATCH, CONTEXT = 4, 256  # sequences of a step, tokens of a sequence
@@ -143,11 +142,14 @@ def train(steps: int, data: np.ndarray, held_out: np.ndarray) -> tuple[Decoder, 
 def save(model: Decoder, tokenizer: Tokenizer, log: list[dict], out: Path) -> None:
     """Writes the checkpoint in Hugging Face form."""
     out.mkdir(parents=True, exist_ok=True)
-    state = dict(nnx.to_flat_state(nnx.state(model, nnx.Param)))
-    tensors = {
-        name: state[place.path].get_value()[place.index].astype(jnp.bfloat16)
-        for name, (place,) in places_of(model, QWEN3).items()
-    }
+    tensors = {}
+    for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)):
+        value = variable.get_value().astype(jnp.bfloat16)
+        if path[0] == "layers":  # a stack of all of them
+            name = ".".join(path[2:])
+            tensors |= {f"model.layers.{n}.{name}": layer for n, layer in enumerate(value)}
+        else:
+            tensors[f"model.{'.'.join(path)}"] = value
     save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
     tokenizer.save(str(out / "tokenizer.json"))
     (out / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n")
