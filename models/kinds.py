@@ -54,7 +54,7 @@ def periods(kinds: Sequence[int]) -> list[tuple[list[tuple[int, int]], int]]:
     while runs:
         repeats = {
             size: next(i for i in itertools.count(1) if runs[i * size :][:size] != runs[:size])
-            for size in range(len(runs), 0, -1)
+            for size in range(1, len(runs) + 1)
         }
         # The shortest period of what most runs repeat; a run where nothing does.
         size = max(repeats, key=lambda size: (repeats[size] > 1) * repeats[size] * size or 1 / size)
