@@ -8,8 +8,6 @@ code 1.
 
 from __future__ import annotations
 
-from typing import Self
-
 
 class JentropyError(Exception):
     """Base of every error that jentropy raises on purpose."""
@@ -51,7 +49,7 @@ class InputError(JentropyError):
             parts.append(f" ({hint})")
         super().__init__("".join(parts).replace("\n", " "))
 
-    def at(self, *, file: object = None, tensor: str | None = None) -> Self:
+    def at(self, *, file: object = None, tensor: str | None = None) -> InputError:
         """The same error with the place that it lacks."""
         return type(self)(
             self.what,

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from .config import DecoderConfig, Layer
@@ -105,7 +106,7 @@ class Attention(nnx.Module):
             self.q_norm = RMSNorm(config.head_dim, eps=config.rms_norm_eps)
             self.k_norm = RMSNorm(config.head_dim, eps=config.rms_norm_eps)
 
-    def new_cache(self, layers: int, batch: int, capacity: int, dtype: jnp.dtype) -> Cache:
+    def new_cache(self, layers: int, batch: int, capacity: int, dtype: DTypeLike) -> Cache:
         """An empty cache of keys and values, of every position or of the window's."""
         slots = capacity if self.window is None else min(capacity, self.window)
         shape = (layers, batch, slots, self.config.num_kv_heads, self.config.head_dim)

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from jentropy import modes
@@ -71,7 +72,7 @@ class Decoder(nnx.Module):
         self,
         config: DecoderConfig,
         *,
-        compute_dtype: jnp.dtype = jnp.bfloat16,
+        compute_dtype: DTypeLike = jnp.bfloat16,
         rngs: nnx.Rngs,
         weights: Mapping[int, Hashable] | None = None,
     ):
@@ -100,7 +101,7 @@ class Decoder(nnx.Module):
     @modes.standard
     def hidden(
         self,
-        input_ids: Int[Array, "batch time"],
+        input_ids: Int[Array | np.ndarray, "batch time"],
         cache: tuple[Cache, ...],
         start: Int[Array, ""] | int,
     ) -> tuple[Float[Array, "batch time width"], tuple[Cache, ...]]:
@@ -128,7 +129,7 @@ class Decoder(nnx.Module):
 
     @modes.standard
     def __call__(
-        self, input_ids: Int[Array, "batch time"]
+        self, input_ids: Int[Array | np.ndarray, "batch time"]
     ) -> Float[Array, "batch time vocabulary"]:
         return _logits(*nnx.split(self), input_ids)
 
@@ -149,7 +150,9 @@ def _numbers(config: DecoderConfig, layers: list[Layer]) -> tuple[jax.Array, jax
 
 
 @partial(jax.jit, static_argnums=0)
-def _logits(graph: nnx.GraphDef, state: nnx.State, ids: Int[Array, "batch time"]) -> jax.Array:
+def _logits(
+    graph: nnx.GraphDef, state: nnx.State, ids: Int[Array | np.ndarray, "batch time"]
+) -> jax.Array:
     """Logits of whole sequences, compiled once for each shape."""
 
     def run(state: nnx.State, ids: jax.Array) -> jax.Array:

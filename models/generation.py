@@ -7,6 +7,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Int
 
@@ -19,7 +20,7 @@ from .decoder import Decoder
 @modes.standard
 def generate(
     model: Decoder,
-    input_ids: Int[Array, "batch time"],
+    input_ids: Int[Array | np.ndarray, "batch time"],
     *,
     max_new_tokens: int,
     temperature: float = 0.0,

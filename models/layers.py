@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from jentropy import pallas_kernels as kernels
@@ -23,7 +25,7 @@ ACTIVATIONS = {
 }
 
 
-def _product(x: jax.Array, weight: nnx.Param, out_dtype: jnp.dtype | None) -> jax.Array:
+def _product(x: jax.Array, weight: nnx.Param, out_dtype: DTypeLike | None) -> jax.Array:
     """x W^T; activations in float32 stay so on every backend."""
     w = weight.get_value()
     return kernels.matmul(x, w, transpose_w=True, out_dtype=out_dtype, precision="highest")
@@ -44,7 +46,7 @@ class Linear(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((outputs,))) if use_bias else None
 
     def __call__(
-        self, x: Float[Array, "*batch inputs"], out_dtype: jnp.dtype | None = None
+        self, x: Float[Array, "*batch inputs"], out_dtype: DTypeLike | None = None
     ) -> Float[Array, "*batch outputs"]:
         y = _product(x, self.weight, out_dtype)
         return y if self.bias is None else y + self.bias.get_value().astype(y.dtype)
@@ -56,11 +58,13 @@ class Embed(nnx.Module):
     def __init__(self, vocabulary: int, width: int, *, rngs: nnx.Rngs):
         self.weight = nnx.Param(INIT_STD * jax.random.normal(rngs.params(), (vocabulary, width)))
 
-    def __call__(self, ids: Int[Array, "*batch"], dtype: jnp.dtype) -> Float[Array, "*batch width"]:
+    def __call__(
+        self, ids: Int[Array | np.ndarray, "*batch"], dtype: DTypeLike
+    ) -> Float[Array, "*batch width"]:
         return kernels.take_rows(self.weight.get_value(), ids, dtype)
 
     def attend(
-        self, x: Float[Array, "*batch width"], out_dtype: jnp.dtype | None = None
+        self, x: Float[Array, "*batch width"], out_dtype: DTypeLike | None = None
     ) -> Float[Array, "*batch vocabulary"]:
         return _product(x, self.weight, out_dtype)
 

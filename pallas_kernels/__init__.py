@@ -1,12 +1,11 @@
 """Kernels that run from compressed weights, imported as `jentropy.pallas_kernels`."""
 
-from .abstract import abstract_weight
+from .api import decode, matmul, take_rows
 from .backends import default_backend
 from .conversion import to_resident
-from .decode.api import decode, take_rows
-from .decode_matmul.api import matmul
 from .layouts import LAYOUTS
 from .resident import ResidentTensor
+from .variants import abstract_weight
 
 __all__ = [
     "LAYOUTS",

@@ -15,23 +15,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jentropy import formats, modes
-from jentropy.formats import Format, QuantizedTensor
+from jentropy import modes
+from jentropy.formats import Format
 
-from . import gpu_targets
-from .decode.api import decode
-from .decode_matmul.api import matmul
+from .api import decode, matmul
 from .laying_out import lay_out
-from .targets import KINDS, current_kind
+from .layouts import LAYOUTS
+from .targets import backend_of
+from .variants import VARIANTS, weight_of
 
 logger = logging.getLogger(__name__)
 
-BACKENDS = ("reference", "tpu", "gpu")
-# Of the weights that are tried: an element of each kind that kernels read in a way of its own.
-TRIED = {
-    "tpu": (formats.FORMATS["BF16"], formats.FP8_ROW, formats.INT4_GROUP),
-    "gpu": (formats.FORMATS["BF16"],),
-}
 ROWS, SHAPE = 8, (256, 512)  # of x; of the weights, as they are stored
 TOLERANCE = 1e-3  # of the largest product with the same row of weights
 
@@ -48,23 +42,29 @@ def default_backend() -> str:
 
 def suitable_backend() -> str:
     """The same, but for whether its kernels work."""
-    if current_kind() in KINDS:
-        return "tpu"
-    return "gpu" if gpu_targets.runs_on(jax.devices()[0]) else "reference"
+    return backend_of(jax.devices()[0])
+
+
+def has_kernels(backend: str, number_format: Format) -> bool:
+    """Whether a layout of the backend's own holds a format."""
+    layouts = (layout for layout in LAYOUTS.values() if layout.backend == backend)
+    return any(layout.holds(number_format) for layout in layouts)
 
 
 @functools.cache
 def trouble(backend: str, interpret: Any = False) -> str:
     """What is wrong with a backend's kernels here, which is logged too; nothing if they work."""
-    for number_format in TRIED[backend]:
+    for name, variant in VARIANTS.items():
+        if not variant.trial or not has_kernels(backend, variant.number_format):
+            continue
         try:
-            found = _wrong(backend, number_format, interpret)
+            reason = _wrong(backend, variant.number_format, interpret)
         except Exception as error:  # whatever compilers, drivers and runtimes raise
-            found = f"{type(error).__name__}: {error}".partition("\n")[0]
-        if found:
+            reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        if reason:
             message = (
-                f"the kernels of backend {backend!r} do not work here ({number_format.name}: "
-                f"{found:.300}); products decode the weight in plain JAX"
+                f"the kernels of backend {backend!r} do not work here ({name}: "
+                f"{reason:.300}); products decode the weight in plain JAX"
             )
             logger.warning(message)
             return message
@@ -77,10 +77,7 @@ def _wrong(backend: str, number_format: Format, interpret: Any) -> str:
     dense = rng.standard_normal(SHAPE) * 0.02
     dense[::37, ::41] *= 2.0**12  # escapes of window12
     dense[5, 7:11] = -0.0
-    weight: Any = jnp.asarray(dense, jnp.bfloat16)
-    if number_format.parameters:
-        codes = formats.quantize(weight.astype(jnp.float32), number_format)
-        weight = QuantizedTensor(number_format=number_format, codes=codes)
+    weight = weight_of(number_format, jnp.asarray(dense, jnp.bfloat16))
     packed = lay_out(weight, backend)
     expected = decode(lay_out(weight, "reference"), jnp.float32)
     decoded = decode(packed, jnp.float32, interpret)

@@ -17,10 +17,11 @@ from jentropy.containers.trees import (
     on_accelerator,
 )
 from jentropy.errors import InputError, UnsupportedError
-from jentropy.formats import is_quantized
+from jentropy.formats import QuantizedTensor
 
-from .backends import BACKENDS, default_backend
+from .backends import default_backend
 from .laying_out import is_abstract, lay_out
+from .layouts import BACKENDS
 from .resident import ResidentTensor
 
 
@@ -86,7 +87,7 @@ def to_resident(packed: Any, backend: str | None = None, *, reduce_axis: int = -
         raise InputError("reduce_axis", expected="-1 or -2", found=reduce_axis)
 
     def is_leaf(node: Any) -> bool:
-        return containers.is_compressed(node) or is_quantized(node)
+        return containers.is_compressed(node) or isinstance(node, QuantizedTensor)
 
     def convert(path: tuple, leaf: Any) -> Any:
         try:
@@ -98,14 +99,16 @@ def to_resident(packed: Any, backend: str | None = None, *, reduce_axis: int = -
 
 
 @modes.detached
-def _leaf_to_resident(leaf: Any, backend: str, reduce_axis: int) -> ResidentTensor | jax.Array:
+def _leaf_to_resident(
+    leaf: Any, backend: str, reduce_axis: int
+) -> ResidentTensor | jax.Array | jax.ShapeDtypeStruct:
     if any(isinstance(part, jax.core.Tracer) for part in jax.tree.leaves(leaf)):
         raise modes.traced(
             "call to_resident outside of them; for an abstract weight give it jax.ShapeDtypeStruct"
         )
     if type(leaf) in (bool, int, float, complex):  # as JAX takes Python's numbers
         return jnp.asarray(leaf)
-    if is_quantized(leaf) or is_abstract(leaf):
+    if isinstance(leaf, QuantizedTensor) or is_abstract(leaf):
         return lay_out(leaf, backend, reduce_axis)
     values = decompress_where(leaf, on_accelerator) if containers.is_compressed(leaf) else leaf
     if is_python(values) or is_key(values):

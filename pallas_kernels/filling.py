@@ -6,7 +6,7 @@ depend on numbers, window12's escapes, are filled up to the longest of the stack
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable
 from dataclasses import replace
 from functools import partial
 
@@ -15,29 +15,20 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from .layouts.tpu_window12 import NONE
 from .resident import ResidentTensor
-
-# Lists by layout: the axis that they grow along, and what fills them up, over and over.
-LISTS: Mapping[str, Mapping[str, tuple[int, tuple[int, ...]]]] = {
-    "reference_window12": {"escape_columns": (-1, (0,)), "escape_codes": (-1, (0,))},
-    "tpu_window12": {"escapes": (-2, (NONE, 0)), "special": (-1, (0,))},
-    "gpu_window12": {"escapes": (-1, (0,))},
-}
-LARGEST = {"row_escapes", "shift", "inline"}  # options of these that serve a stack if the largest
 
 
 def likeness(weight: ResidentTensor | jax.Array) -> Hashable:
     """What the weights of a stack have in common."""
     if not isinstance(weight, ResidentTensor):
         return weight.dtype, weight.shape
-    lists = LISTS.get(weight.layout, {})
+    lists, largest = weight.record.lists, weight.record.largest
     arrays = [
         (name, array.dtype, None if name in lists else array.shape)
         for name, array in sorted(weight.arrays.items())
     ]
-    options = [(name, n) for name, n in weight.options if not (lists and name in LARGEST)]
-    rest = weight.layout, weight.number_format, weight.logical, weight.turned
+    options = [(name, n) for name, n in weight.options if name not in largest]
+    rest = weight.layout, weight.number_format, weight.logical, weight.transposed
     return *rest, *arrays, *options
 
 
@@ -70,7 +61,7 @@ def put(
     if stack is None:
         stack = replace(weight, arrays={name: _empty(a, axes) for name, a in arrays.items()})
     stacked = dict(stack.arrays)
-    for name, (axis, filler) in LISTS.get(weight.layout, {}).items():
+    for name, (axis, filler) in weight.record.lists.items():
         if name in arrays:
             most = max(arrays[name].shape[axis], stacked[name].shape[axis])
             arrays[name], stacked[name] = (

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 from jentropy import formats, modes
 from jentropy.containers.trees import as_array, decompress_where, on_accelerator
 from jentropy.errors import UnsupportedError
-from jentropy.formats import QuantizedTensor, is_quantized
+from jentropy.formats import QuantizedTensor
 
-from .layouts import LAYOUTS, Matrices
-from .layouts.matrix import sized
+from .layouts import LAYOUTS
+from .matrices import Matrices, sized
 from .resident import ResidentTensor
 
 logger = logging.getLogger(__name__)
@@ -33,15 +33,17 @@ def is_abstract(weight: Any) -> bool:
 
 
 @modes.detached
-def lay_out(weight: Any, backend: str, reduce_axis: int = -1) -> ResidentTensor | jax.Array:
+def lay_out(
+    weight: Any, backend: str, reduce_axis: int = -1
+) -> ResidentTensor | jax.Array | jax.ShapeDtypeStruct:
     """One array or quantised weight in a backend's layout, or dense where that is as small.
 
     Of one without data (`is_abstract`) what comes out has none either.
     """
-    if is_quantized(weight):
+    if isinstance(weight, QuantizedTensor):
         if not weight.number_format.parameters:
             return lay_out(_plain(weight), backend, reduce_axis)
-        codes = dict(weight.codes)
+        codes = weight.in_memory().codes
         if not is_abstract(weight):
             codes = {n: _whole_rows(c) for n, c in decompress_where(codes, on_accelerator).items()}
         quantized = QuantizedTensor(number_format=weight.number_format, codes=codes)
@@ -61,8 +63,8 @@ def lay_out(weight: Any, backend: str, reduce_axis: int = -1) -> ResidentTensor 
         )
     if len(quantized.shape) < 2 or math.prod(quantized.shape) == 0:
         return _array(dense) if dense is not None else _numbers(quantized)
-    names = [name for name in LAYOUTS if LAYOUTS[name].BACKEND in (backend, "reference")]
-    for name in sorted(names, key=lambda name: backend != LAYOUTS[name].BACKEND):
+    names = [name for name in LAYOUTS if LAYOUTS[name].backend in (backend, "reference")]
+    for name in sorted(names, key=lambda name: backend != LAYOUTS[name].backend):
         resident = _pack(quantized, name, reduce_axis)
         if resident is not None and (
             dense is None
@@ -100,7 +102,7 @@ def _array(array: Any) -> Any:
     return array if is_abstract(array) else jnp.asarray(array)
 
 
-def _plain(weight: formats.Quantized) -> Any:
+def _plain(weight: QuantizedTensor) -> Any:
     """The numbers of codes without parameters."""
     element, code = weight.number_format.element, weight.codes["code"]
     if is_abstract(weight):
@@ -125,10 +127,9 @@ def _pack(weight: QuantizedTensor, name: str, reduce_axis: int) -> ResidentTenso
     layout = LAYOUTS[name]
     if not layout.holds(weight.number_format):
         return None
-    matrices = Matrices.abstract(weight) if is_abstract(weight) else Matrices.of(weight)
-    turned = layout.REDUCES not in (None, reduce_axis)
-    make = layout.abstract if is_abstract(weight) else layout.pack
-    packed = make(matrices.turned() if turned else matrices)
+    matrices, transposed = Matrices.of(weight), layout.reduces not in (None, reduce_axis)
+    make = layout.shapes if is_abstract(weight) else layout.pack
+    packed = make(matrices.transposed() if transposed else matrices)
     if packed is None:
         return None
     arrays, options = packed
@@ -138,5 +139,5 @@ def _pack(weight: QuantizedTensor, name: str, reduce_axis: int) -> ResidentTenso
         layout=name,
         number_format=matrices.number_format,
         logical=matrices.matrix,
-        turned=turned,
+        transposed=transposed,
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from types import ModuleType
 from typing import Any
 
 import jax
@@ -13,9 +12,10 @@ import numpy as np
 
 from jentropy import containers, modes
 from jentropy.errors import InputError, UnsupportedError
-from jentropy.formats import Format, is_quantized
+from jentropy.formats import Format, QuantizedTensor
 
-from .layouts import LAYOUTS
+from .layout import Layout
+from .tiles import ceil_to
 
 
 def expect_weight(weight: Any) -> None:
@@ -30,7 +30,7 @@ def expect_weight(weight: Any) -> None:
         )
     if isinstance(weight, ResidentTensor | jax.Array | np.ndarray):
         return
-    packed = containers.is_compressed(weight) or is_quantized(weight)
+    packed = containers.is_compressed(weight) or isinstance(weight, QuantizedTensor)
     raise InputError(
         "weight",
         expected="a ResidentTensor or an array",
@@ -50,32 +50,34 @@ class ResidentTensor:
     where it lies.
 
     Attributes:
-      arrays: what `LAYOUTS[layout].pack` made.
+      arrays: what the layout's `pack` made.
       index: int32[]: the tensor is this matrix of the stack of matrices that the arrays are.
       options: sizes and choices that a compiled program must know.
-      layout: name of the layout module.
+      layout: name of the layout, a key of `LAYOUTS`.
       number_format: what the weight's codes mean.
       logical: rows and columns of the whole matrix, as it is stored.
-      turned: whether the layout holds the transposed matrix.
+      transposed: whether the layout holds the transposed matrix.
     """
 
-    arrays: dict[str, jax.Array]
-    index: jax.Array | None = None
+    arrays: dict[str, Any]  # or their shapes, or how a mesh splits them
+    index: Any = None
     options: tuple[tuple[str, int], ...] = field(default=(), metadata={"static": True})
     layout: str = field(metadata={"static": True})
     number_format: Format = field(metadata={"static": True})
     logical: tuple[int, int] = field(metadata={"static": True})
-    turned: bool = field(default=False, metadata={"static": True})
+    transposed: bool = field(default=False, metadata={"static": True})
 
     @property
-    def module(self) -> ModuleType:
-        """The layout's."""
+    def record(self) -> Layout:
+        """The layout."""
+        from .layouts import LAYOUTS  # whose functions take resident tensors
+
         return LAYOUTS[self.layout]
 
     @property
     def backend(self) -> str:
         """Whose kernels read it."""
-        return self.module.BACKEND
+        return self.record.backend
 
     @property
     def format(self) -> str:
@@ -89,14 +91,24 @@ class ResidentTensor:
 
     @property
     def _leading(self) -> tuple[int, ...]:
-        name, rank = self.module.STACKED
+        name, rank = self.record.stacked
         return tuple(self.arrays[name].shape[: self.arrays[name].ndim - rank])
 
     @property
+    def extent(self) -> tuple[int, int]:
+        """Rows and columns of what is packed; inside `shard_map` those of this device's part."""
+        whole = self.logical[::-1] if self.transposed else self.logical
+        sizes, multiples = self.record.extent(self)
+        rows, columns = (
+            size if ceil_to(size, multiple) == padded else padded
+            for size, padded, multiple in zip(whole, sizes, multiples, strict=True)
+        )
+        return rows, columns
+
+    @property
     def matrix(self) -> tuple[int, int]:
-        """Rows and columns; inside `shard_map` those of this device's part."""
-        own = self.module.extent(self)
-        return own[::-1] if self.turned else own
+        """Rows and columns as it is stored; inside `shard_map` those of this device's part."""
+        return self.extent[::-1] if self.transposed else self.extent
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -106,14 +118,14 @@ class ResidentTensor:
     @property
     def dtype(self) -> np.dtype:
         """What the weight decodes to by default."""
-        own = self.number_format.element.dtype
-        return own if not self.number_format.parameters else np.dtype(jnp.bfloat16)
+        element = self.number_format.element.dtype
+        return np.dtype(jnp.bfloat16) if self.number_format.parameters else element
 
     @property
     def nbytes(self) -> int:
         """Bytes that the weight occupies, scales and escapes included."""
-        held = sum(array.size * array.dtype.itemsize for array in self.arrays.values())
-        return held if self.index is None else held // self._leading[0]
+        total = sum(array.size * array.dtype.itemsize for array in self.arrays.values())
+        return total if self.index is None else total // self._leading[0]
 
     @property
     def bits_per_weight(self) -> float:
@@ -125,6 +137,12 @@ class ResidentTensor:
 
         One integer for each axis, traced or not, gives a matrix that is not copied: `matmul` and
         `decode` read it out of the stack. Traced ones are clipped to the stack.
+
+        Args:
+          at: integers, slices and arrays, as of an array with the shape `stack`.
+
+        Returns:
+          A `ResidentTensor`: one matrix, or a smaller stack of them.
 
         Raises:
           IndexError: a single matrix, an index outside the stack, too many of them.
@@ -151,8 +169,9 @@ class ResidentTensor:
         with modes.standard_modes():
             index = jnp.int32(0)
             for part, size in zip(parts, stack, strict=True):
-                own = jnp.asarray(part, jnp.int32)
-                index = index * size + jnp.clip(jnp.where(own < 0, own + size, own), 0, size - 1)
+                place = jnp.asarray(part, jnp.int32)
+                place = jnp.where(place < 0, place + size, place)
+                index = index * size + jnp.clip(place, 0, size - 1)
         arrays = {  # a layout without escapes has arrays of no size
             name: array.reshape(math.prod(stack), *array.shape[len(stack) :])
             for name, array in self.arrays.items()
@@ -160,14 +179,22 @@ class ResidentTensor:
         return replace(self, arrays=arrays, index=index)
 
     def array(self, name: str) -> jax.Array:
-        """One of the arrays; of a matrix in a stack a copy of its own part."""
+        """One of the arrays; of a matrix in a stack a copy of its part."""
         array = self.arrays[name]
         if self.index is None:
             return array
         return jax.lax.dynamic_index_in_dim(array, self.index, keepdims=False)
 
-    def own(self) -> ResidentTensor:
-        """The same tensor with arrays of its own: a copy of a matrix that lies in a stack."""
+    def which(self) -> list[jax.Array]:
+        """The scalar int32[1] that says which matrix it is, as kernels take it; none of no stack.
+
+        What a kernel is given a slice of, XLA copies first: three times the bytes. So kernels take
+        whole arrays of a stack.
+        """
+        return [] if self.index is None else [self.index.reshape(1)]
+
+    def alone(self) -> ResidentTensor:
+        """The same tensor without a stack: a copy of a matrix that lies in one."""
         if self.index is None:
             return self
         return replace(self, arrays={name: self.array(name) for name in self.arrays}, index=None)
@@ -183,25 +210,35 @@ class ResidentTensor:
           inputs: mesh axis that splits what they sum over, in whole tiles of rows. Every device
             gets a part of the sum: add them with `lax.psum`.
 
+        Returns:
+          The same tensor with `jax.sharding.PartitionSpec` in the places of its arrays.
+
         Raises:
           UnsupportedError: a layout that cannot be split.
+
+        Example:
+          >>> import jax.numpy as jnp, jentropy
+          >>> w = jentropy.to_resident(jnp.ones((2048, 512), jnp.bfloat16), "tpu")
+          >>> w.partition_specs(outputs="d").arrays["words"]
+          PartitionSpec(None, None, 'd')
         """
-        if not self.module.COLUMNS:
+        record = self.record
+        if not record.columns:
             raise UnsupportedError(
                 "splitting a resident weight", expected="tpu", found=self.backend
             )
 
         def spec(name: str, array: Any) -> jax.sharding.PartitionSpec:
             axes: list[str | None] = [None] * array.ndim
-            if name in self.module.COLUMNS:
-                axes[self.module.COLUMNS[name]] = outputs
-            axis = self.module.ROWS.get(name)
+            if name in record.columns:
+                axes[record.columns[name]] = outputs
+            axis = record.rows.get(name)
             if axis is not None and array.shape[axis] > 1:  # one entry serves all rows
                 axes[axis] = inputs
             return jax.sharding.PartitionSpec(*axes)
 
         specs = {name: spec(name, array) for name, array in self.arrays.items()}
-        return replace(self, arrays=specs)  # type: ignore[arg-type]
+        return replace(self, arrays=specs)
 
     def option(self, name: str) -> int:
         """One of the options."""

@@ -1,18 +1,26 @@
-"""The TPU generations that kernels are made for, and what they differ in.
+"""The TPU generations and Hopper GPUs that kernels are made for, and what they differ in.
 
-To add one: a `Target` in `TARGETS`, the names that JAX gives its devices in `KINDS`, budgets by
-`python -m jentropy.pallas_kernels.profile`.
+To add one: a `Tpu` in `TPUS` or a `Gpu` in `GPUS`, the names that JAX gives its devices in `KINDS`;
+of a TPU also budgets by `python -m jentropy.pallas_kernels.profile`. A GPU that is not in `KINDS`
+but has compute capability 9.0 runs as an H100.
 """
 
 from __future__ import annotations
 
+import functools
+import logging
 from dataclasses import dataclass
 
 import jax
 
+logger = logging.getLogger(__name__)
+
+PLATFORMS = ("gpu", "cuda", "rocm")
+CAPABILITY = "9.0"  # Hopper's: WGMMA is of no other generation
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
+class Tpu:
     """A TPU generation.
 
     Attributes:
@@ -46,10 +54,30 @@ class Target:
         return n_bytes / self.bytes_per_second * self.clock_hz
 
 
-TARGETS = {
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gpu:
+    """A Hopper GPU.
+
+    Attributes:
+      multiprocessors: that it has.
+      bytes_per_second: that a copy reaches, about 0.9 of the data sheet's.
+      flops_per_second: of dense BF16 products, that large ones reach.
+      shared_bytes: shared memory that a block of threads may ask for.
+      fused_rows: rows of x up to which the fused kernel is taken to be the faster.
+    """
+
+    name: str
+    multiprocessors: int
+    bytes_per_second: float
+    flops_per_second: float
+    shared_bytes: int = 232448
+    fused_rows: int = 256
+
+
+TPUS = {
     target.name: target
     for target in (
-        Target(
+        Tpu(
             name="v5e",
             clock_hz=1.503e9,
             bytes_per_second=8.2e11,
@@ -59,7 +87,7 @@ TARGETS = {
             fused_rows=2048,
             scaled_products_rows=64,
         ),
-        Target(
+        Tpu(
             name="v6e",
             clock_hz=1.755e9,
             bytes_per_second=1.64e12,
@@ -69,7 +97,7 @@ TARGETS = {
             fused_rows=1024,
             scaled_products_rows=32,
         ),
-        Target(
+        Tpu(
             name="v7x",
             clock_hz=2.2e9,
             bytes_per_second=3.7e12,
@@ -81,6 +109,16 @@ TARGETS = {
         ),
     )
 }
+GPUS = {
+    target.name: target
+    for target in (
+        Gpu(name="h200", multiprocessors=132, bytes_per_second=4.3e12, flops_per_second=7.5e14),
+        Gpu(name="h100", multiprocessors=132, bytes_per_second=3.0e12, flops_per_second=7.0e14),
+        Gpu(
+            name="h100-pcie", multiprocessors=114, bytes_per_second=1.8e12, flops_per_second=5.5e14
+        ),
+    )
+}
 KINDS = {  # JAX's names of devices
     "TPU v5 lite": "v5e",
     "TPU v5e": "v5e",
@@ -88,14 +126,49 @@ KINDS = {  # JAX's names of devices
     "TPU v6e": "v6e",
     "TPU7x": "v7x",
     "TPU v7x": "v7x",
+    "NVIDIA H200": "h200",
+    "NVIDIA GH200 480GB": "h200",
+    "NVIDIA H100 80GB HBM3": "h100",
+    "NVIDIA H100 PCIe": "h100-pcie",
 }
 
 
-def current_kind() -> str:
-    """JAX's name of this process's default device."""
-    return jax.devices()[0].device_kind
+def backend_of(device: jax.Device) -> str:
+    """The backend whose kernels a device can run: "tpu", "gpu" or "reference".
+
+    Of a GPU that has none the log says why, once.
+    """
+    if KINDS.get(device.device_kind) in TPUS:
+        return "tpu"
+    if device.platform not in PLATFORMS:
+        return "reference"
+    if reason := why_not(device):
+        _log(reason)
+    return "reference" if reason else "gpu"
 
 
-def current_target() -> Target:
+def why_not(device: jax.Device) -> str:
+    """Why a GPU takes the reference backend; nothing of one that does not, or of other devices."""
+    capability = getattr(device, "compute_capability", None)
+    if device.platform not in PLATFORMS or capability == CAPABILITY:
+        return ""
+    return (
+        f"{device.device_kind}: no kernels for compute capability {capability} (they need "
+        f"{CAPABILITY}); products decode the weight in plain JAX"
+    )
+
+
+@functools.cache
+def _log(message: str) -> None:
+    logger.warning(message)
+
+
+def current_tpu() -> Tpu:
     """This process's TPU; v5e, whose kernels read everything, stands for one that is unknown."""
-    return TARGETS[KINDS.get(current_kind(), "v5e")]
+    return TPUS[KINDS.get(jax.devices()[0].device_kind, "v5e")]
+
+
+def current_gpu() -> Gpu:
+    """This process's GPU; an H200 where there is none, as for ahead-of-time compilation."""
+    device = jax.devices()[0]
+    return GPUS["h200" if device.platform == "cpu" else KINDS.get(device.device_kind, "h100")]

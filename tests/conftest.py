@@ -1,18 +1,39 @@
-"""Shared by all tests: where fixtures lie, strict shapes, no test that needs a network or a GPU."""
+"""Shared by all tests: where fixtures lie, types and shapes that are checked as the code runs."""
 
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before JAX starts: the warpgroups of interpreted GPU kernels wait for each other in XLA's threads.
 os.environ.setdefault("NPROC", str(max(8, os.cpu_count() or 1)))
 
 import jax
+import jaxtyping
 import pytest
+
+# Before the package is imported: calls are held to annotations, arrays to dtypes and shapes.
+jaxtyping.install_import_hook(
+    "jentropy",
+    "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",  # an int is a float
+)
+sys.setrecursionlimit(4 * sys.getrecursionlimit())  # a checked call takes four frames for one
+# No arrays of two ranks or two dtypes meet unless the code says so.
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Calls are not held to annotations: for what the package itself says to a wrong type."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")

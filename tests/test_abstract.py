@@ -32,7 +32,7 @@ def described(weight: Any) -> Any:
     return (
         weight.layout,
         weight.shape,
-        weight.turned,
+        weight.transposed,
         weight.number_format,
         {k: v for k, v in weight.options if k not in OPTIONS_BY_NUMBERS},
         {k: (a.shape, a.dtype) for k, a in weight.arrays.items() if k not in BY_NUMBERS},
@@ -83,6 +83,7 @@ def test_archives_inside_of_a_trace():
             jax.eval_shape(function, packed)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_products_with_archives_name_to_resident():
     packed = jentropy.compress(jnp.ones((16, 8), jnp.bfloat16))
     x = jnp.ones((2, 16))

@@ -6,11 +6,8 @@ its own, which is this file, since the compilers read their environment once.
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
 import re
-import subprocess
 import sys
 import time
 from dataclasses import dataclass
@@ -19,11 +16,12 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from jax.experimental import topologies
-from jax.sharding import SingleDeviceSharding
 
+from jentropy import jax_internals
 from jentropy.codecs import lanes, on_device, rans, rawbits
-from jentropy.pallas_kernels.profiling import gpu
+from jentropy.pallas_kernels.profiling import compiling
+
+from .compilers import needs, outputs
 
 LANES, STEPS = 1 << 20, 512
 WORDS = 1 << 28
@@ -33,11 +31,8 @@ KEPT = 32  # bytes that `rans` keeps for a lane: states, what was looked up, poi
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backend:
-    """A compiler and the device that it compiles for."""
+    """What a device that is compiled for has."""
 
-    wheels: dict[str, str]  # of extra `aot`, by the module that shows that each is there
-    topology: dict[str, str]  # what `get_topology_desc` takes
-    environment: dict[str, str]
     kind: str  # of the device, as the compiler names it
     memory_bytes: int
     raw_bytes: int  # temporary bytes of a code in `split` and `merge`, at the most
@@ -45,27 +40,13 @@ class Backend:
 
 
 BACKENDS = {
-    "tpu": Backend(
-        wheels={"libtpu": "libtpu"},
-        topology={"platform": "tpu", "topology_name": "v5e:2x2"},
-        environment={
-            "TPU_SKIP_MDS_QUERY": "1",
-            "TPU_WORKER_HOSTNAMES": "localhost",
-            "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-        },
+    "v5e": Backend(
         kind="TPU v5 lite",
         memory_bytes=16 << 30,
         raw_bytes=33,  # parts of a block are 8 to 32 codes, which a register pads to 128
-        # libtpu 0.0.50 keeps up to three copies of what a loop carries, 0.0.42 one.
-        again=3 if jax.version.__version_info__ >= (0, 12) else 1,
+        again=jax_internals.COPIES_OF_LOOPS,
     ),
-    "gpu": Backend(
-        wheels={
-            "jax_cuda13_plugin": "jax-cuda13-plugin",
-            "jax_plugins.xla_cuda13": "jax-cuda13-pjrt",
-        },
-        topology={"platform": "cuda", "topology": "1x1x1", "target_config": gpu.config()},
-        environment={},
+    "h200": Backend(
         kind="NVIDIA H200",
         memory_bytes=141 * 10**9,
         raw_bytes=0,  # one kernel
@@ -110,7 +91,7 @@ def splitting(bits: int) -> Case:
     return Case(
         function=rawbits.split,
         arguments=(of("uint16", CODES), of("uint8", CODES), *scalars),
-        static={"bits": bits, "signed": True},
+        static={"bits": bits},
         steps=0,
         temporary_bytes=None,
     )
@@ -121,7 +102,7 @@ def merging(bits: int) -> Case:
     return Case(
         function=rawbits.merge,
         arguments=(of("uint8", CODES), of("uint8", CODES), planes, of("uint16")),
-        static={"bits": bits, "signed": True, "dtype": "uint16"},
+        static={"bits": bits},
         steps=0,
         temporary_bytes=None,
     )
@@ -137,7 +118,7 @@ def finishing(bits: int) -> Case:
     width = lanes.lane_count(CHUNK)
     planes = [of("uint8", rawbits.plane_bytes(CHUNK, w)) for w in rawbits.widths(bits)]
     planes[0] = of("uint8", planes[0].shape[0] - 2 * width)
-    scalars = [of("int32"), of("uint16"), of("int32")]
+    scalars = [of("uint16"), of("int32")]
     return Case(
         function=on_device.codes_of,
         arguments=(
@@ -198,19 +179,16 @@ CASES = {
 }
 
 
-def compile_case(case: Case, device: Any) -> dict[str, Any]:
+def compile_case(case: Case, target: str) -> dict[str, Any]:
     """What the compiler made of a case, or its error."""
-    place = SingleDeviceSharding(device)
-    arguments = jax.tree.map(
-        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), case.arguments
-    )
     start = time.perf_counter()
     try:
-        compiled = case.function.lower(*arguments, **case.static).compile()
+        compiled = compiling.compile_for(target, case.function, *case.arguments, **case.static)
     except jax.errors.JaxRuntimeError as error:
         return {"error": str(error)}
     seconds = time.perf_counter() - start
     text, memory = compiled.as_text(), compiled.memory_analysis()
+    (device,) = jax.tree.leaves(compiled.output_shardings)[0].device_set
     return {
         "kind": device.device_kind,
         "seconds": round(seconds, 2),
@@ -224,30 +202,10 @@ def compile_case(case: Case, device: Any) -> dict[str, Any]:
     }
 
 
-@pytest.fixture(scope="module", params=list(BACKENDS))
+@pytest.fixture(scope="module", params=[pytest.param(t, marks=needs(t)) for t in BACKENDS])
 def compiled(request: pytest.FixtureRequest) -> tuple[Backend, dict[str, dict[str, Any]]]:
-    """A backend and what it made of every case."""
-    backend = BACKENDS[request.param]
-    missing = [wheel for module, wheel in backend.wheels.items() if not _installed(module)]
-    if missing:
-        pytest.skip(f"{', '.join(missing)} not installed: pip install 'jentropy[aot]'")
-    done = subprocess.run(
-        [sys.executable, __file__, request.param],
-        env={**os.environ, "JAX_PLATFORMS": "cpu", **backend.environment},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return backend, json.loads(done.stdout.splitlines()[-1])
-
-
-def _installed(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # of the package that it is in
-        return False
+    """A backend and what its compiler made of every case."""
+    return BACKENDS[request.param], outputs(("-m", __name__, request.param))[0]
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -288,10 +246,10 @@ def test_stays_on_the_device_in_one_loop(compiled, name):
         assert result["loops"] == 0
 
 
-def main(name: str) -> None:
-    """Compiles every case and writes what came of it, as JSON, in the last line."""
-    device = topologies.get_topology_desc(**BACKENDS[name].topology).devices[0]
-    print(json.dumps({key: compile_case(case, device) for key, case in CASES.items()}))
+def main(target: str) -> None:
+    """Compiles every case and prints what came of it, as JSON."""
+    compiling.prepare(target)
+    print(json.dumps({key: compile_case(case, target) for key, case in CASES.items()}))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import dataclasses
 import re
 
 import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
@@ -13,22 +14,22 @@ import pytest
 from jentropy import codecs, entropy, formats
 from jentropy.codecs import (
     Coding,
-    Layout,
     Span,
     buffers,
-    context,
-    cutting,
+    byte_planes,
+    context_head,
     fit_context,
     fit_planes,
+    fused,
     kernels,
     lanes,
     planes,
     rawbits,
-    whole,
+    threads,
 )
 from jentropy.codecs.rans import LANE
-from jentropy.containers.tensor import layout_of
 from jentropy.errors import CorruptError, UnsupportedError
+from jentropy.formats import ElementFormat
 
 from .test_formats import all_codes
 
@@ -55,30 +56,55 @@ def numbers_of(name: str, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray
     return formats.codes_of((rng.standard_normal(shape) * 0.02).astype(dtype))
 
 
-def codings_of(numbers: np.ndarray, layout: Layout) -> list[Coding]:
+def counts_of(numbers: np.ndarray, element: ElementFormat) -> list[np.ndarray]:
+    """What `codecs.choose` takes of these numbers."""
+    if codecs.is_packed(element, numbers.dtype):
+        return [entropy.count_bytes(numbers)]
+    return list(entropy.measure(numbers, element).slices)
+
+
+def histograms_of(numbers: np.ndarray, element: ElementFormat) -> list[np.ndarray]:
+    """How often each byte occurs in every plane."""
+    slices = counts_of(numbers, element)
+    packed = codecs.is_packed(element, numbers.dtype)
+    return slices if packed else byte_planes.histograms(slices, element)
+
+
+def codings_of(numbers: np.ndarray, element: ElementFormat) -> list[Coding]:
     """Every way in which a codec can take these numbers."""
     if numbers.size == 0:
         return [Coding(codec="stored")]
-    if layout.octets:
-        slices = [entropy.count_octets(numbers)]
-    else:
-        slices = entropy.measure(numbers, layout.element).slices
-    histograms = slices if layout.octets else cutting.histograms(slices, layout)
-    codings = [Coding(codec="stored"), fit_planes.choose(histograms, layout)[1]]
-    if (found := fit_context.choose(numbers, slices[0], layout)) is not None:
-        codings.append(found[1])
-        matrix = numbers.reshape(layout.rows, layout.columns)
-        for plan, _ in fit_context.candidates(matrix, slices[0], layout.element):
-            codings.append(Coding(codec="context", head=context.write_head(plan)))
+    slices = counts_of(numbers, element)
+    planes_coding = fit_planes.choose(histograms_of(numbers, element), element)[1]
+    codings = [Coding(codec="stored"), planes_coding]
+    for _, coding in fit_context.choose(numbers, slices[0], element):
+        codings.append(coding)
+        matrix = numbers.reshape(-1, numbers.shape[-1])
+        for head, _ in fit_context.candidates(matrix, slices[0], element):
+            codings.append(Coding(codec="context", head=context_head.write_head(head)))
     return codings
 
 
-def round_trip(numbers: np.ndarray, layout: Layout, coding: Coding) -> tuple[np.ndarray, int]:
+def span_of(numbers: np.ndarray, element: ElementFormat, coding: Coding) -> Span:
+    """A tensor that is one chunk."""
+    return Span(
+        start=0,
+        size=numbers.size,
+        shape=numbers.shape,
+        element=element,
+        dtype=numbers.dtype,
+        coding=coding,
+    )
+
+
+def round_trip(
+    numbers: np.ndarray, element: ElementFormat, coding: Coding
+) -> tuple[np.ndarray, int]:
     flat = numbers.reshape(-1)
-    span = Span(0, flat.size, layout, coding)
+    span = span_of(numbers, element, coding)
     (payload,) = codecs.encode([flat], [span])
     assert payload.dtype == np.uint8
-    assert payload.size <= codecs.CODECS[coding.codec].size_bound(flat.size, layout)
+    assert payload.size <= codecs.CODECS[coding.codec].size_bound(span)
     (out,) = codecs.decode([payload], [span])
     return out, payload.size
 
@@ -91,9 +117,9 @@ def identical(a: np.ndarray, b: np.ndarray) -> bool:
 @pytest.mark.parametrize(("name", "dtype"), STORED, ids=NAMES)
 def test_every_size_comes_back(name, dtype, size):
     numbers = numbers_of(name, dtype, (size,))
-    layout = layout_of(name, dtype, numbers.shape)
-    for coding in codings_of(numbers, layout):
-        out, _ = round_trip(numbers, layout, coding)
+    element = formats.element_named(name, dtype)
+    for coding in codings_of(numbers, element):
+        out, _ = round_trip(numbers, element, coding)
         assert identical(out, numbers)
 
 
@@ -106,11 +132,11 @@ def test_rows_and_columns_of_any_scale_come_back(shape, dtype):
     values.reshape(-1)[::97] = 0
     values.reshape(-1)[5::301] *= 1e3
     numbers = formats.codes_of(np.clip(values * 0.02, -6e4, 6e4).astype(dtype))
-    layout = layout_of(formats.format_of_dtype(dtype), np.dtype(dtype), shape)
-    codings = codings_of(numbers, layout)
+    element = formats.plain_format(np.dtype(dtype)).element
+    codings = codings_of(numbers, element)
     assert {c.codec for c in codings} == {"stored", "planes", "context"}
     for coding in codings:
-        assert identical(round_trip(numbers, layout, coding)[0], numbers)
+        assert identical(round_trip(numbers, element, coding)[0], numbers)
 
 
 def pruned(dtype, size: int, kept: float, *, signs: bool) -> np.ndarray:
@@ -127,19 +153,18 @@ def pruned(dtype, size: int, kept: float, *, signs: bool) -> np.ndarray:
 @pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float32])
 def test_zeros_of_pruned_weights_cost_what_the_exponent_tells(dtype, size, kept, signs):
     numbers = pruned(dtype, size, kept, signs=signs)
-    layout = layout_of(formats.format_of_dtype(dtype), np.dtype(dtype), numbers.shape)
-    counts = entropy.measure(numbers, layout.element)
-    constant = fit_planes.constant_of(numbers, counts.slices, layout)
+    element = formats.plain_format(np.dtype(dtype)).element
+    counts = entropy.measure(numbers, element)
+    constant = fit_planes.constant_of(numbers, counts.slices, element)
     assert constant is not None
-    assert (constant.first, set(constant.octets)) == (0, {0})
+    assert (constant.first, set(constant.bytes)) == (0, {0})
     zero = np.uint32(1 << 8 * numbers.itemsize - 1)
     assert constant.negatives == np.count_nonzero(numbers == zero)
-    estimate, coding = fit_planes.choose(
-        cutting.histograms(counts.slices, layout), layout, constant
-    )
-    plane = planes.read_head(coding.head, cutting.plane_count(layout))[1]
+    histograms = byte_planes.histograms(counts.slices, element)
+    estimate, coding = fit_planes.choose(histograms, element, constant)
+    plane = planes.planes_of(span_of(numbers, element, coding))[1]
     assert plane.omitted == planes.Omitted(0, 0, signs)
-    out, size_bytes = round_trip(numbers, layout, coding)
+    out, size_bytes = round_trip(numbers, element, coding)
     assert identical(out, numbers)
     assert size_bytes + len(coding.head) == pytest.approx(estimate, rel=0.02, abs=64)
     joint = counts.joint_entropy_bits()
@@ -147,16 +172,15 @@ def test_zeros_of_pruned_weights_cost_what_the_exponent_tells(dtype, size, kept,
         assert 8 * size_bytes / size < joint + 0.1
     # Pieces of it that have nothing but zeros, and none.
     for piece in (numbers[:0], np.zeros(9, numbers.dtype), numbers[numbers & (zero - 1) != 0]):
-        assert identical(round_trip(piece, layout, coding)[0], piece)
+        assert identical(round_trip(piece, element, coding)[0], piece)
 
 
 def test_a_number_is_a_constant_only_if_the_first_plane_tells():
     numbers = pruned(ml_dtypes.bfloat16, 4000, 0.3, signs=False)
-    layout = layout_of("BF16", np.dtype(ml_dtypes.bfloat16), numbers.shape)
 
-    def found(numbers):
-        slices = entropy.measure(numbers, layout.element).slices
-        return fit_planes.constant_of(numbers, slices, layout)
+    def found(numbers, element=formats.BF16):
+        slices = entropy.measure(numbers, element).slices
+        return fit_planes.constant_of(numbers, slices, element)
 
     assert found(numbers) == fit_planes.Constant(0, (0, 0), 0)
     subnormal = numbers.copy()
@@ -166,19 +190,18 @@ def test_a_number_is_a_constant_only_if_the_first_plane_tells():
     ones = np.where(numbers == 0, np.uint16(0xBF80), numbers)
     assert found(ones) == fit_planes.Constant(0x7F, (0x7F, 0), int((ones == 0xBF80).sum()))
     wide = pruned(np.float32, 4000, 0.3, signs=False)
-    layout = layout_of("FP32", np.dtype(np.float32), wide.shape)
-    assert found(wide) == fit_planes.Constant(0, (0, 0, 0, 0), 0)
+    assert found(wide, formats.FP32) == fit_planes.Constant(0, (0, 0, 0, 0), 0)
     wide[5] = 7
-    assert found(wide) is None
+    assert found(wide, formats.FP32) is None
 
 
 def test_damaged_payloads_of_pruned_weights_are_refused_or_give_other_numbers():
     numbers = pruned(ml_dtypes.bfloat16, 600, 0.5, signs=True)
-    layout = layout_of("BF16", np.dtype(ml_dtypes.bfloat16), numbers.shape)
-    slices = entropy.measure(numbers, layout.element).slices
-    constant = fit_planes.constant_of(numbers, slices, layout)
-    _, coding = fit_planes.choose(cutting.histograms(slices, layout), layout, constant)
-    span = Span(0, numbers.size, layout, coding)
+    slices = entropy.measure(numbers, formats.BF16).slices
+    constant = fit_planes.constant_of(numbers, slices, formats.BF16)
+    histograms = byte_planes.histograms(slices, formats.BF16)
+    _, coding = fit_planes.choose(histograms, formats.BF16, constant)
+    span = span_of(numbers, formats.BF16, coding)
     (payload,) = codecs.encode([numbers], [span])
     refused = 0
     for at in range(payload.size):
@@ -198,18 +221,16 @@ def test_every_code_comes_back(name):
     element = formats.ELEMENTS[name]
     codes = all_codes(element)
     numbers = np.concatenate([codes, codes[::-1], np.repeat(codes[:1], 5000)])
-    layout = layout_of(name, element.dtype, numbers.shape)
-    for coding in codings_of(numbers, layout):
-        assert identical(round_trip(numbers, layout, coding)[0], numbers)
+    for coding in codings_of(numbers, element):
+        assert identical(round_trip(numbers, element, coding)[0], numbers)
 
 
 @pytest.mark.parametrize("value", [0, 1, 0x3F80, 0x7FC1, 0xFFFF])
 def test_constants_cost_next_to_nothing(value):
     numbers = np.full((300, 300), value, np.uint16)
-    layout = layout_of("BF16", np.dtype(ml_dtypes.bfloat16), numbers.shape)
     counts = entropy.measure(numbers, formats.BF16)
-    coding = codecs.choose(numbers, counts.slices, layout)
-    out, size = round_trip(numbers, layout, coding)
+    coding = codecs.choose(numbers, counts.slices, formats.BF16)
+    out, size = round_trip(numbers, formats.BF16, coding)
     assert identical(out, numbers)
     assert size + len(coding.head) < 200
 
@@ -217,24 +238,21 @@ def test_constants_cost_next_to_nothing(value):
 @pytest.mark.parametrize(("name", "dtype"), STORED, ids=NAMES)
 def test_the_choice_is_within_the_raw_size_and_near_the_entropy(name, dtype):
     numbers = numbers_of(name, dtype, (1024, 1024))
-    layout = layout_of(name, dtype, numbers.shape)
-    if layout.octets:
-        histograms = [entropy.count_octets(numbers)]
-        element = formats.element_named(name, dtype)
+    element = formats.element_named(name, dtype)
+    histograms, slices = histograms_of(numbers, element), counts_of(numbers, element)
+    if codecs.is_packed(element, dtype):
         counts = entropy.measure_packed(histograms[0], element)
         per_number = 8 * dtype.itemsize // element.code_bits
     else:
-        counts, per_number = entropy.measure(numbers, layout.element), 1
-        histograms = cutting.histograms(counts.slices, layout)
-    slices = histograms if layout.octets else counts.slices
-    coding = codecs.choose(numbers, slices, layout)
-    out, size = round_trip(numbers, layout, coding)
+        counts, per_number = entropy.measure(numbers, element), 1
+    coding = codecs.choose(numbers, slices, element)
+    out, size = round_trip(numbers, element, coding)
     assert identical(out, numbers)
     stored = 8 * (size + len(coding.head)) / numbers.size
     best = counts.joint_entropy_bits()
     if best is None:
         best = counts.entropy_bits()
-        if layout.element.name == formats.RAW:  # bytes are coded apart
+        if name == formats.RAW:  # bytes are coded apart
             best = sum(_entropy(h) for h in histograms)
     assert stored < per_number * best + 0.02 * dtype.itemsize * 8 / 4
     # FP16's joint entropy is measured over 15,000 codes in use, and reads 0.01 low.
@@ -251,13 +269,12 @@ def test_scales_of_rows_are_worth_a_class():
     rng = np.random.default_rng(3)
     values = rng.standard_normal((512, 2048)) * np.exp(0.5 * rng.standard_normal((512, 1)))
     numbers = formats.codes_of(values.astype(ml_dtypes.bfloat16))
-    layout = layout_of("BF16", np.dtype(ml_dtypes.bfloat16), numbers.shape)
     counts = entropy.measure(numbers, formats.BF16).slices[0]
-    _, coding = fit_context.choose(numbers, counts, layout)
-    plan = context.read_head(coding.head, formats.BF16, 512, 2048)
-    assert plan.rows is not None
-    assert plan.contexts > 4
-    _, size = round_trip(numbers, layout, coding)
+    ((_, coding),) = fit_context.choose(numbers, counts, formats.BF16)
+    head = context_head.read_head(coding.head, formats.BF16, 512, 2048)
+    assert head.rows.any()
+    assert head.contexts > 4
+    _, size = round_trip(numbers, formats.BF16, coding)
     joint = entropy.measure(numbers, formats.BF16).joint_entropy_bits()
     assert 8 * (size + len(coding.head)) / numbers.size < joint - 0.1
 
@@ -267,21 +284,19 @@ def test_many_chunks_of_many_codecs_keep_their_order():
     for i, size in enumerate([5, 9000, 77, 100_000, 3, 8192, 50_001] * 3):
         name, dtype = STORED[i % len(STORED)]
         numbers = numbers_of(name, dtype, (size,))
-        layout = layout_of(name, dtype, numbers.shape)
-        ways = codings_of(numbers, layout)
+        element = formats.element_named(name, dtype)
+        ways = codings_of(numbers, element)
         chunks.append(numbers)
-        spans.append(Span(0, numbers.size, layout, ways[i % len(ways)]))
+        spans.append(span_of(numbers, element, ways[i % len(ways)]))
     payloads = codecs.encode(chunks, spans)
     for out, chunk in zip(codecs.decode(payloads, spans), chunks, strict=True):
         assert identical(out, chunk)
 
 
 def coded(name: str = "BF16") -> tuple[Span, np.ndarray]:
-    dtype = formats.ELEMENTS[name].dtype
-    numbers = numbers_of(name, dtype, (100, 300))
-    layout = layout_of(name, dtype, numbers.shape)
-    coding = codings_of(numbers, layout)[-1]
-    span = Span(0, numbers.size, layout, coding)
+    element = formats.ELEMENTS[name]
+    numbers = numbers_of(name, element.dtype, (100, 300))
+    span = span_of(numbers, element, codings_of(numbers, element)[-1])
     (payload,) = codecs.encode([numbers.reshape(-1)], [span])
     return span, payload
 
@@ -319,31 +334,32 @@ def test_hostile_heads_are_refused_or_harmless(name):
 
 
 def test_an_unknown_codec_is_named():
-    layout = layout_of("RAW", np.dtype(np.uint8), (3,))
+    numbers = np.zeros(3, np.uint8)
+    span = span_of(numbers, formats.UINT8, Coding(codec="huffman"))
     with pytest.raises(UnsupportedError, match="'huffman'"):
-        codecs.encode([np.zeros(3, np.uint8)], [Span(0, 3, layout, Coding(codec="huffman"))])
+        codecs.encode([numbers], [span])
 
 
 def test_a_codec_of_another_format_is_refused():
-    layout = layout_of("FP32", np.dtype(np.float32), (100, 300))
     span, payload = coded("BF16")
+    other = dataclasses.replace(span, element=formats.FP32, dtype=np.dtype(np.uint32))
     with pytest.raises(CorruptError, match="BF16 or FP16, found FP32"):
-        codecs.decode([payload], [dataclasses.replace(span, layout=layout)])
+        codecs.decode([payload], [other])
 
 
 @pytest.mark.parametrize("data", [b"", b"x", bytes(1000), b"{}" * 5000])
 def test_deflate(data):
     numbers = np.frombuffer(data, np.uint8)
-    layout = layout_of("RAW", np.dtype(np.uint8), numbers.shape)
-    coding = Coding(codec="deflate")
-    out, size = round_trip(numbers, layout, coding)
+    element, coding = formats.raw_element(numbers.dtype), Coding(codec="deflate")
+    out, size = round_trip(numbers, element, coding)
     assert identical(out, numbers)
     if len(data) == 10_000:
         assert size < 100
-    (payload,) = codecs.encode([numbers], [Span(0, numbers.size, layout, coding)])
+    span = span_of(numbers, element, coding)
+    (payload,) = codecs.encode([numbers], [span])
     for wrong, count in ((payload[:-1], numbers.size), (payload, numbers.size + 1)):
         with pytest.raises(CorruptError, match="deflated"):
-            codecs.decode([wrong], [Span(0, count, layout, coding)])
+            codecs.decode([wrong], [dataclasses.replace(span, size=count)])
 
 
 @pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16])
@@ -355,11 +371,15 @@ def test_what_lies_at_the_samples_period_does_no_harm(shape, step, dtype):
         holed = values.copy()
         holed[part] *= 1e-6
         numbers = formats.codes_of(holed.astype(dtype))
-        layout = layout_of(formats.format_of_dtype(dtype), np.dtype(dtype), shape)
-        counts = entropy.measure(numbers, layout.element)
-        coding = codecs.choose(numbers, counts.slices, layout)
+        element = formats.plain_format(np.dtype(dtype)).element
+        counts = entropy.measure(numbers, element)
+        coding = codecs.choose(numbers, counts.slices, element)
         chunks = [numbers.reshape(-1)[i : i + (1 << 20)] for i in range(0, numbers.size, 1 << 20)]
-        spans = [Span(i << 20, part.size, layout, coding) for i, part in enumerate(chunks)]
+        tensor = span_of(numbers, element, coding)
+        spans = [
+            dataclasses.replace(tensor, start=i << 20, size=part.size)
+            for i, part in enumerate(chunks)
+        ]
         payloads = codecs.encode(chunks, spans)
         stored = 8 * sum(p.size for p in payloads) / numbers.size
         assert stored < counts.entropy_bits() + 0.3
@@ -377,39 +397,39 @@ def test_noise_costs_no_more_than_itself(size, dtype):
     assert packed.nbytes + len(packed.header.coding.head) <= 2 * size + 64
 
 
-@pytest.mark.parametrize(("bits", "wide"), [(6, np.uint16), (9, np.uint16), (23, np.uint32)])
-def test_raw_bits_are_the_same_by_rows_and_by_factors(bits, wide):
+@pytest.mark.parametrize("bits", [6, 9, 15])
+def test_raw_bits_are_the_same_by_rows_and_by_factors(bits):
     rng = np.random.default_rng(bits)
     planes_ = [
-        rng.integers(0, 256, rawbits.plane_bytes(4096, width)).astype(np.uint8)
-        for width in rawbits.widths(bits)
+        jnp.asarray(rng.integers(0, 256, size), jnp.uint8)
+        for size in rawbits.plane_sizes(4096, bits)
     ]
-    by_rows = rawbits._raw_by_rows(planes_, bits, wide)
-    assert by_rows.dtype == wide
+    by_rows = rawbits._raw_by_rows(planes_, bits)
+    assert by_rows.dtype == np.uint16
     assert by_rows.max() < 1 << bits
-    by_factors = rawbits._raw_by_factors(rawbits._apart(planes_, bits), bits, wide)
+    by_factors = rawbits._raw_by_factors(rawbits._apart(planes_, bits), bits)
     np.testing.assert_array_equal(by_rows, by_factors.reshape(-1))
 
 
-def lowered(kernel, size: int, layout: Layout) -> str:
-    """A kernel of whole chunks as it goes to XLA."""
-    of, bits = jax.ShapeDtypeStruct, context.raw_bits_of(layout.element)
+def lowered(kernel, size: int, element: ElementFormat) -> str:
+    """A fused kernel as it goes to XLA."""
+    of, bits = jax.ShapeDtypeStruct, context_head.raw_bits_of(element)
     steps, width = LANE, size // LANE
-    octet, short = of((), np.uint8), of((), np.uint16)
-    if kernel is whole.encode:
+    byte, short = of((), np.uint8), of((), np.uint16)
+    if kernel is fused.encode:
         tables = of((1024,), np.uint32)
-        given = of((size,), np.uint16), of((size,), np.uint8), octet, short, short, tables
-        return kernel.lower(*given, shape=(steps, width), bits=bits).as_text()
-    planes = [of((rawbits.plane_bytes(size, w),), np.uint8) for w in rawbits.widths(bits)]
+        arrays = of((size,), np.uint16), of((size,), np.uint8), byte, short, short, tables
+        return kernel.lower(*arrays, shape=(steps, width), bits=bits).as_text()
+    planes = [of((n,), np.uint8) for n in rawbits.plane_sizes(size, bits)]
     states = of((width,), np.uint32)
-    given = of((1 << 19,), np.uint16), states, states, of((1 << 16,), np.uint32)
+    arrays = of((1 << 19,), np.uint16), states, states, of((1 << 16,), np.uint32)
     contexts = of((steps, width), np.uint8)
-    return kernel.lower(*given, contexts, octet, short, planes, bits=bits).as_text()
+    return kernel.lower(*arrays, contexts, byte, short, planes, bits=bits).as_text()
 
 
 @pytest.mark.skipif(not kernels.MARKED, reason=f"jax {jax.__version__} has not been tried")
 @pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16])
-@pytest.mark.parametrize("size", sorted(lanes.FULL))
+@pytest.mark.parametrize("size", [lanes_ * LANE for lanes_ in lanes.LANES])
 def test_a_chunk_that_fills_a_call_is_coded_as_one_that_shares_it(dtype, size, monkeypatch):
     rng = np.random.default_rng(size)
     columns = 1000
@@ -417,26 +437,27 @@ def test_a_chunk_that_fills_a_call_is_coded_as_one_that_shares_it(dtype, size, m
     values = (rng.standard_normal((scale.size, columns)) * scale).astype(dtype)
     numbers = formats.codes_of(values)
     numbers[::50, ::70] = rng.integers(0, 1 << 16, numbers[::50, ::70].shape)  # NaN, -0 and all
-    layout = layout_of(formats.format_of_dtype(values.dtype), values.dtype, values.shape)
+    element = formats.plain_format(values.dtype).element
     flat, calls = numbers.reshape(-1), []
-    for kernel in (whole.encode, whole.decode):
-        marked = re.findall(r"call @.*xla_cpu_small_call", lowered(kernel, size, layout))
+    for kernel in (fused.encode, fused.decode):
+        marked = re.findall(r"call @.*xla_cpu_small_call", lowered(kernel, size, element))
         assert len(marked) == 1, "the kernel, and nothing that is called in it"
 
         def counted(*given, kernel=kernel, **options):
             calls.append(kernel)
             return kernel(*given, **options)
 
-        monkeypatch.setattr(whole, kernel.__name__, counted)
-    codings = {c.head: c for c in codings_of(numbers, layout) if c.codec == "context"}
+        monkeypatch.setattr(fused, kernel.__name__, counted)
+    codings = {c.head: c for c in codings_of(numbers, element) if c.codec == "context"}
     assert len(codings) > 1, "with classes and without"
     for coding in codings.values():
-        span = Span(flat.size - size, size, layout, coding)  # it begins within a row
+        tensor = span_of(numbers, element, coding)
+        span = dataclasses.replace(tensor, start=flat.size - size, size=size)  # within a row
         (payload,) = codecs.encode([flat[-size:]], [span])
         (out,) = codecs.decode([payload], [span])
         assert identical(out, flat[-size:])
         with monkeypatch.context() as shared:
-            shared.setattr(lanes, "FULL", set())
+            shared.setattr(lanes, "fills_a_call", lambda symbols: False)
             assert (codecs.encode([flat[-size:]], [span])[0] == payload).all()
             assert identical(codecs.decode([payload], [span])[0], out)
     assert len(calls) == 2 * len(codings)
@@ -459,3 +480,29 @@ def test_buffers_are_taken_without_a_copy():
     joined = buffers.joined(np.arange(3, dtype=np.uint8), np.zeros(0, np.uint8), np.ones(1, "u1"))
     assert joined.tolist() == [0, 1, 2, 1]
     assert joined.ctypes.data % buffers.ALIGNMENT == 0
+
+
+def test_threads_are_as_many_as_the_process_has_cores(monkeypatch):
+    monkeypatch.delenv(threads.JOBS, raising=False)
+    monkeypatch.setattr(threads.os, "sched_getaffinity", lambda _: {3, 5, 7}, raising=False)
+    assert threads.count() == 3
+    monkeypatch.delattr(threads.os, "sched_getaffinity")
+    monkeypatch.setattr(threads.os, "cpu_count", lambda: 5)
+    assert threads.count() == 5
+    for jobs, count in (("2", 2), ("0", 5), ("many", 5)):
+        monkeypatch.setenv(threads.JOBS, jobs)
+        assert threads.count() == count
+
+
+@pytest.mark.parametrize("jobs", ["1", "4"])
+def test_of_several_errors_the_first_is_raised(jobs, monkeypatch):
+    monkeypatch.setenv(threads.JOBS, jobs)
+
+    def fail(i, text):
+        if i in (3, 5):
+            raise ValueError(f"{i} {text}")
+        return i
+
+    assert threads.each(fail, range(3), "abc") == [0, 1, 2]
+    with pytest.raises(ValueError, match="3 x"):
+        threads.each(fail, range(9), ["x"] * 9)

@@ -428,13 +428,14 @@ def test_a_broken_safetensors_file_beside_the_model_is_kept_as_bytes(fixtures, t
 
 def test_a_source_that_changes_meanwhile_is_refused(fixtures, tmp_path, monkeypatch):
     source = Path(shutil.copytree(fixtures / "llama_fp16", tmp_path / "source"))
-    write = compressing._write
+    write = compressing.write
 
     def write_and_touch(*arguments):
-        write(*arguments)
+        entries = write(*arguments)
         (source / "config.json").write_text("{}")
+        return entries
 
-    monkeypatch.setattr(compressing, "_write", write_and_touch)
+    monkeypatch.setattr(compressing, "write", write_and_touch)
     with pytest.raises(InputError, match="changed while"):
         jentropy.compress_checkpoint(source, tmp_path / "dst")
     assert left_in(tmp_path) == ["source"]
@@ -537,11 +538,11 @@ def test_killed_work_is_taken_up(fixtures, tmp_path, monkeypatch):
 
 
 def test_staged_work_of_another_source_is_thrown_away(fixtures, tmp_path, monkeypatch):
-    def interrupt(**_):
+    def interrupt(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(compressing.index_lib, "document", interrupt)
+        patch.setattr(index_lib, "to_bytes", interrupt)
         with pytest.raises(KeyboardInterrupt):
             jentropy.compress_checkpoint(fixtures / "llama_bf16", tmp_path / "dst")
     assert left_in(tmp_path) == [".dst.jentropy-compress"]

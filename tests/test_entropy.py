@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ def test_count_adds_pieces(monkeypatch):
 
 @pytest.mark.parametrize("bits", [4, 8, 16])
 def test_the_count_without_scatter_is_the_same(bits):
-    codes = np.random.default_rng(1).integers(0, 1 << bits, 40_000).astype(np.uint16)
+    codes = jnp.asarray(np.random.default_rng(1).integers(0, 1 << bits, 40_000), jnp.uint16)
     np.testing.assert_array_equal(
         histogram._count_by_matmul(codes, bits=bits), histogram._count_by_scatter(codes, bits=bits)
     )
@@ -182,7 +183,7 @@ def test_magnitudes_of_a_block_format_are_those_of_its_numbers():
 def test_packed_codes_are_counted_apart(dtype):
     codes = np.random.default_rng(6).binomial(15, 0.3, (8, 64)).astype(np.uint8)
     counts = entropy.measure_packed(
-        entropy.count_octets(formats.pack(codes, 4, dtype)), formats.INT4_EXCESS8
+        entropy.count_bytes(formats.pack(codes, 4, dtype)), formats.INT4_EXCESS8
     )
     assert counts.weights == codes.size
     np.testing.assert_array_equal(counts.slices[0], np.bincount(codes.reshape(-1), minlength=16))

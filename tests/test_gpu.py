@@ -18,28 +18,21 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from jax.experimental.mosaic.gpu import fragmented_array as mgpu
 
 import jentropy
-from jentropy import formats
+from jentropy import formats, jax_internals
 from jentropy import pallas_kernels as kernels
 from jentropy.bench import matmul as bench_matmul
 from jentropy.bench import tuning as bench_tuning
 from jentropy.cli import console
 from jentropy.errors import CheckError, CorruptError, UnsupportedError
 from jentropy.formats import QuantizedTensor
-from jentropy.pallas_kernels import mosaic_gpu
-from jentropy.pallas_kernels.decode import gpu as decode_gpu
-from jentropy.pallas_kernels.decode_matmul import gpu, tuning
-from jentropy.pallas_kernels.decode_matmul.gpu_plan import (
-    MOST_ROWS,
-    TILE_N,
-    Config,
-    configs,
-    plan,
-)
-from jentropy.pallas_kernels.gpu_targets import KINDS, TARGETS, runs_on
-from jentropy.pallas_kernels.layouts import fragments, gpu_window12
+from jentropy.pallas_kernels import fused, reference, targets
+from jentropy.pallas_kernels.gpu_window12 import layout as gpu_window12
+from jentropy.pallas_kernels.gpu_window12 import plan as gpu_window12_plan
+from jentropy.pallas_kernels.hopper import fragments, registers, tuning
+from jentropy.pallas_kernels.hopper.plan import MOST_ROWS, TILE_N, Config, configs, make_plan
+from jentropy.pallas_kernels.targets import GPUS, KINDS, backend_of
 
 # The interpreter multiplies with NumPy, which warns of NaN and Inf.
 with_nan = pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
@@ -49,15 +42,14 @@ N, K = 200, 300  # of weights as they are stored: ragged in every tile
 @pytest.fixture
 def interpret():
     """Interpret mode with everything it can look for."""
-    return mosaic_gpu.interpreter(detect_races=True, uninitialized_memory="nan")
+    return jax_internals.gpu_interpreter(detect_races=True, uninitialized_memory="nan")
 
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch):
     """A GPU of two multiprocessors: interpreted blocks of threads are slow."""
-    small = replace(TARGETS["h200"], multiprocessors=2)
-    monkeypatch.setattr(gpu, "current_target", lambda: small)
-    monkeypatch.setattr(decode_gpu, "current_target", lambda: small)
+    small = replace(GPUS["h200"], multiprocessors=2)
+    monkeypatch.setattr(targets, "current_gpu", lambda: small)
     return small
 
 
@@ -101,7 +93,7 @@ def close(y, x, w, out_dtype=jnp.float32):
 def test_fragments_lie_as_mosaic_says(fragment_count):
     """`restore` against the tiling, warps and lanes that Mosaic gives its own WGMMA layout."""
     columns = fragment_count * fragments.COLUMNS
-    layout = mgpu.WGMMA_LAYOUT
+    layout = jax_internals.wgmma_layout()
     index = np.arange(fragments.ROWS * columns).reshape(fragments.ROWS, columns)
     for tile in layout.tiling.tiles:  # the last axes are split into tiles and what is in one
         lead, own = index.shape[: -len(tile)], index.shape[-len(tile) :]
@@ -140,7 +132,7 @@ def test_every_code_survives(reduce_axis):
     codes = np.arange(1 << 16, dtype=np.uint16)
     dense = with_codes(codes, (1000, 1000))
     w = resident(dense, reduce_axis=reduce_axis)
-    np.testing.assert_array_equal(bits(w.module.decode(w, jnp.bfloat16)), bits(dense))
+    np.testing.assert_array_equal(bits(reference.decode(w, jnp.bfloat16)), bits(dense))
     ids = jnp.array([[999, 0], [3, 5000]])
     taken = kernels.take_rows(w, ids)
     np.testing.assert_array_equal(bits(taken), bits(dense[jnp.clip(ids, 0, 999)]))
@@ -217,9 +209,9 @@ def test_products_of_every_plan(config, m, interpret, few, monkeypatch):
     """Three tiles on two multiprocessors: cut, some cut, whole; ragged everywhere."""
     dense = jnp.asarray(weights((300, 500)))
     w = resident(dense)
-    made = plan(m=m, k=500, n=300, list_words=16, target=few, config=config)
+    made = make_plan(m=m, k=500, n=300, list_words=16, target=few, config=config)
     assert made.parts == (1 if config.rounds == 2 else 2)
-    monkeypatch.setattr(gpu, "plan_product", lambda *_: made)
+    monkeypatch.setattr(gpu_window12_plan, "plan", lambda *_: made)
     x = jnp.asarray(np.random.default_rng(1).standard_normal((m, 500)), jnp.bfloat16)
     y = jentropy.matmul(x, w, transpose_w=True, out_dtype=jnp.float32, interpret=interpret)
     close(y, x, dense.T)
@@ -228,11 +220,11 @@ def test_products_of_every_plan(config, m, interpret, few, monkeypatch):
 def test_fewer_steps_than_blocks(monkeypatch):
     """Of four tiles three are dealt in a round; two steps are left for three blocks of threads."""
     dense = jnp.asarray(weights((512, 256)))
-    three = replace(TARGETS["h200"], multiprocessors=3)
+    three = replace(GPUS["h200"], multiprocessors=3)
     config = Config(tile_k=128, stages=2, rounds=1)
-    made = plan(m=8, k=256, n=512, list_words=16, target=three, config=config)
+    made = make_plan(m=8, k=256, n=512, list_words=16, target=three, config=config)
     assert (made.line, made.blocks, made.parts) == (2, 3, 2)
-    monkeypatch.setattr(gpu, "plan_product", lambda *_: made)
+    monkeypatch.setattr(gpu_window12_plan, "plan", lambda *_: made)
     x = jnp.asarray(np.random.default_rng(1).standard_normal((8, 256)), jnp.bfloat16)
     y = jentropy.matmul(x, resident(dense), True, out_dtype=jnp.float32, interpret=True)
     close(y, x, dense.T)
@@ -267,11 +259,11 @@ def test_both_products_of_both_orders(reduce_axis, transpose_w):
 @pytest.mark.parametrize("m", [300, 330], ids=["passes", "dense"])
 def test_many_rows(m, few, monkeypatch):
     few = replace(few, fused_rows=320)
-    monkeypatch.setattr(gpu, "current_target", lambda: few)
+    monkeypatch.setattr(targets, "current_gpu", lambda: few)
     dense = jnp.asarray(weights((128, 128)))
     x = jnp.asarray(np.random.default_rng(1).standard_normal((m, 128)), jnp.bfloat16)
     w = resident(dense)
-    made = gpu.plan_product(w, m, few)
+    made = fused.kernels_of(w).plan(w, m)
     assert (made.fused, made.passes) == ((True, 2) if m == 300 else (False, 2))
     y = jentropy.matmul(x, w, transpose_w=True, out_dtype=jnp.float32, interpret=True)
     close(y, x, dense.T)
@@ -332,9 +324,9 @@ LAYERS = [
 @pytest.mark.parametrize(("n", "k"), LAYERS)
 @pytest.mark.parametrize("m", [1, 16, 64, 200, 256])
 def test_plans_deal_every_step_once(m, n, k):
-    target = TARGETS["h200"]
+    target = GPUS["h200"]
     for config in configs(m=m, k=plan_k(k), n=n // TILE_N * TILE_N, list_words=16, target=target):
-        made = plan(m=m, k=k, n=n, list_words=16, target=target, config=config)
+        made = make_plan(m=m, k=k, n=n, list_words=16, target=target, config=config)
         assert made.shared_bytes <= target.shared_bytes
         blocks = np.arange(made.blocks)
         lengths = made.rounds_of(blocks) * made.steps
@@ -345,8 +337,8 @@ def test_plans_deal_every_step_once(m, n, k):
         assert (owner[1:] >= owner[:-1]).all()
         assert (made.first_of(owner) <= np.arange(made.line)).all()
         assert (np.arange(made.line) < made.first_of(owner + 1)).all()
-        for tile in range(made.whole, made.tiles):  # all parts that are added have an owner
-            first = (tile - made.whole) * made.steps
+        for tile in range(made.dealt, made.tiles):  # all parts that are added have an owner
+            first = (tile - made.dealt) * made.steps
             owners = np.unique(owner[first : first + made.steps])
             assert owners.size == made.parts_of(tile)
             assert owners[-1] - owners[0] == owners.size - 1
@@ -359,11 +351,13 @@ def plan_k(k: int) -> int:
 
 
 def test_plan_passes_and_crossover():
-    target = replace(TARGETS["h200"], fused_rows=512)
-    made = plan(m=MOST_ROWS + 1, k=4096, n=4096, list_words=16, target=target)
+    target = replace(GPUS["h200"], fused_rows=512)
+    made = make_plan(m=MOST_ROWS + 1, k=4096, n=4096, list_words=16, target=target)
     assert (made.fused, made.passes, made.m) == (True, 2, 136)
-    assert not plan(m=target.fused_rows + 1, k=4096, n=4096, list_words=16, target=target).fused
-    long = plan(m=256, k=4096, n=4096, list_words=gpu_window12.MOST_LISTED * 64, target=target)
+    assert not make_plan(
+        m=target.fused_rows + 1, k=4096, n=4096, list_words=16, target=target
+    ).fused
+    long = make_plan(m=256, k=4096, n=4096, list_words=gpu_window12.MOST_LISTED * 64, target=target)
     assert not long.fused, "lists that shared memory has no room for"
 
 
@@ -375,7 +369,7 @@ def test_tuned_configurations(tmp_path, monkeypatch):
     tuned = tuning.load("a", "gpu_window12")
     assert tuned.config(9, 4000, 4090) == Config(tile_k=128, stages=3, rounds=1)
     assert tuned.config(17, 4096, 4096) is None
-    assert tuned.target(TARGETS["h200"]).fused_rows == 96
+    assert tuned.target(GPUS["h200"]).fused_rows == 96
     assert tuning.load("absent", "gpu_window12") == tuning.Tuned()
     for text in ("{", "[]", '{"layouts": {"gpu_window12": {"products": [{"m": 1}]}}}'):
         (tmp_path / "bad.json").write_text(text)
@@ -390,7 +384,7 @@ def test_tuned_configurations(tmp_path, monkeypatch):
 
 def test_tuning_keeps_no_wrong_product(few, monkeypatch):
     dense = jnp.asarray(weights((256, 256)))
-    monkeypatch.setattr(bench_tuning, "current_target", lambda: few)
+    monkeypatch.setattr(targets, "current_gpu", lambda: few)
     right = jnp.dot(bench_matmul.normal(0, (8, 256)), dense.T)
     monkeypatch.setattr(bench_tuning, "program", lambda *_: lambda: [right])
     times = bench_tuning.times_of(8, dense, [resident(dense)])
@@ -416,19 +410,21 @@ class Device:
             self.compute_capability = capability
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_other_gpus_take_the_reference_and_say_so(caplog, monkeypatch):
     monkeypatch.setattr(logging.root.manager, "disable", 0)  # the command silences all loggers
-    assert runs_on(Device("gpu", "NVIDIA H200", "9.0"))
-    assert not runs_on(Device("gpu", "NVIDIA A100-SXM4-40GB", "8.0"))
+    assert backend_of(Device("gpu", "NVIDIA H200", "9.0")) == "gpu"
+    assert backend_of(Device("gpu", "NVIDIA A100-SXM4-40GB", "8.0")) == "reference"
     assert "A100" in caplog.text
     assert "8.0" in caplog.text
-    assert not runs_on(Device("rocm", "AMD Instinct MI300X"))
+    assert backend_of(Device("rocm", "AMD Instinct MI300X")) == "reference"
     assert "MI300X" in caplog.text
     caplog.clear()
-    assert not runs_on(Device("cpu", "cpu"))
+    assert backend_of(Device("cpu", "cpu")) == "reference"
     assert not caplog.text
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("device", "said"), [(Device("gpu", "NVIDIA L4", "8.9"), "NVIDIA L4"), (Device("cpu", "c"), "")]
 )
@@ -443,7 +439,7 @@ def test_the_command_says_why_a_gpu_takes_the_reference(device, said, capsys, mo
 def test_interpreter_needs_threads(monkeypatch):
     monkeypatch.setenv("NPROC", "2")
     with pytest.raises(UnsupportedError, match="NPROC=4"):
-        mosaic_gpu.interpret_params(True)
+        registers.interpret_params(True)
 
 
 def test_quantised_formats_rest_in_the_reference_layout():

@@ -91,6 +91,7 @@ def test_transformations():
         ((3, 32), (2, 32, 24), "two dimensions"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_shapes_that_do_not_fit_are_refused(x, w, error):
     weight = jentropy.to_resident(weights(w))
     with pytest.raises(InputError, match=error):

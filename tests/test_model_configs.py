@@ -178,13 +178,11 @@ SIZES = {
 }
 
 
-class Held:
+class Held(jentropy.Checkpoint):
     """A checkpoint of configs alone."""
 
-    source = Path("model")
-
     def __init__(self, config, **sidecars):
-        self.config = config
+        super().__init__(Path("model"), [], config)
         self.texts = {"config.json": json.dumps(config)}
         self.texts.update({f"{name}.json": json.dumps(text) for name, text in sidecars.items()})
 
@@ -379,8 +377,8 @@ def test_a_flag_is_true_or_false(key):
 def rewrite(source: Path, target: Path, names=str, *, without=(), extra=(), config=None) -> Path:
     """A copy of a BF16 checkpoint of one file, its tensors under other names, and some in INT8."""
     target.mkdir()
-    stored = safetensors.read(source / "model.safetensors").tensors
-    held = [("BF16", names(t.name), t.values) for t in stored if t.name not in without]
+    stored = safetensors.read(source / "model.safetensors").arrays
+    held = [("BF16", names(a.name), a.read()) for a in stored if a.name not in without]
     held += [("I8", name, np.array(values, np.int8)) for name, values in dict(extra).items()]
     header, size = {}, 0
     for dtype, name, values in held:

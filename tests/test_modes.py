@@ -226,6 +226,7 @@ def test_a_trace_has_no_numbers_to_archive(how, tmp_path):
             how(call)(payload)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_what_cannot_be_multiplied_or_quantized_says_so():
     x, w = np.ones((2, 8), np.float32), jnp.ones((8, 8), jnp.bfloat16)
     abstract = jentropy.to_resident(jax.ShapeDtypeStruct((256, 512), jnp.bfloat16), "reference")

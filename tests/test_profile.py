@@ -1,8 +1,7 @@
-"""The TPU kernels through libtpu: budgets of their schedules, and that every plan compiles.
+"""The TPU kernels through libtpu: budgets of their schedules, and that plans compile.
 
-Nothing is run. Each TPU compiles in processes of its own, which are this file or the command that
-users have, two at a time. JENTROPY_AOT=all compiles every plan and format, as CI does; by default
-the formats whose ratios are promised and one plan of each layout.
+Nothing is run. By default plans are sampled by what they differ in, and budgets are those of the
+variants whose ratios are promised; JENTROPY_AOT=all compiles every plan and variant.
 """
 
 from __future__ import annotations
@@ -10,11 +9,8 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
-import os
-import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -22,91 +18,68 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jentropy.errors import CheckError, InputError
-from jentropy.formats import QuantizedTensor, quantize
-from jentropy.pallas_kernels import ResidentTensor, profile, to_resident
-from jentropy.pallas_kernels.profiling import budgets, compiling, gpu_report, plans, schedule
-from jentropy.pallas_kernels.profiling.weights import FORMATS, abstract_weight
+from jentropy.errors import InputError
+from jentropy.pallas_kernels import ResidentTensor, decode, profile, to_resident
+from jentropy.pallas_kernels.profiling import budgets, compiling, plans, schedule, tpu
+from jentropy.pallas_kernels.targets import TPUS
+from jentropy.pallas_kernels.variants import VARIANTS, weight_of
 
-TARGETS = tuple(compiling.TOPOLOGIES)
-EVERYTHING = os.environ.get("JENTROPY_AOT") == "all"
-PROMISED = tuple(budgets.CEILINGS)
-PROCESSES, SECONDS = 2, 900
-PARTS = 2  # that the plans of a TPU are compiled in
+from .compilers import EVERYTHING, needs, outputs
+
+PROMISED = tuple(name for name, variant in VARIANTS.items() if variant.promised)
+PARTS = 2  # that all plans of a TPU are compiled in
+SAMPLED = ("gpt-oss-120b", "Llama-3-8B")
 STACKED = (3, 2048, 2048)  # layers, K, N of a stack
-needs_libtpu = pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None,
-    reason="libtpu not installed: pip install 'jentropy[aot]'",
-)
-
-
-def run(*command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *command],
-        env={**os.environ, "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        check=False,
-    )
-
-
-def outputs(commands: list[tuple[str, ...]]) -> list[Any]:
-    """What commands print as JSON."""
-    with ThreadPoolExecutor(PROCESSES) as pool:
-        done = list(pool.map(lambda command: run(*command), commands))
-    for result in done:
-        assert result.returncode == 0, result.stderr[-4000:]
-    return [json.loads(result.stdout) for result in done]
+NAMES = profile.BUDGETED if EVERYTHING else PROMISED
+needs_libtpu = needs("v5e")
 
 
 @pytest.fixture(scope="module")
 def profiles() -> dict[str, dict[str, Any]]:
     """Products at M = 16 and decodes by target and name in budgets."""
-    names = FORMATS if EVERYTHING else PROMISED
-    command = ("-m", "jentropy.pallas_kernels.profile", "--json", "-", "--formats", *names, "--tpu")
-    documents = outputs([(*command, target) for target in TARGETS])
+    command = ("-m", "jentropy.pallas_kernels.profile", "--json", "-", "--formats", *NAMES, "--tpu")
+    documents = outputs(*((*command, target) for target in TPUS))
     return {
         target: {
             **{product["format"]: product for product in document["products"]},
             **{one["format"] + budgets.DECODE: one for one in document["decodes"]},
         }
-        for target, document in zip(TARGETS, documents, strict=True)
+        for target, document in zip(TPUS, documents, strict=True)
     }
 
 
 @pytest.fixture(scope="module")
 def compiled() -> dict[str, dict[str, str | None]]:
     """Errors of the compiler by target and case, None where there was none."""
-    work = [(target, part) for target in TARGETS for part in range(PARTS)]
-    extent = "all" if EVERYTHING else "few"
-    found: dict[str, dict[str, str | None]] = {target: {} for target in TARGETS}
-    done = outputs([(__file__, target, extent, str(part)) for target, part in work])
-    for (target, _), errors in zip(work, done, strict=True):
-        found[target] |= errors
-    return found
+    parts = [str(part) for part in range(PARTS)] if EVERYTHING else ["sampled"]
+    work = [(target, part) for target in TPUS for part in parts]
+    errors: dict[str, dict[str, str | None]] = {target: {} for target in TPUS}
+    for (target, _), made in zip(
+        work, outputs(*(("-m", __name__, *one) for one in work)), strict=True
+    ):
+        errors[target] |= made
+    return errors
 
 
 @needs_libtpu
 @pytest.mark.parametrize("kind", ["", budgets.DECODE], ids=["product", "decode"])
-@pytest.mark.parametrize("name", FORMATS if EVERYTHING else PROMISED)
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("target", TPUS)
 def test_schedules_stay_within_their_budgets(profiles, target, name, kind):
-    kernel, budget = profiles[target][name + kind], budgets.load()[target][name + kind]
-    assert set(budget) == set(kernel["held"])
-    for what, value in kernel["held"].items():
-        assert value <= budget[what], f"{what} of {name + kind} on {target}"
+    figures = profiles[target][name + kind]["held"]
+    assert set(budgets.load()[target][name + kind]) == set(figures)
+    assert not budgets.exceeded(target, {name + kind: figures})
 
 
 @needs_libtpu
 @pytest.mark.parametrize("name", PROMISED)
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", TPUS)
 def test_the_slower_of_schedule_and_memory_beats_the_dense_product(profiles, target, name):
     assert profiles[target][name]["dense_share"] < 1
 
 
 @needs_libtpu
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", TPUS)
 def test_every_plan_compiles(compiled, target):
     errors = {case: error for case, error in compiled[target].items() if error}
     assert not errors, errors
@@ -114,22 +87,12 @@ def test_every_plan_compiles(compiled, target):
     assert kinds == {"product", "decode", "layers"}
 
 
-def cases(target: str, everything: bool) -> tuple[list[plans.Case], list[plans.Case]]:
-    """Products and decodes to compile."""
-    if everything:
-        found = plans.distinct(target)
-        return found, plans.layouts(found)
-    found = plans.distinct(target, ["gpt-oss-120b"])
-    few = [case for case in found if case.m == 1 and case.number_format in PROMISED]
-    return few, plans.layouts(few)
-
-
-def over_layers(product: Any, decoded: Any) -> Any:
+def over_layers(product: Any) -> Any:
     """A loop that takes matrices out of a stack, to be multiplied and to be decoded."""
 
     def run(x: jax.Array, layers: ResidentTensor) -> tuple[jax.Array, jax.Array]:
         def layer(x: jax.Array, i: jax.Array) -> tuple[jax.Array, jax.Array]:
-            return product(x, layers[i]).astype(x.dtype), decoded(layers[i])[0]
+            return product(x, layers[i]).astype(x.dtype), decode(layers[i], jnp.bfloat16)[0]
 
         return jax.lax.scan(layer, x, jnp.arange(STACKED[0]))
 
@@ -143,33 +106,33 @@ def copied(program: str, layers: ResidentTensor) -> str | None:
     return made[0] if made else None
 
 
-def main(target: str, extent: str, part: str) -> None:
-    """Compiles every PARTS-th case, and prints what came of it as JSON."""
-    compiling.prepare()
-    from jentropy.pallas_kernels.decode import api as decode
-    from jentropy.pallas_kernels.profiling.measuring import product_of
-
-    def decoded(weight: Any) -> jax.Array:
-        return decode.decode(weight, jnp.dtype(jnp.bfloat16))
-
-    products, decodes = cases(target, extent == "all")
+def work_of(target: str, part: str) -> dict[str, tuple[Any, ...]]:
+    """Functions and arguments to compile, by name."""
+    models = SAMPLED if part == "sampled" else tuple(plans.LAYERS)
+    products = plans.distinct(plans.cases(target, models), plans.Case.kernel)
+    if part == "sampled":
+        products = plans.sampled(products)
     work: dict[str, tuple[Any, ...]] = {}
     for case in products:
-        weight = case.weight()
-        x = jax.ShapeDtypeStruct((case.m, case.k), jnp.bfloat16)
-        work[f"product: {case}"] = (product_of(weight, target), x, weight)
-    for case in decodes:
-        work[f"decode: {case}"] = (decoded, case.weight())
-    for number_format in PROMISED:
-        weight = abstract_weight(FORMATS[number_format], *STACKED[1:])
+        x = jax.ShapeDtypeStruct((case.m, case.weight.shape[1]), jnp.bfloat16)
+        work[f"product: {case}"] = (tpu.product_of(case.weight, case.m, target), x, case.weight)
+    for case in plans.distinct(products, plans.Case.layout):
+        work[f"decode: {case}"] = (lambda w: decode(w, jnp.bfloat16), case.weight)
+    for name in PROMISED:
+        weight = tpu.resident(VARIANTS[name].number_format, *STACKED[1:])
         x = jax.ShapeDtypeStruct((16, STACKED[1]), jnp.bfloat16)
         layers = jax.tree.map(
             lambda a: jax.ShapeDtypeStruct((STACKED[0], *a.shape), a.dtype), weight
         )
-        of_layers = over_layers(product_of(weight, target), decoded)
-        work[f"layers: {number_format}"] = (of_layers, x, layers)
+        work[f"layers: {name}"] = (over_layers(tpu.product_of(weight, 16, target)), x, layers)
+    return work if part == "sampled" else dict(list(work.items())[int(part) :: PARTS])
+
+
+def main(target: str, part: str) -> None:
+    """Compiles, and prints what came of it as JSON."""
+    compiling.prepare(target)
     results: dict[str, str | None] = {}
-    for name, arguments in list(work.items())[int(part) :: PARTS]:
+    for name, arguments in work_of(target, part).items():
         start = time.perf_counter()
         try:
             program = compiling.compile_for(target, *arguments)
@@ -182,17 +145,13 @@ def main(target: str, extent: str, part: str) -> None:
     print(json.dumps(results))
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", profile.BUDGETED)
 @pytest.mark.parametrize(("k", "n"), [(512, 256), (700, 640), (2880, 384)])
 def test_abstract_weights_are_what_to_resident_makes(name, k, n):
-    number_format = FORMATS[name]
-    rng = np.random.default_rng(0)
-    dense = jnp.asarray(rng.standard_normal((n, k)) * 0.02, jnp.bfloat16)
-    weight: Any = dense
-    if number_format.parameters:
-        codes = quantize(dense.astype(jnp.float32), number_format)
-        weight = QuantizedTensor(number_format=number_format, codes=codes)
-    made, expected = abstract_weight(number_format, k, n), to_resident(weight, "tpu")
+    number_format = VARIANTS[name].number_format
+    dense = jnp.asarray(np.random.default_rng(0).standard_normal((n, k)) * 0.02, jnp.bfloat16)
+    expected = to_resident(weight_of(number_format, dense), "tpu")
+    made = tpu.resident(number_format, k, n)
     skipped = {"shift", "inline", "exact"}  # what numbers decide
     assert made.layout == expected.layout
     assert made.shape == expected.shape
@@ -211,20 +170,27 @@ def test_abstract_weights_are_what_to_resident_makes(name, k, n):
 
 
 def test_plans_differ_in_what_decides_a_kernel_only():
-    found = plans.distinct("v6e")
-    assert len({str(case) for case in found}) == len(found)
-    assert {case.number_format for case in found} >= set(PROMISED)
-    assert not [case for case in found if case.m in (8, 16)], "they run as M = 1 does"
-    assert len(plans.layouts(found)) < len(found)
+    cases = list(plans.cases("v6e", SAMPLED))
+    distinct = plans.distinct(cases, plans.Case.kernel)
+    assert len({str(case) for case in distinct}) == len(distinct) < len(cases)
+    assert {case.variant for case in distinct} == set(profile.BUDGETED)
+    assert not [case for case in distinct if case.m in (8, 16)], "they run as M = 1 does"
+    assert len(plans.distinct(distinct, plans.Case.layout)) < len(distinct)
+    sample = plans.sampled(distinct)
+    assert len(sample) < len(distinct) / 4
+    assert set.union(*(c.traits() for c in sample)) == set.union(*(c.traits() for c in distinct))
 
 
 def test_budgets_are_below_what_is_promised():
-    held = budgets.load()
-    assert set(held) == {*TARGETS, gpu_report.TARGET}
-    for target in TARGETS:
-        assert set(held[target]) == {*FORMATS, *(name + budgets.DECODE for name in FORMATS)}
-        for name, budget in held[target].items():
-            assert budget["ratio"] <= budgets.ceiling(target, name), (target, name)
+    known = budgets.load()
+    assert set(known) == set(compiling.COMPILERS)
+    for target in known:
+        assert list(known[target]) == budgets.names(target)
+        for name, budget in known[target].items():
+            for what, most in budgets.ceilings(target, name).items():
+                assert budget[what] <= most, (target, name, what)
+    with pytest.raises(KeyError, match="BF17 on v5e"):
+        budgets.ceilings("v5e", "BF17")
 
 
 BUNDLES = """
@@ -313,26 +279,42 @@ def test_the_command_says_what_it_has_not(capsys, monkeypatch):
 
 
 def test_budgets_are_set_by_what_was_measured(tmp_path, monkeypatch):
-    own = schedule.Schedule(bundles=100.0, upper=100.0, hot=90.0, slots={"SPILL": 5.0}, loops=())
-    figures = profile.Figures(tile=(1024, 1024), schedule=own, hbm_cycles=200.0)
+    step = schedule.Schedule(bundles=100.0, upper=100.0, hot=90.0, slots={"SPILL": 5.0}, loops=())
+    figures = tpu.Figures(m=16, tile=(1024, 1024), schedule=step, hbm_cycles=200.0)
+    measured = {"INT8 row": figures.budgeted()}
     budget = {"ratio": 0.6, "bundles": 90.0, "spills": 6.0}
-    assert budgets.exceeded(figures, budget) == {"bundles": (100.0, 90.0)}
     path = tmp_path / "kernels.json"
     monkeypatch.setattr(budgets, "path", lambda: path)
-    path.write_text(json.dumps({"v5e": {"INT8 row": budget}}))
-    profile.write_budgets("v5e", {"INT8 row": figures}, min)
-    lowered = {"ratio": 0.505, "bundles": 90.0, "spills": 6.0}
-    assert budgets.load() == {"v5e": {"INT8 row": lowered}}
-    profile.write_budgets("v5e", {"INT8 row": figures}, max)
-    assert budgets.load()["v5e"]["INT8 row"]["bundles"] == 101.0
-    path.write_text(json.dumps({"v5e": {"INT8 row": budget}}))
-    with pytest.raises(CheckError, match="INT8 row: bundles 100"):
-        profile.check("v5e", {"INT8 row": figures})
-    assert budgets.proposed("v7x", "MXFP8", figures)["ratio"] == 0.505
-    slow = dataclasses.replace(figures, hbm_cycles=50.0)
+    path.write_text(json.dumps({"v6e": {"INT8 row": budget}}))
+    assert budgets.exceeded("v6e", measured) == ["INT8 row: bundles 100.000 above 90.0"]
+    assert len(budgets.exceeded("v7x", measured)) == 3, "what has no budget exceeds it"
+    budgets.write("v6e", measured, min)
+    lowered = {"ratio": 0.5, "bundles": 90.0, "spills": 6.0}  # to its ceiling
+    assert budgets.load() == {"v6e": {"INT8 row": lowered}}
+    budgets.write("v6e", measured, max)
+    assert budgets.load()["v6e"]["INT8 row"]["bundles"] == 101.0
+    assert budgets.proposed("v7x", "MXFP8", figures.budgeted())["ratio"] == 0.505
+    slow = dataclasses.replace(figures, hbm_cycles=50.0).budgeted()
     assert budgets.proposed("v7x", "MXFP8", slow)["ratio"] == 1.0
     assert budgets.proposed("v7x", "INT8 row" + budgets.DECODE, slow)["ratio"] == 1.0
-    assert budgets.proposed("v7x", "INT8 row", slow)["ratio"] == 2.02
+    assert budgets.proposed("v7x", "INT8 row", slow)["ratio"] == 0.65
+    with pytest.raises(KeyError):
+        budgets.proposed("v7x", "FP8", slow)
+
+
+def test_the_command_fails_where_a_budget_is_exceeded(tmp_path, monkeypatch, capsys):
+    step = schedule.Schedule(
+        bundles=1e6, upper=1e6, hot=1e6, slots=dict.fromkeys(schedule.SLOTS, 0.0), loops=()
+    )
+    figures = tpu.Figures(m=16, tile=(1024, 1024), schedule=step, hbm_cycles=200.0)
+    monkeypatch.setattr(tpu, "measured", lambda *_: [("INT8 row", figures), ("FP8 M=64", figures)])
+    monkeypatch.setattr(compiling, "prepare", lambda *_: None)
+    monkeypatch.setattr(compiling, "versions", lambda *_: {"jax": "0"})
+    assert profile.main(["--tpu", "v5e"]) == 0
+    assert profile.main(["--tpu", "v5e", "--check"]) == 1
+    out, err = capsys.readouterr()
+    assert "1000000" in out
+    assert "INT8 row: ratio 5000" in err
 
 
 if __name__ == "__main__":

@@ -402,6 +402,7 @@ def test_stochastic_rounding_leaves_codes_alone(name):
 # Errors.
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_unknown_rules_and_inputs_are_refused():
     x = gaussian(4, 64)
     assert list(SCALE_RULES) == ["max", "span", "floor", "ceil"]

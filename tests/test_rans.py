@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -11,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jentropy.codecs import bits, kernels, lanes, rans, tables
-from jentropy.codecs.lanes import Decoding, Encoding, Stream, Symbols
 from jentropy.codecs.tables import Tables
 from jentropy.errors import CorruptError
 
@@ -20,15 +20,37 @@ def table_of(*runs: np.ndarray) -> Tables:
     """A table for each run, of its own symbols."""
     counts = np.stack([np.bincount(run, minlength=256) for run in runs])
     frequencies = np.stack([tables.normalize(row) for row in counts])
-    return Tables(frequencies, np.tile(np.arange(256), (len(runs), 1)))
+    return Tables(frequencies, np.arange(256))
 
 
-def encode(run, own, contexts=None, low=None, finish=lambda stream: stream) -> Encoding:
-    return Encoding(run.size, own, own.encode_rows(), lambda: Symbols(run, contexts, low), finish)
+class Stream(NamedTuple):
+    """A coded stream."""
+
+    states: np.ndarray
+    counts: np.ndarray
+    words: np.ndarray
 
 
-def decode(stream, size, own, contexts=None) -> Decoding:
-    return Decoding(size, own, lambda: (stream, contexts), lambda symbols, low: (symbols, low))
+class Encoding(lanes.Encoding):
+    """Gives the coded stream."""
+
+    def __init__(self, symbols, own, table_ids=None, carries=None):
+        self.size, self.tables = symbols.size, own
+        self.symbols, self.table_ids, self.carries = symbols, table_ids, carries
+
+    def finish(self, *stream) -> Stream:
+        return Stream(*stream)
+
+
+class Decoding(lanes.Decoding):
+    """Gives symbols and carries."""
+
+    def __init__(self, stream, size, own, table_ids=None):
+        self.size, self.tables, self.table_ids = size, own, table_ids
+        self.states, self.counts, self.words = stream
+
+    def finish(self, symbols, carries):
+        return symbols, carries
 
 
 def entropy_of(run: np.ndarray) -> float:
@@ -72,7 +94,7 @@ def test_tables_are_those_of_the_format():
     assert table[0] == (7 << 24 | 1023 << 12 | 0)
     assert table[1024] == (8 << 24 | 2047 << 12 | 0)
     assert table[4095] == (200 << 24 | 1023 << 12 | 1023)
-    assert own.encode_rows()[0, [7, 8, 200]].tolist() == [
+    assert own.encode_rows[0, [7, 8, 200]].tolist() == [
         1024 << 16,
         2048 << 16 | 1024,
         1024 << 16 | 3072,
@@ -82,7 +104,7 @@ def test_tables_are_those_of_the_format():
 def test_golden_words():
     run = np.random.default_rng(0).binomial(15, 0.4, 64).astype(np.uint8)
     own = table_of(run)
-    (stream,) = lanes.encode([encode(run, own)])
+    (stream,) = lanes.encode([Encoding(run, own)])
     # The same, by the formula of FORMAT.md in plain integers.
     f, starts = own.frequencies[0], own.starts[0]
     state, words = 1 << 16, []
@@ -105,7 +127,7 @@ def test_one_kernel_and_one_for_each_fusion_are_the_same_coder(count, width, mon
     numbers = rng.integers(0, 3, run.shape).astype(np.uint8)
     own = table_of(*(run[numbers == i] for i in range(3)))
     rows = np.zeros((256, 256), np.uint32)
-    rows[:3] = own.encode_rows()
+    rows[:3] = own.encode_rows
     initial = (rans.LOWER + rng.integers(0, rans.LOWER, width)).astype(np.uint32)
     decode_rows = np.resize(own.decode_rows, (count, rans.SLOTS)).reshape(-1)
     coding = run, numbers, initial, rows.reshape(-1)
@@ -139,8 +161,8 @@ def test_streams_come_back(size):
     run = rng.binomial(20, 0.3, size).astype(np.uint8)
     own = table_of(run)
     low = rng.integers(0, 1 << 16, lanes.lane_count(size)).astype(np.uint16)
-    (stream,) = lanes.encode([encode(run, own, low=low)])
-    ((symbols, back),) = lanes.decode([decode(stream, size, own)])
+    (stream,) = lanes.encode([Encoding(run, own, carries=low)])
+    ((symbols, back),) = lanes.decode([Decoding(stream, size, own)])
     assert (symbols == run).all()
     assert (back == low).all()
 
@@ -151,8 +173,8 @@ def test_contexts_choose_among_tables(count):
     contexts = rng.integers(0, count, 50_000).astype(np.uint8)
     run = (rng.binomial(20, 0.3, contexts.size) + contexts).astype(np.uint8)
     own = table_of(*(run[contexts == i] for i in range(count)))
-    (stream,) = lanes.encode([encode(run, own, contexts)])
-    ((symbols, _),) = lanes.decode([decode(stream, run.size, own, contexts)])
+    (stream,) = lanes.encode([Encoding(run, own, contexts)])
+    ((symbols, _),) = lanes.decode([Decoding(stream, run.size, own, contexts)])
     assert (symbols == run).all()
     apart = sum(entropy_of(run[contexts == i]) * (contexts == i).sum() for i in range(count))
     assert 16 * stream.words.size < apart + 0.02 * run.size + 32 * stream.states.size
@@ -166,12 +188,12 @@ def test_many_streams_of_many_sizes_and_tables_in_one_call():
     ]
     owns = [table_of(run) for run in runs]
     owns[3], runs[3] = owns[2], runs[2][: runs[3].size]  # one table, two streams
-    streams = lanes.encode([encode(r, o) for r, o in zip(runs, owns, strict=True)])
-    jobs = [decode(s, r.size, o) for s, r, o in zip(streams, runs, owns, strict=True)]
+    streams = lanes.encode([Encoding(r, o) for r, o in zip(runs, owns, strict=True)])
+    jobs = [Decoding(s, r.size, o) for s, r, o in zip(streams, runs, owns, strict=True)]
     for run, (symbols, low) in zip(runs, lanes.decode(jobs), strict=True):
         assert (symbols == run).all()
         assert not low.any()
-    alone = lanes.encode([encode(runs[7], owns[7])])[0]
+    alone = lanes.encode([Encoding(runs[7], owns[7])])[0]
     assert (alone.words == streams[7].words).all(), "company changes nothing"
 
 
@@ -179,21 +201,22 @@ def test_many_streams_of_many_sizes_and_tables_in_one_call():
 @pytest.mark.parametrize("size", [100_000, 1 << 20])
 def test_rate_is_near_the_entropy(p, size):
     run = np.random.default_rng(2).binomial(40, p, size).astype(np.uint8)
-    (stream,) = lanes.encode([encode(run, table_of(run))])
-    stored = sum(part.nbytes for part in (*stream.sections(), stream.words))
+    (stream,) = lanes.encode([Encoding(run, table_of(run))])
+    stored = sum(
+        part.nbytes for part in (*lanes.sections(stream.states, stream.counts), stream.words)
+    )
     # Five bytes a lane, and what 12 bits of precision cost.
     assert 8 * stored / size < entropy_of(run) + 40 / rans.LANE + 0.006
 
 
 def test_sections_come_back():
     for counts in ([5, 9, 7], [0, 0], [10, 400], [3]):
-        stream = Stream(
-            np.arange(len(counts), dtype=np.uint32), np.array(counts), np.zeros(0, np.uint16)
-        )
-        data = np.concatenate([part.view(np.uint8) for part in stream.sections()])
+        written = np.arange(len(counts), dtype=np.uint32)
+        sections = lanes.sections(written, np.array(counts))
+        data = np.concatenate([part.view(np.uint8) for part in sections])
         reader = bits.Reader(data, "test")
         states, found = lanes.read_sections(reader, len(counts) * rans.LANE)
-        assert states.tolist() == stream.states.tolist()
+        assert states.tolist() == written.tolist()
         assert found.tolist() == counts
         assert reader.left == 0
 
@@ -202,11 +225,11 @@ def test_noise_is_refused_or_decodes_within_its_words():
     rng = np.random.default_rng(3)
     run = rng.binomial(20, 0.3, 30_000).astype(np.uint8)
     own = table_of(run)
-    (stream,) = lanes.encode([encode(run, own)])
+    (stream,) = lanes.encode([Encoding(run, own)])
     for _ in range(10):
         words = rng.integers(0, 1 << 16, stream.words.size).astype(np.uint16)
         with pytest.raises(CorruptError, match="lanes elsewhere"):
-            lanes.decode([decode(Stream(stream.states, stream.counts, words), run.size, own)])
+            lanes.decode([Decoding(Stream(stream.states, stream.counts, words), run.size, own)])
 
 
 @pytest.mark.parametrize("numbers", [[], [0], [0, 0, 0], [5, 0, 31], list(range(40))])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 
 import jax
@@ -13,9 +14,57 @@ from flax import nnx
 from flax.training.train_state import TrainState
 
 import jentropy
+from jentropy.checkpoints import structure
+from jentropy.checkpoints.store import Store
 from jentropy.errors import InputError
+from jentropy.formats import ASYMMETRIC_INT4, MXFP4, NVFP4, UINT4, QuantizedTensor, quantize
 
 from .conftest import same_tree
+
+
+def quantised() -> dict:
+    weights = np.random.default_rng(0).standard_normal((4, 64)).astype(np.float32)
+    return {
+        name: QuantizedTensor(number_format=f, codes=quantize(weights, f))
+        for name, f in {"a": MXFP4, "b": NVFP4, "c": MXFP4, "d": ASYMMETRIC_INT4}.items()
+    }
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_quantised_weights_come_back_as_such(compressed, tmp_path, caplog):
+    tree = {"w": quantised(), "n": [None, 3], "b": np.ones(2, np.float32)}
+    jentropy.save(tmp_path / "t", jentropy.compress(tree) if compressed else tree)
+    packed = jentropy.load(tmp_path / "t")
+    back = jentropy.decompress(packed)
+    assert not caplog.records
+    assert back["n"] == [None, 3]
+    for name, weight in tree["w"].items():
+        assert isinstance(packed["w"][name], QuantizedTensor)
+        assert back["w"][name].number_format == weight.number_format
+        assert same_tree(back["w"][name].codes, dict(weight.codes))
+    assert len(Store(tmp_path / "t").index.formats) == 3
+    assert jentropy.verify(tmp_path / "t").tensors == 11
+    assert same_tree(jentropy.decompress(jentropy.load(tmp_path / "t", target=tree)), tree)
+
+
+def test_a_target_of_another_number_format_is_refused(tmp_path):
+    jentropy.save(tmp_path / "t", quantised())
+    target = quantised()
+    target["a"] = dataclasses.replace(target["a"], number_format=MXFP4.with_element(UINT4))
+    with pytest.raises(InputError, match="tensor 'a': number format of the target"):
+        jentropy.load(tmp_path / "t", target=target)
+
+
+def test_a_quantised_weight_that_is_none_is_neither_written_nor_read(tmp_path, monkeypatch):
+    weights = quantised()
+    wrong = {"w": [weights["a"], dataclasses.replace(weights["b"], codes=weights["a"].codes)]}
+    with pytest.raises(InputError, match=r"tensor 'w.1': codes of NVFP4"):
+        jentropy.save(tmp_path / "t", wrong)
+    monkeypatch.setattr(structure, "_check", lambda *_: None)
+    jentropy.save(tmp_path / "t", wrong)
+    monkeypatch.undo()
+    with pytest.raises(InputError, match=r"index: tensor 'w.1': codes of NVFP4"):
+        jentropy.load(tmp_path / "t")
 
 
 class Model(nnx.Module):
@@ -35,7 +84,8 @@ def train_state(seed: int) -> TrainState:
     key = jax.random.key(seed)
     tree = {"w": jax.random.normal(key, (3, 4)), "b": jnp.full(4, float(seed))}
     made = TrainState.create(apply_fn=None, params=tree, tx=optax.adamw(1e-3))
-    return made.apply_gradients(grads=jax.tree.map(jnp.ones_like, tree))
+    with jax.numpy_dtype_promotion("standard"):  # which optax needs
+        return made.apply_gradients(grads=jax.tree.map(jnp.ones_like, tree))
 
 
 def test_a_module_comes_back_into_an_abstract_one(tmp_path):

@@ -11,7 +11,6 @@ import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,74 +20,35 @@ import pytest
 from jax.experimental.pallas import tpu as pltpu
 
 import jentropy
-from jentropy import formats
 from jentropy import pallas_kernels as kernels
 from jentropy.errors import InputError
 from jentropy.formats import (
-    ASYMMETRIC_INT4,
-    FP8_BLOCK,
-    FP8_E5M2,
-    FP8_ROW,
     INT4_GROUP,
-    INT8_EXCESS128,
-    INT8_ROW,
     MXFP4,
     MXFP8,
     NVFP4,
-    UINT8,
-    Format,
     QuantizedTensor,
     dequantize,
     quantize,
 )
-from jentropy.pallas_kernels import backends
-from jentropy.pallas_kernels.decode_matmul import tpu
-from jentropy.pallas_kernels.decode_matmul.plan import MOST_ROWS, plan
-from jentropy.pallas_kernels.targets import KINDS, TARGETS
+from jentropy.pallas_kernels import backends, fused, reference, targets
+from jentropy.pallas_kernels.targets import TPUS
+from jentropy.pallas_kernels.tpu.plan import MOST_ROWS, make_plan
+from jentropy.pallas_kernels.variants import VARIANTS, with_blocks
 
 from .conftest import same_bits
 
 INTERPRET = pltpu.InterpretParams(
     dma_execution_mode="on_wait", detect_races=True, uninitialized_memory="nan"
 )
-ROW = (1, 0)
-
-
-def with_blocks(number_format: Format, block: tuple[int, ...] | None, **changes: Any) -> Format:
-    """The same format, every parameter of these blocks."""
-    for parameter in number_format.parameters:
-        number_format = number_format.with_parameter(parameter.name, block=block, **changes)
-    return number_format
-
-
-BF16 = formats.FORMATS["BF16"]
 FORMATS = {
-    "BF16": BF16,
-    "FP8": formats.FORMATS["FP8_E4M3"],
-    "FP8-tensor": with_blocks(FP8_ROW, None),
-    "FP8-row": FP8_ROW,
-    "E5M2-row": FP8_ROW.with_element(FP8_E5M2),
-    "FP8-128x128": FP8_BLOCK,
-    "FP8-64x64": with_blocks(FP8_BLOCK, (64, 64)),
-    "FP8-256x128": with_blocks(FP8_BLOCK, (256, 128)),
-    "FP8-128x128-E8M0": with_blocks(FP8_BLOCK, (128, 128), element=formats.FP8_E8M0),
-    "MXFP8": MXFP8,
-    "INT8-row": INT8_ROW,
-    "INT8-32": with_blocks(INT8_ROW, (32,), element=formats.FP16).with_element(INT8_EXCESS128),
-    "UINT8-row": with_blocks(ASYMMETRIC_INT4, ROW)
-    .with_element(UINT8)
-    .with_parameter("zero_point", element=UINT8),
-    "INT4-32": with_blocks(INT4_GROUP, (32,)),
-    "INT4-128": INT4_GROUP,
-    "INT4-128-FP32": with_blocks(INT4_GROUP, (128,), element=formats.FP32),
-    "INT4-row": with_blocks(INT4_GROUP, ROW),
-    "INT4-32-zeros": with_blocks(ASYMMETRIC_INT4, (32,)),
-    "INT4-128-zeros": ASYMMETRIC_INT4,
-    "INT4-row-zeros": with_blocks(ASYMMETRIC_INT4, ROW),
+    name: variant.number_format
+    for name, variant in VARIANTS.items()
+    if backends.has_kernels("tpu", variant.number_format)
 }
 N, K = 140, 500  # of weights as they are stored: ragged in every tile
 every_format = pytest.mark.parametrize("name", FORMATS)
-each_target = pytest.mark.parametrize("target", TARGETS)
+each_target = pytest.mark.parametrize("target", TPUS)
 
 
 @pytest.fixture(autouse=True)
@@ -101,7 +61,7 @@ def no_races(capfd):
 @pytest.fixture
 def on(monkeypatch):
     """Takes this process for a TPU of a generation."""
-    return lambda name: monkeypatch.setattr(tpu, "current_target", lambda: TARGETS[name])
+    return lambda name: monkeypatch.setattr(targets, "current_tpu", lambda: TPUS[name])
 
 
 def weights(shape, seed=0) -> np.ndarray:
@@ -167,7 +127,7 @@ def test_decode_gives_every_codes_number(name, dtype, reduce_axis):
         bits(kernels.decode(w, dtype, interpret=INTERPRET)), bits(expected)
     )
     ids = jnp.array([[255, 0], [3, 1000]])
-    taken = w.module.take_rows(w, ids, jnp.dtype(dtype))
+    taken = kernels.take_rows(w, ids, dtype)
     np.testing.assert_array_equal(bits(taken), bits(expected[jnp.clip(ids, 0, 255)]))
 
 
@@ -228,7 +188,7 @@ def test_escapes_are_put_back_wherever_they_are(case, escapes):
     w = resident(jnp.asarray(codes.view(ml_dtypes.bfloat16)))
     assert int(w.arrays["counts"].sum()) == escapes
     np.testing.assert_array_equal(bits(kernels.decode(w, interpret=INTERPRET)), codes)
-    np.testing.assert_array_equal(bits(w.module.decode(w, jnp.bfloat16)), codes)
+    np.testing.assert_array_equal(bits(reference.decode(w, jnp.bfloat16)), codes)
     numbers = codes.view(ml_dtypes.bfloat16).astype(np.float32).T
     here = np.r_[:16, len(numbers) - 16 : len(numbers)]
     x = jnp.eye(len(numbers), dtype=jnp.bfloat16)[here]
@@ -296,12 +256,12 @@ def test_it_is_close_to_the_product_in_float64(name, target, on):
     np.testing.assert_array_less(np.abs(y - x @ w), factor * 4e-7 * sizes.max() + 1e-30)
 
 
-@pytest.mark.parametrize("name", ["BF16", "FP8-256x128", "MXFP8", "INT4-128-zeros"])
+@pytest.mark.parametrize("name", ["BF16", "FP8 256x128", "MXFP8", "INT4 g128 zeros"])
 def test_many_tiles(name):
     """By plain operations: the interpreter would take minutes."""
     weight = quantized(name, (2200, 2600))
     w, x = resident(weight), inputs((3, 2600))
-    assert tpu.plan_product(w, 3, TARGETS["v5e"]).grid[1] == 2
+    assert fused.kernels_of(w).plan(w, 3, TPUS["v5e"]).grid[1] == 2
     y = jentropy.matmul(x, w, transpose_w=True, out_dtype=jnp.float32, interpret="hlo")
     expected = np.asarray(x, np.float64) @ np.asarray(weight.dequantize(), np.float64).T
     np.testing.assert_allclose(y, expected, atol=2e-6 * np.abs(expected).max())
@@ -312,20 +272,20 @@ def test_many_tiles(name):
 @each_target
 def test_more_rows_than_a_pass_takes(target, on):
     on(target)
-    weight, rows = quantized("FP8-128x128"), MOST_ROWS + 5
+    weight, rows = quantized("FP8 128x128"), MOST_ROWS + 5
     x = inputs((rows, K))
     y = multiply(x, resident(weight), transpose_w=True, out_dtype=jnp.float32)
-    w = weight.dequantize(jnp.float32 if rows <= TARGETS[target].fused_rows else jnp.bfloat16)
+    w = weight.dequantize(jnp.float32 if rows <= TPUS[target].fused_rows else jnp.bfloat16)
     expected = np.asarray(x, np.float64) @ np.asarray(w, np.float64).T
     np.testing.assert_allclose(y, expected, atol=1e-6 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("name", ["BF16", "FP8-row", "E5M2-row", "FP8-128x128", "MXFP8"])
+@pytest.mark.parametrize("name", ["BF16", "FP8 row", "E5M2 row", "FP8 128x128", "MXFP8"])
 def test_nan_and_inf_come_out_as_from_the_dense_product(name):
     weight = quantized(name)
     special = {
         "BF16": [0x7F80, 0xFF80, 0x7FC1, 0xFFFF, 0x7F81],
-        "E5M2-row": [0x7C, 0xFC, 0x7D, 0xFF],
+        "E5M2 row": [0x7C, 0xFC, 0x7D, 0xFF],
     }
     code = np.array(weight.codes["code"])
     for i, value in enumerate(special.get(name, [0x7F, 0xFF])):
@@ -355,7 +315,7 @@ def test_both_products_of_both_layouts(name, transpose_w, reduce_axis):
     np.testing.assert_allclose(y, expected, atol=2e-6 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("name", ["BF16", "FP8-128x128", "INT4-128-zeros"])
+@pytest.mark.parametrize("name", ["BF16", "FP8 128x128", "INT4 g128 zeros"])
 @pytest.mark.parametrize("x_dtype", [jnp.bfloat16, jnp.float32], ids=["x-bf16", "x-f32"])
 @pytest.mark.parametrize("out_dtype", [None, jnp.bfloat16, jnp.float32], ids=["x", "bf16", "f32"])
 def test_dtypes(name, x_dtype, out_dtype):
@@ -380,7 +340,7 @@ def test_full_precision_keeps_float32(name):
     assert 1e-5 * scale < np.abs(rounded - expected).max() < 1e-2 * scale
 
 
-@pytest.mark.parametrize("name", ["BF16", "FP8-row", "FP8-128x128", "MXFP8", "INT4-128"])
+@pytest.mark.parametrize("name", ["BF16", "FP8 row", "FP8 128x128", "MXFP8", "INT4 g128"])
 def test_gradients_are_those_of_the_dense_product(name):
     weight, x = quantized(name, (160, 192)), inputs((6, 192), jnp.float32)
     w = resident(weight)
@@ -415,7 +375,7 @@ def test_adapters_train_over_a_compressed_base():
     assert np.abs(gradients[1]).max() > 0
 
 
-@pytest.mark.parametrize("name", ["BF16", "FP8-128x128", "INT4-128-zeros"])
+@pytest.mark.parametrize("name", ["BF16", "FP8 128x128", "INT4 g128 zeros"])
 def test_a_batch_of_x_reads_the_weight_once(name):
     w, x = resident(quantized(name)), inputs((3, 4, K))
     call = jax.vmap(lambda x: multiply(x, w, transpose_w=True))
@@ -427,7 +387,7 @@ def test_a_batch_of_x_reads_the_weight_once(name):
     assert gradient.shape == x.shape
 
 
-@pytest.mark.parametrize("name", ["BF16", "FP8-row", "FP8-128x128", "INT4-128-zeros"])
+@pytest.mark.parametrize("name", ["BF16", "FP8 row", "FP8 128x128", "INT4 g128 zeros"])
 def test_stacked_layers(name):
     weight = quantized(name, (3, 192, 192))
     w = resident(weight)
@@ -453,7 +413,7 @@ def test_stacked_layers(name):
         np.testing.assert_allclose(scanned[i], here, atol=1e-5 * float(jnp.abs(here).max()))
 
 
-@pytest.mark.parametrize("name", ["BF16", "FP8-128x128", "MXFP8", "INT4-32-zeros"])
+@pytest.mark.parametrize("name", ["BF16", "FP8 128x128", "MXFP8", "INT4 g32 zeros"])
 def test_a_matrix_is_read_out_of_its_stack(name):
     weight = quantized(name, (2, 2, 128, 192))
     w, x = resident(weight), inputs((3, 192))
@@ -542,7 +502,7 @@ def test_what_has_no_kernel_rests_in_the_reference_layout():
         np.testing.assert_allclose(y, expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["FP8-128x128", "INT4-128-zeros", "MXFP8"])
+@pytest.mark.parametrize("name", ["FP8 128x128", "INT4 g128 zeros", "MXFP8"])
 def test_resident_from_the_archive(name):
     weight = quantized(name)
     packed = jentropy.compress({"w": weight, "norm": jnp.ones(8, jnp.bfloat16)})
@@ -584,7 +544,7 @@ def test_what_tools_wrote(fixtures, dialect):
 
 def test_sizes():
     """Bits per weight of a large matrix: what the format allocates, and little more."""
-    allowed = {"BF16": 12.1, "FP8-128x128": 8.03, "MXFP8": 8.26, "INT4-128": 4.13}
+    allowed = {"BF16": 12.1, "FP8 128x128": 8.03, "MXFP8": 8.26, "INT4 g128": 4.13}
     for name, most in allowed.items():
         w = resident(quantized(name, (2048, 2048)))
         assert w.bits_per_weight < most, name
@@ -600,8 +560,8 @@ def test_bad_options_are_refused():
     ("m", "k", "n"), [(1, 4096, 4096), (16, 14336, 4096), (256, 4096, 28672), (8192, 2880, 2880)]
 )
 def test_plans_fit(target, m, k, n):
-    limits = TARGETS[target]
-    made = plan(
+    limits = TPUS[target]
+    made = make_plan(
         m=m, k=k, n=n, tile_k=2048, tile_n=1024, bits_per_weight=12, accumulators=2, target=limits
     )
     assert made.fused == (m <= limits.fused_rows)
@@ -614,4 +574,4 @@ def test_plans_fit(target, m, k, n):
 
 
 def test_every_known_device_has_a_target():
-    assert set(KINDS.values()) == set(TARGETS)
+    assert set(targets.KINDS.values()) == {*TPUS, *targets.GPUS}

@@ -22,19 +22,9 @@ import jax
 import jax.numpy as jnp
 
 import jentropy
-from jentropy.formats import (
-    ASYMMETRIC_INT4,
-    FORMATS,
-    FP8_BLOCK,
-    FP8_ROW,
-    INT4_GROUP,
-    INT8_ROW,
-    MXFP8,
-    Format,
-    QuantizedTensor,
-    quantize,
-)
-from jentropy.pallas_kernels import LAYOUTS, default_backend
+from jentropy.pallas_kernels import default_backend
+from jentropy.pallas_kernels.backends import has_kernels
+from jentropy.pallas_kernels.variants import VARIANTS, weight_of
 
 from .measure import Result, median_seconds, queued_seconds
 
@@ -56,15 +46,6 @@ SHAPES = {  # [N, K]
 ELSEWHERE = ("Llama-3-8B",)  # models of formats other than BF16
 SMALL_ROWS = (1, 16, 256)  # M
 ROWS = (1, 8, 16, 64, 256, 1024)
-FORMATS_TIMED: dict[str, Format] = {
-    "BF16": FORMATS["BF16"],
-    "FP8 row": FP8_ROW,
-    "FP8 128x128": FP8_BLOCK,
-    "MXFP8": MXFP8,
-    "INT8 row": INT8_ROW,
-    "INT4 g128": INT4_GROUP,
-    "INT4 g128 zeros": ASYMMETRIC_INT4,
-}
 # Of the layers of a program. No two share a weight: XLA would make one product of theirs.
 STACK_BYTES, MOST_LAYERS = 1 << 32, 64
 COPY_BYTES = 1 << 30
@@ -85,9 +66,7 @@ def _on_cpu() -> Iterator[Result]:
             x = normal(1, (m, k))
             ours = median_seconds(partial(product, x, weight))
             theirs = median_seconds(partial(product, x, dense))
-            yield Result(
-                name=f"{default_backend()} M={m} N={n} K={k}", figures=_times(ours, theirs)
-            )
+            yield Result(name=f"{default_backend()} M={m} N={n} K={k}", figures=times(ours, theirs))
 
 
 def _on_accelerator() -> Iterator[Result]:
@@ -97,38 +76,37 @@ def _on_accelerator() -> Iterator[Result]:
     for layer, (n, k) in SHAPES.items():
         dense = layers_of(n, k)
         theirs = {m: seconds(dense_product, m, dense) for m in ROWS}
-        for name, number_format in formats_timed(layer):
-            weights = alike(_resident(dense[0], number_format), len(dense))
+        for name in formats_timed(layer):
+            weight = jentropy.to_resident(weight_of(VARIANTS[name].number_format, dense[0]))
+            weights = alike(weight, len(dense))
             for m in ROWS:
                 ours = seconds(partial(jentropy.matmul, transpose_w=True), m, weights)
-                limit = weights[0].nbytes / bandwidth
+                limit = weight.nbytes / bandwidth
                 if name == "BF16":
                     speedups[m].append(theirs[m] / ours)
                 yield Result(
                     name=f"{name} {layer} M={m} N={n} K={k}",
                     figures={
-                        **_times(ours, theirs[m]),
+                        **times(ours, theirs[m]),
                         "of_bandwidth": limit / ours,
-                        "bits_per_weight": weights[0].bits_per_weight,
+                        "bits_per_weight": weight.bits_per_weight,
                     },
                 )
-            yield _decoding(f"{name} {layer} decode N={n} K={k}", weights[0], bandwidth)
-    for m, found in speedups.items():
+            yield _decoding(f"{name} {layer} decode N={n} K={k}", weight, bandwidth)
+    for m, values in speedups.items():
         yield Result(
             name=f"BF16 M={m}, geometric mean",
-            figures={"speedup": statistics.geometric_mean(found)},
+            figures={"speedup": statistics.geometric_mean(values)},
         )
 
 
-def formats_timed(layer: str) -> Iterator[tuple[str, Format]]:
-    """Of a layer: those whose codes the backend's own kernels read."""
-    for name, number_format in FORMATS_TIMED.items():
-        if number_format.parameters and not layer.startswith(ELSEWHERE):
-            continue
-        backend = default_backend()
-        own = [layout for layout in LAYOUTS.values() if backend == layout.BACKEND]
-        if any(layout.holds(number_format) for layout in own):
-            yield name, number_format
+def formats_timed(layer: str) -> Iterator[str]:
+    """Variants that are timed with a layer: those whose codes the backend's own kernels read."""
+    backend = default_backend()
+    for name, variant in VARIANTS.items():
+        elsewhere = variant.number_format.parameters and not layer.startswith(ELSEWHERE)
+        if variant.bench and not elsewhere and has_kernels(backend, variant.number_format):
+            yield name
 
 
 def _decoding(name: str, weight: Any, bandwidth: float) -> Result:
@@ -158,7 +136,8 @@ def alike(weight: Any, count: int) -> list[Any]:
     return [weight, *copies]
 
 
-def _times(ours: float, theirs: float) -> dict[str, float]:
+def times(ours: float, theirs: float) -> dict[str, float]:
+    """Of a product and the dense one, and how much faster it is."""
     return {
         "microseconds": 1e6 * ours,
         "dense_microseconds": 1e6 * theirs,
@@ -169,13 +148,6 @@ def _times(ours: float, theirs: float) -> dict[str, float]:
 def normal(seed: int, shape: tuple[int, ...]) -> jax.Array:
     """Standard normal numbers, bfloat16."""
     return jax.random.normal(jax.random.key(seed), shape, jnp.bfloat16)
-
-
-def _resident(dense: jax.Array, number_format: Format) -> Any:
-    if not number_format.parameters:
-        return jentropy.to_resident(dense)
-    codes = quantize(dense, number_format)
-    return jentropy.to_resident(QuantizedTensor(number_format=number_format, codes=codes))
 
 
 def dense_product(x: jax.Array, w: jax.Array) -> jax.Array:

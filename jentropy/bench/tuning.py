@@ -1,6 +1,6 @@
 """`bench --suite matmul --tune`: the fastest configuration of each product, measured on this GPU.
 
-What is found is written beside the package, by device kind, where `decode_matmul.tuning` reads it;
+What is found is written beside the package, by device kind, where `hopper.tuning` reads it;
 after each layer, so that an interrupted run leaves what it had. Every result is checked.
 """
 
@@ -14,14 +14,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import jentropy
 from jentropy.errors import CheckError, UnsupportedError
-from jentropy.pallas_kernels import default_backend
-from jentropy.pallas_kernels.decode_matmul import gpu, tuning
-from jentropy.pallas_kernels.decode_matmul.gpu_plan import MOST_ROWS, Config, Plan, configs, plan
-from jentropy.pallas_kernels.decode_matmul.transforms import Product
-from jentropy.pallas_kernels.gpu_targets import current_target
+from jentropy.pallas_kernels import ResidentTensor, default_backend, fused, targets
+from jentropy.pallas_kernels.hopper import tuning
+from jentropy.pallas_kernels.hopper.plan import MOST_ROWS, Config, HopperPlan, configs, make_plan
+from jentropy.pallas_kernels.layout import Plan
 
 from .matmul import SHAPES, alike, layers_of, normal, program, seconds
 from .measure import Result, environment, queued_seconds
@@ -69,25 +69,24 @@ def run() -> Iterator[Result]:
         tuning.save(tuning.path_of(device.device_kind), document)
 
 
-def plans(m: int, weight: Any) -> dict[Config, Plan]:
+def plans(m: int, weight: ResidentTensor) -> dict[Config, HopperPlan]:
     """Of every configuration that fits."""
-    n, k = weight.module.extent(weight)
-    shape = {"m": m, "k": k, "n": n, "list_words": weight.arrays["escapes"].shape[-1]}
-    target = current_target()
-    return {c: plan(**shape, target=target, config=c) for c in configs(**shape, target=target)}
+    n, k = weight.extent
+    lists, target = weight.arrays["escapes"].shape[-1], targets.current_gpu()
+    make = partial(make_plan, m=m, k=k, n=n, list_words=lists, target=target)
+    fitting = configs(m=m, k=k, n=n, list_words=lists, target=target)
+    return {config: make(config=config) for config in fitting}
 
 
-def by(made: Plan, out_dtype: Any = jnp.bfloat16, interpret: Any = False) -> Any:
+def by(plan: Plan, out_dtype: Any = jnp.bfloat16, interpret: Any = False) -> Any:
     """A product that runs as planned."""
-    product = Product(
-        kernel=gpu.product,
+    product = fused.Product(
         transpose_w=True,
-        x_dtype=jnp.dtype(jnp.bfloat16),
-        out_dtype=jnp.dtype(out_dtype),
-        full_precision=False,
+        x_dtype=np.dtype(jnp.bfloat16),
+        out_dtype=np.dtype(out_dtype),
         interpret=interpret,
     )
-    return partial(gpu.product, product=product, plan=made)
+    return partial(fused.multiply, product=product, plan=plan)
 
 
 def times_of(m: int, dense: jax.Array, weights: list[Any]) -> dict[Config, float]:
@@ -96,13 +95,13 @@ def times_of(m: int, dense: jax.Array, weights: list[Any]) -> dict[Config, float
     Raises:
       CheckError: one of them gives wrong numbers.
     """
-    made = plans(m, weights[0])
+    planned = plans(m, weights[0])
     with ThreadPoolExecutor() as threads:
-        programs = list(threads.map(lambda own: program(by(own), m, weights), made.values()))
+        programs = list(threads.map(lambda plan: program(by(plan), m, weights), planned.values()))
     right = jnp.dot(normal(0, (m, dense.shape[1])), dense.T, preferred_element_type=jnp.float32)
     times = {}
-    for config, run in zip(made, programs, strict=True):
-        error = float(jnp.abs(run()[0] - right).max() / jnp.abs(right).max())
+    for config, run in zip(planned, programs, strict=True):
+        error = float(jnp.abs(run()[0].astype(jnp.float32) - right).max() / jnp.abs(right).max())
         if not error <= TOLERANCE:
             raise CheckError(f"{config}: a product of M={m} is off by {error:.1e} of the largest")
         times[config] = queued_seconds(run) / len(weights)
@@ -113,12 +112,12 @@ def _crossover(weights: list[Any]) -> int:
     """The most rows of x for which the fused kernel is the faster, of those that are timed."""
     last = MOST_ROWS
     for m in CROSSOVERS:
-        made = gpu.plan_product(weights[0], m, current_target())
-        fused, dense = (
-            seconds(by(dataclasses.replace(made, fused=choice)), m, weights)
+        plan = fused.kernels_of(weights[0]).plan(weights[0], m)
+        compressed, dense = (
+            seconds(by(dataclasses.replace(plan, fused=choice)), m, weights)
             for choice in (True, False)
         )
-        if fused > dense:
+        if compressed > dense:
             break
         last = m
     return last

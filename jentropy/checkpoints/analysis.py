@@ -8,21 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from jentropy import entropy
 from jentropy.containers import trees
-from jentropy.containers.tensor import dtype_named
 from jentropy.entropy import EntropyReport
+from jentropy.errors import InputError
+from jentropy.formats import QuantizedTensor
 
 from .checkpoint import Tensor
-from .contents import Contents, StoredArray
-from .opening import open_checkpoint, stored_leaf
+from .contents import PYTREE, Contents, StoredArray, of_leaf
+from .dialects import plain
+from .opening import open_checkpoint
 from .progress import Progress, expect
 from .reading import read
-
-PYTREE = Path("pytree")  # for messages
 
 
 def analyze(
@@ -35,7 +33,8 @@ def analyze(
     """Shannon entropy per field of every format in a checkpoint, and the magnitudes behind it.
 
     Args:
-      source: a path that `open_checkpoint` takes, or a pytree of arrays or `CompressedTensor`.
+      source: a path that `open_checkpoint` takes, or a pytree of arrays, `CompressedTensor`
+        or `formats.QuantizedTensor`.
       progress: called with the elements counted since the last call; see `progress.Progress`.
       step: the only step of the root of an Orbax `CheckpointManager` that is wanted.
       strict: see `open_checkpoint`.
@@ -68,26 +67,27 @@ def analyze(
 
 
 def _leaves(source: Any, *, strict: bool) -> tuple[Sequence[Tensor], tuple[str, ...]]:
-    """The leaves of a pytree, and what could not be recognised among them."""
-    leaves = jax.tree_util.tree_flatten_with_path(source, is_leaf=trees.is_compressed)[0]
+    """The weights of a pytree, and what could not be recognised among them."""
+    leaves = jax.tree_util.tree_flatten_with_path(source, is_leaf=_is_leaf)[0]
     leaves = [(path, leaf) for path, leaf in leaves if not isinstance(leaf, str)]
     names = trees.leaf_names([path for path, _ in leaves])
-    arrays = [_leaf(name, leaf) for name, (_, leaf) in zip(names, leaves, strict=True)]
-    contents = Contents(source=PYTREE, arrays={array.name: array for array in arrays})
-    found = read(contents, strict=strict)
-    return found.tensors, found.notes
+    weights: dict[str, Tensor] = {}
+    arrays: dict[str, StoredArray] = {}
+    for name, (_, leaf) in zip(names, leaves, strict=True):
+        if isinstance(leaf, QuantizedTensor):
+            weights[name] = Tensor(name=name, weight=_checked(leaf, name), dialect=plain.NAME)
+        else:
+            arrays[name] = of_leaf(name, leaf)
+    found = read(Contents(source=PYTREE, arrays=arrays), strict=strict)
+    return [*weights.values(), *found.tensors], found.notes
 
 
-def _leaf(name: str, leaf: Any) -> StoredArray:
-    """A leaf as a dialect sees one; what is compressed or on a device is read when asked for."""
-    if trees.is_compressed(leaf):
-        shape, dtype = leaf.header.shape, dtype_named(leaf.header.dtype)
-    elif isinstance(leaf, jax.Array) and not jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
-        shape, dtype = tuple(leaf.shape), np.dtype(leaf.dtype)
-    else:
-        return stored_leaf(name, trees.as_array(leaf, name), PYTREE)
+def _is_leaf(node: Any) -> bool:
+    return trees.is_compressed(node) or isinstance(node, QuantizedTensor)
 
-    def read_leaf() -> np.ndarray:
-        return trees.as_array(trees.decompress(leaf) if trees.is_compressed(leaf) else leaf, name)
 
-    return StoredArray(name=name, shape=shape, dtype=dtype, file=PYTREE, read=read_leaf)
+def _checked(weight: QuantizedTensor, name: str) -> QuantizedTensor:
+    try:
+        return weight.check()
+    except InputError as error:
+        raise error.at(tensor=name) from error

@@ -12,7 +12,8 @@ import numpy as np
 from jentropy.containers.tensor import dtype_named
 from jentropy.errors import CorruptError, InputError
 
-from . import choosing, gguf_files, orbax_source, safetensors, structure
+from . import choosing, gguf_files, orbax_source, recorded, safetensors, structure
+from .checkpoint import Tensor
 from .choosing import TREE, Component
 from .contents import Contents, StoredArray, decode_text, read_contents
 from .decoding import entries_of, read_blocks, read_entry
@@ -114,6 +115,15 @@ class Archive:
             aside=component.aside,
         )
 
+    def recorded(self, component: Component, contents: Contents) -> list[Tensor]:
+        """The weights of a component that were recognised when it was compressed."""
+        arrays: dict[int, StoredArray] = {}
+        for name, part in self._shown(component):
+            number = part.fields[0] if isinstance(part, Blocks) else part
+            arrays.setdefault(number, contents.arrays[name])
+        store = self._store
+        return list(recorded.recall(store.index, arrays, store.array_path("index")))
+
     def _shown(self, component: Component) -> Iterator[tuple[str, int | Blocks]]:
         for file, names in component.files.items():
             parts = dict(self._parts(file))
@@ -190,14 +200,9 @@ def inside_archive(path: Path) -> tuple[Path, str] | None:
 
 
 def _leaves(store: Store) -> Iterator[tuple[str, int]]:
-    """Names and numbers of the leaves of its tree.
-
-    Raises:
-      CorruptError: a tree that is not as FORMAT.md has it.
-    """
+    """Names and numbers of the leaves of its tree."""
     index = store.index
     if not index.stores:
         yield from ((entry.name, i) for i, entry in enumerate(index.tensors))
         return
-    structure.rebuild(index.tree, index.tensors, store.array_path("index"))
     yield from structure.numbers(index.tree)  # two may be one array

@@ -7,10 +7,11 @@ What is written with the same metadata is the same array to Orbax, chunks and co
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+import re
+from collections.abc import Iterable, Iterator, Mapping, Set
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,61 +19,39 @@ import numpy as np
 
 from jentropy.containers.tensor import is_storable
 from jentropy.errors import CorruptError, UnsupportedError
+from jentropy.schema import OBJECT, parse
+
+from .contents import StoredArray
 
 MANIFEST = "manifest.ocdbt"
 DRIVERS = {".zarray": "zarr", "zarr.json": "zarr3"}  # by the file of an array's metadata
+SLASH = re.compile(b"/")
 CACHE_BYTES = 100_000_000  # of nodes of an OCDBT tree
 TRANSACTION_BYTES = 1 << 28  # of arrays that are written at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ZarrArray:
-    """An array of a store, unread.
+class ZarrArray(StoredArray):
+    """An array of a store, named by its prefix without the slash; its `file` is the folder.
 
     Attributes:
       prefix: of its keys.
       metadata: of zarr.
-      shape, dtype: of what `read` gives.
-      folder: of its store, for messages.
     """
 
     prefix: str
     metadata: Mapping[str, Any]
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    folder: Path
-    tensorstore: Any = field(repr=False)
 
-    @property
-    def name(self) -> str:
-        """Its prefix without the slash."""
-        return self.prefix.removesuffix("/")
 
-    @property
-    def size(self) -> int:
-        """Elements."""
-        return int(np.prod(self.shape, dtype=np.int64))
-
-    @property
-    def itemsize(self) -> int:
-        """Bytes of an element."""
-        return self.dtype.itemsize
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the array in memory."""
-        return self.size * self.itemsize
-
-    def read(self) -> np.ndarray:
-        """The array.
-
-        Raises:
-          CorruptError: chunks that are missing or damaged.
-        """
-        try:
-            return np.ascontiguousarray(self.tensorstore.read().result()).reshape(self.shape)
-        except (ValueError, OSError) as error:
-            raise _unreadable(error, self.folder, self.name) from error
+@contextmanager
+def _reading(folder: Path, name: str | None = None) -> Iterator[None]:
+    """Turns what keeps TensorStore from reading into one CorruptError."""
+    try:
+        yield
+    except (ValueError, OSError) as error:  # of damaged files it raises no other
+        raise CorruptError(
+            f"Orbax cannot read it: {_what(error)}", file=folder, tensor=name
+        ) from error
 
 
 def _what(error: Exception) -> str:
@@ -80,14 +59,12 @@ def _what(error: Exception) -> str:
     return f"{str(error).split(' [')[0]:.200}"
 
 
-def _unreadable(error: Exception, folder: Path, name: str | None = None) -> CorruptError:
-    return CorruptError(f"Orbax cannot read it: {_what(error)}", file=folder, tensor=name)
-
-
 def read_store(
     folder: Path, prefixes: Iterable[str] = (), *, complete: bool = True
-) -> tuple[list[ZarrArray], dict[bytes, bytes]]:
+) -> tuple[list[ZarrArray], dict[str, bytes]]:
     """The arrays of a store, sorted by prefix, and what else lies in it, by key.
+
+    Bytes of a key that are no UTF-8 are surrogates.
 
     Args:
       folder: of the store; an OCDBT one if it has a manifest.
@@ -100,38 +77,37 @@ def read_store(
     """
     import tensorstore as ts
 
-    spec = _kvstore(folder, ocdbt=is_ocdbt(folder))
-    context = _context()
-    try:
+    ocdbt, context = is_ocdbt(folder), _context()
+    spec = _kvstore(folder, ocdbt=ocdbt)
+    with _reading(folder):
         store = ts.KvStore.open(spec, context=context).result()
-        keys = store.list().result() if is_ocdbt(folder) else _keys_of_files(folder, prefixes)
+        keys = store.list().result() if ocdbt else _keys_of_files(folder, prefixes)
         found = dict(_metadata_keys(keys))
         texts = {prefix: store.read(prefix + file) for prefix, file in found.items()}
         opening = {}
         for prefix, file in found.items():
-            metadata = json.loads(texts[prefix].result().value)
-            if DRIVERS[file] == "zarr3" and metadata.get("node_type") != "array":
-                continue
-            array_spec = {
-                "driver": DRIVERS[file],
-                "kvstore": _inside(spec, prefix),
-                "fill_missing_data_reads": not complete,
-            }
-            opening[prefix] = metadata, ts.open(array_spec, open=True, context=context)
+            text, driver = texts[prefix].result().value, DRIVERS[file]
+            metadata = parse(OBJECT, text, folder / (prefix + file), "metadata of an array")
+            if driver == "zarr" or metadata.get("node_type") == "array":
+                array_spec = {
+                    "driver": driver,
+                    "kvstore": _inside(spec, prefix),
+                    "fill_missing_data_reads": not complete,
+                }
+                opening[prefix] = metadata, ts.open(array_spec, open=True, context=context)
         arrays = [
             _array(folder, prefix, metadata, future.result())
             for prefix, (metadata, future) in sorted(opening.items())
         ]
-        others = [key for key in keys if not _belongs(key, opening)]
-        return arrays, {key: store.read(key).result().value for key in others}
-    except (ValueError, OSError, AttributeError) as error:
-        raise _unreadable(error, folder) from error
+        owned = {prefix.encode() for prefix in opening}
+        others = {key: store.read(key) for key in keys if not _is_below(key, owned)}
+        return arrays, {_text(key): future.result().value for key, future in others.items()}
 
 
 def write_store(
     folder: Path,
     arrays: Iterable[tuple[str, Mapping[str, Any], np.ndarray]],
-    others: Iterable[tuple[bytes, bytes]] = (),
+    others: Iterable[tuple[str, bytes]] = (),
     *,
     ocdbt: bool,
 ) -> None:
@@ -144,7 +120,7 @@ def write_store(
 
     folder.mkdir(parents=True, exist_ok=True)
     spec, context = _kvstore(folder, ocdbt=ocdbt), _context()
-    batch, held = ts.Transaction(), 0  # OCDBT writes its tree once for each
+    batch, size = ts.Transaction(), 0  # OCDBT writes its tree once for each
     for prefix, metadata, values in arrays:
         array_spec = {
             "driver": "zarr3" if "node_type" in metadata else "zarr",
@@ -152,32 +128,29 @@ def write_store(
             "metadata": dict(metadata),
             "store_data_equal_to_fill_value": True,
         }
+        expected: Any = (values.shape, values.dtype)
         try:
             array = ts.open(array_spec, create=True, transaction=batch, context=context).result()
-            found = tuple(array.shape), np.dtype(array.dtype.numpy_dtype)
+            found: Any = tuple(array.shape), np.dtype(array.dtype.numpy_dtype)
         except ValueError as error:
-            raise _wrong_metadata(folder, prefix, "what zarr takes", _what(error)) from error
-        if found != (values.shape, values.dtype):
-            raise _wrong_metadata(folder, prefix, f"{values.shape} {values.dtype}", found)
+            expected, found = "what zarr takes", _what(error)
+        if found != expected:
+            raise CorruptError(
+                "metadata of an array",
+                file=folder,
+                tensor=prefix.removesuffix("/"),
+                expected=expected,
+                found=found,
+            )
         array.write(values).result()
-        held += values.nbytes
-        if held >= TRANSACTION_BYTES:
+        size += values.nbytes
+        if size >= TRANSACTION_BYTES:
             batch.commit_sync()
-            batch, held = ts.Transaction(), 0
+            batch, size = ts.Transaction(), 0
     batch.commit_sync()
     store = ts.KvStore.open(spec, context=context).result()
     for key, value in others:
-        store.write(key, value).result()
-
-
-def _wrong_metadata(folder: Path, prefix: str, expected: str, found: object) -> CorruptError:
-    return CorruptError(
-        "metadata of an array",
-        file=folder,
-        tensor=prefix.removesuffix("/"),
-        expected=expected,
-        found=found,
-    )
+        store.write(key.encode("utf-8", "surrogateescape"), value).result()
 
 
 def is_ocdbt(folder: Path) -> bool:
@@ -218,26 +191,32 @@ def _metadata_keys(keys: Iterable[bytes]) -> Iterator[tuple[str, str]]:
             yield (prefix + slash).decode(), file.decode()
 
 
-def _belongs(key: bytes, prefixes: Mapping[str, Any]) -> bool:
-    """Whether a key is one of an array's: its metadata or a chunk."""
-    parts = key.split(b"/")
-    return any(
-        (b"/".join(parts[:n]) + (b"/" if n else b"")).decode("utf-8", "replace") in prefixes
-        for n in range(len(parts) - 1, -1, -1)
-    )
+def _text(key: bytes) -> str:
+    return key.decode("utf-8", "surrogateescape")
+
+
+def _is_below(key: bytes, prefixes: Set[bytes]) -> bool:
+    """Whether a key begins with one of some prefixes, which are empty or end in a slash."""
+    return any(key[:end] in prefixes for end in (0, *(at.end() for at in SLASH.finditer(key))))
 
 
 def _array(folder: Path, prefix: str, metadata: Mapping[str, Any], array: Any) -> ZarrArray:
-    dtype = np.dtype(array.dtype.numpy_dtype)
+    name, shape, dtype = prefix[:-1], tuple(array.shape), np.dtype(array.dtype.numpy_dtype)
     if not is_storable(dtype):
         raise UnsupportedError(
-            "dtype", file=folder, tensor=prefix[:-1], expected="a numeric dtype", found=dtype
+            "dtype", file=folder, tensor=name, expected="a numeric dtype", found=dtype
         )
+
+    def read() -> np.ndarray:
+        with _reading(folder, name):
+            return np.ascontiguousarray(array.read().result()).reshape(shape)
+
     return ZarrArray(
+        name=name,
+        shape=shape,
+        dtype=dtype,
+        file=folder,
+        read=read,
         prefix=prefix,
         metadata=metadata,
-        shape=tuple(array.shape),
-        dtype=dtype,
-        folder=folder,
-        tensorstore=array,
     )

@@ -2,49 +2,56 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from jentropy import formats
+from jentropy.containers import trees
 from jentropy.errors import InputError
-from jentropy.formats import Format
+from jentropy.formats import Format, QuantizedTensor
 
-from .contents import decode_text
+from .contents import StoredArray, decode_text
+from .unpacking import StoredCodes
 
 Arrays = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tensor:
-    """One weight of a checkpoint.
+    """One weight of a checkpoint: a `QuantizedTensor` that has a name.
+
+    In a pytree it is a node that holds `weight`, and whatever is made of the tree has what is made
+    of `weight` in its place: `compress` and `to_resident` take it as they take the weight.
 
     Attributes:
       name: the weight's name.
+      weight: its codes and parameters, in the layout that the writer stores; on disk until they
+        are asked for. Of an array that is stored as it is, the codes alone.
       dialect: how the checkpoint packs it, a name in `DIALECTS`.
-      shape: the logical shape, in the layout that the writer stores.
-      dtype: dtype of its values; None if they have none of their own (a block format).
-      number_format: its element, and the parameters that its blocks share.
-      parts: names of the stored arrays that it is made of, by key.
       auxiliary: whether it serves the quantisation (scales of activations, indices) and is no
         weight of the model.
       note: why it is RAW, if it may be more; relative to its module.
-      read: gives the arrays by key; `codes` calls it.
+      settled: stored arrays that belong to it and add nothing to its values.
+      prefix: what its name begins with in a pipeline of several models; those of its arrays do not.
     """
 
     name: str
-    dialect: str
-    shape: tuple[int, ...]
-    dtype: np.dtype | None
-    number_format: Format
-    parts: Mapping[str, str]
+    weight: QuantizedTensor
+    dialect: str = ""
     auxiliary: bool = False
     note: str = ""
-    read: Callable[[], Arrays] = field(repr=False)
+    settled: tuple[StoredArray, ...] = ()
+    prefix: str = ""
+
+    @property
+    def number_format(self) -> Format:
+        """Its element, and the parameters that its blocks share."""
+        return self.weight.number_format
 
     @property
     def format(self) -> str:
@@ -52,19 +59,51 @@ class Tensor:
         return self.number_format.name
 
     @property
-    def codes(self) -> Arrays:
+    def shape(self) -> tuple[int, ...]:
+        """Its logical shape."""
+        return self.weight.shape
+
+    @property
+    def dtype(self) -> np.dtype | None:
+        """Of its values; None if they have none of their own (a block format)."""
+        return None if self.number_format.parameters else self.number_format.element.dtype
+
+    @property
+    def stored(self) -> dict[str, StoredCodes]:
+        """Its leaves that lie in stored arrays, by key."""
+        leaves = self.weight.codes.items()
+        return {key: leaf for key, leaf in leaves if isinstance(leaf, StoredCodes)}
+
+    @property
+    def parts(self) -> dict[str, str]:
+        """Names of the stored arrays that it is made of, by key."""
+        return {key: self.prefix + leaf.array.name for key, leaf in self.stored.items()}
+
+    @property
+    def codes(self) -> dict[str, np.ndarray]:
         """The raw arrays, unsigned integers: `code` of `shape`, and each parameter by name.
 
         A parameter's array has the weight's rank and an entry per block (`Parameter.grid`). With
         `group_index`, a column's parameters are those of that group.
         """
-        return self.read()
+        arrays = {leaf.array.name: leaf.array for leaf in self.stored.values()}
+        values = {name: array.read() for name, array in arrays.items()}
+        leaves = trees.decompress(self.weight.codes)
+        return {
+            key: leaf.unpack(values[leaf.array.name])
+            if isinstance(leaf, StoredCodes)
+            else trees.as_array(leaf, self.name)
+            for key, leaf in leaves.items()
+        }
 
     def values(self, codes: Arrays | None = None) -> np.ndarray:
         """The weight in its own dtype, every code kept.
 
         Args:
           codes: what `codes` gave, if that was read already.
+
+        Returns:
+          An array of `dtype` and `shape`.
 
         Raises:
           InputError: a block format, whose values have no dtype of their own.
@@ -83,6 +122,9 @@ class Tensor:
           dtype: of the result; computed in float32 and rounded once, to nearest even.
           codes: what `codes` gave, if that was read already.
 
+        Returns:
+          An array of `dtype` and the weight's shape.
+
         Raises:
           InputError: a RAW tensor, whose codes have no known values, asked for in another dtype.
         """
@@ -100,9 +142,12 @@ class Tensor:
         with np.errstate(invalid="ignore", over="ignore"):  # signalling NaNs; overflow to Inf
             return self.values(codes).astype(dtype)
 
-    def as_raw(self, raw: Format, *, auxiliary: bool, note: str) -> Tensor:
-        """The same codes, of values that are not known."""
-        return dataclasses.replace(self, number_format=raw, auxiliary=auxiliary, note=note)
+
+jax.tree_util.register_pytree_with_keys(
+    Tensor,
+    lambda tensor: (((jax.tree_util.GetAttrKey("weight"), tensor.weight),), None),
+    lambda _, children: children[0],
+)
 
 
 class Checkpoint:

@@ -30,7 +30,10 @@ class CompressedCheckpoint(Checkpoint):
         self.store = Store(path)
         self.archive = Archive(self.store, within)
         self.arrays = {array.name: array for array in self.archive.arrays()}
-        found = view(self.archive.choice, self.archive.contents, strict=strict, lenient=lenient)
+        archive = self.archive
+        found = view(
+            archive.choice, archive.contents, archive.recorded, strict=strict, lenient=lenient
+        )
         super().__init__(path / within, found.tensors, found.config, found.notes)
 
     def read_all(self) -> Iterator[tuple[Tensor, Arrays]]:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from jentropy.containers import trees
+from jentropy.containers.tensor import dtype_named
 from jentropy.errors import CorruptError, InputError
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
@@ -21,6 +26,9 @@ CONFIGS = (CONFIG, GENERATION, MODELOPT, GPTQ, MISTRAL, TOKENIZER)
 _KEYS = ("quantization_config", "compression_config")  # of config.json, or of a part of it
 _DEPTH = 3  # of parts: thinker_config.text_config
 
+PYTREE = Path("pytree")  # for messages
+
+Shape = tuple[int, ...]
 ReadText = Callable[[str], str | bytes | None]
 
 
@@ -37,11 +45,52 @@ class StoredArray:
     """
 
     name: str
-    shape: tuple[int, ...]
+    shape: Shape
     dtype: np.dtype
     file: Path
     packing: str = ""
     read: Callable[[], np.ndarray] = field(repr=False)
+
+    @property
+    def size(self) -> int:
+        """Elements."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what `read` gives."""
+        return self.size * self.dtype.itemsize
+
+
+def in_memory(name: str, values: np.ndarray, file: Path, packing: str = "") -> StoredArray:
+    """An array that is in memory, or mapped."""
+    return StoredArray(
+        name=name,
+        shape=values.shape,
+        dtype=values.dtype,
+        file=file,
+        packing=packing,
+        read=lambda: values,
+    )
+
+
+def of_leaf(name: str, leaf: Any) -> StoredArray:
+    """A leaf of a pytree; what is compressed or on a device is read when asked for.
+
+    Raises:
+      InputError: no numeric array.
+    """
+    if trees.is_compressed(leaf):
+        shape, dtype = leaf.header.shape, dtype_named(leaf.header.dtype)
+    elif isinstance(leaf, jax.Array) and not jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
+        shape, dtype = tuple(leaf.shape), np.dtype(leaf.dtype)
+    else:
+        return in_memory(name, trees.as_array(leaf, name), PYTREE)
+
+    def read_leaf() -> np.ndarray:
+        return trees.as_array(trees.decompress(leaf), name)
+
+    return StoredArray(name=name, shape=shape, dtype=dtype, file=PYTREE, read=read_leaf)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -1,7 +1,7 @@
 """GGUF files, read with the `gguf` package (extra `gguf`).
 
 In big-endian files numbers of several bytes lie the other way round. Their arrays are kept as
-bytes, with a packing that ends in BIG; `native` turns them.
+bytes, with a packing that ends in BIG; `native` swaps them.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import numpy as np
 from jentropy.errors import CorruptError, UnsupportedError
 from jentropy.formats import FP16
 
-from .contents import Contents, StoredArray
-from .dialects import gguf as dialect
+from .contents import StoredArray, in_memory
+from .gguf_blocks import PACKINGS
 
 SUFFIX = ".gguf"
 BIG = " big-endian"
@@ -48,10 +48,6 @@ class GgufFile:
     path: Path
     arrays: tuple[StoredArray, ...]
     starts: tuple[int, ...]
-
-    def contents(self) -> Contents:
-        """What a dialect reads."""
-        return Contents(source=self.path, arrays={a.name: native(a) for a in self.arrays})
 
 
 def read(path: Path) -> GgufFile:
@@ -108,14 +104,7 @@ def _array(path: Path, tensor: Any, *, big: bool) -> StoredArray:
         kind = ""
     else:
         values = data.reshape(*shape[:-1], -1)
-    return StoredArray(
-        name=tensor.name,
-        shape=tuple(values.shape),
-        dtype=values.dtype,
-        file=path,
-        packing=kind,
-        read=lambda: values,
-    )
+    return in_memory(tensor.name, values, path, kind)
 
 
 def native(array: StoredArray) -> StoredArray:
@@ -128,20 +117,20 @@ def native(array: StoredArray) -> StoredArray:
         shape = (*array.shape[:-1], array.shape[-1] // dtype.itemsize)
 
         def read_numbers() -> np.ndarray:
-            octets = array.read().reshape(-1, dtype.itemsize)[:, ::-1]
-            return np.ascontiguousarray(octets).view(dtype).reshape(shape)
+            swapped = array.read().reshape(-1, dtype.itemsize)[:, ::-1]
+            return np.ascontiguousarray(swapped).view(dtype).reshape(shape)
 
         return replace(array, shape=shape, dtype=dtype, packing="", read=read_numbers)
-    packing = dialect.PACKINGS.get(kind)
+    packing = PACKINGS.get(kind)
     if packing is None:
         return array
 
     def read_blocks() -> np.ndarray:
-        octets, at = array.read().reshape(-1, packing.bytes).copy(), 0
+        swapped, at = array.read().reshape(-1, packing.bytes).copy(), 0
         for end, element in packing.fields.values():
             if element is FP16:  # one number
-                octets[:, at:end] = octets[:, at:end][:, ::-1].copy()
+                swapped[:, at:end] = swapped[:, at:end][:, ::-1].copy()
             at = end
-        return octets.reshape(array.shape)
+        return swapped.reshape(array.shape)
 
     return replace(array, packing=kind, read=read_blocks)

@@ -10,15 +10,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jentropy.errors import CorruptError, InputError
+from jentropy.errors import InputError
+from jentropy.schema import TEXT, checked, parse, record, table
 
 from . import safetensors
-from .contents import read_json
 
 # With a variant before or after `index`.
 PATTERN = re.compile(
     r"(?P<stem>.+)\.safetensors(?P<old>\.[^.]+)?\.index(?P<variant>\.[^.]+)?\.json"
 )
+INDEX = record(dict, {"weight_map": checked(table(TEXT), "names of tensors and their files", bool)})
 _USUAL = ("model", "diffusion_pytorch_model")  # what transformers and diffusers name a model's
 _VARIES = (".", "-", "_")  # between a name and that of its variant
 _SHOWN = 3  # names in a note
@@ -150,14 +151,4 @@ def read_weight_map(path: Path, text: bytes) -> dict[str, str]:
     Raises:
       CorruptError: no such index.
     """
-    index = read_json(path, text)
-    weight_map = index.get("weight_map") if isinstance(index, dict) else None
-    if (
-        not isinstance(weight_map, dict)
-        or not weight_map
-        or not all(isinstance(shard, str) for shard in weight_map.values())
-    ):
-        raise CorruptError(
-            "index", file=path, expected="a weight_map of names to files", found=f"{index!r:.60}"
-        )
-    return weight_map
+    return parse(INDEX, text, path, "index")["weight_map"]

@@ -14,21 +14,36 @@ from pathlib import Path
 from typing import Any
 
 from jentropy.errors import CorruptError, InputError
+from jentropy.schema import (
+    FLAG,
+    OBJECT,
+    SIZE,
+    TEXT,
+    Key,
+    Kind,
+    many,
+    misfit,
+    optional,
+    parse,
+    record,
+    table,
+)
 
 from . import structure
 from .array_store import ZarrArray
-from .contents import read_json
+from .structure import MAX_DEPTH, Json, Stored
 
 METADATA, STRINGS, ARRAYS = "_METADATA", "_strings.json", "array_metadatas"
+EVERY_CHUNK = "store_array_data_equal_to_fill_value"
 COMMITTED = "commit_success.txt"
 SEQUENCE = 1  # type of a key; any other is a dict's
 EMPTY: Mapping[str, Any] = {
     "placeholder": None,
     "None": None,
     "NamedTuple": None,  # as Orbax gives it back
-    "Dict": {"dict": []},
-    "List": {"list": []},
-    "Tuple": {"tuple": []},
+    "Dict": {},
+    "List": [],
+    "Tuple": (),
 }
 MAX_JSON_BYTES = 1 << 24  # of an item that is shown as a tree
 
@@ -45,16 +60,54 @@ class Leaf:
 ARRAY = Leaf()
 
 
-def stores_every_chunk(folder: Path) -> bool:
-    """Whether Orbax wrote chunks that equal the fill value too, so that a missing one is a loss."""
-    told = _read(folder / METADATA)
-    return isinstance(told, dict) and bool(told.get("store_array_data_equal_to_fill_value"))
+def _step(*, key: str, key_type: int) -> str | int:
+    if key_type != SEQUENCE:
+        return key
+    try:
+        return int(key)
+    except ValueError:
+        raise misfit("a number as the key of a sequence", key) from None
 
 
-def of_store(folder: Path, arrays: Sequence[ZarrArray], first: int) -> tuple[Any, dict[int, Leaf]]:
-    """The tree of an item, as `structure` has it.
+# Path and type of every leaf of an item, and whether chunks that equal the fill value are written.
+TREE = record(
+    dict,
+    {
+        "tree_metadata": table(
+            record(
+                lambda key_metadata, value_metadata: (key_metadata, value_metadata["value_type"]),
+                {
+                    "key_metadata": many(record(_step, {"key": TEXT, "key_type": SIZE})),
+                    "value_metadata": record(dict, {"value_type": TEXT}),
+                },
+            )
+        ),
+        EVERY_CHUNK: Key(FLAG, default=False),
+    },
+)
+IMPLEMENTATION = record(dict, {"random_key_impl": Key(optional(TEXT), default=None)})
+ARRAY_METADATA = record(
+    dict,
+    {
+        "param_name": Key(TEXT, default=""),
+        "ext_metadata": Key(optional(IMPLEMENTATION), default=None),
+    },
+)
+KEYS = record(dict, {"array_metadatas": many(record(dict, {"array_metadata": ARRAY_METADATA}))})
+
+
+def read_metadata(folder: Path) -> dict[str, Any] | None:
+    """What Orbax says of an item, as TREE has it; None if it does not."""
+    return _read(folder / METADATA, TREE)
+
+
+def of_store(
+    folder: Path, told: Mapping[str, Any] | None, arrays: Sequence[ZarrArray], first: int
+) -> tuple[Any, dict[int, Leaf]]:
+    """The structure of an item.
 
     Args:
+      told: its metadata.
       arrays: of its store.
       first: number of the first of them.
 
@@ -66,86 +119,68 @@ def of_store(folder: Path, arrays: Sequence[ZarrArray], first: int) -> tuple[Any
       CorruptError: metadata that are not as Orbax writes them.
     """
     numbers = {array.name: first + n for n, array in enumerate(arrays)}
-    told = _read(folder / METADATA)
     if told is None:
-        return {"dict": [[name, n] for name, n in numbers.items()]}, {}
-    texts = _read(folder / STRINGS) or {}
-    keys = _random_keys(folder)
-    root: _Node = _Node()
+        return {name: Stored(n) for name, n in numbers.items()}, {}
+    texts, implementations = _read(folder / STRINGS, OBJECT) or {}, _random_keys(folder)
+    nodes: dict[structure.Path, Any] = {}
     leaves: dict[int, Leaf] = {}
-    try:
-        for entry in told["tree_metadata"].values():
-            path = [(k["key"], k["key_type"]) for k in entry["key_metadata"]]
-            kind = entry["value_metadata"]["value_type"]
-            name = ".".join(key for key, _ in path)
-            if kind in EMPTY:
-                root.put(path, EMPTY[kind])
-            elif kind == "string" and isinstance(texts.get(name), str):
-                root.put(path, {"value": texts[name]})
-            elif name in numbers:
-                root.put(path, numbers[name])
-                leaves[numbers[name]] = Leaf(
-                    jax=kind == "jax.Array", scalar=kind == "scalar", key=keys.get(name, "")
-                )
-            else:
-                raise InputError(
-                    f"{kind} of the tree",
-                    file=folder,
-                    tensor=name,
-                    expected="it in this folder",
-                    found="none; the checkpoint is not complete",
-                )
-        return root.document(), leaves
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CorruptError(
-            "the tree's metadata",
-            file=folder / METADATA,
-            expected="what Orbax writes",
-            found=f"{type(error).__name__}: {error}",
-        ) from error
+    for path, kind in told["tree_metadata"].values():
+        name = ".".join(map(str, path))
+        if kind in EMPTY:
+            nodes[path] = EMPTY[kind]
+        elif kind == "string" and isinstance(texts.get(name), str):
+            nodes[path] = texts[name]
+        elif name in numbers:
+            nodes[path] = Stored(numbers[name])
+            leaves[numbers[name]] = Leaf(
+                jax=kind == "jax.Array", scalar=kind == "scalar", key=implementations.get(name, "")
+            )
+        else:
+            raise InputError(
+                f"{kind} of the tree",
+                file=folder,
+                tensor=name,
+                expected="it in this folder",
+                found="none; the checkpoint is not complete",
+            )
+    if len(nodes) < len(told["tree_metadata"]) or max(map(len, nodes), default=0) > MAX_DEPTH:
+        raise _bad_tree(folder)
+    return _nested(nodes, folder), leaves
 
 
-class _Node:
-    """A node of a tree that is put together path by path."""
+def _bad_tree(folder: Path) -> CorruptError:
+    return CorruptError(
+        "the tree's metadata",
+        file=folder / METADATA,
+        expected="every path once, no leaf with others below it",
+        found="others",
+    )
 
-    def __init__(self) -> None:
-        self.children: dict[Any, _Node] = {}
-        self.is_sequence = True
-        self.leaf: list[Any] = []
 
-    def put(self, path: Sequence[tuple[str, int]], leaf: Any) -> None:
-        node = self
-        for key, kind in path:
-            node.is_sequence &= kind == SEQUENCE
-            node = node.children.setdefault(int(key) if kind == SEQUENCE else key, _Node())
-        node.leaf.append(leaf)
-
-    def document(self, depth: int = 0) -> Any:
-        if depth > structure.MAX_DEPTH or len(self.leaf) + bool(self.children) > 1:
-            raise ValueError("two leaves of one path, or too deep a tree")
-        if self.leaf:
-            return self.leaf[0]
-        found = {key: child.document(depth + 1) for key, child in self.children.items()}
-        if found and self.is_sequence and sorted(found) == list(range(len(found))):
-            return {"list": [found[n] for n in range(len(found))]}
-        return {"dict": [[key, node] for key, node in found.items()]}
+def _nested(nodes: Mapping[structure.Path, Any], folder: Path) -> Any:
+    """The tree of its leaves by path; integers are the places of a sequence."""
+    if () in nodes and len(nodes) == 1:
+        return nodes[()]
+    below: dict[str | int, dict[structure.Path, Any]] = {}
+    for path, leaf in nodes.items():
+        if not path:
+            raise _bad_tree(folder)
+        below.setdefault(path[0], {})[path[1:]] = leaf
+    children = {key: _nested(inside, folder) for key, inside in below.items()}
+    if children and all(n in children for n in range(len(children))):
+        return [children[n] for n in range(len(children))]
+    return children
 
 
 def _random_keys(folder: Path) -> dict[str, str]:
     """Implementations of the arrays that are keys of a random generator, by name."""
-    found: dict[str, str] = {}
-    for file in sorted((folder / ARRAYS).glob("*")):
-        told = _read(file)
-        for entry in told.get("array_metadatas", ()) if isinstance(told, dict) else ():
-            one = _get(entry, "array_metadata")
-            impl = _get(_get(one, "ext_metadata"), "random_key_impl")
-            if isinstance(impl, str):
-                found[str(_get(one, "param_name"))] = impl
-    return found
-
-
-def _get(told: Any, key: str) -> Any:
-    return told.get(key) if isinstance(told, dict) else None
+    files = [_read(file, KEYS) for file in sorted((folder / ARRAYS).glob("*")) if file.is_file()]
+    told = [entry["array_metadata"] for content in files for entry in content["array_metadatas"]]
+    return {
+        one["param_name"]: one["ext_metadata"]["random_key_impl"]
+        for one in told
+        if one["ext_metadata"] and one["ext_metadata"]["random_key_impl"]
+    }
 
 
 def of_files(root: Path, folder: str, kept: Sequence[str]) -> Any:
@@ -159,10 +194,10 @@ def of_files(root: Path, folder: str, kept: Sequence[str]) -> Any:
     if file.name.startswith("_") or file.stat().st_size > MAX_JSON_BYTES:
         return None
     try:
-        return {"json": json.loads(file.read_bytes())}
+        return Json(json.loads(file.read_bytes()))
     except (ValueError, RecursionError):
         return None
 
 
-def _read(file: Path) -> Any:
-    return read_json(file, file.read_bytes()) if file.is_file() else None
+def _read(file: Path, kind: Kind) -> Any:
+    return parse(kind, file.read_bytes(), file) if file.is_file() else None

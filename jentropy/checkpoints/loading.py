@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from jentropy.containers import trees
 from jentropy.containers.tensor import CompressedTensor, first_twice
@@ -62,18 +58,19 @@ def load(path: str | Path, sharding: Any = None, *, target: Any = None) -> Any:
     if sharding is not None and target is not None:
         raise InputError("arguments of load", expected="sharding or target", found="both")
     store = Store(Path(path))
-    index, required = store.index, None
+    index = store.index
     if not index.has_tree:
         entries = [item for array in Archive(store).arrays() for item in array.entries.items()]
         if (twice := first_twice(name for name, _ in entries)) is not None:
             raise InputError("two arrays have this name", file=store.path, tensor=twice)
-        tree: Any = {name: _packed(store, entry) for name, entry in entries}
+        tree = required = {name: _packed(store, entry) for name, entry in entries}
     else:
         packed = _with_numbers([_packed(store, entry) for entry in index.tensors])
-        file = store.array_path("index")
-        tree = structure.rebuild(index.tree, packed, file)
-        if target is not None:
-            required = structure.rebuild(index.tree, packed, file, json=False)
+        try:
+            tree = structure.fill(index.tree, packed)
+        except InputError as error:
+            raise error.at(file=store.array_path("index")) from error
+        required = structure.fill(index.tree, packed, json=False)
     if target is not None:
         return targets.fit(tree, target, store.path, required=required)
     types = structure.types(index.tree)
@@ -97,13 +94,11 @@ def _with_numbers(packed: list[CompressedTensor]) -> list[Any]:
 
 
 def _packed(store: Store, entry: Entry) -> CompressedTensor:
-    pieces: list[np.ndarray] = []
-    for _, group in itertools.groupby(entry.chunks, key=lambda ref: ref.bundle):
-        refs = list(group)
-        adjacent = all(a.offset + a.chunk.bytes == b.offset for a, b in itertools.pairwise(refs))
-        parts = [store.payload(ref) for ref in refs]
-        if adjacent:
-            whole = replace(refs[0].chunk, bytes=sum(ref.chunk.bytes for ref in refs))
-            parts = [store.payload(replace(refs[0], chunk=whole))]
-        pieces += parts
-    return CompressedTensor(payload=tuple(pieces), header=entry.header)
+    runs: list[list[int]] = []  # bundle, offset and bytes of payloads that lie one after another
+    for (bundle, offset), chunk in zip(entry.places, entry.header.chunks, strict=True):
+        if runs and runs[-1][0] == bundle and sum(runs[-1][1:]) == offset:
+            runs[-1][2] += chunk.bytes
+        else:
+            runs.append([bundle, offset, chunk.bytes])
+    payload = tuple(store.payload(*run) for run in runs)
+    return CompressedTensor(payload=payload, header=entry.header)

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from jentropy.errors import InputError
 
 from .any_source import read_source
 from .archived import inside_archive
 from .checkpoint import Checkpoint
 from .compressed import CompressedCheckpoint
-from .contents import StoredArray
 from .hub import resolve
 from .store import is_compressed_checkpoint
 
@@ -48,14 +45,3 @@ def open_checkpoint(
         return CompressedCheckpoint(*(inside or (source,)), strict=strict)
     found = read_source(source, step).view(strict=strict)
     return Checkpoint(source, found.tensors, found.config, found.notes)
-
-
-def stored_leaf(name: str, values: np.ndarray, file: Path) -> StoredArray:
-    """An array in memory, as a dialect sees one."""
-    return StoredArray(
-        name=name,
-        shape=tuple(values.shape),
-        dtype=values.dtype,
-        file=file,
-        read=lambda: values,
-    )

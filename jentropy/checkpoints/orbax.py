@@ -20,13 +20,16 @@ from .staging import Replaces, destination_errors, put_in_place, staged, without
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps Orbax's warnings about its own doings (through absl) from the user."""
+def _orbax(path: Path) -> Iterator[tuple[Any, Path]]:
+    """Orbax, without its warnings about its own doings (through absl), and a path for it."""
+    from orbax.checkpoint import v1 as ocp
+
     logger = logging.getLogger("absl")
     before = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
-        yield
+        with without_glob(path) as plain:
+            yield ocp, plain
     finally:
         logger.setLevel(before)
 
@@ -35,27 +38,19 @@ def _first_line(error: BaseException) -> str:
     return (str(error) or type(error).__name__).split("\n", 1)[0][:200]
 
 
-@contextmanager
-def _reading(path: Path) -> Iterator[Path]:
-    """The path to give to Orbax; whatever keeps it from reading is an InputError."""
-    try:
-        with _quiet(), without_glob(path) as plain:
-            yield plain
-    except Exception as error:
-        raise InputError(f"Orbax cannot read it: {_first_line(error)}", file=path) from error
-
-
 def shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Shapes of the arrays that Orbax finds in a checkpoint, by dotted path.
 
     Raises:
       InputError: whatever keeps Orbax from reading it.
     """
-    from orbax.checkpoint import v1 as ocp
-
-    with _reading(path) as plain:
-        leaves = jax.tree_util.tree_flatten_with_path(ocp.metadata(plain).metadata)[0]
-        return {leaf_name(key): tuple(leaf.shape) for key, leaf in leaves}
+    with _orbax(path) as (ocp, plain):
+        try:
+            tree = ocp.metadata(plain).metadata
+        except (ValueError, OSError) as error:  # of damaged files it raises no other
+            raise InputError(f"Orbax cannot read it: {_first_line(error)}", file=path) from error
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {leaf_name(key): tuple(getattr(leaf, "shape", None) or ()) for key, leaf in leaves}
 
 
 def save_tree(path: Path, tree: Any, *, replaces: Replaces | None = None) -> None:
@@ -68,8 +63,6 @@ def save_tree(path: Path, tree: Any, *, replaces: Replaces | None = None) -> Non
       UnsupportedError: a pytree that Orbax does not store.
       DestinationError: `path` exists or cannot be written.
     """
-    from orbax.checkpoint import v1 as ocp
-
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     empty = [jax.tree_util.keystr(key) for key, leaf in leaves if getattr(leaf, "size", 1) == 0]
     if not leaves or empty:
@@ -79,13 +72,9 @@ def save_tree(path: Path, tree: Any, *, replaces: Replaces | None = None) -> Non
             tensor=empty[0] if empty else None,
             hint="jentropy.load and jentropy.decompress give it back in Python",
         )
-    with (
-        staged(path, "decompress", replaces=replaces) as stage,
-        destination_errors(path),
-        _quiet(),
-    ):
+    with staged(path, "decompress", replaces=replaces) as stage, destination_errors(path):
         try:
-            with destination_errors(path), without_glob(stage) as plain:
+            with destination_errors(path), _orbax(stage) as (ocp, plain):
                 ocp.save(plain / "out", tree)
         except (ValueError, TypeError) as error:
             raise UnsupportedError(
@@ -97,7 +86,7 @@ def save_tree(path: Path, tree: Any, *, replaces: Replaces | None = None) -> Non
 def save_arrays(
     folder: Path, parts: Iterable[Mapping[str, Any]], *, custom_metadata: dict[str, Any]
 ) -> Path:
-    """Writes a checkpoint of uint8 arrays piece by piece: no OCDBT, no compression.
+    """Writes a checkpoint of uint8 arrays part by part: no OCDBT, no compression.
 
     Args:
       folder: where the checkpoint will lie, under a name of this function's choice.
@@ -106,15 +95,14 @@ def save_arrays(
     Returns:
       The checkpoint.
     """
-    from orbax.checkpoint import v1 as ocp
-
-    context = ocp.Context()
-    context.array.saving.use_ocdbt = False
-    context.array.saving.use_compression = False
     for leftover in folder.glob("out*"):
         shutil.rmtree(leftover)
-    with _quiet(), context, without_glob(folder) as plain:
-        for part in parts:
-            ocp.partial.save(plain / "out", part, custom_metadata=custom_metadata)
-        ocp.partial.finalize(plain / "out")
+    with _orbax(folder) as (ocp, plain):
+        context = ocp.Context()
+        context.array.saving.use_ocdbt = False
+        context.array.saving.use_compression = False
+        with context:
+            for part in parts:
+                ocp.partial.save(plain / "out", part, custom_metadata=custom_metadata)
+            ocp.partial.finalize(plain / "out")
     return folder / "out"

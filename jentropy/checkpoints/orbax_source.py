@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -22,7 +22,7 @@ from jentropy.errors import InputError
 from . import array_store, choosing, item_tree, structure, viewing
 from .array_store import DRIVERS, MANIFEST, ZarrArray
 from .choosing import Component
-from .contents import CONFIGS, Contents, StoredArray, read_contents
+from .contents import CONFIGS, Contents, read_contents
 from .indices import some
 from .sources import walk
 from .viewing import View
@@ -49,7 +49,7 @@ class ItemStore:
     path: str
     ocdbt: bool
     arrays: tuple[ZarrArray, ...]
-    others: Mapping[bytes, bytes] = field(default_factory=dict)
+    others: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,16 +93,7 @@ class OrbaxSource:
     def _contents(self, component: Component, configs: bool) -> Contents:
         return read_contents(
             self.root,
-            (
-                StoredArray(
-                    name=name,
-                    shape=array.shape,
-                    dtype=array.dtype,
-                    file=array.folder,
-                    read=array.read,
-                )
-                for name, array in self.named()
-            ),
+            (replace(array, name=name) for name, array in self.named()),
             lambda name: self._read(name) if configs else None,
         )
 
@@ -155,21 +146,19 @@ def read_orbax(root: Path, step: int | None = None) -> OrbaxSource:
             found="none",
         )
     files = tuple(_of_step(root, walk(root), step))
-    folders = _store_folders(root, files)
-    stores, owned = [], set[str]()
-    for path, prefixes in folders.items():
+    stores, owned, items, leaves, first = [], set[str](), {}, {}, 0
+    for path, prefixes in _store_folders(root, files).items():
         folder = root / path
-        complete = item_tree.stores_every_chunk(folder)
-        arrays, others = array_store.read_store(folder, prefixes, complete=complete)
-        ocdbt = array_store.is_ocdbt(folder)
+        told, ocdbt = item_tree.read_metadata(folder), array_store.is_ocdbt(folder)
+        arrays, others = array_store.read_store(
+            folder, prefixes, complete=bool(told and told[item_tree.EVERY_CHUNK])
+        )
+        items[path], found = item_tree.of_store(folder, told, arrays, first)
+        leaves |= found
+        first += len(arrays)
         stores.append(ItemStore(path=path, ocdbt=ocdbt, arrays=tuple(arrays), others=others))
-        owned.update(owned_files(files, path, [array.prefix for array in arrays], ocdbt=ocdbt))
+        owned |= owned_files(files, path, [array.prefix for array in arrays], ocdbt=ocdbt)
     kept = tuple(name for name in files if name not in owned)
-    items, leaves, first = {}, {}, 0
-    for store in stores:
-        items[store.path], found = item_tree.of_store(root / store.path, store.arrays, first)
-        leaves.update(found)
-        first += len(store.arrays)
     for path in sorted({_parent(name) for name in kept} - items.keys()):
         node = None if _is_unfinished(path) else item_tree.of_files(root, path, kept)
         if node is not None:
@@ -273,13 +262,11 @@ def _nested(items: Mapping[str, Any]) -> Any:
         for key in (path[n] for n in told if n < len(path)):
             node = node.setdefault(key, {})
         node[OWN] = items[name]
-    return _document(root)
+    return _items(root)
 
 
-def _document(node: Mapping[str, Any]) -> Any:
+def _items(node: Mapping[str, Any]) -> Any:
     """Folders as dicts; a folder that is an item itself is its tree."""
     if node.keys() == {OWN}:
         return node[OWN]
-    return {
-        "dict": [[key, child if key == OWN else _document(child)] for key, child in node.items()]
-    }
+    return {key: child if key == OWN else _items(child) for key, child in node.items()}

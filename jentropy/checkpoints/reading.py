@@ -9,15 +9,15 @@ a scale beside it that has no place in its format. The rest of the checkpoint is
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import ModuleType
 
 import numpy as np
 
 from jentropy import formats
 from jentropy.errors import InputError, UnsupportedError
-from jentropy.formats import GROUP_INDEX, ElementFormat, Format
+from jentropy.formats import Format
 
 from .aside import Aside
 from .checkpoint import Tensor
@@ -25,8 +25,8 @@ from .companions import Companions, is_scale_name, relative
 from .contents import Contents, StoredArray
 from .dialects import DIALECTS, plain
 from .dialects.scaled import is_fp8
-from .dialects.weight import AUXILIARY, Missing, Part, Weight
-from .index import PACKED_BITS
+from .dialects.weight import AUXILIARY, Missing
+from .unpacking import stored_weight
 
 _FULL = ("BF16", "FP16", "FP32")  # mean what they say in any checkpoint
 _SERVING = tuple(end for end in AUXILIARY if not end.endswith("g_idx"))  # that change no weight
@@ -40,19 +40,18 @@ class Reading:
 
     Attributes:
       tensors: the weights, in the order of their codes in the files.
-      elements: element format of every stored array that a weight is made of, by the array's name.
       notes: what could not be recognised, for the user.
     """
 
     tensors: tuple[Tensor, ...]
-    elements: Mapping[str, ElementFormat]
     notes: tuple[str, ...]
 
 
-def read(contents: Contents, *, strict: bool = False) -> Reading:
+def read(contents: Contents, recorded: Sequence[Tensor] = (), *, strict: bool = False) -> Reading:
     """Finds the weights of a checkpoint.
 
     Args:
+      recorded: weights that were recognised when it was compressed; the rest is looked at again.
       strict: whether a weight that its dialect cannot explain is an error; otherwise it is RAW,
         with a note.
 
@@ -61,9 +60,12 @@ def read(contents: Contents, *, strict: bool = False) -> Reading:
         missing or that is stored twice.
     """
     dialect = next(d for d in DIALECTS.values() if d.claims(contents))
-    weights: dict[str, Weight] = {}  # by the name of the array of their codes
+    weights = {t.stored["code"].array.name: t for t in recorded}
+    known = weights.keys() | _used(weights)
     reasons: dict[str, str] = {}  # what keeps an array from being read, by its name
     for array in contents.arrays.values():
+        if array.name in known:
+            continue
         try:
             weight = _weight(dialect, contents, array)
         except InputError as error:
@@ -72,7 +74,7 @@ def read(contents: Contents, *, strict: bool = False) -> Reading:
             reasons[array.name] = _reason(contents, array, error)
             continue
         if weight is not None:
-            weights[array.name] = weight
+            weights[array.name] = replace(weight, dialect=dialect.NAME)
     for name, fault in list(_contradictions(contents, weights)):
         if strict:
             raise fault
@@ -84,32 +86,16 @@ def read(contents: Contents, *, strict: bool = False) -> Reading:
     tensors: list[Tensor] = []
     for name, array in contents.arrays.items():
         if name in weights:
-            tensors.append(_tensor(weights[name], dialect.NAME))
+            tensors.append(weights[name])
         elif name not in used or name.endswith(AUXILIARY):
             serves = name in auxiliary or name.endswith(AUXILIARY)
             tensors.append(_left_over(contents, array, reasons.get(name, ""), auxiliary=serves))
-    return Reading(
-        tensors=tuple(tensors),
-        elements={
-            part.array.name: part.element
-            for w in weights.values()
-            for key, part in w.parts.items()
-            if key != GROUP_INDEX and _fills(part)
-        },
-        notes=_notes(reasons),
-    )
+    return Reading(tensors=tuple(tensors), notes=_notes(reasons))
 
 
-def _weight(dialect: ModuleType, contents: Contents, array: StoredArray) -> Weight | None:
+def _weight(dialect: ModuleType, contents: Contents, array: StoredArray) -> Tensor | None:
     try:
         weight = dialect.weight(contents, array)
-    except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
-        # A config of the wrong types, or shapes that nobody thought of.
-        raise InputError(
-            f"dialect {dialect.NAME} cannot read it: {type(error).__name__}: {error}",
-            file=array.file,
-            tensor=array.name,
-        ) from error
     except InputError as error:
         raise contents.conflict or error from None
     if weight is not None and contents.conflict is not None:
@@ -125,14 +111,14 @@ def _is_fault(contents: Contents, error: InputError) -> bool:
     return not isinstance(error, UnsupportedError)
 
 
-def _used(weights: Mapping[str, Weight]) -> set[str]:
+def _used(weights: Mapping[str, Tensor]) -> set[str]:
     """Names of the arrays that weights are made of."""
-    parts = {part.array.name for w in weights.values() for part in w.parts.values()}
-    return parts.union(*(w.settled for w in weights.values()))
+    parts = {leaf.array.name for w in weights.values() for leaf in w.stored.values()}
+    return parts.union(a.name for w in weights.values() for a in w.settled)
 
 
 def _contradictions(
-    contents: Contents, weights: dict[str, Weight]
+    contents: Contents, weights: dict[str, Tensor]
 ) -> Iterator[tuple[str, InputError]]:
     """Arrays that cannot be what a dialect takes them for, seen beside all others, and why."""
     if not weights:
@@ -153,11 +139,11 @@ def _contradictions(
             for name in dict.fromkeys(same):
                 yield name, _fault(contents, "stored twice", weight, "one", same)
         elif unused:
-            yield code, _fault(contents, "scales", weight, f"those of {weight.format.name}", unused)
+            yield code, _fault(contents, "scales", weight, f"those of {weight.format}", unused)
 
 
 def _fault(
-    contents: Contents, what: str, weight: Weight, expected: str, found: list[str]
+    contents: Contents, what: str, weight: Tensor, expected: str, found: list[str]
 ) -> InputError:
     return InputError(
         what,
@@ -239,47 +225,18 @@ def _reason(contents: Contents, array: StoredArray, error: InputError) -> str:
     return relative(f"{where}{': ' if where else ''}{error.what}{found}", array)
 
 
-def plain_tensor(name: str, array: StoredArray) -> Tensor:
-    """An array as a weight of its dtype's format."""
-    number_format = formats.plain_format(array.dtype)
-    return Tensor(
-        name=name,
-        dialect=plain.NAME,
-        shape=array.shape,
-        dtype=array.dtype,
-        number_format=number_format,
-        parts={"code": name},
-        read=lambda: {"code": formats.codes_of(array.read())},
-    )
-
-
-def _fills(part: Part) -> bool:
-    """Whether codes fill the stored numbers evenly, so that the archive can take them apart."""
-    bits = part.element.code_bits
-    return bits in PACKED_BITS or bits == 8 * part.array.dtype.itemsize
-
-
-def _tensor(weight: Weight, dialect: str) -> Tensor:
-    def read_parts() -> dict[str, np.ndarray]:
-        return {key: part.read() for key, part in weight.parts.items()}
-
-    return Tensor(
-        name=weight.name,
-        dialect=dialect,
-        shape=weight.shape,
-        dtype=None,
-        number_format=weight.format,
-        parts={key: part.array.name for key, part in weight.parts.items()},
-        read=read_parts,
-    )
-
-
 def _left_over(contents: Contents, array: StoredArray, reason: str, *, auxiliary: bool) -> Tensor:
-    tensor = plain_tensor(array.name, array)
+    """An array as a weight of its dtype's format, or RAW."""
+    number_format = formats.plain_format(array.dtype)
     if reason or auxiliary or (contents.quantization and not _is_number(array)):
-        raw = Format(name=formats.RAW, element=formats.raw_element(array.dtype))
-        return tensor.as_raw(raw, auxiliary=auxiliary, note=reason)
-    return tensor
+        number_format = Format(name=formats.RAW, element=formats.raw_element(array.dtype))
+    return Tensor(
+        name=array.name,
+        weight=stored_weight(number_format, array.shape, {"code": array}),
+        dialect=plain.NAME,
+        auxiliary=auxiliary,
+        note=reason,
+    )
 
 
 def _notes(reasons: Mapping[str, str]) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ References:
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,8 @@ import numpy as np
 
 from jentropy.containers.tensor import first_twice, is_shape
 from jentropy.errors import CorruptError, TruncatedError, UnsupportedError
+
+from .contents import StoredArray, in_memory
 
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 LENGTH_BYTES = 8
@@ -59,36 +62,23 @@ DTYPES: dict[str, tuple[int, np.dtype]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StoredTensor:
-    """A tensor as its file has it.
-
-    Attributes:
-      name: its key.
-      dtype: the file's name of its dtype.
-      shape: as in the header: of an F4 tensor the logical one.
-      values: a read-only view of the memory map; of a dtype narrower than a byte uint8[bytes].
-      file: where it lies.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    values: np.ndarray
-    file: Path
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class SafetensorsFile:
     """A file whose header has been read and checked.
 
-    Invariants: `tensors` are in the order of their bytes and fill the buffer exactly.
+    Invariants: `arrays` are in the order of their bytes and fill the buffer exactly.
     """
 
     path: Path
     header: bytes  # length field included
     size: int  # bytes of the file
     metadata: Mapping[str, str]
-    tensors: tuple[StoredTensor, ...]
+    arrays: tuple[StoredArray, ...]
+
+    @property
+    def starts(self) -> list[int]:
+        """The byte that each array begins at."""
+        sizes = (array.nbytes for array in self.arrays)
+        return list(itertools.accumulate(sizes, initial=len(self.header)))[:-1]
 
 
 def read(path: Path) -> SafetensorsFile:
@@ -129,7 +119,7 @@ def read(path: Path) -> SafetensorsFile:
         header=prefix + header,
         size=size,
         metadata=text_metadata(metadata),
-        tensors=_tensors(path, entries, LENGTH_BYTES + length, size),
+        arrays=_arrays(path, entries, LENGTH_BYTES + length, size),
     )
 
 
@@ -168,9 +158,7 @@ def _is_size(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
 
 
-def _tensors(
-    path: Path, entries: dict[str, Any], start: int, size: int
-) -> tuple[StoredTensor, ...]:
+def _arrays(path: Path, entries: dict[str, Any], start: int, size: int) -> tuple[StoredArray, ...]:
     checked = []
     for name, entry in entries.items():
         fields = entry if isinstance(entry, dict) else {}
@@ -196,7 +184,7 @@ def _tensors(
         checked.append((offsets[0], offsets[1], name, dtype, tuple(shape)))
     checked.sort(key=lambda item: item[:2])
 
-    tensors, at = [], 0
+    arrays, at = [], 0
     buffer = None
     for begin, end, name, dtype, shape in checked:
         bits, array_dtype = DTYPES[dtype]
@@ -223,9 +211,9 @@ def _tensors(
         values = np.asarray(buffer[start + begin : start + end]).view(array_dtype)
         if 8 * array_dtype.itemsize == bits:
             values = values.reshape(shape)
-        tensors.append(StoredTensor(name=name, dtype=dtype, shape=shape, values=values, file=path))
+        arrays.append(in_memory(name, values, path))
     if start + at != size:
         raise CorruptError(
             "safetensors buffer", file=path, expected=f"{at} bytes", found=f"{size - start} bytes"
         )
-    return tuple(tensors)
+    return tuple(arrays)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jentropy.containers import coder, pieces, trees
+import jax
 
-from . import index as index_lib
+from jentropy.containers import coder, trees
+
 from . import structure
+from .contents import of_leaf
+from .items import Item, write
 from .writer import writing
 
 
@@ -26,18 +30,19 @@ def save(path: str | Path, packed: Any, *, overwrite: bool = False) -> None:
       InputError: a leaf that is no array, number or text, by its path.
       DestinationError: `path` exists or cannot be written.
     """
-    leaves, tree = structure.describe(trees.compress(packed))
+    leaves, treedef = trees.flatten(packed)
+    plain = jax.tree_util.tree_unflatten(treedef, [leaf for _, leaf in leaves])
+    named, tree = structure.flatten(plain)
+    items = [_item(name, leaf) for name, leaf in named]
     with writing(Path(path), overwrite=overwrite) as writer:
-        entries = []
-        for name, leaf in leaves:
-            chunks = []
-            for item in pieces.coded_chunks(name, leaf):
-                coder.check_payload(item)
-                place = writer.append(item.payload)
-                chunks.append(index_lib.chunk_document(item.chunk, place, item.span.coding))
-                writer.record(None)
-            entries.append(
-                index_lib.entry_document(name, index_lib.header_document(leaf.header), chunks)
-            )
-        writer.flush()
-        writer.finish(index_lib.document(bundles=writer.bundles, tensors=entries, tree=tree))
+        writer.finish(
+            tensors=write(writer, items), tree=tree, formats=tuple(structure.formats(tree))
+        )
+
+
+def _item(name: str, leaf: Any) -> Item:
+    if trees.is_compressed(leaf):
+        return Item(name=name, array=leaf)
+    numpy, key = not isinstance(leaf, jax.Array), trees.key_implementation(leaf, name)
+    draft = partial(coder.draft, numpy=numpy, key=key)
+    return Item(name=name, array=of_leaf(name, leaf), draft=draft, reads=not numpy)

@@ -5,16 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 
 from jentropy.errors import InputError, UnsupportedError
 
 from . import choosing, gguf_files, safetensors, viewing
 from .choosing import Choice, Component, is_gguf
-from .contents import CONFIGS, Contents, StoredArray, decode_text, read_contents
+from .contents import CONFIGS, Contents, decode_text, read_contents
 from .gguf_files import GgufFile
-from .safetensors import SafetensorsFile, StoredTensor
+from .safetensors import SafetensorsFile
 from .viewing import View
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
@@ -48,18 +47,6 @@ class FileSource:
         """The files that hold arrays of the model."""
         return frozenset(file for part in self.choice.components for file in part.files)
 
-    @cached_property
-    def stored(self) -> dict[str, StoredTensor]:
-        """The model's tensors in safetensors files, by name."""
-        found = {}
-        for component in self.choice.components:
-            for file, names in component.files.items():
-                opened = self.opened[file]
-                if isinstance(opened, SafetensorsFile):
-                    inside = {tensor.name: tensor for tensor in opened.tensors}
-                    found.update({component.prefix + name: inside[name] for name in names})
-        return found
-
     @property
     def metadata(self) -> dict[str, str]:
         """`__metadata__` of the model's files."""
@@ -75,9 +62,11 @@ class FileSource:
     def _contents(self, component: Component, configs: bool) -> Contents:
         folder, configs = self.root / component.folder, configs and not is_gguf(component)
         arrays = [
-            array
+            gguf_files.native(array)
             for file, names in component.files.items()
-            for array in _arrays(self.opened[file], frozenset(names))
+            for shown in (frozenset(names),)
+            for array in self.opened[file].arrays
+            if array.name in shown
         ]
         return read_contents(
             folder,
@@ -101,23 +90,6 @@ def _metadata(files: Iterable[SafetensorsFile | GgufFile]) -> dict[str, str]:
     return found
 
 
-def _arrays(file: SafetensorsFile | GgufFile, names: frozenset[str]) -> list[StoredArray]:
-    if isinstance(file, GgufFile):
-        return [gguf_files.native(array) for array in file.arrays if array.name in names]
-    return [_array(tensor) for tensor in file.tensors if tensor.name in names]
-
-
-def _array(tensor: StoredTensor) -> StoredArray:
-    values = tensor.values
-    return StoredArray(
-        name=tensor.name,
-        shape=tuple(values.shape),
-        dtype=values.dtype,
-        file=tensor.file,
-        read=lambda: values,
-    )
-
-
 def read_file_source(path: Path) -> FileSource:
     """Reads the headers of a file of tensors, or of a directory's model files.
 
@@ -130,8 +102,8 @@ def read_file_source(path: Path) -> FileSource:
     opened: dict[str, SafetensorsFile | GgufFile] = {}
 
     def names(file: str) -> list[str]:
-        opened[file] = found = open_weights(root / file)
-        return [array.name for array in _all_of(found)]
+        opened[file] = open_weights(root / file)
+        return [array.name for array in opened[file].arrays]
 
     choice = choosing.choose(root, files, names, lambda file: _read(root / file))
     if not path.is_dir():  # what it lacks lies in other files
@@ -139,10 +111,6 @@ def read_file_source(path: Path) -> FileSource:
     if not choice.components:
         _refuse_no_checkpoint(root, files)
     return FileSource(root=root, files=files, choice=choice, opened=opened, whole=len(files) > 1)
-
-
-def _all_of(file: SafetensorsFile | GgufFile) -> tuple[StoredTensor, ...] | tuple[StoredArray, ...]:
-    return file.tensors if isinstance(file, SafetensorsFile) else file.arrays
 
 
 def open_weights(path: Path) -> SafetensorsFile | GgufFile:

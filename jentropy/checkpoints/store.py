@@ -25,12 +25,35 @@ from jentropy.errors import (
     TruncatedError,
     UnsupportedError,
 )
+from jentropy.schema import SIZE, TEXT, parse, record, row
 
 from . import index as index_lib
-from .index import KEY, ChunkRef
+from .index import KEY
 
 METADATA_FILE = "_CHECKPOINT_METADATA"  # Orbax's; holds the custom metadata
-ARRAYS = "state"  # Orbax's folder of the arrays, when they were saved piece by piece
+ARRAYS = "state"  # Orbax's folder of the arrays, when they were saved part by part
+
+
+def _size(*, shape: tuple[int], data_type: str, chunk_grid: dict[str, Any]) -> int:
+    chunk = chunk_grid["configuration"]["chunk_shape"]
+    if chunk != shape or data_type != "uint8":
+        raise CorruptError(
+            "",
+            expected="one dimension of uint8 in one chunk",
+            found=f"shape {list(shape)!r:.40}, chunk {list(chunk)!r:.40}, {data_type!r:.20}",
+        )
+    return shape[0]
+
+
+# What zarr says of an array, to its bytes.
+ARRAY = record(
+    _size,
+    {
+        "shape": row(SIZE),
+        "data_type": TEXT,
+        "chunk_grid": record(dict, {"configuration": record(dict, {"chunk_shape": row(SIZE)})}),
+    },
+)
 
 
 def is_compressed_checkpoint(path: Path) -> bool:
@@ -71,15 +94,10 @@ class Store:
                 expected=f"an Orbax checkpoint with {KEY!r} in its custom metadata",
                 found="none",
             )
-        version = metadata.get("version")
-        if type(version) is not int or version != index_lib.VERSION:
-            raise UnsupportedError(
-                "version of the compressed checkpoint",
-                file=path,
-                expected=f"{index_lib.VERSION} or lower",
-                found=f"{version!r:.40}",
-                hint="a newer jentropy wrote it",
-            )
+        try:
+            index_lib.check_version(metadata.get("version"))
+        except UnsupportedError as error:
+            raise error.at(file=path) from error
         text = self.array("index")
         found = f"{checksum(text):016x}"
         if found != metadata.get("index_xxh3_64"):
@@ -96,9 +114,9 @@ class Store:
         """Folder of an array of the checkpoint."""
         return self.path / ARRAYS / name
 
-    def bundle_path(self, ref: ChunkRef) -> Path:
-        """Folder of the bundle that a chunk lies in."""
-        return self.array_path(f"bundles.{ref.bundle:05d}")
+    def bundle_path(self, bundle: int) -> Path:
+        """Folder of a bundle."""
+        return self.array_path(f"bundles.{bundle:05d}")
 
     def array(self, name: str) -> np.ndarray:
         """An array of the checkpoint, mapped and not read. uint8[n]."""
@@ -114,43 +132,29 @@ class Store:
             return np.zeros(0, np.uint8)
         return np.asarray(np.memmap(file, np.uint8, mode="r", shape=(size,)))
 
-    def payload(self, ref: ChunkRef) -> np.ndarray:
-        """The payload of a chunk, mapped and unchecked. uint8[ref.chunk.bytes]."""
-        if ref.bundle not in self._bundles:
-            bundle = self.array(f"bundles.{ref.bundle:05d}")
-            expected = self.index.bundles[ref.bundle]
-            if bundle.size != expected:
+    def payload(self, bundle: int, offset: int, size: int) -> np.ndarray:
+        """Payloads in a bundle, mapped and unchecked. uint8[size]."""
+        if bundle not in self._bundles:
+            array = self.array(f"bundles.{bundle:05d}")
+            expected = self.index.bundles[bundle]
+            if array.size != expected:
                 raise CorruptError(
                     "bundle",
-                    file=self.bundle_path(ref),
+                    file=self.bundle_path(bundle),
                     expected=f"{expected} bytes",
-                    found=bundle.size,
+                    found=array.size,
                 )
-            self._bundles[ref.bundle] = bundle
-        return self._bundles[ref.bundle][ref.offset : ref.offset + ref.chunk.bytes]
+            self._bundles[bundle] = array
+        return self._bundles[bundle][offset : offset + size]
 
 
 def _declared_size(folder: Path) -> int:
     """Bytes of an array of the layout that FORMAT.md describes: one dimension, one chunk."""
     file = folder / "zarr.json"
     try:
-        told = json.loads(file.read_bytes())
+        text = file.read_bytes()
     except OSError:
         raise CorruptError(
             "array of the checkpoint", file=folder, expected="it", found="none"
         ) from None
-    except (ValueError, RecursionError) as error:
-        raise CorruptError(f"array of the checkpoint is no zarr: {error}", file=file) from error
-    told = told if isinstance(told, dict) else {}
-    shape, grid = told.get("shape"), told.get("chunk_grid")
-    chunks = grid.get("configuration") if isinstance(grid, dict) else None
-    chunk = chunks.get("chunk_shape") if isinstance(chunks, dict) else None
-    size = shape[0] if isinstance(shape, list) and len(shape) == 1 else None
-    if not isinstance(size, int) or told.get("data_type") != "uint8" or size < 0 or chunk != shape:
-        raise CorruptError(
-            "array of the checkpoint",
-            file=file,
-            expected="one dimension of uint8 in one chunk",
-            found=f"shape {shape!r:.40}, chunk {chunk!r:.40}, {told.get('data_type')!r:.20}",
-        )
-    return size
+    return parse(ARRAY, text, file, "array of the checkpoint")

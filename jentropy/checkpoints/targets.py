@@ -14,33 +14,34 @@ import numpy as np
 from jentropy.containers import placing, trees
 from jentropy.containers.tensor import CompressedTensor, is_compressed
 from jentropy.errors import InputError
+from jentropy.formats import QuantizedTensor
+
+from . import structure
 
 Keys = tuple[str, ...]
 KINDS = {bool: "b", int: "iu", float: "f", complex: "c"}  # of dtypes, by Python's number
 SHOWN = 3  # names in an error
 
 
-def fit(tree: Any, target: Any, file: Path, *, required: Any = None) -> Any:
+def fit(tree: Any, target: Any, file: Path, *, required: Any) -> Any:
     """The leaves of a tree in the structure of a target.
 
     Args:
       tree: dicts, lists and tuples of `CompressedTensor` and Python's numbers and texts.
       target: a pytree of arrays, `jax.ShapeDtypeStruct`, and such numbers and texts.
       file: for messages.
-      required: the part of the tree that the target has to have; None: all of it.
+      required: the part of the tree that the target has to have.
 
     Raises:
       InputError: leaves that are in one of the two only, or that differ, by name.
     """
     found = dict(_leaves(tree))
-    paths, structure = jax.tree_util.tree_flatten_with_path(target, is_leaf=is_compressed)
+    paths, treedef = jax.tree_util.tree_flatten_with_path(target, is_leaf=is_compressed)
     wanted = {_keys(path): leaf for path, leaf in paths}
     if len(wanted) != len(paths):
         raise InputError("paths of the target", expected="each once", found="two that read alike")
     missing = [path for path in wanted if path not in found]
-    needless = [
-        path for path, _ in _leaves(tree if required is None else required) if path not in wanted
-    ]
+    needless = [path for path, _ in _leaves(required) if path not in wanted]
     if missing or needless:
         told = [f"no {_some(missing)}"] * bool(missing) + [f"also {_some(needless)}"] * bool(
             needless
@@ -48,16 +49,38 @@ def fit(tree: Any, target: Any, file: Path, *, required: Any = None) -> Any:
         raise InputError(
             "structure", file=file, expected="the leaves of the target", found=", ".join(told)
         )
+    _check_formats(tree, target, file)
     leaves = [_fitted(".".join(path), found[path], leaf, file) for path, leaf in wanted.items()]
-    return jax.tree_util.tree_unflatten(structure, leaves)
+    return jax.tree_util.tree_unflatten(treedef, leaves)
 
 
-def _leaves(tree: Any, path: Keys = ()) -> Iterator[tuple[Keys, Any]]:
-    if isinstance(tree, dict | list | tuple):
-        for key, child in tree.items() if isinstance(tree, dict) else enumerate(tree):
-            yield from _leaves(child, (*path, str(key)))
-    elif tree is not None:
-        yield path, tree
+def _check_formats(tree: Any, target: Any, file: Path) -> None:
+    """Raises InputError if a quantised weight is one of another format in the target."""
+    formats = {_texts(p): w.number_format for p, w in structure.walk(tree) if _is_weight(w)}
+    for path, wanted in jax.tree_util.tree_flatten_with_path(target, is_leaf=_is_weight)[0]:
+        number_format = formats.get(_keys(path))
+        if number_format and _is_weight(wanted) and number_format != wanted.number_format:
+            raise InputError(
+                "number format of the target",
+                file=file,
+                tensor=".".join(_keys(path)),
+                expected=wanted.number_format,
+                found=number_format,
+            )
+
+
+def _is_weight(node: Any) -> bool:
+    return isinstance(node, QuantizedTensor)
+
+
+def _leaves(tree: Any) -> Iterator[tuple[Keys, Any]]:
+    for path, node in structure.walk(tree):
+        if node is not None and not isinstance(node, structure.BRANCHES):
+            yield _texts(path), node
+
+
+def _texts(path: structure.Path) -> Keys:
+    return tuple(map(str, path))
 
 
 def _keys(path: tuple) -> Keys:

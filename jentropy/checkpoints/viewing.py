@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from jentropy.containers.tensor import first_twice
 from jentropy.errors import InputError
-from jentropy.formats import ElementFormat
 
 from . import reading
 from .checkpoint import Tensor
@@ -18,6 +16,8 @@ from .contents import Contents
 
 # Of a component, with the configs that lie beside it or without.
 ContentsOf = Callable[[Component, bool], Contents]
+# Of a component and its contents: the weights that were recognised when it was compressed.
+RecordedOf = Callable[[Component, Contents], Sequence[Tensor]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,24 +26,28 @@ class View:
 
     Attributes:
       tensors: names, and those of their parts, begin with the component's prefix.
-      elements: element format of the arrays that weights are made of, by file and name in it.
       config: of the one component that is the directory itself, if it is that.
       notes: what could not be recognised or was left out.
     """
 
     tensors: tuple[Tensor, ...]
-    elements: Mapping[str, Mapping[str, ElementFormat]]
     config: Mapping[str, Any] | None
     notes: tuple[str, ...]
 
 
 def view(
-    choice: Choice, contents_of: ContentsOf, *, strict: bool = False, lenient: bool = False
+    choice: Choice,
+    contents_of: ContentsOf,
+    recorded_of: RecordedOf = lambda component, contents: (),
+    *,
+    strict: bool = False,
+    lenient: bool = False,
 ) -> View:
     """Reads every component.
 
     Args:
       contents_of: gives the contents of a component.
+      recorded_of: gives the weights that are known before they are looked for.
       strict: see `reading.read`.
       lenient: whether what keeps the directory from being opened is a note: its bytes are sound.
 
@@ -56,12 +60,11 @@ def view(
             raise choice.fault
         notes.append(str(choice.fault))
     tensors: list[Tensor] = []
-    elements: dict[str, dict[str, ElementFormat]] = {}
     config = None
     for component in choice.components:
         try:
             contents = contents_of(component, True)
-            found = reading.read(contents, strict=strict)
+            found = reading.read(contents, recorded_of(component, contents), strict=strict)
         except InputError as error:
             if not lenient:
                 raise
@@ -70,19 +73,15 @@ def view(
             found = reading.read(contents, strict=False)
         if not component.prefix:
             config = contents.config
-        tensors += [_named(tensor, component.prefix) for tensor in found.tensors]
+        tensors += [_within(component.prefix, tensor) for tensor in found.tensors]
         where = f"{component.prefix}: " if component.prefix else ""
         notes += [where + note for note in found.notes]
-        for file, names in component.files.items():
-            elements[file] = {n: found.elements[n] for n in names if n in found.elements}
     twice = first_twice(tensor.name for tensor in tensors)
     if twice is not None and not lenient:
         raise InputError("two components have a tensor of this name", tensor=twice)
-    return View(tensors=tuple(tensors), elements=elements, config=config, notes=tuple(notes))
+    return View(tensors=tuple(tensors), config=config, notes=tuple(notes))
 
 
-def _named(tensor: Tensor, prefix: str) -> Tensor:
-    if not prefix:
-        return tensor
-    parts = {key: prefix + name for key, name in tensor.parts.items()}
-    return dataclasses.replace(tensor, name=prefix + tensor.name, parts=parts)
+def _within(prefix: str, tensor: Tensor) -> Tensor:
+    """A tensor of a component under its name among all."""
+    return replace(tensor, name=prefix + tensor.name, prefix=prefix) if prefix else tensor

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jentropy.errors import DestinationError
-from jentropy.pallas_kernels import backends, gpu_targets
+from jentropy.pallas_kernels import backends, targets
 
 from .progress import is_terminal
 
@@ -62,7 +62,7 @@ def print_notes(notes: Iterable[str], *, quiet: bool = False) -> None:
 
 def print_device_note() -> None:
     """Says why this machine's accelerator runs no kernels, if that is so."""
-    why = gpu_targets.why_not(jax.devices()[0])
+    why = targets.why_not(jax.devices()[0])
     wanted = backends.suitable_backend()
     if not why and wanted != "reference":
         why = backends.trouble(wanted)

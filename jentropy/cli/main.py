@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import jentropy
-from jentropy.codecs import cores
+from jentropy.codecs import threads
 from jentropy.errors import CheckError, JentropyError
 
 COMMANDS = (
@@ -96,7 +96,7 @@ def _run(argv: Sequence[str] | None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.jobs:
         jobs = min(arguments.jobs, MOST_JOBS * (os.cpu_count() or 1))
-        os.environ[cores.JOBS] = str(jobs)
+        os.environ[threads.JOBS] = str(jobs)
         os.environ.setdefault("NPROC", str(jobs))  # XLA's own threads
     if arguments.command != "bench":  # which measures what whoever imports the library has
         _keep_memory()

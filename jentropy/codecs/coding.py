@@ -1,18 +1,13 @@
-"""How a tensor's chunks are coded: what a decoder must know beside the chunks."""
+"""How a tensor's chunks are coded and where each lies: what a decoder knows beside its bytes."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from jentropy.formats import ElementFormat
-
-# Takes the number of a chunk and what became of it, in the thread where that was done.
-Then = Callable[[int, np.ndarray], Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,51 +17,63 @@ class Coding:
     Attributes:
       codec: a name in `CODECS`.
       head: the codec's parameters (tables, classes of rows and columns) in its own layout.
+
+    Example:
+      >>> Coding(codec="stored")
+      Coding(codec='stored', head=b'')
     """
 
     codec: str
     head: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """What a codec knows of the tensor that a chunk is cut from.
+def is_packed(element: ElementFormat, dtype: np.dtype) -> bool:
+    """Whether a number of a dtype holds several codes, or one that is narrower.
 
-    Attributes:
-      element: format of its numbers, RAW where a number holds several codes.
-      octets: whether the numbers are runs of packed codes of 4 or 8 bits; their bytes are symbols.
-      pairs: whether a byte holds two codes of 4 bits.
-      shape: of the tensor.
+    The symbols of such numbers are their bytes.
     """
-
-    element: ElementFormat
-    shape: tuple[int, ...]
-    octets: bool = False
-    pairs: bool = False
-
-    @property
-    def columns(self) -> int:
-        """Length of the last axis."""
-        return self.shape[-1] if self.shape else 1
-
-    @property
-    def rows(self) -> int:
-        """Runs of the last axis."""
-        return math.prod(self.shape[:-1])
+    return element.code_bits < 8 * dtype.itemsize
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Span:
-    """Where a chunk lies in its tensor, and how the tensor is coded.
+    """A chunk of a tensor, and what its codec knows of that tensor.
 
     Attributes:
       start: its first number.
       size: its numbers.
-      layout: of the tensor.
+      shape: of the tensor.
+      element: format of the codes in the numbers.
+      dtype: of the numbers: unsigned integers, or as it is where no integer is as wide.
       coding: of the tensor.
+
+    Example:
+      >>> from jentropy.formats import BF16
+      >>> coding = Coding(codec="stored")
+      >>> dtype = np.dtype(np.uint16)
+      >>> span = Span(start=6, size=3, shape=(2, 2, 3), element=BF16, dtype=dtype, coding=coding)
+      >>> span.rows, span.columns, span.is_packed
+      (4, 3, False)
     """
 
     start: int
     size: int
-    layout: Layout
+    shape: tuple[int, ...]
+    element: ElementFormat
+    dtype: np.dtype
     coding: Coding
+
+    @property
+    def is_packed(self) -> bool:
+        """See the function of this name."""
+        return is_packed(self.element, self.dtype)
+
+    @property
+    def columns(self) -> int:
+        """Length of the tensor's last axis."""
+        return self.shape[-1] if self.shape else 1
+
+    @property
+    def rows(self) -> int:
+        """Runs of the tensor's last axis."""
+        return math.prod(self.shape[:-1])

@@ -17,15 +17,15 @@ from jaxtyping import Array, Float32, Int32, UInt16
 
 from jentropy.formats import ElementFormat
 
-from . import lanes, tables
-from .coding import Coding, Layout
-from .context import (
+from . import lanes, rawbits, tables
+from .coding import Coding
+from .context import IN_FULL
+from .context_head import (
     ELEMENTS,
     ESCAPE,
-    IN_FULL,
     NAME,
     TABLES,
-    Plan,
+    Head,
     classes_bits,
     raw_bits_of,
     write_head,
@@ -43,28 +43,30 @@ IN_CACHE = 1 << 16  # codes
 EXACT = 1 << 14  # so many magnitudes add to less than 2^24, which float32 does without rounding
 
 
-def choose(codes: np.ndarray, counts: np.ndarray, layout: Layout) -> tuple[int, Coding] | None:
-    """The smallest coding of a tensor of codes and about how many bytes it takes.
+def choose(
+    codes: np.ndarray, counts: np.ndarray, element: ElementFormat
+) -> list[tuple[int, Coding]]:
+    """About how many bytes a tensor of codes takes, and its smallest coding, if there is one.
 
     Args:
-      codes: uint16 of the layout's shape; a memory map is read in part.
+      codes: uint16 of the tensor's shape; a memory map is read in part.
       counts: int64[2^16], how often each code occurs.
     """
-    if layout.element not in ELEMENTS or codes.size == 0:
-        return None
-    matrix = codes.reshape(layout.rows, layout.columns)
-    best, cost = min(candidates(matrix, counts, layout.element), key=lambda item: item[1])
-    return -(-cost // 8), Coding(codec=NAME, head=write_head(best))
+    if element not in ELEMENTS or codes.size == 0:
+        return []
+    matrix = codes.reshape(-1, codes.shape[-1] if codes.shape else 1)
+    best, cost = min(candidates(matrix, counts, element), key=lambda item: item[1])
+    return [(-(-cost // 8), Coding(codec=NAME, head=write_head(best)))]
 
 
 def candidates(
     codes: np.ndarray, counts: np.ndarray, element: ElementFormat
-) -> Iterator[tuple[Plan, int]]:
-    """Plans with no classes, with classes of rows, and of rows and columns; bits of each."""
+) -> Iterator[tuple[Head, int]]:
+    """Heads with no classes, with classes of rows, and of rows and columns; bits of each."""
     rows, columns = codes.shape
     tops = 1 << (16 - raw_bits_of(element))
     exact = counts.reshape(2, tops, -1).sum(axis=(0, 2))
-    row, column = np.zeros(rows, np.uint8), np.zeros(columns, np.uint8)
+    row, column = no_row, no_column = np.zeros(rows, np.uint8), np.zeros(columns, np.uint8)
     if rows > 1 and columns > 1 and codes.size >= SMALL:
         median = int(np.searchsorted(np.cumsum(exact), codes.size // 2, side="right"))
         by_row, by_column = _sums(codes, median, element)
@@ -72,15 +74,14 @@ def candidates(
     low, high = _range(exact)
     histogram = _histogram(codes, row, column, (low, high), element)
     exact = np.add.reduceat(exact, [0, *range(low + 1, high)])
-    yield _candidate(element, histogram.sum(axis=(0, 1))[None], None, None, low, exact)
+    yield _candidate(element, histogram.sum(axis=(0, 1))[None], no_row, no_column, low, exact)
     if len(histogram) > 1:
-        yield _candidate(element, histogram.sum(axis=1), row, None, low, exact)
+        yield _candidate(element, histogram.sum(axis=1), row, no_column, low, exact)
     kinds, across, width = histogram.shape
     if across > 1:
         both = np.zeros((kinds + across - 1, width), np.int64)
-        for j in range(across):
-            both[j : j + kinds] += histogram[:, j]
-        yield _candidate(element, both, row if kinds > 1 else None, column, low, exact)
+        np.add.at(both, np.add.outer(np.arange(kinds), np.arange(across)), histogram)
+        yield _candidate(element, both, row, column, low, exact)
 
 
 def _range(exact: np.ndarray) -> tuple[int, int]:
@@ -113,7 +114,7 @@ def _histogram(
     low, high = window
     shape = int(row.max()) + 1, int(column.max()) + 1, high - low
     begins = row[down_places].astype(np.int32) * (shape[1] * shape[2]) - low
-    top = (sample & np.uint16(0x7FFF)) >> np.uint16(raw_bits_of(element) - 1)
+    top = rawbits.top_of(sample, raw_bits_of(element))
     place = np.clip(top, low, high - 1, out=top).astype(np.int32)
     place += begins[:, None]
     place += column[across_places].astype(np.int32) * shape[2]
@@ -162,9 +163,9 @@ def _sums_on_host(
     step = max(1, IN_CACHE // columns)
     for at in range(0, rows, step):
         with np.errstate(over="ignore"):
-            whole = _scaled(codes[at : at + step], scale, element, np).astype(np.uint32)
-        by_row[at : at + step] = whole.sum(axis=1, dtype=np.uint32)
-        by_column += whole.sum(axis=0, dtype=np.uint32)
+            integers = _scaled(codes[at : at + step], scale, element, np).astype(np.uint32)
+        by_row[at : at + step] = integers.sum(axis=1, dtype=np.uint32)
+        by_column += integers.sum(axis=0, dtype=np.uint32)
     return by_row, by_column
 
 
@@ -183,18 +184,18 @@ def _scaled(codes: Any, scale: Any, element: ElementFormat, xp: Any) -> Any:
 @partial(jax.jit, static_argnames="element")
 def _block_sums(
     codes: UInt16[Array, "rows columns"], scale: Float32[Array, ""], *, element: ElementFormat
-) -> tuple[Int32[Array, rows] | Float32[Array, rows], Float32[Array, columns]]:
+) -> tuple[Int32[Array, " rows"] | Float32[Array, " rows"], Float32[Array, " columns"]]:
     """Sums of scaled magnitudes, cut to integers first: exact in any order.
 
     Products with ones, which run at several times the speed of a sum over rows or columns.
     """
-    whole = jax.lax.optimization_barrier(_scaled(codes, scale, element, jnp))
+    integers = jax.lax.optimization_barrier(_scaled(codes, scale, element, jnp))
     rows, columns = codes.shape
     product = partial(jnp.dot, precision=jax.lax.Precision.HIGHEST)
-    across = product(jnp.ones(rows, jnp.float32), whole)
+    across = product(jnp.ones(rows, jnp.float32), integers)
     if columns > EXACT:
-        return whole.astype(jnp.int32).sum(axis=1), across
-    return product(whole, jnp.ones(columns, jnp.float32)), across
+        return integers.astype(jnp.int32).sum(axis=1), across
+    return product(integers, jnp.ones(columns, jnp.float32)), across
 
 
 def _classes(sums: np.ndarray) -> np.ndarray:
@@ -214,12 +215,12 @@ def _classes(sums: np.ndarray) -> np.ndarray:
 def _candidate(
     element: ElementFormat,
     histogram: np.ndarray,
-    rows: np.ndarray | None,
-    columns: np.ndarray | None,
+    rows: np.ndarray,
+    columns: np.ndarray,
     low_top: int,
     exact: np.ndarray,
-) -> tuple[Plan, int]:
-    """A plan, and the bits that a tensor takes with it.
+) -> tuple[Head, int]:
+    """A head, and the bits that a tensor takes with it.
 
     Args:
       histogram: int64[contexts, tops] of a sample.
@@ -244,19 +245,27 @@ def _candidate(
     levels = tables.levels_of(counts * 64 + np.maximum(1, spread))
     first = low_top + low - contexts + 1
     base = max(0, first - 200)
-    plan = Plan(element, first % (1 << 16), high - low + 1, levels, rows, columns, base)
+    head = Head(
+        element=element,
+        first=first % (1 << 16),
+        count=high - low + 1,
+        levels=levels,
+        rows=rows,
+        columns=columns,
+        base=base,
+    )
     # Cost of every top in every context.
     place = np.arange(tops) + (contexts - 1 - low) - np.arange(contexts)[:, None]
-    escaped = (place < 0) | (place >= plan.count)
-    place[escaped] = plan.count
+    escaped = (place < 0) | (place >= head.count)
+    place[escaped] = head.count
     table = np.arange(contexts)[:, None] % number
     costs = tables.costs(tables.frequencies_of(levels))[table, place]
     top = np.arange(low_top, low_top + tops)
     short = (top == 0) | (top > base) & (top < base + IN_FULL)
     costs += escaped * (np.where(short, 8, 24) << tables.COST_BITS)
-    bits = _coded_bits(histogram, costs, exact) + plan.raw_bits * size
-    head = tables.levels_bits(levels) + classes_bits(rows) + classes_bits(columns)
-    return plan, bits + head + 24 * lanes.lane_count(size)
+    bits = _coded_bits(histogram, costs, exact) + head.raw_bits * size
+    bits += tables.levels_bits(levels) + classes_bits(rows) + classes_bits(columns)
+    return head, bits + 24 * lanes.lane_count(size)
 
 
 def _coded_bits(histogram: np.ndarray, costs: np.ndarray, exact: np.ndarray) -> int:

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jentropy.formats import code_dtype
+from jentropy.entropy import shannon_bits
+from jentropy.formats import ElementFormat, code_dtype
+from jentropy.formats.packing import NIBBLE
 
 from . import lanes, tables
-from .coding import Coding, Layout
-from .cutting import BYTE, runs_of, split
+from .byte_planes import are_bytes, runs_of, split
+from .coding import Coding
 from .planes import (
     NAME,
     NIBBLES,
@@ -28,11 +30,12 @@ from .planes import (
     pair_tables,
 )
 from .rans import SLOTS
+from .tables import BYTE
 
 RARE = 4  # a byte that fills less than one part in this of a slot escapes
 MIN_GAIN = 200  # a plane that does not shrink by one part in this is stored
 COMMON = 32  # a number that is more than one part in this of a tensor may be its constant
-PIECE = 1 << 20  # numbers that are looked at together
+AT_ONCE = 1 << 20  # numbers that are looked at together
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,31 +44,28 @@ class Constant:
 
     Attributes:
       first: its byte in the first plane.
-      octets: its bytes in all planes, of the positive one; the sign is in the second.
+      bytes: its bytes in all planes, of the positive one; the sign is in the second.
       negatives: how often it is negative.
     """
 
     first: int
-    octets: tuple[int, ...]
+    bytes: tuple[int, ...]
     negatives: int
 
 
 def constant_of(
-    numbers: np.ndarray, slices: Sequence[np.ndarray], layout: Layout
+    numbers: np.ndarray, slices: Sequence[np.ndarray], element: ElementFormat
 ) -> Constant | None:
     """The common number whose byte in the first plane no other has, but for its negative.
 
     Args:
-      numbers, slices: as `codecs.choose` takes them.
+      numbers, slices: as `codecs.choose` takes them, of a code each.
     """
     counts = slices[-1]
     most = int(counts.max())
-    if layout.octets or COMMON * most < numbers.size or most == numbers.size:
+    if are_bytes(element) or COMMON * most < numbers.size or most == numbers.size:
         return None
-    runs = runs_of(layout.element)
-    if all(len(plane) == 1 for plane in runs):
-        return None
-    ((low, _),) = runs[0]
+    ((low, _),) = runs_of(element)[0]
     first = np.arange(counts.size) >> low % 16 & BYTE - 1
     highs = np.flatnonzero((counts > 0) & (first == first[counts.argmax()]))
     positive = counts.size // 2 - 1
@@ -73,100 +73,95 @@ def constant_of(
         return None
     number, rest = int(highs[0]) & positive, 16 * (len(slices) - 1)
     if rest:
-        flat, found = numbers.reshape(-1), set()
-        for start in range(0, flat.size, PIECE):
-            piece = np.asarray(flat[start : start + PIECE])
-            own = piece[piece >> rest & positive == number]
-            found |= set(np.unique(own & (1 << rest) - 1).tolist())
-            if len(found) > 1:
+        flat, rests = numbers.reshape(-1), set()
+        for start in range(0, flat.size, AT_ONCE):
+            part = np.asarray(flat[start : start + AT_ONCE])
+            same = part[part >> rest & positive == number]
+            rests |= set(np.unique(same & (1 << rest) - 1).tolist())
+            if len(rests) > 1:
                 return None
-        number = number << rest | found.pop()
-    one = np.array([number], code_dtype(layout.element.dtype))
-    octets = tuple(int(plane[0]) for plane in split(one, layout))
-    return Constant(octets[0], octets, int(counts[highs[highs > positive]].sum()))
+        number = number << rest | rests.pop()
+    planes = split(np.array([number], code_dtype(element.dtype)), element)
+    first, *others = (int(plane[0]) for plane in planes)
+    return Constant(first, (first, *others), int(counts[highs[highs > positive]].sum()))
 
 
 def choose(
-    histograms: Sequence[np.ndarray], layout: Layout, constant: Constant | None = None
+    histograms: Sequence[np.ndarray], element: ElementFormat, constant: Constant | None = None
 ) -> tuple[int, Coding]:
     """The smallest coding of a tensor by planes, and about how many bytes it takes.
 
     Args:
       histograms: int64[256] of every plane's bytes.
+      element: format of the codes.
       constant: of `constant_of`.
     """
     head, total = b"", 0
     for i, counts in enumerate(histograms):
-        coded, part = _plane(counts, layout)
+        coded, part = _plane(counts, element)
         if constant is not None and i:
-            omitted, octet = int(histograms[0][constant.first]), constant.octets[i]
+            omitted, byte = int(histograms[0][constant.first]), constant.bytes[i]
             negatives = constant.negatives if i == 1 else 0
             left = counts.copy()
-            left[octet] -= omitted - negatives
-            if negatives:
-                left[octet | SIGN] -= negatives
-            others, own = _plane(left, layout)
+            left[byte] -= omitted - negatives
+            left[byte | SIGN] -= negatives
+            others, rest = _plane(left, element)
             others += omitted // 8 if negatives else 0
             if MIN_GAIN * (coded - others) > int(counts.sum()):
                 kind = WITH_SIGNS if negatives else OF_OTHERS
-                coded, part = others, bytes([kind, constant.first, octet]) + own
+                coded, part = others, bytes([kind, constant.first, byte]) + rest
         total += coded
         head += part
     return total + len(head), Coding(codec=NAME, head=head)
 
 
-def _plane(counts: np.ndarray, layout: Layout) -> tuple[int, bytes]:
+def _plane(counts: np.ndarray, element: ElementFormat) -> tuple[int, bytes]:
     """Bytes that a plane of such counts takes, and its part of the head."""
-    count = int(counts.sum())
-    coded, head = _with_pairs(counts) if layout.pairs else _with_bytes(counts)
-    worth = MIN_GAIN * coded < (MIN_GAIN - 1) * count
-    return (coded, head) if worth else (count, bytes([STORED]))
+    size = int(counts.sum())
+    if size == 0:
+        return 0, bytes([STORED])
+    pairs = element.code_bits == NIBBLE  # two codes to a byte
+    coded, head = (_with_pairs if pairs else _with_bytes)(counts, size)
+    worth = MIN_GAIN * coded < (MIN_GAIN - 1) * size
+    return (coded, head) if worth else (size, bytes([STORED]))
 
 
 def least_bytes(histograms: Sequence[np.ndarray]) -> float:
     """What the planes of such counts take at the least: their entropies."""
-    total = 0.0
-    for counts in histograms:
-        used = counts[counts > 0].astype(np.float64)
-        total += float(used @ (np.log2(used.sum()) - np.log2(used)))
-    return total / 8
+    return sum(int(counts.sum()) * shannon_bits(counts) for counts in histograms) / 8
 
 
-def _with_bytes(counts: np.ndarray) -> tuple[int, bytes]:
-    """Bytes that a plane of such counts takes with its own table, and the table."""
-    size = int(counts.sum())
-    if size == 0:
-        return 0, bytes([STORED])
-    own = counts * SLOTS * RARE >= size
-    used = np.flatnonzero(own)
+def _with_bytes(counts: np.ndarray, size: int) -> tuple[int, bytes]:
+    """Bytes that a plane of such counts, `size` in all, takes with its own table, and the table."""
+    common = counts * SLOTS * RARE >= size
+    used = np.flatnonzero(common)
     first, last = int(used[0]), int(used[-1])
-    inside = np.where(own, counts, 0)[None, first : last + 1]
+    inside = np.where(common, counts, 0)[None, first : last + 1]
     rare = size - int(inside.sum())
     kind = WITH_ESCAPES if rare else OF_BYTES
     if rare:
         inside = np.append(inside, rare)[None]
-    levels = np.where(inside > 0, tables.levels_of(_below(inside, 31)), 0)
+    levels = _levels(inside)
     head = bytes([kind, first, last - first]) + tables.write_levels(levels)
     return _bytes(inside, tables.frequencies_of(levels), size) + rare, head
 
 
-def _with_pairs(counts: np.ndarray) -> tuple[int, bytes]:
+def _with_pairs(counts: np.ndarray, size: int) -> tuple[int, bytes]:
     """The same with one table for both halves of a byte."""
     square = counts.reshape(NIBBLES, NIBBLES)
-    one = (square.sum(axis=0) + square.sum(axis=1))[None]
-    if not one.any():
-        return 0, bytes([STORED])
-    levels = np.where(one > 0, tables.levels_of(_below(one, 31)), 0)
-    frequencies = pair_tables(levels).frequencies
+    levels = _levels((square.sum(axis=0) + square.sum(axis=1))[None])
     head = bytes([OF_PAIRS]) + tables.write_levels(levels)
-    return _bytes(counts[None], frequencies, int(counts.sum())), head
+    return _bytes(counts[None], pair_tables(levels).frequencies, size), head
 
 
 def _bytes(counts: np.ndarray, frequencies: np.ndarray, size: int) -> int:
-    return -(-tables.cost_bits(counts, frequencies) // 8) + 5 * lanes.lane_count(size)
+    """Bytes that symbols of such counts take, and their lanes."""
+    bits = -(-int((counts * tables.costs(frequencies)).sum()) >> tables.COST_BITS)
+    return -(-bits // 8) + 5 * lanes.lane_count(size)
 
 
-def _below(counts: np.ndarray, width: int) -> np.ndarray:
-    """Counts scaled down until they fit a width; none becomes 0."""
-    shift = max(0, int(counts.max()).bit_length() - width)
-    return np.where(counts > 0, np.maximum(1, counts >> shift), 0)
+def _levels(counts: np.ndarray) -> np.ndarray:
+    """Levels of counts of any size; 0 of those that are 0."""
+    shift = max(0, int(counts.max()).bit_length() - 31)
+    scaled = np.where(counts > 0, np.maximum(1, counts >> shift), 0)
+    return np.where(counts > 0, tables.levels_of(scaled), 0)

@@ -13,22 +13,17 @@ import jax
 import numpy as np
 from jax import lax
 
-# The mark of `in_one_kernel` is XLA's own and no interface: releases that it was tried with.
-MARKED = jax.__version_info__ < (0, 13)
-try:
-    from jax.experimental.xla_metadata import set_xla_metadata
-except ImportError:  # slower without
-    MARKED = False
+from jentropy import jax_internals
 
 
 def repeat(steps: int, step: Callable[[Any, Any], Any], carry: Any) -> Any:
     """`lax.fori_loop`, but for its being made of calls (see `in_one_kernel`)."""
 
-    def body(held: tuple[Any, Any]) -> tuple[Any, Any]:
-        i, carry = held
+    def body(state: tuple[Any, Any]) -> tuple[Any, Any]:
+        i, carry = state
         return i + np.int32(1), step(i, carry)
 
-    return lax.while_loop(lambda held: held[0] < steps, body, (np.int32(0), carry))[1]
+    return lax.while_loop(lambda state: state[0] < steps, body, (np.int32(0), carry))[1]
 
 
 def in_one_kernel(
@@ -45,7 +40,10 @@ def in_one_kernel(
     """
 
     def marked(*args: Any) -> Any:
-        with set_xla_metadata(xla_cpu_small_call="true", inlineable="false"):
+        mark = jax_internals.one_kernel_mark()
+        if mark is None:  # slower
+            return run(*args)
+        with mark:
             return jax.jit(run)(*args)
 
-    return lax.platform_dependent(*args, cpu=marked if MARKED else run, default=elsewhere or run)
+    return lax.platform_dependent(*args, cpu=marked, default=elsewhere or run)

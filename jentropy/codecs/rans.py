@@ -69,53 +69,54 @@ def _with_row(array: Array, row: Array, index: Any) -> Array:
 
 @jax.jit
 def decode(
-    words: UInt16[Array, 2**k],
-    states: UInt32[Array, lanes],
-    pointers: UInt32[Array, lanes],
-    tables: UInt32[Array, 2**k],
-    numbers: UInt8[Array, "steps lanes"],
-) -> tuple[UInt8[Array, "steps lanes"], UInt32[Array, lanes], UInt32[Array, lanes]]:
+    words: UInt16[Array, " words"],
+    states: UInt32[Array, " lanes"],
+    pointers: UInt32[Array, " lanes"],
+    tables: UInt32[Array, " slots"],
+    table_ids: UInt8[Array, "steps lanes"],
+) -> tuple[UInt8[Array, "steps lanes"], UInt32[Array, " lanes"], UInt32[Array, " lanes"]]:
     """Decodes `steps` symbols of every lane.
 
     Whatever the words are, nothing outside them is read.
 
     Args:
+      words: a power of two of them.
       pointers: index of each lane's next word.
-      tables: `symbol << 24 | (f - 1) << 12 | slot - F` at `number << 12 | slot`; a power of two
+      tables: `symbol << 24 | (f - 1) << 12 | slot - F` at `table << 12 | slot`; a power of two
         of them.
-      numbers: of each symbol's table.
+      table_ids: of each symbol's table.
 
     Returns:
       Symbols; states and pointers afterwards. A sound lane is below 2 LOWER and at the end of its
       words.
     """
-    return in_one_kernel(decoded, words, states, pointers, tables, numbers, np.uint8(255))
+    return in_one_kernel(decoded, words, states, pointers, tables, table_ids, np.uint8(255))
 
 
 def decoded(
-    words: UInt16[Array, 2**k],
-    states: UInt32[Array, lanes],
-    pointers: UInt32[Array, lanes],
-    tables: UInt32[Array, 2**k],
+    words: UInt16[Array, " words"],
+    states: UInt32[Array, " lanes"],
+    pointers: UInt32[Array, " lanes"],
+    tables: UInt32[Array, " slots"],
     contexts: UInt8[Array, "steps lanes"],
     mask: UInt8[Array, ""],
-) -> tuple[UInt8[Array, "steps lanes"], UInt32[Array, lanes], UInt32[Array, lanes]]:
-    """`decode`, to be part of a kernel; the number of a table is `contexts & mask`."""
+) -> tuple[UInt8[Array, "steps lanes"], UInt32[Array, " lanes"], UInt32[Array, " lanes"]]:
+    """`decode`, to be part of a kernel; a symbol has table `context & mask`."""
     steps, last = contexts.shape[0], np.uint32(words.shape[0] - 1)
     few = tables.shape[0] == FEW * SLOTS
 
     def step(i, carry):
-        held, found, pointer, symbols = carry
-        state = _row(held, np.int32(0))
-        number = lax.bitwise_and(_row(contexts, i), lax.broadcast(mask, states.shape))
+        kept, entries, pointer, symbols = carry
+        state = _row(kept, np.int32(0))
+        table = lax.bitwise_and(_row(contexts, i), lax.broadcast(mask, states.shape))
         slot = state & (SLOTS - 1)
         if few:
-            index = slot.astype(jnp.uint16) | number.astype(jnp.uint16) << PRECISION
+            index = slot.astype(jnp.uint16) | table.astype(jnp.uint16) << PRECISION
             entry = _take(tables, index)
         else:
-            index = (number.astype(jnp.uint32) << PRECISION | slot) & (tables.shape[0] - 1)
-            found = _with_row(found, _take(tables, index), np.int32(0))
-            entry = found[0]
+            index = (table.astype(jnp.uint32) << PRECISION | slot) & (tables.shape[0] - 1)
+            entries = _with_row(entries, _take(tables, index), np.int32(0))
+            entry = entries[0]
         frequency = ((entry >> PRECISION) & (SLOTS - 1)) + 1
         moved = frequency * (state >> PRECISION) + (entry & (SLOTS - 1))
         moved = lax.optimization_barrier(moved)
@@ -123,52 +124,52 @@ def decoded(
         pointer = lax.optimization_barrier(pointer + reads.astype(jnp.uint32))
         # The word before the new pointer: the old one need not be kept.
         word = _take(words, (pointer - 1) & last).astype(jnp.uint32)
-        held = _with_row(held, lax.select(reads, moved << 16 | word, moved), np.int32(0))
+        kept = _with_row(kept, lax.select(reads, moved << 16 | word, moved), np.int32(0))
         symbols = _with_row(symbols, (entry >> 24).astype(jnp.uint8), i)
-        return held, found, pointer, symbols
+        return kept, entries, pointer, symbols
 
     # The second row is there so that the update stays one.
-    held = lax.broadcast_in_dim(states, (2, *states.shape), (1,))
-    found = lax.full(held.shape, 0, jnp.uint32)
+    kept = lax.broadcast_in_dim(states, (2, *states.shape), (1,))
+    entries = lax.full(kept.shape, 0, jnp.uint32)
     symbols = lax.full(contexts.shape, 0, jnp.uint8)
-    held, _, pointers, symbols = repeat(steps, step, (held, found, pointers, symbols))
-    return symbols, _row(held, np.int32(0)), pointers
+    kept, _, pointers, symbols = repeat(steps, step, (kept, entries, pointers, symbols))
+    return symbols, _row(kept, np.int32(0)), pointers
 
 
 @jax.jit
 def encode(
     symbols: UInt8[Array, "steps lanes"],
-    numbers: UInt8[Array, "steps lanes"],
-    initial: UInt32[Array, lanes],
-    tables: UInt32[Array, tables_times_256],
-) -> tuple[UInt32[Array, lanes], UInt16[Array, "lanes steps"], Bool[Array, "lanes steps"]]:
+    table_ids: UInt8[Array, "steps lanes"],
+    initial: UInt32[Array, " lanes"],
+    tables: UInt32[Array, " rows"],
+) -> tuple[UInt32[Array, " lanes"], UInt16[Array, "lanes steps"], Bool[Array, "lanes steps"]]:
     """Codes every symbol of every lane.
 
     Args:
-      numbers: of each symbol's table.
-      tables: `f << 16 | F` at `number << 8 | symbol`; f = 4096 leaves every state alone.
+      table_ids: of each symbol's table.
+      tables: `f << 16 | F` at `table << 8 | symbol`; f = 4096 leaves every state alone.
 
     Returns:
       Final states; words and whether each is emitted: a lane's stream is its emitted words in
       order, which is the order that the decoder reads.
     """
-    given = symbols, numbers, np.uint8(255), initial, tables
 
-    def elsewhere(*given: Any) -> tuple[Array, Array, Array]:
-        states, words, emitted = _coded(*given)
+    def elsewhere(*arrays: Any) -> tuple[Array, Array, Array]:
+        states, words, emitted = _coded(*arrays)
         return states, words.T, emitted.T
 
-    return in_one_kernel(encoded, *given, elsewhere=elsewhere)
+    arrays = symbols, table_ids, np.uint8(255), initial, tables
+    return in_one_kernel(encoded, *arrays, elsewhere=elsewhere)
 
 
 def encoded(
     symbols: UInt8[Array, "steps lanes"],
     contexts: UInt8[Array, "steps lanes"],
     mask: UInt8[Array, ""],
-    initial: UInt32[Array, lanes],
-    tables: UInt32[Array, tables_times_256],
-) -> tuple[UInt32[Array, lanes], UInt16[Array, "lanes steps"], Bool[Array, "lanes steps"]]:
-    """`encode`, to be part of a kernel; the number of a table is `contexts & mask`."""
+    initial: UInt32[Array, " lanes"],
+    tables: UInt32[Array, " rows"],
+) -> tuple[UInt32[Array, " lanes"], UInt16[Array, "lanes steps"], Bool[Array, "lanes steps"]]:
+    """`encode`, to be part of a kernel; a symbol has table `context & mask`."""
     states, words, emitted = _coded(symbols, contexts, mask, initial, tables)
     return states, _transposed(words), _transposed(emitted)
 
@@ -181,16 +182,16 @@ def _coded(
     def step(i, carry):
         state, words, emitted = carry
         at = np.int32(steps - 1) - i
-        number = lax.bitwise_and(_row(contexts, at), lax.broadcast(mask, (lanes,)))
-        entry = number.astype(jnp.uint16) << 8 | _row(symbols, at)
-        found = lax.optimization_barrier(_take(tables, entry))
-        frequency = found >> 16
+        table = lax.bitwise_and(_row(contexts, at), lax.broadcast(mask, (lanes,)))
+        place = table.astype(jnp.uint16) << 8 | _row(symbols, at).astype(jnp.uint16)
+        entry = lax.optimization_barrier(_take(tables, place))
+        frequency = entry >> 16
         emit = (state >> (32 - PRECISION)) >= frequency
-        given = lax.select(emit, state >> 16, state)
-        quotient, remainder = _divide(given, frequency)
+        kept = lax.select(emit, state >> 16, state)
+        quotient, remainder = _divide(kept, frequency)
         words = _with_row(words, state.astype(jnp.uint16), at)
         emitted = _with_row(emitted, emit, at)
-        return (quotient << PRECISION) + remainder + (found & 0xFFFF), words, emitted
+        return (quotient << PRECISION) + remainder + (entry & 0xFFFF), words, emitted
 
     words = lax.full((steps, lanes), 0, jnp.uint16)
     return repeat(steps, step, (initial, words, lax.full((steps, lanes), False, jnp.bool_)))

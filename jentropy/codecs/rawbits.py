@@ -1,10 +1,9 @@
-"""Codes cut into a coded top and raw bits, and put together again, in jitted JAX.
+"""Codes of 16 bits cut into a coded top and raw bits, and put together again, in jitted JAX.
 
-A code's *top* is what lies above `bits` low ones; of a signed code the sign is not part of it, and
-is the highest raw bit instead. Raw bits are cut into *planes* of 8, 4, 2 and 1 bits that add to
-`bits`, lowest bits first. A plane of width b takes blocks of 64 codes: byte j of the 8 b bytes of a
-block has codes j, j + 8 b, j + 16 b, ... of the block, lowest first, which vector units split
-without crossing bytes.
+A code's *raw bits* are its sign on top of its lowest bits, `bits` in all; its *top* lies between.
+Raw bits are cut into *planes* of 8, 4, 2 and 1 bits that add to `bits`, lowest bits first. A plane
+of width b takes blocks of 64 codes: byte j of the 8 b bytes of a block has codes j, j + 8 b,
+j + 16 b, ... of the block, lowest first, which vector units split without crossing bytes.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, UInt, UInt8, UInt16
+from jaxtyping import Array, UInt8, UInt16
 
 from .kernels import repeat
 
@@ -37,38 +36,35 @@ def plane_bytes(size: int, width: int) -> int:
     return -(-size // BLOCK) * 8 * width
 
 
-@partial(jax.jit, static_argnames=("bits", "signed"))
+def plane_sizes(size: int, bits: int) -> list[int]:
+    """Bytes of each plane of `size` codes."""
+    return [plane_bytes(size, width) for width in widths(bits)]
+
+
+@partial(jax.jit, static_argnames="bits")
 def split(
-    codes: UInt[Array, n],
-    contexts: UInt8[Array, n],
+    codes: UInt16[Array, " n"],
+    contexts: UInt8[Array, " n"],
     first: UInt16[Array, ""],
     count: UInt16[Array, ""],
     *,
     bits: int,
-    signed: bool,
-) -> tuple[UInt8[Array, n], list[UInt8[Array, plane]]]:
+) -> tuple[UInt8[Array, " n"], list[UInt8[Array, " _"]]]:
     """Symbols top - first - context, `count` for those below 0 or not below it; planes.
 
     Args:
       codes: a multiple of BLOCK of them.
     """
-    return _split(codes, contexts, first, count, bits, signed=signed)
+    return _split(codes, contexts, first, count, bits)
 
 
 def _split(
-    codes: Any, contexts: Any, first: Any, count: Any, bits: int, *, signed: bool
+    codes: Any, contexts: Any, first: Any, count: Any, bits: int
 ) -> tuple[Array, list[Array]]:
-    width = 8 * codes.dtype.itemsize
-    wide = jnp.uint32 if codes.dtype.itemsize == 4 else jnp.uint16
-    codes = codes.astype(wide)
-    if signed:
-        low = bits - 1
-        top = (codes & ((1 << (width - 1)) - 1)) >> low
-        raw = codes & ((1 << low) - 1) | (codes >> (width - 1)) << low
-    else:
-        top, raw = codes >> bits, codes & ((1 << bits) - 1)
-    symbols = top - first.astype(wide) - contexts.astype(wide)
-    symbols = jnp.minimum(symbols, count.astype(wide))  # what is below 0 has wrapped
+    low = bits - 1
+    raw = codes & ((1 << low) - 1) | (codes >> 15) << low
+    symbols = top_of(codes, bits) - first - contexts.astype(jnp.uint16)
+    symbols = jnp.minimum(symbols, count)  # what is below 0 has wrapped
     planes, below = [], 0
     for b in widths(bits):
         parts = ((raw >> below) & ((1 << b) - 1)).astype(jnp.uint8).reshape(-1, 8 // b, 8 * b)
@@ -81,80 +77,72 @@ def _split(
 
 
 def split_slabs(
-    codes: UInt16[Array, n],
-    contexts: UInt8[Array, n],
+    codes: UInt16[Array, " n"],
+    contexts: UInt8[Array, " n"],
     first: UInt16[Array, ""],
     count: UInt16[Array, ""],
     *,
     bits: int,
-) -> tuple[UInt8[Array, n], list[UInt8[Array, plane]]]:
-    """`split` of signed codes, to be part of a kernel; n a multiple of SLAB blocks."""
+) -> tuple[UInt8[Array, " n"], list[UInt8[Array, " _"]]]:
+    """`split`, to be part of a kernel; n a multiple of SLAB blocks."""
     size = SLAB * BLOCK
 
     def slab(array: Array, i: Any) -> Array:
         return jax.lax.dynamic_slice(array, (i * np.int32(size),), (size,))
 
-    def step(i: Any, found: list[Array]) -> list[Array]:
-        symbols, planes = _split(slab(codes, i), slab(contexts, i), first, count, bits, signed=True)
+    def step(i: Any, outs: list[Array]) -> list[Array]:
+        symbols, planes = _split(slab(codes, i), slab(contexts, i), first, count, bits)
         return [
-            jax.lax.dynamic_update_slice(whole, part, (i * np.int32(part.size),))
-            for whole, part in zip(found, [symbols, *planes], strict=True)
+            jax.lax.dynamic_update_slice(out, part, (i * np.int32(part.size),))
+            for out, part in zip(outs, [symbols, *planes], strict=True)
         ]
 
-    sizes = [codes.size, *(plane_bytes(codes.size, width) for width in widths(bits))]
-    found = [jax.lax.full((n,), 0, jnp.uint8) for n in sizes]
-    symbols, *planes = repeat(codes.size // size, step, found)
+    sizes = [codes.size, *plane_sizes(codes.size, bits)]
+    outs = [jax.lax.full((n,), 0, jnp.uint8) for n in sizes]
+    symbols, *planes = repeat(codes.size // size, step, outs)
     return symbols, planes
 
 
-@partial(jax.jit, static_argnames=("bits", "signed", "dtype"))
+@partial(jax.jit, static_argnames="bits")
 def merge(
-    symbols: UInt8[Array, n],
-    contexts: UInt8[Array, n_or_one],
-    planes: list[UInt8[Array, plane]],
+    symbols: UInt8[Array, " n"],
+    contexts: UInt8[Array, " n"],
+    planes: list[UInt8[Array, " _"]],
     first: UInt16[Array, ""],
     *,
     bits: int,
-    signed: bool,
-    dtype: str,
-) -> UInt[Array, n]:
+) -> UInt16[Array, " n"]:
     """Codes of symbols (top - first - context) and planes: the inverse of `split`."""
-    kind = jnp.dtype(dtype)
-    wide = jnp.uint16 if kind.itemsize < 4 else jnp.uint32
     raw = jax.lax.platform_dependent(
         *planes,
-        tpu=lambda *planes: _raw_by_rows(planes, bits, wide),
-        default=lambda *planes: _raw_by_factors(_apart(planes, bits), bits, wide).reshape(-1),
+        tpu=lambda *planes: _raw_by_rows(planes, bits),
+        default=lambda *planes: _raw_by_factors(_apart(planes, bits), bits).reshape(-1),
     )
-    value = symbols.astype(wide) + contexts.astype(wide) + first.astype(wide)
-    return _with_raw(value, raw, kind, bits, signed=signed)
+    return _with_raw(symbols.astype(jnp.uint16) + contexts.astype(jnp.uint16) + first, raw, bits)
 
 
-def _with_raw(top: Any, raw: Any, kind: np.dtype, bits: int, *, signed: bool) -> Any:
+def _with_raw(top: Any, raw: Any, bits: int) -> Any:
     """Codes of tops and raw bits."""
-    if not signed:
-        return (top << bits | raw).astype(kind)
-    low, sign = bits - 1, 8 * kind.itemsize - 1
-    value = top << low & ((1 << sign) - 1) | raw & ((1 << low) - 1) | (raw >> low) << sign
-    return value.astype(kind)
+    low = bits - 1
+    return top << low & 0x7FFF | raw & ((1 << low) - 1) | (raw >> low) << 15
 
 
 def merge_slabs(
-    symbols: UInt8[Array, n],
-    contexts: UInt8[Array, n],
-    planes: Sequence[UInt8[Array, plane]],
-    front: UInt8[Array, few],
+    symbols: UInt8[Array, "steps lanes"],
+    contexts: UInt8[Array, "steps lanes"],
+    planes: Sequence[UInt8[Array, " _"]],
+    front: UInt8[Array, " few"],
     first: UInt16[Array, ""],
     *,
     bits: int,
 ) -> UInt16[Array, "blocks *halves fine"]:
-    """`merge` of signed codes of 16 bits, to be part of a kernel; n a multiple of SLAB blocks.
+    """`merge`, to be part of a kernel; of a multiple of SLAB blocks.
 
     A slab at a time, and of the shape in whose loops XLA's CPU backend finds vectors (twice as fast
     as `merge`).
 
     Args:
-      front: bytes of the first plane, in the stead of its own.
+      front: bytes that the first plane begins with, whatever is there.
     """
     shape = _block_shape(bits)
     count = symbols.size // BLOCK
@@ -167,10 +155,9 @@ def merge_slabs(
     tops = [part.reshape(count, *shape) for part in (symbols, contexts)]
     apart = _apart(planes, bits)
 
-    def put(codes: Array, own: list[Array], i: Any) -> Array:
+    def put(codes: Array, slabs: list[Array], i: Any) -> Array:
         symbol, context = (slab(part, i).astype(jnp.uint16) for part in tops)
-        raw = _raw_by_factors(own, bits, jnp.uint16)
-        part = _with_raw(symbol + context + first, raw, np.dtype(np.uint16), bits, signed=True)
+        part = _with_raw(symbol + context + first, _raw_by_factors(slabs, bits), bits)
         return jax.lax.dynamic_update_slice(codes, part, (i * np.int32(SLAB), *zeros))
 
     def step(i: Any, codes: Array) -> Array:
@@ -188,7 +175,7 @@ def _block_shape(bits: int) -> tuple[int, ...]:
     return (2,) * depth + (BLOCK >> depth,)
 
 
-def _apart(planes: Sequence[UInt8[Array, plane]], bits: int) -> list[UInt8[Array, "*parts"]]:
+def _apart(planes: Sequence[UInt8[Array, " _"]], bits: int) -> list[UInt8[Array, " ..."]]:
     """Planes by blocks, as they stand in `_block_shape`.
 
     The outer halves of a block tell the part of a byte, of which a plane has none; the inner ones,
@@ -202,33 +189,38 @@ def _apart(planes: Sequence[UInt8[Array, plane]], bits: int) -> list[UInt8[Array
 
 
 def _raw_by_factors(
-    apart: Sequence[UInt8[Array, "*parts"]], bits: int, wide: Any
-) -> UInt[Array, "blocks *halves fine"]:
+    apart: Sequence[UInt8[Array, " ..."]], bits: int
+) -> UInt16[Array, "blocks *halves fine"]:
     """Raw bits of planes (`_apart`); parts of a byte are brought to its top by products."""
-    raw, below = jnp.zeros((), wide), 0
+    raw, below = jnp.zeros((), jnp.uint16), 0
     for width, plane in zip(widths(bits), apart, strict=True):
         outer = (8 // width).bit_length() - 1
-        factors = np.array(_FACTORS[width], np.uint16).astype(wide)
-        factors = factors.reshape((2,) * outer + (1,) * (plane.ndim - 1 - outer))
-        part = plane.astype(wide) * factors
+        factors = np.array(_FACTORS[width], np.uint16)
+        factors = factors.reshape(1, *(2,) * outer, *(1,) * (plane.ndim - 1 - outer))
+        part = plane.astype(jnp.uint16) * factors
         raw = raw | ((part >> (8 - width)) & ((1 << width) - 1)) << below
         below += width
     return raw
 
 
-def _raw_by_rows(planes: Sequence[UInt8[Array, plane]], bits: int, wide: Any) -> UInt[Array, n]:
+def _raw_by_rows(planes: Sequence[UInt8[Array, " _"]], bits: int) -> UInt16[Array, " n"]:
     """The same with a block to a row, of which a TPU's compiler makes a program 20 times sooner."""
-    place = np.arange(BLOCK, dtype=np.uint32)
+    place = np.arange(BLOCK, dtype=np.uint32)[None]
     raw, below = jnp.zeros((), jnp.uint32), 0
     for width, plane in zip(widths(bits), planes, strict=True):
-        octets = plane.reshape(-1, 8 * width).astype(jnp.uint32)
-        part = jnp.concatenate([octets] * (8 // width), axis=1)
+        by_block = plane.reshape(-1, 8 * width).astype(jnp.uint32)
+        part = jnp.concatenate([by_block] * (8 // width), axis=1)
         raw = raw | ((part >> (place // (8 * width) * width)) & ((1 << width) - 1)) << below
         below += width
-    return raw.astype(wide).reshape(-1)
+    return raw.astype(jnp.uint16).reshape(-1)
+
+
+def top_of(codes: Any, bits: int) -> Any:
+    """Tops of codes; NumPy or JAX arrays, uint16."""
+    return (codes & np.uint16(0x7FFF)) >> np.uint16(bits - 1)
 
 
 def with_top(codes: Any, top: Any, bits: int) -> Any:
-    """Signed codes of 16 bits with another top; NumPy or JAX arrays, uint16."""
+    """Codes with another top; NumPy or JAX arrays, uint16."""
     kept = np.uint16(1 << 15 | (1 << (bits - 1)) - 1)
     return codes & kept | top << np.uint16(bits - 1) & np.uint16(0x7FFF)

@@ -3,51 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from jentropy.errors import CorruptError
-from jentropy.formats import code_dtype
 
-from . import cores
-from .coding import Layout, Span, Then
+from . import threads
+from .coding import Span
 
 NAME = "stored"
 
 
-def encode(
-    chunks: Sequence[np.ndarray],
-    spans: Sequence[Span],
-    then: Then,
-) -> list[Any]:
-    """What `then` makes of the payloads, uint8 each."""
-
-    def one(i: int) -> Any:
-        return then(i, np.ascontiguousarray(chunks[i]).reshape(-1).view(np.uint8))
-
-    return cores.each(one, range(len(chunks)))
+def encode(chunks: Sequence[np.ndarray], spans: Sequence[Span]) -> list[np.ndarray]:
+    """Payloads of chunks, uint8 each: views of what is contiguous."""
+    return [np.ascontiguousarray(chunk).reshape(-1).view(np.uint8) for chunk in chunks]
 
 
 def decode(
-    payloads: Sequence[np.ndarray],
-    spans: Sequence[Span],
-    outs: Sequence[np.ndarray],
-    then: Then,
-) -> list[Any]:
-    """Writes the chunks, numbers of the layouts' code dtypes; what `then` makes of them."""
+    payloads: Sequence[np.ndarray], spans: Sequence[Span], outs: Sequence[np.ndarray]
+) -> None:
+    """Writes the numbers of payloads.
 
-    def one(i: int) -> Any:
-        payload, dtype = payloads[i], spans[i].layout.element.dtype
-        expected = spans[i].size * dtype.itemsize
-        if payload.size != expected:
-            raise CorruptError("stored chunk", expected=f"{expected} bytes", found=payload.size)
-        outs[i][:] = np.ascontiguousarray(payload).view(code_dtype(dtype))
-        return then(i, outs[i])
-
-    return cores.each(one, range(len(payloads)))
+    Raises:
+      CorruptError: a payload of the wrong length.
+    """
+    threads.each(_decode, payloads, outs)
 
 
-def size_bound(size: int, layout: Layout) -> int:
+def _decode(payload: np.ndarray, out: np.ndarray) -> None:
+    if payload.size != out.nbytes:
+        raise CorruptError("stored chunk", expected=f"{out.nbytes} bytes", found=payload.size)
+    out.view(np.uint8)[:] = payload
+
+
+def size_bound(span: Span) -> int:
     """Largest payload of a chunk, bytes."""
-    return size * layout.element.dtype.itemsize
+    return span.size * span.dtype.itemsize

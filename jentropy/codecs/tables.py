@@ -22,26 +22,18 @@ from jentropy.errors import CorruptError
 from . import bits
 from .rans import PRECISION, SLOTS
 
+BYTE = 256  # values
 LEVELS = 104  # the largest weight is then about that of 4096 slots
 FIRST_LEVEL = 32
 _UNIT_BITS = 20  # level 1 is 2^20
 MAX_RICE = 20
 
 
-def _roots() -> np.ndarray:
-    """floor(2^(20 + i / 8)) of i below LEVELS, exactly: the largest x with x^8 <= 2^(160 + i)."""
-    found = []
-    for i in range(LEVELS):
-        x, bit = 0, 1 << 34
-        while bit:
-            if (x + bit) ** 8 <= 1 << (8 * _UNIT_BITS + i):
-                x += bit
-            bit >>= 1
-        found.append(x)
-    return np.array(found, np.int64)
-
-
-WEIGHTS = np.concatenate([[0], _roots()])  # of each level
+# Of each level; floor(2^(20 + i / 8)) exactly, an eighth root being three square roots.
+WEIGHTS = np.array(
+    [0, *(math.isqrt(math.isqrt(math.isqrt(1 << 8 * _UNIT_BITS + i))) for i in range(LEVELS))],
+    np.int64,
+)
 _BOUNDS = (WEIGHTS[1:98] + WEIGHTS[2:99]) // 2  # between levels that a share of 4096 slots has
 # Cost of a symbol of frequency f in 1/65536 bit; integers, so that every machine decides alike.
 COST_BITS = 16
@@ -58,7 +50,8 @@ class Tables:
 
     Attributes:
       frequencies: int64[contexts, symbols], rows sum to 4096.
-      shown: int64[contexts, symbols], the byte that a decoder gives for each symbol.
+      shown: int64[symbols], the byte that each symbol is to an encoder and a decoder. Bytes that no
+        symbol in use is code as the last one, the escape.
     """
 
     frequencies: np.ndarray
@@ -75,24 +68,24 @@ class Tables:
         return np.cumsum(self.frequencies, axis=1) - self.frequencies
 
     @cached_property
+    def symbols(self) -> np.ndarray:
+        """The symbol that codes each byte, int64[256]."""
+        symbols = np.full(BYTE, self.shown.size - 1)
+        used = np.flatnonzero(self.frequencies.any(axis=0))
+        symbols[self.shown[used]] = used
+        return symbols
+
+    @cached_property
+    def encode_rows(self) -> np.ndarray:
+        """uint32[contexts, 256], what `rans.encode` looks up."""
+        return (self.frequencies << 16 | self.starts).astype(np.uint32)[:, self.symbols]
+
+    @cached_property
     def decode_rows(self) -> np.ndarray:
         """uint32[contexts, 4096], what `rans.decode` looks up."""
-        rows = np.empty((self.count, SLOTS), np.uint32)
         entries = (self.shown << 24) + ((self.frequencies - 1) << PRECISION) - self.starts
-        for row, entry, frequency in zip(rows, entries, self.frequencies, strict=True):
-            np.add(np.repeat(entry.astype(np.uint32), frequency), _SLOT, out=row)
-        return rows
-
-    def encode_rows(self, symbols: np.ndarray | None = None) -> np.ndarray:
-        """uint32[contexts, 256], what `rans.encode` looks up.
-
-        Args:
-          symbols: int[256], the symbol that each byte stands for; None: itself.
-        """
-        entries = (self.frequencies << 16 | self.starts).astype(np.uint32)
-        if symbols is not None:
-            return entries[:, symbols]
-        return np.pad(entries, ((0, 0), (0, 256 - entries.shape[1])))
+        repeated = np.repeat(entries.astype(np.uint32).reshape(-1), self.frequencies.reshape(-1))
+        return repeated.reshape(-1, SLOTS) + _SLOT
 
 
 def normalize(weights: np.ndarray) -> np.ndarray:
@@ -113,17 +106,14 @@ def normalize(weights: np.ndarray) -> np.ndarray:
     rounds, left = np.divmod(np.maximum(0, -surplus), weights.shape[-1])
     order = np.argsort(-remainder, axis=-1, kind="stable")
     frequency += rounds + (np.argsort(order, axis=-1) < left)
-    for row, over in zip(_rows(frequency), surplus.flat, strict=True):
+    rows = frequency.reshape(-1, frequency.shape[-1])
+    for row, over in zip(rows, surplus.flat, strict=True):
         while over > 0:
             order = np.argsort(-row, kind="stable")[:over]
             order = order[row[order] > 1]
             row[order] -= 1
             over -= order.size
     return frequency
-
-
-def _rows(array: np.ndarray) -> np.ndarray:
-    return array.reshape(-1, array.shape[-1])
 
 
 def frequencies_of(levels: np.ndarray) -> np.ndarray:
@@ -135,11 +125,6 @@ def levels_of(counts: np.ndarray) -> np.ndarray:
     """The levels nearest to counts, 1 at the least. int64[contexts, symbols] both, below 2^31."""
     share = (counts << 32) // np.maximum(1, counts.sum(axis=1, keepdims=True))
     return 1 + np.searchsorted(_BOUNDS, share, side="right")
-
-
-def cost_bits(counts: np.ndarray, frequencies: np.ndarray) -> int:
-    """Bits that symbols of such counts take, rounded up."""
-    return -(-int((counts * _COST[frequencies]).sum()) >> COST_BITS)
 
 
 def costs(frequencies: np.ndarray) -> np.ndarray:

@@ -11,58 +11,46 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 
 from jentropy import codecs, entropy, formats, modes
-from jentropy.codecs import Coding, Layout, Span, cores, deflate
+from jentropy.codecs import Coding, Span, deflate, threads
 from jentropy.errors import ChecksumError, CorruptError
 from jentropy.formats import ElementFormat, code_dtype
 
-from .tensor import Chunk, TensorHeader, checksum, chunk_length, dtype_named, layout_of
+from .tensor import Chunk, Description, TensorHeader, checksum, dtype_named
 
 AHEAD = 16  # drafts of each core that are made before they are wanted, as others are coded
+READ_BYTES = 1 << 29  # of what is read ahead
 PARTS = 4  # of a batch that are coded one by one, so that there are others
 
+T = TypeVar("T")
 
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """A tensor on its way in: everything that its header will say but the chunks."""
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Draft(Description):
+    """A tensor on its way in: everything that its header will say but the chunks.
+
+    Attributes:
+      name: for messages.
+      codes: of any shape; a memory map is read in parts.
+      skip: chunks at the front that are coded already.
+    """
 
     name: str
-    codes: np.ndarray  # any shape; a memory map is read in pieces
-    shape: tuple[int, ...]
-    dtype: str
-    format: str
-    layout: Layout
-    coding: Coding
-    entropy_bits: float
-    joint_entropy_bits: float | None
-    numpy: bool
-    skip: int = 0  # chunks at the front that are coded already
-    scalar: bool = False
-    key: str = ""
+    codes: np.ndarray
+    skip: int = 0
 
-    @property
-    def chunk_weights(self) -> int:
-        """Elements of a chunk."""
-        return chunk_length(self.shape)
+    def left(self) -> Iterator[Span]:
+        """Chunks that are to be coded; one of nothing of a tensor that has no elements."""
+        spans = self.spans() if self.size else iter([self.span(0)])
+        return itertools.islice(spans, self.skip, None)
 
-    def header(self, chunks: Sequence[Chunk]) -> TensorHeader:
-        """The finished header."""
-        return TensorHeader(
-            shape=self.shape,
-            dtype=self.dtype,
-            format=self.format,
-            coding=self.coding,
-            chunk_weights=self.chunk_weights,
-            chunks=tuple(chunks),
-            entropy_bits=self.entropy_bits,
-            joint_entropy_bits=self.joint_entropy_bits,
-            numpy=self.numpy,
-            scalar=self.scalar,
-            key=self.key,
-        )
+    def part(self, span: Span) -> np.ndarray:
+        """The numbers of a chunk, in memory."""
+        return np.asarray(self.codes.reshape(-1)[span.start : span.start + span.size])
 
 
 @modes.detached
@@ -85,28 +73,30 @@ def draft(
       numpy: whether it comes back as NumPy.
       skip: chunks at its front that are coded already.
       scalar, key: see `TensorHeader`.
+
+    Example:
+      >>> made = draft("w", np.zeros((2, 3), np.float32))
+      >>> made.format, made.shape, made.coding.codec
+      ('FP32', (2, 3), 'stored')
     """
-    format_name = formats.format_of_dtype(values.dtype) if element is None else element.name
-    layout = layout_of(format_name, values.dtype, tuple(values.shape))
+    if element is None:
+        element = formats.element_named(formats.format_of_dtype(values.dtype), values.dtype)
     codes = formats.codes_of(values)
-    per_number = 1
-    if layout.octets:
-        octets = entropy.count_octets(codes)
-        counts = entropy.measure_packed(octets, formats.element_named(format_name, values.dtype))
-        per_number = counts.weights // max(1, values.size)
-        slices: Sequence[np.ndarray] = [octets]
+    if codecs.is_packed(element, codes.dtype):
+        slices: Sequence[np.ndarray] = [entropy.count_bytes(codes)]
+        counts = entropy.measure_packed(slices[0], element)
     else:
-        counts = entropy.measure(codes, layout.element)
+        counts = entropy.measure(codes, element)
         slices = counts.slices
+    per_number = counts.weights // max(1, values.size)
     joint = counts.joint_entropy_bits()
     return Draft(
         name=name,
         codes=codes,
         shape=tuple(values.shape),
         dtype=values.dtype.name,
-        format=format_name,
-        layout=layout,
-        coding=codecs.choose(codes, slices, layout),
+        format=element.name,
+        coding=codecs.choose(codes, slices, element),
         # Rounded, so that the last bits of a platform's log2 do not show.
         entropy_bits=round(per_number * counts.entropy_bits(), 6),
         joint_entropy_bits=None if joint is None else round(per_number * joint, 6),
@@ -117,20 +107,29 @@ def draft(
     )
 
 
-def drafts(makers: Iterable[Callable[[], Draft]]) -> Iterator[Draft]:
-    """Drafts in order, made on all cores, a few ahead of the one that is wanted."""
-    workers = cores.count()
-    made: deque[Future[Draft]] = deque()
+def drafts(
+    makers: Iterable[Callable[[], Draft]], sizes: Iterable[int] = itertools.repeat(0)
+) -> Iterator[Draft]:
+    """Drafts in order, made in all threads, a few ahead of the one that is wanted.
+
+    Args:
+      sizes: bytes that each reads into memory; about READ_BYTES are read ahead.
+    """
+    workers, ahead = threads.count(), 0
+    made: deque[tuple[Future[Draft], int]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         try:
-            for make in makers:
-                made.append(pool.submit(make))
-                if len(made) > AHEAD * workers:
-                    yield made.popleft().result()
+            for make, size in zip(makers, sizes, strict=False):
+                made.append((pool.submit(make), size))
+                ahead += size
+                while len(made) > AHEAD * workers or ahead > READ_BYTES:
+                    future, size = made.popleft()
+                    yield future.result()
+                    ahead -= size
             while made:
-                yield made.popleft().result()
+                yield made.popleft()[0].result()
         finally:
-            for future in made:
+            for future, _ in made:
                 future.cancel()
 
 
@@ -142,80 +141,87 @@ def blob(name: str, data: np.ndarray, *, skip: int = 0) -> Draft:
         shape=tuple(data.shape),
         dtype="uint8",
         format=formats.RAW,
-        layout=layout_of(formats.RAW, data.dtype, tuple(data.shape)),
         coding=Coding(codec=deflate.NAME),
         entropy_bits=8.0,
         joint_entropy_bits=None,
-        numpy=True,
         skip=skip,
     )
+
+
+def _batches(items: Iterable[T], weights: Callable[[T], int], enough: int) -> Iterator[list[T]]:
+    """Runs of items that have enough elements together; the last one what is left."""
+    batch, total = list[T](), 0
+    for item in items:
+        batch.append(item)
+        total += weights(item)
+        if total >= enough:
+            yield batch
+            batch, total = [], 0
+    if batch:
+        yield batch
 
 
 def encode(drafts: Iterable[Draft]) -> Iterator[tuple[Draft, list[tuple[Chunk, np.ndarray]]]]:
     """Chunks and their payloads, in order.
 
     Yields:
-      A tensor and its next chunks; a tensor's chunks may come in several pieces, and an empty
+      A tensor and its next chunks; a tensor's chunks may come in several lists, and an empty
       tensor comes once, with none.
     """
-    pending: list[tuple[Draft, int, np.ndarray]] = []
-    held = 0
-    for item in drafts:
-        flat = item.codes.reshape(-1)
-        if flat.size == 0:
-            yield from _encode_batch(pending)
-            pending, held = [], 0
-            yield item, []
-        for start in range(item.skip * item.chunk_weights, flat.size, item.chunk_weights):
-            piece = np.asarray(flat[start : start + item.chunk_weights])
-            pending.append((item, start, piece))
-            held += piece.size
-            if PARTS * held >= codecs.batch_symbols():
-                yield from _encode_batch(pending)
-                pending, held = [], 0
-    yield from _encode_batch(pending)
+    parts = ((draft, span) for draft in drafts for span in draft.left())
+    for batch in _batches(parts, lambda part: part[1].size, codecs.batch_symbols() // PARTS):
+        codes = [draft.part(span) for draft, span in batch]
+        payloads = codecs.encode(codes, [span for _, span in batch])
+        chunks = iter(zip(threads.each(_chunk, codes, payloads), payloads, strict=True))
+        for draft, group in itertools.groupby(draft for draft, _ in batch):
+            coded = list(itertools.islice(chunks, len(list(group))))
+            yield draft, [(chunk, payload) for chunk, payload in coded if chunk.weights]
 
 
-def _encode_batch(
-    pending: list[tuple[Draft, int, np.ndarray]],
-) -> Iterator[tuple[Draft, list[tuple[Chunk, np.ndarray]]]]:
-    def finished(i: int, payload: np.ndarray) -> tuple[Chunk, np.ndarray]:
-        codes = pending[i][2]
-        chunk = Chunk(
-            weights=codes.size,
-            bytes=payload.size,
-            payload_hash=checksum(payload),
-            codes_hash=checksum(codes),
-        )
-        return chunk, payload
-
-    coded = codecs.encode(
-        [codes for _, _, codes in pending],
-        [Span(start, codes.size, item.layout, item.coding) for item, start, codes in pending],
-        finished,
+def _chunk(codes: np.ndarray, payload: np.ndarray) -> Chunk:
+    return Chunk(
+        weights=codes.size,
+        bytes=payload.size,
+        payload_hash=checksum(payload),
+        codes_hash=checksum(codes),
     )
-    at = 0
-    for _, own in itertools.groupby(pending, key=lambda part: id(part[0])):
-        count = len(list(own))
-        yield pending[at][0], coded[at : at + count]
-        at += count
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Coded:
-    """A chunk on its way out."""
+    """A chunk on its way out.
 
-    name: str  # of its tensor, for messages
+    Attributes:
+      name: of its tensor, for messages.
+      payload: uint8[chunk.bytes].
+      file: where it was read, for messages.
+      tensor: all codes of its tensor, where its own are to go; None: to an array of their own.
+    """
+
+    name: str
     chunk: Chunk
-    payload: np.ndarray  # uint8[chunk.bytes]
+    payload: np.ndarray
     span: Span
-    file: object = None  # where it was read, for messages
-    whole: np.ndarray | None = None  # all codes of its tensor, where its own are to go
+    file: object = None
+    tensor: np.ndarray | None = None
+
+    @property
+    def out(self) -> np.ndarray:
+        """An array for its codes."""
+        if self.tensor is None:
+            return np.empty(self.span.size, self.span.dtype)
+        return self.tensor[self.span.start : self.span.start + self.span.size]
 
 
 def room(header: TensorHeader) -> np.ndarray:
-    """An array for all codes of a tensor (`Coded.whole`)."""
+    """An array for all codes of a tensor (`Coded.tensor`)."""
     return np.empty(header.size, code_dtype(dtype_named(header.dtype)))
+
+
+def decode_on_host(items: Sequence[Coded]) -> Sequence[np.ndarray]:
+    """Codes of chunks."""
+    outs = [item.out for item in items]
+    return codecs.decode([item.payload for item in items], [item.span for item in items], outs)
 
 
 def decode(items: Iterable[Coded]) -> Iterator[tuple[Coded, np.ndarray]]:
@@ -225,32 +231,54 @@ def decode(items: Iterable[Coded]) -> Iterator[tuple[Coded, np.ndarray]]:
       ChecksumError: a payload or its codes are not what was stored.
       CorruptError: a payload that does not decode.
     """
-    batch: list[Coded] = []
-    held = 0
-    for item in items:
-        batch.append(item)
-        held += item.chunk.weights
-        if held >= codecs.batch_symbols():
-            yield from _decode_batch(batch)
-            batch, held = [], 0
-    yield from _decode_batch(batch)
+    for batch, codes in decode_batches(items, decode_on_host):
+        threads.each(_check_codes, batch, codes)
+        yield from zip(batch, codes, strict=True)
+
+
+def decode_batches(
+    items: Iterable[Coded], run: Callable[[list[Coded]], Sequence[Any]]
+) -> Iterator[tuple[list[Coded], Sequence[Any]]]:
+    """Chunks, as many at a time as are worth a call, and what `run` decodes of them.
+
+    Raises:
+      ChecksumError: a payload is not what was stored.
+      CorruptError: `run` raised it; by the chunk that it is about.
+    """
+    for batch in _batches(items, lambda item: item.span.size, codecs.batch_symbols()):
+        threads.each(check_payload, batch)
+        yield batch, _by_name(batch, run)
+
+
+def _by_name(batch: list[Coded], run: Callable[[list[Coded]], Sequence[Any]]) -> Sequence[Any]:
+    try:
+        return run(batch)
+    except CorruptError as error:
+        if len(batch) > 1:  # find the one that it is about
+            return [codes for item in batch for codes in _by_name([item], run)]
+        raise error.at(file=batch[0].file, tensor=batch[0].name) from error
 
 
 def assemble(decoded: Iterator[tuple[Coded, np.ndarray]], header: TensorHeader) -> np.ndarray:
     """The next tensor of `decode`, in its own dtype and shape; its chunks went to a `room`."""
-    whole = None
-    for _ in header.chunks:
-        whole = next(decoded)[0].whole
-    codes = room(header) if whole is None else whole
+    codes: np.ndarray | None = None
+    for item, _ in itertools.islice(decoded, len(header.chunks)):
+        codes = item.tensor
+    codes = room(header) if codes is None else codes
     return codes.view(dtype_named(header.dtype)).reshape(header.shape)
 
 
 def check_payload(item: Coded) -> None:
     """Raises ChecksumError unless the payload is the one that was stored."""
-    _expect_hash(item, "payload", item.chunk.payload_hash, checksum(item.payload))
+    _expect_hash(item, "payload", item.chunk.payload_hash, item.payload)
 
 
-def _expect_hash(item: Coded, what: str, expected: int, found: int) -> None:
+def _check_codes(item: Coded, codes: np.ndarray) -> None:
+    _expect_hash(item, "codes", item.chunk.codes_hash, codes)
+
+
+def _expect_hash(item: Coded, what: str, expected: int, data: np.ndarray) -> None:
+    found = checksum(data)
     if expected != found:
         raise ChecksumError(
             f"checksum of a chunk's {what}",
@@ -259,38 +287,3 @@ def _expect_hash(item: Coded, what: str, expected: int, found: int) -> None:
             expected=f"{expected:016x}",
             found=f"{found:016x}",
         )
-
-
-def _decode_batch(batch: list[Coded]) -> Iterator[tuple[Coded, np.ndarray]]:
-    cores.each(check_payload, batch)
-    try:
-        decoded = _decode_items(batch)
-    except ChecksumError:
-        raise
-    except CorruptError as error:
-        if len(batch) > 1:  # find the one that it is about
-            for item in batch:
-                yield from _decode_batch([item])
-            return
-        item = batch[0]
-        raise error.at(file=item.file, tensor=item.name) from error
-    yield from zip(batch, decoded, strict=True)
-
-
-def _decode_items(batch: list[Coded]) -> list[np.ndarray]:
-    def out(item: Coded) -> np.ndarray:
-        size = item.chunk.weights
-        if item.whole is None:
-            return np.empty(size, code_dtype(item.span.layout.element.dtype))
-        return item.whole[item.span.start : item.span.start + size]
-
-    def finished(i: int, codes: np.ndarray) -> np.ndarray:
-        _expect_hash(batch[i], "codes", batch[i].chunk.codes_hash, checksum(codes))
-        return codes
-
-    return codecs.decode(
-        [item.payload for item in batch],
-        [item.span for item in batch],
-        [out(item) for item in batch],
-        finished,
-    )

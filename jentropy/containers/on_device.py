@@ -8,12 +8,11 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from jentropy import codecs, modes
-from jentropy.codecs import context, cores, on_device
-from jentropy.errors import CorruptError
+from jentropy import modes
+from jentropy.codecs import context, on_device
 
 from . import coder
-from .pieces import coded_chunks
+from .chunks import coded_chunks
 from .tensor import CompressedTensor
 
 
@@ -28,7 +27,7 @@ def decodes(tensor: CompressedTensor) -> bool:
 
 
 def decompress(tensors: Sequence[CompressedTensor], names: Sequence[str]) -> Iterator[jax.Array]:
-    """Tensors on the default device, in order, as many at a time as are worth a call.
+    """Tensors on the default device, in order; chunks of many decode together.
 
     Payloads are held to their checksums and lanes to their ends; codes are not hashed, since they
     do not come to the host.
@@ -36,34 +35,20 @@ def decompress(tensors: Sequence[CompressedTensor], names: Sequence[str]) -> Ite
     Raises:
       ChecksumError, CorruptError: damaged data.
     """
-    batch: list[tuple[CompressedTensor, list[coder.Coded]]] = []
-    held = 0
-    for tensor, name in zip(tensors, names, strict=True):
-        batch.append((tensor, list(coded_chunks(name, tensor))))
-        held += tensor.header.size
-        if held >= codecs.batch_symbols():
-            yield from _decode_batch(batch)
-            batch, held = [], 0
-    yield from _decode_batch(batch)
+    items = (
+        item
+        for tensor, name in zip(tensors, names, strict=True)
+        for item in coded_chunks(name, tensor)
+    )
+    decoded = (part for _, parts in coder.decode_batches(items, _decode) for part in parts)
+    for tensor in tensors:
+        parts = [next(decoded) for _ in tensor.header.chunks]
+        yield _join(parts, shape=tensor.shape, dtype=tensor.header.dtype)
 
 
-def _decode_batch(
-    batch: list[tuple[CompressedTensor, list[coder.Coded]]],
-) -> Iterator[jax.Array]:
-    items = [item for _, own in batch for item in own]
-    cores.each(coder.check_payload, items)
-    try:
-        codes = iter(
-            on_device.decode([item.payload for item in items], [item.span for item in items])
-        )
-    except CorruptError as error:
-        if len(batch) > 1:  # find the one that it is about
-            for one in batch:
-                yield from _decode_batch([one])
-            return
-        raise error.at(file=items[0].file, tensor=items[0].name) from error
-    for tensor, own in batch:
-        yield _join([next(codes) for _ in own], shape=tensor.shape, dtype=tensor.header.dtype)
+def _decode(items: Sequence[coder.Coded]) -> list[jax.Array]:
+    """Codes of chunks, on the device."""
+    return on_device.decode([item.payload for item in items], [item.span for item in items])
 
 
 @modes.detached

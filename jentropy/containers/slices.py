@@ -9,7 +9,7 @@ import numpy as np
 from jentropy.errors import InputError
 
 from . import coder
-from .pieces import coded_chunks
+from .chunks import coded_chunks
 from .tensor import CompressedTensor, dtype_named
 
 

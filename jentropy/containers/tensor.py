@@ -7,6 +7,7 @@ from the shape alone, never from a device.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,63 +19,49 @@ import numpy as np
 import xxhash
 
 from jentropy import formats
-from jentropy.codecs import Coding, Layout, Span
+from jentropy.codecs import Coding, Span
 from jentropy.errors import CorruptError, UnsupportedError
-from jentropy.formats import ElementFormat
+from jentropy.formats import ElementFormat, code_dtype
 
 MAX_DIMENSIONS, MAX_SIZE = 64, 1 << 60  # of a shape, its zeros left out; NumPy has no more
-NIBBLE_BITS = 4
 DTYPE_NAME = re.compile("[a-z][a-z0-9_]*")
-CHUNK_WEIGHTS = 1 << 20  # fills 256 lanes; smaller would cost more side information
+CHUNK_WEIGHTS = 1 << 20  # fills 128 lanes; smaller would cost more side information
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
-    """One chunk of a tensor."""
+    """One chunk of a tensor.
+
+    Attributes:
+      weights: its elements.
+      bytes: of its payload.
+      payload_hash: XXH3-64 of the payload.
+      codes_hash: XXH3-64 of the codes, little-endian, that the payload decodes to.
+    """
 
     weights: int
-    bytes: int  # of its payload
-    payload_hash: int  # XXH3-64 of the payload
-    codes_hash: int  # XXH3-64 of the codes, little-endian, that the payload decodes to
+    bytes: int
+    payload_hash: int
+    codes_hash: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TensorHeader:
-    """What describes an archived tensor; static and hashable.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Description:
+    """What is said of a tensor beside its chunks.
 
-    Invariants: the chunks' weights add to the size of `shape`; `format` is RAW, or the element
-    format whose codes fill the numbers of `dtype`, one or several in each.
+    Invariant: `format` is RAW, or the element format whose codes fill the numbers of `dtype`, one
+    or several in each.
     """
 
     shape: tuple[int, ...]
     dtype: str  # NumPy name of the elements' dtype
     format: str
     coding: Coding
-    chunk_weights: int
-    chunks: tuple[Chunk, ...]
     entropy_bits: float  # of a number: sum of the fields' entropies of all codes in it
     joint_entropy_bits: float | None  # of the codes; None where one has more than 16 bits
     numpy: bool = True  # decompresses to NumPy; False: to a JAX array
     scalar: bool = False  # decompresses to a Python number
     key: str = ""  # implementation of the random keys that it decompresses to
-
-    def __post_init__(self) -> None:
-        if not is_shape(self.shape):
-            raise CorruptError("shape", expected="one that NumPy has", found=f"{self.shape!r:.60}")
-        # Counted, not listed: a hostile shape has more chunks than memory holds.
-        size, found = self.size, [chunk.weights for chunk in self.chunks]
-        count = -(-size // self.chunk_weights)
-        last = size - (count - 1) * self.chunk_weights
-        if (
-            len(found) != count
-            or found[:-1] != [self.chunk_weights] * (count - 1)
-            or (found and found[-1] != last)
-        ):
-            raise CorruptError(
-                "chunks of a tensor",
-                expected=f"{count} for shape {list(self.shape)}",
-                found=f"{len(found)} of {sum(found)} elements",
-            )
 
     @property
     def size(self) -> int:
@@ -82,32 +69,68 @@ class TensorHeader:
         return math.prod(self.shape)
 
     @property
-    def element_format(self) -> ElementFormat:
-        """The format of the numbers that the codec codes."""
-        return stored_element(self.format, dtype_named(self.dtype))
+    def chunk_weights(self) -> int:
+        """Elements of a chunk, but for the last one."""
+        return chunk_length(self.shape)
 
     @property
-    def layout(self) -> Layout:
-        """What the codec knows of the tensor."""
-        return layout_of(self.format, dtype_named(self.dtype), self.shape)
-
-    def spans(self) -> Iterator[Span]:
-        """Where each chunk lies."""
-        layout, start = self.layout, 0
-        for chunk in self.chunks:
-            yield Span(start, chunk.weights, layout, self.coding)
-            start += chunk.weights
-
-    @property
-    def codes_per_number(self) -> int:
-        """Element codes packed in each number."""
-        element = formats.element_named(self.format, dtype_named(self.dtype))
-        return 8 * dtype_named(self.dtype).itemsize // element.code_bits
+    def element(self) -> ElementFormat:
+        """Format of the codes in its numbers."""
+        return formats.element_named(self.format, dtype_named(self.dtype))
 
     @property
     def raw_bytes(self) -> int:
         """Bytes of the original."""
         return self.size * dtype_named(self.dtype).itemsize
+
+    def header(self, chunks: Sequence[Chunk]) -> TensorHeader:
+        """What is said with its chunks."""
+        said = {field.name: getattr(self, field.name) for field in dataclasses.fields(Description)}
+        return TensorHeader(**said, chunks=tuple(chunks))
+
+    def span(self, start: int) -> Span:
+        """Where the chunk that begins with an element lies."""
+        return Span(
+            start=start,
+            size=min(self.chunk_weights, self.size - start),
+            shape=self.shape,
+            element=self.element,
+            dtype=code_dtype(dtype_named(self.dtype)),
+            coding=self.coding,
+        )
+
+    def spans(self) -> Iterator[Span]:
+        """Where each chunk lies."""
+        return map(self.span, range(0, self.size, self.chunk_weights))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorHeader(Description):
+    """What describes an archived tensor; static and hashable.
+
+    Invariant: the chunks' weights add to the size of `shape`, all of them `chunk_weights` but the
+    last.
+    """
+
+    chunks: tuple[Chunk, ...]
+
+    def __post_init__(self) -> None:
+        if not is_shape(self.shape):
+            raise CorruptError("shape", expected="one that NumPy has", found=f"{self.shape!r:.60}")
+        # Counted, not listed: a hostile shape has more chunks than memory holds.
+        count = -(-self.size // self.chunk_weights)
+        weights = [chunk.weights for chunk in self.chunks]
+        last = self.size - (count - 1) * self.chunk_weights
+        if (
+            len(weights) != count
+            or weights[:-1] != [self.chunk_weights] * (count - 1)
+            or (weights and weights[-1] != last)
+        ):
+            raise CorruptError(
+                "chunks of a tensor",
+                expected=f"{count} for shape {list(self.shape)}",
+                found=f"{len(weights)} of {sum(weights)} elements",
+            )
 
     @property
     def payload_bytes(self) -> int:
@@ -185,23 +208,6 @@ class CompressedTensor:
     def bits_per_weight(self) -> float:
         """Payload bits of an element."""
         return 8 * self.nbytes / max(1, self.header.size)
-
-
-def stored_element(name: str, dtype: np.dtype) -> ElementFormat:
-    """The element format of numbers of a dtype that hold codes of a format.
-
-    It is the format itself where a number is one code, and RAW where it holds several.
-    """
-    element = formats.element_named(name, dtype)
-    return element if element.code_bits == 8 * dtype.itemsize else formats.raw_element(dtype)
-
-
-def layout_of(name: str, dtype: np.dtype, shape: tuple[int, ...]) -> Layout:
-    """The layout of numbers of a dtype that hold codes of a format."""
-    numbers, element = stored_element(name, dtype), formats.element_named(name, dtype)
-    return Layout(
-        numbers, shape, octets=numbers is not element, pairs=element.code_bits == NIBBLE_BITS
-    )
 
 
 def is_compressed(leaf: Any) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -16,10 +16,10 @@ from jentropy import modes
 from jentropy.errors import InputError, UnsupportedError
 
 from . import coder, on_device
-from .pieces import coded_chunks
+from .chunks import coded_chunks
 from .placing import with_sharding as with_sharding
 from .slices import decompress_slice
-from .tensor import CompressedTensor, TensorHeader, first_twice, is_compressed, is_storable
+from .tensor import Chunk, CompressedTensor, TensorHeader, first_twice, is_compressed, is_storable
 
 PYTHON = (bool, int, float, complex, str)  # leaves that stay as they are
 
@@ -89,37 +89,42 @@ def compress(pytree: Any) -> Any:
       >>> jentropy.decompress(packed)["w"].tolist()
       [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]
     """
-    try:
-        leaves, structure = jax.tree_util.tree_flatten_with_path(pytree, is_leaf=is_compressed)
-    except ValueError as error:
-        raise InputError(f"pytree: {error}", hint="keys of a dict are of one type") from error
+    leaves, structure = flatten(pytree)
     packed: list[Any] = [leaf for _, leaf in leaves]
     makers = {
         i: partial(_draft, leaf_name(path), leaf)
         for i, (path, leaf) in enumerate(leaves)
         if not is_compressed(leaf) and not is_python(leaf)
     }
-    drafts: list[coder.Draft] = []
-    parts: dict[int, list] = {}
-
-    def kept() -> Iterator[coder.Draft]:
-        for item in coder.drafts(makers.values()):
-            drafts.append(item)
-            parts[id(item)] = []
-            yield item
-
-    for item, chunks in coder.encode(kept()):
-        parts[id(item)] += chunks
-    for i, item in zip(makers, drafts, strict=True):
-        chunks = parts[id(item)]
+    coded: dict[coder.Draft, list[tuple[Chunk, np.ndarray]]] = {}
+    for draft, chunks in coder.encode(coder.drafts(makers.values())):
+        coded.setdefault(draft, []).extend(chunks)
+    for i, (draft, chunks) in zip(makers, coded.items(), strict=True):
         payloads = [payload for _, payload in chunks]
         if len(payloads) > 1 or not all(payload.flags.owndata for payload in payloads):
             payloads = [np.concatenate(payloads)]  # what is a view may be of the leaf itself
         packed[i] = CompressedTensor(
             payload=tuple(payloads),
-            header=item.header([chunk for chunk, _ in chunks]),
+            header=draft.header([chunk for chunk, _ in chunks]),
         )
     return jax.tree_util.tree_unflatten(structure, packed)
+
+
+def flatten(pytree: Any) -> tuple[list[tuple[tuple[Any, ...], Any]], Any]:
+    """Leaves of a pytree, arrays or compressed ones, with their paths, and its structure.
+
+    Raises:
+      InputError: dicts whose keys JAX cannot sort.
+
+    Example:
+      >>> leaves, structure = flatten({"a": 1, "b": [2]})
+      >>> [(leaf_name(path), leaf) for path, leaf in leaves]
+      [('a', 1), ('b.0', 2)]
+    """
+    try:
+        return jax.tree_util.tree_flatten_with_path(pytree, is_leaf=is_compressed)
+    except ValueError as error:
+        raise InputError(f"pytree: {error}", hint="keys of a dict are of one type") from error
 
 
 def _draft(name: str, leaf: Any) -> coder.Draft:
@@ -213,7 +218,7 @@ def decompress_where(packed: Any, on_its_device: Callable[[CompressedTensor], bo
     decoded = coder.decode(
         item
         for name, tensor in [(name, out[i]) for i, name in here.items()]
-        for item in coded_chunks(name, tensor, whole=True)
+        for item in coded_chunks(name, tensor, together=True)
     )
     for i in here:
         header = out[i].header
@@ -246,8 +251,8 @@ def _shards(tensor: CompressedTensor, name: str) -> jax.Array:
         )
     assert tensor.sharding is not None
     if tensor.header.key:
-        whole = decompress(dataclasses.replace(tensor, sharding=None))
-        return jax.device_put(whole, tensor.sharding)
+        keys = decompress(dataclasses.replace(tensor, sharding=None))
+        return jax.device_put(keys, tensor.sharding)
     return jax.make_array_from_callback(
         tensor.shape, tensor.sharding, lambda index: decompress_slice(tensor, index, name)
     )

@@ -9,7 +9,7 @@ from .report import (
     TensorReport,
     counted,
 )
-from .statistics import Counts, count_octets, measure, measure_packed
+from .statistics import Counts, count_bytes, measure, measure_packed
 from .weights import WeightCounts, measure_weight
 
 __all__ = [
@@ -21,7 +21,7 @@ __all__ = [
     "TensorReport",
     "WeightCounts",
     "counted",
-    "count_octets",
+    "count_bytes",
     "measure",
     "measure_packed",
     "measure_weight",

@@ -15,7 +15,7 @@ from jaxtyping import Array, UInt, UInt32
 
 from jentropy import modes
 
-from .sizes import pieces
+from .programs import fitting
 
 CHUNK = 1 << 22  # codes counted by one call; a call's counts fit uint32 by a wide margin
 PROGRAMS = (1 << 16, 1 << 18, 1 << 20, CHUNK)  # codes that programs are compiled for
@@ -26,7 +26,7 @@ _MATMUL_BLOCK = 1 << 14  # codes of one one-hot product; its counts are exact in
 
 @modes.detached
 @partial(jax.jit, static_argnames="bits")
-def _count(codes: UInt[Array, n], *, bits: int) -> UInt32[Array, bins]:
+def _count(codes: UInt[Array, " n"], *, bits: int) -> UInt32[Array, " bins"]:
     return jax.lax.platform_dependent(
         codes,
         tpu=partial(_count_by_matmul, bits=bits),
@@ -34,23 +34,22 @@ def _count(codes: UInt[Array, n], *, bits: int) -> UInt32[Array, bins]:
     )
 
 
-def _count_by_scatter(codes: UInt[Array, n], *, bits: int) -> UInt32[Array, bins]:
+def _count_by_scatter(codes: UInt[Array, " n"], *, bits: int) -> UInt32[Array, " bins"]:
     """A block at a time: what a scatter reads then stays in a core's cache (3 times as fast)."""
 
     def add(total, part):
         return total.at[part.astype(jnp.int32)].add(1, mode="promise_in_bounds"), None
 
-    whole = codes.shape[0] % _SCATTER_BLOCK
-    block = codes.shape[0] if whole else _SCATTER_BLOCK
+    block = codes.shape[0] if codes.shape[0] % _SCATTER_BLOCK else _SCATTER_BLOCK
     total = jnp.zeros(1 << bits, jnp.uint32)
     return jax.lax.scan(add, total, codes.reshape(-1, block))[0]
 
 
-def _count_by_matmul(codes: UInt[Array, n], *, bits: int) -> UInt32[Array, bins]:
+def _count_by_matmul(codes: UInt[Array, " n"], *, bits: int) -> UInt32[Array, " bins"]:
     """One-hot of the high bits against one-hot of the low bits: no scatter, which a TPU lacks."""
     low = bits // 2
-    high_values = jnp.arange(1 << (bits - low), dtype=jnp.int32)
-    low_values = jnp.arange(1 << low, dtype=jnp.int32)
+    high_values = jnp.arange(1 << (bits - low), dtype=jnp.int32)[None]
+    low_values = jnp.arange(1 << low, dtype=jnp.int32)[None]
     count = codes.shape[0]
     block = min(_MATMUL_BLOCK, count)
     padded = jnp.pad(codes.astype(jnp.int32), (0, -count % block), constant_values=1 << bits)
@@ -85,7 +84,7 @@ def count(codes: np.ndarray, *, bits: int) -> np.ndarray:
     if flat.size <= SMALL:
         return np.bincount(flat, minlength=1 << bits)
     total = np.zeros(1 << bits, np.int64)
-    for part, size in pieces(flat.size, PROGRAMS):
+    for part, size in fitting(flat.size, PROGRAMS):
         piece = np.asarray(flat[part])
         padding = size - piece.size  # counted, and taken off
         if padding:

@@ -122,20 +122,20 @@ def measure_slice(codes: np.ndarray, low: int) -> np.ndarray:
     return histogram.count(words[:, low // SLICE_BITS], bits=SLICE_BITS)
 
 
-def count_octets(numbers: np.ndarray) -> np.ndarray:
+def count_bytes(numbers: np.ndarray) -> np.ndarray:
     """How often each byte occurs in numbers of any width. int64[256]."""
     return histogram.count(np.ascontiguousarray(numbers).reshape(-1).view(np.uint8), bits=8)
 
 
-def measure_packed(octets: np.ndarray, element: ElementFormat) -> Counts:
+def measure_packed(byte_counts: np.ndarray, element: ElementFormat) -> Counts:
     """Counts of codes that lie one or two to a byte.
 
     Args:
-      octets: int64[256], how often each byte occurs.
+      byte_counts: int64[256], how often each byte occurs.
       element: the codes' format, of 4 or 8 bits.
     """
-    counts = octets
+    counts = byte_counts
     if element.code_bits == 4:
-        pairs = octets.reshape(16, 16)
+        pairs = byte_counts.reshape(16, 16)
         counts = pairs.sum(axis=0) + pairs.sum(axis=1)
     return Counts(element=element, weights=int(counts.sum()), slices=(counts,))

@@ -23,7 +23,7 @@ from .integers import (
     UINT8,
 )
 from .packing import pack, unpack
-from .quantized import Quantized, QuantizedTensor, is_quantized
+from .quantized import QuantizedTensor, code_arrays
 from .quantizing import SCALE_RULES, quantize
 from .raw import raw_element
 
@@ -88,7 +88,6 @@ __all__ = [
     "MXFP4",
     "MXFP8",
     "NVFP4",
-    "Quantized",
     "QuantizedTensor",
     "RAW",
     "UINT4",
@@ -101,13 +100,13 @@ __all__ = [
     "Parameter",
     "SCALE_RULES",
     "Role",
+    "code_arrays",
     "code_dtype",
     "codes_of",
     "dequantize",
     "dequantize_slabs",
     "element_named",
     "format_of_dtype",
-    "is_quantized",
     "pack",
     "plain_format",
     "quantize",

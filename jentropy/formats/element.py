@@ -81,7 +81,9 @@ class ElementFormat:
         """Fields of codes (NumPy or JAX), each in the codes' dtype."""
         return {f.name: (codes >> self.shift(f.name)) & ((1 << f.bits) - 1) for f in self.fields}
 
-    def join(self, fields: dict[str, UInt[Array, "*shape"]]) -> UInt[Array, "*shape"]:
+    def join(
+        self, fields: dict[str, UInt[Array | np.ndarray, "*shape"]]
+    ) -> UInt[Array | np.ndarray, "*shape"]:
         """Codes of fields: the inverse of `split`."""
         first, *rest = self.fields
         codes = fields[first.name] << self.shift(first.name)

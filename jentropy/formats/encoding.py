@@ -47,7 +47,7 @@ def _encode_integer(
     else:
         below = jnp.floor(numbers)
         uniform = (random >> 8).astype(jnp.float32) * 2.0**-24
-        rounded = below + (uniform < numbers - below)
+        rounded = below + (uniform < numbers - below).astype(jnp.float32)
     limits = limits_of(element)
     integers = jnp.clip(rounded, limits.lowest, limits.largest).astype(jnp.int32)
     return integers + element.excess & (1 << element.code_bits) - 1
@@ -98,7 +98,7 @@ def _shift_right(
     rest = integers & unit - 1
     up: Bool[Array, "*shape"]
     up = 2 * rest + (floor & 1) > unit if random is None else (random & unit - 1) < rest
-    return floor + up
+    return floor + up.astype(jnp.uint32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,5 +149,5 @@ def bits_of(numbers: Float32[Array, "*shape"]) -> UInt32[Array, "*shape"]:
     return jax.lax.bitcast_convert_type(numbers, jnp.uint32)
 
 
-def from_bits(bits: UInt[Array, "*shape"]) -> Float32[Array, "*shape"]:
+def from_bits(bits: UInt32[Array, "*shape"] | Int32[Array, "*shape"]) -> Float32[Array, "*shape"]:
     return jax.lax.bitcast_convert_type(bits, jnp.float32)

@@ -1,33 +1,19 @@
-"""Codes and parameters of one weight together with what they mean."""
+"""A weight's codes and parameters together with what they mean."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeGuard
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import jax
 import numpy as np
 
-from .dequantizing import dequantize
+from jentropy.errors import CorruptError
+
+from .dequantizing import GROUP_INDEX, dequantize
+from .element import code_dtype
 from .format import Format
-
-
-class Quantized(Protocol):
-    """Anything that has codes of a known format: `QuantizedTensor`, a tensor of a checkpoint."""
-
-    @property
-    def number_format(self) -> Format:
-        """What the codes mean."""
-
-    @property
-    def codes(self) -> Mapping[str, Any]:
-        """Unsigned integers: `code` of the weight's shape, and each parameter by name."""
-
-
-def is_quantized(node: Any) -> TypeGuard[Quantized]:
-    """Whether an object is `Quantized`; its codes are not read."""
-    return hasattr(type(node), "number_format") and hasattr(type(node), "codes")
 
 
 @jax.tree_util.register_dataclass
@@ -35,8 +21,20 @@ def is_quantized(node: Any) -> TypeGuard[Quantized]:
 class QuantizedTensor:
     """A quantised weight: a pytree node whose leaves are its codes and parameters.
 
-    Invariants: `codes` holds what `quantize` returns and `dequantize` takes for `number_format`.
-    In a tree that `compress` made its leaves are `CompressedTensor`.
+    Invariants, which `check` holds against what other people give (a tree is also mapped to things
+    that are no arrays, so that making one checks nothing):
+
+    * `codes` has `code` of the weight's shape, every parameter of `number_format` by name, in the
+      shape of its grid, and perhaps `group_index`, the group of each column: what `quantize`
+      returns and `dequantize` takes.
+    * All but `group_index` are unsigned integers as wide as their elements' dtypes.
+    * A leaf is an array of NumPy or JAX, one that is read when NumPy asks for it (on disk, from a
+      checkpoint), a `CompressedTensor` (in a tree that `compress` made, or `load` opened), or a
+      `jax.ShapeDtypeStruct`. It has `shape` and `dtype`.
+
+    Attributes:
+      codes: the leaves by name.
+      number_format: what they mean.
 
     Example:
       >>> import jax.numpy as jnp
@@ -54,6 +52,74 @@ class QuantizedTensor:
         """Of the weight."""
         return tuple(self.codes["code"].shape)
 
+    def in_memory(self) -> QuantizedTensor:
+        """The same, its leaves on disk read."""
+        return replace(self, codes={key: _in_memory(leaf) for key, leaf in self.codes.items()})
+
     def dequantize(self, dtype: Any = np.float32) -> Any:
-        """The weight's numbers, see `dequantize`."""
-        return dequantize(self.number_format, self.codes, dtype)
+        """The weight's numbers, see `dequantize`.
+
+        Args:
+          dtype: of the result.
+
+        Returns:
+          Numbers of the weight's shape, NumPy or JAX as the codes are.
+        """
+        return dequantize(self.number_format, self.in_memory().codes, dtype)
+
+    def check(self) -> QuantizedTensor:
+        """Itself, if its codes are what the format says.
+
+        Raises:
+          CorruptError: they are not.
+        """
+        arrays = {
+            key: (tuple(getattr(leaf, "shape", ())), getattr(leaf, "dtype", None))
+            for key, leaf in self.codes.items()
+        }
+        shape, _ = arrays.get("code", ((), None))
+        if any(len(p.block or ()) > len(shape) for p in self.number_format.parameters):
+            raise CorruptError("codes", expected="the axes of a block", found=list(shape))
+        expected = {
+            key: (leaf.shape, leaf.dtype)
+            for key, leaf in code_arrays(self.number_format, shape).items()
+        }
+        groups, dtype = arrays.pop(GROUP_INDEX, (shape[-1:], np.dtype(np.int32)))
+        if arrays != expected or groups != shape[-1:] or np.dtype(dtype).kind not in "iu":
+            raise CorruptError(
+                f"codes of {self.number_format.name}", expected=_told(expected), found=_told(arrays)
+            )
+        return self
+
+
+def _in_memory(leaf: Any) -> Any:
+    """A leaf that is read only when NumPy asks for it, read."""
+    is_lazy = hasattr(leaf, "__array__") and not isinstance(leaf, np.ndarray | jax.Array)
+    return np.asarray(leaf) if is_lazy else leaf
+
+
+def _told(arrays: Mapping[str, tuple[tuple[int, ...], Any]]) -> str:
+    return ", ".join(f"{key} {dtype}{list(shape)}" for key, (shape, dtype) in arrays.items())
+
+
+def code_arrays(number_format: Format, shape: tuple[int, ...]) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and dtypes of the codes and parameters of a weight.
+
+    Args:
+      number_format: its format, whose blocks have no more axes than the weight.
+      shape: of the weight.
+
+    Returns:
+      By name; of what is not always there (`group_index`) nothing.
+
+    Example:
+      >>> from jentropy.formats import MXFP4
+      >>> code_arrays(MXFP4, (8, 64))["scale"]
+      ShapeDtypeStruct(shape=(8, 2), dtype=uint8)
+    """
+    grids = {p.name: (p.grid(shape), p.element) for p in number_format.parameters}
+    arrays = {"code": (shape, number_format.element), **grids}
+    return {
+        key: jax.ShapeDtypeStruct(grid, code_dtype(element.dtype))
+        for key, (grid, element) in arrays.items()
+    }

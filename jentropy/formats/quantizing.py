@@ -50,7 +50,7 @@ INPUTS = ("float32", "bfloat16", "float16")
 
 
 def quantize(
-    values: Float[Array, "*shape"],
+    values: Shaped[Array | np.ndarray, "*shape"],
     number_format: Format,
     *,
     scale_rule: str | None = None,
@@ -186,7 +186,7 @@ def _float32(values: Float[Array, "*shape"]) -> Float32[Array, "*shape"]:
 @modes.standard
 @partial(jax.jit, static_argnames=("number_format", "scale_rule"))
 def _quantize(
-    values: Float[Array, "*shape"],
+    values: Shaped[Array | np.ndarray, "*shape"],
     key: PRNGKeyArray | None,
     *,
     number_format: Format,

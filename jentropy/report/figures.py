@@ -7,15 +7,14 @@ is allocated) and how large the weights are.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from jentropy.entropy import EntropyReport
 from jentropy.errors import UnsupportedError
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+Figure: TypeAlias = Any  # matplotlib's, which is imported at first use
 
 COLORS = {
     "sign": "#4c72b0",
@@ -36,10 +35,10 @@ def new_figure(width: float, height: float) -> Figure:
       UnsupportedError: Matplotlib is not installed.
     """
     try:
-        from matplotlib.figure import Figure
+        from matplotlib import figure
     except ImportError as error:
         raise UnsupportedError("Matplotlib", hint="install the extra 'report'") from error
-    return Figure(figsize=(width, height), layout="constrained")
+    return figure.Figure(figsize=(width, height), layout="constrained")
 
 
 def bits_figure(report: EntropyReport) -> Figure:

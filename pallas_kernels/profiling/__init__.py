@@ -1,6 +1,6 @@
 """Static figures of the kernels from the real compilers, on machines without the device.
 
-`weights` makes resident weights without data, `products` what is compiled, `compiling` compiles it
-for a TPU that is not there, `schedule` reads the instructions that came out, `measuring` sets them
-against the time that memory needs, `budgets` against what was held before.
+`compiling` compiles for a device that is not there. `tpu` and `hopper` say what for, and set what
+came out, which `schedule` and `sass` read, against the time that memory needs; `budgets` against
+what it was before; `plans` which plans there are.
 """

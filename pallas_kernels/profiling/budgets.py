@@ -1,42 +1,61 @@
 """Static figures that kernels are held to, in `budgets/kernels.json`.
 
     {"v5e": {"BF16": {"ratio": ..., "bundles": ..., "spills": ...}, ...,
-             "BF16 decode": ...}, ...}
+             "BF16 decode": ...}, ...,
+     "h200": {"BF16 M=16": {"registers": ..., "spill_bytes": ..., "integer_per_pair": ...,
+                            "slots_per_pair": ...}, ...}}
 
-of products at M = 16 and of decodes to dense BF16: bundles for a cycle of memory, bundles for 2^20
-weights, and spilled registers for 2^20 weights, each a little above the most that was measured with
-any version of jax that CI has. A change that beats one lowers it. Of the H200 see `gpu_report`.
+On TPU of products at M = 16 and of decodes to dense BF16: bundles for a cycle of memory, bundles
+for 2^20 weights, and spilled registers for 2^20 weights; of the H200 see `hopper.Figures`. Each is
+a little above the most that was measured with any version of jax that CI has. A change that beats
+one lowers it. No budget may be above its ceiling, which every kernel has.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
 
-from jentropy.pallas_kernels.targets import TARGETS
+from jentropy.pallas_kernels.targets import TPUS
+from jentropy.pallas_kernels.variants import VARIANTS
 
-from .measuring import Figures
+ROWS = 16  # of x, on TPU
+HOPPER_ROWS = (1, 16, 64, 256)
+ROOM = 1.01  # above what was measured, rounded up to digits; what is not here has none
+DIGITS = {"ratio": 3, "bundles": 0, "spills": 0, "integer_per_pair": 2, "slots_per_pair": 2}
 
-ROWS = 16  # of x
-UNIT = 1 << 20  # weights
-ROOM = 1.01  # above what was measured
-DIGITS = 3
+DECODE = " decode"  # after a variant
+DECODE_RATIO = 1.00  # of every variant and TPU, at the most
+# Of every kernel for Hopper. Memory leaves room for 23 instructions to a pair of weights.
+HOPPER = {"registers": 168, "spill_bytes": 0, "integer_per_pair": 3.2, "slots_per_pair": 10.0}
 
-DECODE = " decode"  # after a format
+Budget = dict[str, float]
 
-Budgets = dict[str, dict[str, dict[str, float]]]
 
-# What every budget of a ratio must not be above, by format: v5e, v6e, v7x.
-CEILINGS = {
-    "BF16": (0.40, 0.62, 1.10),
-    "FP8 128x128": (0.22, 0.38, 0.50),
-    "MXFP8": (0.45, 0.66, 1.00),
-    "INT4 g128": (0.75, 0.95, 1.00),
-}
-DECODE_CEILING = 1.00  # of every format and TPU
+def names(target: str) -> list[str]:
+    """Kernels of a target that have budgets."""
+    if target not in TPUS:
+        return [f"BF16 M={m}" for m in HOPPER_ROWS]
+    variants = [name for name, variant in VARIANTS.items() if variant.ceilings]
+    return [*variants, *(name + DECODE for name in variants)]
+
+
+def ceilings(target: str, name: str) -> Budget:
+    """What budgets of a kernel must not be above.
+
+    Raises:
+      KeyError: a kernel that has none.
+    """
+    if name not in names(target):
+        raise KeyError(f"{name} on {target}")
+    if target not in TPUS:
+        return HOPPER
+    if name.endswith(DECODE):
+        return {"ratio": DECODE_RATIO}
+    return {"ratio": VARIANTS[name].ceilings[list(TPUS).index(target)]}
 
 
 def path() -> Path:
@@ -44,56 +63,44 @@ def path() -> Path:
     return Path(str(resources.files("jentropy.pallas_kernels") / "budgets" / "kernels.json"))
 
 
-def load() -> Budgets:
-    """Budgets by target and format."""
+def load() -> dict[str, dict[str, Budget]]:
+    """Budgets by target and kernel."""
     return json.loads(path().read_text())
 
 
-def write(
-    target: str, proposals: dict[str, dict[str, float]], better: Callable[..., float]
-) -> None:
-    """Writes the lower (`min`) or higher (`max`) of what is held and what is proposed."""
+def write(target: str, measured: Mapping[str, Budget], better: Callable[..., float]) -> None:
+    """Writes the lower (`min`) or higher (`max`) of the budgets and what these figures set."""
     known = load() if path().is_file() else {}
-    own = known.setdefault(target, {})
-    for name, new in proposals.items():
-        own[name] = {what: better(new[what], own.get(name, new)[what]) for what in new}
+    budgets = known.setdefault(target, {})
+    for name, figures in measured.items():
+        new = proposed(target, name, figures)
+        budgets[name] = {what: better(new[what], budgets.get(name, new)[what]) for what in new}
     path().write_text(json.dumps(known, indent=1) + "\n")
 
 
-def held(figures: Figures) -> dict[str, float]:
-    """What of a kernel's figures is held."""
-    share = UNIT / (figures.tile[0] * figures.tile[1])
-    own = figures.schedule
-    return {
-        "ratio": figures.ratio,
-        "bundles": own.bundles * share,
-        "spills": own.spills * share,
-    }
-
-
-def exceeded(figures: Figures, budget: dict[str, float]) -> dict[str, tuple[float, float]]:
-    """Figures above their budget: what was measured, and what is allowed."""
-    return {
-        name: (value, budget[name]) for name, value in held(figures).items() if value > budget[name]
-    }
-
-
-def proposed(target: str, name: str, figures: Figures) -> dict[str, float]:
-    """The budget that these figures would set, no ratio above its ceiling."""
+def proposed(target: str, name: str, figures: Mapping[str, float]) -> Budget:
+    """The budget that these figures would set, none above its ceiling."""
+    limits = ceilings(target, name)
     new = {
-        what: _rounded_up(value * ROOM, DIGITS if what == "ratio" else 0)
-        for what, value in held(figures).items()
+        what: _rounded_up(value * ROOM, DIGITS[what]) if what in DIGITS else value
+        for what, value in figures.items()
     }
-    new["ratio"] = min(new["ratio"], ceiling(target, name))
-    return new
+    return {
+        what: min(value, limits[what]) if what in limits else value for what, value in new.items()
+    }
 
 
-def ceiling(target: str, name: str) -> float:
-    """What the budget of a ratio must not be above."""
-    if name.endswith(DECODE):
-        return DECODE_CEILING
-    return CEILINGS[name][list(TARGETS).index(target)] if name in CEILINGS else math.inf
+def exceeded(target: str, measured: Mapping[str, Budget]) -> list[str]:
+    """Figures that are above their budgets, in words; a kernel without a budget is one."""
+    budgets = load().get(target, {})
+    over = []
+    for name, figures in measured.items():
+        for what, value in figures.items():
+            limit = budgets.get(name, {}).get(what, -math.inf)
+            if value > limit:
+                over.append(f"{name}: {what} {value:.3f} above {limit}")
+    return over
 
 
 def _rounded_up(value: float, digits: int) -> float:
-    return math.ceil(value * 10**digits) / 10**digits
+    return math.ceil(round(value * 10**digits, 6)) / 10**digits

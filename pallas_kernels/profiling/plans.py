@@ -1,18 +1,24 @@
-"""Every distinct plan that products with the layers of some models have in every format.
+"""Plans that products with the layers of some models have, in every variant that has budgets.
 
-A plan is what decides the kernel: the layout with its options and dtypes, rows of x, and tiles. How
+A plan is what decides a kernel: the layout with its options and dtypes, rows of x, and tiles. How
 many steps a grid has does not, so that many shapes share one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from jentropy.pallas_kernels.backends import has_kernels
+from jentropy.pallas_kernels.fused import kernels_of
+from jentropy.pallas_kernels.hopper.plan import HopperPlan
 from jentropy.pallas_kernels.resident import ResidentTensor
+from jentropy.pallas_kernels.targets import GPUS, TPUS
+from jentropy.pallas_kernels.tpu.plan import TpuPlan
+from jentropy.pallas_kernels.variants import VARIANTS
 
-from .measuring import plan_of
-from .weights import FORMATS, abstract_weight
+from . import hopper, tpu
 
 ROWS = (1, 8, 16, 64, 256)  # of x
 
@@ -67,48 +73,72 @@ MODEL_OF_SLOW, FEW_ROWS = "Llama-3-8B", 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """A product whose plan stands for others."""
+    """A product of a layer, and its plan."""
 
     layer: str
-    number_format: str
+    variant: str
     m: int
-    k: int
-    n: int
+    weight: ResidentTensor  # without data
+    plan: TpuPlan | HopperPlan
 
     def __str__(self) -> str:
-        return f"{self.layer} {self.number_format} M={self.m}"
+        return f"{self.layer} {self.variant} M={self.m}"
 
-    def weight(self) -> ResidentTensor:
-        """Its weight, without data."""
-        return abstract_weight(FORMATS[self.number_format], self.k, self.n)
+    def layout(self) -> tuple[object, ...]:
+        """What the decode is specialised for."""
+        weight = self.weight
+        dtypes = tuple((name, array.dtype.name) for name, array in weight.arrays.items())
+        return weight.layout, weight.options, weight.number_format.element.name, dtypes
+
+    def kernel(self) -> tuple[object, ...]:
+        """What the product is specialised for."""
+        plan = self.plan
+        if isinstance(plan, HopperPlan):
+            return plan.m, plan.config.tile_k, plan.config.stages, plan.parts > 1
+        return *self.layout(), plan.fused, plan.m, plan.tile_k, plan.tile_n
+
+    def traits(self) -> set[object]:
+        """What plans differ in, one by one."""
+        return {
+            self.variant,
+            *((self.weight.layout, i, value) for i, value in enumerate(self.kernel()[-3:])),
+        }
 
 
-def distinct(target: str, models: Iterable[str] = tuple(LAYERS)) -> list[Case]:
-    """The first case of every plan."""
-    found: dict[object, Case] = {}
-    for model in models:
-        for name in FORMATS:
-            for layer, (k, n) in LAYERS[model].items():
-                weight = abstract_weight(FORMATS[name], k, n)
-                for m in ROWS:
-                    if name in SLOW and m > FEW_ROWS and model != MODEL_OF_SLOW:
-                        continue
-                    plan = plan_of(weight, m, target)
-                    tiles = plan.fused, plan.m, plan.tile_k, plan.tile_n
-                    case = Case(layer=f"{model} {layer}", number_format=name, m=m, k=k, n=n)
-                    found.setdefault((*identity(weight), tiles), case)
-    return list(found.values())
+def cases(target: str, models: Iterable[str] = tuple(LAYERS)) -> Iterator[Case]:
+    """Every product of every layer of some models."""
+    is_tpu = target in TPUS
+    for model, name in itertools.product(models, VARIANTS):
+        variant = VARIANTS[name]
+        if not variant.ceilings or not has_kernels(
+            "tpu" if is_tpu else "gpu", variant.number_format
+        ):
+            continue
+        for layer, (k, n) in LAYERS[model].items():
+            weight = tpu.resident(variant.number_format, k, n) if is_tpu else hopper.resident(n, k)
+            for m in ROWS:
+                if is_tpu and name in SLOW and m > FEW_ROWS and model != MODEL_OF_SLOW:
+                    continue
+                plan = kernels_of(weight).plan(weight, m, (TPUS | GPUS)[target])
+                yield Case(layer=f"{model} {layer}", variant=name, m=m, weight=weight, plan=plan)
 
 
-def layouts(cases: Iterable[Case]) -> list[Case]:
-    """The first case of every layout, whatever x has."""
-    found: dict[object, Case] = {}
+def distinct(
+    cases: Iterable[Case], by: Callable[[Case], object] = lambda case: case.kernel
+) -> list[Case]:
+    """The first case of every kernel."""
+    first: dict[object, Case] = {}
     for case in cases:
-        found.setdefault(identity(case.weight()), case)
-    return list(found.values())
+        first.setdefault(by(case), case)
+    return list(first.values())
 
 
-def identity(weight: ResidentTensor) -> tuple[object, ...]:
-    """What kernels are specialised for."""
-    dtypes = tuple((name, array.dtype.name) for name, array in weight.arrays.items())
-    return weight.layout, weight.options, weight.number_format.element.name, dtypes
+def sampled(cases: Iterable[Case]) -> list[Case]:
+    """Cases that have every variant, number of rows and tile, each in one of them at least."""
+    seen: set[object] = set()
+    chosen = []
+    for case in cases:
+        if not case.traits() <= seen:
+            seen |= case.traits()
+            chosen.append(case)
+    return chosen

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jentropy.errors import InputError, UnsupportedError
+from jentropy.errors import InputError
 
 ARCHITECTURE = "sm_90a"
 # Operations on the integer units, IMAD where it moves or shifts.
@@ -50,14 +50,14 @@ class Kernel:
         Raises:
           InputError: there is none.
         """
-        found = [loop for loop in self.loops if loop[PRODUCT] >= products]
-        if not found:
+        loops = [loop for loop in self.loops if loop[PRODUCT] >= products]
+        if not loops:
             raise InputError(
                 f"code of {self.name}",
                 expected=f"a loop with {products} {PRODUCT}",
                 found=[loop[PRODUCT] for loop in self.loops],
             )
-        return min(found, key=Counter.total)
+        return min(loops, key=Counter.total)
 
 
 def read(folder: Path) -> list[Kernel]:
@@ -93,8 +93,8 @@ def loops_of(lines: Sequence[str]) -> tuple[Counter[str], ...]:
             target = _TARGET.search(instruction[2])
             if instruction[1] == "BRA" and target and target[1] in labels:
                 ends[labels[target[1]]] = len(operations)
-    found = [Counter(operations[start:end]) for start, end in ends.items()]
-    return tuple(sorted(found, key=Counter.total))
+    loops = (Counter(operations[start:end]) for start, end in ends.items())
+    return tuple(sorted(loops, key=Counter.total))
 
 
 def _run(tool: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -103,19 +103,10 @@ def _run(tool: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def path_of(tool: str) -> Path:
-    """A tool of the CUDA toolkit: from the wheels of extra `aot`, or on the path.
-
-    Raises:
-      UnsupportedError: it is not there.
-    """
+def path_of(tool: str) -> Path | None:
+    """A tool of the CUDA toolkit: from the wheels of extra `aot`, or on the path."""
     spec = importlib.util.find_spec("nvidia")
-    folders = (
-        [] if spec is None else [f"{p}/cu13/bin" for p in spec.submodule_search_locations or ()]
-    )
-    found = shutil.which(tool, path=os.pathsep.join([*folders, os.environ.get("PATH", "")]))
-    if found is None:
-        raise UnsupportedError(
-            f"no {tool}", expected="CUDA's", found="nothing", hint="pip install 'jentropy[aot]'"
-        )
-    return Path(found)
+    folders = () if spec is None else spec.submodule_search_locations or ()
+    places = [*(f"{folder}/cu13/bin" for folder in folders), os.environ.get("PATH", "")]
+    program = shutil.which(tool, path=os.pathsep.join(places))
+    return None if program is None else Path(program)

@@ -4,7 +4,7 @@
 
 `valid/NAME/` is a compressed checkpoint of `NAME.npz` (codes by name, and their dtypes) or of the
 fixture of that name. `invalid/NAME/` is a damaged one; `invalid/expected.json` says what is wrong.
-They are written once for each version of the format and never again.
+They are written once for each version of the format and never again: what is there is kept.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import shutil
 import tempfile
 import zlib
+from functools import partial
 from pathlib import Path
 
 import ml_dtypes
@@ -20,9 +21,11 @@ import numpy as np
 import xxhash
 
 import jentropy
+from jentropy import formats
 
 HERE = Path(__file__).parent
-FIXTURE = "gptoss_mxfp4"
+FIXTURE = "gptoss_mxfp4"  # of before weights were recorded
+RECORDED = "gptq_v1_asym_act"
 INDEX, BUNDLE = "state/index/c/0", "state/bundles.00000/c/0"
 
 
@@ -61,6 +64,34 @@ def pruned() -> dict[str, np.ndarray]:
         "fp16_of_ones": np.where(kept, np.exp(dense) * 8, 1).astype(np.float16),
         "fp32": np.where(kept, dense, 0).astype(np.float32),
         "fp32_signs": (kept * dense).astype(np.float32),
+    }
+
+
+def quantised() -> dict:
+    """Quantised weights: codes of several formats, and one of an element of its own."""
+    rng = np.random.default_rng(2)
+    unknown = formats.ElementFormat(
+        name="UINT3", dtype=np.dtype(np.uint8), fields=(formats.Field(name="code", bits=3),)
+    )
+    own = formats.INT4_GROUP.with_element(unknown).with_parameter("scale", block=(32,))
+
+    def weight(number_format: formats.Format) -> formats.QuantizedTensor:
+        bits = {p.name: p.element.code_bits for p in number_format.parameters}
+        bits["code"] = number_format.element.code_bits
+        arrays = formats.code_arrays(number_format, (16, 256))
+        codes = {
+            key: rng.integers(0, 1 << bits[key], array.shape, np.uint32).astype(array.dtype)
+            for key, array in arrays.items()
+        }
+        return formats.QuantizedTensor(number_format=number_format, codes=codes)
+
+    return {
+        "layers": [
+            {"mxfp4": weight(formats.MXFP4), "nvfp4": weight(formats.NVFP4)},
+            {"int4": weight(formats.ASYMMETRIC_INT4), "mxfp4": weight(formats.MXFP4)},
+        ],
+        "own": weight(own),
+        "bias": tree()["bf16"][0],
     }
 
 
@@ -143,6 +174,13 @@ def write_tree(name: str) -> None:
     jentropy.save(HERE / "valid" / name, arrays)
 
 
+def write_recorded() -> None:
+    """Quantised weights, of a pytree and of a checkpoint whose dialect found them."""
+    jentropy.save(HERE / "valid" / "quantised", quantised())
+    source = HERE.parent / "fixtures" / "quantised" / RECORDED
+    jentropy.compress_checkpoint(source, HERE / "valid" / RECORDED)
+
+
 def step() -> dict:
     """Items of a step that Orbax writes: all kinds of leaves."""
     import jax
@@ -183,24 +221,39 @@ def write_step() -> None:
         jentropy.compress_checkpoint(source, HERE / "valid" / "steps")
 
 
-def main() -> None:
-    for name in ("valid", "invalid"):
-        shutil.rmtree(HERE / name, ignore_errors=True)
-        (HERE / name).mkdir()
-    for name in TREES:
-        write_tree(name)
-    write_step()
-    source = HERE.parent / "fixtures" / "quantised" / FIXTURE
-    jentropy.compress_checkpoint(source, HERE / "valid" / FIXTURE)
+def write_invalid() -> None:
+    """Damaged checkpoints, and what is wrong with each."""
     expected = {}
     for name, (damage, error, message) in DAMAGE.items():
         jentropy.save(HERE / "invalid" / name, small())
         damage(HERE / "invalid" / name)
         expected[name] = {"error": error, "message": message}
-    for file in HERE.rglob("commit_success.txt"):  # it holds a path
-        file.write_text("")
     text = json.dumps(expected, indent=1) + "\n"
     (HERE / "invalid" / "expected.json").write_text(text)
+
+
+def write_fixture() -> None:
+    """A compressed checkpoint of a fixture."""
+    source = HERE.parent / "fixtures" / "quantised" / FIXTURE
+    jentropy.compress_checkpoint(source, HERE / "valid" / FIXTURE)
+
+
+# What is written, by a folder that is not there before.
+GOLDEN = {
+    **{f"valid/{name}": partial(write_tree, name) for name in TREES},
+    "valid/steps": write_step,
+    f"valid/{FIXTURE}": write_fixture,
+    "valid/quantised": write_recorded,
+    "invalid": write_invalid,
+}
+
+
+def main() -> None:
+    for name, write in GOLDEN.items():
+        if not (HERE / name).exists():
+            write()
+    for file in HERE.rglob("commit_success.txt"):  # it holds a path
+        file.write_text("")
 
 
 if __name__ == "__main__":

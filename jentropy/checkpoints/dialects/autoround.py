@@ -10,13 +10,14 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from jentropy.checkpoints.checkpoint import Tensor
 from jentropy.checkpoints.contents import Contents, StoredArray
-from jentropy.errors import InputError, UnsupportedError
+from jentropy.errors import UnsupportedError
 
 from . import awq, gptq
-from .weight import Weight
+from .settings import compiled, mapping
 
-NAME = "auto-round"
+NAME, VERSION = "auto-round", 1
 METHODS = (NAME, "auto_round", "autoround", "intel/auto-round")
 PATTERN = re.compile(r"[*+?^$()\[\]{}|\\]")  # in a key: it is no plain name
 
@@ -26,7 +27,7 @@ def claims(contents: Contents) -> bool:
     return contents.quant_method in METHODS
 
 
-def weight(contents: Contents, array: StoredArray) -> Weight | None:
+def weight(contents: Contents, array: StoredArray) -> Tensor | None:
     """A `qweight`."""
     if not array.name.endswith(gptq.QWEIGHT):
         return None
@@ -46,16 +47,9 @@ def weight(contents: Contents, array: StoredArray) -> Weight | None:
 
 
 def _declared(contents: Contents, module: str) -> Mapping[str, Any]:
-    declared = contents.quantization or {}
-    extra = declared.get("extra_config")
-    extra = extra if isinstance(extra, Mapping) else {}
-    own = extra.get(module)
-    if own is None:
-        patterns = ((k, v) for k, v in extra.items() if PATTERN.search(k))
-        try:
-            own = next((v for k, v in patterns if re.search(k, module)), None)
-        except re.error as error:
-            raise InputError(
-                f"{contents.declared_in}: extra_config: {error}", file=contents.source
-            ) from error
-    return {**declared, **own} if isinstance(own, Mapping) else declared
+    declared = mapping(contents.quantization)
+    extra = mapping(declared.get("extra_config"))
+    patterns = (key for key in extra if PATTERN.search(key))
+    fits = (k for k in patterns if compiled(k, "extra_config", contents).search(module))
+    name = module if extra.get(module) is not None else next(fits, None)
+    return {**declared, **mapping(extra.get(name))}

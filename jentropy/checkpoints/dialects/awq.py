@@ -15,22 +15,16 @@ from typing import Any
 import numpy as np
 
 from jentropy import formats
+from jentropy.checkpoints.checkpoint import Tensor
 from jentropy.checkpoints.contents import Contents, StoredArray
 from jentropy.errors import UnsupportedError
 from jentropy.formats import blocks
 
 from .scaled import scale_element
-from .weight import (
-    Part,
-    Weight,
-    find,
-    group_block,
-    require_dtype,
-    require_matrix,
-    require_shape,
-)
+from .settings import group_block
+from .weight import assemble, find, packed, require_dtype, require_rank, whole
 
-NAME = "awq"
+NAME, VERSION = "awq", 1
 QWEIGHT = ".qweight"
 ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 PER_WORD = len(ORDER)
@@ -41,14 +35,14 @@ def claims(contents: Contents) -> bool:
     return contents.quant_method == NAME
 
 
-def weight(contents: Contents, array: StoredArray) -> Weight | None:
+def weight(contents: Contents, array: StoredArray) -> Tensor | None:
     """A `qweight`."""
     if not array.name.endswith(QWEIGHT):
         return None
     return packed_weight(contents, array, contents.quantization or {})
 
 
-def packed_weight(contents: Contents, array: StoredArray, declared: Mapping[str, Any]) -> Weight:
+def packed_weight(contents: Contents, array: StoredArray, declared: Mapping[str, Any]) -> Tensor:
     """A `qweight` by what is declared of its module."""
     bits, version = declared.get("bits", declared.get("w_bit", 4)), declared.get("version", "gemm")
     if bits != 4 or str(version).lower() != "gemm":
@@ -63,40 +57,21 @@ def packed_weight(contents: Contents, array: StoredArray, declared: Mapping[str,
     key = "q_group_size" if "q_group_size" in declared else "group_size"
     block = group_block(declared, contents, key)
     why = f"groups of {block[0] or 'a row'} in {contents.declared_in}"
-    require_matrix(array)
-    require_dtype(array, [np.int32], why)
-    columns, rows = array.shape[0], array.shape[1] * PER_WORD
+    require_rank(array, 2, 2)
     scales, zeros = (find(contents, f"{module}.{key}", name) for key in ("scales", "qzeros"))
-    scale = blocks.scale(scale_element(scales, why), block)
-    grid = scale.grid((rows, columns))
-    why = f"{why}, weight {[rows, columns]}"
-    require_shape(scales, [grid[::-1]], why)
-    require_dtype(zeros, [np.int32], why)
-    require_shape(zeros, [(grid[1], array.shape[1])], why)
-    fmt = formats.Format(
+    for words in (array, zeros):
+        require_dtype(words, [np.int32], why)
+    number_format = formats.Format(
         name="INT4",
         element=formats.UINT4,
-        parameters=(scale, blocks.zero_point(formats.UINT4, block)),
+        parameters=(
+            blocks.scale(scale_element(scales, why), block),
+            blocks.zero_point(formats.UINT4, block),
+        ),
     )
-    return Weight(
-        name=name,
-        format=fmt,
-        shape=(rows, columns),
-        parts={
-            "code": Part(array=array, element=formats.UINT4, unpack=_codes),
-            "scale": Part(
-                array=scales,
-                element=scale.element,
-                unpack=lambda values: formats.codes_of(values).T,
-            ),
-            "zero_point": Part(array=zeros, element=formats.UINT4, unpack=_codes),
-        },
-    )
-
-
-def _codes(words: np.ndarray) -> np.ndarray:
-    """[K, N / 8] words to [N, K] codes."""
-    stored = formats.unpack(words, 4).reshape(*words.shape, PER_WORD)
-    codes = np.empty_like(stored)
-    codes[..., list(ORDER)] = stored
-    return codes.reshape(words.shape[0], -1).T
+    stored = {
+        "code": packed(array, order=ORDER, transposed=True),
+        "scale": whole(scales, transposed=True),
+        "zero_point": packed(zeros, order=ORDER, transposed=True),
+    }
+    return assemble(name, number_format, (array.shape[1] * PER_WORD, array.shape[0]), stored, why)

@@ -14,13 +14,15 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
+from jentropy.checkpoints.checkpoint import Tensor
 from jentropy.checkpoints.contents import Contents, StoredArray, read_json
 from jentropy.errors import UnsupportedError
 
 from .scaled import WEIGHT, is_fp8, scaled_weight
-from .weight import Weight, find
+from .settings import mapping
+from .weight import find
 
-NAME = "comfy"
+NAME, VERSION = "comfy", 1
 MARKER, OLD_SCALE, TOLD, METADATA = (
     "scaled_fp8",
     ".scale_weight",
@@ -40,7 +42,7 @@ def claims(contents: Contents) -> bool:
     )
 
 
-def weight(contents: Contents, array: StoredArray) -> Weight | None:
+def weight(contents: Contents, array: StoredArray) -> Tensor | None:
     """A weight of FP8, or one that is said to be quantised."""
     if not array.name.endswith(WEIGHT):
         return None
@@ -71,8 +73,7 @@ def _is_old(contents: Contents) -> bool:
 @lru_cache(maxsize=8)  # read once for all tensors of a checkpoint
 def _layers(contents: Contents) -> Mapping[str, Any]:
     content = read_json(contents.source, contents.metadata.get(METADATA, "null"))
-    layers = content.get("layers") if isinstance(content, Mapping) else None
-    return layers if isinstance(layers, Mapping) else {}
+    return mapping(mapping(content).get("layers"))
 
 
 def _check(array: StoredArray, told: Any) -> None:

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from jentropy.checkpoints.contents import Contents
+from jentropy.checkpoints.contents import Contents, Shape
 from jentropy.errors import InputError, UnsupportedError
 from jentropy.formats import blocks
 
-from .weight import Shape, integer
+from .settings import compiled, integer, mapping
 
 LINEAR = "Linear"
 
@@ -63,23 +63,16 @@ def scheme_of(contents: Contents, name: str, module: str) -> Scheme:
 
 @lru_cache(maxsize=8)  # read once for all tensors of a checkpoint
 def _schemes(contents: Contents) -> tuple[Scheme, ...]:
-    declared = contents.quantization or {}
-    groups = declared.get("config_groups")
-    schemes = []
-    for group in groups.values() if isinstance(groups, Mapping) else ():
-        weights = group.get("weights") if isinstance(group, Mapping) else None
-        if not isinstance(weights, Mapping):
+    declared = mapping(contents.quantization)
+    groups, schemes = declared.get("config_groups"), []
+    for group in map(mapping, mapping(groups).values()):
+        if not isinstance(group.get("weights"), Mapping):
             continue
         targets = group.get("targets")
         targets = [t for t in targets if isinstance(t, str)] if isinstance(targets, list) else []
-        try:
-            patterns = tuple(re.compile(t[3:]) for t in targets if t.startswith("re:"))
-        except re.error as error:
-            raise InputError(
-                f"{contents.declared_in}: targets: {error}", file=contents.source
-            ) from error
+        patterns = [compiled(t[3:], "targets", contents) for t in targets if t.startswith("re:")]
         name = str(group.get("format") or declared.get("format"))
-        schemes.append(Scheme(frozenset(targets), patterns, name, weights))
+        schemes.append(Scheme(frozenset(targets), tuple(patterns), name, group["weights"]))
     if not schemes:
         raise InputError(
             f"{contents.declared_in}: config_groups",

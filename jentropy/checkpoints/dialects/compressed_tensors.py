@@ -22,11 +22,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import ml_dtypes
 import numpy as np
 
 from jentropy import formats
-from jentropy.checkpoints.contents import Contents, StoredArray
+from jentropy.checkpoints.checkpoint import Tensor
+from jentropy.checkpoints.contents import Contents, Shape, StoredArray
 from jentropy.errors import InputError, UnsupportedError
 from jentropy.formats import Role, blocks
 
@@ -35,28 +35,18 @@ from .scaled import (
     base_scale,
     base_weight,
     block_weight,
+    fp4_weight,
     is_fp8,
     mx_weight,
     scale_element,
     scaled_weight,
 )
-from .weight import (
-    Part,
-    Shape,
-    Weight,
-    checked_block,
-    find,
-    group_index,
-    integer,
-    packed,
-    require_dtype,
-    require_rank,
-    require_shape,
-    whole,
-)
+from .settings import block_pair, integer
+from .weight import assemble, find, group_index, packed, require_dtype, require_rank, require_shape
 
-NAME = "compressed-tensors"
+NAME, VERSION = "compressed-tensors", 1
 WEIGHT, PACKED = ".weight", "_packed"
+PACKED_INTEGERS = "pack-quantized"
 SPARSE = (".compressed", ".bitmask")
 INTEGERS = {4: formats.INT4_EXCESS8, 8: formats.INT8_EXCESS128}
 REORDERED = ("group", "dynamic", True)  # values of `actorder` that scatter a group's inputs
@@ -67,7 +57,7 @@ def claims(contents: Contents) -> bool:
     return contents.quant_method == NAME
 
 
-def weight(contents: Contents, array: StoredArray) -> Weight | None:
+def weight(contents: Contents, array: StoredArray) -> Tensor | None:
     """A packed weight, or one of FP8 or I8."""
     name = array.name.removesuffix(PACKED)
     if array.name.removesuffix(SPARSE[0]) + SPARSE[1] in contents.arrays:
@@ -84,31 +74,31 @@ def weight(contents: Contents, array: StoredArray) -> Weight | None:
     return _weight(contents, array, name, scheme)
 
 
-def _weight(contents: Contents, array: StoredArray, name: str, scheme: Scheme) -> Weight:
+def _weight(contents: Contents, array: StoredArray, name: str, scheme: Scheme) -> Tensor:
     scale = find(contents, f"{name}_scale", name)
     why = f"format {scheme.format} in {contents.declared_in}"
     match scheme.format:
         case "mxfp4-pack-quantized" | "nvfp4-pack-quantized":
             return _fp4(contents, array, scale, name, scheme, why)
-        case "pack-quantized":
-            return _packed_integers(contents, array, scale, name, scheme, why)
         case "mxfp8-quantized":
             return mx_weight(contents, array, scale, name)
+        case "pack-quantized":
+            return _integers(contents, array, scale, name, scheme, why)
         case "float-quantized" | "naive-quantized" | "int-quantized" if array.dtype == np.int8:
             return _integers(contents, array, scale, name, scheme, why)
         case "float-quantized" | "naive-quantized":
             settled = _settled(contents, scheme, name)
             if scheme.weights.get("strategy") == "block":
                 structure = scheme.weights.get("block_structure")
-                block = checked_block(structure, "block_structure", contents)
+                block = block_pair(structure, "block_structure", contents)
                 built = block_weight(contents, array, scale, block, name)
                 return replace(built, settled=settled)
             built = scaled_weight(contents, array, scale, name)
-            grid = built.format.parameters[0].block
+            grid = built.number_format.parameters[0].block
             if grid != block_of(contents, scheme, why):
                 require_shape(
                     scale,
-                    _shapes((1,) * len(array.shape)) if grid else [(*array.shape[:-1], 1)],
+                    [(), (1,), (1,) * len(array.shape)] if grid else [(*array.shape[:-1], 1)],
                     f"strategy {scheme.weights.get('strategy')} in {contents.declared_in}",
                 )
             return replace(built, settled=settled)
@@ -128,78 +118,18 @@ def _fp4(
     name: str,
     scheme: Scheme,
     why: str,
-) -> Weight:
-    require_dtype(array, [np.uint8], why)
-    require_rank(array, 1)
-    shape = (*array.shape[:-1], 2 * array.shape[-1])
-    block = block_of(contents, scheme, why)
-    why = f"{why}, weight {list(shape)}"
-    if scheme.format.startswith("mxfp4"):
-        fmt = formats.MXFP4.with_parameter("scale", block=block)
-        require_dtype(scale, [np.uint8, ml_dtypes.float8_e8m0fnu], why)
-    else:
-        fmt = formats.NVFP4.with_parameter("scale", block=block).with_parameter(
-            "tensor_scale", role=Role.DIVISOR
-        )
-        require_dtype(scale, [ml_dtypes.float8_e4m3fn], why)
-    grid = fmt.parameter("scale").grid(shape)
-    require_shape(scale, [grid], why)
-    parts = {
-        "code": packed(array, formats.FP4_E2M1),
-        "scale": whole(scale, fmt.parameter("scale").element, grid),
-    }
-    if not scheme.format.startswith("mxfp4"):
+) -> Tensor:
+    number_format, level = formats.MXFP4, None
+    if scheme.format.startswith("nvfp4"):
+        number_format = formats.NVFP4.with_parameter("tensor_scale", role=Role.DIVISOR)
+        require_dtype(scale, [formats.FP8_E4M3.dtype], why)
         level = find(contents, f"{name}_global_scale", name)
-        require_dtype(level, [np.float32], why)
-        single = (1,) * len(shape)
-        experts = (shape[0], *single[1:]) if len(shape) > 2 else single
-        require_shape(level, [(1,), (), *(experts[: n + 1] for n in range(len(shape)))], why)
-        per_expert = level.shape not in ((), (1,)) and experts != single
-        fmt = fmt.with_parameter(
-            "tensor_scale", block=(0,) * (len(shape) - 1) if per_expert else None
-        )
-        parts["tensor_scale"] = whole(level, formats.FP32, experts if per_expert else single)
-    return Weight(name=name, format=fmt, shape=shape, parts=parts)
+    block = block_of(contents, scheme, why)
+    number_format = number_format.with_parameter("scale", block=block)
+    return fp4_weight(name, number_format, array, scale, level, why)
 
 
-def _integers(
-    contents: Contents,
-    array: StoredArray,
-    scale: StoredArray,
-    name: str,
-    scheme: Scheme,
-    why: str,
-) -> Weight:
-    """A byte per weight."""
-    shape, block = array.shape, block_of(contents, scheme, why)
-    why = f"{why}, weight {list(shape)}"
-    if scheme.weights.get("type", "int") != "int":
-        told = f"dtype of type {scheme.weights.get('type')!r:.20} by {why}"
-        raise InputError(told, file=array.file, tensor=name, expected="no I8", found="I8")
-    parameter = blocks.scale(scale_element(scale, why), block)
-    grid = parameter.grid(shape)
-    require_shape(scale, _shapes(grid), why)
-    parameters = [parameter]
-    parts = {
-        "code": whole(array, formats.INT8, shape),
-        parameter.name: whole(scale, parameter.element, grid),
-    }
-    settled = () if _is_asymmetric(scheme) else _settled(contents, scheme, name)
-    if _is_asymmetric(scheme):
-        zero = find(contents, f"{name}_zero_point", name)
-        require_dtype(zero, [np.int8], why)
-        require_shape(zero, _shapes(grid), why)
-        parameters.append(blocks.zero_point(formats.INT8, block))
-        parts["zero_point"] = whole(zero, formats.INT8, grid)
-    fmt = formats.Format(name="INT8", element=formats.INT8, parameters=tuple(parameters))
-    return Weight(name=name, format=fmt, shape=shape, parts=parts, settled=settled)
-
-
-def _is_asymmetric(scheme: Scheme) -> bool:
-    return scheme.weights.get("symmetric", True) is False
-
-
-def _settled(contents: Contents, scheme: Scheme, name: str) -> tuple[str, ...]:
+def _settled(contents: Contents, scheme: Scheme, name: str) -> tuple[StoredArray, ...]:
     """Zero points that a symmetric scheme need not have, checked to be zeros.
 
     Raises:
@@ -213,7 +143,7 @@ def _settled(contents: Contents, scheme: Scheme, name: str) -> tuple[str, ...]:
     if is_fp8(stored):
         codes = codes & 0x7F  # -0 is zero
     elif stored.dtype == np.int32 and stored.shape != scale.shape:  # packed
-        bits = scheme.weights.get("num_bits")
+        bits = integer(scheme.weights, "num_bits", contents)
         codes = formats.unpack(codes, bits) - (1 << bits - 1) if bits in INTEGERS else codes + 1
     if codes.any():
         raise InputError(
@@ -224,66 +154,62 @@ def _settled(contents: Contents, scheme: Scheme, name: str) -> tuple[str, ...]:
             f"{contents.declared_in}",
             found=list(stored.shape),
         )
-    return (stored.name,)
+    return (stored,)
 
 
-def _shapes(grid: Shape) -> list[Shape]:
-    """How a grid may be stored: one entry has no axes, too."""
-    return [grid, *([(), (1,)] if set(grid) == {1} else [])]
-
-
-def _packed_integers(
+def _integers(
     contents: Contents,
     array: StoredArray,
     scale: StoredArray,
     name: str,
     scheme: Scheme,
     why: str,
-) -> Weight:
-    bits = integer(scheme.weights, "num_bits", contents)
-    if bits not in INTEGERS:
-        raise UnsupportedError(
-            f"num_bits of {contents.declared_in}",
-            file=contents.source,
-            tensor=name,
-            expected="4 or 8",
-            found=bits,
-        )
-    require_dtype(array, [np.int32], why)
-    shape = _declared_shape(contents, name)
-    *stack, rows, columns = shape
-    per_word = 32 // bits
-    why = f"{why} with {bits} bits, weight_shape {list(shape)}"
-    require_shape(array, [(*stack, rows, -(-columns // per_word))], why)
-    element, block = INTEGERS[bits], block_of(contents, scheme, why)
-    parameter = blocks.scale(scale_element(scale, why), block)
-    grid = parameter.grid(shape)
-    require_shape(scale, _shapes(grid), why)
-    parameters = [parameter]
-    parts: dict[str, Part] = {
-        "code": packed(array, element, count=columns),
-        parameter.name: whole(scale, parameter.element, grid),
-    }
-    settled = () if _is_asymmetric(scheme) else _settled(contents, scheme, name)
-    if _is_asymmetric(scheme):
+) -> Tensor:
+    """A byte for each weight, or several weights packed in a word."""
+    is_packed = scheme.format == PACKED_INTEGERS
+    if is_packed:
+        bits = integer(scheme.weights, "num_bits", contents)
+        if bits not in INTEGERS:
+            raise UnsupportedError(
+                f"num_bits of {contents.declared_in}",
+                file=contents.source,
+                tensor=name,
+                expected="4 or 8",
+                found=bits,
+            )
+        require_dtype(array, [np.int32], why)
+        sizes = find(contents, f"{name}_shape", name)
+        shape, element = _declared_shape(sizes), INTEGERS[bits]
+        why, settled = f"{why} with {bits} bits", (sizes,)
+    else:
+        shape, element, settled = array.shape, formats.INT8, ()
+        require_rank(array, 1)
+        if (kind := scheme.weights.get("type", "int")) != "int":
+            told = f"dtype of type {kind!r:.20} by {why}"
+            raise InputError(told, file=array.file, tensor=name, expected="no I8", found="I8")
+    block = block_of(contents, scheme, why)
+    parameters = [blocks.scale(scale_element(scale, why), block)]
+    stored = {"code": packed(array) if is_packed else array, parameters[0].name: scale}
+    if scheme.weights.get("symmetric", True) is False:
         zero = find(contents, f"{name}_zero_point", name)
-        require_dtype(zero, [np.int32], why)
-        require_shape(zero, [(*stack, -(-grid[-2] // per_word), grid[-1])], why)
+        require_dtype(zero, [array.dtype], why)
         parameters.append(blocks.zero_point(element, block))
-        parts["zero_point"] = packed(zero, element, axis=-2, count=grid[-2])
-    index = contents.arrays.get(f"{name}_g_idx")
-    if index is None and scheme.weights.get("actorder") in REORDERED and grid[-1] > 1:
+        stored["zero_point"] = packed(zero, axis=-2) if is_packed else zero
+    else:
+        settled += _settled(contents, scheme, name)
+    groups = parameters[0].grid(shape)[-1]
+    index = contents.arrays.get(f"{name}_g_idx") if is_packed else None
+    if is_packed and scheme.weights.get("actorder") in REORDERED and groups > 1:
         index = find(contents, f"{name}_g_idx", name)
     if index is not None:
-        parts[formats.GROUP_INDEX] = group_index(index, columns, grid[-1])
-    fmt = formats.Format(name=f"INT{bits}", element=element, parameters=tuple(parameters))
-    return Weight(
-        name=name, format=fmt, shape=shape, parts=parts, settled=(*settled, f"{name}_shape")
+        stored[formats.GROUP_INDEX] = group_index(index, groups)
+    number_format = formats.Format(
+        name=f"INT{element.code_bits}", element=element, parameters=tuple(parameters)
     )
+    return assemble(name, number_format, shape, stored, why, settled)
 
 
-def _declared_shape(contents: Contents, name: str) -> Shape:
-    array = find(contents, f"{name}_shape", name)
+def _declared_shape(array: StoredArray) -> Shape:
     require_shape(array, [(2,), (3,)], "pack-quantized")
     require_dtype(array, [np.int64, np.int32], "pack-quantized")
     sizes = tuple(int(n) for n in array.read())

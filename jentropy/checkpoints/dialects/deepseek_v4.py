@@ -10,18 +10,16 @@ from __future__ import annotations
 
 import numpy as np
 
+from jentropy.checkpoints.checkpoint import Tensor
 from jentropy.checkpoints.companions import is_scale_name
 from jentropy.checkpoints.contents import Contents, StoredArray
 from jentropy.errors import InputError
 
-from .scaled import block_weight, is_fp8, is_nvfp4, mxfp4_weight, nvfp4_weight
-from .weight import (
-    Weight,
-    block_size,
-    find,
-)
+from .scaled import BASE_BLOCK, BLOCK, block_weight, is_fp8, is_nvfp4, mxfp4_weight, nvfp4_weight
+from .settings import block_pair, mapping
+from .weight import find
 
-NAME = "deepseek-v4"
+NAME, VERSION = "deepseek-v4", 1
 WEIGHT, SCALE = ".weight", ".scale"
 
 
@@ -33,20 +31,21 @@ def claims(contents: Contents) -> bool:
     )
 
 
-def weight(contents: Contents, array: StoredArray) -> Weight | None:
+def weight(contents: Contents, array: StoredArray) -> Tensor | None:
     """An array of FP8 that is no scale itself, or of I8 with a scale, or of NVFP4."""
     if is_nvfp4(contents, array):
         return nvfp4_weight(contents, array)
     scale = array.name.removesuffix(WEIGHT) + SCALE
     if is_fp8(array) and not is_scale_name(array.name.rpartition(".")[2]):
-        block = block_size(contents, "weight_block_size", default=[128, 128])
+        declared = mapping(contents.quantization).get(BLOCK, BASE_BLOCK)
+        block = block_pair(declared, BLOCK, contents)
         return block_weight(contents, array, find(contents, scale, array.name), block, array.name)
     if array.dtype == np.int8 and scale in contents.arrays:
         return _expert(contents, array, contents.arrays[scale])
     return None
 
 
-def _expert(contents: Contents, array: StoredArray, scale: StoredArray) -> Weight:
+def _expert(contents: Contents, array: StoredArray, scale: StoredArray) -> Tensor:
     declared = (contents.config or {}).get("expert_dtype")
     if declared != "fp4":
         raise InputError(

@@ -13,14 +13,26 @@ Method `mxfp8` has E8M0 scales in U8 for every 32 weights of a row. Stacked expe
 
 from __future__ import annotations
 
+from typing import Any
+
+from jentropy.checkpoints.checkpoint import Tensor
 from jentropy.checkpoints.companions import is_scale_name
 from jentropy.checkpoints.contents import Contents, StoredArray
 from jentropy.errors import InputError
 
-from .scaled import block_weight, is_fp8, is_nvfp4, mx_weight, nvfp4_weight, scaled_weight
-from .weight import Weight, block_size, find
+from .scaled import (
+    BLOCK,
+    block_weight,
+    is_fp8,
+    is_nvfp4,
+    mx_weight,
+    nvfp4_weight,
+    scaled_weight,
+)
+from .settings import block_pair
+from .weight import find
 
-NAME = "fp8"
+NAME, VERSION = "fp8", 1
 METHODS = ("fp8", "mxfp8", "fbgemm_fp8")
 INVERSE, DIRECT = "_scale_inv", "_scale"
 
@@ -30,25 +42,23 @@ def claims(contents: Contents) -> bool:
     return contents.quant_method in METHODS
 
 
-def weight(contents: Contents, array: StoredArray) -> Weight | None:
+def weight(contents: Contents, array: StoredArray) -> Tensor | None:
     """An array of FP8 that is no scale itself, or one of NVFP4."""
     if is_nvfp4(contents, array):
         return nvfp4_weight(contents, array)
-    return (
-        _weight(contents, array)
-        if is_fp8(array) and not is_scale_name(array.name.rpartition(".")[2])
-        else None
-    )
-
-
-def _weight(contents: Contents, array: StoredArray) -> Weight:
-    name, scale = array.name, _scale(contents, array)
+    if not is_fp8(array) or is_scale_name(array.name.rpartition(".")[2]):
+        return None
+    scale, block = _scale(contents, array), _block(contents)
     if contents.quant_method == "mxfp8":
-        return mx_weight(contents, array, scale, name)
-    if (contents.quantization or {}).get("weight_block_size") is None:
-        return scaled_weight(contents, array, scale, name)
-    block = block_size(contents, "weight_block_size")
-    return block_weight(contents, array, scale, block, name)
+        return mx_weight(contents, array, scale, array.name)
+    if block is None:
+        return scaled_weight(contents, array, scale, array.name)
+    return block_weight(contents, array, scale, block_pair(block, BLOCK, contents), array.name)
+
+
+def _block(contents: Contents) -> Any:
+    """What is declared of block sizes."""
+    return (contents.quantization or {}).get(BLOCK)
 
 
 def _scale(contents: Contents, array: StoredArray) -> StoredArray:
@@ -62,6 +72,5 @@ def _scale(contents: Contents, array: StoredArray) -> StoredArray:
             expected=f"{INVERSE} or {DIRECT}",
             found="both",
         )
-    is_block = (contents.quantization or {}).get("weight_block_size") is not None
-    usual = INVERSE if is_block or contents.quant_method == "mxfp8" else DIRECT
+    usual = INVERSE if _block(contents) is not None or contents.quant_method == "mxfp8" else DIRECT
     return find(contents, there[0] if there else array.name + usual, array.name)

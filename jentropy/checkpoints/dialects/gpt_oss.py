@@ -12,11 +12,12 @@ from __future__ import annotations
 import numpy as np
 
 from jentropy import formats
+from jentropy.checkpoints.checkpoint import Tensor
 from jentropy.checkpoints.contents import Contents, StoredArray
 
-from .weight import Part, Weight, find, require_dtype, require_shape
+from .weight import assemble, find, packed, whole
 
-NAME = "gpt-oss"
+NAME, VERSION = "gpt-oss", 1
 BLOCK = 32
 BLOCKS, SCALES = "blocks", "scales"
 
@@ -37,36 +38,21 @@ def _is_blocks(array: StoredArray) -> bool:
     )
 
 
-def weight(contents: Contents, array: StoredArray) -> Weight | None:
+def weight(contents: Contents, array: StoredArray) -> Tensor | None:
     """An array of blocks."""
-    return _weight(contents, array) if _is_blocks(array) else None
-
-
-def _weight(contents: Contents, array: StoredArray) -> Weight:
+    if not _is_blocks(array):
+        return None
     stem = array.name.removesuffix(BLOCKS)
-    name, transposed = stem[:-1], stem.endswith("_")
+    name, is_transposed = stem[:-1], stem.endswith("_")
     scale = find(contents, stem + SCALES, name)
-    why = f"{array.name} {list(array.shape)}"
-    require_dtype(scale, [np.uint8], why)
-    require_shape(scale, [array.shape[:-1]], why)
     *stack, rows, groups, _ = array.shape
-    columns = groups * BLOCK
-    fmt = formats.MXFP4
-    if transposed:
-        fmt = fmt.with_parameter("scale", block=(BLOCK, 1))
-
-    def turn(values: np.ndarray) -> np.ndarray:
-        return np.swapaxes(values, -1, -2) if transposed else values
-
-    def codes(values: np.ndarray) -> np.ndarray:
-        return turn(formats.unpack(values, 4).reshape(*stack, rows, columns))
-
-    return Weight(
-        name=name,
-        format=fmt,
-        shape=(*stack, columns, rows) if transposed else (*stack, rows, columns),
-        parts={
-            "code": Part(array=array, element=formats.FP4_E2M1, unpack=codes),
-            "scale": Part(array=scale, element=formats.FP8_E8M0, unpack=turn),
-        },
+    axes = (groups * BLOCK, rows) if is_transposed else (rows, groups * BLOCK)
+    number_format = formats.MXFP4.with_parameter(
+        "scale", block=(BLOCK, 1) if is_transposed else (BLOCK,)
     )
+    stored = {
+        "code": packed(array, transposed=is_transposed),
+        "scale": whole(scale, transposed=is_transposed),
+    }
+    why = f"{array.name} {list(array.shape)}"
+    return assemble(name, number_format, (*stack, *axes), stored, why)

@@ -13,31 +13,22 @@ modules with settings of their own (`+:`) or none (`-:`); the first that matches
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from jentropy import formats
+from jentropy.checkpoints.checkpoint import Tensor
 from jentropy.checkpoints.contents import Contents, StoredArray
 from jentropy.errors import InputError, UnsupportedError
 from jentropy.formats import blocks
 
 from .scaled import scale_element
-from .weight import (
-    Part,
-    Weight,
-    find,
-    group_block,
-    group_index,
-    integer,
-    require_dtype,
-    require_matrix,
-    require_shape,
-)
+from .settings import compiled, group_block, integer, mapping
+from .weight import assemble, find, group_index, packed, require_dtype, require_rank, whole
 
-NAME = "gptq"
+NAME, VERSION = "gptq", 1
 QWEIGHT = ".qweight"
 WORD_BITS = 32
 INTEGERS = {4: formats.UINT4, 8: formats.UINT8}
@@ -50,7 +41,7 @@ def claims(contents: Contents) -> bool:
     return contents.quant_method == NAME
 
 
-def weight(contents: Contents, array: StoredArray) -> Weight | None:
+def weight(contents: Contents, array: StoredArray) -> Tensor | None:
     """A `qweight`."""
     if not array.name.endswith(QWEIGHT):
         return None
@@ -60,29 +51,24 @@ def weight(contents: Contents, array: StoredArray) -> Weight | None:
 
 def _declared(contents: Contents, module: str) -> Mapping[str, Any]:
     """What is declared of a module."""
-    declared = contents.quantization or {}
-    dynamic = declared.get("dynamic")
-    for pattern, own in dynamic.items() if isinstance(dynamic, Mapping) else ():
-        try:
-            fits = re.match(pattern.removeprefix("+:").removeprefix("-:"), module)
-        except re.error as error:
-            raise InputError(
-                f"{contents.declared_in}: dynamic: {error}", file=contents.source
-            ) from error
-        if fits and pattern.startswith("-:"):
+    declared = mapping(contents.quantization)
+    for pattern, own in mapping(declared.get("dynamic")).items():
+        plain = pattern.removeprefix("+:").removeprefix("-:")
+        if not compiled(plain, "dynamic", contents).match(module):
+            continue
+        if pattern.startswith("-:"):
             raise InputError(
                 f"quantised, though {pattern!r:.80} of {contents.declared_in} excludes it",
                 file=contents.source,
                 tensor=f"{module}.weight",
             )
-        if fits:
-            return {**declared, **own} if isinstance(own, Mapping) else declared
+        return {**declared, **mapping(own)}
     return declared
 
 
 def packed_weight(
     contents: Contents, array: StoredArray, declared: Mapping[str, Any], version: object
-) -> Weight:
+) -> Tensor:
     """A `qweight` by what is declared of its module."""
     module = array.name.removesuffix(QWEIGHT)
     name = f"{module}.weight"
@@ -96,54 +82,32 @@ def packed_weight(
             found=f"{bits} bits, checkpoint_format {version!r:.40}",
         )
     why = f"{bits} bits in {contents.declared_in}"
-    require_dtype(array, [np.int32], why)
-    require_matrix(array)
-    per_word = WORD_BITS // bits
-    columns, rows = array.shape[0] * per_word, array.shape[1]
-    block = group_block(declared, contents)
-    element = INTEGERS[bits]
+    require_rank(array, 2, 2)
     scales, zeros = (find(contents, f"{module}.{key}", name) for key in ("scales", "qzeros"))
+    for words in (array, zeros):
+        require_dtype(words, [np.int32], why)
+    rows, columns = array.shape[1], array.shape[0] * WORD_BITS // bits
+    block = group_block(declared, contents)
     scale = blocks.scale(scale_element(scales, why), block)
-    grid = scale.grid((rows, columns))
-    why = f"{why}, groups of {block[0] or 'a row'}, weight {[rows, columns]}"
-    require_shape(scales, [grid[::-1]], why)
-    require_dtype(zeros, [np.int32], why)
-    implied = zeros.shape == (0,) and declared.get("sym", True) is True
-    if implied:
+    why = f"{why}, groups of {block[0] or 'a row'}"
+    is_implied = zeros.shape == (0,) and declared.get("sym", True) is True
+    element, parameters = INTEGERS[bits], [scale]
+    stored = {
+        "code": packed(array, axis=-2, transposed=True),
+        "scale": whole(scales, transposed=True),
+    }
+    if is_implied:
         element = SIGNED[bits]
     else:
-        require_shape(zeros, [(grid[1], -(-rows // per_word))], why)
-    one = sum(1 << i for i in range(0, WORD_BITS, bits)) if version == "gptq" else 0
-
-    def zero_codes(words: np.ndarray) -> np.ndarray:
-        shifted = words.view(np.uint32) + np.uint32(one)
-        return formats.unpack(shifted, bits, count=rows).T
-
-    parts = {
-        "code": Part(
-            array=array,
-            element=element,
-            unpack=lambda words: formats.unpack(words, bits, axis=0).T,
-        ),
-        "scale": Part(
-            array=scales,
-            element=scale.element,
-            unpack=lambda values: formats.codes_of(values).T,
-        ),
-    }
-    parameters = (scale,) if implied else (scale, blocks.zero_point(element, block))
-    if not implied:
-        parts["zero_point"] = Part(array=zeros, element=element, unpack=zero_codes)
+        one = sum(1 << i for i in range(0, WORD_BITS, bits)) if version == "gptq" else 0
+        parameters.append(blocks.zero_point(element, block))
+        stored["zero_point"] = packed(zeros, add=one, transposed=True)
+    groups = scale.grid((rows, columns))[1]
     index = contents.arrays.get(f"{module}.g_idx")
-    if index is None and declared.get("desc_act") is True and grid[1] > 1:
+    if index is None and declared.get("desc_act") is True and groups > 1:
         index = find(contents, f"{module}.g_idx", name)
     if index is not None:
-        parts[formats.GROUP_INDEX] = group_index(index, columns, grid[1])
-    fmt = formats.Format(name=f"INT{bits}", element=element, parameters=parameters)
-    return Weight(
-        name=name,
-        format=fmt,
-        shape=(rows, columns),
-        parts=parts,
-        settled=(zeros.name,) if implied else (),
-    )
+        stored[formats.GROUP_INDEX] = group_index(index, groups)
+    number_format = formats.Format(name=f"INT{bits}", element=element, parameters=tuple(parameters))
+    settled = (zeros,) if is_implied else ()
+    return assemble(name, number_format, (rows, columns), stored, why, settled)

@@ -7,13 +7,14 @@
 
 from __future__ import annotations
 
+from jentropy.checkpoints.checkpoint import Tensor
 from jentropy.checkpoints.contents import Contents, StoredArray
 from jentropy.errors import UnsupportedError
 
 from .scaled import WEIGHT, is_fp8, scaled_weight
-from .weight import Weight, find
+from .weight import find
 
-NAME = "mistral"
+NAME, VERSION = "mistral", 1
 FORMAT, SCALE = "fp8_e4m3", ".qscale_weight"
 
 
@@ -22,7 +23,7 @@ def claims(contents: Contents) -> bool:
     return contents.quant_method == NAME
 
 
-def weight(contents: Contents, array: StoredArray) -> Weight | None:
+def weight(contents: Contents, array: StoredArray) -> Tensor | None:
     """A weight of FP8."""
     if not (is_fp8(array) and array.name.endswith(WEIGHT)):
         return None

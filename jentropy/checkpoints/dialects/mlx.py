@@ -9,20 +9,19 @@ object under the name of a module that has its own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 
 from jentropy import formats
+from jentropy.checkpoints.checkpoint import Tensor
 from jentropy.checkpoints.contents import Contents, StoredArray
 from jentropy.errors import UnsupportedError
 from jentropy.formats import ElementFormat, Field, Parameter, Role, blocks
 
 from .scaled import WEIGHT, scale_element
-from .weight import Part, Weight, find, integer, require_dtype, require_rank, require_shape
+from .settings import integer, mapping
+from .weight import assemble, find, packed, require_rank, whole
 
-NAME = "mlx"
+NAME, VERSION = "mlx", 1
 WORD_BITS = 32
 BITS = (2, 3, 4, 5, 6, 8)
 AFFINE = "affine"
@@ -38,15 +37,13 @@ def claims(contents: Contents) -> bool:
     )
 
 
-def weight(contents: Contents, array: StoredArray) -> Weight | None:
+def weight(contents: Contents, array: StoredArray) -> Tensor | None:
     """An array of words that has scales."""
     module = array.name.removesuffix(WEIGHT)
     if not array.name.endswith(WEIGHT) or array.dtype != np.uint32:
         return None
-    declared: Mapping[str, Any] = contents.quantization or {}
-    own = declared.get(module)
-    if isinstance(own, Mapping):
-        declared = {**declared, **own}
+    declared = mapping(contents.quantization)
+    declared = {**declared, **mapping(declared.get(module))}
     bits, size = integer(declared, "bits", contents), integer(declared, "group_size", contents)
     mode = declared.get("mode", AFFINE)
     if mode != AFFINE or bits not in BITS:
@@ -68,34 +65,21 @@ def _element(bits: int) -> ElementFormat:
     )
 
 
-def _weight(contents: Contents, array: StoredArray, module: str, bits: int, size: int) -> Weight:
+def _weight(contents: Contents, array: StoredArray, module: str, bits: int, size: int) -> Tensor:
     require_rank(array, 2)
     scales, biases = (find(contents, f"{module}.{key}", array.name) for key in ("scales", "biases"))
     shape = (*array.shape[:-1], array.shape[-1] * WORD_BITS // bits)
-    why = f"{bits} bits, groups of {size} in {contents.declared_in}, weight {list(shape)}"
-    element, own = _element(bits), scale_element(scales, why)
-    scale = blocks.scale(own, (size,))
-    grid = scale.grid(shape)
-    for part in (scales, biases):
-        require_shape(part, [grid], why)
-    require_dtype(biases, [scales.dtype], f"{module}.scales")
-    # An offset is subtracted: what is added has its sign turned.
-    bias = Parameter(name="min", field="zero_point", element=own, block=(size,), role=Role.OFFSET)
-    sign = 1 << own.code_bits - 1
-
-    def turn(values: np.ndarray) -> np.ndarray:
-        codes = formats.codes_of(values)
-        return codes ^ codes.dtype.type(sign)
-
-    return Weight(
-        name=array.name,
-        format=formats.Format(name=f"INT{bits}", element=element, parameters=(scale, bias)),
-        shape=shape,
-        parts={
-            "code": Part(
-                array=array, element=element, unpack=lambda words: formats.unpack(words, bits)
-            ),
-            "scale": Part(array=scales, element=own, unpack=formats.codes_of),
-            "min": Part(array=biases, element=own, unpack=turn),
-        },
+    why = f"{bits} bits, groups of {size} in {contents.declared_in}"
+    element = scale_element(scales, why)
+    parameters = (
+        blocks.scale(element, (size,)),
+        # An offset is subtracted: what is added has its sign flipped.
+        Parameter(name="min", field="zero_point", element=element, block=(size,), role=Role.OFFSET),
     )
+    number_format = formats.Format(name=f"INT{bits}", element=_element(bits), parameters=parameters)
+    stored = {
+        "code": packed(array),
+        "scale": scales,
+        "min": whole(biases, flip=1 << element.code_bits - 1),
+    }
+    return assemble(array.name, number_format, shape, stored, why)

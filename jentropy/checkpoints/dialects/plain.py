@@ -5,11 +5,10 @@ It claims every checkpoint, so it comes last, and it has no quantised weights.
 
 from __future__ import annotations
 
+from jentropy.checkpoints.checkpoint import Tensor
 from jentropy.checkpoints.contents import Contents, StoredArray
 
-from .weight import Weight
-
-NAME = "plain"
+NAME, VERSION = "plain", 1
 
 
 def claims(contents: Contents) -> bool:
@@ -17,6 +16,6 @@ def claims(contents: Contents) -> bool:
     return True
 
 
-def weight(contents: Contents, array: StoredArray) -> Weight | None:
+def weight(contents: Contents, array: StoredArray) -> Tensor | None:
     """No array is more than its dtype says."""
     return None

@@ -17,13 +17,15 @@ from typing import Any
 
 import numpy as np
 
+from jentropy.checkpoints.checkpoint import Tensor
 from jentropy.checkpoints.contents import Contents, StoredArray
 from jentropy.errors import UnsupportedError
 
 from .scaled import WEIGHT, is_fp8, mxfp4_weight, scaled_weight
-from .weight import Weight, find, require_dtype, require_shape
+from .settings import mapping
+from .weight import find, require_shape
 
-NAME = "quark"
+NAME, VERSION = "quark", 1
 
 
 def claims(contents: Contents) -> bool:
@@ -31,7 +33,7 @@ def claims(contents: Contents) -> bool:
     return contents.quant_method == NAME
 
 
-def weight(contents: Contents, array: StoredArray) -> Weight | None:
+def weight(contents: Contents, array: StoredArray) -> Tensor | None:
     """An array of FP8 or U8 that is a weight."""
     if not array.name.endswith(WEIGHT) or not (is_fp8(array) or array.dtype == np.uint8):
         return None
@@ -40,7 +42,7 @@ def weight(contents: Contents, array: StoredArray) -> Weight | None:
     scale = find(contents, f"{array.name}_scale", array.name)
     if kind == "fp8_e4m3" and cut in ("per_tensor", "per_channel"):
         built = scaled_weight(contents, array, scale, array.name)
-        is_single = built.format.parameters[0].block is None
+        is_single = built.number_format.parameters[0].block is None
         rows = [array.shape[:-1], (*array.shape[:-1], 1)]
         if is_single != (cut == "per_tensor"):
             why = f"qscheme {cut} in {contents.declared_in}"
@@ -48,9 +50,7 @@ def weight(contents: Contents, array: StoredArray) -> Weight | None:
         return built
     groups = scheme.get("group_size"), scheme.get("scale_format")
     if kind == "fp4" and cut == "per_group" and groups == (32, "e8m0"):
-        why = f"fp4 in {contents.declared_in}"
-        require_dtype(array, [np.uint8], why)
-        return mxfp4_weight(array, scale, why)
+        return mxfp4_weight(array, scale, f"fp4 in {contents.declared_in}")
     raise UnsupportedError(
         f"weights of {contents.declared_in}",
         file=contents.source,
@@ -62,20 +62,15 @@ def weight(contents: Contents, array: StoredArray) -> Weight | None:
 
 def _scheme(contents: Contents, module: str) -> Mapping[str, Any]:
     """What is declared of a module's weights."""
-    declared = contents.quantization or {}
-    layers = declared.get("layer_quant_config")
-    layers = layers if isinstance(layers, Mapping) else {}
-    matching = (k for k in layers if k == module or fnmatchcase(module, k))
-    if (pattern := next(matching, None)) is not None:
-        own = layers[pattern]
-    elif declared.get("layer_type_quant_config"):  # classes of modules are not in a checkpoint
-        raise UnsupportedError(
+    declared = mapping(contents.quantization)
+    layers = mapping(declared.get("layer_quant_config"))
+    pattern = next((k for k in layers if k == module or fnmatchcase(module, k)), None)
+    if pattern is None and declared.get("layer_type_quant_config"):
+        raise UnsupportedError(  # classes of modules are not in a checkpoint
             f"layer_type_quant_config of {contents.declared_in}",
             file=contents.source,
             expected="none",
             found="some",
         )
-    else:
-        own = declared.get("global_quant_config")
-    scheme = own.get("weight") if isinstance(own, Mapping) else None
-    return scheme if isinstance(scheme, Mapping) else {}
+    own = declared.get("global_quant_config") if pattern is None else layers[pattern]
+    return mapping(mapping(own).get("weight"))

@@ -7,27 +7,24 @@ config says otherwise.
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import ml_dtypes
 import numpy as np
 
 from jentropy import formats
-from jentropy.checkpoints.contents import Contents, StoredArray
-from jentropy.formats import WHOLE, blocks
+from jentropy.checkpoints.checkpoint import Tensor
+from jentropy.checkpoints.contents import Contents, Shape, StoredArray
+from jentropy.checkpoints.unpacking import Stored
+from jentropy.formats import WHOLE, Format, blocks
 
-from .weight import (
-    Shape,
-    Weight,
-    block_size,
-    find,
-    packed,
-    require_dtype,
-    require_rank,
-    require_shape,
-    whole,
-)
+from .settings import block_pair
+from .weight import assemble, find, packed, require_dtype, require_rank, require_shape
 
 ELEMENTS = (formats.FP8_E4M3, formats.FP8_E5M2)
-BASE_BLOCK = [128, 128]  # of DeepSeek's models
+BLOCK, BASE_BLOCK = "weight_block_size", [128, 128]  # unless the config of DeepSeek's models says
+NVFP4_SCALES = "scale", "scale_2"
 WEIGHT = ".weight"
 SCALES = (formats.FP32, formats.BF16, formats.FP16, formats.FP8_E8M0)
 
@@ -51,24 +48,13 @@ def scale_element(array: StoredArray, why: str) -> formats.ElementFormat:
 
 def block_weight(
     contents: Contents, array: StoredArray, scale: StoredArray, block: Shape, name: str
-) -> Weight:
+) -> Tensor:
     """A scale for every block of the last two axes."""
     why = f"blocks of {block[0]}x{block[1]} in {contents.declared_in}"
-    fmt = formats.FP8_BLOCK.with_parameter(
+    number_format = formats.FP8_BLOCK.with_parameter(
         "scale", element=scale_element(scale, why), block=block
     ).with_element(fp8_element(array, why))
-    require_rank(array, len(block))
-    grid = fmt.parameter("scale").grid(array.shape)
-    require_shape(scale, [grid], f"{why} of a weight {list(array.shape)}")
-    return Weight(
-        name=name,
-        format=fmt,
-        shape=array.shape,
-        parts={
-            "code": whole(array, fmt.element, array.shape),
-            "scale": whole(scale, fmt.parameter("scale").element, grid),
-        },
-    )
+    return assemble(name, number_format, array.shape, {"code": array, "scale": scale}, why)
 
 
 def base_scale(contents: Contents, array: StoredArray) -> StoredArray | None:
@@ -81,36 +67,52 @@ def base_scale(contents: Contents, array: StoredArray) -> StoredArray | None:
     return scale
 
 
-def base_weight(contents: Contents, array: StoredArray, scale: StoredArray) -> Weight:
+def base_weight(contents: Contents, array: StoredArray, scale: StoredArray) -> Tensor:
     """A weight as the base model's quantiser left it."""
     if scale.shape in ((), (1,)):
         return scaled_weight(contents, array, scale, array.name)
-    block = block_size(contents, "weight_block_size", default=BASE_BLOCK)
-    return block_weight(contents, array, scale, block, array.name)
+    declared = (contents.quantization or {}).get(BLOCK, BASE_BLOCK)
+    return block_weight(contents, array, scale, block_pair(declared, BLOCK, contents), array.name)
 
 
-def nvfp4_weight(contents: Contents, array: StoredArray, size: int = 16) -> Weight:
-    """ModelOpt's NVFP4: U8 [N, K / 2]; X_scale F8_E4M3 [N, K / size]; X_scale_2 F32 []."""
-    name, shape = array.name, (*array.shape[:-1], 2 * array.shape[-1])
-    why = f"NVFP4 in groups of {size}, weight {list(shape)}"
-    require_dtype(array, [np.uint8], why)
-    scale, level = (find(contents, f"{name}_{key}", name) for key in ("scale", "scale_2"))
-    require_dtype(scale, [ml_dtypes.float8_e4m3fn], why)
-    require_dtype(level, [np.float32], why)
-    require_shape(level, [(), (1,)], why)
-    fmt = formats.NVFP4.with_parameter("scale", block=(size,))
-    grid = fmt.parameter("scale").grid(shape)
-    require_shape(scale, [grid], why)
-    return Weight(
-        name=name,
-        format=fmt,
-        shape=shape,
-        parts={
-            "code": packed(array, formats.FP4_E2M1),
-            "scale": whole(scale, formats.FP8_E4M3, grid),
-            "tensor_scale": whole(level, formats.FP32, (1,) * len(shape)),
-        },
+def fp4_weight(
+    name: str,
+    number_format: Format,
+    array: StoredArray,
+    scale: Stored,
+    level: StoredArray | None,
+    why: str,
+    *,
+    axis: int = -1,
+) -> Tensor:
+    """E2M1 codes in pairs along an axis, low half first, and the scales of their blocks.
+
+    Args:
+      number_format: with the blocks.
+      level: the scale of the scales: one, or one for each expert of a stack.
+    """
+    require_dtype(array, [np.uint8, np.int8], why)
+    require_rank(array, -axis)
+    shape = (
+        *array.shape[:axis],
+        2 * array.shape[axis],
+        *array.shape[len(array.shape) + axis + 1 :],
     )
+    stored = {"code": packed(array, axis=axis), "scale": scale}
+    if level is None:
+        number_format = replace(number_format, parameters=number_format.parameters[:1])
+    else:
+        stored["tensor_scale"] = level
+        is_stack = len(shape) > 2 and math.prod(level.shape) != 1
+        block = (WHOLE,) * (len(shape) - 1) if is_stack else None
+        number_format = number_format.with_parameter("tensor_scale", block=block)
+    return assemble(name, number_format, shape, stored, why)
+
+
+def nvfp4_weight(contents: Contents, array: StoredArray) -> Tensor:
+    """ModelOpt's NVFP4: U8 [N, K / 2]; X_scale F8_E4M3 [N, K / 16]; X_scale_2 F32 []."""
+    scale, level = (find(contents, f"{array.name}_{key}", array.name) for key in NVFP4_SCALES)
+    return fp4_weight(array.name, formats.NVFP4, array, scale, level, "NVFP4 in groups of 16")
 
 
 def is_nvfp4(contents: Contents, array: StoredArray) -> bool:
@@ -125,67 +127,34 @@ def is_nvfp4(contents: Contents, array: StoredArray) -> bool:
     )
 
 
-def scaled_weight(contents: Contents, array: StoredArray, scale: StoredArray, name: str) -> Weight:
+def scaled_weight(contents: Contents, array: StoredArray, scale: StoredArray, name: str) -> Tensor:
     """A scale for the tensor, or one for every row or column."""
-    shape = array.shape
-    why = f"scales of {contents.declared_in}, weight {list(shape)}"
+    shape, why = array.shape, f"scales of {contents.declared_in}"
     element = fp8_element(array, why)
     require_rank(array, 1)
     rows = (*shape[:-1], 1)
     per_tensor = [(), (1,), (1,) * len(shape)]
     columns = (*shape[:-2], 1, shape[-1]) if len(shape) > 1 else rows
-    require_shape(scale, [*per_tensor, rows, shape[:-1], columns], why)
+    allowed = [*per_tensor, rows, shape[:-1], columns]
+    require_shape(scale, allowed, f"{why}, weight {list(shape)}")
     block: Shape | None = blocks.ROW[1:] if scale.shape in (rows, shape[:-1]) else (WHOLE, 1)
     block = None if scale.shape in per_tensor else block
     parameter = blocks.scale(scale_element(scale, why), block)
-    return Weight(
-        name=name,
-        format=formats.Format(name=element.name, element=element, parameters=(parameter,)),
-        shape=shape,
-        parts={
-            "code": whole(array, element, shape),
-            parameter.name: whole(scale, parameter.element, parameter.grid(shape)),
-        },
-    )
+    number_format = Format(name=element.name, element=element, parameters=(parameter,))
+    return assemble(name, number_format, shape, {"code": array, parameter.name: scale}, why)
 
 
-def mx_weight(contents: Contents, array: StoredArray, scale: StoredArray, name: str) -> Weight:
+def mx_weight(contents: Contents, array: StoredArray, scale: StoredArray, name: str) -> Tensor:
     """FP8 with an E8M0 scale, stored as U8 or F8_E8M0, for every 32 weights of a row."""
-    why = f"MXFP8 in {contents.declared_in}, weight {list(array.shape)}"
-    fmt = formats.MXFP8.with_element(fp8_element(array, why))
-    require_dtype(scale, [np.uint8, ml_dtypes.float8_e8m0fnu], why)
-    require_rank(array, 1)
-    grid = fmt.parameter("scale").grid(array.shape)
-    require_shape(scale, [grid], why)
-    return Weight(
-        name=name,
-        format=fmt,
-        shape=array.shape,
-        parts={
-            "code": whole(array, fmt.element, array.shape),
-            "scale": whole(scale, formats.FP8_E8M0, grid),
-        },
-    )
+    why = f"MXFP8 in {contents.declared_in}"
+    number_format = formats.MXFP8.with_element(fp8_element(array, why))
+    return assemble(name, number_format, array.shape, {"code": array, "scale": scale}, why)
 
 
-def mxfp4_weight(array: StoredArray, scale: StoredArray, why: str) -> Weight:
+def mxfp4_weight(array: StoredArray, scale: StoredArray, why: str) -> Tensor:
     """E2M1 codes in pairs, and a power of two for 32 columns.
 
     Args:
       why: what declares it.
     """
-    require_rank(array, 1)
-    shape = (*array.shape[:-1], 2 * array.shape[-1])
-    grid = formats.MXFP4.parameter("scale").grid(shape)
-    why = f"{why}, weight {list(shape)}"
-    require_dtype(scale, [ml_dtypes.float8_e8m0fnu, np.uint8], why)
-    require_shape(scale, [grid], why)
-    return Weight(
-        name=array.name,
-        format=formats.MXFP4,
-        shape=shape,
-        parts={
-            "code": packed(array, formats.FP4_E2M1),
-            "scale": whole(scale, formats.FP8_E8M0, grid),
-        },
-    )
+    return fp4_weight(array.name, formats.MXFP4, array, scale, None, why)

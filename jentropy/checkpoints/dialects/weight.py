@@ -1,23 +1,22 @@
-"""A weight as a dialect finds it: which stored arrays make it up, and how they unpack.
+"""The pieces that dialects are made of: the arrays of a weight, checked and put together.
 
-`Part` constructors check dtype and shape at once, so that whatever contradicts the config is an
-error that names both, before anything is read.
+`assemble` and the `require_*` check dtype and shape at once, so that whatever contradicts the
+config is an error that names both, before anything is read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from jentropy.checkpoints.contents import Contents, StoredArray
+from jentropy.checkpoints.checkpoint import Tensor
+from jentropy.checkpoints.contents import Contents, Shape, StoredArray
+from jentropy.checkpoints.unpacking import INDEX, PACKED, WHOLE, Stored, stored_weight
 from jentropy.errors import InputError
-from jentropy.formats import WHOLE, ElementFormat, Format, codes_of, raw_element, unpack
+from jentropy.formats import Format
 
-Shape = tuple[int, ...]
-LARGEST = 1 << 40  # block size
 # Endings of arrays that serve a quantisation, in any dialect, and are no weights of the model.
 AUXILIARY = (
     "input_scale",
@@ -40,49 +39,8 @@ AUXILIARY = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """A stored array that is the codes, or a parameter, of a weight.
-
-    Attributes:
-      array: the stored array.
-      element: the element format of its codes.
-      unpack: from what is stored to unsigned integer codes in the weight's, or the grid's, shape.
-    """
-
-    array: StoredArray
-    element: ElementFormat
-    unpack: Callable[[np.ndarray], np.ndarray] = field(repr=False)
-
-    def read(self) -> np.ndarray:
-        """The codes."""
-        return self.unpack(self.array.read())
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Weight:
-    """A quantised weight.
-
-    Invariants: `parts` has `code` and every parameter of `format`, and may have `group_index`.
-
-    Attributes:
-      settled: names of arrays that belong to it and add nothing to its values.
-    """
-
-    name: str
-    format: Format
-    shape: Shape
-    parts: Mapping[str, Part]
-    settled: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        needed = {"code", *(p.name for p in self.format.parameters)}
-        if not needed <= self.parts.keys():
-            raise ValueError(f"{self.name}: parts {sorted(self.parts)} of {sorted(needed)}")
-
-
 class Missing(InputError):
-    """A weight one of whose parts is not there."""
+    """A weight one of whose arrays is not there."""
 
 
 def find(contents: Contents, name: str, of: str) -> StoredArray:
@@ -119,26 +77,14 @@ def require_shape(array: StoredArray, shapes: Iterable[Shape], why: str) -> None
         )
 
 
-def require_rank(array: StoredArray, rank: int) -> None:
+def require_rank(array: StoredArray, least: int, most: int | None = None) -> None:
     """Raises InputError unless the array has that many axes."""
-    if len(array.shape) < rank:
+    if not least <= len(array.shape) <= (most or len(array.shape)):
         raise InputError(
             "quantised weight",
             file=array.file,
             tensor=array.name,
-            expected=f"{rank} axes or more",
-            found=list(array.shape),
-        )
-
-
-def require_matrix(array: StoredArray) -> None:
-    """Raises InputError unless the array has two axes."""
-    if len(array.shape) != 2:
-        raise InputError(
-            "shape",
-            file=array.file,
-            tensor=array.name,
-            expected="two axes",
+            expected=f"{least} axes" + ("" if most else " or more"),
             found=list(array.shape),
         )
 
@@ -156,92 +102,47 @@ def require_dtype(array: StoredArray, dtypes: Iterable[Any], why: str) -> None:
         )
 
 
-def whole(array: StoredArray, element: ElementFormat, shape: Shape) -> Part:
-    """A code per stored element, in the shape of the weight or of the parameter's grid."""
-    if array.dtype.itemsize != element.dtype.itemsize:
-        require_dtype(array, [element.dtype], f"format {element.name}")
-    return Part(array=array, element=element, unpack=lambda values: codes_of(values).reshape(shape))
+def packed(array: StoredArray, **options: Any) -> Stored:
+    """Several codes in each integer of an array; see `UNPACKINGS`."""
+    return array, PACKED, options
 
 
-def packed(
-    array: StoredArray, element: ElementFormat, *, axis: int = -1, count: int | None = None
-) -> Part:
-    """Several codes per stored integer, low bits first, along an axis."""
-    return Part(
-        array=array,
-        element=element,
-        unpack=lambda words: unpack(words, element.code_bits, axis=axis, count=count),
-    )
+def whole(array: StoredArray, **options: Any) -> Stored:
+    """A code for each number of an array; see `UNPACKINGS`."""
+    return array, WHOLE, options
 
 
-def integer(config: Mapping[str, Any], key: str, contents: Contents, default: Any = None) -> int:
-    """A positive integer of the declared quantisation.
-
-    Raises:
-      InputError: it is missing or no such integer.
-    """
-    value = config.get(key)
-    value = default if value is None else value
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < LARGEST:
-        raise InputError(
-            f"{contents.declared_in}: {key}",
-            file=contents.source,
-            expected="an integer above 0",
-            found=f"{value!r:.40}",
-        )
-    return value
-
-
-def group_block(
-    config: Mapping[str, Any], contents: Contents, key: str = "group_size", default: Any = None
-) -> Shape:
-    """Weights of a row that share parameters: groups of `group_size`, or the row if that is -1."""
-    if config.get(key, default) == -1:
-        return (WHOLE,)
-    return (integer(config, key, contents, default),)
-
-
-def block_size(contents: Contents, key: str, default: Any = None) -> Shape:
-    """A pair of block sizes of the declared quantisation.
-
-    Raises:
-      InputError: it is missing or no pair of sizes.
-    """
-    return checked_block((contents.quantization or {}).get(key, default), key, contents)
-
-
-def checked_block(value: Any, key: str, contents: Contents) -> Shape:
-    """Two block sizes, rows first."""
-    if (
-        not isinstance(value, list)
-        or len(value) != 2
-        or not all(
-            isinstance(n, int) and not isinstance(n, bool) and 0 < n < LARGEST for n in value
-        )
-    ):
-        raise InputError(
-            f"{contents.declared_in}: {key}",
-            file=contents.source,
-            expected="two sizes",
-            found=f"{value!r:.40}",
-        )
-    return tuple(value)
-
-
-def group_index(array: StoredArray, columns: int, groups: int) -> Part:
+def group_index(array: StoredArray, groups: int) -> Stored:
     """The group of each column, checked when it is read."""
-    require_dtype(array, [np.int32, np.int64], "group indices")
-    require_shape(array, [(columns,)], f"{columns} columns")
+    return array, INDEX, {"groups": groups}
 
-    def check(values: np.ndarray) -> np.ndarray:
-        if values.size and not 0 <= values.min() <= values.max() < groups:
-            raise InputError(
-                "group indices",
-                file=array.file,
-                tensor=array.name,
-                expected=f"0 to {groups - 1}",
-                found=f"{values.min()} to {values.max()}",
-            )
-        return values
 
-    return Part(array=array, element=raw_element(array.dtype), unpack=check)
+def assemble(
+    name: str,
+    number_format: Format,
+    shape: Shape,
+    stored: Mapping[str, Stored],
+    why: str,
+    settled: tuple[StoredArray, ...] = (),
+) -> Tensor:
+    """A weight of its codes and parameters, unread.
+
+    Args:
+      stored: `code`, every parameter of the format by name, and perhaps `group_index`.
+      why: what says that it is so: "groups of 32 in config.json".
+      settled: arrays that belong to it and add nothing to its values.
+
+    Raises:
+      InputError: an array of another dtype or shape than such a weight has; it says why.
+    """
+    try:
+        weight = stored_weight(number_format, shape, stored)
+    except InputError as error:
+        raise InputError(
+            error.what,
+            file=error.file,
+            tensor=error.tensor or name,
+            expected=f"{error.expected} by {why}, weight {list(shape)}",
+            found=error.found,
+        ) from error
+    return Tensor(name=name, weight=weight, settled=settled)

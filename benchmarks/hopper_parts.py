@@ -1,0 +1,378 @@
+"""The parts of `hopper.py`, each of which runs in a process of its own.
+
+To add a kernel: its cases in `right` and `times`; to add a part: a function here, and the seconds
+that it may take in `hopper.PARTS`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+
+import jentropy
+from jentropy import bench, formats, jax_internals
+from jentropy.bench import matmul, measure, tuning
+from jentropy.bench.measure import median_seconds, queued_seconds
+from jentropy.pallas_kernels import ResidentTensor, backends, reference, targets, to_resident
+from jentropy.pallas_kernels.hopper.plan import Config, make_plan
+from jentropy.pallas_kernels.hopper.tuning import path_of
+
+START = float(os.environ.get("HOPPER_START", time.time()))
+DRY = "HOPPER_DRY" in os.environ
+OUT = Path(sys.argv[1]) if len(sys.argv) > 1 else Path()
+Finding = tuple[str, dict[str, Any]]
+POISON = 1 if DRY else 16  # arrays of 256 MiB that hold NaN before what is checked is computed
+TIMED_ROWS = (16,) if DRY else (16, 1, 64, 256)
+LAYERS = (  # in order of what they tell
+    "Llama-3-8B gate+up",
+    "Llama-3-8B o",
+    "Llama-3-8B down",
+    "Llama-3-8B q+k+v",
+    "Llama-3-70B gate+up",
+    "Qwen3-32B gate+up",
+    "Llama-3-70B o",
+    "Llama-3-70B down",
+    "Qwen3-32B down",
+    "Qwen3-32B o",
+)
+compressed_product = partial(jentropy.matmul, transpose_w=True, interpret=DRY)
+
+
+def environment() -> Iterator[Finding]:
+    """The machine, the versions, and whether the kernels work at all."""
+    query = "name,driver_version,clocks.max.sm,clocks.max.mem,power.limit,memory.total"
+    for command in (f"nvidia-smi --query-gpu={query} --format=csv,noheader", "ptxas --version"):
+        if shutil.which(command.split()[0]):
+            run = subprocess.run(command.split(), capture_output=True, text=True, check=False)
+            yield command.split()[0], {"text": (run.stdout + run.stderr).strip()[-200:]}
+    yield "environment", bench.environment()
+    yield "device", {"capability": str(getattr(jax.devices()[0], "compute_capability", None))}
+    if not DRY:
+        began = time.time()
+        yield "trouble", {"text": backends.trouble("gpu") or "none", "seconds": time.time() - began}
+
+
+def right() -> Iterator[Finding]:
+    """Products against plain JAX over memory that held NaN, smallest first: where one is wrong."""
+    yield "identity", _identity()
+    cut, rounds = Config(tile_k=128, stages=2), Config(tile_k=256, stages=2, rounds=1)
+    yield _product(8, _packed(_gaussian(256, 512, 60)))
+    yield _product(5, _packed(_gaussian(200, 300, 60)), config=cut, times=20)
+    yield _product(16, _packed(_gaussian(256, 512, 60)), config=rounds)
+    yield _product(16, _packed(np.stack([_gaussian(128, 256, 60)] * 3))[2])
+    yield _product(3, _packed(_gaussian(128, 256, 60)), precision="highest")
+    dense = _gaussian(256, 256, 0)
+    dense.view(np.uint16)[[7, 70, 150], [9, 99, 200]] = 0x7F80, 0xFF80, 0x7FC1
+    y = compressed_product(jnp.ones((4, 256), jnp.bfloat16), _packed(dense))
+    columns = sorted({int(i) for i in np.argwhere(~np.isfinite(np.asarray(y, np.float32)))[:, 1]})
+    yield "nan and inf", {"columns": columns, "right": columns == [7, 70, 150]}
+    if DRY:
+        yield _product(8, random_weight(128, 256, 0.0))
+        return
+    for m, n, k, escapes, times in (
+        (1, 4096, 4096, 60, 20),
+        (16, 4096, 4096, 60, 20),
+        (16, 17000, 4096, 60, 5),
+        (64, 6144, 4096, 60, 5),
+        (200, 1000, 1100, 60, 1),
+        (300, 512, 1024, 60, 1),
+        (600, 512, 1024, 60, 1),
+        (16, 4096, 4096, 15000, 1),
+    ):
+        yield _product(m, _packed(_gaussian(n, k, escapes)), times=times)
+    for m, n, k in (
+        (16, 51200, 5120),
+        (1, 51200, 5120),
+        (16, 28672, 4096),
+        (16, 57344, 8192),
+        (64, 8192, 28672),
+        (256, 10240, 8192),
+    ):
+        # An escape of random words would not have a slot of 0.
+        yield _product(m, random_weight(n, k, 0.0))
+    yield _product(8, _stacked(random_weight(4096, 14336, 0.0), 60))
+
+
+def decoding() -> Iterator[Finding]:
+    """Dense weights bit for bit, every code; and how fast they come."""
+    codes = np.arange(65536, dtype=np.uint16)
+    for n, k in ((512, 2048),) if DRY else ((512, 2048), (4096, 4096)):
+        dense = _gaussian(n, k, 0)
+        bits = dense.view(np.uint16).reshape(-1)
+        bits[np.random.default_rng(1).permutation(bits.size)[: codes.size]] = codes
+        weight = _packed(dense)
+        for dtype in (jnp.bfloat16,) if DRY else (jnp.bfloat16, jnp.float32):
+            decoded = np.asarray(jentropy.decode(weight, dtype, interpret=DRY))
+            expected = dense if dtype == jnp.bfloat16 else np.asarray(jnp.asarray(dense, dtype))
+            unsigned = np.dtype(f"u{decoded.itemsize}")
+            wrong = int((decoded.view(unsigned) != expected.view(unsigned)).sum())
+            yield f"decode {n} x {k} {jnp.dtype(dtype)}", {"wrong": wrong}
+    for n, k in () if DRY else ((4096, 4096), (28672, 4096), (57344, 8192)):
+        weight = random_weight(n, k)
+        seconds = queued_seconds(partial(jax.jit(jentropy.decode), weight))
+        speed = (weight.nbytes + 2 * n * k) / seconds / 1e9
+        yield (
+            f"decode N={n} K={k}",
+            {"microseconds": 1e6 * seconds, "gigabytes_per_second": speed},
+        )
+
+
+def ceilings() -> Iterator[Finding]:
+    """What memory gives, and what a kernel and a call cost."""
+    array = jnp.arange(1 << (16 if DRY else 28), dtype=jnp.uint32)
+    for name, run, bytes_ in (
+        ("copy", jax.jit(lambda a: a + 1), 2 * array.nbytes),
+        ("read", jax.jit(lambda a: a.max()), array.nbytes),
+    ):
+        yield name, {"gigabytes_per_second": bytes_ / queued_seconds(partial(run, array)) / 1e9}
+
+    def chain(x: jax.Array) -> jax.Array:
+        for _ in range(64):
+            x = jax.lax.optimization_barrier(x * 1.0001)
+        return x
+
+    small = jnp.ones((8, 128), jnp.float32)
+    yield "a kernel", {"microseconds": 1e6 * queued_seconds(partial(jax.jit(chain), small)) / 64}
+    once = median_seconds(partial(jax.jit(lambda x: x * 1.0001), small), 100)
+    yield "a call that is awaited", {"microseconds": 1e6 * once}
+
+
+def times() -> Iterator[Finding]:
+    """Products beside the dense ones, by the wall clock."""
+    if DRY:
+        matmul.MOST_LAYERS, measure.REPEATS = 2, 1
+    for layer in LAYERS[:1] if DRY else LAYERS:
+        n, k = (128, 256) if DRY else matmul.SHAPES[layer]
+        weight = random_weight(n, k)
+        weights = matmul.alike(weight, matmul.layer_count(n, k))
+        dense = matmul.layers_of(n, k)
+        for m in TIMED_ROWS:
+            ours = matmul.seconds(compressed_product, m, weights)
+            theirs = matmul.seconds(matmul.dense_product, m, dense)
+            speeds = {
+                "gigabytes_per_second": weight.nbytes / ours / 1e9,
+                "dense_gigabytes_per_second": 2 * n * k / theirs / 1e9,
+            }
+            yield f"{layer} M={m} N={n} K={k}", matmul.times(ours, theirs) | speeds
+        del weights, dense
+
+
+def kernels() -> Iterator[Finding]:
+    """What CUPTI says of the kernels of a product, without CUDA graphs, which hide them from it."""
+    matmul.MOST_LAYERS = 8
+    for layer in () if DRY else LAYERS[:5]:
+        n, k = matmul.SHAPES[layer]
+        weights = matmul.alike(random_weight(n, k), matmul.layer_count(n, k))
+        both = {
+            "compressed": (compressed_product, weights),
+            "dense": (matmul.dense_product, matmul.layers_of(n, k)),
+        }
+        for m in TIMED_ROWS:
+            for name, (product, layers) in both.items():
+                microseconds: Counter[str] = Counter()
+                run = matmul.program(product, m, layers)
+                for kernel, milliseconds in jax_internals.kernel_times(run):
+                    microseconds[kernel[:60]] += 1e3 * milliseconds / len(layers)
+                by_kernel = {key: float(f"{t:.4g}") for key, t in microseconds.items()}
+                yield (
+                    f"{name} {layer} M={m} N={n} K={k}",
+                    {"microseconds": microseconds.total(), "kernels": by_kernel},
+                )
+
+
+def sweep() -> Iterator[Finding]:
+    """Every configuration of a few products, and what escapes cost."""
+    cases = [(4096, 4096, 16), (28672, 4096, 16), (28672, 4096, 64), (28672, 4096, 256)]
+    for n, k, m in [] if DRY else cases:
+        for escapes in (1.3, 0.0, 4.0):
+            weights = matmul.alike(random_weight(n, k, escapes), matmul.layer_count(n, k))
+            plans = list(tuning.plans(m, weights[0]).values())
+            for plan in plans if escapes == 1.3 else plans[:1]:
+                seconds = matmul.seconds(tuning.by(plan), m, weights)
+                yield (
+                    f"N={n} K={k} M={m} escapes={escapes}",
+                    {
+                        "config": str(plan.config),
+                        "parts": plan.parts,
+                        "microseconds": 1e6 * seconds,
+                    },
+                )
+
+
+def tune() -> Iterator[Finding]:
+    """The best configurations, of which OUT gets the file that goes into `pallas_kernels/tuned`."""
+    for result in () if DRY else tuning.run():
+        yield result.name, dict(result.figures)
+        path = path_of(jax.devices()[0].device_kind)
+        if path.is_file():
+            shutil.copy(path, OUT / path.name)
+
+
+def torch() -> Iterator[Finding]:
+    """cuBLAS by way of PyTorch's graphs: whether XLA's dense product is the best there is."""
+    if DRY:
+        return
+    import torch
+
+    for n, k in ((28672, 4096), (4096, 4096)):
+        count = 3 if n > k else 16
+        weights = [torch.randn(n, k, device="cuda", dtype=torch.bfloat16) for _ in range(count)]
+        for m in (1, 16, 64, 256):
+            x = torch.randn(m, k, device="cuda", dtype=torch.bfloat16)
+            torch.nn.functional.linear(x, weights[0])
+            torch.cuda.synchronize()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                kept = [torch.nn.functional.linear(x, w) for w in weights]
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            graph.replay()
+            begin.record()
+            for _ in range(10):
+                graph.replay()
+            end.record()
+            torch.cuda.synchronize()
+            del kept
+            yield f"N={n} K={k} M={m}", {"microseconds": begin.elapsed_time(end) * 100 / count}
+
+
+def random_weight(n: int, k: int, escapes: float = 1.3) -> ResidentTensor:
+    """A packed weight of random words: any are valid. Lists hold so many entries on average."""
+    n, k = (-(-size // 128) * 128 for size in (n, k))
+    rng = np.random.default_rng(0)
+    lists = rng.integers(0, 1 << 29, (n // 64, k // 128, 16), np.uint32)
+    lists &= np.uint32(0xFFFF3F80)  # codes of moderate size
+    lists[..., 0] = np.minimum(rng.poisson(escapes, lists.shape[:2]), 15)
+    return ResidentTensor(
+        arrays={
+            "words": jax.random.bits(jax.random.key(0), (n // 64, k // 64, 12, 128), jnp.uint32),
+            "scale": jnp.full((n,), 2.0**106, jnp.bfloat16),
+            "escapes": jnp.asarray(lists),
+        },
+        layout="gpu_window12",
+        number_format=formats.FORMATS["BF16"],
+        logical=(n, k),
+    )
+
+
+def _stacked(weight: ResidentTensor, count: int) -> ResidentTensor:
+    """The last of many weights that differ."""
+    arrays = {name: jnp.stack([a] * count) for name, a in weight.arrays.items()}
+    arrays["words"] += jnp.arange(count, dtype=jnp.uint32)[:, None, None, None, None]
+    return replace(weight, arrays=arrays)[count - 1]
+
+
+def _gaussian(n: int, k: int, escapes: int) -> np.ndarray:
+    """Weights, some of them far from the others."""
+    rng = np.random.default_rng(n + k)
+    dense = (rng.standard_normal((n, k)) * 0.02).astype(ml_dtypes.bfloat16)
+    row, column = rng.integers(0, n, escapes), rng.integers(0, k, escapes)
+    far = rng.standard_normal(escapes) * 2.0 ** rng.integers(-60, 40, escapes)
+    dense[row, column] = far.astype(ml_dtypes.bfloat16)
+    dense[min(3, n - 1)] = 0
+    return dense
+
+
+def _packed(dense: np.ndarray) -> ResidentTensor:
+    weight = to_resident(jnp.asarray(dense), "gpu")
+    assert getattr(weight, "layout", None) == "gpu_window12", weight
+    return weight
+
+
+def _identity() -> dict[str, Any]:
+    """Every weight in its place, and if not, where it came from."""
+    dense = _gaussian(128, 128, 0)
+    eye = jnp.eye(128, dtype=jnp.bfloat16)
+    y = np.asarray(compressed_product(eye, _packed(dense), out_dtype=jnp.float32)).T
+    expected = dense.astype(np.float32)
+    wrong = np.argwhere(y != expected)
+    places = {float(v): at for at, v in np.ndenumerate(expected)}
+    moved = [(tuple(map(int, at)), places.get(float(y[tuple(at)]))) for at in wrong[:12]]
+    return {"wrong": len(wrong), "moved": str(moved)}
+
+
+@jax.jit
+def _expected(x: jax.Array, w: ResidentTensor) -> tuple[jax.Array, jax.Array]:
+    """The product in plain JAX, and what its error is measured by: |x| |w|."""
+    dense = reference.decode(w, jnp.float32).T
+    highest = partial(jnp.dot, precision="highest")
+    x = x.astype(jnp.float32)
+    return highest(x, dense), highest(jnp.abs(x), jnp.abs(dense))
+
+
+def _product(
+    m: int,
+    weight: ResidentTensor,
+    *,
+    config: Config | None = None,
+    precision: Any = None,
+    times: int = 1,
+) -> Finding:
+    """A product, several times, over memory that held NaN."""
+    n, k = weight.shape
+    x = jax.random.normal(jax.random.key(m), (m, k), jnp.float32 if precision else jnp.bfloat16)
+    expected, scale = _expected(x, weight)
+    poison = [jnp.full((1 << 26,), jnp.nan, jnp.float32) for _ in range(POISON)]
+    jax.block_until_ready(poison)
+    del poison
+    product = partial(compressed_product, out_dtype=jnp.float32, precision=precision)
+    if config is not None:
+        lists, target = weight.arrays["escapes"].shape[-1], targets.current_gpu()
+        plan = make_plan(m=m, k=k, n=n, list_words=lists, target=target, config=config)
+        product = tuning.by(plan, jnp.float32, interpret=DRY)
+    product = jax.jit(product)
+    runs = [np.asarray(product(x, weight)) for _ in range(1 if DRY else times)]
+    error = np.abs(runs[0] - np.asarray(expected)) / (np.asarray(scale) + 1e-30)
+    return (
+        f"product M={m} N={n} K={k}",
+        {
+            "options": f"{config} precision={precision}",
+            "stack_bytes": int(weight.arrays["words"].nbytes),
+            "worst": float(np.nanmax(error)),
+            "at": str(tuple(map(int, np.unravel_index(np.nanargmax(error), error.shape)))),
+            "nan": int(np.isnan(error).sum()),
+            "differing_runs": sum(run.tobytes() != runs[0].tobytes() for run in runs),
+        },
+    )
+
+
+def say(part: str, what: str, figures: dict[str, Any]) -> None:
+    """Writes a finding."""
+    short = {k: float(f"{v:.5g}") if isinstance(v, float) else v for k, v in figures.items()}
+    seconds = round(time.time() - START, 1)
+    line = json.dumps({"seconds": seconds, "part": part, "what": what, **short})
+    with (OUT / "results.jsonl").open("a") as file:
+        file.write(line + "\n")
+    told = " ".join(f"{k}={v}" for k, v in short.items())
+    print(f"[{seconds:5.0f}] {part}: {what}: {told:.300}", flush=True)
+
+
+def main(name: str) -> int:
+    """Runs a part; returns its exit code."""
+    try:
+        for what, figures in globals()[name]():
+            say(name, what, figures)
+    except Exception as error:
+        trace = traceback.format_exc()[-1500:]
+        say(name, "FAILED", {"error": f"{type(error).__name__}: {error}"[:500], "at": trace})
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[2]))

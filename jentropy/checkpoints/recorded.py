@@ -1,0 +1,105 @@
+"""What was recognised when a checkpoint was compressed, in its index and back.
+
+A record says which arrays a weight is made of and how its codes lie in them, so that opening needs
+neither its config nor its dialect: it is read as it was recorded. What was RAW, or plain, is not
+recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from jentropy.errors import CorruptError, InputError, UnsupportedError
+from jentropy.formats import Format
+
+from .checkpoint import Tensor
+from .contents import StoredArray
+from .dialects import DIALECTS
+from .index import Index, PartEntry, WeightEntry
+from .unpacking import stored_weight
+
+# Numbers of tensors by the file and name of the array that they are, or are the first field of.
+Numbers = Mapping[tuple[Path, str], int]
+
+
+def record(
+    tensors: Iterable[Tensor], numbers: Numbers
+) -> tuple[tuple[Format, ...], tuple[WeightEntry, ...]]:
+    """What the index tells of the weights that a dialect has recognised.
+
+    Args:
+      numbers: an array that is not there (it is another one under a second name) makes its weight
+        none of them.
+
+    Returns:
+      Their formats, and the weights, which have numbers of them.
+    """
+    formats: dict[Format, int] = {}
+    weights = []
+    for tensor in tensors:
+        parts = {
+            key: PartEntry(array=number, unpack=leaf.unpacking, arguments=leaf.unusual)
+            for key, leaf in tensor.stored.items()
+            if (number := numbers.get((leaf.array.file, leaf.array.name))) is not None
+        }
+        if not tensor.number_format.parameters or parts.keys() != tensor.stored.keys():
+            continue
+        settled = (numbers.get((array.file, array.name)) for array in tensor.settled)
+        weights.append(
+            WeightEntry(
+                name=tensor.name.removeprefix(tensor.prefix),
+                dialect=tensor.dialect,
+                version=DIALECTS[tensor.dialect].VERSION,
+                format=formats.setdefault(tensor.number_format, len(formats)),
+                shape=tensor.shape,
+                parts=parts,
+                settled=tuple(number for number in settled if number is not None),
+            )
+        )
+    return tuple(formats), tuple(weights)
+
+
+def recall(index: Index, arrays: Mapping[int, StoredArray], file: Path) -> Iterator[Tensor]:
+    """The recorded weights that are made of some arrays, unread.
+
+    Args:
+      arrays: by the number of the tensor that each is, or has as its first field. A weight that
+        needs another one is left out.
+      file: the index, for messages.
+
+    Raises:
+      CorruptError: a record that contradicts the arrays or itself.
+      UnsupportedError: a dialect, or a version of one, that this release does not know.
+    """
+    for weight in index.weights:
+        if not {part.array for part in weight.parts.values()} <= arrays.keys():
+            continue
+        known = DIALECTS.get(weight.dialect)
+        if known is None or weight.version > known.VERSION:
+            raise UnsupportedError(
+                "dialect of a recorded weight",
+                file=file,
+                tensor=weight.name,
+                expected=" or ".join(DIALECTS)
+                if known is None
+                else f"{weight.dialect} of version {known.VERSION} or lower",
+                found=f"{weight.dialect} of version {weight.version}",
+                hint="a newer jentropy wrote it",
+            )
+        stored = {
+            key: (arrays[part.array], part.unpack, part.arguments)
+            for key, part in weight.parts.items()
+        }
+        try:
+            codes = stored_weight(index.formats[weight.format], weight.shape, stored)
+        except InputError as error:
+            raise CorruptError(
+                f"recorded weight: {error.what} of {error.tensor}",
+                file=file,
+                tensor=weight.name,
+                expected=error.expected,
+                found=error.found,
+            ) from error
+        settled = tuple(arrays[number] for number in weight.settled if number in arrays)
+        yield Tensor(name=weight.name, weight=codes, dialect=weight.dialect, settled=settled)

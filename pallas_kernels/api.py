@@ -1,0 +1,223 @@
+"""Products with resident weights, and the numbers and rows in them, on any backend.
+
+To add a backend: a layout of its name with `kernels`, what its devices are called and differ in to
+`targets`, its name to `layouts.BACKENDS`. `fused` multiplies and decodes with the kernels of any
+layout, `transforms` gives products derivatives and `vmap`, `reference` is what all are held to.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Float, Int, Shaped
+
+from jentropy import modes
+from jentropy.errors import InputError, UnsupportedError
+
+from . import fused, reference, transforms
+from .fused import Product
+from .resident import ResidentTensor, expect_weight
+
+
+def matmul(
+    x: Float[Array | np.ndarray, "*batch K"],
+    w: ResidentTensor | Array | np.ndarray,
+    transpose_w: bool = False,
+    backend: str | None = None,
+    out_dtype: Any = None,
+    interpret: Any = False,
+    precision: Any = None,
+) -> Float[Array, "*batch N"]:
+    """x @ w from the compressed bytes of w, accumulated in float32.
+
+    On TPU and GPU, bfloat16 x is exact; float32 x is rounded to bfloat16 first, as XLA's own
+    product does on TPU, unless `precision` asks for more. The reference backend always computes in
+    float32.
+
+    On TPU, window12 multiplies x by a power of two before, and the result by another after: a BF16
+    weight is exact while |x| < 2^73 and |x w| > 2^-71, about; on GPU it is as in the dense product.
+    On both x must be finite. Products of other formats are exact from |x w| = 2^-120 on. NaN and
+    Inf in w come out as from the dense product.
+
+    For many rows of x (`fused_rows` of the target), and where products sum over the other axis than
+    `to_resident` laid the weight out for, the weight is decoded to a dense array first. For many
+    rows that is bfloat16, which rounds weights whose scales are no powers of two.
+
+    Args:
+      x: activations, any leading dimensions.
+      w: [K, N], resident or dense; with `transpose_w` stored [N, K], as in checkpoints. In a loop
+        over stacked layers take it as `stack[i]`, which copies nothing.
+      transpose_w: multiplies by the transpose of w.
+      backend: None takes the backend of w's layout; another one's name raises.
+      out_dtype: dtype of the result, that of x by default.
+      interpret: runs Pallas kernels in interpret mode, which works on any device: True for TPU's
+        memory and copies, "hlo" for plain operations, or `pltpu.InterpretParams`; for GPU kernels
+        True or `InterpretGPUParams`. The reference backend has none.
+        Under a transfer guard of the whole process take "hlo": True calls back in threads of JAX's
+        own, which such a guard holds too.
+      precision: "highest" (or `jax.lax.Precision.HIGHEST`) keeps all bits of float32 x: three
+        products with bfloat16 parts of it, one pass over w. None: the default of the backend.
+
+    Returns:
+      y[*batch, N]. Differentiable in x; w has no gradient.
+
+    Raises:
+      InputError: shapes that do not fit; a `CompressedTensor`, which `to_resident` lays out first.
+      UnsupportedError: a backend that cannot read w's layout.
+
+    Example:
+      >>> import jax.numpy as jnp, jentropy
+      >>> w = jentropy.to_resident(jnp.full((16, 32), 0.5, jnp.bfloat16))
+      >>> jentropy.matmul(jnp.ones((2, 16)), w).shape
+      (2, 32)
+    """
+    expect_weight(w)
+    if not isinstance(x, jax.Array | np.ndarray):
+        raise InputError("x", expected="an array", found=type(x).__name__)
+    if len(w.shape) != 2:
+        raise InputError("weight of a matmul", expected="two dimensions", found=list(w.shape))
+    inner = w.shape[-1 if transpose_w else 0]
+    if x.ndim < 1 or x.shape[-1] != inner:
+        raise InputError(
+            "last dimension of x",
+            expected=f"{inner} (w is {list(w.shape)}, transpose_w={transpose_w})",
+            found=list(x.shape),
+        )
+    out_dtype = x.dtype if out_dtype is None else jnp.dtype(out_dtype)
+    if not isinstance(w, ResidentTensor):
+        if backend not in (None, "reference"):
+            raise UnsupportedError(
+                f"backend {backend!r} for a dense weight", expected="reference", found=backend
+            )
+    elif backend not in (None, w.backend):
+        raise UnsupportedError(
+            "backend of a resident weight",
+            expected=f"{w.backend!r}, the backend of its layout",
+            found=repr(backend),
+            hint="call to_resident with that backend",
+        )
+    run = partial(
+        _matmul,
+        transpose_w=transpose_w,
+        out_dtype=out_dtype,
+        interpret=interpret,
+        precision=precision,
+    )
+    return modes.automatic(run, x, w, out=lambda: modes.spec_of(x, x.ndim - 1))
+
+
+@modes.standard
+def _matmul(
+    x: Float[Array | np.ndarray, "*batch K"],
+    w: ResidentTensor | Array | np.ndarray,
+    *,
+    transpose_w: bool,
+    out_dtype: Any,
+    interpret: Any,
+    precision: Any,
+) -> Float[Array, "*batch N"]:
+    try:
+        full_precision = jax.lax.Precision(precision or "default") == jax.lax.Precision.HIGHEST
+    except ValueError as error:
+        raise InputError(
+            "precision",
+            expected="None, a jax.lax.Precision or its name",
+            found=f"{precision!r:.60}",
+        ) from error
+    if not isinstance(w, ResidentTensor):
+        return reference.dense_matmul(x, w, transpose_w=transpose_w, out_dtype=out_dtype)
+    if w.record.kernels is None:
+        return reference.matmul(x, w, transpose_w=transpose_w, out_dtype=out_dtype)
+    x = x.astype(x.dtype if x.dtype in (jnp.bfloat16, jnp.float32) else jnp.float32)
+    product = Product(
+        transpose_w=transpose_w,
+        x_dtype=x.dtype,
+        out_dtype=jnp.dtype(out_dtype),
+        full_precision=full_precision,
+        interpret=interpret,
+    )
+    y = transforms.multiply(x.reshape(-1, x.shape[-1]), w, product)
+    return y.reshape(*x.shape[:-1], w.matrix[0 if transpose_w else 1])
+
+
+def decode(
+    w: ResidentTensor | Array | np.ndarray, dtype: Any = None, interpret: Any = False
+) -> Shaped[Array, "*shape"]:
+    """The dense weight, bit for bit: NaN payloads, -0 and subnormals included.
+
+    Args:
+      w: a resident weight; a dense array is returned as it is, in `dtype` if that is given.
+      dtype: of the result: bfloat16 or float32. None: `w.dtype`, which is that of the codes, or
+        bfloat16 where they have scales. Numbers are computed in float32 and rounded once.
+      interpret: runs Pallas kernels in interpret mode, see `matmul`.
+
+    Returns:
+      An array of the weight's shape.
+
+    Raises:
+      InputError: what is no weight that kernels read.
+
+    Example:
+      >>> import jax.numpy as jnp, jentropy
+      >>> dense = jnp.arange(32, dtype=jnp.bfloat16).reshape(2, 16)
+      >>> bool((jentropy.decode(jentropy.to_resident(dense)) == dense).all())
+      True
+    """
+    expect_weight(w)
+    if not isinstance(w, ResidentTensor):
+        return jnp.asarray(w, dtype)
+    dtype = jnp.dtype(w.dtype if dtype is None else dtype)
+    return modes.automatic(lambda w: _decode(w, dtype, interpret), w, out=PartitionSpec)
+
+
+@modes.standard
+def _decode(w: ResidentTensor, dtype: np.dtype, interpret: Any) -> Shaped[Array, "*shape"]:
+    if w.record.kernels is None:
+        return reference.decode(w, dtype)
+    if w.stack:
+        return jax.lax.map(lambda i: _decode(w[i], dtype, interpret), jnp.arange(w.stack[0]))
+    packed = fused.decode(w, dtype, interpret)
+    return packed.T if w.transposed else packed
+
+
+@modes.standard
+def take_rows(
+    w: ResidentTensor | Array | np.ndarray,
+    ids: Int[Array | np.ndarray, "*batch"],
+    dtype: Any = None,
+) -> Shaped[Array, "*batch columns"]:
+    """Rows `ids` of a matrix; of a resident one only those rows are decoded.
+
+    Ids outside the matrix are clipped to it, as `jnp.take(mode="clip")` does.
+
+    Args:
+      w: [rows, columns], resident or dense.
+      ids: row numbers, of any shape.
+      dtype: of the result, as of `decode`.
+
+    Returns:
+      Rows [*batch, columns].
+
+    Raises:
+      InputError: what is no weight that kernels read.
+
+    Example:
+      >>> import jax.numpy as jnp, jentropy
+      >>> table = jentropy.to_resident(jnp.ones((64, 128), jnp.bfloat16))
+      >>> jentropy.pallas_kernels.take_rows(table, jnp.array([[3, 5]])).shape
+      (1, 2, 128)
+    """
+    expect_weight(w)
+    dtype = jnp.dtype(w.dtype if dtype is None else dtype)
+
+    def taken(w: Any, ids: Any) -> Array:
+        if isinstance(w, ResidentTensor):
+            return reference.take_rows(w, ids, dtype)
+        return jnp.take(w, ids, axis=0, mode="clip").astype(dtype)
+
+    return modes.automatic(taken, w, ids, out=lambda: modes.spec_of(ids))

@@ -1,1 +1,0 @@
-"""Resident weights back to dense arrays. `api` is what users call."""

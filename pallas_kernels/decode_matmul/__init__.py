@@ -1,1 +1,0 @@
-"""x @ w for resident weights w. `api` is what users call."""

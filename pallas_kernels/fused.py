@@ -1,0 +1,118 @@
+"""x @ w by a layout's kernels: fused, or decode and XLA's product, as the plan says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Shaped
+
+from jentropy import modes
+
+from . import parts
+from .layout import Kernels, Plan
+from .resident import ResidentTensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Product:
+    """Which product; static and hashable.
+
+    Attributes:
+      transpose_w: multiplies by the transpose of the stored matrix.
+      x_dtype, out_dtype: of x and of the result.
+      full_precision: float32 throughout; else x is rounded to bfloat16 where it meets w.
+      interpret: False, or what `matmul` takes for kernels' interpret mode.
+    """
+
+    transpose_w: bool
+    x_dtype: np.dtype
+    out_dtype: np.dtype
+    full_precision: bool = False
+    interpret: Any = False
+
+    def transposed(self) -> Product:
+        """The product that takes a cotangent of the result to one of x."""
+        return replace(
+            self,
+            transpose_w=not self.transpose_w,
+            x_dtype=self.out_dtype,
+            out_dtype=self.x_dtype,
+        )
+
+
+def kernels_of(w: ResidentTensor) -> Kernels:
+    """The Pallas kernels that read a weight, imported now."""
+    assert w.record.kernels is not None, w.layout
+    return w.record.kernels()
+
+
+@modes.standard
+def multiply(
+    x: Float[Array, "M K"], w: ResidentTensor, product: Product, plan: Plan | None = None
+) -> Float[Array, "M N"]:
+    """One of the two products with a single matrix, also where it is differentiated later.
+
+    Layers alike share one kernel: each would be compiled anew where it stands alone, since Mosaic
+    numbers the names of what it lowers.
+
+    Args:
+      plan: None: the one of this process's device.
+    """
+    count = parts.PARTS if product.full_precision and x.dtype == jnp.float32 else 1
+    if plan is None:
+        plan = kernels_of(w).plan(w, x.shape[0] * count)
+    return _planned(x, w, product=product, plan=plan, count=count)
+
+
+@partial(jax.jit, static_argnames=("product", "plan", "count"))
+def _planned(x: Array, w: ResidentTensor, *, product: Product, plan: Plan, count: int) -> Array:
+    kernels = kernels_of(w)
+    axis = -1 if product.transpose_w != w.transposed else -2  # of what is packed: it is summed over
+    if axis != w.record.reduces or not plan.fused:
+        exact = product.full_precision or (plan.few and _is_scaled(w))
+        dense = decode(w, jnp.float32 if exact else jnp.bfloat16, product.interpret)
+        return _dense(x, dense, axis).astype(product.out_dtype)
+    rows, n = x.shape[0] * count, w.extent[-1 if axis == -2 else -2]
+    x = parts.split(x, count)
+    missing = plan.passes * plan.m - rows, plan.k - x.shape[1]
+    if any(missing):
+        x = jnp.pad(x, [(0, size) for size in missing])
+    within = product if count == 1 else replace(product, out_dtype=np.dtype(np.float32))
+    one_pass = partial(kernels.multiply, weight=w, plan=plan, product=within)
+    if plan.passes == 1:
+        y = one_pass(x)
+    else:
+        y = jax.lax.map(one_pass, x.reshape(plan.passes, plan.m, plan.k)).reshape(-1, plan.n)
+    return parts.join(y[:rows, :n], count).astype(product.out_dtype)
+
+
+def decode(w: ResidentTensor, dtype: Any, interpret: Any) -> Shaped[Array, "rows columns"]:
+    """The packed matrix, by the layout's kernel."""
+    rows, columns = w.extent
+    return kernels_of(w).decode(w, jnp.dtype(dtype), interpret)[:rows, :columns]
+
+
+def _dense(
+    x: Float[Array, "M K"], dense: Float[Array, "rows columns"], axis: int
+) -> Float[Array, "M N"]:
+    """x times a decoded matrix, summed over one of its axes, of many rows as in prefill.
+
+    x is rounded to the matrix's dtype: bfloat16, or float32 for a product in full precision.
+    """
+    return jax.lax.dot_general(
+        x.astype(dense.dtype),
+        dense,
+        (((1,), (axis % 2,)), ((), ())),
+        precision=jax.lax.Precision.HIGHEST if dense.dtype == jnp.float32 else None,
+        preferred_element_type=jnp.float32,
+    )
+
+
+def _is_scaled(w: ResidentTensor) -> bool:
+    """Whether its numbers have more bits than bfloat16 holds."""
+    return any(p.element.name != "FP8_E8M0" for p in w.number_format.parameters)

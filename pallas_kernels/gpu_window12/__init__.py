@@ -1,0 +1,1 @@
+"""BF16 on Hopper at 12 bits a weight."""

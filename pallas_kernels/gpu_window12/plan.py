@@ -1,0 +1,24 @@
+"""How products with window12 run on Hopper."""
+
+from __future__ import annotations
+
+import jax
+
+from jentropy.pallas_kernels import targets
+from jentropy.pallas_kernels.hopper import tuning
+from jentropy.pallas_kernels.hopper.plan import HopperPlan, make_plan
+from jentropy.pallas_kernels.resident import ResidentTensor
+
+
+def plan(weight: ResidentTensor, rows: int, target: targets.Gpu | None = None) -> HopperPlan:
+    """How x of so many rows is multiplied by the packed matrix: as tuned, if it was."""
+    n, k = weight.extent
+    tuned = tuning.load(jax.devices()[0].device_kind, weight.layout)
+    return make_plan(
+        m=rows,
+        k=k,
+        n=n,
+        list_words=weight.arrays["escapes"].shape[-1],
+        target=tuned.target(targets.current_gpu() if target is None else target),
+        config=tuned.config(rows, k, n),
+    )

@@ -1,0 +1,195 @@
+"""How a product with a resident weight runs on a Hopper GPU: fused or by way of a dense one.
+
+Pure arithmetic on sizes; nothing here touches a device.
+
+The fused kernel cuts the weight into tiles of 128 rows (its outputs), a tile into steps of `tile_k`
+columns. Multiprocessors get whole tiles in rounds. What is left over, or everything where a round
+would leave some of them idle, follows in one line of steps that is dealt in equal pieces
+("stream-K"). A tile that is cut has several parts, which are added afterwards in the order of their
+steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jentropy.pallas_kernels.layout import Plan
+from jentropy.pallas_kernels.targets import Gpu
+from jentropy.pallas_kernels.tiles import ceil_to
+
+TILE_N = 128  # rows of the weight that a block of threads multiplies: 64 to each warpgroup
+WARPGROUPS = 2  # that multiply; a third one copies
+ROWS = 8  # M is padded to these: columns of the smallest WGMMA
+MOST_ROWS = 256  # of x in one pass over the weight: columns of the largest
+TILES_K = (256, 128)
+MOST_STAGES = 8
+LATENCY_SECONDS = 1e-6  # of memory under load
+STEP_SECONDS = 2e-8  # that a step costs whatever its size: barriers
+RESERVED_BYTES = 2048  # of shared memory: barriers, and alignment
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """What tuning decides.
+
+    Attributes:
+      tile_k: columns of a step: longer ones wait less often, shorter ones fit more stages.
+      stages: steps whose copies are under way or being multiplied.
+      rounds: of whole tiles that are dealt, before the rest is cut; enough of them cut nothing.
+    """
+
+    tile_k: int
+    stages: int
+    rounds: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HopperPlan(Plan):
+    """A product of x [m, k] with packed weights [n, k].
+
+    Attributes:
+      config: tiles and stages.
+      blocks: of threads, one to a multiprocessor.
+      shared_bytes: that each takes.
+    """
+
+    config: Config
+    blocks: int
+    shared_bytes: int
+
+    @property
+    def steps(self) -> int:
+        """Of a tile."""
+        return self.k // self.config.tile_k
+
+    @property
+    def tiles(self) -> int:
+        """Of the weight's rows."""
+        return self.n // TILE_N
+
+    @property
+    def unit(self) -> int:
+        """Steps of the line that stay together: all of a tile where rounds cover everything."""
+        return self.steps if self.config.rounds * self.blocks >= self.tiles else 1
+
+    @property
+    def dealt(self) -> int:
+        """Tiles that are dealt in rounds; they come first."""
+        rounds = self.config.rounds * self.blocks
+        return rounds if rounds < self.tiles else 0
+
+    @property
+    def line(self) -> int:
+        """Steps of the other tiles."""
+        return (self.tiles - self.dealt) * self.steps
+
+    @property
+    def dealers(self) -> int:
+        """Blocks of threads that the line is dealt to: none gets nothing where others get some."""
+        return min(self.blocks, self.line // self.unit)
+
+    # What follows takes integers or arrays of them.
+
+    def rounds_of(self, block: Any) -> Any:
+        """Whole tiles that a block of threads gets: `block`, `block + blocks` and so on."""
+        return (self.dealt - block + self.blocks - 1) // self.blocks
+
+    def first_of(self, block: Any) -> Any:
+        """Where in the line a block of threads begins; where the one before it ends."""
+        dealer = (jnp if isinstance(block, jax.Array) else np).minimum(block, self.dealers)
+        return dealer * (self.line // self.unit) // self.dealers * self.unit
+
+    def block_of(self, step: Any) -> Any:
+        """The block of threads that takes a step of the line."""
+        return ((step // self.unit + 1) * self.dealers - 1) // (self.line // self.unit)
+
+    def parts_of(self, tile: int) -> int:
+        """Blocks of threads that work on a tile."""
+        if tile < self.dealt:
+            return 1
+        first = (tile - self.dealt) * self.steps
+        return self.block_of(first + self.steps - 1) - self.block_of(first) + 1
+
+    @property
+    def parts(self) -> int:
+        """The most parts of any tile."""
+        return max(self.parts_of(tile) for tile in range(self.tiles))
+
+
+def make_plan(
+    *, m: int, k: int, n: int, list_words: int, target: Gpu, config: Config | None = None
+) -> HopperPlan:
+    """Plans a product.
+
+    Args:
+      m: rows of x, all parts of a full-precision one counted.
+      k, n: of the weight.
+      list_words: of a list of escapes, of 64 by 128 weights.
+      target: the GPU.
+      config: a tuned one; None estimates the best.
+    """
+    few, passes = m <= target.fused_rows, max(1, -(-m // MOST_ROWS))
+    rows, k, n = ceil_to(-(-m // passes), ROWS), ceil_to(k, TILE_N), ceil_to(n, TILE_N)
+
+    def of(config: Config) -> HopperPlan:
+        tiles, steps = n // TILE_N, k // config.tile_k
+        return HopperPlan(
+            fused=few and m > 0,
+            few=few,
+            passes=passes,
+            m=rows,
+            k=k,
+            n=n,
+            config=config,
+            blocks=min(target.multiprocessors, tiles if config.rounds else tiles * steps),
+            shared_bytes=RESERVED_BYTES
+            + config.stages * stage_bytes(rows, config.tile_k, list_words),
+        )
+
+    if config is not None:
+        return of(config)
+    chosen = [of(c) for c in configs(m=rows, k=k, n=n, list_words=list_words, target=target)]
+    if not chosen:  # lists too long for shared memory
+        return replace(of(Config(tile_k=TILES_K[-1], stages=1)), fused=False)
+    return min(chosen, key=lambda plan: estimated_seconds(plan, target))
+
+
+def stage_bytes(m: int, tile_k: int, list_words: int) -> int:
+    """Shared memory of a step: x, weights at 12 bits, and lists of escapes."""
+    lists = WARPGROUPS * tile_k // 128 * list_words * 4
+    return m * tile_k * 2 + TILE_N * tile_k * 3 // 2 + lists
+
+
+def configs(*, m: int, k: int, n: int, list_words: int, target: Gpu) -> Iterator[Config]:
+    """Everything that fits, of each tile with as many stages as there is room for."""
+    most, left = divmod(n // TILE_N, target.multiprocessors)
+    for tile_k in TILES_K:
+        room = (target.shared_bytes - RESERVED_BYTES) // stage_bytes(m, tile_k, list_words)
+        if k % tile_k == 0 and room >= 2:
+            for rounds in sorted({0, most, most + (most > 0 and left > 0)}):
+                yield Config(tile_k=tile_k, stages=min(room, MOST_STAGES), rounds=rounds)
+
+
+def estimated_seconds(plan: HopperPlan, target: Gpu) -> float:
+    """Time of a pass: the longest piece of the line, and what adding parts moves.
+
+    Memory is kept busy by the weights of steps that are under way, one of them being multiplied.
+    """
+    config = plan.config
+    step_bytes = TILE_N * config.tile_k * 3 / 2
+    wanted = LATENCY_SECONDS * target.bytes_per_second / target.multiprocessors
+    busy = min(1.0, (config.stages - 1) * step_bytes / wanted)
+    moved = step_bytes / (busy * target.bytes_per_second)
+    multiplied = 2 * plan.m * TILE_N * config.tile_k / target.flops_per_second
+    step = target.multiprocessors * max(moved, multiplied) + STEP_SECONDS
+    units = plan.line // plan.unit
+    longest = plan.rounds_of(0) * plan.steps + -(-units // plan.dealers) * plan.unit
+    cut = plan.n - plan.dealt * TILE_N
+    added = 0 if plan.parts == 1 else 8 * cut * plan.m * (plan.parts - 1)
+    return longest * step + added / target.bytes_per_second

@@ -1,0 +1,136 @@
+"""Registers of kernels for Hopper, compiled and in interpret mode.
+
+Interpret mode knows neither layouts of registers nor `inline_mgpu`: there the same steps are plain
+JAX, fragments are put together by `fragments`, and WGMMA takes them from shared memory. What Pallas
+Mosaic GPU lacks stands in `jentropy.jax_internals`.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import mosaic_gpu as plgpu
+from jaxtyping import Array, BFloat16, UInt32
+
+from jentropy import jax_internals
+from jentropy.errors import UnsupportedError
+
+from . import fragments
+
+WORDS = (fragments.REGISTERS, fragments.THREADS)  # of a fragment, as they lie in shared memory
+# Thread t holds words 4 t to 4 t + 3.
+STRIDED = plgpu.Layout.WG_STRIDED(WORDS, vec_size=fragments.REGISTERS)
+INTERPRETER_THREADS = 4  # three warpgroups, and one that nobody waits for
+
+
+def interpret_params(interpret: Any) -> Any:
+    """What `plgpu.kernel` takes: None compiles.
+
+    Args:
+      interpret: False; True or "hlo" for the interpreter of GPU kernels, with memory that is
+        poisoned until it is written; or its own `InterpretGPUParams`.
+
+    Raises:
+      UnsupportedError: too few threads. Warpgroups run on XLA's own, and wait for each other there.
+    """
+    if not interpret:
+        return None
+    threads = int(os.environ.get("NPROC") or os.cpu_count() or 1)
+    if threads < INTERPRETER_THREADS:
+        raise UnsupportedError(
+            "interpret mode of GPU kernels",
+            expected=f"{INTERPRETER_THREADS} threads",
+            found=threads,
+            hint=f"set NPROC={INTERPRETER_THREADS} in the environment before JAX starts",
+        )
+    if interpret is True or interpret == "hlo":
+        return jax_internals.gpu_interpreter(uninitialized_memory="nan")
+    return interpret
+
+
+def load(ref: Any, index: tuple[Any, ...], layout: Any, *, interpret: bool, **options: Any) -> Any:
+    """Part of a reference, in registers of a layout."""
+    return ref[index] if interpret else jax_internals.load(ref, index, layout, **options)
+
+
+def load_rows(ref: Any, row: Any, *, interpret: bool) -> Array:
+    """A number for each row of a block, as its columns [64, 64]."""
+    numbers = load(
+        ref,
+        (pl.ds(row, fragments.ROWS),),
+        plgpu.Layout.WGMMA.reduce(1),
+        interpret=interpret,
+        optimized=False,
+    )
+    return lax.broadcast_in_dim(numbers, (fragments.ROWS, fragments.BLOCK), (0,))
+
+
+def store_transposed(
+    ref: Any, index: tuple[Any, ...], column: Any, numbers: Any, *, interpret: bool
+) -> None:
+    """Writes the transpose of an accumulator [columns, M] to columns of a matrix [M, ...]."""
+    at = (*index, slice(None), pl.ds(column, numbers.shape[0]))
+    if interpret:
+        ref[at] = numbers.T
+    else:
+        jax_internals.store_transposed(ref.at[at], numbers)
+
+
+def places(*, interpret: bool) -> UInt32[Array, "4 128"]:
+    """Place in a fragment of each word."""
+    if interpret:
+        high, low = (lax.broadcasted_iota(jnp.uint32, WORDS, axis) for axis in (0, 1))
+    else:
+        high, low = (
+            plgpu.broadcasted_iota(jnp.uint32, WORDS, axis, layout=STRIDED) for axis in (0, 1)
+        )
+    return high * np.uint32(WORDS[1]) + low
+
+
+def to_fragments(
+    words: tuple[UInt32[Array, "4 128"], ...], *, interpret: bool
+) -> BFloat16[Array, "64 columns"]:
+    """Pairs of bfloat16 in the order of `fragments` as WGMMA's matrix A, 16 columns each."""
+    if not interpret:
+        shape = fragments.ROWS, fragments.COLUMNS * len(words)
+        return jax_internals.as_wgmma(words, STRIDED, shape)
+    halves = fragments.halves(jnp.stack(words).reshape(1, 1, len(words), fragments.PLACES))
+    return lax.bitcast_convert_type(fragments.restore(halves), jnp.bfloat16)
+
+
+def staging(m: int) -> dict[str, Any]:
+    """Scratch that `multiply` needs in interpret mode: both matrices of a product, by warpgroup."""
+    wide = (fragments.BLOCK, fragments.COLUMNS)  # columns of A
+    return {
+        **{f"a{k}": plgpu.SMEM((2, fragments.ROWS, k), jnp.bfloat16) for k in wide},
+        **{f"x{k}": plgpu.SMEM((2, k, m), jnp.bfloat16) for k in wide},
+    }
+
+
+def multiply(
+    acc: Any, a: BFloat16[Array, "64 columns"], x: Any, index: tuple[Any, ...], stage: Any
+) -> None:
+    """Adds a @ x[index].T to an accumulator [64, M].
+
+    Args:
+      stage: None, or in interpret mode what `staging` allocated and the warpgroup.
+    """
+    if stage is None:
+        plgpu.wgmma(acc, a, x.at[index].T)
+        return
+    scratch, warpgroup = stage
+    columns = a.shape[1]
+    left = scratch[f"a{columns}"].at[warpgroup]
+    left[...] = a
+    right = x.at[index].T
+    if not jax_internals.AT_REFERENCES:
+        right = scratch[f"x{columns}"].at[warpgroup]
+        right[...] = x[index].T
+    plgpu.commit_smem()
+    plgpu.wgmma(acc, left, right)
+    plgpu.wgmma_wait(0)

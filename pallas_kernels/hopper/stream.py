@@ -1,0 +1,278 @@
+"""The loop of products on Hopper that every format shares: copies, steps, parts of tiles.
+
+A block of threads is three warpgroups. The last one asks the copy engine for the weights and x of
+one step after the other, as many ahead as there are stages; the first two decode 64 rows each in
+registers, in WGMMA's order, and multiply them with x from shared memory. A format says how: see
+`Source`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import mosaic_gpu as plgpu
+from jaxtyping import Array, BFloat16, Float
+
+from . import fragments, registers
+from .plan import TILE_N, WARPGROUPS, HopperPlan
+
+COPIER = WARPGROUPS  # the warpgroup that copies
+COPIER_REGISTERS, MULTIPLIER_REGISTERS = 40, 232  # three warpgroups have 168 each to begin with
+# x has tiles of 8 x 16, so that any 16 columns can be multiplied alone.
+X_TRANSFORMS = (plgpu.TilingTransform((8, fragments.COLUMNS)), plgpu.SwizzleTransform(32))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """How the weights of a format become fragments.
+
+    Attributes:
+      arrays: [row blocks of 64, column units, ...], copied to shared memory step by step.
+      columns: of a unit of each.
+      rows: arrays [N], read where a tile begins.
+      which: int32[1]: all of these have another axis before, of which this matrix is one; or none.
+      begin: (load_rows) -> state of a tile; `load_rows(i)` is array i, a number for each row of a
+        block, as columns of [64, 64].
+      block: (state, load, b) -> bfloat16[64, 64], block b of a step; `load(i, index, layout)` reads
+        array i in shared memory.
+      patch: (load, step_columns, multiply), after the blocks of a step: `multiply(a, column)` adds
+        the product of bfloat16[64, 16] with x from a column of the step on.
+      name: of the kernel.
+    """
+
+    arrays: Sequence[jax.Array]
+    columns: Sequence[int]
+    rows: Sequence[jax.Array]
+    which: Sequence[jax.Array]
+    begin: Callable[..., Any]
+    block: Callable[..., Array]
+    patch: Callable[..., None]
+    name: str
+
+
+def multiply(
+    x: BFloat16[Array, "M K"], source: Source, plan: HopperPlan, *, out_dtype: Any, interpret: Any
+) -> Float[Array, "M N"]:
+    """x times the transpose of the weight, both padded; float32 if parts have to be added."""
+    kernel = _Kernel(source=source, plan=plan, interpreted=bool(interpret))
+    dtype = out_dtype if plan.parts == 1 else jnp.float32
+    cut = plan.n - plan.dealt * TILE_N  # rows of the weight whose tiles are cut
+    rest = (plan.parts - 1, plan.m, cut) if plan.parts > 1 else (1, 1, TILE_N)  # never read
+    total, others = plgpu.kernel(
+        kernel.body,
+        out_type=(
+            jax.ShapeDtypeStruct((plan.m, plan.n), dtype),
+            jax.ShapeDtypeStruct(rest, jnp.float32),
+        ),
+        grid=(plan.blocks,),
+        grid_names=("block",),
+        num_threads=WARPGROUPS + 1,
+        thread_name="warpgroup",
+        scratch_types=kernel.scratch(),
+        interpret=registers.interpret_params(interpret),
+        kernel_name=source.name,
+    )(x, *source.which, *source.arrays, *source.rows)
+    if plan.parts == 1:
+        return total
+    counts = np.array([plan.parts_of(tile) for tile in range(plan.dealt, plan.tiles)])
+    # In the order of steps; memory of a part that a tile does not have is not written.
+    for i in range(1, plan.parts):
+        has = np.repeat(counts > i, TILE_N)[None]
+        part = jnp.where(has, others[i - 1], 0)
+        total += jnp.pad(part, ((0, 0), (plan.n - cut, 0)))
+    return total
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Kernel:
+    """The kernel of a plan."""
+
+    source: Source
+    plan: HopperPlan
+    interpreted: bool
+
+    def scratch(self) -> dict[str, Any]:
+        """Shared memory and barriers, a stage each."""
+        plan, stages = self.plan, self.plan.config.stages
+        blocks = [
+            plgpu.SMEM((stages, *self._block_shape(i)), array.dtype)
+            for i, array in enumerate(self.source.arrays)
+        ]
+        return {
+            "x_s": plgpu.SMEM(
+                (stages, plan.m, plan.config.tile_k), jnp.bfloat16, transforms=X_TRANSFORMS
+            ),
+            "w_s": blocks,
+            "full": plgpu.Barrier(num_arrivals=1 + len(blocks), num_barriers=stages),
+            "empty": plgpu.Barrier(num_arrivals=WARPGROUPS, num_barriers=stages),
+            "staging": registers.staging(plan.m) if self.interpreted else {},
+        }
+
+    def _block_shape(self, i: int) -> tuple[int, ...]:
+        units = self.plan.config.tile_k // self.source.columns[i]
+        leading = 2 + len(self.source.which)
+        return (WARPGROUPS, units, *self.source.arrays[i].shape[leading:])
+
+    def body(self, x: Any, *refs: Any, **scratch: Any) -> None:
+        """One block of threads."""
+        count = len(self.source.arrays)
+        inputs, outs = refs[:-2], refs[-2:]
+        if self.source.which:
+            which, *stacked = inputs
+            inputs = tuple(ref.at[which[0]] for ref in stacked)
+        weights, rows = inputs[:count], inputs[count:]
+        warpgroup = lax.axis_index("warpgroup")
+
+        @pl.when(warpgroup == COPIER)
+        def _() -> None:
+            plgpu.set_max_registers(COPIER_REGISTERS, action="decrease")
+            self._copy(x, weights, **scratch)
+
+        @pl.when(warpgroup < COPIER)
+        def _() -> None:
+            plgpu.set_max_registers(MULTIPLIER_REGISTERS, action="increase")
+            self._multiply(rows, outs, warpgroup=warpgroup, **scratch)
+
+    def _copy(
+        self, x: Any, weights: Any, *, x_s: Any, w_s: Any, full: Any, empty: Any, staging: Any
+    ) -> None:
+        """Fills stages, each when it is empty again."""
+        del staging
+        plan, config, block = self.plan, self.plan.config, lax.axis_index("block")
+        stages, steps = np.int32(config.stages), np.int32(plan.steps)
+        dealt = plan.rounds_of(block) * steps
+        first = plan.first_of(block)
+
+        def issue(i: Any, nothing: None) -> None:
+            stage, step = lax.rem(i, stages), first + i - dealt
+
+            @pl.when(i >= config.stages)
+            def _() -> None:
+                plgpu.barrier_wait(empty.at[stage])
+
+            is_dealt = i < dealt
+            tile = jnp.where(
+                is_dealt,
+                lax.div(i, steps) * plan.blocks + block,
+                plan.dealt + lax.div(step, steps),
+            )
+            k = lax.rem(jnp.where(is_dealt, i, step), steps)
+            for j, (array, target) in enumerate(zip(weights, w_s, strict=True)):
+                high, wide = self._block_shape(j)[:2]
+                step_of_array = array.at[pl.ds(tile * high, high), pl.ds(k * wide, wide)]
+                plgpu.copy_gmem_to_smem(step_of_array, target.at[stage], full.at[stage])
+            step_of_x = x.at[:, pl.ds(k * config.tile_k, config.tile_k)]
+            plgpu.copy_gmem_to_smem(step_of_x, x_s.at[stage], full.at[stage])
+
+        count = dealt + plan.first_of(block + 1) - first
+        lax.fori_loop(np.int32(0), count, issue, None)
+
+        def drain(i: Any, _: Any) -> None:
+            plgpu.barrier_wait(empty.at[lax.rem(i, stages)])
+
+        # A barrier must not go away before all have arrived.
+        lax.fori_loop(jnp.maximum(count, stages), count + stages, drain, None)
+
+    def _multiply(
+        self,
+        rows: Any,
+        outs: Any,
+        *,
+        warpgroup: Any,
+        x_s: Any,
+        w_s: Any,
+        full: Any,
+        empty: Any,
+        staging: Any,
+    ) -> None:
+        """Multiplies one warpgroup's rows of every tile that this block of threads has steps of."""
+        plan, block = self.plan, lax.axis_index("block")
+        stages, steps = np.int32(plan.config.stages), np.int32(plan.steps)
+
+        def add(i: Any, acc: Any, state: Any) -> None:
+            stage = lax.rem(i, stages)
+            plgpu.barrier_wait(full.at[stage])
+            self._step(acc, state, stage, warpgroup, x_s, w_s, staging)
+            plgpu.wgmma_wait(0)
+            plgpu.commit_smem()  # reads come before what the copy engine writes next
+            plgpu.barrier_arrive(empty.at[stage])
+
+        def of_tile(tile: Any, start: Any, stop: Any, part: Any) -> None:
+            row = tile * TILE_N + warpgroup * fragments.ROWS
+
+            def accumulate(acc: Any) -> Array:
+                state = self.source.begin(
+                    lambda i: registers.load_rows(rows[i], row, interpret=self.interpreted)
+                )
+                lax.fori_loop(start, stop, lambda i, _: add(i, acc, state), None)
+                return acc[...]
+
+            product = pl.run_scoped(accumulate, plgpu.ACC((fragments.ROWS, plan.m), jnp.float32))
+
+            store = partial(registers.store_transposed, interpret=self.interpreted)
+            if plan.parts == 1:
+                store(outs[0], (), row, product.astype(outs[0].dtype))
+                return
+
+            @pl.when(part == 0)
+            def _() -> None:
+                store(outs[0], (), row, product)
+
+            @pl.when(part > 0)
+            def _() -> None:
+                store(outs[1], (part - 1,), row - plan.dealt * TILE_N, product)
+
+        rounds, first, last = (
+            plan.rounds_of(block),
+            plan.first_of(block),
+            plan.first_of(block + 1),
+        )
+        dealt = rounds * steps
+
+        def one(q: Any, _: Any) -> None:
+            is_dealt = q < rounds
+            tile = lax.div(first, steps) + q - rounds  # of the line
+            start = jnp.maximum(first, tile * steps)
+            stop = jnp.minimum(last, (tile + 1) * steps)
+            of_tile(
+                jnp.where(is_dealt, q * plan.blocks + block, plan.dealt + tile),
+                jnp.where(is_dealt, q * steps, dealt + start - first),
+                jnp.where(is_dealt, (q + 1) * steps, dealt + stop - first),
+                jnp.where(is_dealt, 0, block - plan.block_of(tile * steps)),
+            )
+
+        cut = jnp.where(first < last, (last - 1) // steps - first // steps + 1, 0)
+        lax.fori_loop(np.int32(0), rounds + cut, one, None)
+
+    def _step(
+        self, acc: Any, state: Any, stage: Any, warpgroup: Any, x_s: Any, w_s: Any, staging: Any
+    ) -> None:
+        """Adds the product of one step."""
+        source, tile_k = self.source, self.plan.config.tile_k
+        staged = (staging, warpgroup) if self.interpreted else None
+
+        def load(i: int, index: tuple[Any, ...], layout: Any = None) -> Any:
+            index = (stage, warpgroup, *index)
+            if layout is None:
+                return w_s[i][index]
+            return registers.load(w_s[i], index, layout, interpret=self.interpreted)
+
+        def add(a: Array, column: Any) -> None:
+            columns = pl.ds(pl.multiple_of(column, fragments.COLUMNS), a.shape[1])
+            registers.multiply(acc, a, x_s, (stage, slice(None), columns), staged)
+
+        for b in range(tile_k // fragments.BLOCK):
+            a = source.block(state, load, b)
+            columns = slice(b * fragments.BLOCK, (b + 1) * fragments.BLOCK)
+            registers.multiply(acc, a, x_s, (stage, slice(None), columns), staged)
+            if staged is None:
+                plgpu.wgmma_wait(1)  # registers of the block before this one are free again
+        source.patch(load, tile_k, add)

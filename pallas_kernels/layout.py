@@ -1,0 +1,96 @@
+"""What a resident layout is: how weights lie in device memory, and the kernels that read them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from jentropy.formats import Format
+
+from .matrices import Matrices, Packed
+
+Extent = tuple[tuple[int, int], tuple[int, int]]  # rows and columns; what each is padded to
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How x [rows, k] is multiplied by a packed matrix; backends add what their kernels need.
+
+    Attributes:
+      fused: by the fused kernel; else the weight is decoded and multiplied densely.
+      few: rows of x are so few that a dense weight keeps all of its bits.
+      passes: over the weight, each for `m` rows of x.
+      m, k, n: padded to tiles.
+    """
+
+    fused: bool
+    few: bool
+    passes: int
+    m: int
+    k: int
+    n: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kernels:
+    """The Pallas kernels of a layout. Each reads a single matrix, or one where it lies in a stack.
+
+    Attributes:
+      plan: (weight, rows of x, target) -> Plan, by arithmetic alone; without a target of this
+        process's device.
+      multiply: (x, weight, plan, product) -> y [m, n]: bfloat16 x [m, k] times the packed matrix,
+        all padded, summed in float32; float32, or at once in `product.out_dtype`.
+      decode: (weight, dtype, interpret) -> the packed matrix, padded.
+      decode_tile: (weight) -> rows and columns of a step of `decode`; None: it has no steps.
+    """
+
+    plan: Callable[..., Plan]
+    multiply: Callable[..., Any]
+    decode: Callable[..., Any]
+    decode_tile: Callable[..., tuple[int, int]] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """How matrices of some formats lie in memory, packed as they are stored or transposed.
+
+    Functions get a single packed matrix as a `ResidentTensor`, but for those of `Matrices`.
+
+    Attributes:
+      name: its key in `LAYOUTS`, and its folder.
+      backend: whose kernels read it.
+      reduces: the axis, -1 or -2, of what it packs that products sum over: `to_resident` transposes
+        the matrix so that they do; None if that is all the same.
+      stacked: one of its arrays, and the axes that this has for a single matrix.
+      columns, rows: axes of arrays, from the last, that a mesh may split, by what runs along them.
+      lists: arrays whose sizes depend on codes: the axis, from the last, that they grow along, and
+        what fills them up, over and over.
+      largest: options that serve a whole stack where they are the largest of any matrix.
+      holds: (number format) -> whether it can hold its matrices.
+      shapes: (matrices) -> arrays without data and options that `pack` makes of Gaussian weights,
+        or None; a function of shapes alone.
+      pack: (matrices) -> arrays and options, or None if these codes cannot be held.
+      extent: (weight) -> rows and columns that the arrays hold, and what each was padded to.
+      decode: (weight, dtype) -> the packed matrix, padded or not, in plain JAX: what kernels are
+        held to.
+      take: (weight, ids, dtype) -> rows of the packed matrix, or columns of one that sums over its
+        rows, without decoding the others.
+      kernels: () -> the Pallas kernels, whose compilers are imported then; None: products decode.
+    """
+
+    name: str
+    backend: str
+    reduces: int | None = None
+    stacked: tuple[str, int]
+    columns: Mapping[str, int] = field(default_factory=dict)
+    rows: Mapping[str, int] = field(default_factory=dict)
+    lists: Mapping[str, tuple[int, tuple[int, ...]]] = field(default_factory=dict)
+    largest: tuple[str, ...] = ()
+    holds: Callable[[Format], bool]
+    shapes: Callable[[Matrices], Packed | None]
+    pack: Callable[[Matrices], Packed | None]
+    extent: Callable[[Any], Extent]
+    decode: Callable[[Any, Any], Any]
+    take: Callable[[Any, Any, Any], Any]
+    kernels: Callable[[], Kernels] | None = None

@@ -1,0 +1,220 @@
+"""Bundles of a step of a TPU kernel against the cycles that memory needs for the step's bytes.
+
+    bundles   of a step of the grid: its instruction words, loops times their trips. What only the
+              first or the last step along K does is spread over the steps; copies are included
+    HBM       cycles in which memory moves the step's weights, scales and escapes, and the numbers
+              that they are decoded to
+    ratio     bundles / HBM cycles: below 1, memory is what the kernel waits for
+    dense     of a product, the longer of the two against that of the dense BF16 product of the same
+              weights
+    slots     operations of the step by unit, FILL and SPILL being registers from and to memory
+
+Bundles leave out waits, so they are a lower bound of time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jentropy.formats import Format
+from jentropy.pallas_kernels.conversion import to_resident
+from jentropy.pallas_kernels.fused import Product, kernels_of, multiply
+from jentropy.pallas_kernels.resident import ResidentTensor
+from jentropy.pallas_kernels.targets import TPUS
+from jentropy.pallas_kernels.tiles import ceil_to
+from jentropy.pallas_kernels.tpu_window12.layout import chunks_of
+from jentropy.pallas_kernels.variants import VARIANTS, abstract_weight
+
+from . import compiling, dense, schedule
+from .budgets import DECODE, ROWS
+
+SHAPE = (8192, 57344)  # of Llama-3-70B's gate and up: no format of it fits in VMEM as a whole
+DENSE = "dense BF16"
+UNIT = 1 << 20  # weights that bundles and spills of budgets are of
+DEFAULT_ROWS = (ROWS,)
+COLUMNS = {"format": 22, "M": 3, "tile": 9, "bundles": 7, "HBM": 5, "ratio": 5, "dense": 5}
+COLUMNS |= dict.fromkeys(schedule.SLOTS, 6)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """One product of x [M, K] with a weight, or its decode to dense BF16, on one TPU.
+
+    Attributes:
+      m: rows of x; None of a decode.
+      tile: rows and columns of a step.
+      schedule: of a step.
+      hbm_cycles: in which memory moves the step's weights, scales and escapes; and what it decodes
+        them to.
+      dense_cycles: for 2^20 weights of the dense product; None of a decode.
+    """
+
+    m: int | None
+    tile: tuple[int, int]
+    schedule: schedule.Schedule
+    hbm_cycles: float
+    dense_cycles: float | None = None
+
+    @property
+    def ratio(self) -> float:
+        """Bundles for a cycle of memory: below 1, memory is what the kernel waits for."""
+        return self.schedule.bundles / self.hbm_cycles
+
+    @property
+    def share(self) -> float:
+        """Of 2^20 weights that a step is."""
+        return UNIT / (self.tile[0] * self.tile[1])
+
+    @property
+    def cycles(self) -> float:
+        """The longer of bundles and memory's cycles, for 2^20 weights."""
+        return max(self.schedule.bundles, self.hbm_cycles) * self.share
+
+    def budgeted(self) -> dict[str, float]:
+        """What budgets hold."""
+        return {
+            "ratio": self.ratio,
+            "bundles": self.schedule.bundles * self.share,
+            "spills": self.schedule.spills * self.share,
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        step = self.schedule
+        dense_share = (
+            {} if self.dense_cycles is None else {"dense_share": self.cycles / self.dense_cycles}
+        )
+        return {
+            "tile": list(self.tile),
+            "ratio": round(self.ratio, 4),
+            "bundles": round(step.bundles, 1),
+            "upper": round(step.upper, 1),
+            "hot": round(step.hot, 1),
+            "hbm_cycles": round(self.hbm_cycles, 1),
+            "spills": round(step.spills, 1),
+            "slots": {name: round(count, 1) for name, count in step.slots.items()},
+            "loops": [list(loop) for loop in step.loops],
+            **{name: round(value, 4) for name, value in dense_share.items()},
+        }
+
+    def cells(self) -> list[str]:
+        """A row of the table, without its name."""
+        return [
+            "" if self.m is None else str(self.m),
+            f"{self.tile[0]}x{self.tile[1]}",
+            f"{self.schedule.bundles:.0f}",
+            f"{self.hbm_cycles:.0f}",
+            f"{self.ratio:.3f}",
+            "" if self.dense_cycles is None else f"{self.cycles / self.dense_cycles:.2f}",
+            *(f"{self.schedule.slots[slot]:.0f}" for slot in schedule.SLOTS),
+        ]
+
+
+def resident(number_format: Format, k: int, n: int) -> ResidentTensor:
+    """A weight [n, k] without data in the TPU's layout, for products that sum over k."""
+    weight = to_resident(abstract_weight(number_format, (n, k)), "tpu")
+    assert weight.backend == "tpu", number_format
+    return weight
+
+
+def product_of(weight: ResidentTensor, m: int, target: str) -> Any:
+    """The function (x [m, k], leaves of weight) -> x @ weight.T of a target's program."""
+    product = Product(
+        transpose_w=weight.transposed,
+        x_dtype=np.dtype(jnp.bfloat16),
+        out_dtype=np.dtype(jnp.float32),
+    )
+    plan = kernels_of(weight).plan(weight, m, TPUS[target])
+    return lambda x, w: multiply(x, w, product, plan)
+
+
+def measured(
+    dump: Path, target: str, names: Sequence[str], ms: Sequence[int], shape: tuple[int, int]
+) -> Iterator[tuple[str, Figures]]:
+    """Products of x [m, K] with weights of variants, and decodes, by names of budgets.
+
+    Those of other rows than budgets have are named by them.
+    """
+    for m in ms:
+        base = measure_dense(dump, target, m, shape)
+        suffix = "" if m == ROWS else f" M={m}"
+        yield DENSE + suffix, base
+        for name in names:
+            number_format = VARIANTS[name].number_format
+            yield name + suffix, measure(dump, target, number_format, m, shape, base.cycles)
+    for name in names:
+        yield name + DECODE, measure_decode(dump, target, VARIANTS[name].number_format, shape)
+
+
+def measure(
+    dump: Path,
+    target: str,
+    number_format: Format,
+    m: int,
+    shape: tuple[int, int] = SHAPE,
+    dense_cycles: float | None = None,
+) -> Figures:
+    """Compiles the fused product of x [m, K] with a weight of a format, and reads its schedule."""
+    weight = resident(number_format, *shape)
+    plan = kernels_of(weight).plan(weight, m, TPUS[target])
+    x = jax.ShapeDtypeStruct((m, shape[0]), jnp.bfloat16)
+    _compile(dump, target, product_of(weight, m, target), x, weight)
+    inline = dict(weight.options).get("inline")
+    rest = 0 if inline is None else max(0, chunks_of(plan.tile_k * plan.tile_n) - inline)
+    return Figures(
+        m=m,
+        tile=(plan.tile_k, plan.tile_n),
+        schedule=schedule.read(dump, _kernel("matmul", weight), steps=plan.grid[1], trips=rest),
+        hbm_cycles=TPUS[target].hbm_cycles(weight.nbytes / (plan.grid[0] * plan.grid[1])),
+        dense_cycles=dense_cycles,
+    )
+
+
+def measure_decode(
+    dump: Path, target: str, number_format: Format, shape: tuple[int, int] = SHAPE
+) -> Figures:
+    """The same of its decode to dense BF16."""
+    weight, (k, n) = resident(number_format, *shape), shape
+    kernels = kernels_of(weight)
+    tile_k, tile_n = kernels.decode_tile(weight)
+    _compile(dump, target, lambda w: kernels.decode(w, jnp.dtype(jnp.bfloat16)), weight)
+    rest = chunks_of(tile_k * tile_n) if "counts" in weight.arrays else 0
+    step = weight.nbytes * tile_k * tile_n / (k * n) + 2 * tile_k * tile_n
+    return Figures(
+        m=None,
+        tile=(tile_k, tile_n),
+        schedule=schedule.read(dump, _kernel("decode", weight), steps=k // tile_k, trips=rest),
+        hbm_cycles=TPUS[target].hbm_cycles(step),
+    )
+
+
+def measure_dense(dump: Path, target: str, m: int, shape: tuple[int, int] = SHAPE) -> Figures:
+    """The same as `measure` of the dense product."""
+    (k, n), (tile_k, tile_n) = shape, dense.TILE
+    x = jax.ShapeDtypeStruct((ceil_to(m, 16), k), jnp.bfloat16)
+    w = jax.ShapeDtypeStruct((k, n), jnp.bfloat16)
+    _compile(dump, target, dense.multiply, x, w)
+    figures = Figures(
+        m=m,
+        tile=dense.TILE,
+        schedule=schedule.read(dump, dense.NAME, steps=k // tile_k),
+        hbm_cycles=TPUS[target].hbm_cycles(2 * tile_k * tile_n),
+    )
+    return replace(figures, dense_cycles=figures.cycles)
+
+
+def _kernel(what: str, weight: ResidentTensor) -> str:
+    """What the compiler knows a kernel as."""
+    return f"{what}_{weight.layout.removeprefix('tpu_')}"
+
+
+def _compile(dump: Path, target: str, function: Any, *arguments: Any) -> None:
+    compiling.empty(dump)
+    compiling.compile_for(target, function, *arguments)

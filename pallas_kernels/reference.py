@@ -1,0 +1,80 @@
+"""Resident weights in plain JAX: decode, then multiply. What every other backend is held to."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Shaped
+
+from .resident import ResidentTensor
+
+
+def decode(w: ResidentTensor, dtype: Any) -> Shaped[Array, "*shape"]:
+    """The dense weight, bit for bit, of any layout."""
+
+    def one(w: ResidentTensor) -> Array:
+        rows, columns = w.extent
+        packed = w.record.decode(w, dtype)[:rows, :columns]
+        return packed.T if w.transposed else packed
+
+    for _ in w.stack:
+        one = jax.vmap(one)
+    return one(w.alone())
+
+
+@partial(jax.jit, static_argnames="dtype")
+def take_rows(
+    w: ResidentTensor, ids: Int[Array, "*batch"], dtype: Any
+) -> Shaped[Array, "*batch columns"]:
+    """Rows of a matrix; only these are decoded where products sum over its columns."""
+    (rows, columns), reduces = w.matrix, w.record.reduces
+    flat = jnp.clip(ids.reshape(-1), 0, rows - 1)
+    if w.transposed == (reduces == -2):
+        taken = w.record.take(w.alone(), flat, dtype)[:, :columns]
+    else:
+        taken = decode(w, dtype)[flat]
+    return taken.reshape(*ids.shape, columns)
+
+
+def matmul(
+    x: Float[Array, "*batch K"], w: ResidentTensor, *, transpose_w: bool, out_dtype: Any
+) -> Float[Array, "*batch N"]:
+    """x @ w, bit for bit the product with the dense weight, which is float32 if w has scales.
+
+    The barrier keeps XLA from fusing the decode into the product, where it could change the order
+    of the sum.
+    """
+    dtype = jnp.float32 if w.number_format.parameters else w.dtype
+    dense = jax.lax.optimization_barrier(decode(w, jnp.dtype(dtype)))
+    return dense_matmul(x, dense, transpose_w=transpose_w, out_dtype=out_dtype)
+
+
+def dense_matmul(
+    x: Float[Array, "*batch K"],
+    w: Shaped[Array, "rows columns"],
+    *,
+    transpose_w: bool,
+    out_dtype: Any,
+) -> Float[Array, "*batch N"]:
+    """x @ w with float32 accumulation; x and w meet in the wider of their dtypes.
+
+    That is bfloat16 at the least, which holds floats of 8 bits and fewer.
+    """
+    dtype = jnp.promote_types(_promotable(x.dtype), _promotable(w.dtype))
+    contract = (((x.ndim - 1,), (1 if transpose_w else 0,)), ((), ()))
+    y = jax.lax.dot_general(
+        x.astype(dtype),
+        w.astype(dtype),
+        contract,
+        precision=jax.lax.Precision.HIGHEST,
+        preferred_element_type=jnp.promote_types(dtype, jnp.float32),
+    )
+    return y.astype(out_dtype)
+
+
+def _promotable(dtype: Any) -> Any:
+    narrow = jnp.issubdtype(dtype, jnp.floating) and jnp.dtype(dtype).itemsize == 1
+    return jnp.bfloat16 if narrow else dtype

@@ -1,0 +1,1 @@
+"""Every block format in plain JAX."""

@@ -1,0 +1,1 @@
+"""BF16 in plain JAX at 12 bits a weight."""

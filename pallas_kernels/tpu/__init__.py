@@ -1,0 +1,1 @@
+"""What layouts for TPU share: plans of products, and how kernels are called."""

@@ -1,0 +1,1 @@
+"""BF16 on TPU at 12 bits a weight."""
