@@ -113,8 +113,10 @@ class Decoder(nnx.Module):
         def step(kind: int, carry: tuple, at: jax.Array) -> tuple:
             x, cache = carry
             turn = Turn(at, start, *(table[at] for table in tables[kind]))
+            # A layer is the same bits within a loop and without: XLA fuses nothing across its ends.
+            x, turn = jax.lax.optimization_barrier((x, turn))
             x, own = take(self.layers[kind], at)(x, cache[kind], turn)
-            return x, (*cache[:kind], own, *cache[kind + 1 :])
+            return jax.lax.optimization_barrier(x), (*cache[:kind], own, *cache[kind + 1 :])
 
         x = self.embed_tokens(input_ids, self.compute_dtype)
         x, cache = run(self.members, step, (x, cache))

@@ -12,11 +12,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 from flax import nnx
-from safetensors.flax import save_file
+from safetensors.flax import load_file, save_file
 
 import jentropy
 from jentropy import formats, models
-from jentropy.checkpoints import safetensors
 from jentropy.errors import InputError, UnsupportedError
 from jentropy.models.architectures.llama import LLAMA
 from jentropy.models.config import DecoderConfig, RopeConfig
@@ -149,11 +148,7 @@ def test_a_sliding_cache_keeps_its_window_only(prompt):
 def rewritten(source: Path, target: Path, change, config=None) -> Path:
     """A copy of a checkpoint of one file whose arrays are `change` of those by name."""
     target.mkdir()
-    arrays = {
-        t.name: jnp.asarray(np.array(t.values).view(ml_dtypes.bfloat16))
-        for t in safetensors.read(source / "model.safetensors").tensors
-    }
-    save_file(change(arrays), target / "model.safetensors")
+    save_file(change(load_file(source / "model.safetensors")), target / "model.safetensors")
     told = json.loads((source / "config.json").read_text())
     (target / "config.json").write_text(json.dumps({**told, **(config or {})}))
     return target
@@ -230,7 +225,7 @@ def test_stacks_are_filled_in_place():
         assert same_bits(rows, jentropy.decode(one))
 
 
-@pytest.mark.parametrize("backend", ["reference", "tpu", "gpu"])
+@pytest.mark.parametrize("backend", ["tpu", "gpu"])
 def test_a_stack_that_is_filled_is_one_that_is_packed(backend):
     rng = np.random.default_rng(0)
     matrices = [(rng.standard_normal((256, 512)) * 0.02).astype(ml_dtypes.bfloat16) for _ in "12"]
