@@ -108,12 +108,12 @@ def sliding_windows(
       used: whether a `sliding_window` counts where `use_sliding_window` is missing.
       first: layer from which on it counts where `max_window_layers` is missing.
     """
-    window = config.get("sliding_window") and require(config, "sliding_window")
-    used = flag(config, "use_sliding_window", used)
+    used = flag(config, "use_sliding_window", used) and bool(config.get("sliding_window"))
+    window = require(config, "sliding_window") if used else None
     first = require(config, "max_window_layers", float, first)
     kinds, layers = config.get("layer_types"), require(config, "num_hidden_layers")
     if not kinds:
-        slides = used and window and window < require(config, "max_position_embeddings", int, 2048)
+        slides = window and window < require(config, "max_position_embeddings", int, 2048)
         return tuple(window if slides and i >= first else None for i in range(layers))
     windows = {"full_attention": None} | ({"sliding_attention": window} if window else {})
     unknown = [kind for kind in kinds if kind not in windows]

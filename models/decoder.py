@@ -7,7 +7,7 @@ Names of parts are those of Hugging Face checkpoints. Layers of one kind are one
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -80,9 +80,9 @@ class Decoder(nnx.Module):
         self.compute_dtype = jnp.dtype(compute_dtype)
         layers, others = config.layers(), weights or {}
         self.members = members_of((layer.kind, others.get(n)) for n, layer in enumerate(layers))
+        self.kinds = tuple(tuple(layers[n] for n in members) for members in self.members)
         self.embed_tokens = Embed(config.vocab_size, config.hidden_size, rngs=rngs)
-        stacks = ([layers[n] for n in members] for members in self.members)
-        self.layers = nnx.List([_stack(config, own, rngs) for own in stacks])
+        self.layers = nnx.List([_stack(config, kind, rngs) for kind in self.kinds])
         self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.lm_head = (
             None
@@ -94,8 +94,8 @@ class Decoder(nnx.Module):
     def new_cache(self, batch: int, capacity: int) -> tuple[Cache, ...]:
         """An empty cache for `capacity` positions: one of each kind of layers."""
         return tuple(
-            stack.self_attn.new_cache(len(members), batch, capacity, self.compute_dtype)
-            for stack, members in zip(self.layers, self.members, strict=True)
+            stack.self_attn.new_cache(len(kind), batch, capacity, self.compute_dtype)
+            for stack, kind in zip(self.layers, self.kinds, strict=True)
         )
 
     @modes.standard
@@ -107,8 +107,7 @@ class Decoder(nnx.Module):
     ) -> tuple[Float[Array, "batch time width"], tuple[Cache, ...]]:
         """Final hidden states of tokens at positions start, start + 1, ..., and the cache."""
         start = jnp.asarray(start, jnp.int32)
-        layers = self.config.layers()
-        tables = [_numbers(self.config, [layers[n] for n in m]) for m in self.members]
+        tables = [_numbers(self.config, kind) for kind in self.kinds]
 
         def step(kind: int, carry: tuple, at: jax.Array) -> tuple:
             x, cache = carry
@@ -136,7 +135,7 @@ class Decoder(nnx.Module):
         return _logits(*nnx.split(self), input_ids)
 
 
-def _stack(config: DecoderConfig, layers: list[Layer], rngs: nnx.Rngs) -> Block:
+def _stack(config: DecoderConfig, layers: Sequence[Layer], rngs: nnx.Rngs) -> Block:
     """Layers of one kind as one module, whose weights have the layers as their first axis."""
     windows = [layer.window for layer in layers if layer.window is not None]
     widest = replace(layers[0], window=max(windows, default=None))
@@ -144,7 +143,7 @@ def _stack(config: DecoderConfig, layers: list[Layer], rngs: nnx.Rngs) -> Block:
     return nnx.split_rngs(splits=len(layers))(make)(rngs)
 
 
-def _numbers(config: DecoderConfig, layers: list[Layer]) -> tuple[jax.Array, jax.Array]:
+def _numbers(config: DecoderConfig, layers: Sequence[Layer]) -> tuple[jax.Array, jax.Array]:
     """Numbers in which layers of one kind differ: frequencies and windows, a row each."""
     frequencies = [inverse_frequencies(layer.rope, config.head_dim) for layer in layers]
     windows = [layer.window or 0 for layer in layers]
