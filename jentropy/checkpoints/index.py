@@ -197,7 +197,7 @@ class Index:
             _check_names("tensors", (self.name_of(p) for p in parts if not isinstance(p, Filler)))
         _check_names("files", (f.path for f in self.files))
         _check_names("stores", (s.path for s in self.stores))
-        _check_names("weights", (w.parts["code"].array for w in self.weights))
+        _check_names("weights", (f"array {w.parts['code'].array}" for w in self.weights))
 
     @property
     def tree_json(self) -> Any:
@@ -252,8 +252,8 @@ def _numbers(index: Index) -> Iterator[tuple[str, int, int]]:
             yield "tree", node.number, tensors
     for weight in index.weights:
         yield f"{weight.name} format", weight.format, len(index.formats)
-        for key, part in weight.parts.items():
-            yield f"{weight.name} {key}", part.array, tensors
+        for key, used in weight.parts.items():
+            yield f"{weight.name} {key}", used.array, tensors
         yield from ((f"{weight.name} settled", number, tensors) for number in weight.settled)
 
 
@@ -268,7 +268,7 @@ def _check_rows(blocks: Blocks, headers: list[TensorHeader]) -> None:
         )
 
 
-def _check_names(place: str, names: Iterable[str | int]) -> None:
+def _check_names(place: str, names: Iterable[str]) -> None:
     if (twice := first_twice(names)) is not None:
         raise CorruptError(place, expected="every name once", found=f"{twice!r:.60} twice")
 
