@@ -362,7 +362,7 @@ def test_formats_come_back_from_their_documents(name):
         name="UINT3", dtype=np.dtype(np.uint8), fields=(formats.Field(name="code", bits=3),)
     )
     others = {
-        "int6": FORMATS["INT4"].with_element(element),
+        "int3": FORMATS["INT4"].with_element(element),
         "raw": formats.plain_format(np.dtype(np.int16)),
     }
     number_format = {**FORMATS, **others}[name]

@@ -154,7 +154,7 @@ class Tensor:
 jax.tree_util.register_pytree_with_keys(
     Tensor,
     lambda tensor: (((jax.tree_util.GetAttrKey("weight"), tensor.weight),), None),
-    lambda _, children: children[0],
+    lambda _, children: next(iter(children)),
 )
 
 

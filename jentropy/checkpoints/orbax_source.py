@@ -63,7 +63,7 @@ class OrbaxSource(Source):
       stores: the stores, sorted by path; the arrays of all are numbered in turn.
       tree: the structure of it all (`structure`), its leaves numbers of arrays.
       leaves: number and what `decompress` makes of each array of the tree.
-      notes: what could not be recognised.
+      choice: all of its arrays, and what could not be recognised.
     """
 
     root: Path
@@ -72,7 +72,7 @@ class OrbaxSource(Source):
     stores: tuple[ItemStore, ...]
     tree: Any
     leaves: Mapping[int, item_tree.Leaf]
-    notes: tuple[str, ...] = ()
+    choice: Choice
     whole = True
 
     @property
@@ -85,11 +85,6 @@ class OrbaxSource(Source):
         arrays = self.arrays
         for name, number in structure.numbers(self.tree):
             yield name, arrays[number]
-
-    @property
-    def choice(self) -> Choice:
-        """All of its arrays are the model's."""
-        return choosing.of_tree([name for name, _ in self.named()], self.notes)
 
     def arrays_in(self, file: str) -> dict[str, StoredArray]:
         return {name: replace(array, name=name) for name, array in self.named()}
@@ -168,7 +163,7 @@ def read_orbax(root: Path, step: int | None = None) -> OrbaxSource:
         stores=tuple(stores),
         tree=tree,
         leaves=leaves,
-        notes=tuple(notes(kept, tree)),
+        choice=choosing.of_tree([n for n, _ in structure.numbers(tree)], notes(kept, tree)),
     )
 
 

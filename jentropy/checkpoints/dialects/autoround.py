@@ -48,5 +48,5 @@ def _declared(contents: Contents, module: str) -> Declared:
     extra = mapping(declared.get("extra_config"))
     patterns = (key for key in extra if PATTERN.search(key))
     fits = (k for k in patterns if compiled(k, "extra_config", contents).search(module))
-    name = module if extra.get(module) is not None else next(fits, None)
+    name = module if extra.get(module) is not None else next(fits, "")
     return {**declared, **mapping(extra.get(name))}

@@ -19,6 +19,7 @@ from .settings import Declared, group_block
 from .weight import (
     Contents,
     Packed,
+    Stored,
     StoredArray,
     Tensor,
     Whole,
@@ -73,7 +74,7 @@ def packed_weight(contents: Contents, array: StoredArray, declared: Declared) ->
             formats.blocks.zero_point(formats.UINT4, block),
         ),
     )
-    stored = {
+    stored: dict[str, Stored] = {
         "code": (array, Packed(order=ORDER, transposed=True)),
         "scale": (scales, Whole(transposed=True)),
         "zero_point": (zeros, Packed(order=ORDER, transposed=True)),

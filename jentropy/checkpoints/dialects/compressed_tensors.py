@@ -44,6 +44,7 @@ from .weight import (
     Groups,
     Packed,
     Shape,
+    Stored,
     StoredArray,
     Tensor,
     assemble,
@@ -175,7 +176,7 @@ def _integers(
     why: str,
 ) -> Tensor:
     """A byte for each weight, or several weights packed in a word."""
-    is_packed = scheme.format == PACKED_INTEGERS
+    is_packed, settled = scheme.format == PACKED_INTEGERS, tuple[StoredArray, ...]()
     if is_packed:
         bits = integer(scheme.weights, "num_bits", contents)
         if bits not in INTEGERS:
@@ -191,14 +192,17 @@ def _integers(
         shape, element = _declared_shape(sizes), INTEGERS[bits]
         why, settled = f"{why} with {bits} bits", (sizes,)
     else:
-        shape, element, settled = array.shape, formats.INT8, ()
+        shape, element = array.shape, formats.INT8
         require_rank(array, 1)
         if (kind := scheme.weights.get("type", "int")) != "int":
             told = f"dtype of type {kind!r:.20} by {why}"
             raise InputError(told, file=array.file, tensor=name, expected="no I8", found="I8")
     block = block_of(contents, scheme, why)
     parameters = [formats.blocks.scale(scale_element(scale, why), block)]
-    stored = {"code": (array, Packed()) if is_packed else array, parameters[0].name: scale}
+    stored: dict[str, Stored] = {
+        "code": (array, Packed()) if is_packed else array,
+        parameters[0].name: scale,
+    }
     if scheme.weights.get("symmetric", True) is False:
         zero = find(contents, f"{name}_zero_point", name)
         require_dtype(zero, [array.dtype], why)

@@ -13,7 +13,7 @@ import numpy as np
 
 from jentropy import formats
 
-from .weight import Contents, Packed, StoredArray, Tensor, Whole, assemble, find
+from .weight import Contents, Packed, Stored, StoredArray, Tensor, Whole, assemble, find
 
 NAME, VERSION = "gpt-oss", 1
 BLOCK = 32
@@ -48,7 +48,7 @@ def weight(contents: Contents, array: StoredArray) -> Tensor | None:
     number_format = formats.MXFP4.with_parameter(
         "scale", block=(BLOCK, 1) if is_transposed else (BLOCK,)
     )
-    stored = {
+    stored: dict[str, Stored] = {
         "code": (array, Packed(transposed=is_transposed)),
         "scale": (scale, Whole(transposed=is_transposed)),
     }

@@ -24,6 +24,7 @@ from .weight import (
     Contents,
     Groups,
     Packed,
+    Stored,
     StoredArray,
     Tensor,
     Whole,
@@ -97,7 +98,7 @@ def packed_weight(
     why = f"{why}, groups of {block[0] or 'a row'}"
     is_implied = zeros.shape == (0,) and declared.get("sym", True) is True
     element, parameters = INTEGERS[bits], [scale]
-    stored = {
+    stored: dict[str, Stored] = {
         "code": (array, Packed(axis=-2, transposed=True)),
         "scale": (scales, Whole(transposed=True)),
     }

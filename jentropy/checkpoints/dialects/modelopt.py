@@ -38,6 +38,7 @@ from .settings import Declared, integer, mapping
 from .weight import (
     Contents,
     Packed,
+    Stored,
     StoredArray,
     Tensor,
     assemble,
@@ -117,7 +118,7 @@ def _weight(contents: Contents, array: StoredArray, stem: str) -> Tensor:
             element=formats.INT4,
             parameters=(formats.blocks.scale(formats.FP32, (size,)),),
         )
-        stored = {"code": (array, Packed(axis=-2)), "scale": scale}
+        stored: dict[str, Stored] = {"code": (array, Packed(axis=-2)), "scale": scale}
         why = f"{why} with groups of {size}"
         return assemble(name, number_format, (*stack, 2 * rows, columns), stored, why)
     raise UnsupportedError(
