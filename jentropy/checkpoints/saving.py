@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from jentropy.containers import coder, trees
 
@@ -53,4 +54,5 @@ def _item(name: str, leaf: Any) -> Item:
         return Item(name=name, array=leaf)
     numpy, key = not isinstance(leaf, jax.Array), trees.key_implementation(leaf, name)
     draft = partial(coder.draft, numpy=numpy, key=key)
-    return Item(name=name, array=of_leaf(name, leaf), draft=draft, reads=not numpy)
+    reads = not isinstance(leaf, np.ndarray)
+    return Item(name=name, array=of_leaf(name, leaf), draft=draft, reads=reads)
