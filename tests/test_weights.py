@@ -22,7 +22,7 @@ from jentropy.formats.document import FORMAT
 
 from .conftest import HERE, read_tree, same_tree
 from .golden import make
-from .test_dialects import DOWN, FIXTURES, QUANTISED, arrays_of, declared, write, write_gguf
+from .test_dialects import DOWN, FIXTURES, KEY, QUANTISED, arrays_of, declared, write, write_gguf
 
 GOLDEN = HERE / "golden" / "valid"
 CONFIGS = ("config.json", "hf_quant_config.json", "quantize_config.json")
