@@ -61,7 +61,7 @@ class OrbaxSource(Source):
       files: every file, relative to root, sorted.
       kept: those of them that are no store's.
       stores: the stores, sorted by path; the arrays of all are numbered in turn.
-      tree: the structure of the whole (`structure`), its leaves numbers of arrays.
+      tree: the structure of it all (`structure`), its leaves numbers of arrays.
       leaves: number and what `decompress` makes of each array of the tree.
       choice: all of its arrays, and what could not be recognised.
     """
@@ -94,8 +94,8 @@ class OrbaxSource(Source):
         return {}
 
     def read_file(self, path: str) -> bytes | None:
-        found = path in CONFIGS and path in self.kept
-        return (self.root / path).read_bytes() if found else None
+        is_config = path in CONFIGS and path in self.kept
+        return (self.root / path).read_bytes() if is_config else None
 
 
 def is_orbax(path: Path) -> bool:
@@ -145,8 +145,8 @@ def read_orbax(root: Path, step: int | None = None) -> OrbaxSource:
         arrays, others = array_store.read_store(
             folder, prefixes, complete=bool(told and told[item_tree.EVERY_CHUNK])
         )
-        items[path], found = item_tree.of_store(folder, told, arrays, first)
-        leaves |= found
+        items[path], described = item_tree.of_store(folder, told, arrays, first)
+        leaves |= described
         first += len(arrays)
         stores.append(ItemStore(path=path, ocdbt=ocdbt, arrays=tuple(arrays), others=others))
         owned |= owned_files(files, path, [array.prefix for array in arrays], ocdbt=ocdbt)
@@ -186,16 +186,16 @@ def _of_step(root: Path, files: list[str], step: int | None) -> Iterator[str]:
         return
     tops = sorted({name.split("/")[0] for name in files if "/" in name})
     steps = [name for name in tops if STEP.fullmatch(name.split(UNFINISHED)[0])]
-    found = [name for name in steps if re.fullmatch(rf"(.*_)?0*{step}", name)]
-    if len(found) != 1:
+    wanted = [name for name in steps if re.fullmatch(rf"(.*_)?0*{step}", name)]
+    if len(wanted) != 1:
         told = ", ".join(name for name in steps if not _is_unfinished(name))
         raise InputError(
             f"step {step}",
             file=root,
             expected=f"one of {told}" if told else "the root of a CheckpointManager",
-            found=" and ".join(found) or "none",
+            found=" and ".join(wanted) or "none",
         )
-    others = {*steps} - {*found}
+    others = {*steps} - {*wanted}
     yield from (name for name in files if "/" not in name or name.split("/")[0] not in others)
 
 
@@ -212,7 +212,7 @@ def _store_folders(root: Path, files: Sequence[str]) -> dict[str, list[str]]:
     done = [name for name in files if not _is_unfinished(name)]
     trees = {_parent(name) for name in done if PurePosixPath(name).name == "_METADATA"}
     manifests = {_parent(name) for name in done if PurePosixPath(name).name == MANIFEST}
-    found: dict[str, list[str]] = {
+    stores: dict[str, list[str]] = {
         folder: []
         for folder in manifests
         if not re.match(r"ocdbt\.process_", PurePosixPath(folder).name)
@@ -225,10 +225,10 @@ def _store_folders(root: Path, files: Sequence[str]) -> dict[str, list[str]]:
         above = [str(p) if str(p) != "." else "" for p in PurePosixPath(array).parents]
         folder = next((p for p in above if p in trees), above[0])
         if folder not in manifests:
-            found.setdefault(folder, []).append(f"{array.removeprefix(folder).lstrip('/')}/")
+            stores.setdefault(folder, []).append(f"{array.removeprefix(folder).lstrip('/')}/")
     for folder in trees:  # of no array, but perhaps of numbers and texts
-        found.setdefault(folder, [])
-    return dict(sorted(found.items()))
+        stores.setdefault(folder, [])
+    return dict(sorted(stores.items()))
 
 
 def owned_files(
