@@ -22,7 +22,7 @@ from jentropy.formats.document import FORMAT
 
 from .conftest import HERE, read_tree, same_tree
 from .golden import make
-from .test_dialects import DOWN, FIXTURES, QUANTISED, arrays_of, declared, write, write_gguf
+from .test_dialects import DOWN, FIXTURES, KEY, QUANTISED, arrays_of, declared, write, write_gguf
 
 GOLDEN = HERE / "golden" / "valid"
 CONFIGS = ("config.json", "hf_quant_config.json", "quantize_config.json")
@@ -292,13 +292,37 @@ def test_analysis_sees_the_format_of_quantised_pytrees(name, tmp_path):
     weight = quantised(name)
     tree = {"w": weight, "n": np.ones(8, np.float16)}
     jentropy.save(tmp_path / "dst", jentropy.compress(tree))
-    for source in (tree, jentropy.compress(tree), jentropy.load(tmp_path / "dst")):
+    for source in (
+        tree,
+        jentropy.compress(tree),
+        jentropy.load(tmp_path / "dst"),
+        tmp_path / "dst",
+    ):
         report = jentropy.analyze(source)
         assert report.weights == 128 * 256 + 8
         assert report.formats[name].weights == 128 * 256
         row = {t.name: t for t in report.tensors}["w"]
         assert (row.format, row.shape) == (name, (128, 256))
+    saved = jentropy.open_checkpoint(tmp_path / "dst")
+    assert sorted(saved.names()) == ["n", "w"]
+    assert (saved.tensor("w").dequantize() == np.asarray(weight.dequantize())).all()
+    assert jentropy.inspect(tmp_path / "dst").weights == 128 * 256 + 8
     assert report.formats[name].allocated_bits == weight.number_format.allocated_bits((128, 256))
+
+
+def test_codes_of_a_saved_tree_that_are_not_their_formats_are_refused(tmp_path):
+    jentropy.save(tmp_path / "dst", {"w": quantised("MXFP4")})
+    expected = jentropy.open_checkpoint(tmp_path / "dst").tensor("w").dequantize()
+    assert expected.shape == (128, 256)
+
+    def edit(content: dict) -> None:
+        content["formats"][0]["parameters"][0]["block"] = [16]
+
+    make.edit_index(tmp_path / "dst", edit)
+    with pytest.raises(
+        CorruptError, match=r"tensor 'w': recorded weight: shape of w\.codes\.scale"
+    ):
+        jentropy.open_checkpoint(tmp_path / "dst")
 
 
 def test_codes_that_are_not_what_the_format_says_are_refused():
@@ -423,3 +447,16 @@ def test_hostile_documents_are_refused(name):
     document, error = HOSTILE_FORMATS[name]
     with pytest.raises(error):
         FORMAT.read(document)
+
+
+def test_the_groups_of_columns_come_back_and_are_held_to_their_number(tmp_path):
+    source = QUANTISED / "gptq_v1_asym_act"
+    weight = jentropy.open_checkpoint(source).tensor(KEY).weight
+    jentropy.save(tmp_path / "dst", {"w": weight})
+    saved = jentropy.open_checkpoint(tmp_path / "dst").tensor("w")
+    assert (saved.dequantize() == weight.dequantize()).all()
+    broken = weight.in_memory()
+    broken.codes[formats.GROUP_INDEX] = np.full_like(broken.codes[formats.GROUP_INDEX], 99)
+    jentropy.save(tmp_path / "broken", {"w": broken})
+    with pytest.raises(InputError, match="group indices: expected 0 to 3, found 99 to 99"):
+        jentropy.open_checkpoint(tmp_path / "broken").tensor("w").dequantize()

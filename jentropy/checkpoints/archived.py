@@ -106,7 +106,8 @@ class Archive(Source):
             number = part.fields[0] if isinstance(part, Blocks) else part
             numbers.setdefault(number, arrays[name])
         index, file = self._store.index, self._store.array_path("index")
-        return list(recorded.recall(index, numbers, file))
+        trees = recorded.of_tree(index.tree, numbers, file) if TREE in component.files else ()
+        return [*recorded.recall(index, numbers, file), *trees]
 
     def _shown(self, component: Component) -> Iterator[tuple[str, int | Blocks]]:
         for file, names in component.files.items():
