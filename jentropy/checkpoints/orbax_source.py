@@ -138,7 +138,10 @@ def read_orbax(root: Path, step: int | None = None) -> OrbaxSource:
             found="none",
         )
     files = tuple(_of_step(root, walk(root), step))
-    stores, owned, items, leaves, first = [], set[str](), {}, {}, 0
+    stores: list[ItemStore] = []
+    items: dict[str, Any] = {}
+    leaves: dict[int, item_tree.Leaf] = {}
+    owned, first = set[str](), 0
     for path, prefixes in _store_folders(root, files).items():
         folder = root / path
         told, ocdbt = item_tree.read_metadata(folder), array_store.is_ocdbt(folder)
