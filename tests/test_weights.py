@@ -16,7 +16,7 @@ from jentropy import formats
 from jentropy.checkpoints import DIALECTS, dialects
 from jentropy.checkpoints.store import Store
 from jentropy.checkpoints.unpacking import UNPACKINGS, StoredCodes
-from jentropy.errors import CorruptError, UnsupportedError
+from jentropy.errors import CorruptError, InputError, UnsupportedError
 from jentropy.formats import FORMATS, QuantizedTensor
 from jentropy.formats.document import FORMAT
 
