@@ -32,4 +32,4 @@ def weight(contents: Contents, array: StoredArray) -> Tensor | None:
     shape = (*stack, row // packing.bytes * packing.weights)
     kind = array.packing
     stored = {key: (array, Field(packing=kind, key=key)) for key in packing.extract}
-    return assemble(array.name, packing.format, shape, stored, f"type {kind}")
+    return assemble(array.name, packing.number_format, shape, stored, f"type {kind}")
