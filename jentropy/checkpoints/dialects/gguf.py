@@ -7,8 +7,6 @@ from jentropy.errors import CorruptError
 
 from .weight import Contents, Field, StoredArray, Tensor, assemble
 
-NAME, VERSION = "gguf", 1
-
 
 def claims(contents: Contents) -> bool:
     """A GGUF file."""
