@@ -138,7 +138,10 @@ def read_orbax(root: Path, step: int | None = None) -> OrbaxSource:
             found="none",
         )
     files = tuple(_of_step(root, walk(root), step))
-    stores, owned, items, leaves, first = [], set[str](), {}, {}, 0
+    stores: list[ItemStore] = []
+    items: dict[str, Any] = {}
+    leaves: dict[int, item_tree.Leaf] = {}
+    owned, first = set[str](), 0
     for path, prefixes in _store_folders(root, files).items():
         folder = root / path
         told, ocdbt = item_tree.read_metadata(folder), array_store.is_ocdbt(folder)
@@ -155,7 +158,7 @@ def read_orbax(root: Path, step: int | None = None) -> OrbaxSource:
         node = None if _is_unfinished(path) else item_tree.of_files(root, path, kept)
         if node is not None:
             items[path] = node
-    tree = _nested(dict(sorted(items.items())))
+    tree = _by_folder(root, items)
     return OrbaxSource(
         root=root,
         files=files,
@@ -243,22 +246,12 @@ def owned_files(
     return {name for name in inside if starts and name.startswith(starts)}
 
 
-def _nested(items: Mapping[str, Any]) -> Any:
+def _by_folder(root: Path, items: Mapping[str, Any]) -> Any:
     """The tree of items by folder, without the levels in which all agree."""
-    paths = {name: tuple(name.split("/")) if name else () for name in items}
+    paths = {name: tuple(name.split("/")) if name else () for name in sorted(items)}
     depth = max(map(len, paths.values()), default=0)
     told = [n for n in range(depth) if len({path[n : n + 1] for path in paths.values()}) > 1]
-    root: dict[str, Any] = {}
-    for name, path in paths.items():
-        node = root
-        for key in (path[n] for n in told if n < len(path)):
-            node = node.setdefault(key, {})
-        node[OWN] = items[name]
-    return _items(root)
-
-
-def _items(node: Mapping[str, Any]) -> Any:
-    """Folders as dicts; a folder that is an item itself is its tree."""
-    if node.keys() == {OWN}:
-        return node[OWN]
-    return {key: child if key == OWN else _items(child) for key, child in node.items()}
+    places = {name: tuple(path[n] for n in told if n < len(path)) for name, path in paths.items()}
+    above = {place[:n] for place in places.values() for n in range(len(place))}
+    nodes = {(*p, OWN) if p in above else p: items[name] for name, p in places.items()}
+    return item_tree.nested(nodes, root)
