@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +14,11 @@ import pytest
 
 import jentropy
 from jentropy import formats
-from jentropy.checkpoints import DIALECTS, dialects
+from jentropy.checkpoints import DIALECTS
+from jentropy.checkpoints.dialects import PLAIN
 from jentropy.checkpoints.store import Store
 from jentropy.checkpoints.unpacking import UNPACKINGS, StoredCodes
-from jentropy.errors import CorruptError, UnsupportedError
+from jentropy.errors import CorruptError, InputError, UnsupportedError
 from jentropy.formats import FORMATS, QuantizedTensor
 from jentropy.formats.document import FORMAT
 
@@ -44,6 +46,12 @@ def same(ours: jentropy.Checkpoint, theirs: jentropy.Checkpoint) -> None:
             assert codes.tobytes() == theirs_codes[key].tobytes(), (name, key)
 
 
+def forget(patch: pytest.MonkeyPatch, name: str) -> None:
+    """Makes a release that does not know a dialect."""
+    unknown = replace(DIALECTS[name], methods=(), signs=lambda contents: False)
+    patch.setitem(DIALECTS, name, unknown)
+
+
 def without_configs(content: dict) -> None:
     """The index of a checkpoint whose configs have other names."""
     for file in content["files"]:
@@ -57,9 +65,8 @@ def test_what_was_recognised_is_read_without_config_or_dialect(name, tmp_path, m
     theirs = jentropy.open_checkpoint(QUANTISED / name)
     same(jentropy.open_checkpoint(tmp_path / "dst"), theirs)
     make.edit_index(tmp_path / "dst", without_configs)
-    for dialect in DIALECTS.values():
-        if dialect is not dialects.plain:
-            monkeypatch.setattr(dialect, "claims", lambda contents: False)
+    for other in DIALECTS.keys() - {PLAIN}:
+        forget(monkeypatch, other)
     ours = jentropy.open_checkpoint(tmp_path / "dst")
     assert ours.config is None
     same(ours, theirs)
@@ -70,14 +77,14 @@ def test_gguf_and_its_blocks_are_recorded(tmp_path, monkeypatch):
     jentropy.compress_checkpoint(tmp_path / "m.gguf", tmp_path / "dst")
     theirs = jentropy.open_checkpoint(tmp_path / "m.gguf")
     assert len(Store(tmp_path / "dst").index.weights) == 5
-    monkeypatch.setattr(dialects.gguf, "claims", lambda contents: False)
+    forget(monkeypatch, "gguf")
     same(jentropy.open_checkpoint(tmp_path / "dst"), theirs)
 
 
 def test_what_was_raw_is_looked_at_again(tmp_path, monkeypatch):
     source = QUANTISED / "gptq_v2"
     with monkeypatch.context() as patch:  # a release that does not know GPTQ
-        patch.setattr(dialects.gptq, "claims", lambda contents: False)
+        forget(patch, "gptq")
         jentropy.compress_checkpoint(source, tmp_path / "dst")
         assert jentropy.open_checkpoint(tmp_path / "dst").tensor(f"{DOWN[:-6]}qweight").note
     assert Store(tmp_path / "dst").index.weights == ()
@@ -199,8 +206,8 @@ def test_records_that_contradict_the_arrays_are_one_clear_error(name, tmp_path):
 
 def test_a_weight_of_an_older_dialect_is_read_as_it_was_recorded(tmp_path, monkeypatch):
     jentropy.compress_checkpoint(QUANTISED / "mo_fp8", tmp_path / "dst")
-    monkeypatch.setattr(dialects.modelopt, "VERSION", 7)
-    monkeypatch.setattr(dialects.modelopt, "weight", lambda contents, array: None)
+    changed = replace(DIALECTS["modelopt"], version=7, weight=lambda contents, array: None)
+    monkeypatch.setitem(DIALECTS, "modelopt", changed)
     theirs = jentropy.open_checkpoint(tmp_path / "dst")
     assert theirs.tensor(DOWN).format == "FP8_E4M3"
 
@@ -209,7 +216,7 @@ def test_our_own_bugs_are_no_bad_input(tmp_path, monkeypatch):
     def broken(contents, array):
         raise KeyError("ours")
 
-    monkeypatch.setattr(dialects.gptq, "weight", broken)
+    monkeypatch.setitem(DIALECTS, "gptq", replace(DIALECTS["gptq"], weight=broken))
     with pytest.raises(KeyError, match="ours"):
         jentropy.open_checkpoint(QUANTISED / "gptq_v2")
 
@@ -362,7 +369,7 @@ def test_the_golden_checkpoint_of_recorded_weights_is_read_as_it_was(tmp_path, m
     assert ours.weights == again.weights
     assert ours.formats == again.formats
     assert len(ours.weights) == 2
-    monkeypatch.setattr(dialects.gptq, "claims", lambda contents: False)
+    forget(monkeypatch, "gptq")
     same(jentropy.open_checkpoint(golden), theirs)
 
 

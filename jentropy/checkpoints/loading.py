@@ -61,7 +61,7 @@ def load(path: str | Path, sharding: Any = None, *, target: Any = None) -> Any:
     store = Store(Path(path))
     index = store.index
     if not index.has_tree:
-        entries = [item for array in Archive(store).arrays() for item in array.entries.items()]
+        entries = [item for _, array in Archive(store).arrays() for item in array.items()]
         if (twice := first_twice(name for name, _ in entries)) is not None:
             raise InputError("two arrays have this name", file=store.path, tensor=twice)
         tree = required = {name: _packed(store, entry) for name, entry in entries}

@@ -19,7 +19,7 @@ from jentropy.formats import GROUP_INDEX, Format, QuantizedTensor
 from . import structure
 from .checkpoint import Tensor
 from .contents import StoredArray
-from .dialects import DIALECTS, plain
+from .dialects import DIALECTS, PLAIN
 from .entries import Index, PartEntry, WeightEntry
 from .unpacking import UNPACKINGS, Groups, Stored, Unpacking, Whole, stored_weight
 
@@ -54,7 +54,7 @@ def record(
             WeightEntry(
                 name=tensor.name.removeprefix(tensor.prefix),
                 dialect=tensor.dialect,
-                version=DIALECTS[tensor.dialect].VERSION,
+                version=DIALECTS[tensor.dialect].version,
                 format=formats.setdefault(tensor.number_format, len(formats)),
                 shape=tensor.shape,
                 parts=parts,
@@ -96,14 +96,14 @@ def recall(index: Index, arrays: Mapping[int, StoredArray], file: Path) -> Itera
         if not {part.array for part in weight.parts.values()} <= arrays.keys():
             continue
         known = DIALECTS.get(weight.dialect)
-        if known is None or weight.version > known.VERSION:
+        if known is None or weight.version > known.version:
             raise UnsupportedError(
                 "dialect of a recorded weight",
                 file=file,
                 tensor=weight.name,
                 expected=" or ".join(DIALECTS)
                 if known is None
-                else f"{weight.dialect} of version {known.VERSION} or lower",
+                else f"{weight.dialect} of version {known.version} or lower",
                 found=f"{weight.dialect} of version {weight.version}",
                 hint="a newer jentropy wrote it",
             )
@@ -140,7 +140,7 @@ def of_tree(tree: Any, arrays: Mapping[int, StoredArray], file: Path) -> Iterato
         name = inside["code"].name.removesuffix(".codes.code")
         with _told_of(name, file):
             weight = stored_weight(node.number_format, inside["code"].shape, stored)
-        yield Tensor(name=name, weight=weight, dialect=plain.NAME)
+        yield Tensor(name=name, weight=weight, dialect=PLAIN)
 
 
 @contextmanager

@@ -140,8 +140,8 @@ class Field:
         if array.packing != self.packing or array.shape[-1] % known.bytes:
             return None
         weights = (*array.shape[:-1], array.shape[-1] // known.bytes * known.weights)
-        fields = {p.name: (p.element, p.grid(weights)) for p in known.format.parameters}
-        fields["code"] = known.format.element, weights
+        fields = {p.name: (p.element, p.grid(weights)) for p in known.number_format.parameters}
+        fields["code"] = known.number_format.element, weights
         return array.shape if fields.get(self.key) == (codes.element, codes.shape) else None
 
     def unpack(self, codes: StoredCodes, values: np.ndarray) -> np.ndarray:

@@ -14,14 +14,7 @@ from . import awq, gptq
 from .settings import Declared, compiled, mapping
 from .weight import Contents, StoredArray, Tensor
 
-NAME, VERSION = "auto-round", 1
-METHODS = (NAME, "auto_round", "autoround", "intel/auto-round")
 PATTERN = re.compile(r"[*+?^$()\[\]{}|\\]")  # in a key: it is no plain name
-
-
-def claims(contents: Contents) -> bool:
-    """Method `auto-round`."""
-    return contents.quant_method in METHODS
 
 
 def weight(contents: Contents, array: StoredArray) -> Tensor | None:

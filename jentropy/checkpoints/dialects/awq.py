@@ -29,15 +29,9 @@ from .weight import (
     require_rank,
 )
 
-NAME, VERSION = "awq", 1
 QWEIGHT = ".qweight"
 ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 PER_WORD = len(ORDER)
-
-
-def claims(contents: Contents) -> bool:
-    """Method `awq`."""
-    return contents.quant_method == NAME
 
 
 def weight(contents: Contents, array: StoredArray) -> Tensor | None:

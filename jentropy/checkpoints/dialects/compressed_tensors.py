@@ -54,17 +54,11 @@ from .weight import (
     require_shape,
 )
 
-NAME, VERSION = "compressed-tensors", 1
 WEIGHT, PACKED = ".weight", "_packed"
 PACKED_INTEGERS = "pack-quantized"
 SPARSE = (".compressed", ".bitmask")
 INTEGERS = {4: formats.INT4_EXCESS8, 8: formats.INT8_EXCESS128}
 REORDERED = ("group", "dynamic", True)  # values of `actorder` that scatter a group's inputs
-
-
-def claims(contents: Contents) -> bool:
-    """Method `compressed-tensors`."""
-    return contents.quant_method == NAME
 
 
 def weight(contents: Contents, array: StoredArray) -> Tensor | None:

@@ -15,16 +15,13 @@ from jentropy import formats
 
 from .weight import Contents, Packed, Stored, StoredArray, Tensor, Whole, assemble, find
 
-NAME, VERSION = "gpt-oss", 1
 BLOCK = 32
 BLOCKS, SCALES = "blocks", "scales"
 
 
 def claims(contents: Contents) -> bool:
-    """Method `mxfp4`, or arrays that can be nothing else."""
-    return contents.quant_method == "mxfp4" or any(
-        _is_blocks(array) for array in contents.arrays.values()
-    )
+    """Arrays that can be nothing else."""
+    return any(map(_is_blocks, contents.arrays.values()))
 
 
 def _is_blocks(array: StoredArray) -> bool:

@@ -28,7 +28,6 @@ from .weight import (
     require_rank,
 )
 
-NAME, VERSION = "mlx", 1
 WORD_BITS = 32
 BITS = (2, 3, 4, 5, 6, 8)
 AFFINE = "affine"
@@ -40,7 +39,7 @@ def claims(contents: Contents) -> bool:
     return (
         declared.get("quant_method") is None
         and {"bits", "group_size"} <= declared.keys()
-        and ("quantization" in (contents.config or {}) or contents.metadata.get("format") == NAME)
+        and ("quantization" in (contents.config or {}) or contents.metadata.get("format") == "mlx")
     )
 
 

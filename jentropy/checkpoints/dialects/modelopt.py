@@ -47,7 +47,6 @@ from .weight import (
     require_rank,
 )
 
-NAME, VERSION = "modelopt", 1
 FP8_BLOCK = (128, 128)
 FP8_BLOCKS = ("FP8_PB_WO", "FP8_BLOCK_SCALES")
 FP4 = ("MXFP4", "NVFP4", "W4A16_NVFP4", "NVFP4_AWQ", "W4A8_NVFP4_FP8", "W4A8_MXFP4_FP8")
@@ -55,8 +54,8 @@ MX = ("MXFP4", "W4A8_MXFP4_FP8")
 
 
 def claims(contents: Contents) -> bool:
-    """Method `modelopt`."""
-    return contents.quant_method is not None and contents.quant_method.startswith(NAME)
+    """Method `modelopt`, or one that begins so."""
+    return (contents.quant_method or "").startswith("modelopt")
 
 
 def weight(contents: Contents, array: StoredArray) -> Tensor | None:
