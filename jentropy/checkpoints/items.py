@@ -98,6 +98,7 @@ def write(
                 progress(chunk.weights * items[number].array.dtype.itemsize)
         if not coded:
             entries[number] = _entry(name, described, chunks)
+    assert all(entries)
     return tuple(entry for entry in entries if entry is not None)
 
 

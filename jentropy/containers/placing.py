@@ -75,7 +75,19 @@ def key_struct(implementation: str, shape: tuple[int, ...]) -> jax.ShapeDtypeStr
 
 
 def struct(tensor: CompressedTensor) -> Any:
-    """What has shape and dtype of the array that a tensor decompresses to."""
+    """What has shape and dtype of the array that a tensor decompresses to.
+
+    Args:
+      tensor: an archived tensor; of random keys it holds their data.
+
+    Returns:
+      The tensor itself, or a `jax.ShapeDtypeStruct` of random keys.
+
+    Example:
+      >>> import jax, jentropy
+      >>> struct(jentropy.compress(jax.random.key(0))).shape
+      ()
+    """
     key = tensor.header.key
     return key_struct(key, tuple(tensor.shape)) if key else tensor
 
