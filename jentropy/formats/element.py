@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 from jaxtyping import Array, UInt
 
@@ -49,15 +48,15 @@ class ElementFormat:
     excess: int = 0  # of integers: a value is its dtype's minus this
 
     def __post_init__(self) -> None:
-        bits, is_unsigned = _bits_of(np.dtype(self.dtype))
-        if self.name == RAW:  # whole bytes, which no one decodes
-            bits = 8 * np.dtype(self.dtype).itemsize
+        dtype = np.dtype(self.dtype)
+        # RAW codes are whole bytes, which no one decodes.
+        bits = 8 * dtype.itemsize if self.name == RAW else jax.dtypes.itemsize_bits(dtype)
         if self.code_bits > bits:
             raise ValueError(f"{self.name}: fields have {self.fields}, dtype has {bits} bits")
-        if self.code_bits < bits and not is_unsigned:
+        if self.code_bits < bits and not jnp.issubdtype(dtype, jnp.unsignedinteger):
             raise UnsupportedError(
                 f"element format {self.name}: bits of its fields",
-                expected=f"{bits}, as {np.dtype(self.dtype)} has",
+                expected=f"{bits}, as {dtype} has",
                 found=self.code_bits,
                 hint="codes are decoded by their dtype: take one as narrow as they are, or "
                 "unsigned integers with an excess",
@@ -135,19 +134,6 @@ def _float32_bits(element: ElementFormat) -> np.ndarray:
         bits = numbers.view(np.uint32)
         return np.where(np.isnan(numbers), payload, bits).astype(np.uint32)
     return numbers.view(np.uint32)
-
-
-def _bits_of(dtype: np.dtype) -> tuple[int, bool]:
-    """Bits of a number of a dtype, and whether it is an unsigned integer."""
-    try:
-        return int(ml_dtypes.finfo(dtype).bits), False
-    except ValueError:
-        pass
-    try:
-        info = ml_dtypes.iinfo(dtype)
-    except ValueError:  # booleans, complex numbers
-        return 8 * dtype.itemsize, False
-    return int(info.bits), int(info.min) == 0
 
 
 def code_dtype(dtype: Any) -> np.dtype:
