@@ -15,10 +15,10 @@ from jaxtyping import Array, UInt, UInt32
 
 from jentropy import modes
 
-CALL = 1 << 22  # codes counted by one call; a call's counts fit uint32 by a wide margin
+
 # Codes that programs are compiled for: a compile takes half a second and 2 MB, what is cut to sizes
-# that are there microseconds.
-PROGRAMS = (1 << 16, 1 << 18, 1 << 20, CALL)
+# that are there microseconds. Counts of the largest fit uint32 by a wide margin.
+PROGRAMS = (1 << 16, 1 << 18, 1 << 20, 1 << 22)
 SMALL = 1 << 14  # not worth a call of the device
 _SCATTER_BLOCK = 1 << 14  # codes of one scatter
 _MATMUL_BLOCK = 1 << 14  # codes of one one-hot product; its counts are exact in float32

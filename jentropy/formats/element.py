@@ -24,7 +24,12 @@ TABLE_BITS = 16  # codes up to this wide are decoded by a table
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Field:
-    """A run of bits of a code."""
+    """A run of bits of a code.
+
+    Example:
+      >>> Field(name="mantissa", bits=7).bits
+      7
+    """
 
     name: str  # one of the contract's field names: sign, exponent, mantissa, code
     bits: int
@@ -39,6 +44,14 @@ class ElementFormat:
 
     Raises:
       UnsupportedError: any other code that is narrower than its dtype, which decodes it.
+
+    Example:
+      >>> from jentropy.formats import BF16
+      >>> codes = np.array([0xBF80], np.uint16)  # -1
+      >>> {name: int(part[0]) for name, part in BF16.split(codes).items()}
+      {'sign': 1, 'exponent': 127, 'mantissa': 0}
+      >>> BF16.decode(codes).tolist()
+      [-1.0]
     """
 
     name: str
@@ -137,13 +150,23 @@ def _float32_bits(element: ElementFormat) -> np.ndarray:
 
 
 def code_dtype(dtype: Any) -> np.dtype:
-    """Unsigned integer dtype that holds the codes of a dtype; one of 16 bytes is its own."""
+    """Unsigned integer dtype that holds the codes of a dtype; one of 16 bytes is its own.
+
+    Example:
+      >>> code_dtype(np.float32).name, code_dtype(np.complex128).name
+      ('uint32', 'complex128')
+    """
     dtype = np.dtype(dtype)
     return np.dtype(f"<u{dtype.itemsize}") if dtype.itemsize <= 8 else dtype
 
 
 def codes_of(values: Any) -> Any:
-    """Bits of a NumPy or JAX array as unsigned integers of its shape."""
+    """Bits of a NumPy or JAX array as unsigned integers of its shape.
+
+    Example:
+      >>> hex(int(codes_of(np.float16([1.0]))[0]))
+      '0x3c00'
+    """
     if isinstance(values, np.ndarray):
         return values.view(code_dtype(values.dtype))
     return jax.lax.bitcast_convert_type(values, jnp.dtype(code_dtype(values.dtype)))
