@@ -120,9 +120,8 @@ def drafts(
       sizes: bytes that each reads into memory; about READ_BYTES are read ahead.
 
     Example:
-      >>> makers = [lambda: draft("w", np.zeros(3, np.int8)), lambda: blob("b", np.zeros(2, np.uint8))]
-      >>> [made.name for made in drafts(makers)]
-      ['w', 'b']
+      >>> [made.name for made in drafts([lambda: draft("w", np.zeros(3, np.int8))])]
+      ['w']
     """
     workers, ahead = threads.count(), 0
     made: deque[tuple[Future[Draft], int]] = deque()

@@ -34,13 +34,6 @@ def decompress(tensors: Sequence[CompressedTensor], names: Sequence[str]) -> Ite
 
     Raises:
       ChecksumError, CorruptError: damaged data.
-
-    Example:
-      >>> import jentropy
-      >>> values = jax.random.normal(jax.random.key(0), (99, 99)).astype(jnp.bfloat16)
-      >>> (array,) = decompress([jentropy.compress(values)], ["w"])
-      >>> bool((array == values).all())
-      True
     """
     items = (
         item

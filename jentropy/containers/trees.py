@@ -154,8 +154,8 @@ def key_implementation(leaf: Any, name: str = "") -> str:
       InputError: keys of an implementation that JAX does not know by name.
 
     Example:
-      >>> key_implementation(jax.random.key(0, impl="threefry2x32")), key_implementation(jnp.ones(2))
-      ('threefry2x32', '')
+      >>> key_implementation(jax.random.key(0, impl="rbg")), key_implementation(jnp.ones(2))
+      ('rbg', '')
     """
     if not is_key(leaf):
         return ""

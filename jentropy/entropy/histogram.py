@@ -15,7 +15,6 @@ from jaxtyping import Array, UInt, UInt32
 
 from jentropy import modes
 
-
 # Codes that programs are compiled for: a compile takes half a second and 2 MB, what is cut to sizes
 # that are there microseconds. Counts of the largest fit uint32 by a wide margin.
 PROGRAMS = (1 << 16, 1 << 18, 1 << 20, 1 << 22)

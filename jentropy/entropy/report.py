@@ -72,7 +72,11 @@ def counted(name: str, row: FormatReport) -> tuple[str, str]:
 
     Example:
       >>> row = FormatReport(
-      ...     weights=1234, allocated_bits=16.0, entropy_bits=0.0, joint_entropy_bits=None, fields={}
+      ...     weights=1234,
+      ...     allocated_bits=16.0,
+      ...     entropy_bits=10.6,
+      ...     joint_entropy_bits=None,
+      ...     fields={},
       ... )
       >>> counted("BF16", row), counted("RAW", row)
       (('BF16', '1,234'), ('RAW (1,234 numbers)', ''))

@@ -88,7 +88,8 @@ class Format:
 
     Example:
       >>> from jentropy.formats import MXFP4
-      >>> MXFP4.allocated_bits((4, 64)), MXFP4.with_parameter("scale", block=(16,)).allocated_bits((64,))
+      >>> narrower = MXFP4.with_parameter("scale", block=(16,))
+      >>> MXFP4.allocated_bits((4, 64)), narrower.allocated_bits((4, 64))
       (4.25, 4.5)
     """
 
