@@ -90,6 +90,12 @@ def key_struct(implementation: str, shape: tuple[int, ...]) -> jax.ShapeDtypeStr
     return jax.eval_shape(lambda d: jax.random.wrap_key_data(d, impl=implementation), data)
 
 
+def struct(tensor: CompressedTensor) -> Any:
+    """What has shape and dtype of the array that a tensor decompresses to."""
+    key = tensor.header.key
+    return key_struct(key, tuple(tensor.shape)) if key else tensor
+
+
 def fitting(tensor: CompressedTensor, rule: Any, name: str) -> jax.sharding.Sharding | None:
     """The sharding that a rule gives to a tensor.
 
@@ -105,8 +111,7 @@ def fitting(tensor: CompressedTensor, rule: Any, name: str) -> jax.sharding.Shar
       >>> fitting(packed, jax.ShapeDtypeStruct((4, 2), np.float32), "w") is None
       True
     """
-    key, shape = tensor.header.key, tuple(tensor.shape)
-    target = key_struct(key, shape) if key else tensor
+    target = struct(tensor)
     if isinstance(rule, _TEMPLATES):
         expected, found = (tuple(rule.shape), rule.dtype), (tuple(target.shape), target.dtype)
         if expected != found:
