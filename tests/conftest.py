@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,8 +25,49 @@ sys.setrecursionlimit(4 * sys.getrecursionlimit())  # a checked call takes four 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
+COMPILED = "JENTROPY_TESTS_COMPILED"  # the folder of a run's compiled programs
+
 HERE = Path(__file__).parent
 ROOT = HERE.parent
+
+# What `make check` leaves out: tests whose id begins so, a few that take most of the time.
+SLOW = (
+    "test_aot.py",
+    "test_gpu.py",
+    "test_gpu_code.py",
+    "test_imports.py::test_works_without",
+    "test_matmul.py::test_kernels_that_do_not_work_are_not_taken",
+    "test_matmul.py::test_matrices_of_a_stack",
+    "test_models.py::test_a_mesh_spreads_the_weights",
+    "test_modes.py::test_a_mesh_with_explicit_axes",
+    "test_notebooks.py",
+    "test_profile.py",
+    "test_pylm.py",
+    "test_readme.py",
+    "test_tpu.py",
+    "test_cli.py::test_bench_measures",
+    "test_cli.py::test_demo_shows_the_whole_way",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.nodeid.removeprefix("tests/").startswith(SLOW):
+            item.add_marker(pytest.mark.slow)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Has all processes of a run share what they compile.
+
+    By JAX's configuration, which commands that tests start do not see: the profile reads what a
+    compiler leaves as it compiles.
+    """
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        folder = tempfile.TemporaryDirectory(prefix="jentropy-compiled-")
+        config.add_cleanup(folder.cleanup)
+        os.environ[COMPILED] = folder.name
+    jax.config.update("jax_compilation_cache_dir", os.environ[COMPILED])
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 @pytest.fixture
