@@ -82,7 +82,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     parser.add_argument("--version", action="version", version=f"%(prog)s {jentropy.__version__}")
-    for name in COMMANDS:
+    words = sys.argv[1:] if argv is None else argv
+    # The first is the command: what only others need is not loaded.
+    for name in [word for word in words if word in COMMANDS][:1] or COMMANDS:
         module = importlib.import_module(f"jentropy.cli.{name}")
         command = commands.add_parser(name, help=module.HELP, description=module.HELP)
         module.add_arguments(command)
