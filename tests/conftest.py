@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,8 +23,6 @@ sys.setrecursionlimit(4 * sys.getrecursionlimit())  # a checked call takes four 
 # No arrays of two ranks or two dtypes meet unless the code says so.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
-
-COMPILED = "JENTROPY_TESTS_COMPILED"  # the folder of a run's compiled programs
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -54,20 +51,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.nodeid.removeprefix("tests/").startswith(SLOW):
             item.add_marker(pytest.mark.slow)
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Has all processes of a run share what they compile.
-
-    By JAX's configuration, which commands that tests start do not see: the profile reads what a
-    compiler leaves as it compiles.
-    """
-    if "PYTEST_XDIST_WORKER" not in os.environ:
-        folder = tempfile.TemporaryDirectory(prefix="jentropy-compiled-")
-        config.add_cleanup(folder.cleanup)
-        os.environ[COMPILED] = folder.name
-    jax.config.update("jax_compilation_cache_dir", os.environ[COMPILED])
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 @pytest.fixture
