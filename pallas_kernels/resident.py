@@ -219,7 +219,7 @@ class ResidentTensor:
         Example:
           >>> import jax.numpy as jnp, jentropy
           >>> w = jentropy.to_resident(jnp.ones((2048, 512), jnp.bfloat16), "tpu")
-          >>> w.partition_specs(outputs="d").arrays["words"]
+          >>> tuple(w.partition_specs(outputs="d").arrays["words"])
           PartitionSpec(None, None, 'd')
         """
         record = self.record
