@@ -220,7 +220,7 @@ class ResidentTensor:
           >>> import jax.numpy as jnp, jentropy
           >>> w = jentropy.to_resident(jnp.ones((2048, 512), jnp.bfloat16), "tpu")
           >>> tuple(w.partition_specs(outputs="d").arrays["words"])
-          PartitionSpec(None, None, 'd')
+          (None, None, 'd')
         """
         record = self.record
         if not record.columns:
