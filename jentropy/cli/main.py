@@ -75,7 +75,7 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(argv: Sequence[str] | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="jentropy",
         description="Measure, remove and run without the bits that carry nothing in model weights.",
@@ -103,7 +103,7 @@ def _run(argv: Sequence[str] | None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names may hold what the terminal cannot show
             stream.reconfigure(errors="backslashreplace")
-    arguments = _parser().parse_args(argv)
+    arguments = _parser(argv).parse_args(argv)
     if arguments.jobs:
         jobs = min(arguments.jobs, MOST_JOBS * (os.cpu_count() or 1))
         os.environ[threads.JOBS] = str(jobs)

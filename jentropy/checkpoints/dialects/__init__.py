@@ -8,10 +8,10 @@ A dialect is a module with
     weight(contents, array) -> Tensor | None   the quantised weight that an array holds the codes of
 
 To add one, write it and give it a line in `DIALECTS`. The first that claims a checkpoint reads it;
-arrays that it does not take are weights of their dtype's format, and `plain` claims all. `weight.py`
-and `settings.py` have the arrays and the config, each checked; an InputError raised in `weight` makes
-the array RAW, with that as its note. What it recognises is recorded in the index of a compressed
-checkpoint and read there without the dialect, by how its codes lie in their arrays
+arrays that it does not take are weights of their dtype's format, and `plain` claims all.
+`weight.py` and `settings.py` have the arrays and the config, each checked; an InputError raised in
+`weight` makes the array RAW, with that as its note. What it recognises is recorded in the index of
+a compressed checkpoint and read there without the dialect, by how its codes lie in their arrays
 (`checkpoints/unpacking.py`).
 """
 
