@@ -451,7 +451,7 @@ def test_an_interrupt_says_what_it_left(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(compressing.index_lib, "document", interrupt)
+        patch.setattr(compressing.index_lib, "to_bytes", interrupt)
         patch.setattr(decompressing, "put_in_place", interrupt)
         code, _, err = run(capsys, command, given, dst)
     assert (code, err.count("\n")) == (130, 1)
