@@ -10,7 +10,7 @@ release that moved one breaks that alone:
                        takes the reference backend
     interpret.params   interpret mode of these kernels, which only tests run
     topologies         `pallas_kernels.profile`, and no other command
-    profiler           `benchmarks/hopper.py`
+    profiler           `benchmarks/hopper.py`, its part `kernels`
 
 Kernels are written in `jax.experimental.pallas` and its `tpu` and `mosaic_gpu`, which they import
 themselves: there is no kernel without them.

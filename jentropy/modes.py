@@ -89,7 +89,7 @@ def explicit_mesh(*arguments: Any) -> Any:
     return None
 
 
-def spec_of(array: jax.Array, axes: int | None = None) -> PartitionSpec:
+def spec_of(array: Any, axes: int | None = None) -> PartitionSpec:
     """How the first axes of an array on a mesh with Explicit axes are split; None: all of them."""
     sharding = getattr(jax.typeof(array), "sharding", None)
     return PartitionSpec(*(() if sharding is None else tuple(sharding.spec)[:axes]))

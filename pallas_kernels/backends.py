@@ -78,8 +78,9 @@ def _wrong(backend: str, number_format: Format, interpret: Any) -> str:
     dense[::37, ::41] *= 2.0**12  # escapes of window12
     dense[5, 7:11] = -0.0
     weight = weight_of(number_format, jnp.asarray(dense, jnp.bfloat16))
-    packed = lay_out(weight, backend)
-    expected = decode(lay_out(weight, "reference"), jnp.float32)
+    packed: Any = lay_out(weight, backend)
+    plain: Any = lay_out(weight, "reference")
+    expected = decode(plain, jnp.float32)
     decoded = decode(packed, jnp.float32, interpret)
     if np.asarray(decoded).tobytes() != np.asarray(expected).tobytes():
         return "decode gives other numbers"
