@@ -5,40 +5,39 @@ A key that is missing or null stands for what transformers takes it for.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from jentropy.errors import InputError, UnsupportedError
 
-from .keys import flag, require, token_ids
-from .rope_config import RopeConfig, rope_config
+from .keys import KNOWN, flag, known, require, token_ids
+from .names import NAMES, Rule
+from .rope import RopeConfig, rope_config
 
 ACTIVATIONS = ("silu", "gelu", "gelu_pytorch_tanh")
-# What every decoder here does, under the names by which other configs say that they do not.
-BUILT_IN: Mapping[str, tuple[Any, ...]] = {
-    "activation": ("swiglu", "silu"),
-    "is_causal": (True,),
-    "norm_type": ("rmsnorm", "rms_norm"),
-    "position_embedding_type": ("rope", "rotary"),
-    "rope_percent": (1,),
-    "rope_pct": (1,),
-    "rotary_fraction": (1,),
-    "rotary_pct": (1,),
-    "rotary_percent": (1,),
-}
-# Switches of what every decoder here does, with or without `use_`, `is_`, `apply_` or `do_`.
-_SWITCHES = """
-    causal causal_attention causal_mask gated_ffn gated_mlp glu layer_norm_before neox_style
-    normalize_before pre_layernorm pre_norm rms_norm rmsnorm rope rope_is_neox_style rotary
-    rotary_emb rotary_embedding rotary_embeddings rotary_pos_emb rotary_position_embedding
-    rotary_position_embeddings scale_attention scale_attn_weights swiglu
-"""
-ALWAYS_ON = frozenset(
-    f"{before}{name}"
-    for name in _SWITCHES.split()
+# What every decoder here does, and the values by which configs say so.
+BUILT_IN: Mapping[str, tuple[Any, ...]] = KNOWN["built_in"] | {
+    f"{before}{switch}": (True,)
+    for switch in known("switches")
     for before in ("", "use_", "is_", "apply_", "do_")
-)
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer:
+    """What tells one layer of a model from another.
+
+    A field that is no number changes the program, and belongs to `kind`.
+    """
+
+    rope: RopeConfig
+    window: int | None = None  # positions that a token sees, its own included; None: all before it
+
+    @property
+    def kind(self) -> Hashable:
+        """What layers of one stack, which run as one program, have in common."""
+        return self.window is None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,77 +55,112 @@ class DecoderConfig:
     rope: RopeConfig
     tie_word_embeddings: bool  # the output projection is the embedding
     qk_norm: bool = False  # RMS norm over each head of q and k (Qwen3)
-    attention_bias: bool = False  # biases on q, k, v and o
+    attention_bias: bool = False  # biases on q, k and v
+    output_bias: bool = False  # a bias on o
     mlp_bias: bool = False
     activation: str = "silu"
     max_position_embeddings: int = 2048  # generation beyond it is refused
     eos_token_ids: tuple[int, ...] = ()  # generation of a sequence ends at any of them
     pad_token_id: int = 0  # what follows the end
+    windows: tuple[int | None, ...] = ()  # by layer, see `Layer`; none: every layer sees all
 
     def __post_init__(self) -> None:
-        if self.num_heads % self.num_kv_heads:
-            raise InputError(
-                "num_attention_heads",
-                expected=f"a multiple of num_key_value_heads = {self.num_kv_heads}",
-                found=self.num_heads,
-            )
-        if self.rms_norm_eps < 0:
-            raise InputError("rms_norm_eps", expected="0 or more", found=self.rms_norm_eps)
-        if self.head_dim % 2:
-            raise InputError("head_dim", expected="an even number", found=self.head_dim)
+        groups = f"a multiple of num_key_value_heads = {self.num_kv_heads}"
+        for name, value, holds, expected in (
+            ("num_attention_heads", self.num_heads, not self.num_heads % self.num_kv_heads, groups),
+            ("rms_norm_eps", self.rms_norm_eps, self.rms_norm_eps >= 0, "0 or more"),
+            ("head_dim", self.head_dim, not self.head_dim % 2, "an even number"),
+        ):
+            if not holds:
+                raise InputError(name, expected=expected, found=value)
         if self.activation not in ACTIVATIONS:
             raise UnsupportedError(
                 "hidden_act", expected=" or ".join(ACTIVATIONS), found=self.activation
             )
 
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers, one after the other."""
+        windows = self.windows or (None,) * self.num_layers
+        return tuple(Layer(rope=self.rope, window=window) for window in windows)
 
-def refuse_windows(config: Mapping[str, Any], *, used: bool) -> None:
-    """Raises UnsupportedError if a layer sees a part of the past only.
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Architecture:
+    """How a model is read from a checkpoint.
+
+    Attributes:
+      config: reads `config.json`; what it returns says which layers there are.
+      other_names: its `model_type`, and the class that is saved without an output projection.
+      names: where weights go, by their names in the checkpoint.
+    """
+
+    config: Callable[[Mapping[str, Any]], DecoderConfig]
+    other_names: tuple[str, ...]
+    names: tuple[Rule, ...] = NAMES
+
+
+def sliding_windows(
+    config: Mapping[str, Any], *, used: bool, first: int = 0
+) -> tuple[int | None, ...]:
+    """Of every layer the positions that a token sees; None where it sees all before it.
 
     Args:
       used: whether a `sliding_window` counts where `use_sliding_window` is missing.
+      first: layer from which on it counts where `max_window_layers` is missing.
     """
-    kinds = config.get("layer_types") or []
-    others = [kind for kind in kinds if kind != "full_attention"]
-    if others:
+    used = flag(config, "use_sliding_window", used) and bool(config.get("sliding_window"))
+    window = require(config, "sliding_window") if used else None
+    first = require(config, "max_window_layers", float, first)
+    kinds, layers = config.get("layer_types"), require(config, "num_hidden_layers")
+    if not kinds:
+        slides = window and window < require(config, "max_position_embeddings", int, 2048)
+        return tuple(window if slides and i >= first else None for i in range(layers))
+    windows = {"full_attention": None} | ({"sliding_attention": window} if window else {})
+    unknown = [kind for kind in kinds if kind not in windows]
+    if unknown or len(kinds) != layers:
         raise UnsupportedError(
-            "config.json: layer_types", expected="full_attention only", found=others[0]
+            "config.json: layer_types",
+            expected=f"{layers} of {' and '.join(windows)}",
+            found=f"{unknown or kinds!r:.60}",
         )
-    window, positions = config.get("sliding_window"), config.get("max_position_embeddings")
-    layers, first = config.get("num_hidden_layers"), config.get("max_window_layers")
-    used = flag(config, "use_sliding_window", used)
-    if kinds or not used or not window:
-        return
-    sees_all = _at_least(window, positions)
-    full_layers_only = _at_least(first, layers)
-    if not (sees_all or full_layers_only):
+    return tuple(windows[kind] for kind in kinds)
+
+
+def no_windows(config: Mapping[str, Any], *, used: bool) -> tuple[int | None, ...]:
+    """The same, of architectures that have none here.
+
+    Raises:
+      UnsupportedError: a layer sees a part of the past only.
+    """
+    windows = sliding_windows(config, used=used)
+    if any(windows):
         raise UnsupportedError(
-            "config.json: sliding_window, by use_sliding_window",
-            expected="null, or max_position_embeddings at least",
-            found=f"{window!r:.60}",
+            "config.json: sliding_window, by use_sliding_window and layer_types",
+            expected="none, or max_position_embeddings at least",
+            found=max(filter(None, windows)),
         )
+    return windows
 
 
-def _at_least(value: Any, least: Any) -> bool:
-    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in (value, least))
-    return numbers and value >= least
-
-
-def decoder_config(config: Mapping[str, Any], **architecture: Any) -> DecoderConfig:
+def decoder_config(
+    config: Mapping[str, Any],
+    *,
+    built_in: Mapping[str, tuple[Any, ...]] | None = None,
+    **architecture: Any,
+) -> DecoderConfig:
     """What every architecture reads alike.
 
     Args:
       config: `config.json`, with `generation_config.json`'s `eos_token_id` merged in if it has one.
+      built_in: what this architecture always does, and the values by which configs say so.
       **architecture: the fields that the architecture sets itself.
     """
-    for key, values in {**BUILT_IN, **dict.fromkeys(ALWAYS_ON, (True,))}.items():
+    for key, values in {**BUILT_IN, **(built_in or {})}.items():
         if (value := config.get(key)) is not None and value not in values:
             expected = " or ".join(map(str, values))
             raise UnsupportedError(f"config.json: {key}", expected=expected, found=f"{value!r:.60}")
-    heads = require(config, "num_attention_heads")
-    hidden = require(config, "hidden_size")
-    ends = token_ids(config, "eos_token_id")
-    pad = (*token_ids(config, "pad_token_id"), *ends, 0)[0]
+    heads, hidden = require(config, "num_attention_heads"), require(config, "hidden_size")
+    ends, bias = token_ids(config, "eos_token_id"), flag(config, "attention_bias")
     fields: dict[str, Any] = {
         "vocab_size": require(config, "vocab_size"),
         "hidden_size": hidden,
@@ -138,11 +172,12 @@ def decoder_config(config: Mapping[str, Any], **architecture: Any) -> DecoderCon
         "rms_norm_eps": require(config, "rms_norm_eps", float, 1e-6),
         "rope": rope_config(config),
         "tie_word_embeddings": flag(config, "tie_word_embeddings"),
-        "attention_bias": flag(config, "attention_bias"),
+        "attention_bias": bias,
+        "output_bias": bias,
         "mlp_bias": flag(config, "mlp_bias"),
         "activation": str(config.get("hidden_act") or "silu"),
         "max_position_embeddings": require(config, "max_position_embeddings", int, 2048),
         "eos_token_ids": ends,
-        "pad_token_id": pad,
+        "pad_token_id": (*token_ids(config, "pad_token_id"), *ends, 0)[0],
     }
     return DecoderConfig(**{**fields, **architecture})

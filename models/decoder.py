@@ -1,12 +1,15 @@
 """A decoder-only transformer in Flax NNX, for every architecture of the Llama family.
 
-Module and attribute names are those of Hugging Face checkpoints, so that the path of a parameter
-is its key. The key-value cache is a pytree passed in and out; the modules hold weights only.
+Names of parts are those of Hugging Face checkpoints. Layers of one kind are one module, a stack:
+`model.layers[kind]` has the weights of all of them, with the layers as the first axis of every one
+(see `kinds`). The key-value cache is a pytree passed in and out; the modules hold weights only.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -17,100 +20,26 @@ from jaxtyping import Array, Float, Int
 
 from jentropy import modes
 
-from .config import DecoderConfig
-from .layers import Embed, Linear, RMSNorm
-from .rope import inverse_frequencies, rotate
-
-PRECISION = jax.lax.Precision.HIGHEST  # attention in float32 means float32, on a GPU and TPU too
-ACTIVATIONS = {
-    "silu": jax.nn.silu,
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
-    "gelu_pytorch_tanh": lambda x: jax.nn.gelu(x, approximate=True),
-}
-
-
-class LayerCache(NamedTuple):
-    """Keys and values of one layer, [batch, capacity, kv_heads, head_dim]."""
-
-    keys: jax.Array
-    values: jax.Array
-
-
-Cache = tuple[LayerCache, ...]
-
-
-class Attention(nnx.Module):
-    """Grouped-query attention with rotary positions."""
-
-    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
-        self.config = config
-        width, queries = config.hidden_size, config.num_heads * config.head_dim
-        pairs, bias = config.num_kv_heads * config.head_dim, config.attention_bias
-        self.q_proj = Linear(width, queries, use_bias=bias, rngs=rngs)
-        self.k_proj = Linear(width, pairs, use_bias=bias, rngs=rngs)
-        self.v_proj = Linear(width, pairs, use_bias=bias, rngs=rngs)
-        self.o_proj = Linear(queries, width, use_bias=bias, rngs=rngs)
-        if config.qk_norm:
-            self.q_norm = RMSNorm(config.head_dim, eps=config.rms_norm_eps)
-            self.k_norm = RMSNorm(config.head_dim, eps=config.rms_norm_eps)
-
-    def __call__(
-        self, x: Float[Array, "batch time width"], cache: LayerCache, start: Int[Array, ""]
-    ) -> tuple[Float[Array, "batch time width"], LayerCache]:
-        config = self.config
-        batch, time, _ = x.shape
-        heads = (batch, time, -1, config.head_dim)
-        q, k, v = (p(x).reshape(heads) for p in (self.q_proj, self.k_proj, self.v_proj))
-        if config.qk_norm:
-            q, k = self.q_norm(q), self.k_norm(k)
-        positions = start + jnp.arange(time)
-        frequencies = inverse_frequencies(config.rope, config.head_dim)
-        q, k = rotate(q, positions, frequencies), rotate(k, positions, frequencies)
-        keys = jax.lax.dynamic_update_slice_in_dim(cache.keys, k, start, axis=1)
-        values = jax.lax.dynamic_update_slice_in_dim(cache.values, v, start, axis=1)
-
-        grouped = q.reshape(batch, time, config.num_kv_heads, -1, config.head_dim)
-        scores = jnp.einsum(
-            "btkgd,bskd->bkgts",
-            grouped,
-            keys,
-            precision=PRECISION,
-            preferred_element_type=jnp.float32,
-        )
-        visible = jnp.arange(keys.shape[1])[None, :] <= positions[:, None]
-        scores = jnp.where(visible, scores * config.head_dim**-0.5, -jnp.inf)
-        weights = jax.nn.softmax(scores, axis=-1).astype(x.dtype)
-        mixed = jnp.einsum("bkgts,bskd->btkgd", weights, values, precision=PRECISION)
-        return self.o_proj(mixed.reshape(batch, time, -1)), LayerCache(keys, values)
-
-
-class MLP(nnx.Module):
-    """down(act(gate(x)) * up(x))."""
-
-    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
-        width, inner, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
-        self.gate_proj = Linear(width, inner, use_bias=bias, rngs=rngs)
-        self.up_proj = Linear(width, inner, use_bias=bias, rngs=rngs)
-        self.down_proj = Linear(inner, width, use_bias=bias, rngs=rngs)
-        self.activation = config.activation
-
-    def __call__(self, x: Float[Array, "batch time width"]) -> Float[Array, "batch time width"]:
-        return self.down_proj(ACTIVATIONS[self.activation](self.gate_proj(x)) * self.up_proj(x))
+from .attention import Attention, Cache, Turn
+from .config import DecoderConfig, Layer
+from .kinds import members_of, run, take
+from .layers import MLP, Embed, Linear, RMSNorm
+from .rope import inverse_frequencies
 
 
 class Block(nnx.Module):
     """Attention and MLP, each behind a norm and around a residual."""
 
-    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: DecoderConfig, layer: Layer, *, rngs: nnx.Rngs):
         self.input_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.self_attn = Attention(config, rngs=rngs)
+        self.self_attn = Attention(config, layer, rngs=rngs)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.mlp = MLP(config, rngs=rngs)
 
     def __call__(
-        self, x: Float[Array, "batch time width"], cache: LayerCache, start: Int[Array, ""]
-    ) -> tuple[Float[Array, "batch time width"], LayerCache]:
-        attended, cache = self.self_attn(self.input_layernorm(x), cache, start)
+        self, x: Float[Array, "batch time width"], cache: Cache, turn: Turn
+    ) -> tuple[Float[Array, "batch time width"], Cache]:
+        attended, cache = self.self_attn(self.input_layernorm(x), cache, turn)
         x = x + attended
         return x + self.mlp(self.post_attention_layernorm(x)), cache
 
@@ -122,26 +51,38 @@ class Decoder(nnx.Module):
       config: the architecture.
       compute_dtype: dtype of activations and of the cache; accumulation is float32 either way.
       rngs: source of the initial weights.
+      weights: what else the weights of layers must have in common to lie in one stack, by the
+        layer's number, such as their formats.
 
     Example:
       >>> import jax.numpy as jnp
       >>> from flax import nnx
       >>> from jentropy.models.config import DecoderConfig, RopeConfig
-      >>> config = DecoderConfig(vocab_size=32, hidden_size=16, intermediate_size=32, num_layers=1,
+      >>> config = DecoderConfig(vocab_size=32, hidden_size=16, intermediate_size=32, num_layers=3,
       ...     num_heads=2, num_kv_heads=1, head_dim=8, rms_norm_eps=1e-6,
       ...     rope=RopeConfig(theta=1e4), tie_word_embeddings=True)
       >>> model = Decoder(config, compute_dtype=jnp.float32, rngs=nnx.Rngs(0))
       >>> model(jnp.zeros((1, 4), jnp.int32)).shape
       (1, 4, 32)
+      >>> model.layers[0].mlp.up_proj.weight.shape
+      (3, 32, 16)
     """
 
     def __init__(
-        self, config: DecoderConfig, *, compute_dtype: DTypeLike = jnp.bfloat16, rngs: nnx.Rngs
+        self,
+        config: DecoderConfig,
+        *,
+        compute_dtype: DTypeLike = jnp.bfloat16,
+        rngs: nnx.Rngs,
+        weights: Mapping[int, Hashable] | None = None,
     ):
         self.config = config
         self.compute_dtype = jnp.dtype(compute_dtype)
+        layers, others = config.layers(), weights or {}
+        self.members = members_of((layer.kind, others.get(n)) for n, layer in enumerate(layers))
+        self.kinds = tuple(tuple(layers[n] for n in members) for members in self.members)
         self.embed_tokens = Embed(config.vocab_size, config.hidden_size, rngs=rngs)
-        self.layers = nnx.List([Block(config, rngs=rngs) for _ in range(config.num_layers)])
+        self.layers = nnx.List([_stack(config, kind, rngs) for kind in self.kinds])
         self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.lm_head = (
             None
@@ -150,30 +91,35 @@ class Decoder(nnx.Module):
         )
 
     @modes.standard
-    def new_cache(self, batch: int, capacity: int) -> Cache:
-        """An empty cache for `capacity` positions."""
-        config = self.config
-        shape = (batch, capacity, config.num_kv_heads, config.head_dim)
+    def new_cache(self, batch: int, capacity: int) -> tuple[Cache, ...]:
+        """An empty cache for `capacity` positions: one of each kind of layers."""
         return tuple(
-            LayerCache(jnp.zeros(shape, self.compute_dtype), jnp.zeros(shape, self.compute_dtype))
-            for _ in range(config.num_layers)
+            stack.self_attn.new_cache(len(kind), batch, capacity, self.compute_dtype)
+            for stack, kind in zip(self.layers, self.kinds, strict=True)
         )
 
     @modes.standard
     def hidden(
         self,
         input_ids: Int[Array | np.ndarray, "batch time"],
-        cache: Cache,
+        cache: tuple[Cache, ...],
         start: Int[Array, ""] | int,
-    ) -> tuple[Float[Array, "batch time width"], Cache]:
+    ) -> tuple[Float[Array, "batch time width"], tuple[Cache, ...]]:
         """Final hidden states of tokens at positions start, start + 1, ..., and the cache."""
         start = jnp.asarray(start, jnp.int32)
+        tables = [_numbers(self.config, kind) for kind in self.kinds]
+
+        def step(kind: int, carry: tuple, at: jax.Array) -> tuple:
+            x, cache = carry
+            turn = Turn(at, start, *(table[at] for table in tables[kind]))
+            # A layer is the same bits within a loop and without: XLA fuses nothing across its ends.
+            x, turn = jax.lax.optimization_barrier((x, turn))
+            x, own = take(self.layers[kind], at)(x, cache[kind], turn)
+            return jax.lax.optimization_barrier(x), (*cache[:kind], own, *cache[kind + 1 :])
+
         x = self.embed_tokens(input_ids, self.compute_dtype)
-        filled = []
-        for block, layer in zip(self.layers, cache, strict=True):
-            x, layer = block(x, layer, start)
-            filled.append(layer)
-        return self.norm(x), tuple(filled)
+        x, cache = run(self.members, step, (x, cache))
+        return self.norm(x), cache
 
     @modes.standard
     def logits(self, hidden: Float[Array, "*batch width"]) -> Float[Array, "*batch vocabulary"]:
@@ -182,22 +128,37 @@ class Decoder(nnx.Module):
             return self.embed_tokens.attend(hidden, out_dtype=jnp.float32)
         return self.lm_head(hidden, out_dtype=jnp.float32)
 
+    @modes.standard
     def __call__(
         self, input_ids: Int[Array | np.ndarray, "batch time"]
     ) -> Float[Array, "batch time vocabulary"]:
-        graph, state = nnx.split(self)
-        if modes.explicit_mesh(state, input_ids) is None:
-            return self._logits_of(input_ids)
-        return modes.automatic(
-            lambda state, ids: nnx.merge(graph, state)._logits_of(ids),
-            state,
-            input_ids,
-            out=lambda: modes.spec_of(input_ids),
-        )
+        return _logits(*nnx.split(self), input_ids)
 
-    def _logits_of(
-        self, input_ids: Int[Array | np.ndarray, "batch time"]
-    ) -> Float[Array, "batch time vocabulary"]:
-        batch, time = input_ids.shape
-        hidden, _ = self.hidden(input_ids, self.new_cache(batch, time), 0)
-        return self.logits(hidden)
+
+def _stack(config: DecoderConfig, layers: Sequence[Layer], rngs: nnx.Rngs) -> Block:
+    """Layers of one kind as one module, whose weights have the layers as their first axis."""
+    windows = [layer.window for layer in layers if layer.window is not None]
+    widest = replace(layers[0], window=max(windows, default=None))
+    make = nnx.vmap(lambda rngs: Block(config, widest, rngs=rngs))
+    return nnx.split_rngs(splits=len(layers))(make)(rngs)
+
+
+def _numbers(config: DecoderConfig, layers: Sequence[Layer]) -> tuple[jax.Array, jax.Array]:
+    """Numbers in which layers of one kind differ: frequencies and windows, a row each."""
+    frequencies = [inverse_frequencies(layer.rope, config.head_dim) for layer in layers]
+    windows = [layer.window or 0 for layer in layers]
+    return jnp.asarray(np.stack(frequencies)), jnp.asarray(windows, jnp.int32)
+
+
+@partial(jax.jit, static_argnums=0)
+def _logits(
+    graph: nnx.GraphDef, state: nnx.State, ids: Int[Array | np.ndarray, "batch time"]
+) -> jax.Array:
+    """Logits of whole sequences, compiled once for each shape."""
+
+    def run(state: nnx.State, ids: jax.Array) -> jax.Array:
+        model = nnx.merge(graph, state)
+        hidden, _ = model.hidden(ids, model.new_cache(*ids.shape), 0)
+        return model.logits(hidden)
+
+    return modes.automatic(run, state, ids, out=lambda: modes.spec_of(ids))

@@ -48,25 +48,17 @@ def generate(
     config = model.config
     if ids.ndim != 2 or ids.size == 0:
         raise InputError("input_ids", expected="int[batch, time], not empty", found=list(ids.shape))
-    if max_new_tokens < 0 or not 0 <= temperature < math.inf:
-        raise InputError(
-            "max_new_tokens and temperature",
-            expected="0 or more",
-            found=[max_new_tokens, temperature],
-        )
-    if not 0 <= seed < 1 << 32:
-        raise InputError("seed", expected="0 to 4294967295", found=seed)
-    if not bool(((ids >= 0) & (ids < config.vocab_size)).all()):
-        raise InputError(
-            "input_ids", expected=f"0 to {config.vocab_size - 1}", found=f"up to {int(ids.max())}"
-        )
-    total = ids.shape[1] + max_new_tokens
-    if total > config.max_position_embeddings:
-        raise InputError(
-            "prompt and new tokens",
-            expected=f"at most {config.max_position_embeddings} positions",
-            found=total,
-        )
+    positions, last = ids.shape[1] + max_new_tokens, config.max_position_embeddings
+    inside = bool(((ids >= 0) & (ids < config.vocab_size)).all())
+    for what, holds, expected, found in (
+        ("max_new_tokens", max_new_tokens >= 0, "0 or more", max_new_tokens),
+        ("temperature", 0 <= temperature < math.inf, "0 or more", temperature),
+        ("seed", 0 <= seed < 1 << 32, "0 to 4294967295", seed),
+        ("input_ids", inside, f"0 to {config.vocab_size - 1}", f"up to {int(ids.max())}"),
+        ("prompt and new tokens", positions <= last, f"at most {last} positions", positions),
+    ):
+        if not holds:
+            raise InputError(what, expected=expected, found=found)
     if max_new_tokens == 0:
         return ids
     graph, state = nnx.split(model)

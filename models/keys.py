@@ -2,45 +2,53 @@
 
 A key that nobody reads may change the forward pass, and logits would be wrong without a word. So
 an architecture reads a config through `Keys`, and `refuse_unread` lets pass what is left only if
-it is known to change nothing: a name in `harmless`, or a value that is neutral under any name.
+it is known to change nothing: a name in `known_keys.toml`, or a value that is neutral under any
+name.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+import tomllib
+from collections import UserDict
+from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 from jentropy.errors import InputError, UnsupportedError
 
-from .harmless import FACTORS, HARMLESS_ENDS, NEVER_NEUTRAL
-
+KNOWN: Mapping[str, Mapping[str, Any]] = tomllib.loads(
+    Path(__file__).with_name("known_keys.toml").read_text()
+)
 _SHOWN = 4  # keys named in a message
 
 
-class Keys(Mapping[str, Any]):
+def known(table: str) -> frozenset[str]:
+    """All words of a table of `known_keys.toml`."""
+    return frozenset(" ".join(KNOWN[table].values()).split())
+
+
+_ENDS, _FACTORS, _SCALES = tuple(known("ends")), known("factors"), known("scales")
+
+
+class Keys(UserDict[str, Any]):
     """A JSON object that knows which of its keys were asked for.
 
     Attributes:
-      read: those keys, whether they are there or not.
+      read: those keys that it has.
     """
 
     def __init__(self, content: Mapping[str, Any]):
-        self.content = content
+        super().__init__(content)
         self.read: set[str] = set()
 
     def __getitem__(self, key: str) -> Any:
         self.read.add(key)
-        return self.content[key]
+        return super().__getitem__(key)
 
-    def __contains__(self, key: object) -> bool:
-        return key in self.content
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.content)
-
-    def __len__(self) -> int:
-        return len(self.content)
+def _wrong(key: str, expected: str, value: Any) -> InputError:
+    return InputError(f"config.json: key {key!r}", expected=expected, found=f"{value!r:.60}")
 
 
 def require(config: Mapping[str, Any], key: str, kind: type = int, default: Any = None) -> Any:
@@ -49,65 +57,43 @@ def require(config: Mapping[str, Any], key: str, kind: type = int, default: Any 
     Args:
       default: what a key that is missing or null stands for; None: it must be there.
     """
-    value = config.get(key)
-    value = default if value is None else value
+    value = default if config.get(key) is None else config[key]
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not (is_number and math.isfinite(value) and (kind is float or (value == int(value) > 0))):
-        expected = "a positive integer" if kind is int else "a number"
-        raise InputError(f"config.json: key {key!r}", expected=expected, found=f"{value!r:.60}")
+        raise _wrong(key, "a positive integer" if kind is int else "a number", value)
     return kind(value)
 
 
 def flag(config: Mapping[str, Any], key: str, default: bool = False) -> bool:
     """The value of a key that is true or false; missing or null is `default`."""
-    value = config.get(key)
-    if value is None:
-        return default
-    if not isinstance(value, bool) and value not in (0, 1):
-        raise InputError(
-            f"config.json: key {key!r}", expected="true or false", found=f"{value!r:.60}"
-        )
+    value = default if config.get(key) is None else config[key]
+    if value not in (0, 1):
+        raise _wrong(key, "true or false", value)
     return bool(value)
 
 
 def token_ids(config: Mapping[str, Any], key: str) -> tuple[int, ...]:
     """The token ids of a key: one, a list, or none, which -1 stands for too (Llama 1)."""
     value = config.get(key)
-    value = None if value == -1 else value
-    ids = value if isinstance(value, list) else [] if value is None else [value]
-    for i in ids:
-        if isinstance(i, bool) or not isinstance(i, int) or not 0 <= i < 1 << 31:
-            raise InputError(
-                f"config.json: key {key!r}", expected="token ids", found=f"{value!r:.60}"
-            )
+    ids = value if isinstance(value, list) else [] if value in (None, -1) else [value]
+    if not all(type(i) is int and 0 <= i < 1 << 31 for i in ids):
+        raise _wrong(key, "token ids", value)
     return tuple(ids)
-
-
-def agreed(name: str, *values: Any) -> Any:
-    """What every place that has a value says of a key; None if none has one."""
-    told = [value for value in values if value is not None]
-    for value in told:
-        if value != told[0]:
-            raise InputError(
-                f"config.json: {name}", expected=f"{told[0]!r:.60} in all places", found=value
-            )
-    return told[0] if told else None
 
 
 def is_neutral(key: str, value: Any) -> bool:
     """Whether a value stands for "not used": null, false, 0, nothing in it, or a factor of 1."""
-    if key in NEVER_NEUTRAL:
+    if key in _SCALES:
         return value is None
-    if isinstance(value, int | float):
-        is_one = value == 1 and value is not True
-        return value == 0 or (is_one and any(word in FACTORS for word in key.split("_")))
-    return _is_empty(value)
+    if not isinstance(value, int | float):
+        return _is_empty(value)
+    is_one = value == 1 and value is not True
+    return value == 0 or (is_one and not _FACTORS.isdisjoint(key.split("_")))
 
 
 def _is_empty(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return all(_is_empty(inner) for inner in value.values())
-    return value is None or (isinstance(value, str | list) and not value)
+    inside = isinstance(value, Mapping)
+    return all(map(_is_empty, value.values())) if inside else value in (None, "", [])
 
 
 def refuse_unread(
@@ -126,9 +112,7 @@ def refuse_unread(
     left = [
         f"{key} = {value!r:.60}"
         for key, value in content.items()
-        if not (
-            key in read or key in harmless or key.endswith(HARMLESS_ENDS) or is_neutral(key, value)
-        )
+        if not (key in read or key in harmless or key.endswith(_ENDS) or is_neutral(key, value))
     ]
     if left:
         more = f" and {len(left) - _SHOWN} more" if len(left) > _SHOWN else ""

@@ -1,6 +1,6 @@
-"""Layers whose weights may be compressed.
+"""Parts of models whose weights may be compressed.
 
-A weight is a dense array or a `ResidentTensor`; `jentropy.matmul` takes both, so a layer computes
+A weight is a dense array or a `ResidentTensor`; `jentropy.matmul` takes both, so a part computes
 the same bits over either. Weights lie as in checkpoints: [out, in] and [vocabulary, width].
 """
 
@@ -15,7 +15,14 @@ from jaxtyping import Array, Float, Int
 
 from jentropy import pallas_kernels as kernels
 
+from .config import DecoderConfig
+
 INIT_STD = 0.02
+ACTIVATIONS = {
+    "silu": jax.nn.silu,
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_pytorch_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+}
 
 
 def _product(x: jax.Array, weight: nnx.Param, out_dtype: DTypeLike | None) -> jax.Array:
@@ -73,3 +80,17 @@ class RMSNorm(nnx.Module):
         wide = x.astype(jnp.float32)
         scale = jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.eps)
         return (wide * scale).astype(x.dtype) * self.weight.get_value().astype(x.dtype)
+
+
+class MLP(nnx.Module):
+    """down(act(gate(x)) * up(x))."""
+
+    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
+        width, inner, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
+        self.gate_proj = Linear(width, inner, use_bias=bias, rngs=rngs)
+        self.up_proj = Linear(width, inner, use_bias=bias, rngs=rngs)
+        self.down_proj = Linear(inner, width, use_bias=bias, rngs=rngs)
+        self.activation = config.activation
+
+    def __call__(self, x: Float[Array, "batch time width"]) -> Float[Array, "batch time width"]:
+        return self.down_proj(ACTIVATIONS[self.activation](self.gate_proj(x)) * self.up_proj(x))

@@ -3,32 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jentropy import formats, modes
+from jentropy import pallas_kernels as kernels
 from jentropy.checkpoints import Checkpoint, CompressedCheckpoint, Tensor, open_checkpoint
 from jentropy.checkpoints.contents import CONFIG, read_json
 from jentropy.checkpoints.progress import Progress, expect
 from jentropy.errors import InputError, UnsupportedError
-from jentropy.formats import QuantizedTensor
-from jentropy.pallas_kernels import default_backend
-from jentropy.pallas_kernels.laying_out import lay_out
+from jentropy.pallas_kernels.filling import likeness, put
 
-from .config import DecoderConfig
+from .architectures import ARCHITECTURES, OTHER_NAMES
+from .config import Architecture, DecoderConfig
 from .declared import refuse_online
 from .decoder import Decoder
-from .harmless import HARMLESS
-from .keys import Keys, refuse_unread
+from .keys import Keys, known, refuse_unread
+from .names import LAYERS, Place, places
 
 _SHOWN = 4  # failures named in a message
-PREFIX = "model."  # of every key but the output projection's; models without one may lack it
-_HEAD, _TABLE = "lm_head.", "embed_tokens."
+_HEAD = "lm_head.weight"
 _ADAPTER = "adapter_config.json"  # whose weights other loaders would add to the model's
 _GENERATED = ("eos_token_id", "pad_token_id")  # what `generation_config.json` may tell
 # Keys that other tools write beside the weights; the model derives what they hold.
@@ -37,151 +38,216 @@ _DERIVED = ("rotary_emb.inv_freq",)
 _FACTORS = ("act_pre_scale", "pre_quant_scale")
 
 
-def read_config(
-    checkpoint: Checkpoint,
-    architectures: Mapping[str, Callable[..., DecoderConfig]],
-    other_names: Mapping[str, str],
-) -> DecoderConfig:
-    """The architecture of a checkpoint.
-
-    Args:
-      other_names: architectures by `model_type`, and by classes without an output projection.
+def read_config(checkpoint: Checkpoint) -> tuple[Architecture, DecoderConfig]:
+    """The architecture of a checkpoint, and what its config says of it.
 
     Raises:
-      UnsupportedError: an architecture that is not in `architectures`, or a config that says of
+      UnsupportedError: an architecture that is not in `ARCHITECTURES`, or a config that says of
         it what it does not know.
     """
     config = checkpoint.config
     if config is None:
         raise InputError("no config.json", file=checkpoint.source, hint="a model needs one")
-    classes, kind = config.get("architectures"), config.get("model_type")
-    told = classes[0] if isinstance(classes, list) and classes else classes or kind
-    name = other_names.get(told, told) if isinstance(told, str) else ""
-    if name not in architectures:
-        raise UnsupportedError(
-            "architecture",
-            file=checkpoint.source,
-            expected=" or ".join(architectures),
-            found=repr(told),
-        )
-    if kind is not None and other_names.get(str(kind)) != name:
-        raise UnsupportedError(
-            "config.json: model_type",
-            file=checkpoint.source,
-            expected=f"that of {name}",
-            found=repr(kind),
-        )
     text = checkpoint.read_text(CONFIG)
-    own = config if text is None else read_json(checkpoint.source / CONFIG, text)
-    if checkpoint.read_text(_ADAPTER) is not None:
-        raise UnsupportedError(
-            _ADAPTER,
-            file=checkpoint.source,
-            expected="a model without an adapter",
-            found="one",
-            hint="merge it into the weights; if it is no part of them, remove the file",
-        )
-    keys = Keys({**own, **{key: config.get(key) for key in _GENERATED}})
-    if any(key.startswith("AutoModel") for key in keys.get("auto_map") or ()):
-        raise UnsupportedError(
-            "config.json: auto_map",
-            file=checkpoint.source,
-            expected="no model of its own code",
-            found=repr(config["auto_map"]),
-            hint=f"if {name} computes the same, take the key out of the config",
-        )
+    content = config if text is None else read_json(checkpoint.source / CONFIG, text)
+    keys = Keys({**content, **{key: config.get(key) for key in _GENERATED}})
     try:
-        made = architectures[name](keys)
-        refuse_unread(own, keys.read, HARMLESS, f"config.json of {name}")
+        name = _name(config)
+        if any(key.startswith("AutoModel") for key in keys.get("auto_map") or ()):
+            raise UnsupportedError(
+                "config.json: auto_map",
+                expected="no model of its own code",
+                found=repr(config["auto_map"]),
+                hint=f"if {name} computes the same, take the key out of the config",
+            )
+        if checkpoint.read_text(_ADAPTER) is not None:
+            raise UnsupportedError(
+                _ADAPTER,
+                expected="a model without an adapter",
+                found="one",
+                hint="merge it into the weights; if it is no part of them, remove the file",
+            )
+        made = ARCHITECTURES[name].config(keys)
+        refuse_unread(content, keys.read, known("config"), f"config.json of {name}")
+        refuse_online(checkpoint, content)
     except InputError as error:
         raise error.at(file=checkpoint.source) from error
-    refuse_online(checkpoint, own)
-    return made
+    return ARCHITECTURES[name], made
+
+
+def _name(config: Mapping[str, Any]) -> str:
+    """The key in `ARCHITECTURES` of what a config names as its class and its type of model."""
+    classes, kind = config.get("architectures"), config.get("model_type")
+    told = classes[0] if isinstance(classes, list) and classes else classes or kind
+    name = OTHER_NAMES.get(told, told) if isinstance(told, str) else ""
+    if name not in ARCHITECTURES or (kind is not None and OTHER_NAMES.get(str(kind)) != name):
+        raise UnsupportedError(
+            "architecture",
+            expected=f"{' or '.join(ARCHITECTURES)} and its model_type",
+            found=f"{told!r} and {kind!r}",
+        )
+    return name
 
 
 @modes.detached
-def load_model(
+def load(
     path: str | Path,
-    architectures: Mapping[str, Callable[..., DecoderConfig]],
-    other_names: Mapping[str, str],
-    *,
-    mesh: jax.sharding.Mesh | None = None,
+    mesh: Mesh | None = None,
     compute_dtype: Any = None,
+    *,
     progress: Progress | None = None,
 ) -> Decoder:
-    """See `jentropy.models.load`."""
+    """Loads a model.
+
+    From a compressed checkpoint, matrices stay compressed on the device and every layer multiplies
+    from the compressed bytes; from a Hugging Face directory they are dense. The logits of the two
+    are the same bits, but for quantised matrices, which stay so if they are compressed and are
+    rounded to `compute_dtype` if dense. Where the device has no kernel for a format, its matrices
+    are decoded for every product, which takes less memory and more time than dense ones.
+
+    Layers lie in stacks, which are filled in place as weights are read, so that no stack is held
+    twice. Layers of one stack share a compiled program. Those whose weights are in other formats,
+    or came to lie in another layout, have a stack of their own; lists of escapes are filled up to
+    the longest of a stack. Layouts that depend on numbers are known late: if they differ where
+    formats do not, the checkpoint is read twice.
+
+    Weights are all that is read as quantised: activations and the cache are not, whatever the
+    config declares of them. A key of the config that is neither read nor known to change nothing
+    (`models/known_keys.toml`) is refused, and so are rotations, transforms and adapters.
+
+    Args:
+      path: a directory in Hugging Face form, its safetensors file, a compressed checkpoint made of
+        one, or `hf://owner/name`.
+      mesh: spreads the weights over its devices, split by rows where that divides them; compressed
+        ones are multiplied by the reference backend, which XLA can split.
+      compute_dtype: of activations, bfloat16 or float32; None takes bfloat16 for BF16 weights and
+        float32 for any other. Accumulation is float32.
+      progress: called with the weights read since the last call; see `checkpoints.progress`.
+
+    Returns:
+      An `nnx.Module`: `model(input_ids)` maps int32[batch, time] to float32[batch, time,
+      vocabulary].
+
+    Raises:
+      InputError: an unknown architecture, a config that says what it does not know, or weights
+        that do not fit it, all of them named.
+
+    Example:
+      >>> from jentropy import models
+      >>> model = models.load(models.BUNDLED)
+      >>> model.config.num_layers, model.layers[0].mlp.up_proj.weight.shape
+      (5, (5, 512, 192))
+    """
     checkpoint = open_checkpoint(path)
-    config = read_config(checkpoint, architectures, other_names)
+    architecture, config = read_config(checkpoint)
+    tensors = {name: checkpoint.tensor(name) for name in checkpoint.names()}
     if compute_dtype is None:
-        formats_used = {checkpoint.tensor(name).format for name in checkpoint.names()}
-        compute_dtype = jnp.bfloat16 if "BF16" in formats_used else jnp.float32
-    model = nnx.eval_shape(lambda: Decoder(config, compute_dtype=compute_dtype, rngs=nnx.Rngs(0)))
-    state = nnx.state(model, nnx.Param)
-    is_flat = any(name.startswith(_TABLE) for name in checkpoint.names())
-    prefix = "" if is_flat else PREFIX
-    places = {parameter_name(key, prefix): value for key, value in nnx.to_flat_state(state)}
-    _check(checkpoint, config, places)
-    compressed = isinstance(checkpoint, CompressedCheckpoint)
+        is_bf16 = any(tensor.format == "BF16" for tensor in tensors.values())
+        compute_dtype = jnp.bfloat16 if is_bf16 else jnp.float32
     # XLA does not split a kernel over a mesh; it does what the reference backend is made of.
-    backend = default_backend() if mesh is None else "reference"
-    expect(progress, sum(math.prod(checkpoint.tensor(n).shape) for n in checkpoint.names()))
+    backend = kernels.default_backend() if mesh is None else "reference"
+
+    def make(tensor: Tensor, codes: Any, place: Place) -> Any:
+        if isinstance(checkpoint, CompressedCheckpoint):
+            whole = formats.QuantizedTensor(number_format=tensor.number_format, codes=dict(codes))
+            weight = kernels.to_resident(place.of_quantized(whole), backend)
+        else:
+            is_plain = tensor.dtype is not None
+            dense = tensor.values(codes) if is_plain else tensor.dequantize(compute_dtype, codes)
+            weight = jnp.asarray(place.of_array(dense))
+        return weight if mesh is None else _spread(weight, mesh)
+
+    def build(
+        weights: Mapping[int, Hashable],
+    ) -> tuple[Decoder, Mapping[str, list[Place]], list[str]]:
+        model = nnx.eval_shape(
+            lambda: Decoder(config, compute_dtype=compute_dtype, rngs=nnx.Rngs(0), weights=weights)
+        )
+        parameters = nnx.to_flat_state(nnx.state(model, nnx.Param))
+        shapes = {path: tuple(variable.get_value().shape) for path, variable in parameters}
+        return model, *places(tensors, architecture.names, shapes, model.members)
+
+    model, named, missing = build({})
+    _check(checkpoint, config, tensors, named, missing)
+    alike: dict[str, Hashable] = {n: (t.number_format, t.dtype) for n, t in tensors.items()}
+    for _ in range(2):
+        weights = defaultdict(list)  # what those of every layer share with others of its stack
+        for name, parts in named.items():
+            for place in parts:
+                if place.path[0] == LAYERS:
+                    layer = model.members[place.path[1]][place.index[0]]
+                    weights[layer].append(alike[name])
+        model, named, _ = build({layer: tuple(own) for layer, own in weights.items()})
+        expect(progress, sum(math.prod(tensor.shape) for tensor in tensors.values()))
+        if filled := _fill(checkpoint, named, make, alike, progress):
+            nnx.update(model, nnx.from_flat_state(filled))
+            return model
+    raise UnsupportedError(
+        "experts of a layer", file=checkpoint.source, expected="one layout", found="several"
+    )
+
+
+def _fill(
+    checkpoint: Checkpoint,
+    named: Mapping[str, Sequence[Place]],
+    make: Callable[[Tensor, Any, Place], Any],
+    alike: dict[str, Hashable],
+    progress: Progress | None,
+) -> dict[tuple, Any] | None:
+    """Values of all parameters by path; None if weights of a stack are not alike.
+
+    Args:
+      alike: is given the likeness of every weight, by its name.
+    """
+    filled: dict[tuple, Any] = {}
+    kinds = defaultdict(set)
     for tensor, codes in checkpoint.read_all():
         if progress:
             progress(math.prod(tensor.shape))
-        if tensor.name not in places:  # one that `_check` let pass
-            continue
-        if compressed:
-            held = QuantizedTensor(number_format=tensor.number_format, codes=dict(codes))
-            weight = lay_out(held, backend)
-        elif tensor.dtype is not None:
-            weight = jnp.asarray(tensor.values(codes))
-        else:
-            weight = jnp.asarray(tensor.dequantize(compute_dtype, codes))
-        places[tensor.name].set_value(weight if mesh is None else _spread(weight, mesh))
-    nnx.update(model, state)
-    return model
-
-
-def parameter_name(path: tuple, prefix: str = PREFIX) -> str:
-    """Checkpoint key of a parameter's path in the module."""
-    name = ".".join(map(str, path))
-    return name if name.startswith(_HEAD) else prefix + name
+        for place in named.get(tensor.name, ()):  # none of what `_check` let pass
+            weight = make(tensor, codes, place)
+            alike[tensor.name] = likeness(weight)
+            kinds[place.path].add(alike[tensor.name])
+            if len(kinds[place.path]) == 1:
+                stack = filled.pop(place.path, None)
+                filled[place.path] = put(stack, place.axes, place.index, weight)
+    return filled if all(len(found) == 1 for found in kinds.values()) else None
 
 
 def _check(
-    checkpoint: Checkpoint, config: DecoderConfig, places: Mapping[str, nnx.Variable]
+    checkpoint: Checkpoint,
+    config: DecoderConfig,
+    tensors: Mapping[str, Tensor],
+    named: Mapping[str, Sequence[Place]],
+    missing: Sequence[str],
 ) -> None:
     """Collects everything that does not fit before it complains."""
-    present = set(checkpoint.names())
     # Quantised weights that nothing explains: what lies in a module may be the one that is missing.
-    unread = {n: t.note for n in checkpoint.names() if (t := checkpoint.tensor(n)).note}
+    unread = {name: tensor.note for name, tensor in tensors.items() if tensor.note}
     modules = {name.rpartition(".")[0]: name for name in unread}
     failures = []
-    for name in places.keys() - present:
-        found = modules.get(name.rpartition(".")[0])
-        why = f": {found} is kept as RAW codes ({unread[found]})" if found else ""
+    for name in sorted(missing):
+        raw = modules.get(name.rpartition(".")[0])
+        why = f": {raw} is kept as RAW codes ({unread[raw]})" if raw else ""
         failures.append(f"missing {name}{why}")
-    failures.sort()
-    hint = checkpoint.notes[0] if checkpoint.notes else None
-    if any(name not in present and name.startswith(_HEAD) for name in places):
-        hint = "logits need an output projection, or tie_word_embeddings in config.json"
-    for name in sorted(present - places.keys() - unread.keys()):
-        tied = config.tie_word_embeddings and name == f"{_HEAD}weight"
+    for name in sorted(tensors.keys() - named.keys() - unread.keys()):
+        tied = config.tie_word_embeddings and name == _HEAD
         if name.endswith(_FACTORS):
             failures.append(f"{name} scales the input of its layer, which this model does not do")
-        elif not (tied or name.endswith(_DERIVED) or _adds_nothing(checkpoint.tensor(name))):
+        elif not (tied or name.endswith(_DERIVED) or _adds_nothing(tensors[name])):
             failures.append(f"unexpected {name}")
-    for name, variable in places.items():
-        if name not in present:
-            continue
-        tensor = checkpoint.tensor(name)
-        wanted = tuple(variable.get_value().shape)
+    for name, (place, *_) in named.items():
+        tensor = tensors[name]
         if tensor.format == formats.RAW:
             why = tensor.note or f"dtype {tensor.dtype}, which no format describes"
             failures.append(f"{name} is kept as RAW codes ({why})")
-        elif tensor.shape != wanted:
-            failures.append(f"{name} has shape {list(tensor.shape)} instead of {list(wanted)}")
+        elif tensor.shape != place.shape:
+            shapes = f"{list(tensor.shape)} instead of {list(place.shape)}"
+            failures.append(f"{name} has shape {shapes}")
     if failures:
+        hint = checkpoint.notes[0] if checkpoint.notes else None
+        if _HEAD in missing:
+            hint = "logits need an output projection, or tie_word_embeddings in config.json"
         more = f"; and {len(failures) - _SHOWN} more" if len(failures) > _SHOWN else ""
         raise InputError(
             f"weights do not fit the architecture: {'; '.join(failures[:_SHOWN])}{more}",
@@ -197,16 +263,12 @@ def _adds_nothing(tensor: Tensor) -> bool:
     )
 
 
-def _spread(weight: Any, mesh: jax.sharding.Mesh) -> Any:
+def _spread(weight: Any, mesh: Mesh) -> Any:
     """Arrays split by their first axis over the whole mesh where it divides them, else copied."""
-    axes = tuple(mesh.axis_names)
 
     def place(array: jax.Array) -> jax.Array:
         divides = array.ndim > 1 and array.shape[0] % mesh.size == 0
-        spec = jax.sharding.PartitionSpec(axes if divides else None)
-        return jax.device_put(
-            array,
-            jax.sharding.NamedSharding(mesh, spec if array.ndim else jax.sharding.PartitionSpec()),
-        )
+        spec = PartitionSpec(tuple(mesh.axis_names)) if divides else PartitionSpec()
+        return jax.device_put(array, NamedSharding(mesh, spec))
 
     return jax.tree.map(place, weight)

@@ -64,6 +64,9 @@ class Layout:
         the matrix so that they do; None if that is all the same.
       stacked: one of its arrays, and the axes that this has for a single matrix.
       columns, rows: axes of arrays, from the last, that a mesh may split, by what runs along them.
+      lists: arrays whose sizes depend on codes: the axis, from the last, that they grow along, and
+        what fills them up, over and over.
+      largest: options that serve a whole stack where they are the largest of any matrix.
       holds: (number format) -> whether it can hold its matrices.
       shapes: (matrices) -> arrays without data and options that `pack` makes of Gaussian weights,
         or None; a function of shapes alone.
@@ -82,6 +85,8 @@ class Layout:
     stacked: tuple[str, int]
     columns: Mapping[str, int] = field(default_factory=dict)
     rows: Mapping[str, int] = field(default_factory=dict)
+    lists: Mapping[str, tuple[int, tuple[int, ...]]] = field(default_factory=dict)
+    largest: tuple[str, ...] = ()
     holds: Callable[[Format], bool]
     shapes: Callable[[Matrices], Packed | None]
     pack: Callable[[Matrices], Packed | None]

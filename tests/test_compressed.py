@@ -428,13 +428,14 @@ def test_a_broken_safetensors_file_beside_the_model_is_kept_as_bytes(fixtures, t
 
 def test_a_source_that_changes_meanwhile_is_refused(fixtures, tmp_path, monkeypatch):
     source = Path(shutil.copytree(fixtures / "llama_fp16", tmp_path / "source"))
-    write = compressing._write
+    write = compressing.write
 
     def write_and_touch(*arguments):
-        write(*arguments)
+        entries = write(*arguments)
         (source / "config.json").write_text("{}")
+        return entries
 
-    monkeypatch.setattr(compressing, "_write", write_and_touch)
+    monkeypatch.setattr(compressing, "write", write_and_touch)
     with pytest.raises(InputError, match="changed while"):
         jentropy.compress_checkpoint(source, tmp_path / "dst")
     assert left_in(tmp_path) == ["source"]

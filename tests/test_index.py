@@ -7,6 +7,7 @@ import json
 import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from jentropy.checkpoints import index as index_lib
@@ -32,7 +33,7 @@ def test_what_is_read_is_written_to_the_same_text(name):
 def recognised():
     """An index that tells of its weights."""
     index = Store(GOLDEN / "tree").index
-    formats = (MXFP4, plain_format("int16"), *FORMATS.values())
+    formats = (MXFP4, plain_format(np.dtype(np.int16)), *FORMATS.values())
     parts = {
         "code": PartEntry(array=0, unpack="packed", arguments={"axis": -1, "count": 32}),
         "scale": PartEntry(array=1, unpack="whole"),
@@ -53,11 +54,11 @@ HOSTILE = {
     "version": ("version", "1", CorruptError, r"weights\[0\]\.version"),
     "dialect": ("dialect", None, CorruptError, r"weights\[0\]\.dialect"),
     "shape": ("shape", [2**62], CorruptError, r"weights\[0\]\.shape\[0\]"),
-    "array": ("parts.code.array", 99, CorruptError, "w code: expected a number below"),
+    "array": ("parts.code.array", 99, CorruptError, "w parts: expected a number below"),
     "array true": ("parts.code.array", True, CorruptError, r"parts\['code'\]\.array"),
     "array a text": ("parts.code.array", "x", CorruptError, r"parts\['code'\]\.array"),
     "no code": ("parts", {}, CorruptError, "parts with a code"),
-    "settled": ("settled", [99], CorruptError, "w settled: expected a number below"),
+    "settled": ("settled", [99], CorruptError, "w parts: expected a number below"),
     "unpack": ("parts.code.unpack", 3, CorruptError, r"parts\['code'\]\.unpack"),
     "part": ("parts.code", [], CorruptError, r"parts\['code'\]"),
 }

@@ -16,7 +16,8 @@ import jentropy
 from jentropy import models
 from jentropy.checkpoints import safetensors
 from jentropy.errors import InputError, UnsupportedError
-from jentropy.models import llama, loading, qwen3
+from jentropy.models import loading
+from jentropy.models.architectures import llama, qwen3
 
 # config.json of published models, their sizes apart.
 LLAMA_3_1 = {
@@ -191,7 +192,7 @@ class Held(jentropy.Checkpoint):
 
 def read(config, **sidecars):
     held = Held(config, **sidecars)
-    return loading.read_config(held, models.ARCHITECTURES, models.OTHER_NAMES)
+    return loading.read_config(held)[1]
 
 
 @pytest.mark.parametrize("name", FOUND)

@@ -8,24 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from jentropy import entropy
 from jentropy.containers import trees
-from jentropy.containers.tensor import dtype_named
 from jentropy.entropy import EntropyReport
 from jentropy.errors import InputError
 from jentropy.formats import QuantizedTensor
 
 from .checkpoint import Tensor
-from .contents import Contents, StoredArray, in_memory
+from .contents import PYTREE, Contents, StoredArray, of_leaf
 from .dialects import plain
 from .opening import open_checkpoint
 from .progress import Progress, expect
 from .reading import read
-
-PYTREE = Path("pytree")  # for messages
 
 
 def analyze(
@@ -82,9 +77,9 @@ def _leaves(source: Any, *, strict: bool) -> tuple[Sequence[Tensor], tuple[str, 
         if isinstance(leaf, QuantizedTensor):
             weights[name] = Tensor(name=name, weight=_checked(leaf, name), dialect=plain.NAME)
         else:
-            arrays[name] = _leaf(name, leaf)
-    found = read(Contents(source=PYTREE, arrays=arrays), strict=strict)
-    return [*weights.values(), *found.tensors], found.notes
+            arrays[name] = of_leaf(name, leaf)
+    reading = read(Contents(source=PYTREE, arrays=arrays), strict=strict)
+    return [*weights.values(), *reading.tensors], reading.notes
 
 
 def _is_leaf(node: Any) -> bool:
@@ -96,18 +91,3 @@ def _checked(weight: QuantizedTensor, name: str) -> QuantizedTensor:
         return weight.check()
     except InputError as error:
         raise error.at(tensor=name) from error
-
-
-def _leaf(name: str, leaf: Any) -> StoredArray:
-    """A leaf as a dialect sees one; what is compressed or on a device is read when asked for."""
-    if trees.is_compressed(leaf):
-        shape, dtype = leaf.header.shape, dtype_named(leaf.header.dtype)
-    elif isinstance(leaf, jax.Array) and not jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
-        shape, dtype = tuple(leaf.shape), np.dtype(leaf.dtype)
-    else:
-        return in_memory(name, trees.as_array(leaf, name), PYTREE)
-
-    def read_leaf() -> np.ndarray:
-        return trees.as_array(trees.decompress(leaf), name)
-
-    return StoredArray(name=name, shape=shape, dtype=dtype, file=PYTREE, read=read_leaf)

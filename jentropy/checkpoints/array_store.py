@@ -26,6 +26,7 @@ from .contents import StoredArray
 MANIFEST = "manifest.ocdbt"
 DRIVERS = {".zarray": "zarr", "zarr.json": "zarr3"}  # by the file of an array's metadata
 SLASH = re.compile(b"/")
+METADATA = re.compile(rb"(.*/|)(\.zarray|zarr\.json)", re.DOTALL)  # keys of an array's metadata
 CACHE_BYTES = 100_000_000  # of nodes of an OCDBT tree
 TRANSACTION_BYTES = 1 << 28  # of arrays that are written at once
 
@@ -61,8 +62,10 @@ def _what(error: Exception) -> str:
 
 def read_store(
     folder: Path, prefixes: Iterable[str] = (), *, complete: bool = True
-) -> tuple[list[ZarrArray], dict[bytes, bytes]]:
+) -> tuple[list[ZarrArray], dict[str, bytes]]:
     """The arrays of a store, sorted by prefix, and what else lies in it, by key.
+
+    Bytes of a key that are no UTF-8 are surrogates.
 
     Args:
       folder: of the store; an OCDBT one if it has a manifest.
@@ -79,8 +82,9 @@ def read_store(
     spec = _kvstore(folder, ocdbt=ocdbt)
     with _reading(folder):
         store = ts.KvStore.open(spec, context=context).result()
-        keys = store.list().result() if ocdbt else _keys_of_files(folder, prefixes)
-        found = dict(_metadata_keys(keys))
+        keys = store.list().result() if ocdbt else []
+        found = {m[1].decode(): m[2].decode() for m in map(METADATA.fullmatch, keys) if m}
+        found |= {p: file for p in prefixes for file in DRIVERS if (folder / p / file).is_file()}
         texts = {prefix: store.read(prefix + file) for prefix, file in found.items()}
         opening = {}
         for prefix, file in found.items():
@@ -99,13 +103,13 @@ def read_store(
         ]
         owned = {prefix.encode() for prefix in opening}
         others = {key: store.read(key) for key in keys if not _is_below(key, owned)}
-        return arrays, {key: future.result().value for key, future in others.items()}
+        return arrays, {_text(key): future.result().value for key, future in others.items()}
 
 
 def write_store(
     folder: Path,
     arrays: Iterable[tuple[str, Mapping[str, Any], np.ndarray]],
-    others: Iterable[tuple[bytes, bytes]] = (),
+    others: Iterable[tuple[str, bytes]] = (),
     *,
     ocdbt: bool,
 ) -> None:
@@ -148,7 +152,7 @@ def write_store(
     batch.commit_sync()
     store = ts.KvStore.open(spec, context=context).result()
     for key, value in others:
-        store.write(key, value).result()
+        store.write(key.encode("utf-8", "surrogateescape"), value).result()
 
 
 def is_ocdbt(folder: Path) -> bool:
@@ -172,21 +176,8 @@ def _inside(spec: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     return {**spec, "path": spec.get("path", "") + prefix}
 
 
-def _keys_of_files(folder: Path, prefixes: Iterable[str]) -> list[bytes]:
-    return [
-        f"{prefix}{file}".encode()
-        for prefix in prefixes
-        for file in DRIVERS
-        if (folder / prefix / file).is_file()
-    ]
-
-
-def _metadata_keys(keys: Iterable[bytes]) -> Iterator[tuple[str, str]]:
-    """Prefix and metadata file of every array."""
-    for key in keys:
-        prefix, slash, file = key.rpartition(b"/")
-        if file.decode("utf-8", "replace") in DRIVERS:
-            yield (prefix + slash).decode(), file.decode()
+def _text(key: bytes) -> str:
+    return key.decode("utf-8", "surrogateescape")
 
 
 def _is_below(key: bytes, prefixes: Set[bytes]) -> bool:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from jentropy.containers import coder
 
-from .index import Blocks, Entry, Filler, Section
+from .index import Blocks, Entry, Filler, Section, fields_of
+from .progress import Progress, counted
 from .store import Store
 
 
-def _coded(store: Store, entry: Entry, *, whole: bool) -> Iterator[coder.Coded]:
-    """The chunks of an entry; `whole` is whether `coder.assemble` will take them."""
-    room = coder.room(entry.header) if whole else None
+def _coded(store: Store, entry: Entry, *, together: bool) -> Iterator[coder.Coded]:
+    """The chunks of an entry; `together` is whether `coder.assemble` will take them."""
+    room = coder.room(entry.header) if together else None
     header = entry.header
-    for place, chunk, span in zip(entry.places, header.chunks, header.spans(), strict=False):
+    for place, chunk, span in zip(entry.places, header.chunks, header.spans(), strict=True):
         yield coder.Coded(
             name=entry.name,
             chunk=chunk,
@@ -28,70 +30,71 @@ def _coded(store: Store, entry: Entry, *, whole: bool) -> Iterator[coder.Coded]:
         )
 
 
-def read_entries(store: Store, entries: list[Entry]) -> Iterator[np.ndarray]:
+def read_entries(
+    store: Store, entries: Iterable[Entry], progress: Progress | None = None
+) -> Iterator[np.ndarray]:
     """The arrays of entries, in order; the chunks of many decode together."""
-    decoded = coder.decode(item for entry in entries for item in _coded(store, entry, whole=True))
-    for entry in entries:
-        yield coder.assemble(decoded, entry.header)
+    entries = list(entries)
+    decoded = coder.decode(
+        item for entry in entries for item in _coded(store, entry, together=True)
+    )
+    return counted((coder.assemble(decoded, entry.header) for entry in entries), progress)
 
 
-def whole_bytes(store: Store) -> int:
-    """Bytes of all tensors and files, decoded."""
+def all_bytes(store: Store) -> int:
+    """Bytes of all tensors and blobs, decoded."""
     return sum(e.header.raw_bytes for e in (*store.index.tensors, *store.index.blobs))
 
 
 def read_entry(store: Store, entry: Entry) -> np.ndarray:
     """The array of an entry."""
-    (values,) = read_entries(store, [entry])
-    return values
+    return next(read_entries(store, [entry]))
 
 
 def read_blocks(store: Store, blocks: Blocks) -> np.ndarray:
     """An array of blocks, of its fields."""
-    return _side_by_side(list(read_entries(store, entries_of(store, blocks)))).reshape(blocks.shape)
+    return _side_by_side(read_entries(store, entries_of(store, blocks))).reshape(blocks.shape)
 
 
-def _side_by_side(fields: list[np.ndarray]) -> np.ndarray:
+def _side_by_side(fields: Iterable[np.ndarray]) -> np.ndarray:
     """Bytes of rows whose fields lie one after another. uint8[rows, bytes]."""
-    octets = [np.ascontiguousarray(field).reshape(-1).view(np.uint8) for field in fields]
-    rows = len(fields[0])
-    return np.concatenate(
-        [part.reshape(rows, part.size // max(1, rows)) for part in octets], axis=1
-    )
+    rows = [field.reshape(len(field), math.prod(field.shape[1:])) for field in fields]
+    return np.concatenate([np.ascontiguousarray(part).view(np.uint8) for part in rows], axis=1)
 
 
-def file_bytes(store: Store) -> Iterator[tuple[str, Iterator[np.ndarray]]]:
+def file_bytes(
+    store: Store, progress: Progress | None = None
+) -> Iterator[tuple[str, Iterator[np.ndarray]]]:
     """Every file and its bytes, uint8, in order; each file's are to be used up before the next's.
 
     Chunks of many files decode together.
     """
-    index = store.index
-    plan = [(f.path, [Filler(f.blob), *(f.parts or ())]) for f in index.files]
+    files = [(f.path, [Filler(f.blob), *(f.parts or ())]) for f in store.index.files]
     decoded = coder.decode(
         item
-        for _, parts in plan
-        for part in parts
-        for entry in entries_of(store, part)
-        for item in _coded(store, entry, whole=isinstance(part, Blocks))
+        for _, sections in files
+        for section in sections
+        for entry in entries_of(store, section)
+        for item in _coded(store, entry, together=isinstance(section, Blocks))
     )
-    for name, parts in plan:
-        yield name, (data for part in parts for data in _part_bytes(store, part, decoded))
+    for name, sections in files:
+        parts = (part for section in sections for part in _section(store, section, decoded))
+        yield name, counted(parts, progress)
 
 
-def entries_of(store: Store, part: Section) -> list[Entry]:
-    """Entries that a part of a file is made of."""
-    if isinstance(part, Filler):
-        return [store.index.blobs[part.blob]]
-    fields = part.fields if isinstance(part, Blocks) else (part,)
-    return [store.index.tensors[i] for i in fields]
+def entries_of(store: Store, section: Section) -> list[Entry]:
+    """Entries that a section of a file is made of."""
+    if isinstance(section, Filler):
+        return [store.index.blobs[section.blob]]
+    return [store.index.tensors[i] for i in fields_of(section)]
 
 
-def _part_bytes(
-    store: Store, part: Section, decoded: Iterator[tuple[coder.Coded, np.ndarray]]
+def _section(
+    store: Store, section: Section, decoded: Iterator[tuple[coder.Coded, np.ndarray]]
 ) -> Iterator[np.ndarray]:
-    """A part's bytes in pieces, from its decoded chunks."""
-    entries = entries_of(store, part)
-    if isinstance(part, Blocks):
+    """A section's bytes, of its decoded chunks."""
+    entries = entries_of(store, section)
+    if isinstance(section, Blocks):
         fields = [coder.assemble(decoded, entry.header) for entry in entries]
         yield _side_by_side(fields).reshape(-1)
         return

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from jentropy.containers import trees
 from jentropy.errors import InputError
 
 from . import array_store, orbax
-from .decoding import file_bytes, read_entries, read_entry, whole_bytes
+from .decoding import all_bytes, file_bytes, read_entries
 from .index import StoreEntry
 from .loading import load
 from .orbax_source import owned_files
@@ -50,64 +46,50 @@ def decompress_checkpoint(
     if overwrite and store.path.resolve().is_relative_to(target.resolve()):
         raise InputError("compressed checkpoint lies inside the destination", file=store.path)
     replaces = _others(store) if overwrite else None
-    if not store.index.files and not store.index.stores:
+    if store.index.is_pytree:
         orbax.save_tree(target, trees.decompress(load(path)), replaces=replaces)
         return
-    expect(progress, whole_bytes(store))
-    with (
-        staged(target, "decompress", replaces=replaces) as stage,
-        destination_errors(target),
-    ):
+    expect(progress, all_bytes(store))
+    with staged(target, "decompress", replaces=replaces) as stage, destination_errors(target):
         for item in store.index.stores:
-            write_item(store, item, stage / "out" / item.path, progress)
-        for name, parts in file_bytes(store):
+            _write_store(store, item, stage / "out" / item.path, progress)
+        for name, parts in file_bytes(store, progress):
             file = stage / "out" / name
             file.parent.mkdir(parents=True, exist_ok=True)
             with file.open("wb") as stream:
-                for part in parts:
-                    stream.write(part.data)
-                    if progress:
-                        progress(part.size)
+                stream.writelines(part.data for part in parts)
         put_in_place(stage / "out", target, replace=overwrite)
 
 
-def write_item(
-    store: Store, item: StoreEntry, folder: Path, progress: Progress | None = None
-) -> None:
+def _write_store(store: Store, item: StoreEntry, folder: Path, progress: Progress | None) -> None:
     """Writes a store of an Orbax checkpoint as it was."""
-
-    def arrays() -> Iterator[tuple[str, Mapping[str, Any], np.ndarray]]:
-        entries = [store.index.tensors[number] for number, _, _ in item.arrays]
-        decoded = read_entries(store, entries)
-        for (_, prefix, metadata), values in zip(item.arrays, decoded, strict=True):
-            yield prefix, metadata, values
-            if progress:
-                progress(values.nbytes)
-
-    def others() -> Iterator[tuple[bytes, bytes]]:
-        for key, blob in item.others:
-            value = read_entry(store, store.index.blobs[blob]).tobytes()
-            yield key.encode("utf-8", "surrogateescape"), value
-            if progress:
-                progress(len(value))
-
-    array_store.write_store(folder, arrays(), others(), ocdbt=item.ocdbt)
+    index = store.index
+    arrays = read_entries(store, (index.tensors[n] for n, _, _ in item.arrays), progress)
+    values = read_entries(store, (index.blobs[n] for _, n in item.others), progress)
+    array_store.write_store(
+        folder,
+        (
+            (prefix, told, array)
+            for (_, prefix, told), array in zip(item.arrays, arrays, strict=True)
+        ),
+        ((key, value.tobytes()) for (key, _), value in zip(item.others, values, strict=True)),
+        ocdbt=item.ocdbt,
+    )
 
 
 def _others(store: Store) -> Replaces:
     """Says what a directory holds that the checkpoint does not give back."""
-    ours, stores = {f.path for f in store.index.files}, store.index.stores
 
     def found(path: Path) -> str:
-        if not ours and not stores:
+        if store.index.is_pytree:
             return "" if is_orbax_checkpoint(path) else "no Orbax checkpoint"
         if not path.is_dir():
             return "a file"
         inside = [p.relative_to(path).as_posix() for p in path.rglob("*") if not p.is_dir()]
-        own = set(ours)
-        for item in stores:
+        ours = {f.path for f in store.index.files}
+        for item in store.index.stores:
             prefixes = [prefix for _, prefix, _ in item.arrays]
-            own |= owned_files(inside, item.path, prefixes, ocdbt=item.ocdbt)
-        return next((name for name in inside if name not in own), "")
+            ours |= owned_files(inside, item.path, prefixes, ocdbt=item.ocdbt)
+        return next((name for name in inside if name not in ours), "")
 
     return found

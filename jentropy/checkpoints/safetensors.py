@@ -11,6 +11,7 @@ References:
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -73,6 +74,12 @@ class SafetensorsFile:
     metadata: Mapping[str, str]
     arrays: tuple[StoredArray, ...]
 
+    @property
+    def starts(self) -> list[int]:
+        """The byte that each array begins at."""
+        sizes = (array.nbytes for array in self.arrays)
+        return list(itertools.accumulate(sizes, initial=len(self.header)))[:-1]
+
 
 def read(path: Path) -> SafetensorsFile:
     """Reads the header and maps the buffer; no tensor is read.
@@ -130,11 +137,11 @@ def parse_header(path: Path, header: bytes) -> dict[str, Any]:
     """
 
     def unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
+        entries = dict(pairs)
+        if len(entries) != len(pairs):
             twice = first_twice(name for name, _ in pairs)
             raise CorruptError("safetensors header names it twice", file=path, tensor=twice)
-        return found
+        return entries
 
     try:
         entries = json.loads(header.decode("utf-8"), object_pairs_hook=unique)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jentropy.containers import chunks, coder, trees
+import jax
+
+from jentropy.containers import coder, trees
 
 from . import structure
-from .index import Entry
+from .contents import of_leaf
+from .items import Item, write
 from .writer import writing
 
 
@@ -26,15 +30,19 @@ def save(path: str | Path, packed: Any, *, overwrite: bool = False) -> None:
       InputError: a leaf that is no array, number or text, by its path.
       DestinationError: `path` exists or cannot be written.
     """
-    leaves, tree = structure.flatten(trees.compress(packed))
+    leaves, treedef = trees.flatten(packed)
+    plain = jax.tree_util.tree_unflatten(treedef, [leaf for _, leaf in leaves])
+    named, tree = structure.flatten(plain)
+    items = [_item(name, leaf) for name, leaf in named]
     with writing(Path(path), overwrite=overwrite) as writer:
-        entries = []
-        for name, leaf in leaves:
-            places = []
-            for item in chunks.coded_chunks(name, leaf):
-                coder.check_payload(item)
-                places.append(writer.append(item.payload))
-                writer.record(None)
-            entries.append(Entry(name, leaf.header, tuple(places)))
-        formats = tuple(structure.formats(tree))
-        writer.finish(tensors=tuple(entries), tree=tree, formats=formats)
+        writer.finish(
+            tensors=write(writer, items), tree=tree, formats=tuple(structure.formats(tree))
+        )
+
+
+def _item(name: str, leaf: Any) -> Item:
+    if trees.is_compressed(leaf):
+        return Item(name=name, array=leaf)
+    numpy, key = not isinstance(leaf, jax.Array), trees.key_implementation(leaf, name)
+    draft = partial(coder.draft, numpy=numpy, key=key)
+    return Item(name=name, array=of_leaf(name, leaf), draft=draft, reads=not numpy)

@@ -24,7 +24,7 @@ from typing import Any
 import jax
 
 from jentropy.containers import trees
-from jentropy.containers.tensor import CompressedTensor, is_compressed
+from jentropy.containers.tensor import is_compressed
 from jentropy.containers.trees import is_python
 from jentropy.errors import InputError
 from jentropy.formats import Format, QuantizedTensor
@@ -65,14 +65,18 @@ class Fields(dict):
         self.of = of
 
 
-def flatten(packed: Any) -> tuple[list[tuple[str, CompressedTensor]], Any]:
-    """The leaves of a pytree by name, and its structure.
+def flatten(pytree: Any) -> tuple[list[tuple[str, Any]], Any]:
+    """The arrays of a pytree by name, compressed or not, and its structure.
 
     Raises:
       InputError: a key that is no string, integer or boolean; a tree that is too deep.
       CorruptError: a quantised weight whose codes are not those of its format.
     """
-    leaves: list[tuple[Path, CompressedTensor]] = []
+    leaves: list[tuple[Path, Any]] = []
+
+    def leaf(value: Any, path: Path) -> Stored:
+        leaves.append((path, value))
+        return Stored(len(leaves) - 1)
 
     def node(value: Any, path: Path) -> Any:
         if len(path) > MAX_DEPTH:
@@ -80,8 +84,7 @@ def flatten(packed: Any) -> tuple[list[tuple[str, CompressedTensor]], Any]:
         if value is None or is_python(value):
             return value
         if is_compressed(value):
-            leaves.append((path, value))
-            return Stored(len(leaves) - 1)
+            return leaf(value, path)
         if isinstance(value, QuantizedTensor):
             _check(value, path)
         if type(value) in (list, tuple) or isinstance(value, QuantizedTensor):
@@ -90,11 +93,13 @@ def flatten(packed: Any) -> tuple[list[tuple[str, CompressedTensor]], Any]:
             pairs = [(jax.tree_util.DictKey(key), child) for key, child in value.items()]
         else:
             inside = jax.tree_util.tree_flatten_with_path(value, is_leaf=lambda v: v is not value)
-            pairs = [(keys[0], child) for keys, child in inside[0]]
+            pairs = [(keys[0], child) for keys, child in inside[0] if keys]
+            if len(pairs) < len(inside[0]):
+                return leaf(value, path)
         fields = {_key(key): node(child, (*path, _key(key))) for key, child in pairs}
         return fields if type(value) is dict else Fields(type(value).__name__, fields)
 
-    tree = node(packed, ())
+    tree = node(pytree, ())
     names = trees.leaf_names([path for path, _ in leaves])
     return [(name, leaf) for name, (_, leaf) in zip(names, leaves, strict=True)], tree
 

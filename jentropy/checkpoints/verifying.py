@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from jentropy.errors import CheckError, CorruptError
 
 from . import orbax, sources, structure
-from .array_store import ZarrArray
-from .decoding import file_bytes, read_entries, read_entry, whole_bytes
+from .contents import StoredArray, in_memory
+from .decoding import all_bytes, file_bytes, read_entries
 from .hub import resolve
-from .index import Filler
+from .index import Entry, Filler
 from .orbax_source import ItemStore, OrbaxSource, is_orbax, read_orbax
 from .progress import Progress, expect
 from .store import Store
+
+Original = tuple[Entry, StoredArray | None]  # an entry, and what it is compared with
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,35 +55,36 @@ def verify(
       CheckError: sound data that differ from the source, by file.
     """
     store = Store(Path(path))
-    index = store.index
-    source = None if against is None else resolve(against)
-    expect(progress, whole_bytes(store))
-    if not index.files and not index.stores:
-        original = None if source is None else read_orbax(source, step)
-        total = _verify_tree(store, original, progress)
+    index, source = store.index, None if against is None else resolve(against)
+    expect(progress, all_bytes(store))
+    files: dict[str, Path] = {}
+    if index.is_pytree:
+        originals = list(_of_tree(store, None if source is None else read_orbax(source, step)))
     else:
-        root, stores = None, None
+        stores: dict[str, ItemStore] = {}
         if source is not None:
             root, stores = _same_files(store, source, step)
-        total = _verify_stores(store, stores, progress)
-        for name, parts in file_bytes(store):
-            total += _compare(parts, None if root is None else root / name, progress)
+            files = {f.path: root / f.path for f in index.files}
+        originals = list(_of_stores(store, stores))
+    decoded = read_entries(store, (entry for entry, _ in originals), progress)
+    total = 0
+    for (entry, original), values in zip(originals, decoded, strict=True):
+        total += values.nbytes
+        if original is not None and not _same(values, original.read()):
+            raise CheckError(f"{original.file}: tensor {entry.name!r} differs")
+    for name, parts in file_bytes(store, progress):
+        total += _compare(parts, files.get(name))
     _check_arrays(store)
-    everything = (*index.tensors, *index.blobs)
+    inside = [part for f in index.files for part in f.parts or () if not isinstance(part, Filler)]
     return Verified(
-        tensors=_arrays(store) if index.files or index.stores else len(index.tensors),
+        tensors=len(inside) + sum(len(item.arrays) for item in index.stores)
+        if index.files or index.stores
+        else len(index.tensors),
         files=len(index.files),
-        chunks=sum(len(entry.places) for entry in everything),
+        chunks=sum(len(entry.places) for entry in (*index.tensors, *index.blobs)),
         bytes=total,
         compared=against is not None,
     )
-
-
-def _arrays(store: Store) -> int:
-    """Tensors in the files and stores, as these have them."""
-    parts = (part for f in store.index.files for part in f.parts or ())
-    inside = sum(not isinstance(part, Filler) for part in parts)
-    return inside + sum(len(item.arrays) for item in store.index.stores)
 
 
 def _same_files(store: Store, source: Path, step: int | None) -> tuple[Path, dict[str, ItemStore]]:
@@ -97,101 +101,89 @@ def _same_files(store: Store, source: Path, step: int | None) -> tuple[Path, dic
         root, files = sources.files_of(source)
     ours, theirs = {f.path for f in store.index.files}, set(files)
     for item in store.index.stores:
-        ours |= {f"{item.path}/{prefix}" for _, prefix, _ in item.arrays}
-        ours |= {f"{item.path}/{key}" for key, _ in item.others}
-    for own in stores:
-        theirs |= {f"{own.path}/{array.prefix}" for array in own.arrays}
-        theirs |= {f"{own.path}/{key.decode('utf-8', 'surrogateescape')}" for key in own.others}
+        ours |= _keys(item.path, [prefix for _, prefix, _ in item.arrays], dict(item.others))
+    for their in stores:
+        theirs |= _keys(their.path, [array.prefix for array in their.arrays], their.others)
     for name in sorted(ours ^ theirs):
         where = "only in the compressed checkpoint" if name in ours else "only in the source"
         raise CheckError(f"{root / name.strip('/')}: {where}")
-    return root, {own.path: own for own in stores}
+    return root, {their.path: their for their in stores}
 
 
-def _verify_stores(
-    store: Store, theirs: dict[str, ItemStore] | None, progress: Progress | None
-) -> int:
-    """Decodes the arrays of an Orbax checkpoint and compares them; bytes gone through."""
-    total = 0
-    for item in store.index.stores:
-        originals = {a.prefix: a for a in theirs[item.path].arrays} if theirs else {}
-        entries = [store.index.tensors[number] for number, _, _ in item.arrays]
-        decoded = read_entries(store, entries)
-        for (_, prefix, metadata), entry, values in zip(item.arrays, entries, decoded, strict=True):
-            total += values.nbytes
-            original = originals.get(prefix)
-            if original is not None and not _same_values(values, original.read()):
-                raise CheckError(f"{original.file}: tensor {entry.name!r} differs")
+def _keys(path: str, prefixes: Iterable[str], others: Iterable[str]) -> set[str]:
+    """What a store holds, as paths."""
+    return {f"{path}/{key}" for key in (*prefixes, *others)}
+
+
+def _of_stores(store: Store, theirs: Mapping[str, ItemStore]) -> Iterator[Original]:
+    """What the stores of an Orbax checkpoint hold, and what the source's hold, if it is given.
+
+    Args:
+      theirs: the source's stores by path.
+
+    Raises:
+      CheckError: an array that is laid out otherwise.
+    """
+    index = store.index
+    for item in index.stores:
+        their = theirs.get(item.path)
+        arrays = {array.prefix: array for array in their.arrays} if their else {}
+        for number, prefix, metadata in item.arrays:
+            entry, original = index.tensors[number], arrays.get(prefix)
             if original is not None and original.metadata != metadata:
                 raise CheckError(f"{original.file}: tensor {entry.name!r} is laid out otherwise")
-            if progress:
-                progress(values.nbytes)
+            yield entry, original
         for key, blob in item.others:
-            value = read_entry(store, store.index.blobs[blob])
-            total += value.nbytes
-            others = theirs[item.path].others if theirs else {}
-            expected = others.get(key.encode("utf-8", "surrogateescape"))
-            if expected is not None and expected != value.tobytes():
-                raise CheckError(f"{item.path}: value of {key!r} differs")
-            if progress:
-                progress(value.nbytes)
-    return total
+            value = None if their is None else np.frombuffer(their.others[key], np.uint8)
+            yield index.blobs[blob], None if value is None else in_memory(key, value, store.path)
 
 
-def _verify_tree(store: Store, source: OrbaxSource | None, progress: Progress | None) -> int:
-    """Decodes the leaves of a pytree and compares them with an Orbax checkpoint of it."""
-    total, entries = 0, list(store.index.tensors)
-    original: dict[str, Any] = {}
-    if source is not None:
-        original = dict(source.named()) | dict(structure.others(source.tree))
-        ours = {entry.name for entry in entries} | dict(structure.others(store.index.tree)).keys()
-        for name in sorted(original.keys() ^ ours):
-            raise CheckError(f"{source.root}: tensor {name!r} is in one of the two only")
-        for name, value in structure.others(store.index.tree):
-            if not _same_python(value, original[name]):
-                raise CheckError(f"{source.root}: {name!r} differs")
-    for entry, values in zip(entries, read_entries(store, entries), strict=True):
-        total += values.nbytes
-        if source is not None:
-            theirs = original[entry.name]
-            if not isinstance(theirs, ZarrArray) or not _same_values(values, theirs.read()):
-                raise CheckError(f"{source.root}: tensor {entry.name!r} differs")
-        if progress:
-            progress(values.nbytes)
-    return total
+def _of_tree(store: Store, source: OrbaxSource | None) -> Iterator[Original]:
+    """The leaves of a pytree and of an Orbax checkpoint of it, if it is given.
+
+    Raises:
+      CheckError: not the same leaves, a number or a text that differs.
+    """
+    index = store.index
+    if source is None:
+        yield from ((entry, None) for entry in index.tensors)
+        return
+    ours = {entry.name: entry for entry in index.tensors} | dict(structure.others(index.tree))
+    theirs = dict(source.named()) | dict(structure.others(source.tree))
+    for name in sorted(ours.keys() ^ theirs.keys()):
+        raise CheckError(f"{source.root}: tensor {name!r} is in one of the two only")
+    for name, value in ours.items():
+        their = theirs[name]
+        if isinstance(value, Entry) and isinstance(their, StoredArray):
+            yield value, their
+        elif not _same_python(value, their):
+            raise CheckError(f"{source.root}: {name!r} differs")
 
 
 def _same_python(value: Any, theirs: Any) -> bool:
     """Whether a number or a text of Python's is what Orbax stored."""
-    if isinstance(theirs, ZarrArray):
-        return _same_values(np.asarray(value), theirs.read())
+    if isinstance(theirs, StoredArray):
+        return _same(np.asarray(value), theirs.read())
     return type(value) is type(theirs) and value == theirs
 
 
-def _compare(parts: Iterable[np.ndarray], original: Path | None, progress: Progress | None) -> int:
-    """Decodes a file and compares it; bytes gone through."""
+def _compare(parts: Iterable[np.ndarray], original: Path | None) -> int:
+    """Decodes a file, and compares it if there is an original; its bytes."""
     at = 0
-    stream: BinaryIO | None = None if original is None else original.open("rb")
-    try:
+    with nullcontext() if original is None else original.open("rb") as stream:
         for part in parts:
             if stream is not None:
                 expected = np.frombuffer(stream.read(part.size), np.uint8)
-                if expected.size != part.size or not np.array_equal(expected, part):
-                    same = expected == part[: expected.size]
-                    first = at + int(np.argmin(same)) if not same.all() else at + same.size
-                    raise CheckError(f"{original}: differs from byte {first} on")
+                if not np.array_equal(expected, part):
+                    same = [*(expected == part[: expected.size]), False]
+                    raise CheckError(f"{original}: differs from byte {at + same.index(False)} on")
             at += part.size
-            if progress:
-                progress(part.size)
         if stream is not None and stream.read(1):
             raise CheckError(f"{original}: is longer than the {at} bytes that were compressed")
-    finally:
-        if stream is not None:
-            stream.close()
     return at
 
 
-def _same_values(a: np.ndarray, b: np.ndarray) -> bool:
+def _same(a: np.ndarray, b: np.ndarray) -> bool:
     return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
 
 

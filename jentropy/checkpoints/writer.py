@@ -19,6 +19,7 @@ import numpy as np
 
 from jentropy.containers.tensor import checksum
 from jentropy.errors import CorruptError
+from jentropy.schema import ANY, SIZE, many, parse, record
 
 from . import index as index_lib
 from . import orbax
@@ -29,6 +30,7 @@ from .store import Store, is_compressed_checkpoint
 BUNDLE_BYTES = 1 << 26  # what a writer holds in memory, and what a crash costs at the most
 SAVE_BYTES = 1 << 30  # handed to Orbax in one call; each call costs it time for all before
 INDEX, BUNDLES = "index", "bundles"
+LINE = record(dict, {"bytes": SIZE, "hash": SIZE, "records": many(ANY)})  # of the journal
 
 
 @contextmanager
@@ -57,7 +59,6 @@ class Writer:
     """Writes a compressed checkpoint. Made by `writing`.
 
     Attributes:
-      bundles: bytes of the bundles staged so far.
       journal: what earlier, unfinished work recorded, in order.
     """
 
@@ -65,78 +66,59 @@ class Writer:
         self, path: Path, stage: Path, fingerprint: str | None, *, overwrite: bool = False
     ):
         self.path, self.stage, self._overwrite = path, stage, overwrite
-        self.bundles: list[int] = []
-        self.journal: list[Any] = []
-        self._hashes: list[int] = []
+        self._journal_file = stage / "journal.jsonl"
         self._records: list[Any] = []
-        self._parts: list[np.ndarray] = []
-        self._held = 0
+        self._payloads: list[np.ndarray] = []
+        self._size = 0  # of the bundle begun
+        first = _line({"fingerprint": fingerprint})
         with destination_errors(path):
-            lines = self._take_up() if fingerprint else []
-            if not lines or lines[0] != {"fingerprint": fingerprint}:
-                lines = [{"fingerprint": fingerprint}]
-            kept = self._staged(lines[1:])
-            text = "".join(json.dumps(line) + "\n" for line in [lines[0], *kept])
-            self._journal_file.write_text(text, encoding="utf-8")
-
-    @property
-    def _journal_file(self) -> Path:
-        return self.stage / "journal.jsonl"
+            lines = [] if fingerprint is None else list(self._sound_lines(first))
+            self._journal_file.write_text(first + "".join(map(_line, lines)), encoding="utf-8")
+        self._staged = [(line["bytes"], line["hash"]) for line in lines]
+        self.journal = [item for line in lines for item in line["records"]]
 
     def _bundle_file(self, number: int) -> Path:
         return self.stage / f"{number:05d}"
 
-    def _take_up(self) -> list[Any]:
-        """Lines of a journal that is there, up to one that was cut off."""
-        if not self._journal_file.is_file():
-            return []
-        lines = []
-        for line in self._journal_file.read_text("utf-8").split("\n")[:-1]:
-            try:
-                lines.append(json.loads(line))
-            except ValueError:
-                break
-        return lines
-
-    def _staged(self, lines: list[Any]) -> list[Any]:
-        """The lines whose bundles are there and sound."""
+    def _sound_lines(self, first: str) -> Iterator[dict[str, Any]]:
+        """Lines of a journal that begins so, as long as they and their bundles are whole."""
+        text = self._journal_file.read_text("utf-8") if self._journal_file.is_file() else ""
+        lines = text.removeprefix(first).split("\n")[:-1] if text.startswith(first) else []
         for number, line in enumerate(lines):
             file = self._bundle_file(number)
-            if not file.is_file() or file.stat().st_size != line["bytes"]:
-                break
-            if checksum(np.fromfile(file, np.uint8)) != line["hash"]:
-                break
-            self.bundles.append(line["bytes"])
-            self._hashes.append(line["hash"])
-            self.journal += line["records"]
-        return lines[: len(self.bundles)]
+            try:
+                told = parse(LINE, line, self._journal_file)
+                sound = file.stat().st_size == told["bytes"]
+            except (CorruptError, FileNotFoundError):
+                return
+            if not sound or checksum(np.fromfile(file, np.uint8)) != told["hash"]:
+                return
+            yield told
 
     def append(self, payload: np.ndarray) -> tuple[int, int]:
         """Adds a payload; returns its bundle and its offset there."""
-        place = len(self.bundles), self._held
-        self._parts.append(payload)
-        self._held += payload.size
+        if self._size >= BUNDLE_BYTES:
+            self.flush()
+        place = len(self._staged), self._size
+        self._payloads.append(payload)
+        self._size += payload.size
         return place
 
     def record(self, item: Any) -> None:
         """Notes JSON in the journal, with the payloads added so far."""
         self._records.append(item)
-        if self._held >= BUNDLE_BYTES:
-            self.flush()
 
     def flush(self) -> None:
         """Stages the bundle begun."""
-        if not self._held:
+        if not self._payloads:
             return
-        bundle = np.concatenate(self._parts)
-        digest = checksum(bundle)
-        line = {"bytes": bundle.size, "hash": digest, "records": self._records}
+        bundle = np.concatenate(self._payloads)
+        line = {"bytes": bundle.size, "hash": checksum(bundle), "records": self._records}
         with destination_errors(self.path):
-            _write(self._bundle_file(len(self.bundles)), "wb", bundle.data)
-            _write(self._journal_file, "ab", (json.dumps(line) + "\n").encode())
-        self.bundles.append(bundle.size)
-        self._hashes.append(digest)
-        self._records, self._parts, self._held = [], [], 0
+            _write(self._bundle_file(len(self._staged)), "wb", bundle.data)
+            _write(self._journal_file, "ab", _line(line).encode())
+        self._staged.append((line["bytes"], line["hash"]))
+        self._records, self._payloads, self._size = [], [], 0
 
     def finish(self, **contents: Any) -> None:
         """Writes the checkpoint and puts it in its place.
@@ -145,16 +127,14 @@ class Writer:
           contents: arguments of `Index` but the bundles.
         """
         self.flush()
-        index = Index(bundles=tuple(self.bundles), **contents)
+        index = Index(bundles=tuple(size for size, _ in self._staged), **contents)
         text = np.frombuffer(index_lib.to_bytes(index), np.uint8)
-        metadata = {
-            index_lib.KEY: {"version": index_lib.VERSION, "index_xxh3_64": f"{checksum(text):016x}"}
-        }
+        metadata = {"version": index_lib.VERSION, "index_xxh3_64": f"{checksum(text):016x}"}
         with destination_errors(self.path):
             made = orbax.save_arrays(
                 self.stage,
                 itertools.chain(self._groups(), [{INDEX: text}]),
-                custom_metadata=metadata,
+                custom_metadata={index_lib.KEY: metadata},
             )
             Store(made)  # what cannot be opened again is not put in place
             put_in_place(made, self.path, replace=self._overwrite)
@@ -162,7 +142,7 @@ class Writer:
     def _groups(self) -> Iterator[dict[str, Any]]:
         """The staged bundles as trees of about SAVE_BYTES."""
         group: dict[str, np.ndarray] = {}
-        for number, (size, expected) in enumerate(zip(self.bundles, self._hashes, strict=True)):
+        for number, (size, expected) in enumerate(self._staged):
             bundle = np.fromfile(self._bundle_file(number), np.uint8)
             if bundle.size != size or checksum(bundle) != expected:
                 raise CorruptError(
@@ -177,6 +157,10 @@ class Writer:
                 group = {}
         if group:
             yield {BUNDLES: group}
+
+
+def _line(content: Any) -> str:
+    return json.dumps(content) + "\n"
 
 
 def _write(file: Path, mode: str, data: Any) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from jentropy.entropy import shannon_bits
 from jentropy.formats import ElementFormat, code_dtype
 from jentropy.formats.packing import NIBBLE
 
@@ -42,12 +43,10 @@ class Constant:
     """A number that is common in a tensor, and that the first plane tells from all others.
 
     Attributes:
-      first: its byte in the first plane.
       bytes: its bytes in all planes, of the positive one; the sign is in the second.
       negatives: how often it is negative.
     """
 
-    first: int
     bytes: tuple[int, ...]
     negatives: int
 
@@ -81,8 +80,8 @@ def constant_of(
                 return None
         number = number << rest | rests.pop()
     planes = split(np.array([number], code_dtype(element.dtype)), element)
-    first, *others = (int(plane[0]) for plane in planes)
-    return Constant(first, (first, *others), int(counts[highs[highs > positive]].sum()))
+    negatives = int(counts[highs[highs > positive]].sum())
+    return Constant(tuple(int(plane[0]) for plane in planes), negatives)
 
 
 def choose(
@@ -99,7 +98,7 @@ def choose(
     for i, counts in enumerate(histograms):
         coded, part = _plane(counts, element)
         if constant is not None and i:
-            omitted, byte = int(histograms[0][constant.first]), constant.bytes[i]
+            omitted, byte = int(histograms[0][constant.bytes[0]]), constant.bytes[i]
             negatives = constant.negatives if i == 1 else 0
             left = counts.copy()
             left[byte] -= omitted - negatives
@@ -108,7 +107,7 @@ def choose(
             others += omitted // 8 if negatives else 0
             if MIN_GAIN * (coded - others) > int(counts.sum()):
                 kind = WITH_SIGNS if negatives else OF_OTHERS
-                coded, part = others, bytes([kind, constant.first, byte]) + rest
+                coded, part = others, bytes([kind, constant.bytes[0], byte]) + rest
         total += coded
         head += part
     return total + len(head), Coding(codec=NAME, head=head)
@@ -116,27 +115,22 @@ def choose(
 
 def _plane(counts: np.ndarray, element: ElementFormat) -> tuple[int, bytes]:
     """Bytes that a plane of such counts takes, and its part of the head."""
-    count = int(counts.sum())
+    size = int(counts.sum())
+    if size == 0:
+        return 0, bytes([STORED])
     pairs = element.code_bits == NIBBLE  # two codes to a byte
-    coded, head = _with_pairs(counts) if pairs else _with_bytes(counts)
-    worth = MIN_GAIN * coded < (MIN_GAIN - 1) * count
-    return (coded, head) if worth else (count, bytes([STORED]))
+    coded, head = (_with_pairs if pairs else _with_bytes)(counts, size)
+    worth = MIN_GAIN * coded < (MIN_GAIN - 1) * size
+    return (coded, head) if worth else (size, bytes([STORED]))
 
 
 def least_bytes(histograms: Sequence[np.ndarray]) -> float:
     """What the planes of such counts take at the least: their entropies."""
-    total = 0.0
-    for counts in histograms:
-        used = counts[counts > 0].astype(np.float64)
-        total += float(used @ (np.log2(used.sum()) - np.log2(used)))
-    return total / 8
+    return sum(int(counts.sum()) * shannon_bits(counts) for counts in histograms) / 8
 
 
-def _with_bytes(counts: np.ndarray) -> tuple[int, bytes]:
-    """Bytes that a plane of such counts takes with its own table, and the table."""
-    size = int(counts.sum())
-    if size == 0:
-        return 0, bytes([STORED])
+def _with_bytes(counts: np.ndarray, size: int) -> tuple[int, bytes]:
+    """Bytes that a plane of such counts, `size` in all, takes with its own table, and the table."""
     common = counts * SLOTS * RARE >= size
     used = np.flatnonzero(common)
     first, last = int(used[0]), int(used[-1])
@@ -145,28 +139,27 @@ def _with_bytes(counts: np.ndarray) -> tuple[int, bytes]:
     kind = WITH_ESCAPES if rare else OF_BYTES
     if rare:
         inside = np.append(inside, rare)[None]
-    levels = np.where(inside > 0, tables.levels_of(_below(inside, 31)), 0)
+    levels = _levels(inside)
     head = bytes([kind, first, last - first]) + tables.write_levels(levels)
     return _bytes(inside, tables.frequencies_of(levels), size) + rare, head
 
 
-def _with_pairs(counts: np.ndarray) -> tuple[int, bytes]:
+def _with_pairs(counts: np.ndarray, size: int) -> tuple[int, bytes]:
     """The same with one table for both halves of a byte."""
     square = counts.reshape(NIBBLES, NIBBLES)
-    one = (square.sum(axis=0) + square.sum(axis=1))[None]
-    if not one.any():
-        return 0, bytes([STORED])
-    levels = np.where(one > 0, tables.levels_of(_below(one, 31)), 0)
-    frequencies = pair_tables(levels).frequencies
+    levels = _levels((square.sum(axis=0) + square.sum(axis=1))[None])
     head = bytes([OF_PAIRS]) + tables.write_levels(levels)
-    return _bytes(counts[None], frequencies, int(counts.sum())), head
+    return _bytes(counts[None], pair_tables(levels).frequencies, size), head
 
 
 def _bytes(counts: np.ndarray, frequencies: np.ndarray, size: int) -> int:
-    return -(-tables.cost_bits(counts, frequencies) // 8) + 5 * lanes.lane_count(size)
+    """Bytes that symbols of such counts take, and their lanes."""
+    bits = -(-int((counts * tables.costs(frequencies)).sum()) >> tables.COST_BITS)
+    return -(-bits // 8) + 5 * lanes.lane_count(size)
 
 
-def _below(counts: np.ndarray, width: int) -> np.ndarray:
-    """Counts scaled down until they fit a width; none becomes 0."""
-    shift = max(0, int(counts.max()).bit_length() - width)
-    return np.where(counts > 0, np.maximum(1, counts >> shift), 0)
+def _levels(counts: np.ndarray) -> np.ndarray:
+    """Levels of counts of any size; 0 of those that are 0."""
+    shift = max(0, int(counts.max()).bit_length() - 31)
+    scaled = np.where(counts > 0, np.maximum(1, counts >> shift), 0)
+    return np.where(counts > 0, tables.levels_of(scaled), 0)

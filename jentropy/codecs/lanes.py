@@ -38,7 +38,8 @@ class Job:
       size: its symbols, more than 0.
       tables: of its symbols.
       table_ids: uint8[size], which of the tables codes each symbol; None: the first.
-      fused: whether a program of its codec's codes it, `run_fused`.
+      fused: whether a program of its codec's codes it: `run_fused`, which takes its call (and, to
+        decode, `Call.streams`) and gives what `rans.encode` or `rans.decode` does.
     """
 
     size: int
@@ -61,10 +62,6 @@ class Encoding(Job):
     symbols: np.ndarray
     carries: np.ndarray | None = None
 
-    def run_fused(self, call: Call) -> Sequence[Any]:
-        """What `rans.encode` returns, for a call of this job alone."""
-        raise NotImplementedError
-
     def finish(self, states: np.ndarray, counts: np.ndarray, words: np.ndarray) -> Any:
         """The result, of lanes' states, how many words each has, and their words in order.
 
@@ -86,10 +83,6 @@ class Decoding(Job):
     states: np.ndarray
     counts: np.ndarray
     words: np.ndarray
-
-    def run_fused(self, call: Call, gathered: Gathered) -> Sequence[Any]:
-        """What `rans.decode` returns, for a call of this job alone."""
-        raise NotImplementedError
 
     def finish(self, symbols: np.ndarray, carries: np.ndarray) -> Any:
         """The result, of symbols (as `Tables.shown` has them) and carries, as of `Encoding`."""
@@ -228,6 +221,36 @@ class Call:
         ]
         return self.spread(ids, idle)
 
+    @property
+    def idle_table(self) -> int:
+        """The last of a power of two of tables, for places that have no symbol."""
+        count = self.table_count
+        return (FEW if count < FEW else 1 << count.bit_length()) - 1
+
+    def streams(self) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+        """Streams of the jobs, `Decoding`s, side by side.
+
+        Returns:
+          Words, states, pointers and tables, as `rans.decode` takes them; uint32[lanes], where the
+          pointers have to be afterwards.
+        """
+        tables = buffers.empty((self.idle_table + 1, SLOTS), np.uint32)
+        np.concatenate([t.decode_rows for t in self.tables], out=tables[: self.table_count])
+        tables[-1] = IDLE
+        states = np.full(self.lanes, LOWER, np.uint32)
+        pointers, ends = np.zeros(self.lanes, np.uint32), np.zeros(self.lanes, np.uint32)
+        total = sum(job.words.size for job in self.jobs)
+        most = self.steps * self.lanes  # a word a symbol; a quarter is enough for nearly all
+        words = buffers.empty((1 << (max(total, most // 4) - 1).bit_length(),), np.uint16)
+        np.concatenate([job.words for job in self.jobs], out=words[:total])
+        words[total:], begin = 0, 0
+        for job, columns in zip(self.jobs, self.columns, strict=True):
+            states[columns] = job.states
+            ends[columns] = begin + np.cumsum(job.counts)
+            pointers[columns] = ends[columns] - job.counts
+            begin += job.words.size
+        return (words, states, pointers, tables.reshape(-1)), ends
+
 
 def _program_steps(size: int) -> int:
     """Steps of the program that codes a stream."""
@@ -332,62 +355,17 @@ def decode(jobs: Iterable[Decoding]) -> list[Any]:
 def _decode_call(call: Call) -> list[Any]:
     for job in call.jobs:
         job.prepare()
-    gathered = Gathered.of(call)
+    streams, ends = call.streams()
     if call.jobs[0].fused:
-        decoded = call.jobs[0].run_fused(call, gathered)
+        decoded = call.jobs[0].run_fused(call, streams)
     else:
-        decoded = rans.decode(*gathered.arrays, call.table_ids(len(gathered.tables) - 1))
+        decoded = rans.decode(*streams, call.table_ids(call.idle_table))
     symbols, final, reached = map(np.asarray, decoded)
-    expect_sound(bool(((final >> 16 == 1) & (reached == gathered.ends)).all()))
+    expect_sound(bool(((final >> 16 == 1) & (reached == ends)).all()))
     return [
         job.finish(_pick(symbols, columns, job.size), final[columns].astype(np.uint16))
         for job, columns in zip(call.jobs, call.columns, strict=True)
     ]
-
-
-@dataclass(frozen=True, slots=True)
-class Gathered:
-    """The streams of a call, for `rans.decode`.
-
-    Attributes:
-      words: uint16[2^k].
-      states, pointers: uint32[lanes].
-      ends: uint32[lanes], where the pointers have to be afterwards.
-      tables: uint32[tables, 4096], the last one for places that have no symbol.
-    """
-
-    words: np.ndarray
-    states: np.ndarray
-    pointers: np.ndarray
-    ends: np.ndarray
-    tables: np.ndarray
-
-    @property
-    def arrays(self) -> tuple[np.ndarray, ...]:
-        """What `rans.decode` takes but for the tables' ids."""
-        return self.words, self.states, self.pointers, self.tables.reshape(-1)
-
-    @classmethod
-    def of(cls, call: Call) -> Gathered:
-        """Lays the streams of a call's jobs, `Decoding`s that are prepared, side by side."""
-        count = call.table_count  # FEW are those that a 16-bit index reaches
-        tables = buffers.empty((FEW if count < FEW else 1 << count.bit_length(), SLOTS), np.uint32)
-        np.concatenate([own.decode_rows for own in call.tables], out=tables[:count])
-        tables[-1] = IDLE
-        states = np.full(call.lanes, LOWER, np.uint32)
-        pointers, ends = np.zeros(call.lanes, np.uint32), np.zeros(call.lanes, np.uint32)
-        total = sum(job.words.size for job in call.jobs)
-        most = call.steps * call.lanes  # a word a symbol; a quarter is enough for nearly all
-        words = buffers.empty((1 << (max(total, most // 4) - 1).bit_length(),), np.uint16)
-        filled = 0
-        for job, columns in zip(call.jobs, call.columns, strict=True):
-            states[columns] = job.states
-            ends[columns] = filled + np.cumsum(job.counts)
-            pointers[columns] = ends[columns] - job.counts
-            words[filled : filled + job.words.size] = job.words
-            filled += job.words.size
-        words[filled:] = 0
-        return cls(words, states, pointers, ends, tables)
 
 
 def expect_sound(sound: bool) -> None:
@@ -400,7 +378,7 @@ def expect_sound(sound: bool) -> None:
         )
 
 
-def expect_escapes(marked: int, given: int) -> None:
+def expect_escapes(marked: int, stored: int) -> None:
     """Raises CorruptError unless a chunk has as many escapes as symbols that say so."""
-    if marked != given:
-        raise CorruptError("escapes of a chunk", expected=marked, found=given)
+    if marked != stored:
+        raise CorruptError("escapes of a chunk", expected=marked, found=stored)

@@ -55,15 +55,15 @@ def _decode_call(call: lanes.Call) -> tuple[list[jax.Array], tuple[jax.Array, li
     """Codes, and whether all lanes ended well and how many escapes each job marks and has."""
     for job in call.jobs:
         job.parse()
-    gathered = lanes.Gathered.of(call)
-    table_ids = jnp.full((call.steps, call.lanes), len(gathered.tables) - 1, jnp.uint8)
+    streams, ends = call.streams()
+    table_ids = jnp.full((call.steps, call.lanes), call.idle_table, jnp.uint8)
     contexts = []
     for job, columns, base in zip(call.jobs, call.columns, call.bases, strict=True):
         rows, all_columns, skip = job.head.classes_of(job.span)
         contexts.append(contexts_of(rows, all_columns, np.int32(skip), size=job.size))
         mask, lane = job.head.table_mask, np.int32(columns.start)
         table_ids = lay(table_ids, contexts[-1], mask, np.uint8(base), lane)
-    symbols, final, reached = rans.decode(*gathered.arrays, table_ids)
+    symbols, final, reached = rans.decode(*streams, table_ids)
     codes, escapes = [], []
     for job, job_contexts, columns in zip(call.jobs, contexts, call.columns, strict=True):
         room = 1 << job.escaped.size.bit_length()  # few sizes, so that few programs are compiled
@@ -79,7 +79,7 @@ def _decode_call(call: lanes.Call) -> tuple[list[jax.Array], tuple[jax.Array, li
         )
         codes.append(finished)
         escapes.append((marked, np.int32(job.escaped.size)))
-    return codes, (ended_well(final, reached, gathered.ends), escapes)
+    return codes, (ended_well(final, reached, ends), escapes)
 
 
 @partial(jax.jit, static_argnames="size")

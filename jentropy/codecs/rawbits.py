@@ -196,7 +196,7 @@ def _raw_by_factors(
     for width, plane in zip(widths(bits), apart, strict=True):
         outer = (8 // width).bit_length() - 1
         factors = np.array(_FACTORS[width], np.uint16)
-        factors = factors.reshape((2,) * outer + (1,) * (plane.ndim - 1 - outer))
+        factors = factors.reshape(1, *(2,) * outer, *(1,) * (plane.ndim - 1 - outer))
         part = plane.astype(jnp.uint16) * factors
         raw = raw | ((part >> (8 - width)) & ((1 << width) - 1)) << below
         below += width
@@ -205,7 +205,7 @@ def _raw_by_factors(
 
 def _raw_by_rows(planes: Sequence[UInt8[Array, " _"]], bits: int) -> UInt16[Array, " n"]:
     """The same with a block to a row, of which a TPU's compiler makes a program 20 times sooner."""
-    place = np.arange(BLOCK, dtype=np.uint32)
+    place = np.arange(BLOCK, dtype=np.uint32)[None]
     raw, below = jnp.zeros((), jnp.uint32), 0
     for width, plane in zip(widths(bits), planes, strict=True):
         by_block = plane.reshape(-1, 8 * width).astype(jnp.uint32)

@@ -29,20 +29,11 @@ _UNIT_BITS = 20  # level 1 is 2^20
 MAX_RICE = 20
 
 
-def _roots() -> np.ndarray:
-    """floor(2^(20 + i / 8)) of i below LEVELS, exactly: the largest x with x^8 <= 2^(160 + i)."""
-    found = []
-    for i in range(LEVELS):
-        x, bit = 0, 1 << 34
-        while bit:
-            if (x + bit) ** 8 <= 1 << (8 * _UNIT_BITS + i):
-                x += bit
-            bit >>= 1
-        found.append(x)
-    return np.array(found, np.int64)
-
-
-WEIGHTS = np.concatenate([[0], _roots()])  # of each level
+# Of each level; floor(2^(20 + i / 8)) exactly, an eighth root being three square roots.
+WEIGHTS = np.array(
+    [0, *(math.isqrt(math.isqrt(math.isqrt(1 << 8 * _UNIT_BITS + i))) for i in range(LEVELS))],
+    np.int64,
+)
 _BOUNDS = (WEIGHTS[1:98] + WEIGHTS[2:99]) // 2  # between levels that a share of 4096 slots has
 # Cost of a symbol of frequency f in 1/65536 bit; integers, so that every machine decides alike.
 COST_BITS = 16
@@ -115,17 +106,14 @@ def normalize(weights: np.ndarray) -> np.ndarray:
     rounds, left = np.divmod(np.maximum(0, -surplus), weights.shape[-1])
     order = np.argsort(-remainder, axis=-1, kind="stable")
     frequency += rounds + (np.argsort(order, axis=-1) < left)
-    for row, over in zip(_rows(frequency), surplus.flat, strict=True):
+    rows = frequency.reshape(-1, frequency.shape[-1])
+    for row, over in zip(rows, surplus.flat, strict=True):
         while over > 0:
             order = np.argsort(-row, kind="stable")[:over]
             order = order[row[order] > 1]
             row[order] -= 1
             over -= order.size
     return frequency
-
-
-def _rows(array: np.ndarray) -> np.ndarray:
-    return array.reshape(-1, array.shape[-1])
 
 
 def frequencies_of(levels: np.ndarray) -> np.ndarray:
@@ -137,11 +125,6 @@ def levels_of(counts: np.ndarray) -> np.ndarray:
     """The levels nearest to counts, 1 at the least. int64[contexts, symbols] both, below 2^31."""
     share = (counts << 32) // np.maximum(1, counts.sum(axis=1, keepdims=True))
     return 1 + np.searchsorted(_BOUNDS, share, side="right")
-
-
-def cost_bits(counts: np.ndarray, frequencies: np.ndarray) -> int:
-    """Bits that symbols of such counts take, rounded up."""
-    return -(-int((counts * _COST[frequencies]).sum()) >> COST_BITS)
 
 
 def costs(frequencies: np.ndarray) -> np.ndarray:

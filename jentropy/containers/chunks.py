@@ -44,7 +44,7 @@ def coded_chunks(
     sound = all(part.dtype == np.uint8 and part.ndim == 1 for part in parts)
     left = list(parts)
     codes = coder.room(header) if together else None
-    for i, (chunk, span) in enumerate(zip(header.chunks, header.spans(), strict=False)):
+    for i, (chunk, span) in enumerate(zip(header.chunks, header.spans(), strict=True)):
         while sound and len(left) > 1 and not left[0].size:
             del left[0]
         if not sound or not left or chunk.bytes > left[0].size:

@@ -6,7 +6,6 @@ tensors' sizes are.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,6 +23,7 @@ from jentropy.formats import ElementFormat, code_dtype
 from .tensor import Chunk, Description, TensorHeader, checksum, dtype_named
 
 AHEAD = 16  # drafts of each core that are made before they are wanted, as others are coded
+READ_BYTES = 1 << 29  # of what is read ahead
 PARTS = 4  # of a batch that are coded one by one, so that there are others
 
 T = TypeVar("T")
@@ -43,14 +43,14 @@ class Draft(Description):
     codes: np.ndarray
     skip: int = 0
 
+    def left(self) -> Iterator[Span]:
+        """Chunks that are to be coded; one of nothing of a tensor that has no elements."""
+        spans = self.spans() if self.size else iter([self.span(0)])
+        return itertools.islice(spans, self.skip, None)
+
     def part(self, span: Span) -> np.ndarray:
         """The numbers of a chunk, in memory."""
         return np.asarray(self.codes.reshape(-1)[span.start : span.start + span.size])
-
-    def header(self, chunks: Sequence[Chunk]) -> TensorHeader:
-        """The finished header."""
-        said = {field.name: getattr(self, field.name) for field in dataclasses.fields(Description)}
-        return TensorHeader(**said, chunks=tuple(chunks))
 
 
 @modes.detached
@@ -107,20 +107,29 @@ def draft(
     )
 
 
-def drafts(makers: Iterable[Callable[[], Draft]]) -> Iterator[Draft]:
-    """Drafts in order, made in all threads, a few ahead of the one that is wanted."""
-    workers = threads.count()
-    made: deque[Future[Draft]] = deque()
+def drafts(
+    makers: Iterable[Callable[[], Draft]], sizes: Iterable[int] = itertools.repeat(0)
+) -> Iterator[Draft]:
+    """Drafts in order, made in all threads, a few ahead of the one that is wanted.
+
+    Args:
+      sizes: bytes that each reads into memory; about READ_BYTES are read ahead.
+    """
+    workers, ahead = threads.count(), 0
+    made: deque[tuple[Future[Draft], int]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         try:
-            for make in makers:
-                made.append(pool.submit(make))
-                if len(made) > AHEAD * workers:
-                    yield made.popleft().result()
+            for make, size in zip(makers, sizes, strict=False):
+                made.append((pool.submit(make), size))
+                ahead += size
+                while len(made) > AHEAD * workers or ahead > READ_BYTES:
+                    future, size = made.popleft()
+                    yield future.result()
+                    ahead -= size
             while made:
-                yield made.popleft().result()
+                yield made.popleft()[0].result()
         finally:
-            for future in made:
+            for future, _ in made:
                 future.cancel()
 
 
@@ -159,11 +168,7 @@ def encode(drafts: Iterable[Draft]) -> Iterator[tuple[Draft, list[tuple[Chunk, n
       A tensor and its next chunks; a tensor's chunks may come in several lists, and an empty
       tensor comes once, with none.
     """
-    parts = (
-        (draft, span)
-        for draft in drafts
-        for span in itertools.islice(draft.spans(), draft.skip, None)
-    )
+    parts = ((draft, span) for draft in drafts for span in draft.left())
     for batch in _batches(parts, lambda part: part[1].size, codecs.batch_symbols() // PARTS):
         codes = [draft.part(span) for draft, span in batch]
         payloads = codecs.encode(codes, [span for _, span in batch])

@@ -89,10 +89,7 @@ def compress(pytree: Any) -> Any:
       >>> jentropy.decompress(packed)["w"].tolist()
       [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]
     """
-    try:
-        leaves, structure = jax.tree_util.tree_flatten_with_path(pytree, is_leaf=is_compressed)
-    except ValueError as error:
-        raise InputError(f"pytree: {error}", hint="keys of a dict are of one type") from error
+    leaves, structure = flatten(pytree)
     packed: list[Any] = [leaf for _, leaf in leaves]
     makers = {
         i: partial(_draft, leaf_name(path), leaf)
@@ -111,6 +108,23 @@ def compress(pytree: Any) -> Any:
             header=draft.header([chunk for chunk, _ in chunks]),
         )
     return jax.tree_util.tree_unflatten(structure, packed)
+
+
+def flatten(pytree: Any) -> tuple[list[tuple[tuple[Any, ...], Any]], Any]:
+    """Leaves of a pytree, arrays or compressed ones, with their paths, and its structure.
+
+    Raises:
+      InputError: dicts whose keys JAX cannot sort.
+
+    Example:
+      >>> leaves, structure = flatten({"a": 1, "b": [2]})
+      >>> [(leaf_name(path), leaf) for path, leaf in leaves]
+      [('a', 1), ('b.0', 2)]
+    """
+    try:
+        return jax.tree_util.tree_flatten_with_path(pytree, is_leaf=is_compressed)
+    except ValueError as error:
+        raise InputError(f"pytree: {error}", hint="keys of a dict are of one type") from error
 
 
 def _draft(name: str, leaf: Any) -> coder.Draft:

@@ -40,8 +40,7 @@ def _count_by_scatter(codes: UInt[Array, " n"], *, bits: int) -> UInt32[Array, "
     def add(total, part):
         return total.at[part.astype(jnp.int32)].add(1, mode="promise_in_bounds"), None
 
-    whole = codes.shape[0] % _SCATTER_BLOCK
-    block = codes.shape[0] if whole else _SCATTER_BLOCK
+    block = codes.shape[0] if codes.shape[0] % _SCATTER_BLOCK else _SCATTER_BLOCK
     total = jnp.zeros(1 << bits, jnp.uint32)
     return jax.lax.scan(add, total, codes.reshape(-1, block))[0]
 
@@ -49,8 +48,8 @@ def _count_by_scatter(codes: UInt[Array, " n"], *, bits: int) -> UInt32[Array, "
 def _count_by_matmul(codes: UInt[Array, " n"], *, bits: int) -> UInt32[Array, " bins"]:
     """One-hot of the high bits against one-hot of the low bits: no scatter, which a TPU lacks."""
     low = bits // 2
-    high_values = jnp.arange(1 << (bits - low), dtype=jnp.int32)
-    low_values = jnp.arange(1 << low, dtype=jnp.int32)
+    high_values = jnp.arange(1 << (bits - low), dtype=jnp.int32)[None]
+    low_values = jnp.arange(1 << low, dtype=jnp.int32)[None]
     count = codes.shape[0]
     block = min(_MATMUL_BLOCK, count)
     padded = jnp.pad(codes.astype(jnp.int32), (0, -count % block), constant_values=1 << bits)
@@ -62,15 +61,15 @@ def _count_by_matmul(codes: UInt[Array, " n"], *, bits: int) -> UInt32[Array, " 
         return total + product.astype(jnp.uint32), None
 
     start = jnp.zeros((high_values.size, low_values.size), jnp.uint32)
-    total, _ = jax.lax.scan(add, start, padded.reshape(-1, block))
-    return total.reshape(-1)
+    return jax.lax.scan(add, start, padded.reshape(-1, block))[0].reshape(-1)
 
 
 def count(codes: np.ndarray, *, bits: int) -> np.ndarray:
     """How often each code occurs.
 
     Args:
-      codes: unsigned integers of any shape, all below 2^bits; a memory map is read in pieces.
+      codes: unsigned integers of any shape, all below 2^bits; of a memory map a part is in
+        memory at a time.
       bits: width of a code, at most 16.
 
     Returns:
@@ -85,11 +84,10 @@ def count(codes: np.ndarray, *, bits: int) -> np.ndarray:
     if flat.size <= SMALL:
         return np.bincount(flat, minlength=1 << bits)
     total = np.zeros(1 << bits, np.int64)
-    for part, size in fitting(flat.size, PROGRAMS):
-        piece = np.asarray(flat[part])
-        padding = size - piece.size  # counted, and taken off
-        if padding:
-            piece = np.pad(piece, (0, padding))
-        total += jax.device_get(_count(piece, bits=bits))
+    for place, size in fitting(flat.size, PROGRAMS):
+        part = np.asarray(flat[place])
+        padding = size - part.size  # counted, and taken off
+        filled = np.pad(part, (0, padding)) if padding else part
+        total += jax.device_get(_count(filled, bits=bits))
         total[0] -= padding
     return total

@@ -25,7 +25,7 @@ from flax import nnx
 from safetensors.flax import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from jentropy.models import qwen3
+from jentropy.models.architectures.qwen3 import QWEN3
 from jentropy.models.decoder import Decoder
 
 END = "<|endoftext|>"
@@ -93,7 +93,7 @@ def next_token_loss(model: Decoder, tokens: jax.Array) -> jax.Array:
 
 def train(steps: int, data: np.ndarray, held_out: np.ndarray) -> tuple[Decoder, list[dict]]:
     """The trained model and its losses by step."""
-    model = Decoder(qwen3.config(CONFIG), compute_dtype=jnp.float32, rngs=nnx.Rngs(SEED))
+    model = Decoder(QWEN3.config(CONFIG), compute_dtype=jnp.float32, rngs=nnx.Rngs(SEED))
     schedule = optax.warmup_cosine_decay_schedule(0.0, PEAK_RATE, WARMUP, steps, PEAK_RATE / 20)
     optimizer = nnx.Optimizer(
         model,
@@ -142,11 +142,14 @@ def train(steps: int, data: np.ndarray, held_out: np.ndarray) -> tuple[Decoder, 
 def save(model: Decoder, tokenizer: Tokenizer, log: list[dict], out: Path) -> None:
     """Writes the checkpoint in Hugging Face form."""
     out.mkdir(parents=True, exist_ok=True)
-    state = nnx.to_flat_state(nnx.state(model, nnx.Param))
-    tensors = {
-        "model." + ".".join(map(str, path)): variable.get_value().astype(jnp.bfloat16)
-        for path, variable in state
-    }
+    tensors = {}
+    for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)):
+        value = variable.get_value().astype(jnp.bfloat16)
+        if path[0] == "layers":  # a stack of all of them
+            name = ".".join(path[2:])
+            tensors |= {f"model.layers.{n}.{name}": layer for n, layer in enumerate(value)}
+        else:
+            tensors[f"model.{'.'.join(path)}"] = value
     save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
     tokenizer.save(str(out / "tokenizer.json"))
     (out / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n")

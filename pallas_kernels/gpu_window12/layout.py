@@ -195,6 +195,7 @@ LAYOUT = Layout(
     stacked=("words", 4),
     columns={"words": -3, "escapes": -2},
     rows={"words": -4, "scale": -1, "escapes": -3},
+    lists={"escapes": (-1, (0,))},
     holds=bf16.holds,
     shapes=shapes,
     pack=pack,

@@ -191,7 +191,7 @@ def _places(lists: Array, tile_rows: int, none: int) -> tuple[Array, Array, Arra
 
 def row_of(where: Int32[Array, "*shape"]) -> Int32[Array, "*shape"]:
     """Rows of escapes in their tile."""
-    return (where >> PAIR_BLOCK << 4) + (where >> 6 & 0xE) + (where & UPPER != 0)
+    return (where >> PAIR_BLOCK << 4) + (where >> 6 & 0xE) + (where & UPPER != 0).astype(jnp.int32)
 
 
 def _unpack_words(words: Array, top: Array, tile_rows: int) -> UInt16[Array, "rows columns"]:
@@ -246,6 +246,8 @@ LAYOUT = Layout(
     stacked=("words", 3),
     columns={"words": -1, "top": -1, "counts": -2, "escapes": -4, "special": -4},
     rows={"words": -2, "counts": -1, "escapes": -3, "special": -3},
+    lists={"escapes": (-2, (NONE, 0)), "special": (-1, (0,))},
+    largest=("shift", "inline"),
     holds=bf16.holds,
     shapes=shapes,
     pack=pack,

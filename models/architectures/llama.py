@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .config import DecoderConfig, decoder_config, refuse_windows
+from jentropy.models.config import Architecture, DecoderConfig, decoder_config, no_windows
 
 
 def config(hf_config: Mapping[str, Any]) -> DecoderConfig:
     """Reads `config.json`."""
-    refuse_windows(hf_config, used=True)
-    return decoder_config(hf_config)
+    return decoder_config(hf_config, windows=no_windows(hf_config, used=True))
+
+
+LLAMA = Architecture(config=config, other_names=("llama", "LlamaModel"))

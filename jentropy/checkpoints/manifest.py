@@ -1,0 +1,209 @@
+"""What there is to write of a source, and how its files and stores are made of that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jentropy.containers import coder
+from jentropy.errors import InputError
+from jentropy.formats import GROUP_INDEX, ElementFormat, Format
+
+from . import choosing, gguf_files, recorded
+from .array_store import ZarrArray
+from .checkpoint import Tensor
+from .contents import StoredArray, in_memory
+from .gguf_blocks import PACKINGS
+from .gguf_files import GgufFile
+from .index import (
+    PACKED_BITS,
+    Blocks,
+    FileEntry,
+    Filler,
+    Section,
+    StoreEntry,
+    WeightEntry,
+    is_safe_path,
+)
+from .item_tree import ARRAY, Leaf
+from .items import Item
+from .orbax_source import OrbaxSource
+from .safetensors import SafetensorsFile
+from .sources import FileSource, open_weights
+from .unpacking import StoredCodes
+
+Elements = Mapping[tuple[Path, str], ElementFormat]  # by an array's file and name
+
+
+def _elements(tensors: Iterable[Tensor]) -> Elements:
+    """Element formats of the stored arrays that the archive can take apart by them."""
+    return {
+        (leaf.array.file, leaf.array.name): leaf.element
+        for tensor in tensors
+        if tensor.number_format.parameters
+        for key, leaf in tensor.stored.items()
+        if key != GROUP_INDEX and _fills(leaf)
+    }
+
+
+def _fills(codes: StoredCodes) -> bool:
+    """Whether codes fill the stored numbers evenly."""
+    bits = codes.element.code_bits
+    return bits in PACKED_BITS or bits == 8 * codes.array.dtype.itemsize
+
+
+def collect(source: FileSource | OrbaxSource, *, strict: bool = False) -> Manifest:
+    """What there is to write, in order, and how the files are made of it.
+
+    Args:
+      strict: see `open_checkpoint`.
+
+    Raises:
+      InputError: a name of a file that not every system has.
+    """
+    tensors = source.view(strict=strict, lenient=not strict).tensors
+    manifest = Manifest(_elements(tensors))
+    if isinstance(source, FileSource):
+        names, shown, opened = source.files, source.shown, source.opened
+    else:
+        names, shown, opened = source.kept, frozenset[str](), {}
+        manifest.add_stores(source)
+    for name in names:
+        path = source.root / name
+        if not is_safe_path(name):
+            raise InputError(
+                "name of a file", file=path, expected="one without a backslash", found=repr(name)
+            )
+        manifest.add_file(name, path, opened.get(name) or _open_weights(path), name in shown)
+    manifest.formats, manifest.weights = recorded.record(tensors, manifest.numbers)
+    return manifest
+
+
+class Manifest:
+    """What there is to write, in order, and how the files and stores of a source are made of it.
+
+    Args:
+      elements: formats of the codes in stored arrays, where those are not their dtype's.
+
+    Attributes:
+      items: tensors and blobs, in the order in which they are written.
+      tensors, blobs: which items are those.
+      numbers: of the tensor that an array is, or has as its first field, by its file and name.
+      formats, weights: what was recognised.
+    """
+
+    def __init__(self, elements: Elements) -> None:
+        self._elements = elements
+        self.items: list[Item] = []
+        self.tensors: list[int] = []
+        self.blobs: list[int] = []
+        self.files: list[FileEntry] = []
+        self.stores: list[StoreEntry] = []
+        self.tree: Any = None
+        self.numbers: dict[tuple[Path, str], int] = {}
+        self.formats: tuple[Format, ...] = ()
+        self.weights: tuple[WeightEntry, ...] = ()
+
+    def _add_blob(self, name: str, values: np.ndarray, path: Path) -> int:
+        """Adds bytes; returns their number."""
+        self.blobs.append(len(self.items))
+        self.items.append(Item(name=name, array=in_memory(name, values, path), draft=coder.blob))
+        return len(self.blobs) - 1
+
+    def _add_tensor(
+        self, array: StoredArray, element: ElementFormat | None, leaf: Leaf = ARRAY
+    ) -> int:
+        """Adds a tensor; returns its number."""
+        draft = partial(
+            coder.draft, element=element, numpy=not leaf.jax, scalar=leaf.scalar, key=leaf.key
+        )
+        self.tensors.append(len(self.items))
+        reads = isinstance(array, ZarrArray)
+        self.items.append(Item(name=array.name, array=array, draft=draft, reads=reads))
+        return len(self.tensors) - 1
+
+    def _add_array(self, array: StoredArray, leaf: Leaf = ARRAY) -> int:
+        """Adds an array that is one tensor; returns its number."""
+        key = array.file, array.name
+        number = self.numbers[key] = self._add_tensor(array, self._elements.get(key), leaf)
+        return number
+
+    def add_stores(self, source: OrbaxSource) -> None:
+        """The arrays of an Orbax checkpoint, numbered as in its tree."""
+        names = dict(reversed([(id(array), name) for name, array in source.named()]))
+        for store in source.stores:
+            arrays, others = [], []
+            for array in store.arrays:
+                name = names.get(id(array), f"{store.path}/{array.prefix}".strip("/"))
+                leaf = source.leaves.get(len(self.tensors), ARRAY)
+                number = self._add_array(replace(array, name=name), leaf)
+                arrays.append((number, array.prefix, array.metadata))
+            for key, value in store.others.items():
+                blob = self._add_blob(store.path, np.frombuffer(value, np.uint8), source.root)
+                others.append((key, blob))
+            self.stores.append(
+                StoreEntry(
+                    path=store.path, ocdbt=store.ocdbt, arrays=tuple(arrays), others=tuple(others)
+                )
+            )
+        self.tree = source.tree
+
+    def add_file(
+        self, name: str, path: Path, opened: SafetensorsFile | GgufFile | None, is_model: bool
+    ) -> None:
+        """A file's header, then its tensors and the bytes between, or all of it as bytes."""
+        data = map_file(path)
+        if opened is None:
+            self.files.append(FileEntry(path=name, blob=self._add_blob(name, data, path)))
+            return
+        starts, parts = opened.starts, list[Section]()
+        at = min(starts, default=data.size)
+        blob = self._add_blob(f"{name} header", data[:at], path)
+        for array, start in zip(opened.arrays, starts, strict=True):
+            if start > at:
+                parts.append(Filler(self._add_blob(f"{name} filler", data[at:start], path)))
+            parts.append(self._add_blocks(array) if array.packing else self._add_array(array))
+            at = start + array.nbytes
+        if data.size > at:
+            parts.append(Filler(self._add_blob(f"{name} filler", data[at:], path)))
+        self.files.append(FileEntry(path=name, blob=blob, parts=tuple(parts), model=is_model))
+
+    def _add_blocks(self, array: StoredArray) -> Blocks:
+        """The fields of blocks, each a tensor; of an unknown type the bytes as they are."""
+        self.numbers[array.file, array.name] = len(self.tensors)
+        packing = PACKINGS.get(array.packing)
+        if packing is None:
+            name = f"{array.name}.bytes" if array.packing.endswith(gguf_files.BIG) else array.name
+            fields = [(replace(array, name=name, packing=""), None)]
+        else:
+            fields = [
+                (in_memory(f"{array.name}.{key}", part, array.file), packing.fields[key][1])
+                for key, part in packing.split(array.read()).items()
+            ]
+        return Blocks(
+            name=array.name,
+            packing=array.packing,
+            shape=array.shape,
+            fields=tuple(self._add_tensor(field, element) for field, element in fields),
+        )
+
+
+def _open_weights(path: Path) -> SafetensorsFile | GgufFile | None:
+    """The tensors of a file beside the model, or None if it is to be kept as bytes."""
+    if not choosing.is_weights(path.name):
+        return None
+    try:
+        return open_weights(path)
+    except InputError:
+        return None
+
+
+def map_file(path: Path) -> np.ndarray:
+    """A file's bytes, mapped."""
+    empty = path.stat().st_size == 0
+    return np.zeros(0, np.uint8) if empty else np.asarray(np.memmap(path, np.uint8, mode="r"))

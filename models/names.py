@@ -1,0 +1,168 @@
+r"""Where the weights of a checkpoint go: a table from their names to paths of parameters.
+
+The first rule counts whose regular expression matches a name. Its path may refer to groups; the
+number after `layers` is the layer's, one after `experts` says which of a stack of experts it is.
+
+    Rule(name=r"(?:model\.)?(.+)", paths=(r"\1",))
+    Rule(name=r"model\.(layers\.\d+)\.block_sparse_moe\.(experts\.\d+)\.w1\.weight",
+         paths=(r"\1.mlp.\2.gate_proj.weight",))
+    Rule(name=r"model\.(layers\.\d+)\.self_attn\.qkv_proj\.weight",      split: their rows in turn
+         paths=(r"\1.self_attn.q_proj.weight", r"\1.self_attn.k_proj.weight", ...))
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from jentropy.errors import UnsupportedError
+from jentropy.formats import WHOLE, QuantizedTensor
+
+Path = tuple[Any, ...]
+LAYERS = "layers"  # first part of the paths of layers; next comes the number of their kind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """How a weight is called in a checkpoint and in the model.
+
+    Attributes:
+      name: a regular expression for names of the checkpoint.
+      paths: of the parameter in the model; several have the weight's rows in turn.
+      transposed: whether the checkpoint has [in, out], and the model [out, in].
+    """
+
+    name: str
+    paths: tuple[str, ...]
+    transposed: bool = False
+
+
+NAMES = (Rule(name=r"(?:model\.)?(.+)", paths=(r"\1",)),)  # of most architectures
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a weight of a checkpoint, or some of its rows, goes.
+
+    Attributes:
+      path: of the parameter in the model's flat state.
+      axes: sizes of the parameter's leading axes, which are a stack of layers, or of their experts.
+      index: which weight of the stack it is.
+      shape: of the weight in the checkpoint, all rows of it.
+      rows: first one, and the one after the last, of the weight as the model has it; None: all.
+      transposed: whether the checkpoint has the transposed weight.
+    """
+
+    path: Path
+    axes: tuple[int, ...] = ()
+    index: tuple[int, ...] = ()
+    shape: tuple[int, ...]
+    rows: tuple[int, int] | None = None
+    transposed: bool = False
+
+    def of_array(self, array: Any, block: int = 1) -> Any:
+        """What of a weight's array goes there, or of a parameter's with an entry per `block` rows.
+
+        Raises:
+          UnsupportedError: a block has rows of several parameters.
+        """
+        array = array.swapaxes(-1, -2) if self.transposed else array
+        if self.rows is None or block == WHOLE:
+            return array
+        first, end = self.rows
+        if first % block:
+            raise UnsupportedError("rows of a weight", expected=f"blocks of {block}", found=first)
+        rows = slice(first // block, -(-end // block))
+        return array[rows] if array.ndim == 1 else array[..., rows, :]
+
+    def of_quantized(self, weight: QuantizedTensor) -> QuantizedTensor:
+        """The same of codes and parameters.
+
+        Raises:
+          UnsupportedError: a transposed weight that has parameters.
+        """
+        parameters = weight.number_format.parameters
+        if self.transposed and parameters:
+            raise UnsupportedError("a block format", expected="[out, in]", found="[in, out]")
+        blocks = {p.name: (1, *p.blocks(len(weight.shape)))[-2] for p in parameters} | {"code": 1}
+        codes = {n: self.of_array(array, blocks.get(n, WHOLE)) for n, array in weight.codes.items()}
+        return QuantizedTensor(number_format=weight.number_format, codes=codes)
+
+
+def places(
+    names: Iterable[str],
+    rules: Sequence[Rule],
+    parameters: Mapping[Path, tuple[int, ...]],
+    members: Sequence[Sequence[int]],
+) -> tuple[dict[str, list[Place]], list[str]]:
+    """Where the weights of a checkpoint go.
+
+    Args:
+      names: of the weights.
+      parameters: shapes by path, those of layers with the layers of their kind as first axis.
+      members: of every kind of layers their numbers, see `kinds`.
+
+    Returns:
+      The places of every weight that has one which no weight before it took; and what no weight is
+      for, by the names that most checkpoints have for it.
+    """
+    whole = {}
+    for path, shape in parameters.items():
+        if path[0] != LAYERS:
+            whole[".".join(path)] = Place(path=path, shape=shape)
+            continue
+        for at, layer in enumerate(members[path[1]]):
+            place = Place(path=path, axes=shape[:1], index=(at,), shape=shape[1:])
+            whole[".".join((LAYERS, str(layer), *path[2:]))] = place
+    named: dict[str, list[Place]] = {}
+    taken: set[tuple[Path, tuple[int, ...]]] = set()
+    for name in names:
+        matches = ((re.fullmatch(rule.name, name), rule) for rule in rules)
+        ones, transposed = next(
+            (
+                ([_locate(match.expand(path), whole) for path in rule.paths], rule.transposed)
+                for match, rule in matches
+                if match
+            ),
+            ([None], False),
+        )
+        found = [one for one in ones if one is not None]
+        new = {(one.path, one.index) for one in found}
+        if len(found) == len(ones) and taken.isdisjoint(new):
+            taken |= new
+            named[name] = _sharing(found, transposed)
+    missing = [
+        address if address.startswith("lm_head") else f"model.{address}"
+        for address, place in whole.items()
+        if (place.path, place.index) not in taken
+        and not all((place.path, (*place.index, e)) in taken for e in range(place.shape[0]))
+    ]
+    return named, missing
+
+
+def _locate(address: str, whole: Mapping[str, Place]) -> Place | None:
+    """The place at a rule's path; None if there is no such parameter."""
+    before, *expert = re.split(r"(?<=\bexperts)\.(\d+)", address, maxsplit=1)
+    place = whole.get(before + "".join(expert[1:]))
+    if place is None or not expert:
+        return place
+    experts, *shape = place.shape
+    axes, index = (*place.axes, experts), (*place.index, int(expert[0]))
+    return replace(place, axes=axes, index=index, shape=(*shape,)) if index[-1] < experts else None
+
+
+def _sharing(ones: Sequence[Place], transposed: bool) -> list[Place]:
+    """Places of one weight, which has the rows of all in turn."""
+    axis = max(len(ones[0].shape) - 2, 0)
+    heights = [one.shape[axis] for one in ones]
+    shape = (*ones[0].shape[:axis], sum(heights), *ones[0].shape[axis + 1 :])
+    shape = (*shape[:-2], *shape[:-3:-1]) if transposed else shape
+    ends = list(itertools.accumulate(heights, initial=0))
+    rows = itertools.pairwise(ends) if len(ones) > 1 else [None]
+    return [
+        replace(one, shape=shape, rows=own, transposed=transposed)
+        for one, own in zip(ones, rows, strict=True)
+    ]

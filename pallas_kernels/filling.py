@@ -1,0 +1,102 @@
+"""Stacks that are filled in place, one matrix after the other, so that no stack is ever held twice.
+
+Matrices of a stack share everything that a compiled program knows of them (`likeness`). Lists that
+depend on numbers, window12's escapes, are filled up to the longest of the stack.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from .resident import ResidentTensor
+
+
+def likeness(weight: ResidentTensor | jax.Array) -> Hashable:
+    """What the weights of a stack have in common."""
+    if not isinstance(weight, ResidentTensor):
+        return weight.dtype, weight.shape
+    lists, largest = weight.record.lists, weight.record.largest
+    arrays = [
+        (name, array.dtype, None if name in lists else array.shape)
+        for name, array in sorted(weight.arrays.items())
+    ]
+    options = [(name, n) for name, n in weight.options if name not in largest]
+    rest = weight.layout, weight.number_format, weight.logical, weight.transposed
+    return *rest, *arrays, *options
+
+
+def put(
+    stack: ResidentTensor | jax.Array | None,
+    axes: tuple[int, ...],
+    index: tuple[int, ...],
+    weight: ResidentTensor | jax.Array,
+) -> ResidentTensor | jax.Array:
+    """A stack with one more of its weights; the memory of the stack that was given is used for it.
+
+    Args:
+      stack: what `put` gave last; None: nothing.
+      axes: sizes of the stack's axes; none: there is one weight, which is given back.
+      index: which weight of the stack it is.
+      weight: alike (`likeness`) all others of the stack.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> stack = put(None, (3,), (2,), jnp.ones((2, 2)))
+      >>> stack.shape, float(stack.sum())
+      ((3, 2, 2), 4.0)
+    """
+    if not axes:
+        return weight
+    if not isinstance(weight, ResidentTensor):
+        stacked = _empty(weight, axes) if stack is None else stack
+        return _write({"": stacked}, {"": weight}, np.array(index, np.int32))[""]
+    arrays = dict(weight.arrays)
+    if stack is None:
+        stack = replace(weight, arrays={name: _empty(a, axes) for name, a in arrays.items()})
+    stacked = dict(stack.arrays)
+    for name, (axis, filler) in weight.record.lists.items():
+        if name in arrays:
+            most = max(arrays[name].shape[axis], stacked[name].shape[axis])
+            arrays[name], stacked[name] = (
+                _filled_up(array, axis, most, filler) for array in (arrays[name], stacked[name])
+            )
+    options = tuple(max(pair) for pair in zip(stack.options, weight.options, strict=True))
+    return replace(
+        stack, arrays=_write(stacked, arrays, np.array(index, np.int32)), options=options
+    )
+
+
+def _empty(array: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """Zeros for a stack of arrays, on the device that the array is on, or split as it is."""
+    sharding = array.sharding
+    if isinstance(sharding, NamedSharding):
+        spec = PartitionSpec(*(None for _ in axes), *sharding.spec)
+        sharding = NamedSharding(sharding.mesh, spec)
+    return jnp.zeros((*axes, *array.shape), array.dtype, device=sharding)
+
+
+@partial(jax.jit, donate_argnums=0)
+def _write(
+    stacked: dict[str, jax.Array], arrays: dict[str, jax.Array], index: jax.Array
+) -> dict[str, jax.Array]:
+    def one(stack: jax.Array, array: jax.Array) -> jax.Array:
+        where = (*index, *(0 for _ in array.shape))
+        return jax.lax.dynamic_update_slice(stack, array[(None,) * index.size], where)
+
+    return jax.tree.map(one, stacked, arrays)
+
+
+def _filled_up(array: jax.Array, axis: int, size: int, filler: tuple[int, ...]) -> jax.Array:
+    shape = list(array.shape)
+    shape[axis] = size - array.shape[axis]
+    if not shape[axis]:
+        return array
+    column = np.resize(np.array(filler, array.dtype), shape[axis]).reshape(-1, *(1,) * (-axis - 1))
+    return jnp.concatenate((array, jnp.broadcast_to(column, shape)), axis)

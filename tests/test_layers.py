@@ -1,0 +1,51 @@
+"""Parts of models against their formulas: what no tiny model shows, because it does not use it."""
+
+from __future__ import annotations
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from jentropy import modes
+from jentropy.models.layers import ACTIVATIONS, Linear
+from jentropy.models.rope import RopeConfig, inverse_frequencies, rotate
+
+X = np.linspace(-4, 4, 81, dtype=np.float32)
+
+
+def test_a_linear_rope_divides_positions():
+    plain = inverse_frequencies(RopeConfig(theta=1e4), 64)
+    stretched = inverse_frequencies(RopeConfig(theta=1e4, kind="linear", factor=4.0), 64)
+    np.testing.assert_allclose(stretched, plain / 4, rtol=1e-6)
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((1, 3, 2, 64)), jnp.float32)
+    with modes.standard_modes():
+        near = rotate(x, jnp.arange(3), jnp.asarray(plain))
+        far = rotate(x, 4 * jnp.arange(3), jnp.asarray(stretched))
+    np.testing.assert_allclose(near, far, atol=1e-5)
+
+
+def test_a_bias_is_added():
+    layer = Linear(4, 3, use_bias=True, rngs=nnx.Rngs(0))
+    bias = jnp.array([1.0, -2.0, 0.5])
+    layer.bias.set_value(bias)
+    x = jnp.array([[1.0, 2.0, -1.0, 0.5]])
+    expected = x @ layer.weight.get_value().T
+    with modes.standard_modes():
+        np.testing.assert_allclose(layer(x) - expected, bias[None], atol=1e-6)
+
+
+GELU = [0.5 * x * (1 + math.erf(x / math.sqrt(2))) for x in X]
+TANH = [0.5 * x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) for x in X]
+FORMULAS = {"silu": X / (1 + np.exp(-X)), "gelu": GELU, "gelu_pytorch_tanh": TANH}
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_are_their_formulas(name):
+    np.testing.assert_allclose(ACTIVATIONS[name](jnp.asarray(X)), FORMULAS[name], atol=1e-6)
+
+
+def test_both_gelu_can_be_told_apart():
+    assert np.abs(np.array(GELU) - TANH).max() > 1e-4
