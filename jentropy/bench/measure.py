@@ -65,6 +65,16 @@ def queued_seconds(run: Callable[[], Any]) -> float:
     """Median time of a call of many that are enqueued together and awaited once.
 
     To await every call would add what dispatch takes, some 50 us on a GPU.
+
+    Args:
+      run: what is called; it may give arrays that are still being computed.
+
+    Returns:
+      Seconds of a call.
+
+    Example:
+      >>> queued_seconds(lambda: None) < 1
+      True
     """
     once = median_seconds(run, 1)
     count = min(MOST_QUEUED, max(1, round(QUEUE_SECONDS / once)))
@@ -81,6 +91,17 @@ def side_by_side(
     """Median times of calls that take turns, after a round that is not counted.
 
     What else the machine does then meets all of them alike.
+
+    Args:
+      runs: by name.
+      repeats: rounds, if not REPEATS.
+
+    Returns:
+      Seconds of a call by name.
+
+    Example:
+      >>> sorted(side_by_side({"a": lambda: 1, "b": lambda: 2}, repeats=1))
+      ['a', 'b']
     """
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(1 + (REPEATS if repeats is None else repeats)):
@@ -114,7 +135,12 @@ def on_one_core(run: Callable[[], Any]) -> Callable[[], Any]:
 
 
 def environment() -> dict[str, Any]:
-    """Device, versions and date of a run."""
+    """Device, versions and date of a run, as plain data.
+
+    Example:
+      >>> sorted(environment())
+      ['cores', 'date', 'device', 'python', 'versions']
+    """
     versions = {}
     for name in PACKAGES:
         with suppress(importlib.metadata.PackageNotFoundError):
