@@ -87,7 +87,7 @@ def _write(
     stacked: dict[str, jax.Array], arrays: dict[str, jax.Array], index: jax.Array
 ) -> dict[str, jax.Array]:
     def one(stack: jax.Array, array: jax.Array) -> jax.Array:
-        where = (*index, *(0 for _ in array.shape))
+        where = (*index, *(np.int32(0) for _ in array.shape))
         return jax.lax.dynamic_update_slice(stack, array[(None,) * index.size], where)
 
     return jax.tree.map(one, stacked, arrays)
