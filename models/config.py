@@ -108,8 +108,8 @@ def sliding_windows(
       used: whether a `sliding_window` counts where `use_sliding_window` is missing.
       first: layer from which on it counts where `max_window_layers` is missing.
     """
-    used = flag(config, "use_sliding_window", used) and bool(config.get("sliding_window"))
-    window = require(config, "sliding_window") if used else None
+    told, used = config.get("sliding_window"), flag(config, "use_sliding_window", used)
+    window = require(config, "sliding_window") if told and used else None
     first = require(config, "max_window_layers", float, first)
     kinds, layers = config.get("layer_types"), require(config, "num_hidden_layers")
     if not kinds:
