@@ -8,9 +8,21 @@ code 1.
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 
 class JentropyError(Exception):
-    """Base of every error that jentropy raises on purpose."""
+    """Base of every error that jentropy raises on purpose.
+
+    Example:
+      >>> import jentropy
+      >>> try:
+      ...     jentropy.open_checkpoint("nowhere")
+      ... except JentropyError as error:
+      ...     print(error)
+      nowhere: no such file or directory
+    """
 
 
 class InputError(JentropyError):
@@ -23,6 +35,11 @@ class InputError(JentropyError):
       expected: what a valid input has there.
       found: what this one has.
       hint: what the user can do.
+
+    Example:
+      >>> error = InputError("dtype", expected="bfloat16", found="int64", hint="see --dtype")
+      >>> print(error.at(file="model.safetensors", tensor="w"))
+      model.safetensors: tensor 'w': dtype: expected bfloat16, found int64 (see --dtype)
     """
 
     def __init__(
@@ -37,38 +54,33 @@ class InputError(JentropyError):
     ) -> None:
         self.what, self.file, self.tensor = what, file, tensor
         self.expected, self.found, self.hint = expected, found, hint
-        parts = []
-        if file is not None:
-            parts.append(f"{file}: ")
-        if tensor is not None:
-            parts.append(f"tensor {tensor!r}: ")
-        parts.append(what)
-        if expected is not None:
-            parts.append(f": expected {expected}, found {found}")
-        if hint is not None:
-            parts.append(f" ({hint})")
+        parts = (
+            "" if file is None else f"{file}: ",
+            "" if tensor is None else f"tensor {tensor!r}: ",
+            what,
+            "" if expected is None else f": expected {expected}, found {found}",
+            "" if hint is None else f" ({hint})",
+        )
         super().__init__("".join(parts).replace("\n", " "))
 
+    def _keywords(self) -> dict[str, Any]:
+        return {key: getattr(self, key) for key in ("file", "tensor", "expected", "found", "hint")}
+
     def at(self, *, file: object = None, tensor: str | None = None) -> InputError:
-        """The same error with the place that it lacks."""
-        return type(self)(
-            self.what,
-            file=file if self.file is None else self.file,
-            tensor=tensor if self.tensor is None else self.tensor,
-            expected=self.expected,
-            found=self.found,
-            hint=self.hint,
-        )
+        """The same error with the place that it lacks.
+
+        Args:
+          file: the file, if the error names none.
+          tensor: the tensor, if the error names none.
+
+        Returns:
+          An error of the same class.
+        """
+        place = {key: value for key, value in self._keywords().items() if value is not None}
+        return type(self)(self.what, **({"file": file, "tensor": tensor} | place))
 
     def __reduce__(self):
-        keywords = {
-            key: getattr(self, key) for key in ("file", "tensor", "expected", "found", "hint")
-        }
-        return _rebuild, (type(self), self.what, keywords)
-
-
-def _rebuild(kind: type[InputError], what: str, keywords: dict) -> InputError:
-    return kind(what, **keywords)
+        return partial(type(self), self.what, **self._keywords()), ()
 
 
 class TruncatedError(InputError):

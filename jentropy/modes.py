@@ -13,18 +13,14 @@ A mode is its thread's own: what runs in another thread takes it there.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import jax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from .errors import UnsupportedError
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 
 @contextmanager
@@ -41,9 +37,20 @@ def standard_modes() -> Iterator[None]:
 
 @contextmanager
 def detached_modes() -> Iterator[None]:
-    """The same, no mesh, and NaN and infinities as any other numbers."""
+    """The same, no mesh, and NaN and infinities as any other numbers.
+
+    Raises:
+      UnsupportedError: what runs in it came upon numbers that are only being traced.
+    """
     with standard_modes(), any_numbers(), _no_mesh():
-        yield
+        try:
+            yield
+        except jax.errors.JAXTypeError as error:
+            raise traced() from error
+
+
+# Of functions that run, or are traced, in these modes.
+standard, detached = standard_modes(), detached_modes()
 
 
 @contextmanager
@@ -58,35 +65,6 @@ def _no_mesh() -> AbstractContextManager[Any]:
         return jax.set_mesh(None)
     except ValueError:  # inside of a trace JAX lets no mesh be left
         return nullcontext()
-
-
-def standard(function: Callable[P, R]) -> Callable[P, R]:
-    """A function that runs, or is traced, in `standard_modes`."""
-
-    @functools.wraps(function)
-    def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        with standard_modes():
-            return function(*args, **kwargs)
-
-    return call
-
-
-def detached(function: Callable[P, R]) -> Callable[P, R]:
-    """A function that runs in `detached_modes`.
-
-    Raises:
-      UnsupportedError: it came upon numbers that are only being traced.
-    """
-
-    @functools.wraps(function)
-    def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        with detached_modes():
-            try:
-                return function(*args, **kwargs)
-            except jax.errors.JAXTypeError as error:
-                raise traced() from error
-
-    return call
 
 
 def traced(hint: str = "call it outside of them") -> UnsupportedError:
@@ -104,14 +82,11 @@ def explicit_mesh(*arguments: Any) -> Any:
     if AxisType.Manual in jax.sharding.get_abstract_mesh().axis_types:
         return None
     for leaf in jax.tree.leaves(arguments):
-        sharding = getattr(jax.typeof(leaf), "sharding", None) if _is_array(leaf) else None
+        is_array = isinstance(leaf, jax.Array)
+        sharding = getattr(jax.typeof(leaf), "sharding", None) if is_array else None
         if sharding is not None and AxisType.Explicit in sharding.mesh.axis_types:
             return sharding.mesh
     return None
-
-
-def _is_array(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array)
 
 
 def spec_of(array: jax.Array, axes: int | None = None) -> PartitionSpec:

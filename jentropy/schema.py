@@ -3,6 +3,11 @@
 A `Kind` is both directions of one kind of value. Reading trusts nothing: whatever is missing, of
 another type or out of range is an error whose `what` is the place, `.tensors[3].chunks[0][1]`;
 keys that a table does not have are passed over. What is read can be written, to the same JSON.
+
+Example:
+  >>> POINT = record(complex, {"real": NUMBER, "imag": Key(NUMBER, default=0)})
+  >>> POINT.read({"real": 1}), POINT.write(2j)
+  ((1+0j), {'real': 0.0, 'imag': 2.0})
 """
 
 from __future__ import annotations
@@ -12,7 +17,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
@@ -20,7 +25,6 @@ from typing import Any
 from jentropy.errors import CorruptError, InputError, UnsupportedError
 
 REQUIRED: Any = object()  # the default of a key that has none
-HASH = re.compile("[0-9a-f]{16}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,94 +55,76 @@ class Key:
     default: Any = REQUIRED
 
 
-def misfit(expected: str, found: Any) -> CorruptError:
+def misfit(expected: str, found: Any, error: type[InputError] = CorruptError) -> InputError:
     """The error of a value of another kind."""
-    return CorruptError("", expected=expected, found=f"{found!r:.60}")
+    return error("", expected=expected, found=f"{found!r:.60}")
 
 
 def within(error: InputError, place: str) -> InputError:
     """The same error, of a value further out."""
     what = error.what if error.what[:1] in ("", ".", "[", ":") else f": {error.what}"
-    return type(error)(
-        place + what,
-        tensor=error.tensor,
-        expected=error.expected,
-        found=error.found,
-        hint=error.hint,
-    )
+    keywords = {key: getattr(error, key) for key in ("tensor", "expected", "found", "hint")}
+    return type(error)(place + what, **keywords)
 
 
-def checked(kind: Kind, expected: str, holds: Callable[[Any], bool]) -> Kind:
-    """Those values of a kind for which something holds."""
+def where(
+    expected: str, holds: Callable[[Any], Any], error: type[InputError] = CorruptError
+) -> Kind:
+    """A value of which something holds."""
 
     def read(value: Any) -> Any:
-        known = kind.read(value)
-        if not holds(known):
-            raise misfit(expected, value)
-        return known
+        if not holds(value):
+            raise misfit(expected, value, error)
+        return value
 
-    return Kind(read, kind.write)
+    return Kind(read)
+
+
+def checked(
+    kind: Kind, expected: str, holds: Callable[[Any], Any], error: type[InputError] = CorruptError
+) -> Kind:
+    """Those values of a kind for which something holds."""
+    read, check = kind.read, where(expected, holds, error).read
+    return Kind(lambda value: check(read(value)), kind.write)
 
 
 def instance(expected: str, *types: type) -> Kind:
     """A value of one of some types; a boolean is no integer."""
+    return where(expected, lambda value: type(value) in types)
 
-    def read(value: Any) -> Any:
-        if type(value) not in types:
-            raise misfit(expected, value)
-        return value
 
-    return Kind(read)
+def matching(expected: str, pattern: str) -> Kind:
+    """A text that matches a pattern as a whole."""
+    matches = re.compile(pattern).fullmatch
+    return where(expected, lambda value: type(value) is str and matches(value))
 
 
 def below(stop: float) -> Kind:
     """An integer from 0 on."""
-
-    def read(value: Any) -> int:
-        if type(value) is not int or not 0 <= value < stop:
-            raise misfit(f"an integer from 0 below {stop}", value)
-        return value
-
-    return Kind(read)
+    return where(f"an integer from 0 below {stop}", lambda n: type(n) is int and 0 <= n < stop)
 
 
+ANY = Kind(lambda value: value)
 TEXT = instance("a text", str)
 FLAG = instance("true or false", bool)
 OBJECT = instance("an object", dict)
+LIST = instance("a list", list)
+INTEGER = instance("an integer", int)
 NUMBER = instance("a number", int, float)
-ANY = Kind(lambda value: value)
 SIZE = below(math.inf)
 NOT = Kind(lambda value: not FLAG.read(value), lambda value: not value)
+_DIGITS = matching("16 hexadecimal digits", "[0-9a-f]{16}")
+DIGEST = Kind(lambda value: int(_DIGITS.read(value), 16), lambda value: f"{value:016x}")
+_ENCODED = matching("base64", "([0-9A-Za-z+/]{4})*([0-9A-Za-z+/]{2}==|[0-9A-Za-z+/]{3}=)?")
+BASE64 = Kind(
+    lambda value: base64.b64decode(_ENCODED.read(value)),
+    lambda value: base64.b64encode(value).decode(),
+)
 
 
-def _digest(value: Any) -> int:
-    if type(value) is not str or not HASH.fullmatch(value):
-        raise misfit("a hash of 16 hexadecimal digits", value)
-    return int(value, 16)
-
-
-DIGEST = Kind(_digest, lambda value: f"{value:016x}")
-
-
-def _bytes(value: Any) -> bytes:
-    try:
-        return base64.b64decode(TEXT.read(value), validate=True)
-    except ValueError:
-        raise misfit("base64", value) from None
-
-
-BASE64 = Kind(_bytes, lambda value: base64.b64encode(value).decode())
-
-
-def name_in(names: Container[str] | Iterable[str]) -> Kind:
+def name_in(names: Collection[str]) -> Kind:
     """A name that this release knows."""
-
-    def read(value: Any) -> str:
-        if TEXT.read(value) not in names:
-            raise UnsupportedError("", expected=" or ".join(names), found=f"{value!r:.60}")
-        return value
-
-    return Kind(read)
+    return checked(TEXT, " or ".join(names), lambda name: name in names, UnsupportedError)
 
 
 def either(is_first: Callable[[Any], bool], first: Kind, second: Kind) -> Kind:
@@ -154,25 +140,26 @@ def optional(kind: Kind) -> Kind:
     return either(lambda value: value is None, ANY, kind)
 
 
-def _read_each(reads: Iterable[Callable[[Any], Any]], values: Iterable[Any]) -> tuple[Any, ...]:
+def _read_each(
+    reads: Iterable[Callable[[Any], Any]], values: Iterable[Any], names: Iterable[Any]
+) -> tuple[Any, ...]:
     done: list[Any] = []
     try:
         for read, value in zip(reads, values, strict=False):
             done.append(read(value))
     except InputError as error:
-        raise within(error, f"[{len(done)}]") from error
+        place = next(itertools.islice(names, len(done), None))
+        raise within(error, f"[{place!r:.60}]") from error
     return tuple(done)
 
 
 def many(kind: Kind) -> Kind:
     """A list of values of one kind, read as a tuple."""
-
-    def read(values: Any) -> tuple[Any, ...]:
-        if type(values) is not list:
-            raise misfit("a list", values)
-        return _read_each(itertools.repeat(kind.read), values)
-
-    return Kind(read, lambda values: [kind.write(value) for value in values])
+    reads, items, write = itertools.repeat(kind.read), LIST.read, kind.write
+    return Kind(
+        lambda values: _read_each(reads, items(values), itertools.count()),
+        lambda values: [write(value) for value in values],
+    )
 
 
 def row(*kinds: Kind, least: int | None = None) -> Kind:
@@ -181,33 +168,24 @@ def row(*kinds: Kind, least: int | None = None) -> Kind:
     Args:
       least: how many of them there always are; None: all.
     """
-    reads, fewest = [kind.read for kind in kinds], len(kinds) if least is None else least
-
-    def read(values: Any) -> tuple[Any, ...]:
-        if type(values) is not list or not fewest <= len(values) <= len(reads):
-            raise misfit(f"a list of {len(reads)}", values)
-        return _read_each(reads, values)
-
-    def write(values: tuple[Any, ...]) -> list[Any]:
-        return [kind.write(value) for kind, value in zip(kinds, values, strict=False)]
-
-    return Kind(read, write)
+    lengths = range(len(kinds) if least is None else least, len(kinds) + 1)
+    items = checked(LIST, f"a list of {len(kinds)}", lambda values: len(values) in lengths).read
+    reads = [kind.read for kind in kinds]
+    return Kind(
+        lambda values: _read_each(reads, items(values), itertools.count()),
+        lambda values: [kind.write(value) for kind, value in zip(kinds, values, strict=False)],
+    )
 
 
 def table(kind: Kind) -> Kind:
     """An object whose values are of one kind, under any keys."""
-
-    def read(values: Any) -> dict[str, Any]:
-        done: dict[str, Any] = {}
-        key = ""
-        try:
-            for key, value in OBJECT.read(values).items():
-                done[key] = kind.read(value)
-        except InputError as error:
-            raise within(error, f"[{key!r:.60}]") from error
-        return done
-
-    return Kind(read, lambda values: {key: kind.write(value) for key, value in values.items()})
+    reads = itertools.repeat(kind.read)
+    return Kind(
+        lambda told: dict(
+            zip(told, _read_each(reads, OBJECT.read(told).values(), told), strict=True)
+        ),
+        lambda values: {key: kind.write(value) for key, value in values.items()},
+    )
 
 
 def record(
@@ -229,25 +207,23 @@ def record(
     ]
 
     def read(value: Any) -> Any:
-        if type(value) is not dict:
-            raise misfit("an object", value)
+        told, place = OBJECT.read(value), ""
         done: dict[str, Any] = {}
-        place = ""
         try:
             for place, read_one, default in reads:
-                if place in value:
-                    done[place] = read_one(value[place])
+                if place in told:
+                    done[place] = read_one(told[place])
                 elif default is REQUIRED:
                     raise misfit("it", None)
                 else:
                     done[place] = default
             if rest:
-                done[rest] = {key: item for key, item in value.items() if key not in full}
+                done[rest] = {key: item for key, item in told.items() if key not in full}
             place = ""
             return make(**done)
         except InputError as error:
             placed = within(error, f".{place}" if place else "")
-            raise placed.at(tensor=value.get(tensor)) from error
+            raise placed.at(tensor=told.get(tensor)) from error
 
     def write(value: Any) -> dict[str, Any]:
         done = {}
@@ -264,12 +240,21 @@ def parse(kind: Kind, text: str | bytes, file: object, what: str = "content") ->
     """Reads JSON of a kind.
 
     Args:
+      kind: what is expected.
+      text: JSON, in UTF-8 if it is bytes.
       file: where it was read, for messages.
       what: what it is, for messages.
+
+    Returns:
+      What it stands for.
 
     Raises:
       CorruptError: no JSON, or of another kind, by its place.
       UnsupportedError: a name that this release does not know.
+
+    Example:
+      >>> parse(many(SIZE), "[1, 2]", "sizes.json")
+      (1, 2)
     """
     try:
         content = json.loads(text)

@@ -2,7 +2,7 @@
 
 To add a backend: a layout of its name with `kernels`, what its devices are called and differ in to
 `targets`, its name to `layouts.BACKENDS`. `fused` multiplies and decodes with the kernels of any
-layout, `transforms` gives products derivatives and `vmap`, `reference` is what all are held to.
+layout, `reference` is what all are held to.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int, Shaped
 from jentropy import modes
 from jentropy.errors import InputError, UnsupportedError
 
-from . import fused, reference, transforms
+from . import fused, reference
 from .fused import Product
 from .resident import ResidentTensor, expect_weight
 
@@ -141,7 +141,7 @@ def _matmul(
         full_precision=full_precision,
         interpret=interpret,
     )
-    y = transforms.multiply(x.reshape(-1, x.shape[-1]), w, product)
+    y = fused.multiply(x.reshape(-1, x.shape[-1]), w, product)
     return y.reshape(*x.shape[:-1], w.matrix[0 if transpose_w else 1])
 
 

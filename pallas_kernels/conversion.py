@@ -20,8 +20,9 @@ from jentropy.errors import InputError, UnsupportedError
 from jentropy.formats import QuantizedTensor
 
 from .backends import default_backend
-from .laying_out import is_abstract, lay_out
+from .laying_out import lay_out
 from .layouts import BACKENDS
+from .matrices import is_abstract
 from .resident import ResidentTensor
 
 

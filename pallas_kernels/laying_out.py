@@ -16,7 +16,7 @@ from jentropy.errors import UnsupportedError
 from jentropy.formats import QuantizedTensor
 
 from .layouts import LAYOUTS
-from .matrices import Matrices, sized
+from .matrices import Matrices, computed, is_abstract
 from .resident import ResidentTensor
 
 logger = logging.getLogger(__name__)
@@ -24,12 +24,6 @@ logger = logging.getLogger(__name__)
 WITHOUT_LAYOUT = ("float16", "float32")
 # Bytes: a kernel's layout is kept to here, though its padding cost more than it saves.
 SMALL = 16 << 20
-
-
-def is_abstract(weight: Any) -> bool:
-    """Whether a weight has shapes and dtypes only."""
-    arrays = weight.codes.values() if isinstance(weight, QuantizedTensor) else (weight,)
-    return all(isinstance(array, jax.ShapeDtypeStruct) for array in arrays)
 
 
 @modes.detached
@@ -41,10 +35,12 @@ def lay_out(
     Of one without data (`is_abstract`) what comes out has none either.
     """
     if isinstance(weight, QuantizedTensor):
-        if not weight.number_format.parameters:
-            return lay_out(_plain(weight), backend, reduce_axis)
-        codes = weight.in_memory().codes
-        if not is_abstract(weight):
+        codes, abstract = weight.in_memory().codes, is_abstract(weight)
+        if not weight.number_format.parameters:  # codes of plain numbers
+            code = codes["code"] if abstract else as_array(weight.codes["code"])
+            values = computed(weight.number_format.element.values, code)
+            return lay_out(values, backend, reduce_axis)
+        if not abstract:
             codes = {n: _whole_rows(c) for n, c in decompress_where(codes, on_accelerator).items()}
         quantized = QuantizedTensor(number_format=weight.number_format, codes=codes)
         dense = None
@@ -59,16 +55,18 @@ def lay_out(
             return _array(weight)
         quantized = QuantizedTensor(
             number_format=formats.plain_format(weight.dtype),
-            codes={"code": _codes_of(weight)},
+            codes={"code": computed(formats.codes_of, weight)},
         )
     if len(quantized.shape) < 2 or math.prod(quantized.shape) == 0:
-        return _array(dense) if dense is not None else _numbers(quantized)
+        if dense is not None:
+            return _array(dense)
+        return computed(lambda weight: jnp.asarray(weight.dequantize(jnp.bfloat16)), quantized)
     names = [name for name in LAYOUTS if LAYOUTS[name].backend in (backend, "reference")]
     for name in sorted(names, key=lambda name: backend != LAYOUTS[name].backend):
         resident = _pack(quantized, name, reduce_axis)
         if resident is not None and (
             dense is None
-            or resident.nbytes < _nbytes(dense)
+            or resident.nbytes < dense.size * dense.dtype.itemsize
             or (resident.backend != "reference" and resident.nbytes < SMALL)
         ):
             return resident
@@ -94,32 +92,8 @@ def _log(dtype: str) -> None:
     )
 
 
-def _nbytes(array: Any) -> int:
-    return array.size * array.dtype.itemsize
-
-
 def _array(array: Any) -> Any:
     return array if is_abstract(array) else jnp.asarray(array)
-
-
-def _plain(weight: QuantizedTensor) -> Any:
-    """The numbers of codes without parameters."""
-    element, code = weight.number_format.element, weight.codes["code"]
-    if is_abstract(weight):
-        return sized(element.dtype, *code.shape)
-    return element.values(as_array(code))
-
-
-def _codes_of(weight: Any) -> Any:
-    if is_abstract(weight):
-        return sized(formats.code_dtype(weight.dtype), *weight.shape)
-    return formats.codes_of(weight)
-
-
-def _numbers(weight: QuantizedTensor) -> Any:
-    if is_abstract(weight):
-        return sized(jnp.bfloat16, *weight.shape)
-    return jnp.asarray(weight.dequantize(jnp.bfloat16))
 
 
 def _pack(weight: QuantizedTensor, name: str, reduce_axis: int) -> ResidentTensor | None:

@@ -64,7 +64,7 @@ class Matrices:
             return made
 
         number_format = dataclasses.replace(weight.number_format, parameters=blocks)
-        return cls(number_format=number_format, codes=_computed(by_matrix, weight.codes))
+        return cls(number_format=number_format, codes=computed(by_matrix, weight.codes))
 
     def transposed(self) -> Matrices:
         """The transposed matrices."""
@@ -79,7 +79,7 @@ class Matrices:
             dataclasses.replace(p, block=p.blocks(2)[::-1]) for p in self.number_format.parameters
         )
         number_format = dataclasses.replace(self.number_format, parameters=parameters)
-        return Matrices(number_format=number_format, codes=_computed(swapped, self.codes))
+        return Matrices(number_format=number_format, codes=computed(swapped, self.codes))
 
     def filled(self, shapes: Packed, arrays: Mapping[str, Any]) -> Packed:
         """Arrays as `shapes` say, and others that numbers decide: their first axis is `each`'s.
@@ -94,13 +94,15 @@ class Matrices:
         return made, shapes[1]
 
 
-def _computed(
-    function: Callable[[Mapping[str, Any]], dict[str, Any]], codes: Mapping[str, Any]
-) -> dict[str, Any]:
-    """What a function makes of codes; without data if they have none."""
-    if isinstance(codes["code"], jax.ShapeDtypeStruct):
-        return jax.eval_shape(function, dict(codes))
-    return function(codes)
+def computed(function: Callable[[Any], Any], codes: Any) -> Any:
+    """What a function makes of arrays; without data if they have none."""
+    return jax.eval_shape(function, codes) if is_abstract(codes) else function(codes)
+
+
+def is_abstract(arrays: Any) -> bool:
+    """Whether a pytree has shapes and dtypes only."""
+    leaves = jax.tree.leaves(arrays)
+    return bool(leaves) and all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves)
 
 
 def _of_each(array: Array, blocks: tuple[int, ...], stack: tuple[int, ...]) -> Array:

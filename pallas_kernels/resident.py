@@ -219,8 +219,8 @@ class ResidentTensor:
         Example:
           >>> import jax.numpy as jnp, jentropy
           >>> w = jentropy.to_resident(jnp.ones((2048, 512), jnp.bfloat16), "tpu")
-          >>> w.partition_specs(outputs="d").arrays["words"]
-          PartitionSpec(None, None, 'd')
+          >>> tuple(w.partition_specs(outputs="d").arrays["words"])
+          (None, None, 'd')
         """
         record = self.record
         if not record.columns:

@@ -36,6 +36,7 @@ from jentropy.pallas_kernels.targets import GPUS, KINDS, backend_of
 
 # The interpreter multiplies with NumPy, which warns of NaN and Inf.
 with_nan = pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+NAME = "gpu_window12"
 N, K = 200, 300  # of weights as they are stored: ragged in every tile
 
 
@@ -72,7 +73,7 @@ def resident(weight, **options) -> kernels.ResidentTensor:
     """On backend gpu; the kernels' layout, not another's."""
     w = kernels.to_resident(weight, "gpu", **options)
     assert isinstance(w, kernels.ResidentTensor)
-    assert w.layout == "gpu_window12"
+    assert w.layout == NAME
     return w
 
 
@@ -364,22 +365,22 @@ def test_plan_passes_and_crossover():
 def test_tuned_configurations(tmp_path, monkeypatch):
     monkeypatch.setattr(tuning, "path_of", lambda kind: tmp_path / f"{kind}.json")
     product = {"m": 16, "k": 4096, "n": 4096, "tile_k": 128, "stages": 3, "rounds": 1}
-    layouts = {"gpu_window12": {"fused_rows": 96, "products": [product]}}
+    layouts = {NAME: {"fused_rows": 96, "products": [product]}}
     tuning.save(tmp_path / "a.json", {"device_kind": "a", "layouts": layouts})
-    tuned = tuning.load("a", "gpu_window12")
+    tuned = tuning.load("a", NAME)
     assert tuned.config(9, 4000, 4090) == Config(tile_k=128, stages=3, rounds=1)
     assert tuned.config(17, 4096, 4096) is None
     assert tuned.target(GPUS["h200"]).fused_rows == 96
-    assert tuning.load("absent", "gpu_window12") == tuning.Tuned()
-    for text in ("{", "[]", '{"layouts": {"gpu_window12": {"products": [{"m": 1}]}}}'):
+    assert tuning.load("absent", NAME) == tuning.Tuned()
+    for text in ("{", "[]", '{"layouts": {NAME: {"products": [{"m": 1}]}}}'):
         (tmp_path / "bad.json").write_text(text)
         tuning.load.cache_clear()
         with pytest.raises(CorruptError, match="bad"):
-            tuning.load("bad", "gpu_window12")
+            tuning.load("bad", NAME)
     product["tile_k"] = 100
     tuning.save(tmp_path / "a.json", {"device_kind": "a", "layouts": layouts})
     with pytest.raises(CorruptError, match="tile_k 100"):
-        tuning.load("a", "gpu_window12")
+        tuning.load("a", NAME)
 
 
 def test_tuning_keeps_no_wrong_product(few, monkeypatch):
@@ -394,15 +395,25 @@ def test_tuning_keeps_no_wrong_product(few, monkeypatch):
         bench_tuning.times_of(8, dense, [resident(dense)])
 
 
-def test_tuned_files_can_be_read():
-    for path in tuning.path_of("any").parent.glob("*.json"):
-        kind = path.stem.replace("_", " ")
-        assert kind in KINDS
-        assert tuning.load(kind, "gpu_window12") != tuning.Tuned()
+def unreadable(folder: Path) -> list[str]:
+    """Files that are of no known device, or give nothing."""
+    kinds = {tuning.path_of(kind).name: kind for kind in KINDS}
+    names = [path.name for path in folder.glob("*.json")]
+    return [n for n in names if n not in kinds or tuning.load(kinds[n], NAME) == tuning.Tuned()]
+
+
+def test_tuned_files_can_be_read(tmp_path, monkeypatch):
+    assert unreadable(tuning.path_of("any").parent) == []
+    monkeypatch.setattr(tuning, "path_of", lambda kind: tmp_path / f"{kind.replace(' ', '_')}.json")
+    tuning.save(tuning.path_of("NVIDIA H200"), {"layouts": {NAME: {"fused_rows": 96}}})
+    assert unreadable(tmp_path) == []
+    tuning.save(tuning.path_of("NVIDIA H100 PCIe"), {"layouts": {"gpu_window13": {}}})
+    tuning.save(tuning.path_of("NVIDIA H300"), {"layouts": {NAME: {"fused_rows": 96}}})
+    assert sorted(unreadable(tmp_path)) == ["NVIDIA_H100_PCIe.json", "NVIDIA_H300.json"]
 
 
 class Device:
-    """What `runs_on` asks of a device."""
+    """What `backend_of` asks of a device."""
 
     def __init__(self, platform, kind, capability=None):
         self.platform, self.device_kind = platform, kind

@@ -54,11 +54,11 @@ HOSTILE = {
     "version": ("version", "1", CorruptError, r"weights\[0\]\.version"),
     "dialect": ("dialect", None, CorruptError, r"weights\[0\]\.dialect"),
     "shape": ("shape", [2**62], CorruptError, r"weights\[0\]\.shape\[0\]"),
-    "array": ("parts.code.array", 99, CorruptError, "w code: expected a number below"),
+    "array": ("parts.code.array", 99, CorruptError, "w parts: expected a number below"),
     "array true": ("parts.code.array", True, CorruptError, r"parts\['code'\]\.array"),
     "array a text": ("parts.code.array", "x", CorruptError, r"parts\['code'\]\.array"),
     "no code": ("parts", {}, CorruptError, "parts with a code"),
-    "settled": ("settled", [99], CorruptError, "w settled: expected a number below"),
+    "settled": ("settled", [99], CorruptError, "w parts: expected a number below"),
     "unpack": ("parts.code.unpack", 3, CorruptError, r"parts\['code'\]\.unpack"),
     "part": ("parts.code", [], CorruptError, r"parts\['code'\]"),
 }

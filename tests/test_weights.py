@@ -145,18 +145,24 @@ HOSTILE = {
     "codes twice": ("gptq_v2", "parts.zero_point", {"array": 3}, CorruptError, "dtype"),
     "a part more": ("gptq_v2", "parts.offset", {"array": 3}, CorruptError, "parts of the weight"),
     "a part less": ("gptq_v2", "parts.scale", None, CorruptError, "parts of the weight"),
-    "unpacking": ("gptq_v2", "parts.code.unpack", "zip", CorruptError, "how codes lie"),
-    "option": ("gptq_v2", "parts.code.seed", 3, CorruptError, "how codes lie"),
-    "axis": ("gptq_v2", "parts.code.axis", 7, CorruptError, "how codes lie"),
-    "axis true": ("gptq_v2", "parts.code.axis", True, CorruptError, "how codes lie"),
-    "other axis": ("gptq_v2", "parts.code.axis", -1, CorruptError, "shape of .*qweight"),
-    "add a text": ("gptq_v2", "parts.code.add", "1", CorruptError, "how codes lie"),
-    "add too much": ("gptq_v2", "parts.code.add", 1 << 32, CorruptError, "how codes lie"),
+    "unpacking": ("gptq_v2", "parts.code.unpack", "zip", UnsupportedError, "recorded weight: "),
+    "option": ("gptq_v2", "parts.code.seed", 3, CorruptError, "recorded weight: "),
+    "axis": ("gptq_v2", "parts.code.axis", 7, CorruptError, "recorded weight: "),
+    "axis true": ("gptq_v2", "parts.code.axis", True, CorruptError, "recorded weight: "),
+    "other axis": ("gptq_v2", "parts.code.axis", None, CorruptError, "shape of .*qweight"),
+    "add a text": ("gptq_v2", "parts.code.add", "1", CorruptError, "recorded weight: "),
+    "add too much": ("gptq_v2", "parts.code.add", 1 << 32, CorruptError, "recorded weight: "),
     "flip too much": ("gptq_v2", "parts.scale.flip", 1 << 16, CorruptError, "shape of .*scales"),
-    "order": ("awq_gemm", "parts.code.order", [0, 0, 1], CorruptError, "how codes lie"),
-    "order a number": ("awq_gemm", "parts.code.order", 5, CorruptError, "how codes lie"),
+    "order": ("awq_gemm", "parts.code.order", [0, 0, 1], CorruptError, "recorded weight: "),
+    "order a number": ("awq_gemm", "parts.code.order", 5, CorruptError, "recorded weight: "),
     "short order": ("awq_gemm", "parts.code.order", [1, 0], CorruptError, "shape of .*qweight"),
-    "no groups": ("gptq_v1_asym_act", "parts.group_index.groups", None, CorruptError, "how codes"),
+    "no groups": (
+        "gptq_v1_asym_act",
+        "parts.group_index.groups",
+        None,
+        CorruptError,
+        "recorded weight: ",
+    ),
     "swizzled": ("ct_nvfp4a16", "parts.scale.unpack", "swizzled", CorruptError, "shape of .*scale"),
     "blocks": (
         "ct_nvfp4a16",
@@ -346,16 +352,19 @@ def test_every_unpacking_is_one_that_some_dialect_uses(tmp_path):
     for source in sources:
         checkpoint = jentropy.open_checkpoint(source)
         for name in checkpoint.names():
-            used |= {leaf.unpacking for leaf in checkpoint.tensor(name).stored.values()}
-    assert used == set(UNPACKINGS)
+            used |= {type(leaf.unpacking) for leaf in checkpoint.tensor(name).stored.values()}
+    assert used == {kind for kind, _ in UNPACKINGS.values()}
 
 
-@pytest.mark.parametrize("name", [*FORMATS, "int6", "raw"])
+@pytest.mark.parametrize("name", [*FORMATS, "int3", "raw"])
 def test_formats_come_back_from_their_documents(name):
     element = formats.ElementFormat(
         name="UINT3", dtype=np.dtype(np.uint8), fields=(formats.Field(name="code", bits=3),)
     )
-    others = {"int6": FORMATS["INT4"].with_element(element), "raw": formats.plain_format("int16")}
+    others = {
+        "int6": FORMATS["INT4"].with_element(element),
+        "raw": formats.plain_format(np.dtype(np.int16)),
+    }
     number_format = {**FORMATS, **others}[name]
     text = json.dumps(FORMAT.write(number_format))
     assert FORMAT.read(json.loads(text)) == number_format

@@ -8,7 +8,7 @@ needs but the index.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -35,46 +35,56 @@ ROWS = {
 
 
 def run(source: str | Path) -> list[Result]:
-    """Allocated, entropy and archived bits per weight, and the relative error, of each format."""
+    """Allocated, entropy and archived bits per weight, and the relative error, of each format.
+
+    Args:
+      source: what `jentropy.open_checkpoint` takes.
+
+    Returns:
+      A row for each of `ROWS`.
+    """
     checkpoint = jentropy.open_checkpoint(source)
-    matrices = {
-        tensor.name: tensor.dequantize(np.float32, codes)
+    matrices = [
+        tensor.dequantize(np.float32, codes)
         for tensor, codes in checkpoint.read_all()
         if tensor.format != formats.RAW and len(tensor.shape) > 1
-    }
-    return [Result(name=name, figures=_row(matrices, fmt)) for name, fmt in ROWS.items()]
+    ]
+    return [
+        Result(name=name, figures=_figures(matrices, number_format))
+        for name, number_format in ROWS.items()
+    ]
 
 
-def _row(matrices: Mapping[str, np.ndarray], number_format: Format) -> dict[str, float]:
-    weights = sum(values.size for values in matrices.values())
-    allocated = split = joint = archived = error = 0.0
-    for values in matrices.values():
-        arrays = {
-            key: np.asarray(codes)
-            for key, codes in jentropy.quantize(jnp.asarray(values), number_format).items()
-        }
-        counts = entropy.measure_weight(arrays, number_format)
-        allocated += values.size * counts.allocated_bits()
-        split += values.size * counts.entropy_bits()
-        whole = counts.joint_entropy_bits()
-        joint += values.size * (counts.entropy_bits() if whole is None else whole)
-        archived += 8 * sum(_archived_bytes(arrays, number_format))
-        error += float(((formats.dequantize(number_format, arrays) - values) ** 2).sum())
-    power = sum(float((values.astype(np.float64) ** 2).sum()) for values in matrices.values())
+def _figures(matrices: Sequence[np.ndarray], number_format: Format) -> dict[str, float]:
+    sums = [_sums(values, number_format) for values in matrices]
+    totals = {name: sum(one[name] for one in sums) for name in sums[0]}
+    weights, error, power = (totals.pop(name) for name in ("weights", "error", "power"))
+    figures = {name: bits / weights for name, bits in totals.items()}
+    return figures | {"error_db": 10 * math.log10(error / power)}
+
+
+def _sums(values: np.ndarray, number_format: Format) -> dict[str, float]:
+    """Bits of one matrix, and squares of its numbers and of the errors of their codes."""
+    quantized = jentropy.quantize(jnp.asarray(values), number_format)
+    codes = {name: np.asarray(array) for name, array in quantized.items()}
+    counts = entropy.measure_weight(codes, number_format)
+    split, joint = counts.entropy_bits(), counts.joint_entropy_bits()
+    error = formats.dequantize(number_format, codes) - values
     return {
-        "allocated_bits": allocated / weights,
-        "entropy_bits": split / weights,
-        "joint_entropy_bits": joint / weights,
-        "archived_bits": archived / weights,
-        "error_db": 10 * math.log10(error / power),
+        "weights": values.size,
+        "allocated_bits": values.size * counts.allocated_bits(),
+        "entropy_bits": values.size * split,
+        "joint_entropy_bits": values.size * (split if joint is None else joint),
+        "archived_bits": 8 * sum(_archived_bytes(codes, number_format)),
+        "error": float((error**2).sum()),
+        "power": float((values.astype(np.float64) ** 2).sum()),
     }
 
 
-def _archived_bytes(arrays: Mapping[str, np.ndarray], number_format: Format) -> Iterator[int]:
+def _archived_bytes(codes: Mapping[str, np.ndarray], number_format: Format) -> Iterator[int]:
     elements = {p.name: p.element for p in number_format.parameters}
-    for key, codes in arrays.items():
-        element = elements.get(key, number_format.element)
-        stored = formats.pack(codes, 4) if element.code_bits == 4 else codes
-        draft = coder.draft(key, stored, element=element)
-        chunks = [chunk for _, part in coder.encode([draft]) for chunk, _ in part]
-        yield sum(chunk.bytes for chunk in chunks)
+    for name, array in codes.items():
+        element = elements.get(name, number_format.element)
+        stored = formats.pack(array, 4) if element.code_bits == 4 else array
+        draft = coder.draft(name, stored, element=element)
+        yield sum(chunk.bytes for _, part in coder.encode([draft]) for chunk, _ in part)

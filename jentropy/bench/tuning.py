@@ -86,7 +86,7 @@ def by(plan: Plan, out_dtype: Any = jnp.bfloat16, interpret: Any = False) -> Any
         out_dtype=np.dtype(out_dtype),
         interpret=interpret,
     )
-    return partial(fused.multiply, product=product, plan=plan)
+    return partial(fused.one_product, product=product, plan=plan)
 
 
 def times_of(m: int, dense: jax.Array, weights: list[Any]) -> dict[Config, float]:

@@ -78,8 +78,8 @@ def _leaves(source: Any, *, strict: bool) -> tuple[Sequence[Tensor], tuple[str, 
             weights[name] = Tensor(name=name, weight=_checked(leaf, name), dialect=plain.NAME)
         else:
             arrays[name] = of_leaf(name, leaf)
-    found = read(Contents(source=PYTREE, arrays=arrays), strict=strict)
-    return [*weights.values(), *found.tensors], found.notes
+    reading = read(Contents(source=PYTREE, arrays=arrays), strict=strict)
+    return [*weights.values(), *reading.tensors], reading.notes
 
 
 def _is_leaf(node: Any) -> bool:

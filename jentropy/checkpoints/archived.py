@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,10 +15,11 @@ from jentropy.errors import CorruptError, InputError
 from . import choosing, gguf_files, orbax_source, recorded, safetensors, structure
 from .checkpoint import Tensor
 from .choosing import TREE, Component
-from .contents import Contents, StoredArray, decode_text, read_contents
+from .contents import StoredArray
 from .decoding import entries_of, read_blocks, read_entry
 from .index import Blocks, Entry, FileEntry
 from .store import Store, is_compressed_checkpoint
+from .viewing import Source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +35,7 @@ class ArchivedArray:
     entries: dict[str, Entry]
 
 
-class Archive:
+class Archive(Source):
     """The files of a compressed checkpoint as a directory, or a file or a folder in it.
 
     Args:
@@ -58,7 +59,7 @@ class Archive:
             raise InputError("no such file or directory in it", file=store.path / within)
         self._leaves = list(_leaves(store)) if store.index.has_tree else []
         shown = self._files if folder else paths
-        self._whole = (len(shown) != 1 or bool(store.index.stores)) and not is_file
+        self.whole = (len(shown) != 1 or bool(store.index.stores)) and not is_file
         if store.index.has_tree and not within:
             notes = orbax_source.notes(paths, store.index.tree) if store.index.stores else ()
             self.choice = choosing.of_tree([name for name, _ in self._leaves], notes)
@@ -92,37 +93,20 @@ class Archive:
         files = [file for part in self.choice.components for file in part.files]
         return [self._files[file] for file in files if file != TREE]
 
-    def read_text(self, file: str) -> str | None:
-        """A text file, or None if there is none."""
-        data = self._read(file)
-        if data is None:
-            return self._store.index.beside.get(file)
-        return decode_text(self.root / file, data)
+    def read_file(self, path: str) -> bytes | str | None:
+        data = self._read(path)
+        return self._store.index.beside.get(path) if data is None else data
 
-    def contents(self, component: Component, configs: bool = True) -> Contents:
-        """What a dialect reads of a component, with its configs or without."""
-        arrays = [self._array(name, part) for name, part in self._shown(component)]
-        configs = configs and not choosing.is_gguf(component)
-        metadata: dict[str, str] = {}
-        for file in component.files if configs else ():
-            metadata |= self._metadata(file)
-        return read_contents(
-            self.root / component.folder,
-            arrays,
-            lambda name: self.read_text(component.folder + name) if configs else None,
-            metadata,
-            whole=self._whole,
-            aside=component.aside,
-        )
+    def arrays_in(self, file: str) -> dict[str, StoredArray]:
+        return {name: self._array(name, part) for name, part in self._parts(file)}
 
-    def recorded(self, component: Component, contents: Contents) -> list[Tensor]:
-        """The weights of a component that were recognised when it was compressed."""
-        arrays: dict[int, StoredArray] = {}
+    def recorded(self, component: Component, arrays: Mapping[str, StoredArray]) -> list[Tensor]:
+        numbers: dict[int, StoredArray] = {}
         for name, part in self._shown(component):
             number = part.fields[0] if isinstance(part, Blocks) else part
-            arrays.setdefault(number, contents.arrays[name])
-        store = self._store
-        return list(recorded.recall(store.index, arrays, store.array_path("index")))
+            numbers.setdefault(number, arrays[name])
+        index, file = self._store.index, self._store.array_path("index")
+        return list(recorded.recall(index, numbers, file))
 
     def _shown(self, component: Component) -> Iterator[tuple[str, int | Blocks]]:
         for file, names in component.files.items():
@@ -175,12 +159,12 @@ class Archive:
         )
 
     def _read(self, file: str) -> bytes | None:
-        found = self._files.get(file)
-        if found is None or found.parts is not None:
+        entry = self._files.get(file)
+        if entry is None or entry.parts is not None:
             return None
-        return read_entry(self._store, self._store.index.blobs[found.blob]).tobytes()
+        return read_entry(self._store, self._store.index.blobs[entry.blob]).tobytes()
 
-    def _metadata(self, file: str) -> dict[str, str]:
+    def metadata_of(self, file: str) -> dict[str, str]:
         if not file.endswith(safetensors.SUFFIX):
             return {}
         blob = read_entry(self._store, self._store.index.blobs[self._files[file].blob])

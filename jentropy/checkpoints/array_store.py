@@ -26,6 +26,7 @@ from .contents import StoredArray
 MANIFEST = "manifest.ocdbt"
 DRIVERS = {".zarray": "zarr", "zarr.json": "zarr3"}  # by the file of an array's metadata
 SLASH = re.compile(b"/")
+METADATA = re.compile(rb"(.*/|)(\.zarray|zarr\.json)", re.DOTALL)  # keys of an array's metadata
 CACHE_BYTES = 100_000_000  # of nodes of an OCDBT tree
 TRANSACTION_BYTES = 1 << 28  # of arrays that are written at once
 
@@ -81,8 +82,9 @@ def read_store(
     spec = _kvstore(folder, ocdbt=ocdbt)
     with _reading(folder):
         store = ts.KvStore.open(spec, context=context).result()
-        keys = store.list().result() if ocdbt else _keys_of_files(folder, prefixes)
-        found = dict(_metadata_keys(keys))
+        keys = store.list().result() if ocdbt else []
+        found = {m[1].decode(): m[2].decode() for m in map(METADATA.fullmatch, keys) if m}
+        found |= {p: file for p in prefixes for file in DRIVERS if (folder / p / file).is_file()}
         texts = {prefix: store.read(prefix + file) for prefix, file in found.items()}
         opening = {}
         for prefix, file in found.items():
@@ -172,23 +174,6 @@ def _kvstore(folder: Path, *, ocdbt: bool) -> dict[str, Any]:
 
 def _inside(spec: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     return {**spec, "path": spec.get("path", "") + prefix}
-
-
-def _keys_of_files(folder: Path, prefixes: Iterable[str]) -> list[bytes]:
-    return [
-        f"{prefix}{file}".encode()
-        for prefix in prefixes
-        for file in DRIVERS
-        if (folder / prefix / file).is_file()
-    ]
-
-
-def _metadata_keys(keys: Iterable[bytes]) -> Iterator[tuple[str, str]]:
-    """Prefix and metadata file of every array."""
-    for key in keys:
-        prefix, slash, file = key.rpartition(b"/")
-        if file.decode("utf-8", "replace") in DRIVERS:
-            yield (prefix + slash).decode(), file.decode()
 
 
 def _text(key: bytes) -> str:

@@ -38,6 +38,14 @@ class Tensor:
       note: why it is RAW, if it may be more; relative to its module.
       settled: stored arrays that belong to it and add nothing to its values.
       prefix: what its name begins with in a pipeline of several models; those of its arrays do not.
+
+    Example:
+      >>> import tempfile, jax.numpy as jnp, jentropy
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     jentropy.save(f"{folder}/t", {"w": jnp.ones((2, 3), jnp.bfloat16)})
+      ...     tensor = jentropy.open_checkpoint(f"{folder}/t").tensor("w")
+      ...     tensor.format, tensor.shape, tensor.codes["code"][0].tolist()
+      ('BF16', (2, 3), [16256, 16256, 16256])
     """
 
     name: str
@@ -151,13 +159,21 @@ jax.tree_util.register_pytree_with_keys(
 
 
 class Checkpoint:
-    """Weights by name.
+    """Weights by name, unread: what `open_checkpoint` gives.
 
     Args:
       source: where it was opened, for messages and reports.
       tensors: its weights, in the order of the files.
       config: `config.json` (with `generation_config.json`'s keys that it lacks), if there is one.
       notes: what could not be recognised.
+
+    Example:
+      >>> import tempfile, numpy as np, jentropy
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     jentropy.save(f"{folder}/t", {"w": np.ones(3), "b": np.zeros(2)})
+      ...     checkpoint = jentropy.open_checkpoint(f"{folder}/t")
+      ...     [(t.name, t.shape, codes["code"].dtype.name) for t, codes in checkpoint.read_all()]
+      [('b', (2,), 'uint64'), ('w', (3,), 'uint64')]
     """
 
     def __init__(
@@ -173,11 +189,17 @@ class Checkpoint:
         self._tensors = {tensor.name: tensor for tensor in tensors}
 
     def names(self) -> list[str]:
-        """Names of all weights."""
+        """Names of all weights, in the order of the files."""
         return list(self._tensors)
 
     def tensor(self, name: str) -> Tensor:
         """One weight, unread.
+
+        Args:
+          name: one of `names`.
+
+        Returns:
+          Its `Tensor`.
 
         Raises:
           InputError: no such weight.
@@ -187,12 +209,26 @@ class Checkpoint:
         return self._tensors[name]
 
     def read_all(self) -> Iterator[tuple[Tensor, Arrays]]:
-        """Every weight and its codes, in order, one at a time."""
+        """Every weight and its codes, in order, one at a time.
+
+        Yields:
+          The `Tensor`, and what its `codes` gives.
+        """
         for tensor in self._tensors.values():
             yield tensor, tensor.codes
 
     def read_text(self, file: str) -> str | None:
-        """A text file that lies beside the weights, or None if there is none."""
+        """A text file that lies beside the weights.
+
+        Args:
+          file: its name.
+
+        Returns:
+          The text, or None if there is none.
+
+        Raises:
+          CorruptError: it is no UTF-8.
+        """
         folder = self.source.parent if self.source.is_file() else self.source
         path = folder / file
         return decode_text(path, path.read_bytes()) if path.is_file() else None

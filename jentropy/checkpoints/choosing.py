@@ -110,13 +110,13 @@ def choose(root: Path, files: Sequence[str], names: Names, read: ReadBytes) -> C
     if "" in folders and not (PIPELINE in files and below):
         below = [""]
     here = frozenset(files)
-    found = [_Folder(root, folder, here, folders[folder], names, read) for folder in below]
-    components = tuple(folder.aside(c) for folder in found for c in folder.components())
+    choices = [_Folder(root, folder, here, folders[folder], names, read) for folder in below]
+    components = tuple(folder.aside(c) for folder in choices for c in folder.components())
     shown = {file for component in components for file in component.files}
-    notes = [note for folder in found for note in folder.notes]
+    notes = [note for folder in choices for note in folder.notes]
     if beside := [file for file in files if is_weights(file) and file not in shown]:
         notes.append(f"{some(beside)}: beside the model, kept and not shown (open it by its path)")
-    faults = [folder.fault for folder in found if folder.fault]
+    faults = [folder.fault for folder in choices if folder.fault]
     return Choice(components=components, notes=tuple(notes), fault=faults[0] if faults else None)
 
 
@@ -132,7 +132,7 @@ class _Folder:
         root: Path,
         folder: str,
         files: frozenset[str],
-        own: Sequence[str],
+        inside: Sequence[str],
         names: Names,
         read: ReadBytes,
     ):
@@ -140,15 +140,15 @@ class _Folder:
         self.notes: list[str] = []
         self.fault: InputError | None = None
         self._files = files
-        self._own = own
+        self._inside = inside
         self._names, self._read = names, read
 
     def components(self) -> Iterable[Component]:
         """The folder's model; several if it cannot be told which one that is."""
         if component := self._by_index():
             return [component]
-        kind = SAFETENSORS if any(name.endswith(SAFETENSORS) for name in self._own) else GGUF
-        weights = sorted(name for name in self._own if name.endswith(kind))
+        kind = SAFETENSORS if any(name.endswith(SAFETENSORS) for name in self._inside) else GGUF
+        weights = sorted(name for name in self._inside if name.endswith(kind))
         if f"{MODEL}{SAFETENSORS}" in weights:
             weights = [f"{MODEL}{SAFETENSORS}"]
         projectors = [name for name in weights if PROJECTOR in name.lower()]
@@ -158,16 +158,16 @@ class _Folder:
 
     def aside(self, component: Component) -> Component:
         """A component with the scales that lie aside from it."""
-        found: list[str] = []
-        for name in self._own:
+        scales: list[str] = []
+        for name in self._inside:
             file = self.folder + name
             if not name.endswith(SAFETENSORS):
                 continue
             shown = frozenset(component.files.get(file, ()))
             with suppress(InputError):  # not the model's: kept as it is
                 hidden = [t for t in self._names(file) if t not in shown]
-                found += hidden if all(map(is_scale_name, hidden)) else []
-        return replace(component, aside=tuple(found)) if found else component
+                scales += hidden if all(map(is_scale_name, hidden)) else []
+        return replace(component, aside=tuple(scales)) if scales else component
 
     def _fail(self, error: InputError) -> None:
         self.fault = self.fault or error
@@ -176,7 +176,7 @@ class _Folder:
         """What the index that decides points to; None if there is none."""
         folder = self.root / self.folder
         try:
-            name = indices.find(self._own, folder)
+            name = indices.find(self._inside, folder)
             if name is None:
                 return None
             weight_map = indices.read_weight_map(
@@ -188,7 +188,7 @@ class _Folder:
         pointed = indices.follow(
             folder / name,
             weight_map,
-            self._own,
+            self._inside,
             is_here=lambda shard: self.folder + shard in self._files,
             names=lambda shard: self._names(self.folder + shard),
         )
@@ -254,7 +254,7 @@ class _Folder:
         matches = [m for name in names if (m := _SHARD.fullmatch(Path(name).stem))]
         if not matches:
             return
-        count, numbers = int(matches[0]["count"]), {int(m["number"]) for m in matches}
-        if lost := [n for n in range(1, count + 1) if n not in numbers]:
+        count, present = int(matches[0]["count"]), {int(m["number"]) for m in matches}
+        if lost := [n for n in range(1, count + 1) if n not in present]:
             parts = some(f"{matches[0]['stem']}-{n:05d}-of-{count:05d}" for n in lost)
             self.notes.append(f"{self.folder}{parts}: not here; the model lacks what they hold")

@@ -75,7 +75,7 @@ def _speaks_of_scales(component: str) -> bool:
 
 
 @lru_cache(maxsize=1 << 12)
-def _own(component: str) -> Stem:
+def _subject(component: str) -> Stem:
     """Words of a component that are about neither scales nor codes."""
     kept, after_scale = [], False
     for word in _words(component):
@@ -93,7 +93,7 @@ def is_scale_name(name: str) -> bool:
 
 def stem(name: str) -> Stem:
     """The words of a name that are about neither scales nor codes."""
-    return tuple(itertools.chain.from_iterable(map(_own, _SEPARATORS.split(name))))
+    return tuple(itertools.chain.from_iterable(map(_subject, _SEPARATORS.split(name))))
 
 
 def relative(text: str, array: StoredArray) -> str:
@@ -109,10 +109,10 @@ def serves(small: tuple[int, ...], shape: tuple[int, ...]) -> bool:
         return count == 1
     if len(small) == len(shape) and any(_cuts(grid, shape) for grid in (small, small[::-1])):
         return True
-    flat, own = (tuple(n for n in sizes if n > 1) for sizes in (small, shape))
+    flat, sizes = (tuple(n for n in axes if n > 1) for axes in (small, shape))
     if len(flat) == 1:
         return count in shape or (codes % count == 0 and codes // count >= _GROUP)
-    if len(flat) == len(own) and any(_cuts(grid, own) for grid in (flat, flat[::-1])):
+    if len(flat) == len(sizes) and any(_cuts(grid, sizes) for grid in (flat, flat[::-1])):
         return True
     return small == shape[: len(small)]
 
@@ -165,12 +165,12 @@ class Companions:
 
     def suspects(self, array: StoredArray) -> list[str]:
         """All of `named_after`, what has its name elsewhere or lies in its module beside it."""
-        found = self.named_after(array)
-        found += [n for n in self._alike.get(stem(array.name), ()) if self._may_serve(n, array)]
-        module, own = _parent(array.name), _words(_last(array.name))
-        if module and all(word in _PARTS for word in own):
-            found += [n for n in self._inside.get(module, ()) if self._may_serve(n, array)]
-        return list(dict.fromkeys(found))
+        names = self.named_after(array)
+        names += [n for n in self._alike.get(stem(array.name), ()) if self._may_serve(n, array)]
+        module, words = _parent(array.name), _words(_last(array.name))
+        if module and _PARTS.issuperset(words):
+            names += [n for n in self._inside.get(module, ()) if self._may_serve(n, array)]
+        return list(dict.fromkeys(names))
 
     def _starting(self, prefix: str) -> Iterator[str]:
         for i in range(bisect.bisect_left(self._sorted, prefix), len(self._sorted)):

@@ -9,10 +9,10 @@ from jentropy.formats import codes_of
 
 from .archived import Archive
 from .checkpoint import Arrays, Checkpoint, Tensor
+from .contents import decode_text
 from .decoding import read_entries
 from .index import Entry
 from .store import Store
-from .viewing import view
 
 
 class CompressedCheckpoint(Checkpoint):
@@ -30,11 +30,8 @@ class CompressedCheckpoint(Checkpoint):
         self.store = Store(path)
         self.archive = Archive(self.store, within)
         self.arrays = {array.name: array for array in self.archive.arrays()}
-        archive = self.archive
-        found = view(
-            archive.choice, archive.contents, archive.recorded, strict=strict, lenient=lenient
-        )
-        super().__init__(path / within, found.tensors, found.config, found.notes)
+        view = self.archive.view(strict=strict, lenient=lenient)
+        super().__init__(path / within, view.tensors, view.config, view.notes)
 
     def read_all(self) -> Iterator[tuple[Tensor, Arrays]]:
         entries = {name: self._plain(self.tensor(name)) for name in self.names()}
@@ -49,4 +46,5 @@ class CompressedCheckpoint(Checkpoint):
         return None if tensor.dtype is None else self.arrays[name].entries.get(name)
 
     def read_text(self, file: str) -> str | None:
-        return self.archive.read_text(file)
+        data = self.archive.read_file(file)
+        return decode_text(self.source / file, data) if isinstance(data, bytes) else data

@@ -10,10 +10,10 @@ import xxhash
 from jentropy.errors import InputError
 
 from . import index as index_lib
-from .any_source import read_source
 from .hub import resolve
 from .items import JOURNAL_VERSION, write
 from .manifest import collect
+from .opening import read_source
 from .orbax_source import OrbaxSource
 from .progress import Progress
 from .sources import FileSource

@@ -160,7 +160,22 @@ def read_contents(
 
 
 def read_json(path: Path, text: str | bytes) -> Any:
-    """Parsed JSON, or an error that names the file."""
+    """Parsed JSON.
+
+    Args:
+      path: where it was read, for messages.
+      text: of a JSON document.
+
+    Returns:
+      What `json.loads` makes of it.
+
+    Raises:
+      CorruptError: it is no JSON.
+
+    Example:
+      >>> read_json(Path("config.json"), b'{"a": [1]}')
+      {'a': [1]}
+    """
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -202,13 +217,13 @@ def _declared(
 ) -> tuple[Mapping[str, Any] | None, str, InputError | None]:
     """The declared quantisation, where it is declared, and what contradicts it."""
     conflict = None
-    found, where = _in_config(config)
+    declared, where = _in_config(config)
     sidecar = _read_object(source, MODELOPT, read_text)
     inner = sidecar.get("quantization") if sidecar else None
-    method = (found or {}).get("quant_method")
+    method = (declared or {}).get("quant_method")
     if isinstance(inner, Mapping) and str(method or "modelopt").startswith("modelopt"):
         for key in ("quant_algo", "group_size"):
-            ours, theirs = (found or {}).get(key), inner.get(key)
+            ours, theirs = (declared or {}).get(key), inner.get(key)
             if None not in (ours, theirs) and str(ours).lower() != str(theirs).lower():
                 conflict = InputError(
                     f"{key} of {MODELOPT}",
@@ -216,13 +231,13 @@ def _declared(
                     expected=f"{ours} as in {where}",
                     found=theirs,
                 )
-        told = {key: value for key, value in (found or {}).items() if value is not None}
+        told = {key: value for key, value in (declared or {}).items() if value is not None}
         return {"quant_method": "modelopt", **inner, **told}, where or MODELOPT, conflict
-    if found is None and (old := _read_object(source, GPTQ, read_text)):
+    if declared is None and (old := _read_object(source, GPTQ, read_text)):
         return {"quant_method": "gptq", **old}, GPTQ, None
-    if found is None and (native := _read_native(source, read_text)):
+    if declared is None and (native := _read_native(source, read_text)):
         return {"quant_method": "mistral", **native}, f"{MISTRAL}: quantization", None
-    return found, where, None
+    return declared, where, None
 
 
 def _read_native(source: Path, read_text: ReadText) -> Mapping[str, Any] | None:
@@ -245,9 +260,9 @@ def _in_config(config: Mapping[str, Any] | None) -> tuple[Mapping[str, Any] | No
             if isinstance(part.get(key) if isinstance(part, Mapping) else None, Mapping)
         ]
         if told:
-            where, found = told[0]
-            if all(other == found for _, other in told):
-                return found, f"{CONFIG}: {where}"
+            where, declared = told[0]
+            if all(other == declared for _, other in told):
+                return declared, f"{CONFIG}: {where}"
             several = " and ".join(path for path, _ in told)
             return {"quant_method": f"several in {several}"}, f"{CONFIG}: {where}"
         level = [

@@ -10,7 +10,7 @@ import numpy as np
 
 from jentropy.containers import coder
 
-from .index import Blocks, Entry, Filler, Section
+from .index import Blocks, Entry, Filler, Section, fields_of
 from .progress import Progress, counted
 from .store import Store
 
@@ -86,8 +86,7 @@ def entries_of(store: Store, section: Section) -> list[Entry]:
     """Entries that a section of a file is made of."""
     if isinstance(section, Filler):
         return [store.index.blobs[section.blob]]
-    fields = section.fields if isinstance(section, Blocks) else (section,)
-    return [store.index.tensors[i] for i in fields]
+    return [store.index.tensors[i] for i in fields_of(section)]
 
 
 def _section(

@@ -70,9 +70,9 @@ def read(path: Path) -> GgufFile:
     try:
         reader = gguf.GGUFReader(path, "r")
         big = reader.endianess == gguf.GGUFEndian.BIG
-        found = sorted(reader.tensors, key=lambda t: t.data_offset)
-        arrays = tuple(_array(path, tensor, big=big) for tensor in found)
-        starts = tuple(int(tensor.data_offset) for tensor in found)
+        tensors = sorted(reader.tensors, key=lambda t: t.data_offset)
+        arrays = tuple(_array(path, tensor, big=big) for tensor in tensors)
+        starts = tuple(int(tensor.data_offset) for tensor in tensors)
     except Exception as error:  # the package raises whatever NumPy does
         what = " ".join(str(error).split()) or type(error).__name__
         raise CorruptError(f"GGUF cannot be read: {what:.200}", file=path) from error

@@ -185,8 +185,8 @@ class Index:
     def __post_init__(self) -> None:
         for entry in (*self.tensors, *self.blobs):
             _check_places(entry, self.bundles)
-        for place, number, count in _numbers(self):
-            if number >= count:
+        for place, numbers, count in _pointers(self):
+            if (number := max(numbers, default=-1)) >= count:
                 raise CorruptError(place, expected=f"a number below {count}", found=number)
         groups = [f.parts or () for f in self.files]
         for part in (part for parts in groups for part in parts if isinstance(part, Blocks)):
@@ -197,7 +197,7 @@ class Index:
             _check_names("tensors", (self.name_of(p) for p in parts if not isinstance(p, Filler)))
         _check_names("files", (f.path for f in self.files))
         _check_names("stores", (s.path for s in self.stores))
-        _check_names("weights", (w.parts["code"].array for w in self.weights))
+        _check_names("weights", (str(w.parts["code"].array) for w in self.weights))
 
     @property
     def tree_json(self) -> Any:
@@ -231,30 +231,29 @@ def _check_places(entry: Entry, bundles: tuple[int, ...]) -> None:
             )
 
 
-def _numbers(index: Index) -> Iterator[tuple[str, int, int]]:
-    """Every number that points to something: where it stands, itself, and how many there are."""
-    tensors, blobs = len(index.tensors), len(index.blobs)
+def _pointers(index: Index) -> Iterator[tuple[str, list[int], int]]:
+    """Numbers that point to something: where they stand, they, and how many of it there are."""
+    tensors, blobs, formats = len(index.tensors), len(index.blobs), len(index.formats)
     for f in index.files:
-        yield f"{f.path} blob", f.blob, blobs
-        place = f"{f.path} parts"
-        for part in f.parts or ():
-            if isinstance(part, Filler):
-                yield place, part.blob, blobs
-            elif isinstance(part, Blocks):
-                yield from ((f"{part.name} fields", number, tensors) for number in part.fields)
-            else:
-                yield place, part, tensors
+        fillers = [part.blob for part in f.parts or () if isinstance(part, Filler)]
+        yield f"{f.path} blobs", [f.blob, *fillers], blobs
+        yield f"{f.path} parts", [n for part in f.parts or () for n in fields_of(part)], tensors
     for store in index.stores:
-        yield from ((f"{store.path} arrays", number, tensors) for number, _, _ in store.arrays)
-        yield from ((f"{store.path} others", number, blobs) for _, number in store.others)
-    for _, node in structure.walk(index.tree):
-        if isinstance(node, structure.Stored):
-            yield "tree", node.number, tensors
+        yield f"{store.path} arrays", [number for number, _, _ in store.arrays], tensors
+        yield f"{store.path} others", [number for _, number in store.others], blobs
+    nodes = [node for _, node in structure.walk(index.tree)]
+    yield "tree", [node.number for node in nodes if isinstance(node, structure.Stored)], tensors
     for weight in index.weights:
-        yield f"{weight.name} format", weight.format, len(index.formats)
-        for key, part in weight.parts.items():
-            yield f"{weight.name} {key}", part.array, tensors
-        yield from ((f"{weight.name} settled", number, tensors) for number in weight.settled)
+        arrays = [part.array for part in weight.parts.values()]
+        yield f"{weight.name} format", [weight.format], formats
+        yield f"{weight.name} parts", [*arrays, *weight.settled], tensors
+
+
+def fields_of(section: Section) -> tuple[int, ...]:
+    """Numbers of the tensors that a section of a file is made of."""
+    if isinstance(section, Filler):
+        return ()
+    return section.fields if isinstance(section, Blocks) else (section,)
 
 
 def _check_rows(blocks: Blocks, headers: list[TensorHeader]) -> None:
@@ -270,7 +269,7 @@ def _check_rows(blocks: Blocks, headers: list[TensorHeader]) -> None:
 
 def _check_names(place: str, names: Iterable[str | int]) -> None:
     if (twice := first_twice(names)) is not None:
-        raise CorruptError(place, expected="every name once", found=f"{twice!r:.60} twice")
+        raise CorruptError(place, expected="every name once", found=f"{twice:.60}")
 
 
 def is_safe_path(path: str) -> bool:

@@ -32,6 +32,11 @@ class Inspection:
         than 16 bits.
       tensors: a row per tensor of the model.
       notes: what could not be recognised.
+
+    Example:
+      >>> sizes = dict(archive_bytes=9, raw_tensors=1, raw_bytes=1, other_files_bytes=5)
+      >>> Inspection(weights=8, per_tensor_joint_bits=7.5, tensors=(), **sizes).bits_per_weight
+      8.0
     """
 
     weights: int
@@ -70,8 +75,19 @@ def inspect(path: str | Path, *, strict: bool = False) -> Inspection:
       path: a compressed checkpoint, or a file or folder in one (`DST/unet`).
       strict: see `open_checkpoint`.
 
+    Returns:
+      An `Inspection`; `.to_json()` gives plain data.
+
     Raises:
       InputError: not a compressed checkpoint, or a damaged index.
+
+    Example:
+      >>> import tempfile, numpy as np, jentropy
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     jentropy.save(f"{folder}/t", {"w": np.ones((64, 64), np.float16)})
+      ...     inspection = jentropy.inspect(f"{folder}/t")
+      ...     inspection.weights, inspection.tensors[0]["joint_entropy_bits"]
+      (4096, 0.0)
     """
     place = inside_archive(Path(path)) or (Path(path), "")
     checkpoint = CompressedCheckpoint(*place, strict=strict, lenient=not strict)

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from jentropy.errors import InputError
 
-from .any_source import read_source
 from .archived import inside_archive
 from .checkpoint import Checkpoint
 from .compressed import CompressedCheckpoint
 from .hub import resolve
+from .orbax_source import OrbaxSource, is_orbax, read_orbax
+from .sources import FileSource, read_file_source
 from .store import is_compressed_checkpoint
 
 
@@ -34,6 +35,14 @@ def open_checkpoint(
 
     Raises:
       InputError: what is there cannot be read, by file and tensor.
+
+    Example:
+      >>> import tempfile, numpy as np, jentropy
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     jentropy.save(f"{folder}/t", {"w": np.ones(3, np.float16)})
+      ...     tensor = jentropy.open_checkpoint(f"{folder}/t").tensor("w")
+      ...     tensor.dequantize(np.float32).tolist()
+      [1.0, 1.0, 1.0]
     """
     inside = inside_archive(Path(path))
     source = resolve(path) if inside is None else inside[0]
@@ -43,5 +52,19 @@ def open_checkpoint(
                 f"step {step}", file=source, expected="the source", found="a compressed checkpoint"
             )
         return CompressedCheckpoint(*(inside or (source,)), strict=strict)
-    found = read_source(source, step).view(strict=strict)
-    return Checkpoint(source, found.tensors, found.config, found.notes)
+    view = read_source(source, step).view(strict=strict)
+    return Checkpoint(source, view.tensors, view.config, view.notes)
+
+
+def read_source(path: Path, step: int | None = None) -> FileSource | OrbaxSource:
+    """What a path holds that is no compressed checkpoint, read without its arrays.
+
+    Args:
+      step: the only step of a manager's root that is wanted; None: all of them.
+
+    Raises:
+      InputError: what is there cannot be read; a step of what is no manager's root.
+    """
+    if step is not None or is_orbax(path):
+        return read_orbax(path, step)
+    return read_file_source(path)

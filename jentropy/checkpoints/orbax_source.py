@@ -19,13 +19,13 @@ from typing import Any
 
 from jentropy.errors import InputError
 
-from . import array_store, choosing, item_tree, structure, viewing
+from . import array_store, choosing, item_tree, structure
 from .array_store import DRIVERS, MANIFEST, ZarrArray
-from .choosing import Component
-from .contents import CONFIGS, Contents, read_contents
+from .choosing import Choice
+from .contents import CONFIGS, StoredArray
 from .indices import some
 from .sources import walk
-from .viewing import View
+from .viewing import Source
 
 MARKERS = ("_CHECKPOINT_METADATA", "_METADATA", "orbax.checkpoint", "_ROOT_METADATA", MANIFEST)
 DEPTH = 3  # of an item below a manager's root, and of what an item may be made of
@@ -53,7 +53,7 @@ class ItemStore:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OrbaxSource:
+class OrbaxSource(Source):
     """A folder that Orbax wrote.
 
     Attributes:
@@ -73,6 +73,7 @@ class OrbaxSource:
     tree: Any
     leaves: Mapping[int, item_tree.Leaf]
     notes: tuple[str, ...] = ()
+    whole = True
 
     @property
     def arrays(self) -> list[ZarrArray]:
@@ -85,25 +86,21 @@ class OrbaxSource:
         for name, number in structure.numbers(self.tree):
             yield name, arrays[number]
 
-    def view(self, *, strict: bool = False, lenient: bool = False) -> View:
-        """The weights; see `viewing.view`."""
-        choice = choosing.of_tree([name for name, _ in self.named()], self.notes)
-        return viewing.view(choice, self._contents, strict=strict, lenient=lenient)
+    @property
+    def choice(self) -> Choice:
+        """All of its arrays are the model's."""
+        return choosing.of_tree([name for name, _ in self.named()], self.notes)
 
-    def _contents(self, component: Component, configs: bool) -> Contents:
-        return read_contents(
-            self.root,
-            (replace(array, name=name) for name, array in self.named()),
-            lambda name: self._read(name) if configs else None,
-        )
+    def arrays_in(self, file: str) -> dict[str, StoredArray]:
+        return {name: replace(array, name=name) for name, array in self.named()}
 
     def beside(self) -> dict[str, str]:
         """Nothing: every file is kept."""
         return {}
 
-    def _read(self, name: str) -> bytes | None:
-        found = name in CONFIGS and name in self.kept
-        return (self.root / name).read_bytes() if found else None
+    def read_file(self, path: str) -> bytes | None:
+        found = path in CONFIGS and path in self.kept
+        return (self.root / path).read_bytes() if found else None
 
 
 def is_orbax(path: Path) -> bool:

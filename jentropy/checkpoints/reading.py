@@ -9,7 +9,7 @@ a scale beside it that has no place in its format. The rest of the checkpoint is
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import ModuleType
 
@@ -19,9 +19,8 @@ from jentropy import formats
 from jentropy.errors import InputError, UnsupportedError
 from jentropy.formats import Format
 
-from .aside import Aside
 from .checkpoint import Tensor
-from .companions import Companions, is_scale_name, relative
+from .companions import Companions, is_scale_name, relative, stem
 from .contents import Contents, StoredArray
 from .dialects import DIALECTS, plain
 from .dialects.scaled import is_fp8
@@ -30,6 +29,7 @@ from .unpacking import stored_weight
 
 _FULL = ("BF16", "FP16", "FP32")  # mean what they say in any checkpoint
 _SERVING = tuple(end for end in AUXILIARY if not end.endswith("g_idx"))  # that change no weight
+_NOTHING = ("", "1", "1.0", "none", "null", "false")  # scales that are none, as text
 _SHOWN = 3  # names in a note
 _MOST = 20  # notes
 
@@ -143,14 +143,14 @@ def _contradictions(
 
 
 def _fault(
-    contents: Contents, what: str, weight: Tensor, expected: str, found: list[str]
+    contents: Contents, what: str, weight: Tensor, expected: str, names: list[str]
 ) -> InputError:
     return InputError(
         what,
         file=contents.source,
         tensor=weight.name,
         expected=expected,
-        found=" and ".join(dict.fromkeys(found)),
+        found=" and ".join(dict.fromkeys(names)),
     )
 
 
@@ -169,20 +169,39 @@ def _unexplained(
     if all(_is_number(array) for array in left.values()) and not reasons:
         return auxiliary
     companions = Companions(left.values())
-    aside = Aside(contents)
+    aside = _aside(contents)
     # Codes first: what is named like a scale may be one of theirs.
     for name, array in sorted(left.items(), key=lambda item: is_scale_name(item[0])):
         if name in auxiliary or name.endswith(AUXILIARY):
             continue
         beside = companions.suspects(array)
         if name not in reasons:
-            elsewhere = aside.scales(array)
+            elsewhere = aside(array)
             told = beside or elsewhere or contents.quantization or array.packing
             if not (told and _may_be_codes(array, companions)):
                 continue
             reasons[name] = _why(contents, dialect, array, beside, elsewhere)
         auxiliary.update(n for n in companions.named_after(array) if n not in reasons)
     return auxiliary
+
+
+def _aside(contents: Contents) -> Callable[[StoredArray], str]:
+    """Says of an array where its scales seem to be that are not among the arrays; "" if nowhere."""
+    stems = {stem(name): name for name in contents.aside}
+    told = [
+        key
+        for key, text in contents.metadata.items()
+        if (is_scale_name(key) or ("quant" in key.lower() and "scale" in text.lower()))
+        and text.lower() not in _NOTHING
+    ]
+
+    def where(array: StoredArray) -> str:
+        if name := stems.get(stem(array.name)):
+            return f"its scales seem to be {relative(name, array)}, which is not the model's"
+        is_told = told and is_fp8(array)
+        return f"__metadata__ has {told[0]!r}, which no dialect knows" if is_told else ""
+
+    return where
 
 
 def _may_be_codes(array: StoredArray, companions: Companions) -> bool:
@@ -212,8 +231,8 @@ def _why(
         return f"{contents.declared_in} {told}, {unknown}"
     if not beside:
         return elsewhere
-    found = relative(", ".join(beside[:_SHOWN]), array)
-    return f"beside it lies {found}, and no config declares how they are quantised"
+    names = relative(", ".join(beside[:_SHOWN]), array)
+    return f"beside it lies {names}, and no config declares how they are quantised"
 
 
 def _reason(contents: Contents, array: StoredArray, error: InputError) -> str:
@@ -221,8 +240,8 @@ def _reason(contents: Contents, array: StoredArray, error: InputError) -> str:
     if isinstance(error, Missing) and not contents.whole:
         return "their scales are not here"
     where = error.tensor if error.tensor in contents.arrays and error.tensor != array.name else ""
-    found = "" if error.expected is None else f": expected {error.expected}, found {error.found}"
-    return relative(f"{where}{': ' if where else ''}{error.what}{found}", array)
+    why = "" if error.expected is None else f": expected {error.expected}, found {error.found}"
+    return relative(f"{where}{': ' if where else ''}{error.what}{why}", array)
 
 
 def _left_over(contents: Contents, array: StoredArray, reason: str, *, auxiliary: bool) -> Tensor:

@@ -17,7 +17,7 @@ from .checkpoint import Tensor
 from .contents import StoredArray
 from .dialects import DIALECTS
 from .index import Index, PartEntry, WeightEntry
-from .unpacking import stored_weight
+from .unpacking import UNPACKINGS, Unpacking, stored_weight
 
 # Numbers of tensors by the file and name of the array that they are, or are the first field of.
 Numbers = Mapping[tuple[Path, str], int]
@@ -39,7 +39,7 @@ def record(
     weights = []
     for tensor in tensors:
         parts = {
-            key: PartEntry(array=number, unpack=leaf.unpacking, arguments=leaf.unusual)
+            key: _part(number, leaf.unpacking)
             for key, leaf in tensor.stored.items()
             if (number := numbers.get((leaf.array.file, leaf.array.name))) is not None
         }
@@ -58,6 +58,22 @@ def record(
             )
         )
     return tuple(formats), tuple(weights)
+
+
+def _part(number: int, unpacking: Unpacking) -> PartEntry:
+    name = next(name for name, (kind, _) in UNPACKINGS.items() if isinstance(unpacking, kind))
+    return PartEntry(array=number, unpack=name, arguments=UNPACKINGS[name][1].write(unpacking))
+
+
+def _unpacking(part: PartEntry) -> Unpacking:
+    if part.unpack not in UNPACKINGS:
+        known = " or ".join(UNPACKINGS)
+        raise UnsupportedError("unpacking", expected=known, found=f"{part.unpack!r:.40}")
+    kind = UNPACKINGS[part.unpack][1]
+    unpacking = kind.read(dict(part.arguments))
+    if kind.write(unpacking) != part.arguments:
+        raise CorruptError("options", expected="some that it has", found=f"{part.arguments!r:.60}")
+    return unpacking
 
 
 def recall(index: Index, arrays: Mapping[int, StoredArray], file: Path) -> Iterator[Tensor]:
@@ -87,15 +103,15 @@ def recall(index: Index, arrays: Mapping[int, StoredArray], file: Path) -> Itera
                 found=f"{weight.dialect} of version {weight.version}",
                 hint="a newer jentropy wrote it",
             )
-        stored = {
-            key: (arrays[part.array], part.unpack, part.arguments)
-            for key, part in weight.parts.items()
-        }
         try:
+            stored = {
+                key: (arrays[part.array], _unpacking(part)) for key, part in weight.parts.items()
+            }
             codes = stored_weight(index.formats[weight.format], weight.shape, stored)
         except InputError as error:
-            raise CorruptError(
-                f"recorded weight: {error.what} of {error.tensor}",
+            kind = UnsupportedError if isinstance(error, UnsupportedError) else CorruptError
+            raise kind(
+                f"recorded weight: {error.what} of {error.tensor or 'it'}",
                 file=file,
                 tensor=weight.name,
                 expected=error.expected,

@@ -137,11 +137,11 @@ def parse_header(path: Path, header: bytes) -> dict[str, Any]:
     """
 
     def unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
+        entries = dict(pairs)
+        if len(entries) != len(pairs):
             twice = first_twice(name for name, _ in pairs)
             raise CorruptError("safetensors header names it twice", file=path, tensor=twice)
-        return found
+        return entries
 
     try:
         entries = json.loads(header.decode("utf-8"), object_pairs_hook=unique)

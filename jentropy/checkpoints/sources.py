@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jentropy.errors import InputError, UnsupportedError
 
-from . import choosing, gguf_files, safetensors, viewing
-from .choosing import Choice, Component, is_gguf
-from .contents import CONFIGS, Contents, decode_text, read_contents
+from . import choosing, gguf_files, safetensors
+from .choosing import Choice
+from .contents import CONFIGS, StoredArray, decode_text
 from .gguf_files import GgufFile
 from .safetensors import SafetensorsFile
-from .viewing import View
+from .viewing import Source
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class FileSource:
+class FileSource(Source):
     """The files of a checkpoint that is not Orbax's.
 
     Attributes:
@@ -38,56 +38,31 @@ class FileSource:
     opened: Mapping[str, SafetensorsFile | GgufFile]
     whole: bool = True
 
-    def view(self, *, strict: bool = False, lenient: bool = False) -> View:
-        """The weights; see `viewing.view`."""
-        return viewing.view(self.choice, self._contents, strict=strict, lenient=lenient)
-
     @property
     def shown(self) -> frozenset[str]:
         """The files that hold arrays of the model."""
         return frozenset(file for part in self.choice.components for file in part.files)
 
-    @property
-    def metadata(self) -> dict[str, str]:
-        """`__metadata__` of the model's files."""
-        return _metadata(self.opened[file] for file in sorted(self.shown))
-
     def beside(self) -> dict[str, str]:
         """Configs that lie beside a single file, which is nothing without them."""
         if self.whole:
             return {}
-        found = {name: _read(self.root / name) for name in CONFIGS}
-        return {name: decode_text(self.root / name, data) for name, data in found.items() if data}
+        texts = {name: _read(self.root / name) for name in CONFIGS}
+        return {name: decode_text(self.root / name, data) for name, data in texts.items() if data}
 
-    def _contents(self, component: Component, configs: bool) -> Contents:
-        folder, configs = self.root / component.folder, configs and not is_gguf(component)
-        arrays = [
-            gguf_files.native(array)
-            for file, names in component.files.items()
-            for shown in (frozenset(names),)
-            for array in self.opened[file].arrays
-            if array.name in shown
-        ]
-        return read_contents(
-            folder,
-            arrays,
-            lambda name: _read(folder / name) if configs else None,
-            _metadata(self.opened[file] for file in component.files) if configs else {},
-            whole=self.whole,
-            aside=component.aside,
-        )
+    def arrays_in(self, file: str) -> dict[str, StoredArray]:
+        return {array.name: gguf_files.native(array) for array in self.opened[file].arrays}
+
+    def read_file(self, path: str) -> bytes | None:
+        return _read(self.root / path)
+
+    def metadata_of(self, file: str) -> Mapping[str, str]:
+        opened = self.opened[file]
+        return opened.metadata if isinstance(opened, SafetensorsFile) else {}
 
 
 def _read(path: Path) -> bytes | None:
     return path.read_bytes() if path.is_file() else None
-
-
-def _metadata(files: Iterable[SafetensorsFile | GgufFile]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for file in files:
-        if isinstance(file, SafetensorsFile):
-            found.update(file.metadata)
-    return found
 
 
 def read_file_source(path: Path) -> FileSource:

@@ -17,10 +17,10 @@ from jentropy.errors import InputError
 from jentropy.formats import QuantizedTensor
 
 from . import structure
+from .indices import some
 
 Keys = tuple[str, ...]
 KINDS = {bool: "b", int: "iu", float: "f", complex: "c"}  # of dtypes, by Python's number
-SHOWN = 3  # names in an error
 
 
 def fit(tree: Any, target: Any, file: Path, *, required: Any) -> Any:
@@ -43,9 +43,8 @@ def fit(tree: Any, target: Any, file: Path, *, required: Any) -> Any:
     missing = [path for path in wanted if path not in found]
     needless = [path for path, _ in _leaves(required) if path not in wanted]
     if missing or needless:
-        told = [f"no {_some(missing)}"] * bool(missing) + [f"also {_some(needless)}"] * bool(
-            needless
-        )
+        sides = (("no ", missing), ("also ", needless))
+        told = [word + some(repr(".".join(p)) for p in paths) for word, paths in sides if paths]
         raise InputError(
             "structure", file=file, expected="the leaves of the target", found=", ".join(told)
         )
@@ -87,11 +86,6 @@ def _keys(path: tuple) -> Keys:
     return tuple(trees.leaf_name((key,)) for key in path)
 
 
-def _some(paths: list[Keys]) -> str:
-    more = f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else ""
-    return ", ".join(repr(".".join(path)) for path in paths[:SHOWN]) + more
-
-
 def _fitted(name: str, leaf: Any, target: Any, file: Path) -> Any:
     """A leaf with the type and the sharding of the target's."""
 
@@ -107,26 +101,19 @@ def _fitted(name: str, leaf: Any, target: Any, file: Path) -> Any:
         return number
     if not isinstance(leaf, CompressedTensor) or not hasattr(target, "dtype"):
         raise differs("leaf", _told(target), _told(leaf))
-    header = leaf.header
-    if is_compressed(target):
-        shape, dtype, numpy = target.shape, target.dtype, target.header.numpy
-        if (header.key, leaf.shape, leaf.dtype) != (target.header.key, shape, dtype):
-            raise differs("leaf", _told(target), _told(leaf))
-    else:
-        shape, dtype = tuple(target.shape), target.dtype
-        numpy = isinstance(target, np.ndarray | np.generic)
-        own = placing.key_struct(header.key, leaf.shape) if header.key else leaf
-        if own.dtype != dtype:
-            raise differs("dtype", dtype, own.dtype)
-        if own.shape != shape:
-            raise differs("shape", list(shape), list(own.shape))
+    is_packed = is_compressed(target)
+    ours, theirs = placing.struct(leaf), placing.struct(target) if is_packed else target
+    if ours.dtype != theirs.dtype:
+        raise differs("dtype", theirs.dtype, ours.dtype)
+    if ours.shape != tuple(theirs.shape):
+        raise differs("shape", list(theirs.shape), list(ours.shape))
+    numpy = target.header.numpy if is_packed else isinstance(target, np.ndarray | np.generic)
     sharding = getattr(target, "sharding", None)
-    if not isinstance(sharding, jax.sharding.Sharding):
-        sharding = None
+    rule = sharding if isinstance(sharding, jax.sharding.Sharding) else None
     return dataclasses.replace(
         leaf,
-        header=dataclasses.replace(header, numpy=numpy, scalar=False),
-        sharding=placing.fitting(leaf, sharding, name),
+        header=dataclasses.replace(leaf.header, numpy=numpy, scalar=False),
+        sharding=placing.fitting(leaf, rule, name),
     )
 
 

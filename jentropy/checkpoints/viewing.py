@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from jentropy.containers.tensor import first_twice
@@ -11,13 +12,8 @@ from jentropy.errors import InputError
 
 from . import reading
 from .checkpoint import Tensor
-from .choosing import Choice, Component
-from .contents import Contents
-
-# Of a component, with the configs that lie beside it or without.
-ContentsOf = Callable[[Component, bool], Contents]
-# Of a component and its contents: the weights that were recognised when it was compressed.
-RecordedOf = Callable[[Component, Contents], Sequence[Tensor]]
+from .choosing import Choice, Component, is_gguf
+from .contents import Contents, StoredArray, read_contents
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,51 +31,88 @@ class View:
     notes: tuple[str, ...]
 
 
-def view(
-    choice: Choice,
-    contents_of: ContentsOf,
-    recorded_of: RecordedOf = lambda component, contents: (),
-    *,
-    strict: bool = False,
-    lenient: bool = False,
-) -> View:
-    """Reads every component.
+class Source:
+    """Where weights are read: the files of a checkpoint, what Orbax wrote, or an archive of either.
 
-    Args:
-      contents_of: gives the contents of a component.
-      recorded_of: gives the weights that are known before they are looked for.
-      strict: see `reading.read`.
-      lenient: whether what keeps the directory from being opened is a note: its bytes are sound.
-
-    Raises:
-      InputError: the directory cannot be opened as a checkpoint; see `reading.read`.
+    Attributes:
+      root: the directory, for messages.
+      choice: which arrays are the model's.
+      whole: False for a single file, which may be one shard of several.
     """
-    notes = list(choice.notes)
-    if choice.fault:
-        if not lenient:
-            raise choice.fault
-        notes.append(str(choice.fault))
-    tensors: list[Tensor] = []
-    config = None
-    for component in choice.components:
-        try:
-            contents = contents_of(component, True)
-            found = reading.read(contents, recorded_of(component, contents), strict=strict)
-        except InputError as error:
-            if not lenient:
-                raise
-            notes.append(str(error))
-            contents = contents_of(component, False)
-            found = reading.read(contents, strict=False)
-        if not component.prefix:
-            config = contents.config
-        tensors += [_within(component.prefix, tensor) for tensor in found.tensors]
-        where = f"{component.prefix}: " if component.prefix else ""
-        notes += [where + note for note in found.notes]
-    twice = first_twice(tensor.name for tensor in tensors)
-    if twice is not None and not lenient:
-        raise InputError("two components have a tensor of this name", tensor=twice)
-    return View(tensors=tuple(tensors), config=config, notes=tuple(notes))
+
+    root: Path
+    choice: Choice
+    whole: bool
+
+    def arrays_in(self, file: str) -> Mapping[str, StoredArray]:
+        """The arrays of a file of tensors, by name."""
+        raise NotImplementedError
+
+    def read_file(self, path: str) -> bytes | str | None:
+        """Another file, None if there is none."""
+        raise NotImplementedError
+
+    def metadata_of(self, file: str) -> Mapping[str, str]:
+        """`__metadata__` of a file of tensors, if it has that."""
+        return {}
+
+    def recorded(self, component: Component, arrays: Mapping[str, StoredArray]) -> list[Tensor]:
+        """The weights that were recognised when the component was compressed."""
+        return []
+
+    def view(self, *, strict: bool = False, lenient: bool = False) -> View:
+        """The weights of every component.
+
+        Args:
+          strict: see `reading.read`.
+          lenient: whether what keeps it from being opened is a note: its bytes are sound.
+
+        Raises:
+          InputError: it cannot be opened as a checkpoint; see `reading.read`.
+        """
+        notes, fault = list(self.choice.notes), self.choice.fault
+        if fault and not lenient:
+            raise fault
+        notes += [str(fault)] if fault else []
+        tensors: list[Tensor] = []
+        config = None
+        for component in self.choice.components:
+            try:
+                contents = self._contents(component)
+                recorded = self.recorded(component, contents.arrays)
+                recognised = reading.read(contents, recorded, strict=strict)
+            except InputError as error:
+                if not lenient:
+                    raise
+                notes.append(str(error))
+                contents = self._contents(component, configs=False)
+                recognised = reading.read(contents, strict=False)
+            if not component.prefix:
+                config = contents.config
+            tensors += [_within(component.prefix, tensor) for tensor in recognised.tensors]
+            where = f"{component.prefix}: " if component.prefix else ""
+            notes += [where + note for note in recognised.notes]
+        twice = first_twice(tensor.name for tensor in tensors)
+        if twice is not None and not lenient:
+            raise InputError("two components have a tensor of this name", tensor=twice)
+        return View(tensors=tuple(tensors), config=config, notes=tuple(notes))
+
+    def _contents(self, component: Component, *, configs: bool = True) -> Contents:
+        """What a dialect reads of a component, with the configs that lie beside it or without."""
+        configs = configs and not is_gguf(component)
+        arrays, metadata = list[StoredArray](), dict[str, str]()
+        for file, names in component.files.items():
+            inside = self.arrays_in(file)
+            arrays += [inside[name] for name in names]
+            metadata |= self.metadata_of(file) if configs else {}
+        return read_contents(
+            self.root / component.folder,
+            arrays,
+            lambda name: self.read_file(component.folder + name) if configs else None,
+            metadata,
+            whole=self.whole,
+            aside=component.aside,
+        )
 
 
 def _within(prefix: str, tensor: Tensor) -> Tensor:

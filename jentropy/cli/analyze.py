@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 
 import jentropy
 from jentropy.entropy import EntropyReport, counted
 
-from .console import add_step, add_strict, print_notes, print_table, write_json
+from .console import add_shared, print_notes, print_table, write_json
 from .progress import progress_bar
 
 HELP = "entropy per field of a checkpoint's formats, against the bits that they are allocated"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Sources, and where the report goes."""
     parser.add_argument(
         "sources",
         metavar="SRC",
@@ -21,22 +23,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="safetensors file, Hugging Face directory, Orbax or compressed checkpoint, or hf://; "
         "several are compared",
     )
-    parser.add_argument("--json", metavar="F", help="write the report as JSON (- for stdout)")
     parser.add_argument("--html", metavar="F", help="write the report as a page")
-    add_strict(parser)
     parser.add_argument("--png", metavar="DIR", help="write the figures")
-    add_step(parser)
+    add_shared(parser, "--json", "--strict", "--step")
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Analyses every source, then prints and writes."""
     reports = []
     for source in arguments.sources:
         with progress_bar(f"analyze {source}", unit=" weights", quiet=arguments.quiet) as advance:
             report = jentropy.analyze(
                 source, progress=advance, step=arguments.step, strict=arguments.strict
             )
-            reports.append(report)
-        print_notes(reports[-1].notes, quiet=arguments.quiet)
+        reports.append(report)
+        print_notes(report.notes, quiet=arguments.quiet)
     if arguments.json != "-" and not arguments.quiet:
         for report in reports:
             print_report(report)
@@ -51,33 +52,24 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def print_report(report: EntropyReport) -> None:
-    """Prints a report's formats and fields."""
-    rows = []
-    for name, row in report.formats.items():
-        joint = "" if row.joint_entropy_bits is None else f"{row.joint_entropy_bits:.3f}"
-        rows.append(
-            (
-                *counted(name, row),
-                f"{row.allocated_bits:.2f}",
-                f"{row.entropy_bits:.3f}",
-                joint,
-                f"{row.used_fraction:.1%}",
-            )
-        )
-        for key, field in row.fields.items():
-            share = field.entropy_bits / field.allocated_bits if field.allocated_bits else 0.0
-            rows.append(
-                (
-                    f"  {key}",
-                    "",
-                    f"{field.allocated_bits:.2f}",
-                    f"{field.entropy_bits:.3f}",
-                    "",
-                    f"{share:.1%}",
-                )
-            )
+    """Prints a report's formats and fields.
+
+    Args:
+      report: what `jentropy.analyze` gives.
+    """
     print_table(
         f"{report.source}: {report.headline}; bits per weight",
         ("format", "weights", "allocated", "entropy", "joint entropy", "used"),
-        rows,
+        _rows(report),
     )
+
+
+def _rows(report: EntropyReport) -> Iterator[tuple[str, ...]]:
+    for name, row in report.formats.items():
+        joint = "" if row.joint_entropy_bits is None else f"{row.joint_entropy_bits:.3f}"
+        bits = f"{row.allocated_bits:.2f}", f"{row.entropy_bits:.3f}", joint
+        yield *counted(name, row), *bits, f"{row.used_fraction:.1%}"
+        for key, field in row.fields.items():
+            share = field.entropy_bits / field.allocated_bits if field.allocated_bits else 0.0
+            bits = f"{field.allocated_bits:.2f}", f"{field.entropy_bits:.3f}", ""
+            yield f"  {key}", "", *bits, f"{share:.1%}"

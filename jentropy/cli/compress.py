@@ -6,7 +6,7 @@ import argparse
 
 import jentropy
 
-from .console import add_step, add_strict, print_notes
+from .console import add_shared, print_notes
 from .inspect import summary
 from .progress import progress_bar
 
@@ -14,16 +14,14 @@ HELP = "compress a checkpoint into a compressed Orbax checkpoint; taken up again
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """From where, and where to."""
     parser.add_argument("source", metavar="SRC", help="what `analyze` takes")
     parser.add_argument("destination", metavar="DST", help="must not exist; appears whole or not")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace a compressed checkpoint at DST when done"
-    )
-    add_strict(parser)
-    add_step(parser)
+    add_shared(parser, "--overwrite", "--strict", "--step")
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Compresses, and says how far."""
     with progress_bar("compress", quiet=arguments.quiet) as advance:
         jentropy.compress_checkpoint(
             arguments.source,

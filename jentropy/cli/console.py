@@ -1,4 +1,4 @@
-"""What the commands share in printing: tables, notes, JSON files."""
+"""What the commands share: arguments of one meaning, tables, notes, JSON files."""
 
 from __future__ import annotations
 
@@ -20,16 +20,31 @@ from jentropy.pallas_kernels import backends, targets
 from .progress import is_terminal
 
 WIDTH = 120  # of tables in a pipe, where there is no terminal to ask
+SHARED: dict[str, dict[str, Any]] = {
+    "--json": {"metavar": "F", "help": "write the results as JSON (- for stdout)"},
+    "--strict": {
+        "action": "store_true",
+        "help": "refuse quantised weights that contradict their config or lack a part, "
+        "instead of RAW codes and a note",
+    },
+    "--step": {
+        "metavar": "N",
+        "type": int,
+        "help": "of SRC, the root of an Orbax CheckpointManager, this step alone",
+    },
+    "--overwrite": {"action": "store_true", "help": "replace one of its own kind when done"},
+}
 
 
-def add_step(parser: argparse.ArgumentParser) -> None:
-    """Adds `--step`, of a source."""
-    parser.add_argument(
-        "--step",
-        metavar="N",
-        type=int,
-        help="of SRC, the root of an Orbax CheckpointManager, this step alone",
-    )
+def add_shared(parser: argparse.ArgumentParser, *names: str) -> None:
+    """Adds arguments that mean the same in several commands.
+
+    Args:
+      parser: of the command.
+      names: keys of `SHARED`.
+    """
+    for name in names:
+        parser.add_argument(name, **SHARED[name])
 
 
 def print_table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -43,16 +58,6 @@ def print_table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) 
     Console(width=None if is_terminal(sys.stdout) else WIDTH, highlight=False).print(table)
 
 
-def add_strict(parser: argparse.ArgumentParser) -> None:
-    """Adds `--strict`, which three commands share."""
-    parser.add_argument(
-        "--strict",
-        action="store_true",
-        help="refuse quantised weights that contradict their config or lack a part, "
-        "instead of RAW codes and a note",
-    )
-
-
 def print_notes(notes: Iterable[str], *, quiet: bool = False) -> None:
     """Prints what the user should know beside the results, on standard error."""
     if sys.stderr is not None and not quiet:
@@ -62,8 +67,7 @@ def print_notes(notes: Iterable[str], *, quiet: bool = False) -> None:
 
 def print_device_note() -> None:
     """Says why this machine's accelerator runs no kernels, if that is so."""
-    why = targets.why_not(jax.devices()[0])
-    wanted = backends.suitable_backend()
+    why, wanted = targets.why_not(jax.devices()[0]), backends.suitable_backend()
     if not why and wanted != "reference":
         why = backends.trouble(wanted)
     print_notes([why] if why else [])
@@ -71,9 +75,8 @@ def print_device_note() -> None:
 
 def size_of(path: Path) -> int | None:
     """Bytes of a file or of all files below a directory; None if there is none."""
-    if path.is_file():
-        return path.stat().st_size
-    return sum(p.stat().st_size for p in path.rglob("*") if p.is_file()) or None
+    files = [path] if path.is_file() else path.rglob("*")
+    return sum(file.stat().st_size for file in files if file.is_file()) or None
 
 
 def write_json(file: str, content: Any) -> None:

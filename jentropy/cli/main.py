@@ -44,19 +44,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with _terminable():
             return _run(argv)
-    except CheckError as error:
-        return _fail(error, CHECK_FAILED)
-    except JentropyError as error:
-        return _fail(error, BAD_INPUT)
     except BrokenPipeError:  # the reader of our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except CheckError as error:
+        return _fail(error, CHECK_FAILED)
+    except (JentropyError, OSError) as error:
+        return _fail(error, BAD_INPUT)
     except KeyboardInterrupt as error:
         return _fail(str(error) or "interrupted", INTERRUPTED)
     except MemoryError:
         return _fail("out of memory", BAD_INPUT)
-    except OSError as error:
-        return _fail(error, BAD_INPUT)
     except Exception as error:
         if os.environ.get(DEBUG):
             raise
@@ -77,23 +75,35 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
-def _run(argv: Sequence[str] | None) -> int:
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # names may hold what the terminal cannot show
-            stream.reconfigure(errors="backslashreplace")
+def _parser(argv: Sequence[str] | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="jentropy",
         description="Measure, remove and run without the bits that carry nothing in model weights.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     parser.add_argument("--version", action="version", version=f"%(prog)s {jentropy.__version__}")
-    for name in COMMANDS:
+    words = sys.argv[1:] if argv is None else argv
+    # The first is the command: what only others need is not loaded.
+    for name in [word for word in words if word in COMMANDS][:1] or COMMANDS:
         module = importlib.import_module(f"jentropy.cli.{name}")
         command = commands.add_parser(name, help=module.HELP, description=module.HELP)
         module.add_arguments(command)
-        _add_common(command, name)
+        if name not in ("demo", "bench"):  # they print what they measure, and that is all they do
+            command.add_argument(
+                "-q", "--quiet", action="store_true", help="no progress, notes, tables or summaries"
+            )
+        command.add_argument(
+            "-j", "--jobs", type=_positive, metavar="N", help="threads to use; default: all cores"
+        )
         command.set_defaults(run=module.run)
-    arguments = parser.parse_args(argv)
+    return parser
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names may hold what the terminal cannot show
+            stream.reconfigure(errors="backslashreplace")
+    arguments = _parser(argv).parse_args(argv)
     if arguments.jobs:
         jobs = min(arguments.jobs, MOST_JOBS * (os.cpu_count() or 1))
         os.environ[threads.JOBS] = str(jobs)
@@ -107,17 +117,6 @@ def _run(argv: Sequence[str] | None) -> int:
     if sys.stdout is not None:
         sys.stdout.flush()
     return code
-
-
-def _add_common(command: argparse.ArgumentParser, name: str) -> None:
-    """Arguments that every command takes."""
-    if name not in ("demo", "bench"):  # they print what they measure, and that is all they do
-        command.add_argument(
-            "-q", "--quiet", action="store_true", help="no progress, notes, tables or summaries"
-        )
-    command.add_argument(
-        "-j", "--jobs", type=_positive, metavar="N", help="cores to use; default: all"
-    )
 
 
 def _positive(text: str) -> int:

@@ -250,9 +250,10 @@ def _merge(
 
 def _places_of(value: int, symbols: np.ndarray) -> np.ndarray:
     """Where a rare byte lies among many."""
-    found = symbols == value
-    even = found.size // 8 * 8
-    eights = np.flatnonzero(found[:even].view(np.uint64) != 0)
-    near = (eights[:, None] * 8 + np.arange(8)).reshape(-1)
-    near = np.append(near, np.arange(even, found.size))
-    return near[found[near]]
+    is_there = symbols == value
+    even = is_there.size // 8 * 8
+    eights = np.flatnonzero(is_there[:even].view(np.uint64) != 0)
+    near = np.append(
+        (eights[:, None] * 8 + np.arange(8)).reshape(-1), np.arange(even, symbols.size)
+    )
+    return near[is_there[near]]

@@ -43,12 +43,10 @@ class Constant:
     """A number that is common in a tensor, and that the first plane tells from all others.
 
     Attributes:
-      first: its byte in the first plane.
       bytes: its bytes in all planes, of the positive one; the sign is in the second.
       negatives: how often it is negative.
     """
 
-    first: int
     bytes: tuple[int, ...]
     negatives: int
 
@@ -82,8 +80,8 @@ def constant_of(
                 return None
         number = number << rest | rests.pop()
     planes = split(np.array([number], code_dtype(element.dtype)), element)
-    first, *others = (int(plane[0]) for plane in planes)
-    return Constant(first, (first, *others), int(counts[highs[highs > positive]].sum()))
+    negatives = int(counts[highs[highs > positive]].sum())
+    return Constant(tuple(int(plane[0]) for plane in planes), negatives)
 
 
 def choose(
@@ -100,7 +98,7 @@ def choose(
     for i, counts in enumerate(histograms):
         coded, part = _plane(counts, element)
         if constant is not None and i:
-            omitted, byte = int(histograms[0][constant.first]), constant.bytes[i]
+            omitted, byte = int(histograms[0][constant.bytes[0]]), constant.bytes[i]
             negatives = constant.negatives if i == 1 else 0
             left = counts.copy()
             left[byte] -= omitted - negatives
@@ -109,7 +107,7 @@ def choose(
             others += omitted // 8 if negatives else 0
             if MIN_GAIN * (coded - others) > int(counts.sum()):
                 kind = WITH_SIGNS if negatives else OF_OTHERS
-                coded, part = others, bytes([kind, constant.first, byte]) + rest
+                coded, part = others, bytes([kind, constant.bytes[0], byte]) + rest
         total += coded
         head += part
     return total + len(head), Coding(codec=NAME, head=head)

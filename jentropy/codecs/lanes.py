@@ -378,7 +378,7 @@ def expect_sound(sound: bool) -> None:
         )
 
 
-def expect_escapes(marked: int, given: int) -> None:
+def expect_escapes(marked: int, stored: int) -> None:
     """Raises CorruptError unless a chunk has as many escapes as symbols that say so."""
-    if marked != given:
-        raise CorruptError("escapes of a chunk", expected=marked, found=given)
+    if marked != stored:
+        raise CorruptError("escapes of a chunk", expected=marked, found=stored)

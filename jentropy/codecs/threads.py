@@ -57,9 +57,6 @@ def each(run: Callable[..., Any], *columns: Iterable[Any]) -> list[Any]:
     _keep_memory()
     rows = list(zip(*columns, strict=True))
     workers = min(count() + 1, len(rows)) if count() > 1 else 1
-    if workers <= 1:
-        with modes.detached_modes():
-            return [run(*row) for row in rows]
     results: dict[int, Any] = {}
     errors: dict[int, Exception] = {}
     left = iter(enumerate(rows))  # one task a thread: one a row costs more than small rows
@@ -73,9 +70,11 @@ def each(run: Callable[..., Any], *columns: Iterable[Any]) -> list[Any]:
                     errors[i] = error
                     return
 
-    with ThreadPoolExecutor(workers) as pool:
-        for task in [pool.submit(work) for _ in range(workers)]:
-            task.result()
+    if workers <= 1:
+        work()
+    else:
+        with ThreadPoolExecutor(workers) as pool:
+            list(pool.map(lambda _: work(), range(workers)))
     if errors:
         raise errors[min(errors)]
     return [results[i] for i in range(len(rows))]

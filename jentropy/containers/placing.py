@@ -29,10 +29,10 @@ def with_sharding(packed: Any, sharding: Any) -> Any:
       InputError: a sharding that does not fit its tensor, a tensor without one, or one that no
         tensor has the place of; all by name.
     """
-    found = jax.tree_util.tree_flatten_with_path(sharding, is_leaf=_is_rule)[0]
-    rules = {_keys(path): rule for path, rule in found}
+    leaves, _ = jax.tree_util.tree_flatten_with_path(sharding, is_leaf=_is_rule)
+    rules = {_keys(path): rule for path, rule in leaves}
     unused: dict[Keys | None, str] = {
-        _keys(path): jax.tree_util.keystr(path) for path, rule in found if rule is not None
+        _keys(path): jax.tree_util.keystr(path) for path, rule in leaves if rule is not None
     }
 
     def place(path: Any, leaf: Any) -> Any:
@@ -59,11 +59,12 @@ def _is_rule(value: Any) -> bool:
 
 def _keys(path: Any) -> Keys:
     """A path without the kinds of its containers."""
-    found = []
-    for key in path:
-        names = (getattr(key, name, None) for name in ("key", "name", "idx"))
-        found.append(next((value for value in names if value is not None), key))
-    return tuple(found)
+    return tuple(map(_key, path))
+
+
+def _key(key: Any) -> Any:
+    values = (getattr(key, name, None) for name in ("key", "name", "idx"))
+    return next((value for value in values if value is not None), key)
 
 
 @lru_cache
@@ -73,18 +74,23 @@ def key_struct(implementation: str, shape: tuple[int, ...]) -> jax.ShapeDtypeStr
     return jax.eval_shape(lambda d: jax.random.wrap_key_data(d, impl=implementation), data)
 
 
+def struct(tensor: CompressedTensor) -> Any:
+    """What has shape and dtype of the array that a tensor decompresses to."""
+    key = tensor.header.key
+    return key_struct(key, tuple(tensor.shape)) if key else tensor
+
+
 def fitting(tensor: CompressedTensor, rule: Any, name: str) -> jax.sharding.Sharding | None:
     """The sharding that a rule gives to a tensor.
 
     Raises:
       InputError: one that does not fit it, by `name`.
     """
-    key = tensor.header.key
-    own = key_struct(key, tuple(tensor.shape)) if key else tensor
+    target = struct(tensor)
     if isinstance(rule, _TEMPLATES):
-        told, found = (tuple(rule.shape), rule.dtype), (tuple(own.shape), own.dtype)
-        if told != found:
-            raise InputError("shape and dtype", tensor=name, expected=told, found=found)
+        expected, found = (tuple(rule.shape), rule.dtype), (tuple(target.shape), target.dtype)
+        if expected != found:
+            raise InputError("shape and dtype", tensor=name, expected=expected, found=found)
         rule = rule.sharding
     if rule is None:
         return None
@@ -95,21 +101,21 @@ def fitting(tensor: CompressedTensor, rule: Any, name: str) -> jax.sharding.Shar
             expected="a jax.sharding.Sharding, ShapeDtypeStruct or None",
             found=f"{rule!r:.60}",
         )
-    if not own.shape and isinstance(rule, jax.sharding.NamedSharding):
+    named = isinstance(rule, jax.sharding.NamedSharding)
+    if named and not target.shape:
         everywhere = jax.sharding.PartitionSpec()
         return jax.sharding.NamedSharding(rule.mesh, everywhere, memory_kind=rule.memory_kind)
     try:
-        rule.shard_shape(tuple(own.shape))
-        if isinstance(rule, jax.sharding.NamedSharding) and len(rule.spec) > len(own.shape):
+        rule.shard_shape(tuple(target.shape))
+        if named and len(rule.spec) > len(target.shape):
             raise ValueError(f"{len(rule.spec)} axes")
         if not rule.device_set:
             raise ValueError("no device")
     except (ValueError, TypeError, NotImplementedError) as error:
-        reason = str(error).split("\n", 1)[0]
         raise InputError(
             "sharding",
             tensor=name,
-            expected=f"one that splits shape {list(own.shape)}",
-            found=f"{rule!r:.120}: {reason:.120}",
+            expected=f"one that splits shape {list(target.shape)}",
+            found=f"{rule!r:.120}: {str(error).partition(chr(10))[0]:.120}",
         ) from error
     return rule

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from types import EllipsisType
 from typing import Any
 
 import numpy as np
@@ -22,7 +24,7 @@ def decompress_slice(tensor: CompressedTensor, index: Any, name: str = "") -> np
       name: for messages.
 
     Returns:
-      What indexing the whole tensor would give, in its dtype.
+      What indexing the tensor would give, in its dtype.
 
     Raises:
       InputError: an index that the tensor's shape does not have.
@@ -35,63 +37,48 @@ def decompress_slice(tensor: CompressedTensor, index: Any, name: str = "") -> np
       [3, 6]
     """
     header = tensor.header
-    ranges, final = _ranges(header.shape, index, name)
-    rows, step = _rows(header.shape, ranges), header.chunk_weights
-    length = header.shape[-1] if header.shape else 1
-    picked = ranges[-1] if ranges else range(1)
-    low, high = (min(picked), max(picked) + 1) if len(picked) else (0, 0)
-    values = np.empty((rows.size, high - low), dtype_named(header.dtype))
-    first = (rows * length + low) // step
-    last = (rows * length + high - 1) // step
-    wanted = set() if not values.size else set(first.tolist()) | set(last.tolist())
-    if length > step and values.size:  # a row of several chunks
-        wanted.update(i for a, b in zip(first, last, strict=True) for i in range(a, b + 1))
-    numbers = sorted(wanted)
-    for number, (_, codes) in zip(
-        numbers, coder.decode(coded_chunks(name, tensor, wanted)), strict=True
-    ):
-        _copy(codes.view(values.dtype), number * step, rows * length + low, values)
-    box = values.reshape(*(len(r) for r in ranges[:-1]), high - low)
-    columns = slice(None) if picked.step == 1 else np.asarray(picked) - low
-    return np.ascontiguousarray(box[..., columns]).reshape([len(r) for r in final])
+    dtype, step = dtype_named(header.dtype), header.chunk_weights
+    shape, start, strides = _selected(header.shape, index, name)
+    if 0 in shape:
+        return np.empty(shape, dtype)
+    axes = list(zip(shape, strides, strict=True))
+    # A row is what is wanted of a run of the last axis; its elements and what lies between them.
+    along_row = bool(axes) and abs(strides[-1]) < header.shape[-1]
+    count, stride = axes.pop() if along_row else (1, 1)
+    rows = np.array([start + min(0, (count - 1) * stride)])
+    for size, apart in axes:
+        rows = np.add.outer(rows, np.arange(size) * apart).reshape(-1)
+    values = np.empty((rows.size, (count - 1) * abs(stride) + 1), dtype)
+    ends = rows + values.shape[1] - 1
+    touched = set(zip((rows // step).tolist(), (ends // step).tolist(), strict=True))
+    wanted = {i for first, last in touched for i in range(first, last + 1)}
+    for item, codes in coder.decode(coded_chunks(name, tensor, wanted)):
+        _copy(codes.view(dtype), item.span.start, rows, values)
+    return np.ascontiguousarray(values[:, ::stride]).reshape(shape)
 
 
-def _ranges(shape: tuple[int, ...], index: Any, name: str) -> tuple[list[range], list[range]]:
-    """Positions along every axis, and those of them that stay axes of the result."""
-    given = list(index) if isinstance(index, tuple) else [index]
-    dots = [i for i, part in enumerate(given) if part is Ellipsis]
-    if len(dots) == 1:
-        at = dots[0]
-        given[at : at + 1] = [slice(None)] * (len(shape) - len(given) + 1)
-    given += [slice(None)] * (len(shape) - len(given))
-    every: list[range] = []
-    final: list[range] = []
-    for size, part in zip(shape, given, strict=False):
-        try:
-            if isinstance(part, slice):
-                every.append(range(size)[part])
-                final.append(every[-1])
-            elif isinstance(part, int | np.integer) and not isinstance(part, bool):
-                at = range(size)[part]
-                every.append(range(at, at + 1))
-        except (IndexError, TypeError, ValueError):
-            break
-    if len(given) != len(shape) or len(every) != len(shape):
-        raise InputError(
-            "index",
-            tensor=name,
-            expected=f"integers and slices of {list(shape)}",
-            found=f"{index!r:.60}",
-        )
-    return every, final
+def _selected(
+    shape: tuple[int, ...], index: Any, name: str
+) -> tuple[tuple[int, ...], int, tuple[int, ...]]:
+    """Shape of what an index selects, its first element in the flat tensor, and its strides.
 
-
-def _rows(shape: tuple[int, ...], ranges: list[range]) -> np.ndarray:
-    """Numbers of the rows (runs of the last axis) that are touched. int64[rows]."""
-    rows = np.zeros(1, np.int64)
-    for size, picked in zip(shape[:-1], ranges[:-1], strict=True):
-        rows = (rows[:, None] * size + np.asarray(picked, np.int64)).reshape(-1)
-    return rows
+    NumPy indexes an array of a byte an element of which there is but the first: indices of these
+    kinds never read one.
+    """
+    parts = index if isinstance(index, tuple) else (index,)
+    parts = parts if any(part is Ellipsis for part in parts) else (*parts, ...)
+    first = np.zeros(1, np.uint8)
+    strides = [math.prod(max(1, n) for n in shape[i + 1 :]) for i in range(len(shape))]
+    tensor = np.lib.stride_tricks.as_strided(first, shape, strides)
+    kinds = int | np.integer | slice | EllipsisType
+    try:
+        if any(isinstance(part, bool) or not isinstance(part, kinds) for part in parts):
+            raise TypeError(index)
+        view = tensor[parts]
+    except (IndexError, TypeError, ValueError) as error:
+        expected = f"integers and slices of {list(shape)}"
+        raise InputError("index", tensor=name, expected=expected, found=f"{index!r:.60}") from error
+    return view.shape, view.ctypes.data - first.ctypes.data, view.strides
 
 
 def _copy(codes: np.ndarray, start: int, starts: np.ndarray, values: np.ndarray) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +38,12 @@ class Chunk:
       bytes: of its payload.
       payload_hash: XXH3-64 of the payload.
       codes_hash: XXH3-64 of the codes, little-endian, that the payload decodes to.
+
+    Example:
+      >>> import jentropy
+      >>> (chunk,) = jentropy.compress(np.arange(5, dtype=np.int32)).header.chunks
+      >>> chunk.weights, chunk.bytes, chunk.codes_hash == chunk.payload_hash  # it is stored
+      (5, 20, True)
     """
 
     weights: int
@@ -110,6 +117,12 @@ class TensorHeader(Description):
 
     Invariant: the chunks' weights add to the size of `shape`, all of them `chunk_weights` but the
     last.
+
+    Example:
+      >>> import jentropy
+      >>> header = jentropy.compress(np.zeros((400, 300), np.float16)).header
+      >>> header.format, header.size, header.raw_bytes, header.coding.codec, len(header.chunks)
+      ('FP16', 120000, 240000, 'planes', 1)
     """
 
     chunks: tuple[Chunk, ...]
@@ -118,14 +131,9 @@ class TensorHeader(Description):
         if not is_shape(self.shape):
             raise CorruptError("shape", expected="one that NumPy has", found=f"{self.shape!r:.60}")
         # Counted, not listed: a hostile shape has more chunks than memory holds.
-        count = -(-self.size // self.chunk_weights)
-        weights = [chunk.weights for chunk in self.chunks]
-        last = self.size - (count - 1) * self.chunk_weights
-        if (
-            len(weights) != count
-            or weights[:-1] != [self.chunk_weights] * (count - 1)
-            or (weights and weights[-1] != last)
-        ):
+        full, left = divmod(self.size, self.chunk_weights)
+        count, weights = full + (left > 0), [chunk.weights for chunk in self.chunks]
+        if len(weights) != count or weights != [self.chunk_weights] * full + [left] * (left > 0):
             raise CorruptError(
                 "chunks of a tensor",
                 expected=f"{count} for shape {list(self.shape)}",
@@ -138,6 +146,7 @@ class TensorHeader(Description):
         return sum(chunk.bytes for chunk in self.chunks)
 
 
+@dataclass(frozen=True)
 class PayloadKey:
     """The payload's key in the path of a pytree. Orbax, which would lose the header, refuses it.
 
@@ -153,23 +162,23 @@ class PayloadKey:
             "could decode; use jentropy.save(path, tree), or give Orbax jentropy.decompress(tree)"
         )
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, PayloadKey)
-
-    def __hash__(self) -> int:
-        return hash(PayloadKey)
-
 
 @jax.tree_util.register_pytree_with_keys_class
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompressedTensor:
-    """An archived tensor: a pytree node whose leaves are the pieces of its payload.
+    """An archived tensor: a pytree node whose leaves are the arrays of its payload.
 
     Attributes:
-      payload: uint8[bytes] arrays, the chunks' payloads one after another; a chunk lies in one
-        piece. Pieces that `load` gave are memory maps: nothing is read before it is decoded.
+      payload: uint8[bytes] arrays, the chunks' payloads one after another; a chunk lies in one of
+        them. Those that `load` gave are memory maps: nothing is read before it is decoded.
       header: shape, dtype, format, coding and checksums.
       sharding: where `decompress` puts the tensor; None: NumPy or the default device.
+
+    Example:
+      >>> import jentropy
+      >>> packed = jentropy.compress(np.zeros((400, 300), np.float16))
+      >>> packed.shape, packed.dtype.name, packed.nbytes < 1000, packed.bits_per_weight < 0.1
+      ((400, 300), 'float16', True, True)
     """
 
     payload: tuple[Any, ...]
@@ -211,12 +220,23 @@ class CompressedTensor:
 
 
 def is_compressed(leaf: Any) -> bool:
-    """Whether a leaf is a `CompressedTensor`."""
+    """Whether a leaf is a `CompressedTensor`.
+
+    Example:
+      >>> import jentropy
+      >>> is_compressed(jentropy.compress(np.ones(3))), is_compressed(np.ones(3))
+      (True, False)
+    """
     return isinstance(leaf, CompressedTensor)
 
 
 def chunk_length(shape: tuple[int, ...]) -> int:
-    """Elements of a chunk: whole rows, CHUNK_WEIGHTS at the most; of longer rows, parts."""
+    """Elements of a chunk: rows that fit into CHUNK_WEIGHTS; of longer ones, parts.
+
+    Example:
+      >>> chunk_length((5, 1000)), chunk_length((5, 1 << 21))
+      (1048000, 1048576)
+    """
     row = shape[-1] if shape else 1
     if row == 0 or row > CHUNK_WEIGHTS:
         return CHUNK_WEIGHTS
@@ -224,19 +244,37 @@ def chunk_length(shape: tuple[int, ...]) -> int:
 
 
 def is_shape(shape: Sequence[int]) -> bool:
-    """Whether an array may have this shape, empty ones included."""
+    """Whether an array may have this shape, empty ones included.
+
+    Example:
+      >>> is_shape((3, 0)), is_shape((1 << 62,))
+      (True, False)
+    """
     dimensions = [min(n, MAX_SIZE) for n in shape if n]
     return len(shape) <= MAX_DIMENSIONS and math.prod(dimensions) < MAX_SIZE
 
 
 def checksum(data: np.ndarray) -> int:
-    """XXH3-64 of an array's bytes."""
+    """XXH3-64 of an array's bytes.
+
+    Args:
+      data: of any shape and dtype.
+
+    Example:
+      >>> f"{checksum(np.zeros(0, np.uint8)):016x}"
+      '2d06800538d394c2'
+    """
     flat = np.ascontiguousarray(data).reshape(-1)
     return xxhash.xxh3_64_intdigest(flat.view(np.uint8).data)
 
 
 def is_storable(dtype: np.dtype) -> bool:
-    """Whether arrays of a dtype can be archived: it is numeric, and its name gives it back."""
+    """Whether arrays of a dtype can be archived: it is numeric, and its name gives it back.
+
+    Example:
+      >>> is_storable(np.dtype(np.float16)), is_storable(np.dtype("S3"))
+      (True, False)
+    """
     try:
         return _is_numeric(dtype) and dtype_named(dtype.name) == dtype.newbyteorder("=")
     except UnsupportedError:
@@ -255,13 +293,13 @@ def _is_numeric(dtype: np.dtype) -> bool:
 
 
 def first_twice(names: Iterable[str]) -> str | None:
-    """The first name that occurs a second time."""
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            return name
-        seen.add(name)
-    return None
+    """The first name that occurs again.
+
+    Example:
+      >>> first_twice(["a", "b", "b", "a"])
+      'a'
+    """
+    return next((name for name, times in Counter(names).items() if times > 1), None)
 
 
 def dtype_named(name: str) -> np.dtype:
@@ -269,6 +307,10 @@ def dtype_named(name: str) -> np.dtype:
 
     Raises:
       UnsupportedError: no such name, or not that of a numeric dtype.
+
+    Example:
+      >>> dtype_named("bfloat16").itemsize
+      2
     """
     try:
         dtype = np.dtype(jax.numpy.dtype(name)) if DTYPE_NAME.fullmatch(name) else None

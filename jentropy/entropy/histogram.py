@@ -61,15 +61,15 @@ def _count_by_matmul(codes: UInt[Array, " n"], *, bits: int) -> UInt32[Array, " 
         return total + product.astype(jnp.uint32), None
 
     start = jnp.zeros((high_values.size, low_values.size), jnp.uint32)
-    total, _ = jax.lax.scan(add, start, padded.reshape(-1, block))
-    return total.reshape(-1)
+    return jax.lax.scan(add, start, padded.reshape(-1, block))[0].reshape(-1)
 
 
 def count(codes: np.ndarray, *, bits: int) -> np.ndarray:
     """How often each code occurs.
 
     Args:
-      codes: unsigned integers of any shape, all below 2^bits; a memory map is read in pieces.
+      codes: unsigned integers of any shape, all below 2^bits; of a memory map a part is in
+        memory at a time.
       bits: width of a code, at most 16.
 
     Returns:
@@ -84,11 +84,10 @@ def count(codes: np.ndarray, *, bits: int) -> np.ndarray:
     if flat.size <= SMALL:
         return np.bincount(flat, minlength=1 << bits)
     total = np.zeros(1 << bits, np.int64)
-    for part, size in fitting(flat.size, PROGRAMS):
-        piece = np.asarray(flat[part])
-        padding = size - piece.size  # counted, and taken off
-        if padding:
-            piece = np.pad(piece, (0, padding))
-        total += jax.device_get(_count(piece, bits=bits))
+    for place, size in fitting(flat.size, PROGRAMS):
+        part = np.asarray(flat[place])
+        padding = size - part.size  # counted, and taken off
+        filled = np.pad(part, (0, padding)) if padding else part
+        total += jax.device_get(_count(filled, bits=bits))
         total[0] -= padding
     return total

@@ -9,6 +9,7 @@ fewer than some millions of weights, whatever is in it.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -30,6 +31,12 @@ class Counts:
 
     Invariants: `slices[i]` counts bits 16 i and up of the codes, int64[2^16] (int64[2^code_bits]
     where a code is narrower); every slice sums to `weights`.
+
+    Example:
+      >>> from jentropy.formats import FP16
+      >>> counts = measure(np.array([0x3C00, 0xBC00], np.uint16), FP16)  # 1 and -1
+      >>> counts.entropy_bits(), (counts + counts).weights
+      (1.0, 4)
     """
 
     element: ElementFormat
@@ -48,8 +55,8 @@ class Counts:
         index, low = divmod(low, SLICE_BITS)
         codes, counts = self._in_use[index]
         # Exact: bincount adds in doubles, which hold every count below 2^53.
-        found = np.bincount((codes >> low) & ((1 << bits) - 1), counts, minlength=1 << bits)
-        return found.astype(np.int64)
+        part = (codes >> low) & ((1 << bits) - 1)
+        return np.bincount(part, counts, minlength=1 << bits).astype(np.int64)
 
     @cached_property
     def _in_use(self) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -57,23 +64,21 @@ class Counts:
         used = [np.flatnonzero(counts != 0) for counts in self.slices]  # bool: five times as fast
         return [(codes, counts[codes]) for codes, counts in zip(used, self.slices, strict=True)]
 
-    def field_counts(self, name: str) -> list[np.ndarray]:
-        """Histograms of the parts of a field; one histogram for a field of 16 bits or fewer."""
-        low, bits = self.element.shift(name), self.element.field_bits(name)
-        whole = bits <= MAX_FIELD_BITS and low // SLICE_BITS == (low + bits - 1) // SLICE_BITS
-        if whole:
-            return [self.bit_range(low, bits)]
-        parts = []
-        while bits:
-            step = min(bits, PART_BITS, PART_BITS - low % PART_BITS)
-            parts.append(self.bit_range(low, step))
-            low, bits = low + step, bits - step
-        return parts
+    def _parts_of(self, low: int, bits: int) -> list[tuple[int, int]]:
+        """Lowest bits and widths of the parts of a field that are measured in one piece."""
+        end = low + bits
+        if bits <= MAX_FIELD_BITS and low // SLICE_BITS == (end - 1) // SLICE_BITS:
+            return [(low, bits)]
+        bounds = sorted({low, end, *range(low - low % -PART_BITS, end, PART_BITS)})
+        return [(a, b - a) for a, b in itertools.pairwise(bounds)]
 
     def field_entropy_bits(self) -> dict[str, float]:
         """Entropy of each field, bits per weight."""
         return {
-            f.name: sum(shannon_bits(part) for part in self.field_counts(f.name))
+            f.name: sum(
+                shannon_bits(self.bit_range(*part))
+                for part in self._parts_of(self.element.shift(f.name), f.bits)
+            )
             for f in self.element.fields
         }
 
@@ -96,23 +101,21 @@ def measure(codes: np.ndarray, element: ElementFormat) -> Counts:
 
     Args:
       codes: unsigned integers of any shape, or a RAW array of any dtype; a memory map is read once,
-        in pieces.
+        a part at a time.
       element: their format.
+
+    Example:
+      >>> from jentropy.formats import INT8
+      >>> measure(np.array([3, 3, 5, 5], np.uint8), INT8).joint_entropy_bits()
+      1.0
     """
-    flat = np.asarray(codes).reshape(-1)
-    bits = element.code_bits
+    flat, bits = np.asarray(codes).reshape(-1), element.code_bits
     if bits <= SLICE_BITS:
         view = flat.view(f"uint{8 * flat.dtype.itemsize}")
-        return Counts(
-            element=element,
-            weights=flat.size,
-            slices=(histogram.count(view, bits=bits),),
-        )
-    return Counts(
-        element=element,
-        weights=flat.size,
-        slices=tuple(measure_slice(flat, low) for low in range(0, bits, SLICE_BITS)),
-    )
+        slices: tuple[np.ndarray, ...] = (histogram.count(view, bits=bits),)
+    else:
+        slices = tuple(measure_slice(flat, low) for low in range(0, bits, SLICE_BITS))
+    return Counts(element=element, weights=flat.size, slices=slices)
 
 
 def measure_slice(codes: np.ndarray, low: int) -> np.ndarray:
@@ -123,7 +126,18 @@ def measure_slice(codes: np.ndarray, low: int) -> np.ndarray:
 
 
 def count_bytes(numbers: np.ndarray) -> np.ndarray:
-    """How often each byte occurs in numbers of any width. int64[256]."""
+    """How often each byte occurs in numbers of any width.
+
+    Args:
+      numbers: of any shape and dtype.
+
+    Returns:
+      int64[256].
+
+    Example:
+      >>> int(count_bytes(np.array([0x0102, 0x0101], np.uint16))[1])
+      3
+    """
     return histogram.count(np.ascontiguousarray(numbers).reshape(-1).view(np.uint8), bits=8)
 
 
@@ -133,6 +147,11 @@ def measure_packed(byte_counts: np.ndarray, element: ElementFormat) -> Counts:
     Args:
       byte_counts: int64[256], how often each byte occurs.
       element: the codes' format, of 4 or 8 bits.
+
+    Example:
+      >>> from jentropy.formats import INT4
+      >>> measure_packed(count_bytes(np.array([0x33, 0x55], np.uint8)), INT4).joint_entropy_bits()
+      1.0
     """
     counts = byte_counts
     if element.code_bits == 4:

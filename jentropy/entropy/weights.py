@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from jentropy import formats
-from jentropy.formats import Format
+from jentropy.formats import Format, Parameter
 
 from .statistics import SLICE_BITS, Counts, measure, measure_slice
 
@@ -25,6 +25,11 @@ class WeightCounts:
       parameters: counts of every parameter's codes, by name.
       magnitudes: counts of the leading 16 bits of the FP32 numbers of a block format; None where
         the codes say it themselves, or have no numbers.
+
+    Example:
+      >>> counts = measure_weight({"code": np.zeros(8, np.uint16)}, formats.FORMATS["FP16"])
+      >>> counts.weights, counts.allocated_bits(), (counts + counts).entropy_bits()
+      (8, 16.0, 0.0)
     """
 
     format: Format
@@ -52,25 +57,27 @@ class WeightCounts:
         elements = tuple((p.name, p.element.name) for p in self.format.parameters)
         return self.format.name, self.format.element.name, self.code.element.code_bits, elements
 
-    def _share(self, name: str) -> float:
-        """Entries of a parameter for each weight."""
-        return self.parameters[name].weights / max(1, self.weights)
+    def _with_parameters(
+        self, fields: dict[str, float], bits: Callable[[Parameter], float]
+    ) -> dict[str, float]:
+        """Bits of each field for each weight, once those of the parameters are added."""
+        for p in self.format.parameters:
+            entries = self.parameters[p.name].weights / max(1, self.weights)  # for each weight
+            fields[p.field] = fields.get(p.field, 0.0) + bits(p) * entries
+        return fields
 
     def field_allocated_bits(self) -> dict[str, float]:
         """Bits stored of each field for each weight."""
-        allocated = {f.name: float(f.bits) for f in self.code.element.fields}
-        for p in self.format.parameters:
-            spread = p.element.code_bits * self._share(p.name)
-            allocated[p.field] = allocated.get(p.field, 0.0) + spread
-        return allocated
+        fields = {f.name: float(f.bits) for f in self.code.element.fields}
+        return self._with_parameters(fields, lambda p: p.element.code_bits)
 
     def field_entropy_bits(self) -> dict[str, float]:
         """Entropy of each field, bits per weight."""
-        entropies = self.code.field_entropy_bits()
-        for p in self.format.parameters:
-            spread = self.parameters[p.name].whole_entropy_bits() * self._share(p.name)
-            entropies[p.field] = entropies.get(p.field, 0.0) + spread
-        return entropies
+        return self._with_parameters(self.code.field_entropy_bits(), self._parameter_bits)
+
+    def _parameter_bits(self, parameter: Parameter) -> float:
+        """Entropy of an entry of a parameter."""
+        return self.parameters[parameter.name].whole_entropy_bits()
 
     def allocated_bits(self) -> float:
         """Bits stored for each weight."""
@@ -85,10 +92,7 @@ class WeightCounts:
         joint = self.code.joint_entropy_bits()
         if joint is None:
             return None
-        return joint + sum(
-            self.parameters[p.name].whole_entropy_bits() * self._share(p.name)
-            for p in self.format.parameters
-        )
+        return joint + sum(self._with_parameters({}, self._parameter_bits).values())
 
 
 def measure_weight(arrays: Mapping[str, np.ndarray], number_format: Format) -> WeightCounts:
@@ -97,17 +101,25 @@ def measure_weight(arrays: Mapping[str, np.ndarray], number_format: Format) -> W
     Args:
       arrays: `code` and every parameter of the format, as `formats.dequantize` takes them.
       number_format: their format.
+
+    Returns:
+      Counts of every array, and the magnitudes of what a block format's codes stand for.
+
+    Example:
+      >>> codes = np.array([0x3F80, 0x3F80, 0xBF80, 0xBF80], np.uint16)  # 1, 1, -1, -1
+      >>> counts = measure_weight({"code": codes}, formats.FORMATS["BF16"])
+      >>> counts.field_entropy_bits()
+      {'sign': 1.0, 'exponent': 0.0, 'mantissa': 0.0}
     """
-    counted = {p.name: measure(arrays[p.name], p.element) for p in number_format.parameters}
     magnitudes = None
     if number_format.parameters:
         magnitudes = np.zeros(1 << SLICE_BITS, np.int64)
+        top = formats.FP32.code_bits - SLICE_BITS
         for numbers in formats.dequantize_slabs(number_format, arrays, SLAB):
-            top = formats.FP32.code_bits - SLICE_BITS
             magnitudes += measure_slice(numbers.view(np.uint32), top)
     return WeightCounts(
         format=number_format,
         code=measure(arrays["code"], number_format.element),
-        parameters=counted,
+        parameters={p.name: measure(arrays[p.name], p.element) for p in number_format.parameters},
         magnitudes=magnitudes,
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+import operator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -14,9 +15,18 @@ from jaxtyping import Array, Float32
 from jentropy import modes
 
 from .element import ElementFormat
+from .encoding import bits_of, from_bits
 from .floats import FP8_E8M0
 from .format import WHOLE, Format, Parameter, Role
 
+# What parameters do, in the order in which they do it.
+OPERATIONS: dict[Role, Callable[[Any, Any], Any]] = {
+    Role.ZERO_POINT: operator.sub,
+    Role.SCALE: operator.mul,
+    Role.DIVISOR: operator.truediv,
+    Role.OFFSET: operator.sub,
+}
+ORDER = tuple(OPERATIONS)
 GROUP_INDEX = "group_index"  # int[columns]: the group of each column, where groups are scattered
 
 
@@ -40,35 +50,23 @@ def dequantize(number_format: Format, arrays: Mapping[str, Any], dtype: Any = np
     """
 
     def run(arrays: Mapping[str, Any]) -> Any:
-        return _dequantize(number_format, arrays, dtype)
+        with np.errstate(invalid="ignore", over="ignore"):  # signalling NaNs; overflow to Inf
+            return _numbers(number_format, arrays, None).astype(dtype)
 
     return modes.automatic(run, dict(arrays), out=lambda: modes.spec_of(arrays["code"]))
 
 
-def _dequantize(number_format: Format, arrays: Mapping[str, Any], dtype: Any) -> Any:
-    codes = arrays["code"]
-    xp: Any = np if isinstance(codes, np.ndarray) else jnp
-    shape = tuple(codes.shape)
-    groups = arrays.get(GROUP_INDEX)
-
-    def factor(parameter: Parameter) -> Any:
-        """A parameter's numbers on its own grid."""
-        numbers = parameter.element.decode(arrays[parameter.name])
-        for inner in number_format.parameters:
-            if inner.of == parameter.name:
-                own = inner.element.decode(arrays[inner.name])
-                own = spread(own, inner, shape, parameter, None)
-                numbers = _apply(numbers, own, inner.role, inner.element, xp)
-        return numbers
-
-    with np.errstate(invalid="ignore", over="ignore"):  # signalling NaNs; overflow to Inf
-        numbers = number_format.element.decode(codes)
-        for role in (Role.ZERO_POINT, Role.SCALE, Role.DIVISOR, Role.OFFSET):
-            for parameter in number_format.parameters:
-                if parameter.of is None and parameter.role is role:
-                    own = spread(factor(parameter), parameter, shape, None, groups)
-                    numbers = _apply(numbers, own, role, parameter.element, xp)
-        return numbers.astype(dtype)
+def _numbers(number_format: Format, arrays: Mapping[str, Any], of: Parameter | None) -> Any:
+    """Numbers of a parameter on its own grid, or of the weight (None)."""
+    element, name = (number_format.element, "code") if of is None else (of.element, of.name)
+    numbers = element.decode(arrays[name])
+    on_it = [p for p in number_format.parameters if p.of == (of and of.name)]
+    for p in sorted(on_it, key=lambda p: ORDER.index(p.role)):
+        groups = arrays.get(GROUP_INDEX) if of is None else None
+        shape = tuple(arrays["code"].shape)
+        factors = spread(_numbers(number_format, arrays, p), p, shape, of, groups)
+        numbers = _apply(numbers, factors, p.role, p.element)
+    return numbers
 
 
 def dequantize_slabs(
@@ -132,14 +130,13 @@ def spread(
     return numbers
 
 
-def _apply(numbers: Any, own: Any, role: Role, element: ElementFormat, xp: Any) -> Any:
-    if role is Role.SCALE:
-        if element is FP8_E8M0 and xp is jnp:
-            return times_power_of_two(numbers, own)
-        return numbers * own
-    if role is Role.DIVISOR:
-        return numbers / own if xp is np else divide(numbers, own)
-    return numbers - own
+def _apply(numbers: Any, factors: Any, role: Role, element: ElementFormat) -> Any:
+    on_host = isinstance(numbers, np.ndarray)
+    if role is Role.SCALE and element is FP8_E8M0 and not on_host:
+        return times_power_of_two(numbers, factors)
+    if role is Role.DIVISOR and not on_host:
+        return divide(numbers, factors)
+    return OPERATIONS[role](numbers, factors)
 
 
 def divide(numbers: Any, divisor: Any) -> Any:
@@ -159,8 +156,7 @@ def times_power_of_two(
 
     Subnormal products are rounded toward zero; those of narrow elements fit.
     """
-    bits = jax.lax.bitcast_convert_type(numbers, jnp.uint32)
-    scale = jax.lax.bitcast_convert_type(powers, jnp.uint32)
+    bits, scale = bits_of(numbers), bits_of(powers)
     sign, exponent, mantissa = bits & np.uint32(1 << 31), (bits >> 23) & 0xFF, bits & 0x7FFFFF
     # 2^-127 is the one power that float32 holds as a subnormal.
     power = jnp.where(scale == 0x400000, 0, (scale >> 23) & 0xFF)
@@ -175,4 +171,4 @@ def times_power_of_two(
     nan = (power == 255) | ((exponent == 255) & (mantissa != 0))
     product = jnp.where(exponent == 255, bits & 0x7FFFFFFF, product)
     product = jnp.where(nan, jnp.uint32(0x7FC00000), product)
-    return jax.lax.bitcast_convert_type(sign | product, jnp.float32)
+    return from_bits(sign | product)

@@ -28,7 +28,7 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -47,6 +47,7 @@ from .encoding import BIAS, MANTISSA, TINY, bits_of, encode, from_bits, is_power
 from .format import WHOLE, Format, Parameter, Role
 
 INPUTS = ("float32", "bfloat16", "float16")
+SCALES, SHIFTS = (Role.SCALE, Role.DIVISOR), (Role.ZERO_POINT, Role.OFFSET)
 
 
 def quantize(
@@ -137,21 +138,27 @@ def _check(number_format: Format, scale_rule: str | None, rank: int) -> None:
         raise UnsupportedError("scale rule", expected=" or ".join(SCALE_RULES), found=scale_rule)
     for element in (number_format.element, *(p.element for p in parameters)):
         if element.name == RAW or (element.code_bits > TABLE_BITS and element.name != "FP32"):
-            what = f"{name}: element to encode into"
-            raise UnsupportedError(what, expected="up to 16 bits, or FP32", found=element.name)
+            raise UnsupportedError(
+                f"{name}: element to encode into",
+                expected="up to 16 bits, or FP32",
+                found=element.name,
+            )
     axes = max((len(p.block) for p in parameters if p.block is not None), default=1)
     if rank < axes:
         raise InputError(f"{name}: axes of the values", expected=f"at least {axes}", found=rank)
-    scales = _of_weights(number_format, Role.SCALE, Role.DIVISOR)
-    zeros = _of_weights(number_format, Role.ZERO_POINT, Role.OFFSET)
+    scales = _of_weights(number_format, SCALES)
+    zeros = _of_weights(number_format, SHIFTS)
     if len(scales) > 1 or len(zeros) > len(scales):
-        expected = "one scale, and one zero point or offset beside it"
-        found = ", ".join(p.name for p in (*scales, *zeros))
-        raise UnsupportedError(f"{name}: parameters of weights", expected=expected, found=found)
+        raise UnsupportedError(
+            f"{name}: parameters of weights",
+            expected="one scale, and one zero point or offset beside it",
+            found=", ".join(p.name for p in (*scales, *zeros)),
+        )
     for zero in zeros:
         if zero.blocks(rank) != scales[0].blocks(rank):
-            what = f"{name}: blocks of {zero.name}"
-            raise UnsupportedError(what, expected=scales[0].block, found=zero.block)
+            raise UnsupportedError(
+                f"{name}: blocks of {zero.name}", expected=scales[0].block, found=zero.block
+            )
     for outer in parameters:
         _check_own(number_format, outer, scale_rule, rank)
 
@@ -160,18 +167,17 @@ def _check_own(number_format: Format, outer: Parameter, rule: str | None, rank: 
     """Raises where `_store` cannot find a parameter's own scale."""
     inner = [p for p in number_format.parameters if p.of == outer.name]
     what = f"{number_format.name}: parameters of {outer.name}"
-    if len(inner) > 1 or any(p.role not in (Role.SCALE, Role.DIVISOR) for p in inner):
-        found = ", ".join(p.name for p in inner)
-        raise UnsupportedError(what, expected="one scale", found=found)
+    if len(inner) > 1 or any(p.role not in SCALES for p in inner):
+        raise UnsupportedError(what, expected="one scale", found=", ".join(p.name for p in inner))
     for p in inner:
         blocks = zip(p.blocks(rank), outer.blocks(rank), strict=True)
         if any(a != WHOLE and (b == WHOLE or a % b) for a, b in blocks):
             raise UnsupportedError(what, expected=f"multiples of {outer.block}", found=p.block)
-        if rule in ("floor", "ceil") and outer.role in (Role.SCALE, Role.DIVISOR):
+        if rule in ("floor", "ceil") and outer.role in SCALES:
             raise UnsupportedError(f"scale rule, {what}", expected="max or span", found=rule)
 
 
-def _of_weights(number_format: Format, *roles: Role) -> list[Parameter]:
+def _of_weights(number_format: Format, roles: Sequence[Role]) -> list[Parameter]:
     return [p for p in number_format.parameters if p.of is None and p.role in roles]
 
 
@@ -199,18 +205,18 @@ def _quantize(
     arrays: dict[str, UInt[Array, "*axes"]] = {}
     store = partial(_store, number_format=number_format, shape=shape, arrays=arrays)
     onto_weights = partial(spread, shape=shape, onto=None, groups=None)
-    scale = next(iter(_of_weights(number_format, Role.SCALE, Role.DIVISOR)), None)
-    zero = next(iter(_of_weights(number_format, Role.ZERO_POINT, Role.OFFSET)), None)
+    scale = next(iter(_of_weights(number_format, SCALES)), None)
+    zero = next(iter(_of_weights(number_format, SHIFTS)), None)
     if scale is not None:
         least, extent = _extent(numbers, scale.blocks(rank), centred=zero is None)
-        own = store(_scale_target(extent, number_format, scale, scale_rule), scale)
+        scales = store(_scale_target(extent, number_format, scale, scale_rule), scale)
         lowest = limits_of(element).lowest  # the least number's code
         if zero is not None and zero.role is Role.OFFSET:
-            offset = store(_times(lowest, own, scale.role) - least, zero)
+            offset = store(_times(lowest, scales, scale.role) - least, zero)
             numbers = numbers + onto_weights(offset, zero)
-        numbers = _unscale(numbers, onto_weights(own, scale), scale, number_format)
+        numbers = _unscale(numbers, onto_weights(scales, scale), scale, number_format)
         if zero is not None and zero.role is Role.ZERO_POINT:
-            zero_point = store(lowest - _over(least, own, scale.role), zero)
+            zero_point = store(lowest - _over(least, scales, scale.role), zero)
             numbers = numbers + onto_weights(zero_point, zero)
     random = None if key is None else jax.random.bits(key, shape, jnp.uint32)
     return {"code": encode(numbers, element, random), **arrays}
@@ -238,11 +244,9 @@ def _reduce(
 ) -> Shaped[Array, "*grid"]:
     """Minimum or maximum of every block and zero."""
     padding, split = [], []
-    for size, given in zip(numbers.shape, blocks, strict=True):
-        block = size if given == WHOLE else given
-        count = 1 if given == WHOLE else -(-size // block)
-        padding.append((0, count * block - size))
-        split += [count, block]
+    for size, block in zip(numbers.shape, blocks, strict=True):
+        padding.append((0, 0 if block == WHOLE else -size % block))
+        split += [1, size] if block == WHOLE else [-(-size // block), block]
     padded = jnp.pad(numbers, padding).reshape(split)
     return function(padded, axis=tuple(range(1, len(split), 2)), initial=0)
 
@@ -254,7 +258,7 @@ def _scale_target(
     if rule is None:
         rule = "floor" if is_power(scale.element) else "max"
     limits = limits_of(number_format.element)
-    spans = rule == "span" or _of_weights(number_format, Role.ZERO_POINT, Role.OFFSET)
+    spans = rule == "span" or _of_weights(number_format, SHIFTS)
     limit = (limits.largest - limits.lowest) / 2 if spans else limits.largest
     return SCALE_RULES[rule](extent, limit)
 
@@ -304,24 +308,23 @@ def _store(
     arrays: dict[str, UInt[Array, "*axes"]],
 ) -> Float32[Array, "*grid"]:
     """Puts a parameter's codes, and those of its own scale, into `arrays`; returns its numbers."""
-    divides, scales = parameter.role is Role.DIVISOR, parameter.role in (Role.SCALE, Role.DIVISOR)
-    numbers = 1 / jnp.maximum(target, TINY) if divides else target
+    numbers = 1 / jnp.maximum(target, TINY) if parameter.role is Role.DIVISOR else target
+    limits = limits_of(parameter.element)
     inner = next((p for p in number_format.parameters if p.of == parameter.name), None)
     if inner is not None:
         both = zip(inner.blocks(len(shape)), parameter.blocks(len(shape)), strict=True)
         blocks = tuple(WHOLE if WHOLE in pair else pair[0] // pair[1] for pair in both)
         largest = _reduce(jnp.abs(numbers), blocks, jnp.max)
-        own = _quotient(largest, limits_of(parameter.element).largest)
-        own = _store(own, inner, number_format=number_format, shape=shape, arrays=arrays)
-        own = spread(own, inner, shape, parameter, None)
-        numbers = _over(numbers, own, inner.role)
+        scale = _quotient(largest, limits.largest)
+        scale = _store(scale, inner, number_format=number_format, shape=shape, arrays=arrays)
+        scale = spread(scale, inner, shape, parameter, None)
+        numbers = _over(numbers, scale, inner.role)
     codes = encode(numbers, parameter.element)
-    if scales:
-        limits = limits_of(parameter.element)
+    if parameter.role in SCALES:
         codes = jnp.clip(codes, limits.least_code, limits.largest_code).astype(codes.dtype)
     arrays[parameter.name] = codes
     numbers = parameter.element.decode(codes)
-    return numbers if inner is None else _times(numbers, own, inner.role)
+    return numbers if inner is None else _times(numbers, scale, inner.role)
 
 
 def _times(numbers: Any, scale: Any, role: Role) -> Any:

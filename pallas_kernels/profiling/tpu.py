@@ -25,7 +25,7 @@ import numpy as np
 
 from jentropy.formats import Format
 from jentropy.pallas_kernels.conversion import to_resident
-from jentropy.pallas_kernels.fused import Product, kernels_of, multiply
+from jentropy.pallas_kernels.fused import Product, kernels_of, one_product
 from jentropy.pallas_kernels.resident import ResidentTensor
 from jentropy.pallas_kernels.targets import TPUS
 from jentropy.pallas_kernels.tiles import ceil_to
@@ -132,7 +132,7 @@ def product_of(weight: ResidentTensor, m: int, target: str) -> Any:
         out_dtype=np.dtype(jnp.float32),
     )
     plan = kernels_of(weight).plan(weight, m, TPUS[target])
-    return lambda x, w: multiply(x, w, product, plan)
+    return lambda x, w: one_product(x, w, product, plan)
 
 
 def measured(

@@ -3,11 +3,16 @@
 A dialect is a module with
 
     NAME       what tensors say of it
-    claims(contents) -> bool             whether the checkpoint is in this dialect
-    weight(contents, array) -> Weight | None   the quantised weight that an array holds the codes of
+    VERSION    of what it makes of arrays: 1 more where a release reads the same ones otherwise
+    claims(contents) -> bool     whether the checkpoint is in this dialect
+    weight(contents, array) -> Tensor | None   the quantised weight that an array holds the codes of
 
 To add one, write it and give it a line in `DIALECTS`. The first that claims a checkpoint reads it;
 arrays that it does not take are weights of their dtype's format, and `plain` claims all.
+`weight.py` and `settings.py` have the arrays and the config, each checked; an InputError raised in
+`weight` makes the array RAW, with that as its note. What it recognises is recorded in the index of
+a compressed checkpoint and read there without the dialect, by how its codes lie in their arrays
+(`checkpoints/unpacking.py`).
 """
 
 from __future__ import annotations

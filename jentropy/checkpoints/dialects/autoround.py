@@ -7,15 +7,12 @@ modules, by name or pattern, that differ. Symmetric layers may have `qzeros` wit
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
 
-from jentropy.checkpoints.checkpoint import Tensor
-from jentropy.checkpoints.contents import Contents, StoredArray
 from jentropy.errors import UnsupportedError
 
 from . import awq, gptq
-from .settings import compiled, mapping
+from .settings import Declared, compiled, mapping
+from .weight import Contents, StoredArray, Tensor
 
 NAME, VERSION = "auto-round", 1
 METHODS = (NAME, "auto_round", "autoround", "intel/auto-round")
@@ -46,7 +43,7 @@ def weight(contents: Contents, array: StoredArray) -> Tensor | None:
     )
 
 
-def _declared(contents: Contents, module: str) -> Mapping[str, Any]:
+def _declared(contents: Contents, module: str) -> Declared:
     declared = mapping(contents.quantization)
     extra = mapping(declared.get("extra_config"))
     patterns = (key for key in extra if PATTERN.search(key))

@@ -9,20 +9,24 @@ The weight is X.weight [N, K] = (q - z) * scale.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 
 from jentropy import formats
-from jentropy.checkpoints.checkpoint import Tensor
-from jentropy.checkpoints.contents import Contents, StoredArray
 from jentropy.errors import UnsupportedError
-from jentropy.formats import blocks
 
 from .scaled import scale_element
-from .settings import group_block
-from .weight import assemble, find, packed, require_dtype, require_rank, whole
+from .settings import Declared, group_block
+from .weight import (
+    Contents,
+    Packed,
+    StoredArray,
+    Tensor,
+    Whole,
+    assemble,
+    find,
+    require_dtype,
+    require_rank,
+)
 
 NAME, VERSION = "awq", 1
 QWEIGHT = ".qweight"
@@ -42,7 +46,7 @@ def weight(contents: Contents, array: StoredArray) -> Tensor | None:
     return packed_weight(contents, array, contents.quantization or {})
 
 
-def packed_weight(contents: Contents, array: StoredArray, declared: Mapping[str, Any]) -> Tensor:
+def packed_weight(contents: Contents, array: StoredArray, declared: Declared) -> Tensor:
     """A `qweight` by what is declared of its module."""
     bits, version = declared.get("bits", declared.get("w_bit", 4)), declared.get("version", "gemm")
     if bits != 4 or str(version).lower() != "gemm":
@@ -65,13 +69,13 @@ def packed_weight(contents: Contents, array: StoredArray, declared: Mapping[str,
         name="INT4",
         element=formats.UINT4,
         parameters=(
-            blocks.scale(scale_element(scales, why), block),
-            blocks.zero_point(formats.UINT4, block),
+            formats.blocks.scale(scale_element(scales, why), block),
+            formats.blocks.zero_point(formats.UINT4, block),
         ),
     )
     stored = {
-        "code": packed(array, order=ORDER, transposed=True),
-        "scale": whole(scales, transposed=True),
-        "zero_point": packed(zeros, order=ORDER, transposed=True),
+        "code": (array, Packed(order=ORDER, transposed=True)),
+        "scale": (scales, Whole(transposed=True)),
+        "zero_point": (zeros, Packed(order=ORDER, transposed=True)),
     }
     return assemble(name, number_format, (array.shape[1] * PER_WORD, array.shape[0]), stored, why)

@@ -14,13 +14,11 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from jentropy.checkpoints.checkpoint import Tensor
-from jentropy.checkpoints.contents import Contents, StoredArray, read_json
 from jentropy.errors import UnsupportedError
 
 from .scaled import WEIGHT, is_fp8, scaled_weight
-from .settings import mapping
-from .weight import find
+from .settings import Declared, mapping
+from .weight import Contents, StoredArray, Tensor, find, read_json
 
 NAME, VERSION = "comfy", 1
 MARKER, OLD_SCALE, TOLD, METADATA = (
@@ -59,8 +57,8 @@ def weight(contents: Contents, array: StoredArray) -> Tensor | None:
 
 def _told(contents: Contents, layer: str) -> Any:
     """What is said of a layer's quantisation."""
-    if (own := contents.arrays.get(layer + TOLD)) is not None:
-        return read_json(own.file, own.read().tobytes())
+    if (told := contents.arrays.get(layer + TOLD)) is not None:
+        return read_json(told.file, told.read().tobytes())
     layers = _layers(contents)
     return layers.get(layer, layers.get(layer.removeprefix(PREFIX)))
 
@@ -71,7 +69,7 @@ def _is_old(contents: Contents) -> bool:
 
 
 @lru_cache(maxsize=8)  # read once for all tensors of a checkpoint
-def _layers(contents: Contents) -> Mapping[str, Any]:
+def _layers(contents: Contents) -> Declared:
     content = read_json(contents.source, contents.metadata.get(METADATA, "null"))
     return mapping(mapping(content).get("layers"))
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from jentropy.checkpoints.contents import Contents, Shape
+from jentropy import formats
 from jentropy.errors import InputError, UnsupportedError
-from jentropy.formats import blocks
 
 from .settings import compiled, integer, mapping
+from .weight import Contents, Shape
 
 LINEAR = "Linear"
 
@@ -93,7 +93,7 @@ def block_of(contents: Contents, scheme: Scheme, why: str) -> Shape | None:
         case "group" | "tensor_group":
             return (integer(scheme.weights, "group_size", contents),)
         case "channel":
-            return blocks.ROW[1:]
+            return formats.blocks.ROW[1:]
         case "tensor":
             return None
         case other:

@@ -25,10 +25,7 @@ from dataclasses import replace
 import numpy as np
 
 from jentropy import formats
-from jentropy.checkpoints.checkpoint import Tensor
-from jentropy.checkpoints.contents import Contents, Shape, StoredArray
 from jentropy.errors import InputError, UnsupportedError
-from jentropy.formats import Role, blocks
 
 from .compressed_schemes import Scheme, block_of, scheme_of
 from .scaled import (
@@ -42,7 +39,19 @@ from .scaled import (
     scaled_weight,
 )
 from .settings import block_pair, integer
-from .weight import assemble, find, group_index, packed, require_dtype, require_rank, require_shape
+from .weight import (
+    Contents,
+    Groups,
+    Packed,
+    Shape,
+    StoredArray,
+    Tensor,
+    assemble,
+    find,
+    require_dtype,
+    require_rank,
+    require_shape,
+)
 
 NAME, VERSION = "compressed-tensors", 1
 WEIGHT, PACKED = ".weight", "_packed"
@@ -121,7 +130,7 @@ def _fp4(
 ) -> Tensor:
     number_format, level = formats.MXFP4, None
     if scheme.format.startswith("nvfp4"):
-        number_format = formats.NVFP4.with_parameter("tensor_scale", role=Role.DIVISOR)
+        number_format = formats.NVFP4.with_parameter("tensor_scale", role=formats.Role.DIVISOR)
         require_dtype(scale, [formats.FP8_E4M3.dtype], why)
         level = find(contents, f"{name}_global_scale", name)
     block = block_of(contents, scheme, why)
@@ -188,13 +197,13 @@ def _integers(
             told = f"dtype of type {kind!r:.20} by {why}"
             raise InputError(told, file=array.file, tensor=name, expected="no I8", found="I8")
     block = block_of(contents, scheme, why)
-    parameters = [blocks.scale(scale_element(scale, why), block)]
-    stored = {"code": packed(array) if is_packed else array, parameters[0].name: scale}
+    parameters = [formats.blocks.scale(scale_element(scale, why), block)]
+    stored = {"code": (array, Packed()) if is_packed else array, parameters[0].name: scale}
     if scheme.weights.get("symmetric", True) is False:
         zero = find(contents, f"{name}_zero_point", name)
         require_dtype(zero, [array.dtype], why)
-        parameters.append(blocks.zero_point(element, block))
-        stored["zero_point"] = packed(zero, axis=-2) if is_packed else zero
+        parameters.append(formats.blocks.zero_point(element, block))
+        stored["zero_point"] = (zero, Packed(axis=-2)) if is_packed else zero
     else:
         settled += _settled(contents, scheme, name)
     groups = parameters[0].grid(shape)[-1]
@@ -202,7 +211,7 @@ def _integers(
     if is_packed and scheme.weights.get("actorder") in REORDERED and groups > 1:
         index = find(contents, f"{name}_g_idx", name)
     if index is not None:
-        stored[formats.GROUP_INDEX] = group_index(index, groups)
+        stored[formats.GROUP_INDEX] = (index, Groups(groups=groups))
     number_format = formats.Format(
         name=f"INT{element.code_bits}", element=element, parameters=tuple(parameters)
     )

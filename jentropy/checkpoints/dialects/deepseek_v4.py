@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from jentropy.checkpoints.checkpoint import Tensor
 from jentropy.checkpoints.companions import is_scale_name
-from jentropy.checkpoints.contents import Contents, StoredArray
 from jentropy.errors import InputError
 
 from .scaled import BASE_BLOCK, BLOCK, block_weight, is_fp8, is_nvfp4, mxfp4_weight, nvfp4_weight
 from .settings import block_pair, mapping
-from .weight import find
+from .weight import Contents, StoredArray, Tensor, find
 
 NAME, VERSION = "deepseek-v4", 1
 WEIGHT, SCALE = ".weight", ".scale"

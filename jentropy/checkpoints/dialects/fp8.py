@@ -15,9 +15,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from jentropy.checkpoints.checkpoint import Tensor
 from jentropy.checkpoints.companions import is_scale_name
-from jentropy.checkpoints.contents import Contents, StoredArray
 from jentropy.errors import InputError
 
 from .scaled import (
@@ -30,7 +28,7 @@ from .scaled import (
     scaled_weight,
 )
 from .settings import block_pair
-from .weight import find
+from .weight import Contents, StoredArray, Tensor, find
 
 NAME, VERSION = "fp8", 1
 METHODS = ("fp8", "mxfp8", "fbgemm_fp8")

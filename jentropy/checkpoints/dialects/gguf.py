@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from jentropy.checkpoints.checkpoint import Tensor
-from jentropy.checkpoints.contents import Contents, StoredArray
 from jentropy.checkpoints.gguf_blocks import PACKINGS
-from jentropy.checkpoints.unpacking import BLOCKS
 from jentropy.errors import CorruptError
 
-from .weight import assemble
+from .weight import Contents, Field, StoredArray, Tensor, assemble
 
 NAME, VERSION = "gguf", 1
 
@@ -34,5 +31,5 @@ def weight(contents: Contents, array: StoredArray) -> Tensor | None:
         )
     shape = (*stack, row // packing.bytes * packing.weights)
     kind = array.packing
-    stored = {key: (array, BLOCKS, {"packing": kind, "key": key}) for key in packing.extract}
+    stored = {key: (array, Field(packing=kind, key=key)) for key in packing.extract}
     return assemble(array.name, packing.format, shape, stored, f"type {kind}")

@@ -12,10 +12,8 @@ from __future__ import annotations
 import numpy as np
 
 from jentropy import formats
-from jentropy.checkpoints.checkpoint import Tensor
-from jentropy.checkpoints.contents import Contents, StoredArray
 
-from .weight import assemble, find, packed, whole
+from .weight import Contents, Packed, StoredArray, Tensor, Whole, assemble, find
 
 NAME, VERSION = "gpt-oss", 1
 BLOCK = 32
@@ -51,8 +49,8 @@ def weight(contents: Contents, array: StoredArray) -> Tensor | None:
         "scale", block=(BLOCK, 1) if is_transposed else (BLOCK,)
     )
     stored = {
-        "code": packed(array, transposed=is_transposed),
-        "scale": whole(scale, transposed=is_transposed),
+        "code": (array, Packed(transposed=is_transposed)),
+        "scale": (scale, Whole(transposed=is_transposed)),
     }
     why = f"{array.name} {list(array.shape)}"
     return assemble(name, number_format, (*stack, *axes), stored, why)

@@ -13,20 +13,25 @@ modules with settings of their own (`+:`) or none (`-:`); the first that matches
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 
 from jentropy import formats
-from jentropy.checkpoints.checkpoint import Tensor
-from jentropy.checkpoints.contents import Contents, StoredArray
 from jentropy.errors import InputError, UnsupportedError
-from jentropy.formats import blocks
 
 from .scaled import scale_element
-from .settings import compiled, group_block, integer, mapping
-from .weight import assemble, find, group_index, packed, require_dtype, require_rank, whole
+from .settings import Declared, compiled, group_block, integer, mapping
+from .weight import (
+    Contents,
+    Groups,
+    Packed,
+    StoredArray,
+    Tensor,
+    Whole,
+    assemble,
+    find,
+    require_dtype,
+    require_rank,
+)
 
 NAME, VERSION = "gptq", 1
 QWEIGHT = ".qweight"
@@ -49,10 +54,10 @@ def weight(contents: Contents, array: StoredArray) -> Tensor | None:
     return packed_weight(contents, array, declared, declared.get("checkpoint_format") or "gptq")
 
 
-def _declared(contents: Contents, module: str) -> Mapping[str, Any]:
+def _declared(contents: Contents, module: str) -> Declared:
     """What is declared of a module."""
     declared = mapping(contents.quantization)
-    for pattern, own in mapping(declared.get("dynamic")).items():
+    for pattern, settings in mapping(declared.get("dynamic")).items():
         plain = pattern.removeprefix("+:").removeprefix("-:")
         if not compiled(plain, "dynamic", contents).match(module):
             continue
@@ -62,12 +67,12 @@ def _declared(contents: Contents, module: str) -> Mapping[str, Any]:
                 file=contents.source,
                 tensor=f"{module}.weight",
             )
-        return {**declared, **mapping(own)}
+        return {**declared, **mapping(settings)}
     return declared
 
 
 def packed_weight(
-    contents: Contents, array: StoredArray, declared: Mapping[str, Any], version: object
+    contents: Contents, array: StoredArray, declared: Declared, version: object
 ) -> Tensor:
     """A `qweight` by what is declared of its module."""
     module = array.name.removesuffix(QWEIGHT)
@@ -88,26 +93,26 @@ def packed_weight(
         require_dtype(words, [np.int32], why)
     rows, columns = array.shape[1], array.shape[0] * WORD_BITS // bits
     block = group_block(declared, contents)
-    scale = blocks.scale(scale_element(scales, why), block)
+    scale = formats.blocks.scale(scale_element(scales, why), block)
     why = f"{why}, groups of {block[0] or 'a row'}"
     is_implied = zeros.shape == (0,) and declared.get("sym", True) is True
     element, parameters = INTEGERS[bits], [scale]
     stored = {
-        "code": packed(array, axis=-2, transposed=True),
-        "scale": whole(scales, transposed=True),
+        "code": (array, Packed(axis=-2, transposed=True)),
+        "scale": (scales, Whole(transposed=True)),
     }
     if is_implied:
         element = SIGNED[bits]
     else:
         one = sum(1 << i for i in range(0, WORD_BITS, bits)) if version == "gptq" else 0
-        parameters.append(blocks.zero_point(element, block))
-        stored["zero_point"] = packed(zeros, add=one, transposed=True)
+        parameters.append(formats.blocks.zero_point(element, block))
+        stored["zero_point"] = (zeros, Packed(add=one, transposed=True))
     groups = scale.grid((rows, columns))[1]
     index = contents.arrays.get(f"{module}.g_idx")
     if index is None and declared.get("desc_act") is True and groups > 1:
         index = find(contents, f"{module}.g_idx", name)
     if index is not None:
-        stored[formats.GROUP_INDEX] = group_index(index, groups)
+        stored[formats.GROUP_INDEX] = (index, Groups(groups=groups))
     number_format = formats.Format(name=f"INT{bits}", element=element, parameters=tuple(parameters))
     settled = (zeros,) if is_implied else ()
     return assemble(name, number_format, (rows, columns), stored, why, settled)

@@ -7,12 +7,10 @@
 
 from __future__ import annotations
 
-from jentropy.checkpoints.checkpoint import Tensor
-from jentropy.checkpoints.contents import Contents, StoredArray
 from jentropy.errors import UnsupportedError
 
 from .scaled import WEIGHT, is_fp8, scaled_weight
-from .weight import find
+from .weight import Contents, StoredArray, Tensor, find
 
 NAME, VERSION = "mistral", 1
 FORMAT, SCALE = "fp8_e4m3", ".qscale_weight"

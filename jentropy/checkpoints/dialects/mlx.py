@@ -12,14 +12,11 @@ from __future__ import annotations
 import numpy as np
 
 from jentropy import formats
-from jentropy.checkpoints.checkpoint import Tensor
-from jentropy.checkpoints.contents import Contents, StoredArray
 from jentropy.errors import UnsupportedError
-from jentropy.formats import ElementFormat, Field, Parameter, Role, blocks
 
 from .scaled import WEIGHT, scale_element
 from .settings import integer, mapping
-from .weight import assemble, find, packed, require_rank, whole
+from .weight import Contents, Packed, StoredArray, Tensor, Whole, assemble, find, require_rank
 
 NAME, VERSION = "mlx", 1
 WORD_BITS = 32
@@ -57,10 +54,10 @@ def weight(contents: Contents, array: StoredArray) -> Tensor | None:
     return _weight(contents, array, module, bits, size)
 
 
-def _element(bits: int) -> ElementFormat:
+def _element(bits: int) -> formats.ElementFormat:
     known = {4: formats.UINT4, 6: formats.UINT6, 8: formats.UINT8}
-    fields = (Field(name="code", bits=bits),)
-    return known.get(bits) or ElementFormat(
+    fields = (formats.Field(name="code", bits=bits),)
+    return known.get(bits) or formats.ElementFormat(
         name=f"UINT{bits}", dtype=np.dtype(np.uint8), fields=fields
     )
 
@@ -72,14 +69,20 @@ def _weight(contents: Contents, array: StoredArray, module: str, bits: int, size
     why = f"{bits} bits, groups of {size} in {contents.declared_in}"
     element = scale_element(scales, why)
     parameters = (
-        blocks.scale(element, (size,)),
+        formats.blocks.scale(element, (size,)),
         # An offset is subtracted: what is added has its sign flipped.
-        Parameter(name="min", field="zero_point", element=element, block=(size,), role=Role.OFFSET),
+        formats.Parameter(
+            name="min",
+            field="zero_point",
+            element=element,
+            block=(size,),
+            role=formats.Role.OFFSET,
+        ),
     )
     number_format = formats.Format(name=f"INT{bits}", element=_element(bits), parameters=parameters)
     stored = {
-        "code": packed(array),
+        "code": (array, Packed()),
         "scale": scales,
-        "min": whole(biases, flip=1 << element.code_bits - 1),
+        "min": (biases, Whole(flip=1 << element.code_bits - 1)),
     }
     return assemble(array.name, number_format, shape, stored, why)

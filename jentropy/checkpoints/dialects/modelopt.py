@@ -18,15 +18,11 @@ may still be in the base model's FP8 (`scaled`).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from jentropy import formats
-from jentropy.checkpoints.checkpoint import Tensor
-from jentropy.checkpoints.contents import Contents, StoredArray
 from jentropy.errors import UnsupportedError
-from jentropy.formats import blocks
 
 from .scaled import (
     WEIGHT,
@@ -38,8 +34,17 @@ from .scaled import (
     mx_weight,
     scaled_weight,
 )
-from .settings import integer, mapping
-from .weight import assemble, find, packed, require_dtype, require_rank
+from .settings import Declared, integer, mapping
+from .weight import (
+    Contents,
+    Packed,
+    StoredArray,
+    Tensor,
+    assemble,
+    find,
+    require_dtype,
+    require_rank,
+)
 
 NAME, VERSION = "modelopt", 1
 FP8_BLOCK = (128, 128)
@@ -65,13 +70,13 @@ def weight(contents: Contents, array: StoredArray) -> Tensor | None:
     return _weight(contents, array, stem)
 
 
-def _declared(contents: Contents, module: str) -> Mapping[str, Any]:
+def _declared(contents: Contents, module: str) -> Declared:
     """What is declared of a module: for itself, for a module above it, or for all."""
     declared = mapping(contents.quantization)
     layers = mapping(declared.get("quantized_layers"))
     while layers and module:
-        if isinstance(own := layers.get(module), Mapping):
-            return {**declared, "group_size": None, **own}
+        if isinstance(settings := layers.get(module), Mapping):
+            return {**declared, "group_size": None, **settings}
         module = module.rpartition(".")[0]
     groups = mapping(declared.get("config_groups")).values()
     sizes = [mapping(mapping(group).get("weights")).get("group_size") for group in groups]
@@ -108,9 +113,11 @@ def _weight(contents: Contents, array: StoredArray, stem: str) -> Tensor:
         require_rank(array, 2)
         *stack, rows, columns = array.shape
         number_format = formats.Format(
-            name="INT4", element=formats.INT4, parameters=(blocks.scale(formats.FP32, (size,)),)
+            name="INT4",
+            element=formats.INT4,
+            parameters=(formats.blocks.scale(formats.FP32, (size,)),),
         )
-        stored = {"code": packed(array, axis=-2), "scale": scale}
+        stored = {"code": (array, Packed(axis=-2)), "scale": scale}
         why = f"{why} with groups of {size}"
         return assemble(name, number_format, (*stack, 2 * rows, columns), stored, why)
     raise UnsupportedError(

@@ -5,8 +5,7 @@ It claims every checkpoint, so it comes last, and it has no quantised weights.
 
 from __future__ import annotations
 
-from jentropy.checkpoints.checkpoint import Tensor
-from jentropy.checkpoints.contents import Contents, StoredArray
+from .weight import Contents, StoredArray, Tensor
 
 NAME, VERSION = "plain", 1
 

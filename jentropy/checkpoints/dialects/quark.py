@@ -11,19 +11,15 @@ all others.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from typing import Any
 
 import numpy as np
 
-from jentropy.checkpoints.checkpoint import Tensor
-from jentropy.checkpoints.contents import Contents, StoredArray
 from jentropy.errors import UnsupportedError
 
 from .scaled import WEIGHT, is_fp8, mxfp4_weight, scaled_weight
-from .settings import mapping
-from .weight import find, require_shape
+from .settings import Declared, mapping
+from .weight import Contents, StoredArray, Tensor, find, require_shape
 
 NAME, VERSION = "quark", 1
 
@@ -60,7 +56,7 @@ def weight(contents: Contents, array: StoredArray) -> Tensor | None:
     )
 
 
-def _scheme(contents: Contents, module: str) -> Mapping[str, Any]:
+def _scheme(contents: Contents, module: str) -> Declared:
     """What is declared of a module's weights."""
     declared = mapping(contents.quantization)
     layers = mapping(declared.get("layer_quant_config"))
@@ -72,5 +68,5 @@ def _scheme(contents: Contents, module: str) -> Mapping[str, Any]:
             expected="none",
             found="some",
         )
-    own = declared.get("global_quant_config") if pattern is None else layers[pattern]
-    return mapping(mapping(own).get("weight"))
+    settings = declared.get("global_quant_config") if pattern is None else layers[pattern]
+    return mapping(mapping(settings).get("weight"))

@@ -14,13 +14,21 @@ import ml_dtypes
 import numpy as np
 
 from jentropy import formats
-from jentropy.checkpoints.checkpoint import Tensor
-from jentropy.checkpoints.contents import Contents, Shape, StoredArray
-from jentropy.checkpoints.unpacking import Stored
-from jentropy.formats import WHOLE, Format, blocks
 
 from .settings import block_pair
-from .weight import assemble, find, packed, require_dtype, require_rank, require_shape
+from .weight import (
+    Contents,
+    Packed,
+    Shape,
+    Stored,
+    StoredArray,
+    Tensor,
+    assemble,
+    find,
+    require_dtype,
+    require_rank,
+    require_shape,
+)
 
 ELEMENTS = (formats.FP8_E4M3, formats.FP8_E5M2)
 BLOCK, BASE_BLOCK = "weight_block_size", [128, 128]  # unless the config of DeepSeek's models says
@@ -77,7 +85,7 @@ def base_weight(contents: Contents, array: StoredArray, scale: StoredArray) -> T
 
 def fp4_weight(
     name: str,
-    number_format: Format,
+    number_format: formats.Format,
     array: StoredArray,
     scale: Stored,
     level: StoredArray | None,
@@ -98,13 +106,13 @@ def fp4_weight(
         2 * array.shape[axis],
         *array.shape[len(array.shape) + axis + 1 :],
     )
-    stored = {"code": packed(array, axis=axis), "scale": scale}
+    stored = {"code": (array, Packed(axis=axis)), "scale": scale}
     if level is None:
         number_format = replace(number_format, parameters=number_format.parameters[:1])
     else:
         stored["tensor_scale"] = level
         is_stack = len(shape) > 2 and math.prod(level.shape) != 1
-        block = (WHOLE,) * (len(shape) - 1) if is_stack else None
+        block = (formats.WHOLE,) * (len(shape) - 1) if is_stack else None
         number_format = number_format.with_parameter("tensor_scale", block=block)
     return assemble(name, number_format, shape, stored, why)
 
@@ -137,10 +145,12 @@ def scaled_weight(contents: Contents, array: StoredArray, scale: StoredArray, na
     columns = (*shape[:-2], 1, shape[-1]) if len(shape) > 1 else rows
     allowed = [*per_tensor, rows, shape[:-1], columns]
     require_shape(scale, allowed, f"{why}, weight {list(shape)}")
-    block: Shape | None = blocks.ROW[1:] if scale.shape in (rows, shape[:-1]) else (WHOLE, 1)
+    block: Shape | None = (
+        formats.blocks.ROW[1:] if scale.shape in (rows, shape[:-1]) else (formats.WHOLE, 1)
+    )
     block = None if scale.shape in per_tensor else block
-    parameter = blocks.scale(scale_element(scale, why), block)
-    number_format = Format(name=element.name, element=element, parameters=(parameter,))
+    parameter = formats.blocks.scale(scale_element(scale, why), block)
+    number_format = formats.Format(name=element.name, element=element, parameters=(parameter,))
     return assemble(name, number_format, shape, {"code": array, parameter.name: scale}, why)
 
 

@@ -11,9 +11,10 @@ from jentropy.errors import InputError
 from jentropy.formats import WHOLE
 
 LARGEST = 1 << 40  # block size
+Declared = Mapping[str, Any]
 
 
-def mapping(value: Any) -> Mapping[str, Any]:
+def mapping(value: Any) -> Declared:
     """An object, or an empty one for anything else."""
     return value if isinstance(value, Mapping) else {}
 
@@ -23,7 +24,7 @@ def is_size(value: Any) -> bool:
     return type(value) is int and 0 < value < LARGEST
 
 
-def integer(config: Mapping[str, Any], key: str, contents: Contents, default: Any = None) -> int:
+def integer(config: Declared, key: str, contents: Contents, default: Any = None) -> int:
     """A positive integer of the declared quantisation.
 
     Raises:
@@ -37,7 +38,7 @@ def integer(config: Mapping[str, Any], key: str, contents: Contents, default: An
 
 
 def group_block(
-    config: Mapping[str, Any], contents: Contents, key: str = "group_size", default: Any = None
+    config: Declared, contents: Contents, key: str = "group_size", default: Any = None
 ) -> Shape:
     """Weights of a row that share parameters: groups of `group_size`, or the row if that is -1."""
     if config.get(key, default) == -1:

@@ -13,18 +13,13 @@ NVFP4's scales may be swizzled for the tensor core.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from jentropy import formats
-from jentropy.checkpoints.checkpoint import Tensor
-from jentropy.checkpoints.contents import Contents, StoredArray, read_json
-from jentropy.checkpoints.unpacking import SWIZZLED
 from jentropy.errors import InputError, UnsupportedError
-from jentropy.formats import blocks
 
 from .scaled import fp4_weight, fp8_element, scale_element
-from .settings import is_size
-from .weight import assemble, find
+from .settings import Declared, is_size
+from .weight import Contents, StoredArray, Swizzled, Tensor, assemble, find, read_json
 
 NAME, VERSION = "torchao", 1
 QDATA, FLOAT8 = "_qdata", "Float8Tensor in __metadata__"
@@ -79,7 +74,7 @@ def _scaled(
     name: str,
     stem: str,
     code: StoredArray,
-    data: Mapping[str, Any],
+    data: Declared,
     element: formats.ElementFormat,
 ) -> Tensor:
     """FP8 or INT8, in which 4-bit numbers may lie too: the format is that of what is stored."""
@@ -95,11 +90,11 @@ def _scaled(
         )
     why, block = f"block_size {sizes} in __metadata__", tuple(sizes)
     scale = find(contents, f"{stem}scale", name)
-    parameters, stored = [blocks.scale(scale_element(scale, why), block)], {"code": code}
+    parameters, stored = [formats.blocks.scale(scale_element(scale, why), block)], {"code": code}
     stored["scale"] = scale
     zero = contents.arrays.get(f"{stem}zero_point") if element is formats.INT8 else None
     if zero is not None:
-        parameters.append(blocks.zero_point(element, block))
+        parameters.append(formats.blocks.zero_point(element, block))
         stored["zero_point"] = zero
     is_block = any(1 < n < size for n, size in zip(block, code.shape, strict=True))
     is_fp8_block = is_block and element is not formats.INT8
@@ -111,9 +106,7 @@ def _scaled(
     return assemble(name, number_format, code.shape, stored, why)
 
 
-def _nvfp4(
-    contents: Contents, name: str, stem: str, code: StoredArray, data: Mapping[str, Any]
-) -> Tensor:
+def _nvfp4(contents: Contents, name: str, stem: str, code: StoredArray, data: Declared) -> Tensor:
     size = data.get("block_size", 16)
     why = f"block_size {size!r:.20} in __metadata__"
     if not is_size(size):
@@ -124,5 +117,5 @@ def _nvfp4(
     level = contents.arrays.get(f"{stem}per_tensor_scale")
     is_swizzled = bool(data.get("is_swizzled_scales"))
     number_format = formats.NVFP4.with_parameter("scale", block=(size,))
-    stored = (scale, SWIZZLED, {}) if is_swizzled else scale
+    stored = (scale, Swizzled()) if is_swizzled else scale
     return fp4_weight(name, number_format, code, stored, level, why)

@@ -1,4 +1,4 @@
-"""The pieces that dialects are made of: the arrays of a weight, checked and put together.
+"""What dialects are made of: the arrays of a weight, checked and put together.
 
 `assemble` and the `require_*` check dtype and shape at once, so that whatever contradicts the
 config is an error that names both, before anything is read.
@@ -12,8 +12,16 @@ from typing import Any
 import numpy as np
 
 from jentropy.checkpoints.checkpoint import Tensor
-from jentropy.checkpoints.contents import Contents, Shape, StoredArray
-from jentropy.checkpoints.unpacking import INDEX, PACKED, WHOLE, Stored, stored_weight
+from jentropy.checkpoints.contents import Contents, Shape, StoredArray, read_json
+from jentropy.checkpoints.unpacking import (
+    Field,
+    Groups,
+    Packed,
+    Stored,
+    Swizzled,
+    Whole,
+    stored_weight,
+)
 from jentropy.errors import InputError
 from jentropy.formats import Format
 
@@ -102,21 +110,6 @@ def require_dtype(array: StoredArray, dtypes: Iterable[Any], why: str) -> None:
         )
 
 
-def packed(array: StoredArray, **options: Any) -> Stored:
-    """Several codes in each integer of an array; see `UNPACKINGS`."""
-    return array, PACKED, options
-
-
-def whole(array: StoredArray, **options: Any) -> Stored:
-    """A code for each number of an array; see `UNPACKINGS`."""
-    return array, WHOLE, options
-
-
-def group_index(array: StoredArray, groups: int) -> Stored:
-    """The group of each column, checked when it is read."""
-    return array, INDEX, {"groups": groups}
-
-
 def assemble(
     name: str,
     number_format: Format,
@@ -146,3 +139,25 @@ def assemble(
             found=error.found,
         ) from error
     return Tensor(name=name, weight=weight, settled=settled)
+
+
+__all__ = [
+    "AUXILIARY",
+    "Contents",
+    "Field",
+    "Groups",
+    "Missing",
+    "Packed",
+    "Shape",
+    "Stored",
+    "StoredArray",
+    "Swizzled",
+    "Tensor",
+    "Whole",
+    "assemble",
+    "find",
+    "read_json",
+    "require_dtype",
+    "require_rank",
+    "require_shape",
+]
