@@ -19,7 +19,16 @@ from .resident import ResidentTensor
 
 
 def likeness(weight: ResidentTensor | jax.Array) -> Hashable:
-    """What the weights of a stack have in common."""
+    """What the weights of a stack have in common, hashable: all but the sizes of lists.
+
+    Args:
+      weight: a single matrix, or any array.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> likeness(jnp.ones((2, 3))) == likeness(jnp.zeros((2, 3)))
+      True
+    """
     if not isinstance(weight, ResidentTensor):
         return weight.dtype, weight.shape
     lists, largest = weight.record.lists, weight.record.largest
@@ -45,6 +54,9 @@ def put(
       axes: sizes of the stack's axes; none: there is one weight, which is given back.
       index: which weight of the stack it is.
       weight: alike (`likeness`) all others of the stack.
+
+    Returns:
+      The stack, [*axes, *shape of the weight]; zeros where no weight was put yet.
 
     Example:
       >>> import jax.numpy as jnp
