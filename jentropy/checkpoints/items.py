@@ -21,7 +21,8 @@ from jentropy.containers.tensor import Chunk, CompressedTensor, Description, is_
 from jentropy.schema import DIGEST, SIZE, optional, record, row
 
 from .contents import StoredArray
-from .index import ENTRY, Entry
+from .entries import Entry
+from .index import ENTRY
 from .progress import Progress, expect
 from .writer import Writer
 
