@@ -10,7 +10,7 @@ release that moved one breaks that alone:
                        takes the reference backend
     interpret.params   interpret mode of these kernels, which only tests run
     topologies         `pallas_kernels.profile`, and no other command
-    profiler           `benchmarks/hopper.py`
+    profiler           `benchmarks/hopper.py`, its part `kernels`
 
 Kernels are written in `jax.experimental.pallas` and its `tpu` and `mosaic_gpu`, which they import
 themselves: there is no kernel without them.
@@ -35,6 +35,14 @@ def one_kernel_mark() -> AbstractContextManager[Any] | None:
     """What marks a call for XLA's CPU backend to be one kernel; None where it is not to be had.
 
     The mark is XLA's own and no interface.
+
+    Returns:
+      A context in which what is traced bears the mark.
+
+    Example:
+      >>> mark = one_kernel_mark()
+      >>> mark is None or hasattr(mark, "__enter__")
+      True
     """
     if not OLDEST <= jax.__version_info__ < UNTRIED:
         return None
@@ -46,21 +54,39 @@ def one_kernel_mark() -> AbstractContextManager[Any] | None:
 
 
 def described_device(**topology: Any) -> jax.Device:
-    """A device that is not there, for the compiler of its platform: `get_topology_desc`'s first."""
+    """A device that is not there, for the compiler of its platform.
+
+    Args:
+      topology: what `jax.experimental.topologies.get_topology_desc` takes.
+
+    Returns:
+      The first of its devices, to place abstract arguments on.
+    """
     from jax.experimental import topologies
 
     return topologies.get_topology_desc(**topology).devices[0]
 
 
 def started_backends() -> list[str]:
-    """Names of the backends that JAX has initialised."""
+    """Names of the backends that JAX has initialised.
+
+    Example:
+      >>> import jax
+      >>> device = jax.devices()[0]
+      >>> len(started_backends()) > 0
+      True
+    """
     from jax._src import xla_bridge
 
     return list(xla_bridge._backends)
 
 
 def kernel_times(run: Callable[[], Any]) -> list[tuple[str, float]]:
-    """Names and milliseconds of the GPU kernels of a call, as CUPTI gives them."""
+    """Names and milliseconds of the GPU kernels of a call, as CUPTI gives them.
+
+    Args:
+      run: what is called.
+    """
     from jax.experimental.mosaic.gpu import profiler
 
     return profiler.measure(run, aggregate=False)()[1] or []

@@ -25,7 +25,14 @@ from .errors import UnsupportedError
 
 @contextmanager
 def standard_modes() -> Iterator[None]:
-    """JAX's default promotion, transfers and jit."""
+    """JAX's default promotion, transfers and jit.
+
+    Example:
+      >>> import jax
+      >>> with jax.numpy_dtype_promotion("strict"), standard_modes():
+      ...     (jax.numpy.int8(1) + jax.numpy.int32(1)).dtype.name
+      'int32'
+    """
     with (
         jax.numpy_dtype_promotion("standard"),
         jax.numpy_rank_promotion("allow"),
@@ -55,7 +62,13 @@ standard, detached = standard_modes(), detached_modes()
 
 @contextmanager
 def any_numbers() -> Iterator[None]:
-    """Weights may hold NaN and infinities: that is not what `jax_debug_nans` looks for."""
+    """Weights may hold NaN and infinities: that is not what `jax_debug_nans` looks for.
+
+    Example:
+      >>> with jax.debug_nans(True), any_numbers():
+      ...     float(jax.numpy.float32(0) / 0)
+      nan
+    """
     with jax.debug_nans(False), jax.debug_infs(False):
         yield
 
@@ -68,7 +81,19 @@ def _no_mesh() -> AbstractContextManager[Any]:
 
 
 def traced(hint: str = "call it outside of them") -> UnsupportedError:
-    """The error of a function that needs numbers, where JAX is tracing."""
+    """The error of a function that needs numbers, where JAX is tracing.
+
+    Args:
+      hint: what to do instead.
+
+    Returns:
+      An error to raise.
+
+    Example:
+      >>> print(traced())
+      numbers: expected concrete ones, found a trace of jax.jit, vmap or the like \
+(call it outside of them)
+    """
     return UnsupportedError(
         "numbers", expected="concrete ones", found="a trace of jax.jit, vmap or the like", hint=hint
     )
@@ -78,6 +103,16 @@ def explicit_mesh(*arguments: Any) -> Any:
     """The mesh with Explicit axes that arrays of pytrees lie on; None if there is none.
 
     None also inside of `shard_map`, where every device has its own part of an array.
+
+    Args:
+      arguments: pytrees; leaves other than arrays are on none.
+
+    Returns:
+      A `jax.sharding.AbstractMesh`, or None.
+
+    Example:
+      >>> explicit_mesh({"w": jax.numpy.ones(3)}) is None
+      True
     """
     if AxisType.Manual in jax.sharding.get_abstract_mesh().axis_types:
         return None
@@ -89,8 +124,17 @@ def explicit_mesh(*arguments: Any) -> Any:
     return None
 
 
-def spec_of(array: jax.Array, axes: int | None = None) -> PartitionSpec:
-    """How the first axes of an array on a mesh with Explicit axes are split; None: all of them."""
+def spec_of(array: Any, axes: int | None = None) -> PartitionSpec:
+    """How the axes of an array on a mesh with Explicit axes are split.
+
+    Args:
+      array: of JAX, or of NumPy, which is on no mesh.
+      axes: how many of the first ones; None: all of them.
+
+    Example:
+      >>> spec_of(jax.numpy.ones((2, 3)), 1) in (PartitionSpec(), PartitionSpec(None))
+      True
+    """
     sharding = getattr(jax.typeof(array), "sharding", None)
     return PartitionSpec(*(() if sharding is None else tuple(sharding.spec)[:axes]))
 
@@ -99,7 +143,16 @@ def automatic(run: Callable[..., Any], *arguments: Any, out: Callable[[], Any]) 
     """run(*arguments); over Explicit axes of a mesh as if they were Auto.
 
     Args:
+      run: what is computed.
+      arguments: pytrees of arrays.
       out: gives the partition specs of the results then, or a prefix of their pytree.
+
+    Returns:
+      What `run` does.
+
+    Example:
+      >>> float(automatic(jax.numpy.sum, jax.numpy.ones(3), out=PartitionSpec))
+      3.0
     """
     mesh = explicit_mesh(*arguments)
     if mesh is None:

@@ -35,13 +35,28 @@ def default_backend() -> str:
 
     "tpu" and "gpu" on the generations that have kernels, if these work; "reference" on everything
     else, with a message in the log if it is a TPU or GPU.
+
+    Returns:
+      One of `layouts.BACKENDS`.
+
+    Example:
+      >>> default_backend() in ("reference", "tpu", "gpu")
+      True
     """
     wanted = suitable_backend()
     return wanted if wanted == "reference" or not trouble(wanted) else "reference"
 
 
 def suitable_backend() -> str:
-    """The same, but for whether its kernels work."""
+    """The same, but for whether its kernels work.
+
+    Returns:
+      One of `layouts.BACKENDS`.
+
+    Example:
+      >>> suitable_backend() in ("reference", "tpu", "gpu")
+      True
+    """
     return backend_of(jax.devices()[0])
 
 
@@ -53,7 +68,19 @@ def has_kernels(backend: str, number_format: Format) -> bool:
 
 @functools.cache
 def trouble(backend: str, interpret: Any = False) -> str:
-    """What is wrong with a backend's kernels here, which is logged too; nothing if they work."""
+    """What is wrong with a backend's kernels here, which is logged too; nothing if they work.
+
+    Args:
+      backend: one of `layouts.BACKENDS`.
+      interpret: tries them in interpret mode, see `matmul`.
+
+    Returns:
+      A sentence, or "".
+
+    Example:
+      >>> trouble("reference")  # has no kernels
+      ''
+    """
     for name, variant in VARIANTS.items():
         if not variant.trial or not has_kernels(backend, variant.number_format):
             continue
@@ -78,8 +105,9 @@ def _wrong(backend: str, number_format: Format, interpret: Any) -> str:
     dense[::37, ::41] *= 2.0**12  # escapes of window12
     dense[5, 7:11] = -0.0
     weight = weight_of(number_format, jnp.asarray(dense, jnp.bfloat16))
-    packed = lay_out(weight, backend)
-    expected = decode(lay_out(weight, "reference"), jnp.float32)
+    packed: Any = lay_out(weight, backend)
+    plain: Any = lay_out(weight, "reference")
+    expected = decode(plain, jnp.float32)
     decoded = decode(packed, jnp.float32, interpret)
     if np.asarray(decoded).tobytes() != np.asarray(expected).tobytes():
         return "decode gives other numbers"

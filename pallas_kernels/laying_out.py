@@ -33,6 +33,22 @@ def lay_out(
     """One array or quantised weight in a backend's layout, or dense where that is as small.
 
     Of one without data (`is_abstract`) what comes out has none either.
+
+    Args:
+      weight: an array of any dtype and shape, or a `QuantizedTensor`.
+      backend: one of `layouts.BACKENDS`, whose own layouts come before the reference's.
+      reduce_axis: the axis that products sum over, -1 or -2, see `to_resident`.
+
+    Returns:
+      The weight in the first layout that holds it; the dense one where none makes it smaller.
+
+    Raises:
+      UnsupportedError: a dtype of 64 bits, which JAX does not have by default.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> lay_out(jnp.ones((64, 128), jnp.bfloat16), "reference").layout
+      'reference_window12'
     """
     if isinstance(weight, QuantizedTensor):
         codes, abstract = weight.in_memory().codes, is_abstract(weight)

@@ -45,7 +45,7 @@ class Kernels:
       decode_tile: (weight) -> rows and columns of a step of `decode`; None: it has no steps.
     """
 
-    plan: Callable[..., Plan]
+    plan: Callable[..., Any]
     multiply: Callable[..., Any]
     decode: Callable[..., Any]
     decode_tile: Callable[..., tuple[int, int]] | None = None

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
 from .resident import ResidentTensor
@@ -40,7 +41,11 @@ def take_rows(
 
 
 def matmul(
-    x: Float[Array, "*batch K"], w: ResidentTensor, *, transpose_w: bool, out_dtype: Any
+    x: Float[Array | np.ndarray, "*batch K"],
+    w: ResidentTensor,
+    *,
+    transpose_w: bool,
+    out_dtype: Any,
 ) -> Float[Array, "*batch N"]:
     """x @ w, bit for bit the product with the dense weight, which is float32 if w has scales.
 
@@ -53,8 +58,8 @@ def matmul(
 
 
 def dense_matmul(
-    x: Float[Array, "*batch K"],
-    w: Shaped[Array, "rows columns"],
+    x: Float[Array | np.ndarray, "*batch K"],
+    w: Shaped[Array | np.ndarray, "rows columns"],
     *,
     transpose_w: bool,
     out_dtype: Any,

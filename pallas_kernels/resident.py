@@ -57,6 +57,12 @@ class ResidentTensor:
       number_format: what the weight's codes mean.
       logical: rows and columns of the whole matrix, as it is stored.
       transposed: whether the layout holds the transposed matrix.
+
+    Example:
+      >>> import jax.numpy as jnp, jentropy
+      >>> w = jentropy.to_resident(jnp.ones((3, 128, 512), jnp.bfloat16), "reference")
+      >>> w.shape, w.stack, w[1].shape, w.layout
+      ((3, 128, 512), (3,), (128, 512), 'reference_window12')
     """
 
     arrays: dict[str, Any]  # or their shapes, or how a mesh splits them

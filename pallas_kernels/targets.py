@@ -137,6 +137,11 @@ def backend_of(device: jax.Device) -> str:
     """The backend whose kernels a device can run: "tpu", "gpu" or "reference".
 
     Of a GPU that has none the log says why, once.
+
+    Example:
+      >>> import jax
+      >>> backend_of(jax.devices("cpu")[0])
+      'reference'
     """
     if KINDS.get(device.device_kind) in TPUS:
         return "tpu"
@@ -148,7 +153,19 @@ def backend_of(device: jax.Device) -> str:
 
 
 def why_not(device: jax.Device) -> str:
-    """Why a GPU takes the reference backend; nothing of one that does not, or of other devices."""
+    """Why a GPU takes the reference backend; nothing of one that does not, or of other devices.
+
+    Args:
+      device: of JAX.
+
+    Returns:
+      A sentence, or "".
+
+    Example:
+      >>> import jax
+      >>> why_not(jax.devices("cpu")[0])
+      ''
+    """
     capability = getattr(device, "compute_capability", None)
     if device.platform not in PLATFORMS or capability == CAPABILITY:
         return ""

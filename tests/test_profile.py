@@ -116,7 +116,8 @@ def work_of(target: str, part: str) -> dict[str, tuple[Any, ...]]:
     for case in products:
         x = jax.ShapeDtypeStruct((case.m, case.weight.shape[1]), jnp.bfloat16)
         work[f"product: {case}"] = (tpu.product_of(case.weight, case.m, target), x, case.weight)
-    for case in plans.distinct(products, plans.Case.layout):
+    decoded = (lambda case: case.variant) if part == "sampled" else plans.Case.layout
+    for case in plans.distinct(products, decoded):
         work[f"decode: {case}"] = (lambda w: decode(w, jnp.bfloat16), case.weight)
     for name in PROMISED:
         weight = tpu.resident(VARIANTS[name].number_format, *STACKED[1:])

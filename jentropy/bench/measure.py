@@ -45,20 +45,36 @@ class Result:
 
 
 def median_seconds(run: Callable[[], Any], repeats: int | None = None) -> float:
-    """Median time of REPEATS calls, after one that is not counted (compilation, caches)."""
-    jax.block_until_ready(run())
-    times = []
-    for _ in range(REPEATS if repeats is None else repeats):
-        start = time.perf_counter()
-        jax.block_until_ready(run())
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    """Median time of REPEATS calls, after one that is not counted (compilation, caches).
+
+    Args:
+      run: what is called; what it gives is waited for.
+      repeats: how often, if not REPEATS times.
+
+    Returns:
+      Seconds of a call.
+
+    Example:
+      >>> median_seconds(lambda: None, repeats=3) < 1
+      True
+    """
+    return side_by_side({"run": run}, repeats)["run"]
 
 
 def queued_seconds(run: Callable[[], Any]) -> float:
     """Median time of a call of many that are enqueued together and awaited once.
 
     To await every call would add what dispatch takes, some 50 us on a GPU.
+
+    Args:
+      run: what is called; it may give arrays that are still being computed.
+
+    Returns:
+      Seconds of a call.
+
+    Example:
+      >>> queued_seconds(lambda: None) < 1
+      True
     """
     once = median_seconds(run, 1)
     count = min(MOST_QUEUED, max(1, round(QUEUE_SECONDS / once)))
@@ -69,30 +85,43 @@ def queued_seconds(run: Callable[[], Any]) -> float:
     return median_seconds(queue) / count
 
 
-def side_by_side(runs: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
+def side_by_side(
+    runs: Mapping[str, Callable[[], Any]], repeats: int | None = None
+) -> dict[str, float]:
     """Median times of calls that take turns, after a round that is not counted.
 
     What else the machine does then meets all of them alike.
+
+    Args:
+      runs: by name.
+      repeats: rounds, if not REPEATS.
+
+    Returns:
+      Seconds of a call by name.
+
+    Example:
+      >>> sorted(side_by_side({"a": lambda: 1, "b": lambda: 2}, repeats=1))
+      ['a', 'b']
     """
     times: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(1 + REPEATS):
+    for _ in range(1 + (REPEATS if repeats is None else repeats)):
         for name, run in runs.items():
             start = time.perf_counter()
             jax.block_until_ready(run())
             times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(found[1:]) for name, found in times.items()}
+    return {name: statistics.median(series[1:]) for name, series in times.items()}
 
 
 def on_one_core(run: Callable[[], Any]) -> Callable[[], Any]:
-    """The same call with all threads of this process on one core (where the system can)."""
+    """The same call with all threads of this process on one processor (where the system can)."""
     threads = Path("/proc/self/task")
     if not hasattr(os, "sched_setaffinity") or not threads.is_dir():
         return run
 
-    def place(cores: set[int]) -> None:
+    def place(processors: set[int]) -> None:
         for thread in threads.iterdir():
             with suppress(ProcessLookupError):  # it has ended
-                os.sched_setaffinity(int(thread.name), cores)
+                os.sched_setaffinity(int(thread.name), processors)
 
     def pinned() -> Any:
         before = os.sched_getaffinity(0)
@@ -106,13 +135,16 @@ def on_one_core(run: Callable[[], Any]) -> Callable[[], Any]:
 
 
 def environment() -> dict[str, Any]:
-    """Device, versions and date of a run."""
+    """Device, versions and date of a run, as plain data.
+
+    Example:
+      >>> sorted(environment())
+      ['cores', 'date', 'device', 'python', 'versions']
+    """
     versions = {}
     for name in PACKAGES:
-        try:
+        with suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return {
         "device": jax.devices()[0].device_kind,
         "cores": os.cpu_count(),

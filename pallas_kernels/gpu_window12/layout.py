@@ -183,11 +183,9 @@ def take(
 
 
 def _kernels() -> Kernels:
-    from .decode import decode
-    from .matmul import multiply
-    from .plan import plan
+    from . import decode, matmul, plan
 
-    return Kernels(plan=plan, multiply=multiply, decode=decode)
+    return Kernels(plan=plan.plan, multiply=matmul.multiply, decode=decode.decode)
 
 
 LAYOUT = Layout(

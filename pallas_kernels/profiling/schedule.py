@@ -20,6 +20,7 @@ not suffice, saved as 1 or 0 and compared with 0, is no such branch by that.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -77,14 +78,17 @@ class _Bundle:
 
 @dataclass(frozen=True, slots=True)
 class _Loop:
-    """Bundles first .. last; trips None where the program computes them."""
+    """Bundles first .. last."""
 
     first: int
     last: int
-    trips: int | None
+    trips: float
 
     def __contains__(self, index: int) -> bool:
         return self.first <= index <= self.last
+
+    def __len__(self) -> int:
+        return self.last - self.first + 1
 
 
 def read(dump: Path, kernel: str, *, steps: int, trips: float = 0) -> Schedule:
@@ -103,7 +107,7 @@ def read(dump: Path, kernel: str, *, steps: int, trips: float = 0) -> Schedule:
     lines = map(LINE.match, path.read_text().splitlines())
     bundles = [_Bundle(*match.groups()) for match in lines if match]
     rows = _used(usage)
-    loops = _loops(bundles)
+    loops = _loops(bundles, trips)
     if not loops or len(rows) < len(bundles):
         raise InputError(
             f"schedule of {kernel}",
@@ -111,46 +115,41 @@ def read(dump: Path, kernel: str, *, steps: int, trips: float = 0) -> Schedule:
             expected=f"a loop, and the slots of {len(bundles)} bundles",
             found=f"{len(loops)} loops, slots of {len(rows)} bundles",
         )
-    grid = max(loops, key=lambda loop: loop.last - loop.first)
+    grid = max(loops, key=len)
     inner = [loop for loop in loops if loop is not grid and loop.first in grid]
     once = _once(bundles, steps)
-    upper, total, used = 0.0, 0.0, dict.fromkeys(SLOTS, 0.0)
-    for i in range(grid.first, grid.last + 1):
-        weight = 1.0
-        for loop in inner:
-            if i in loop:
-                weight *= trips if loop.trips is None else loop.trips
-        upper += weight
-        weight /= steps if i in once else 1
-        total += weight
-        for name, count in rows[i].items():
-            used[name] += weight * count
-    straight = max(_straight(bundles, grid, inner))
-    counted = [
-        (float(trips if loop.trips is None else loop.trips), loop.last - loop.first + 1)
-        for loop in inner
-    ]
-    hot = straight + sum(times * length for times, length in counted)
-    return Schedule(bundles=total, upper=upper, hot=hot, slots=used, loops=tuple(counted))
+    every = {
+        i: math.prod(loop.trips for loop in inner if i in loop)
+        for i in range(grid.first, grid.last + 1)
+    }
+    times = {i: count / (steps if i in once else 1) for i, count in every.items()}
+    looped = [(loop.trips, len(loop)) for loop in inner]
+    return Schedule(
+        bundles=sum(times.values()),
+        upper=sum(every.values()),
+        hot=max(_straight(bundles, grid, inner)) + sum(count * size for count, size in looped),
+        slots={name: sum(n * rows[i][name] for i, n in times.items()) for name in SLOTS},
+        loops=tuple(looped),
+    )
 
 
 def _files(dump: Path, kernel: str) -> tuple[Path, Path]:
     """Bundles of a kernel, and the use that they make of slots."""
-    found = []
-    for path in sorted(dump.glob(f"*-{kernel}*-final_bundles.txt")):
-        if "schedule-analysis" in path.name:
-            continue
-        prefix = re.sub(r"-\d+-final_bundles\.txt$", "", path.name)
-        usage = dump.glob(f"{prefix}-*-final_hlo-static-per-bundle-utilization.txt")
-        found += [(path, one) for one in usage]
-    if len(found) != 1:
+    usage = "-*-final_hlo-static-per-bundle-utilization.txt"
+    pairs = [
+        (path, one)
+        for path in sorted(dump.glob(f"*-{kernel}*-final_bundles.txt"))
+        if "schedule-analysis" not in path.name
+        for one in dump.glob(re.sub(r"-\d+-final_bundles\.txt$", "", path.name) + usage)
+    ]
+    if len(pairs) != 1:
         raise InputError(
             f"schedules of {kernel}",
             file=dump,
             expected="one",
-            found=sorted(path.name for path, _ in found) or "none",
+            found=sorted(path.name for path, _ in pairs) or "none",
         )
-    return found[0]
+    return pairs[0]
 
 
 def _used(usage: Path) -> list[dict[str, int]]:
@@ -172,17 +171,10 @@ def _used(usage: Path) -> list[dict[str, int]]:
             found=f"{', '.join(names)} in rows of {sorted({len(row) for row in rows})}",
             hint="jentropy reads the dumps of libtpu 0.0.42 to 0.0.52; install one of them",
         )
-    found = []
-    for row in rows:
-        used = dict.fromkeys(SLOTS, 0)
-        for name, count in zip(names, row, strict=True):
-            if name in used:
-                used[name] += int(count)
-        found.append(used)
-    return found
+    return [{name: int(row[names.index(name)]) for name in SLOTS} for row in rows]
 
 
-def _loops(bundles: list[_Bundle]) -> list[_Loop]:
+def _loops(bundles: list[_Bundle], trips: float) -> list[_Loop]:
     delay = _delay(bundles)
     started = {
         region: i
@@ -190,13 +182,19 @@ def _loops(bundles: list[_Bundle]) -> list[_Loop]:
         if "LB" in bundle.marks
         for region in STARTED.findall(bundle.text)
     }
-    ends = {m.group(1): int(m.group(4)) for b in bundles for m in COMPARED.finditer(b.text)}
-    loops = []
+    ends = {m.group(1): float(m.group(4)) for b in bundles for m in COMPARED.finditer(b.text)}
+    return [
+        _Loop(started[branch.group(3)], i + delay, ends.get(branch.group(2), trips))
+        for i, branch in _branches(bundles)
+        if started.get(branch.group(3), i + 1) <= i
+    ]
+
+
+def _branches(bundles: list[_Bundle]) -> Iterator[tuple[int, re.Match[str]]]:
+    """Where branches are, and what they say."""
     for i, bundle in enumerate(bundles):
-        branch = BRANCH.search(bundle.text)
-        if branch and started.get(branch.group(3), i + 1) <= i:
-            loops.append(_Loop(started[branch.group(3)], i + delay, ends.get(branch.group(2))))
-    return loops
+        if branch := BRANCH.search(bundle.text):
+            yield i, branch
 
 
 def _delay(bundles: list[_Bundle]) -> int:
@@ -209,19 +207,18 @@ def _delay(bundles: list[_Bundle]) -> int:
 
 def _once(bundles: list[_Bundle], steps: int) -> set[int]:
     """Bundles that only the first or the last step along K runs."""
-    delay = _delay(bundles)
-    differs = _differs(bundles)
+    delay, differs = _delay(bundles), _differs(bundles)
     landing = {region: i for i, b in enumerate(bundles) for region in LANDING.findall(b.text)}
-    found: set[int] = set()
-    for i, bundle in enumerate(bundles):
-        branch = BRANCH.search(bundle.text)
-        if branch and not branch.group(1) and differs.get(branch.group(2)) in (0, steps - 1):
-            found.update(range(i + 1 + delay, landing.get(branch.group(3), 0)))
-    return found
+    return {
+        skipped
+        for i, branch in _branches(bundles)
+        if not branch.group(1) and differs.get(branch.group(2)) in (0, steps - 1)
+        for skipped in range(i + 1 + delay, landing.get(branch.group(3), 0))
+    }
 
 
 def _differs(bundles: list[_Bundle]) -> dict[str, int]:
-    """Predicates that a number in a register is not the one given."""
+    """Predicates that a number in a register is not the one that is stated."""
     text = "\n".join(bundle.text for bundle in bundles)
     stored = dict(STORED.findall(text))
     loaded = {name: stored.get(place) for name, place in LOADED.findall(text)}
@@ -231,24 +228,21 @@ def _differs(bundles: list[_Bundle]) -> dict[str, int]:
         for predicate, kind, register, number in COMPARED.findall(text)
         if kind == "ne"
     }
-    found = {p: number for p, (register, number) in compared.items() if register not in saved}
-    for predicate, (register, _) in compared.items():
-        if saved.get(register) in found:
-            found[predicate] = found[saved[register]]
-    return found
+    direct = {p: number for p, (register, number) in compared.items() if register not in saved}
+    return direct | {
+        predicate: direct[saved[register]]
+        for predicate, (register, _) in compared.items()
+        if saved.get(register) in direct
+    }
 
 
 def _straight(bundles: list[_Bundle], grid: _Loop, inner: list[_Loop]) -> Iterator[int]:
     """Lengths of the pieces of a step, loops apart, without a branch or a place to branch to."""
     length = 0
     for i in range(grid.first, grid.last + 1):
-        cut = bundles[i].marks or "sbr.rel" in bundles[i - 1].text
-        if any(i in loop for loop in inner):
+        looped = any(i in loop for loop in inner)
+        if looped or bundles[i].marks or "sbr.rel" in bundles[i - 1].text:
             yield length
             length = 0
-            continue
-        if cut:
-            yield length
-            length = 0
-        length += 1
+        length += not looped
     yield length

@@ -183,6 +183,7 @@ def measure_decode(
     """The same of its decode to dense BF16."""
     weight, (k, n) = resident(number_format, *shape), shape
     kernels = kernels_of(weight)
+    assert kernels.decode_tile is not None
     tile_k, tile_n = kernels.decode_tile(weight)
     _compile(dump, target, lambda w: kernels.decode(w, jnp.dtype(jnp.bfloat16)), weight)
     rest = chunks_of(tile_k * tile_n) if "counts" in weight.arrays else 0

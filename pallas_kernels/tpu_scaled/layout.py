@@ -256,11 +256,11 @@ def decode(weight: ResidentTensor, dtype: Any) -> Shaped[Array, "rows columns"]:
 
 
 def _kernels() -> Kernels:
-    from .decode import decode
-    from .matmul import multiply
-    from .plan import decode_tile, plan
+    from . import decode, matmul, plan
 
-    return Kernels(plan=plan, multiply=multiply, decode=decode, decode_tile=decode_tile)
+    return Kernels(
+        plan=plan.plan, multiply=matmul.multiply, decode=decode.decode, decode_tile=plan.decode_tile
+    )
 
 
 LAYOUT = Layout(

@@ -232,11 +232,11 @@ def take(weight: ResidentTensor, ids: Int[Array, " ids"], dtype: Any) -> Shaped[
 
 
 def _kernels() -> Kernels:
-    from .decode import decode
-    from .matmul import multiply
-    from .plan import decode_tile, plan
+    from . import decode, matmul, plan
 
-    return Kernels(plan=plan, multiply=multiply, decode=decode, decode_tile=decode_tile)
+    return Kernels(
+        plan=plan.plan, multiply=matmul.multiply, decode=decode.decode, decode_tile=plan.decode_tile
+    )
 
 
 LAYOUT = Layout(
