@@ -36,7 +36,7 @@ import numpy as np
 
 from jentropy.errors import CorruptError
 
-from . import bits, lanes, tables, threads
+from . import bits, calls, lanes, tables, threads
 from .byte_planes import merge, plane_count, plane_size, split
 from .coding import Span
 from .tables import BYTE, Tables
@@ -152,7 +152,7 @@ def size_bound(span: Span) -> int:
     """Largest payload of a chunk, bytes: a lane emits at most a word a symbol."""
     size = plane_size(span.size, span.element, span.dtype)
     count = plane_count(span.element, span.dtype)
-    return count * (10 + 6 * lanes.lane_count(size) + 3 * size)
+    return count * (10 + 6 * calls.lane_count(size) + 3 * size)
 
 
 def encode(chunks: Sequence[np.ndarray], spans: Sequence[Span]) -> list[np.ndarray]:
@@ -164,10 +164,10 @@ def _run(
     sections: Sequence[Sequence[Any]], code: Callable[[Iterator[Any]], list[np.ndarray]]
 ) -> list[list[np.ndarray]]:
     """Sections, with what `code` gives in the stead of the jobs among them."""
-    jobs = (part for parts in sections for part in parts if isinstance(part, lanes.Job))
+    jobs = (part for parts in sections for part in parts if isinstance(part, calls.Job))
     done = iter(code(jobs))
     return [
-        [next(done) if isinstance(part, lanes.Job) else part for part in parts]
+        [next(done) if isinstance(part, calls.Job) else part for part in parts]
         for parts in sections
     ]
 

@@ -150,7 +150,7 @@ def _float32_bits(element: ElementFormat) -> np.ndarray:
 
 
 @lru_cache
-def raw_element(dtype: np.dtype) -> ElementFormat:
+def raw_element(dtype: Any) -> ElementFormat:
     """An element of one field, `code`, as wide as the dtype. It has no values of its own.
 
     Args:
