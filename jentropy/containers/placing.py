@@ -138,14 +138,14 @@ def fitting(tensor: CompressedTensor, rule: Any, name: str) -> jax.sharding.Shar
             expected="a jax.sharding.Sharding, ShapeDtypeStruct or None",
             found=f"{rule!r:.60}",
         )
-    named = isinstance(rule, jax.sharding.NamedSharding)
-    if named and not target.shape:
+    if isinstance(rule, jax.sharding.NamedSharding) and not target.shape:
         everywhere = jax.sharding.PartitionSpec()
         return jax.sharding.NamedSharding(rule.mesh, everywhere, memory_kind=rule.memory_kind)
     try:
         rule.shard_shape(tuple(target.shape))
-        if named and len(rule.spec) > len(target.shape):
-            raise ValueError(f"{len(rule.spec)} axes")
+        axes = len(getattr(rule, "spec", ()))
+        if axes > len(target.shape):
+            raise ValueError(f"{axes} axes")
         if not rule.device_set:
             raise ValueError("no device")
     except (ValueError, TypeError, NotImplementedError) as error:
