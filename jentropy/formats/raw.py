@@ -5,16 +5,20 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
+from jax.typing import DTypeLike
 
 from .element import RAW, ElementFormat, Field
 
 
 @lru_cache
-def raw_element(dtype: np.dtype) -> ElementFormat:
+def raw_element(dtype: DTypeLike) -> ElementFormat:
     """An element of one field, `code`, as wide as the dtype. It has no values of its own.
 
     Args:
       dtype: any that is not of objects.
+
+    Returns:
+      The same object for the same dtype.
 
     Example:
       >>> raw_element(np.dtype(np.int64)).code_bits
