@@ -26,7 +26,12 @@ Original = tuple[Entry, StoredArray | None]  # an entry, and what it is compared
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verified:
-    """What a verification went through."""
+    """What a verification went through.
+
+    Example:
+      >>> Verified(tensors=1, files=1, chunks=1, bytes=9, compared=True).compared
+      True
+    """
 
     tensors: int
     files: int

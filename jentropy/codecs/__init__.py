@@ -36,6 +36,9 @@ def choose(numbers: np.ndarray, slices: Sequence[np.ndarray], element: ElementFo
         codes int64[256], how often each byte occurs.
       element: format of the codes in the numbers.
 
+    Returns:
+      A codec and what it needs beside the codes; `stored` where none would save enough.
+
     Example:
       >>> from jentropy import entropy, formats
       >>> numbers = np.full((300, 300), 0x3F80, np.uint16)  # ones

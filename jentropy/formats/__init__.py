@@ -50,6 +50,12 @@ FORMATS: dict[str, Format] = {
 def format_of_dtype(dtype: Any) -> str:
     """Name of the format whose values have this dtype, RAW if none has.
 
+    Args:
+      dtype: of NumPy, `ml_dtypes` or JAX, or its name.
+
+    Returns:
+      A key of `FORMATS`, or RAW.
+
     Example:
       >>> import numpy as np
       >>> format_of_dtype(np.float16), format_of_dtype(np.int64)
@@ -65,6 +71,9 @@ def element_named(name: str, dtype: Any) -> ElementFormat:
       name: of an element, or RAW.
       dtype: of the array.
 
+    Returns:
+      How one of its codes is read.
+
     Example:
       >>> element_named("INT4", "uint8").code_bits, element_named("RAW", "int32").code_bits
       (4, 32)
@@ -74,6 +83,12 @@ def element_named(name: str, dtype: Any) -> ElementFormat:
 
 def plain_format(dtype: Any) -> Format:
     """The format of an array of numbers, or of raw codes, that has no parameters.
+
+    Args:
+      dtype: of the array.
+
+    Returns:
+      A format of that element alone.
 
     Example:
       >>> plain_format("float32").name, plain_format("int16").name

@@ -168,6 +168,12 @@ def raw_element(dtype: Any) -> ElementFormat:
 def code_dtype(dtype: Any) -> np.dtype:
     """Unsigned integer dtype that holds the codes of a dtype; one of 16 bytes is its own.
 
+    Args:
+      dtype: of values.
+
+    Returns:
+      A NumPy dtype of as many bytes.
+
     Example:
       >>> code_dtype(np.float32).name, code_dtype(np.complex128).name
       ('uint32', 'complex128')
@@ -178,6 +184,12 @@ def code_dtype(dtype: Any) -> np.dtype:
 
 def codes_of(values: Any) -> Any:
     """Bits of a NumPy or JAX array as unsigned integers of its shape.
+
+    Args:
+      values: an array of any dtype and shape.
+
+    Returns:
+      The same kind of array, of `code_dtype(values.dtype)`; NumPy's is a view.
 
     Example:
       >>> hex(int(codes_of(np.float16([1.0]))[0]))
