@@ -9,13 +9,17 @@ EXTRAS := report,hub,gguf,train,test
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test lint typecheck clean
+.PHONY: demo check test lint typecheck clean
 
 demo: $(READY)
 	$(BIN)/jentropy demo
 
+# The tests of the inner loop: all but a few that take most of the time.
+check: $(READY)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow" $(PYTEST)
+
 test: $(READY)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST)
 
 lint: $(READY)
 	$(BIN)/ruff check .

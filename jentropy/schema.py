@@ -56,12 +56,34 @@ class Key:
 
 
 def misfit(expected: str, found: Any, error: type[InputError] = CorruptError) -> InputError:
-    """The error of a value of another kind."""
+    """The error of a value of another kind.
+
+    Args:
+      expected: what is expected, in words.
+      found: the value; its start is shown.
+      error: class of the error.
+
+    Returns:
+      An error that has no place yet: see `within`.
+
+    Example:
+      >>> str(misfit("a text", 3))
+      ': expected a text, found 3'
+    """
     return error("", expected=expected, found=f"{found!r:.60}")
 
 
 def within(error: InputError, place: str) -> InputError:
-    """The same error, of a value further out."""
+    """The same error, of a value further out.
+
+    Args:
+      error: of what lies in that value.
+      place: how to get there: a name, `.key` or `[number]`.
+
+    Example:
+      >>> str(within(misfit("a text", 3), ".names[2]"))
+      '.names[2]: expected a text, found 3'
+    """
     what = error.what if error.what[:1] in ("", ".", "[", ":") else f": {error.what}"
     keywords = {key: getattr(error, key) for key in ("tensor", "expected", "found", "hint")}
     return type(error)(place + what, **keywords)
@@ -70,7 +92,17 @@ def within(error: InputError, place: str) -> InputError:
 def where(
     expected: str, holds: Callable[[Any], Any], error: type[InputError] = CorruptError
 ) -> Kind:
-    """A value of which something holds."""
+    """A value of which something holds.
+
+    Args:
+      expected: what is expected, in words.
+      holds: true of such values.
+      error: class of the error of all others.
+
+    Example:
+      >>> where("an even number", lambda n: n % 2 == 0).read(4)
+      4
+    """
 
     def read(value: Any) -> Any:
         if not holds(value):
@@ -83,24 +115,48 @@ def where(
 def checked(
     kind: Kind, expected: str, holds: Callable[[Any], Any], error: type[InputError] = CorruptError
 ) -> Kind:
-    """Those values of a kind for which something holds."""
+    """Those values of a kind of which something holds.
+
+    Args:
+      kind: what they are.
+      expected, holds, error: see `where`; what is read is held to it.
+
+    Example:
+      >>> checked(many(SIZE), "three sizes", lambda sizes: len(sizes) == 3).read([1, 2, 3])
+      (1, 2, 3)
+    """
     read, check = kind.read, where(expected, holds, error).read
     return Kind(lambda value: check(read(value)), kind.write)
 
 
 def instance(expected: str, *types: type) -> Kind:
-    """A value of one of some types; a boolean is no integer."""
+    """A value of one of some types of JSON's; a boolean is no integer.
+
+    Example:
+      >>> instance("an integer", int).read(7)
+      7
+    """
     return where(expected, lambda value: type(value) in types)
 
 
 def matching(expected: str, pattern: str) -> Kind:
-    """A text that matches a pattern as a whole."""
+    """A text that matches a regular expression as a whole.
+
+    Example:
+      >>> matching("a letter", "[a-z]").read("x")
+      'x'
+    """
     matches = re.compile(pattern).fullmatch
     return where(expected, lambda value: type(value) is str and matches(value))
 
 
 def below(stop: float) -> Kind:
-    """An integer from 0 on."""
+    """An integer from 0 on, below another number.
+
+    Example:
+      >>> below(10).read(9)
+      9
+    """
     return where(f"an integer from 0 below {stop}", lambda n: type(n) is int and 0 <= n < stop)
 
 
@@ -113,7 +169,7 @@ INTEGER = instance("an integer", int)
 NUMBER = instance("a number", int, float)
 SIZE = below(math.inf)
 NOT = Kind(lambda value: not FLAG.read(value), lambda value: not value)
-_DIGITS = matching("16 hexadecimal digits", "[0-9a-f]{16}")
+_DIGITS = matching("a hash of 16 hexadecimal digits", "[0-9a-f]{16}")
 DIGEST = Kind(lambda value: int(_DIGITS.read(value), 16), lambda value: f"{value:016x}")
 _ENCODED = matching("base64", "([0-9A-Za-z+/]{4})*([0-9A-Za-z+/]{2}==|[0-9A-Za-z+/]{3}=)?")
 BASE64 = Kind(
@@ -123,12 +179,26 @@ BASE64 = Kind(
 
 
 def name_in(names: Collection[str]) -> Kind:
-    """A name that this release knows."""
+    """A name that this release knows; any other is an UnsupportedError.
+
+    Example:
+      >>> name_in(["stored", "deflate"]).read("stored")
+      'stored'
+    """
     return checked(TEXT, " or ".join(names), lambda name: name in names, UnsupportedError)
 
 
 def either(is_first: Callable[[Any], bool], first: Kind, second: Kind) -> Kind:
-    """A value of one of two kinds; `is_first` tells them apart, in JSON and as what they are."""
+    """A value of one of two kinds.
+
+    Args:
+      is_first: tells them apart, in JSON and as what they stand for.
+      first, second: the kinds.
+
+    Example:
+      >>> either(lambda value: isinstance(value, str), TEXT, SIZE).read(3)
+      3
+    """
     return Kind(
         lambda value: (first if is_first(value) else second).read(value),
         lambda value: (first if is_first(value) else second).write(value),
@@ -136,7 +206,12 @@ def either(is_first: Callable[[Any], bool], first: Kind, second: Kind) -> Kind:
 
 
 def optional(kind: Kind) -> Kind:
-    """A value of a kind, or null."""
+    """A value of a kind, or null.
+
+    Example:
+      >>> optional(SIZE).read(None) is None
+      True
+    """
     return either(lambda value: value is None, ANY, kind)
 
 
@@ -154,7 +229,12 @@ def _read_each(
 
 
 def many(kind: Kind) -> Kind:
-    """A list of values of one kind, read as a tuple."""
+    """A list of values of one kind, read as a tuple.
+
+    Example:
+      >>> many(DIGEST).read(["00000000000000ff"]), many(DIGEST).write((255,))
+      ((255,), ['00000000000000ff'])
+    """
     reads, items, write = itertools.repeat(kind.read), LIST.read, kind.write
     return Kind(
         lambda values: _read_each(reads, items(values), itertools.count()),
@@ -166,7 +246,12 @@ def row(*kinds: Kind, least: int | None = None) -> Kind:
     """A list of values of a kind each, read as a tuple.
 
     Args:
+      kinds: of the values in turn.
       least: how many of them there always are; None: all.
+
+    Example:
+      >>> row(TEXT, SIZE, least=1).read(["a"])
+      ('a',)
     """
     lengths = range(len(kinds) if least is None else least, len(kinds) + 1)
     items = checked(LIST, f"a list of {len(kinds)}", lambda values: len(values) in lengths).read
@@ -178,7 +263,12 @@ def row(*kinds: Kind, least: int | None = None) -> Kind:
 
 
 def table(kind: Kind) -> Kind:
-    """An object whose values are of one kind, under any keys."""
+    """An object whose values are of one kind, under any keys.
+
+    Example:
+      >>> table(SIZE).read({"a": 1})
+      {'a': 1}
+    """
     reads = itertools.repeat(kind.read)
     return Kind(
         lambda told: dict(

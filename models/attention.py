@@ -67,7 +67,7 @@ class Cache:
         """
         slots = jnp.arange(capacity := self.arrays[0].shape[2])
         positions = turn.start + jnp.arange(new[0].shape[1])
-        arrays, seen = [], []
+        arrays, seen, first = [], [], jnp.int32(0)
         for array, entries in zip(self.arrays, new, strict=True):
             if self.sliding:
                 layer = jax.lax.dynamic_index_in_dim(array, turn.at, keepdims=False)
@@ -75,7 +75,7 @@ class Cache:
                 kept = layer.at[:, positions[-capacity:] % capacity].set(entries[:, -capacity:])
                 array = jax.lax.dynamic_update_index_in_dim(array, kept, turn.at, 0)
             else:
-                where = (turn.at, 0, turn.start, *(0 for _ in array.shape[3:]))
+                where = (turn.at, first, turn.start, *(first for _ in array.shape[3:]))
                 array = jax.lax.dynamic_update_slice(array, entries[None], where)
                 seen.append(jax.lax.dynamic_index_in_dim(array, turn.at, keepdims=False))
             arrays.append(array)

@@ -42,7 +42,18 @@ class Layer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecoderConfig:
-    """A decoder-only transformer with grouped-query attention and a gated MLP."""
+    """A decoder-only transformer with grouped-query attention and a gated MLP.
+
+    Raises:
+      InputError: sizes that do not fit each other, an activation that there is not.
+
+    Example:
+      >>> config = DecoderConfig(vocab_size=32, hidden_size=16, intermediate_size=32, num_layers=2,
+      ...     num_heads=2, num_kv_heads=1, head_dim=8, rms_norm_eps=1e-6,
+      ...     rope=RopeConfig(theta=1e4), tie_word_embeddings=True, windows=(4, None))
+      >>> [layer.window for layer in config.layers()]
+      [4, None]
+    """
 
     vocab_size: int
     hidden_size: int
@@ -108,8 +119,8 @@ def sliding_windows(
       used: whether a `sliding_window` counts where `use_sliding_window` is missing.
       first: layer from which on it counts where `max_window_layers` is missing.
     """
-    used = flag(config, "use_sliding_window", used) and bool(config.get("sliding_window"))
-    window = require(config, "sliding_window") if used else None
+    told, used = config.get("sliding_window"), flag(config, "use_sliding_window", used)
+    window = require(config, "sliding_window") if told and used else None
     first = require(config, "max_window_layers", float, first)
     kinds, layers = config.get("layer_types"), require(config, "num_hidden_layers")
     if not kinds:

@@ -55,14 +55,14 @@ class Decoder(nnx.Module):
         layer's number, such as their formats.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> from flax import nnx
       >>> from jentropy.models.config import DecoderConfig, RopeConfig
       >>> config = DecoderConfig(vocab_size=32, hidden_size=16, intermediate_size=32, num_layers=3,
       ...     num_heads=2, num_kv_heads=1, head_dim=8, rms_norm_eps=1e-6,
       ...     rope=RopeConfig(theta=1e4), tie_word_embeddings=True)
-      >>> model = Decoder(config, compute_dtype=jnp.float32, rngs=nnx.Rngs(0))
-      >>> model(jnp.zeros((1, 4), jnp.int32)).shape
+      >>> model = nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0)))  # costs no memory
+      >>> graph, state = nnx.split(model)
+      >>> ids = jnp.zeros((1, 4), jnp.int32)
+      >>> jax.eval_shape(lambda state, ids: nnx.merge(graph, state)(ids), state, ids).shape
       (1, 4, 32)
       >>> model.layers[0].mlp.up_proj.weight.shape
       (3, 32, 16)
@@ -114,8 +114,8 @@ class Decoder(nnx.Module):
             turn = Turn(at, start, *(table[at] for table in tables[kind]))
             # A layer is the same bits within a loop and without: XLA fuses nothing across its ends.
             x, turn = jax.lax.optimization_barrier((x, turn))
-            x, own = take(self.layers[kind], at)(x, cache[kind], turn)
-            return jax.lax.optimization_barrier(x), (*cache[:kind], own, *cache[kind + 1 :])
+            x, new = take(self.layers[kind], at)(x, cache[kind], turn)
+            return jax.lax.optimization_barrier(x), (*cache[:kind], new, *cache[kind + 1 :])
 
         x = self.embed_tokens(input_ids, self.compute_dtype)
         x, cache = run(self.members, step, (x, cache))

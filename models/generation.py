@@ -32,7 +32,7 @@ def generate(
 
     Args:
       model: the model.
-      input_ids: prompts, one token each at least.
+      input_ids: int32[batch, time]: prompts, one token each at least.
       max_new_tokens: tokens to add.
       temperature: 0 takes the likeliest token, greater samples from softmax(logits / temperature).
       seed: of the sampling.
@@ -43,6 +43,15 @@ def generate(
     Raises:
       InputError: an empty prompt, token ids outside the vocabulary, or more positions than the
         model has.
+
+    Example:
+      >>> from jentropy.models import Decoder, DecoderConfig, RopeConfig
+      >>> config = DecoderConfig(vocab_size=32, hidden_size=16, intermediate_size=32, num_layers=1,
+      ...     num_heads=2, num_kv_heads=1, head_dim=8, rms_norm_eps=1e-6,
+      ...     rope=RopeConfig(theta=1e4), tie_word_embeddings=True)
+      >>> model = nnx.jit(lambda: Decoder(config, rngs=nnx.Rngs(0)))()
+      >>> generate(model, jnp.array([[3, 1]]), max_new_tokens=4).shape
+      (1, 6)
     """
     ids = jnp.asarray(input_ids, jnp.int32)
     config = model.config
@@ -50,7 +59,7 @@ def generate(
         raise InputError("input_ids", expected="int[batch, time], not empty", found=list(ids.shape))
     positions, last = ids.shape[1] + max_new_tokens, config.max_position_embeddings
     inside = bool(((ids >= 0) & (ids < config.vocab_size)).all())
-    for what, holds, expected, found in (
+    for what, holds, expected, value in (
         ("max_new_tokens", max_new_tokens >= 0, "0 or more", max_new_tokens),
         ("temperature", 0 <= temperature < math.inf, "0 or more", temperature),
         ("seed", 0 <= seed < 1 << 32, "0 to 4294967295", seed),
@@ -58,7 +67,7 @@ def generate(
         ("prompt and new tokens", positions <= last, f"at most {last} positions", positions),
     ):
         if not holds:
-            raise InputError(what, expected=expected, found=found)
+            raise InputError(what, expected=expected, found=value)
     if max_new_tokens == 0:
         return ids
     graph, state = nnx.split(model)
@@ -84,21 +93,21 @@ def _generate(
     new: int,
     sample: bool,
 ) -> Int[Array, "batch total"]:
-    def run(state, ids, key, temperature):
-        return _continued(nnx.merge(graph, state), ids, key, temperature, new, sample=sample)
-
+    run = partial(_continued, graph, new=new, sample=sample)
     return modes.automatic(run, state, ids, key, temperature, out=lambda: modes.spec_of(ids))
 
 
 def _continued(
-    model: Decoder,
+    graph: nnx.GraphDef,
+    state: nnx.State,
     ids: Int[Array, "batch time"],
     key: jax.Array,
     temperature: jax.Array,
-    new: int,
     *,
+    new: int,
     sample: bool,
 ) -> Int[Array, "batch total"]:
+    model = nnx.merge(graph, state)
     config = model.config
     batch, time = ids.shape
     ends = jnp.asarray(config.eos_token_ids, jnp.int32)

@@ -149,8 +149,8 @@ def load(
 
     def make(tensor: Tensor, codes: Any, place: Place) -> Any:
         if isinstance(checkpoint, CompressedCheckpoint):
-            whole = formats.QuantizedTensor(number_format=tensor.number_format, codes=dict(codes))
-            weight = kernels.to_resident(place.of_quantized(whole), backend)
+            stored = formats.QuantizedTensor(number_format=tensor.number_format, codes=dict(codes))
+            weight = kernels.to_resident(place.of_quantized(stored), backend)
         else:
             is_plain = tensor.dtype is not None
             dense = tensor.values(codes) if is_plain else tensor.dequantize(compute_dtype, codes)
@@ -177,7 +177,7 @@ def load(
                 if place.path[0] == LAYERS:
                     layer = model.members[place.path[1]][place.index[0]]
                     weights[layer].append(alike[name])
-        model, named, _ = build({layer: tuple(own) for layer, own in weights.items()})
+        model, named, _ = build({layer: tuple(shared) for layer, shared in weights.items()})
         expect(progress, sum(math.prod(tensor.shape) for tensor in tensors.values()))
         if filled := _fill(checkpoint, named, make, alike, progress):
             nnx.update(model, nnx.from_flat_state(filled))
@@ -211,7 +211,7 @@ def _fill(
             if len(kinds[place.path]) == 1:
                 stack = filled.pop(place.path, None)
                 filled[place.path] = put(stack, place.axes, place.index, weight)
-    return filled if all(len(found) == 1 for found in kinds.values()) else None
+    return filled if max(map(len, kinds.values())) == 1 else None
 
 
 def _check(

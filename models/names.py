@@ -109,44 +109,40 @@ def places(
       The places of every weight that has one which no weight before it took; and what no weight is
       for, by the names that most checkpoints have for it.
     """
-    whole = {}
+    addresses = {}
     for path, shape in parameters.items():
         if path[0] != LAYERS:
-            whole[".".join(path)] = Place(path=path, shape=shape)
+            addresses[".".join(path)] = Place(path=path, shape=shape)
             continue
         for at, layer in enumerate(members[path[1]]):
             place = Place(path=path, axes=shape[:1], index=(at,), shape=shape[1:])
-            whole[".".join((LAYERS, str(layer), *path[2:]))] = place
+            addresses[".".join((LAYERS, str(layer), *path[2:]))] = place
     named: dict[str, list[Place]] = {}
     taken: set[tuple[Path, tuple[int, ...]]] = set()
     for name in names:
-        matches = ((re.fullmatch(rule.name, name), rule) for rule in rules)
-        ones, transposed = next(
-            (
-                ([_locate(match.expand(path), whole) for path in rule.paths], rule.transposed)
-                for match, rule in matches
-                if match
-            ),
-            ([None], False),
-        )
-        found = [one for one in ones if one is not None]
-        new = {(one.path, one.index) for one in found}
-        if len(found) == len(ones) and taken.isdisjoint(new):
+        matches = ((rule, re.fullmatch(rule.name, name)) for rule in rules)
+        rule, match = next(((rule, match) for rule, match in matches if match), (None, None))
+        if rule is None or match is None:
+            continue
+        parts = [_locate(match.expand(path), addresses) for path in rule.paths]
+        located = [part for part in parts if part is not None]
+        new = {(part.path, part.index) for part in located}
+        if len(located) == len(parts) and taken.isdisjoint(new):
             taken |= new
-            named[name] = _sharing(found, transposed)
+            named[name] = _sharing(located, rule.transposed)
     missing = [
         address if address.startswith("lm_head") else f"model.{address}"
-        for address, place in whole.items()
+        for address, place in addresses.items()
         if (place.path, place.index) not in taken
         and not all((place.path, (*place.index, e)) in taken for e in range(place.shape[0]))
     ]
     return named, missing
 
 
-def _locate(address: str, whole: Mapping[str, Place]) -> Place | None:
+def _locate(address: str, addresses: Mapping[str, Place]) -> Place | None:
     """The place at a rule's path; None if there is no such parameter."""
     before, *expert = re.split(r"(?<=\bexperts)\.(\d+)", address, maxsplit=1)
-    place = whole.get(before + "".join(expert[1:]))
+    place = addresses.get(before + "".join(expert[1:]))
     if place is None or not expert:
         return place
     experts, *shape = place.shape
@@ -163,6 +159,6 @@ def _sharing(ones: Sequence[Place], transposed: bool) -> list[Place]:
     ends = list(itertools.accumulate(heights, initial=0))
     rows = itertools.pairwise(ends) if len(ones) > 1 else [None]
     return [
-        replace(one, shape=shape, rows=own, transposed=transposed)
-        for one, own in zip(ones, rows, strict=True)
+        replace(one, shape=shape, rows=part, transposed=transposed)
+        for one, part in zip(ones, rows, strict=True)
     ]

@@ -39,6 +39,13 @@ _BESIDE = ("rope_theta", "partial_rotary_factor", "original_max_position_embeddi
 class RopeConfig:
     """Rotary position embedding.
 
+    Raises:
+      InputError: parameters out of range; an `UnsupportedError` for a kind that there is not.
+
+    Example:
+      >>> inverse_frequencies(RopeConfig(theta=1e4, kind="linear", factor=2.0), 4)
+      array([0.5  , 0.005], dtype=float32)
+
     References:
       Su et al., RoFormer, arXiv 2104.09864; Llama 3.1's frequency scaling (arXiv 2407.21783).
     """

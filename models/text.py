@@ -20,8 +20,19 @@ from .generation import generate
 def load_tokenizer(path: str | Path) -> Tokenizer:
     """The tokenizer of a checkpoint: its `tokenizer.json`, or that beside a single file.
 
+    Args:
+      path: whatever `load` takes.
+
+    Returns:
+      A `tokenizers.Tokenizer`.
+
     Raises:
       InputError: the checkpoint has none, or one that cannot be read.
+
+    Example:
+      >>> from jentropy import models
+      >>> models.load_tokenizer(models.BUNDLED).encode("import os").ids
+      [607, 546]
     """
     checkpoint = open_checkpoint(path)
     text = checkpoint.read_text(TOKENIZER)
@@ -45,8 +56,25 @@ def continue_text(
 ) -> tuple[list[int], str]:
     """Continues a prompt.
 
+    Args:
+      model: the model.
+      tokenizer: that of its checkpoint.
+      prompt: one token at least.
+      max_new_tokens: tokens to add; fewer if an end token comes before.
+      temperature, seed: as of `generate`.
+
     Returns:
       Token ids, the prompt's included and what follows an end token left out, and their text.
+
+    Raises:
+      InputError: no text, or one that the model has no room to continue.
+
+    Example:
+      >>> from jentropy import models
+      >>> model, tokenizer = models.load(models.BUNDLED), models.load_tokenizer(models.BUNDLED)
+      >>> ids, text = continue_text(model, tokenizer, "import os", max_new_tokens=0)
+      >>> len(ids), text
+      (2, 'import os')
     """
     try:
         ids = tokenizer.encode(prompt).ids

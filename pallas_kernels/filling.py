@@ -19,7 +19,16 @@ from .resident import ResidentTensor
 
 
 def likeness(weight: ResidentTensor | jax.Array) -> Hashable:
-    """What the weights of a stack have in common."""
+    """What the weights of a stack have in common, hashable: all but the sizes of lists.
+
+    Args:
+      weight: a single matrix, or any array.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> likeness(jnp.ones((2, 3))) == likeness(jnp.zeros((2, 3)))
+      True
+    """
     if not isinstance(weight, ResidentTensor):
         return weight.dtype, weight.shape
     lists, largest = weight.record.lists, weight.record.largest
@@ -45,6 +54,9 @@ def put(
       axes: sizes of the stack's axes; none: there is one weight, which is given back.
       index: which weight of the stack it is.
       weight: alike (`likeness`) all others of the stack.
+
+    Returns:
+      The stack, [*axes, *shape of the weight]; zeros where no weight was put yet.
 
     Example:
       >>> import jax.numpy as jnp
@@ -87,7 +99,7 @@ def _write(
     stacked: dict[str, jax.Array], arrays: dict[str, jax.Array], index: jax.Array
 ) -> dict[str, jax.Array]:
     def one(stack: jax.Array, array: jax.Array) -> jax.Array:
-        where = (*index, *(0 for _ in array.shape))
+        where = (*index, *(np.int32(0) for _ in array.shape))
         return jax.lax.dynamic_update_slice(stack, array[(None,) * index.size], where)
 
     return jax.tree.map(one, stacked, arrays)

@@ -27,6 +27,31 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 
+# What `make check` leaves out: tests whose id begins so, a few that take most of the time.
+SLOW = (
+    "test_aot.py",
+    "test_gpu.py",
+    "test_gpu_code.py",
+    "test_imports.py::test_works_without",
+    "test_matmul.py::test_kernels_that_do_not_work_are_not_taken",
+    "test_matmul.py::test_matrices_of_a_stack",
+    "test_models.py::test_a_mesh_spreads_the_weights",
+    "test_modes.py::test_a_mesh_with_explicit_axes",
+    "test_notebooks.py",
+    "test_profile.py",
+    "test_pylm.py",
+    "test_readme.py",
+    "test_tpu.py",
+    "test_cli.py::test_bench_measures",
+    "test_cli.py::test_demo_shows_the_whole_way",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.nodeid.removeprefix("tests/").startswith(SLOW):
+            item.add_marker(pytest.mark.slow)
+
 
 @pytest.fixture
 def unchecked() -> Iterator[None]:

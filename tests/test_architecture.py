@@ -15,7 +15,7 @@ import pytest
 
 import jentropy
 
-from .conftest import ROOT
+from .conftest import ROOT, SLOW
 
 # Lower layers first. A package imports from those before it (and from itself) only.
 LAYERS = [
@@ -177,3 +177,10 @@ def test_an_import_takes_no_more_than_it_needs():
     code = f"import sys, jentropy; print([m for m in {HEAVY} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert out.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("start", SLOW)
+def test_what_check_leaves_out_is_there(start):
+    file, _, name = start.partition("::")
+    tree = ast.parse((ROOT / "tests" / file).read_text())
+    assert not name or name in {n.name for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)}

@@ -81,7 +81,7 @@ def test_hostile_weights_are_refused(name, recognised):
 def test_two_weights_of_one_array_and_unknown_formats_are_refused(recognised):
     content = json.loads(zlib.decompress(index_lib.to_bytes(recognised)))
     content["weights"] *= 2
-    with pytest.raises(CorruptError, match="once, found 0"):
+    with pytest.raises(CorruptError, match="once, found 'array 0'"):
         index_lib.from_json(json.dumps(content).encode(), FILE)
     content["formats"][0]["element"] = "FP5"
     with pytest.raises(UnsupportedError, match="FP5"):

@@ -210,6 +210,50 @@ def test_what_a_missing_key_stands_for():
     assert llama.config(sizes).rope.theta == 10000.0
 
 
+QWEN2_5 = {
+    "architectures": ["Qwen2ForCausalLM"],
+    "attention_dropout": 0.0,
+    "bos_token_id": 151643,
+    "eos_token_id": 151645,
+    "max_position_embeddings": 32768,
+    "max_window_layers": 1,
+    "model_type": "qwen2",
+    "rope_theta": 1000000.0,
+    "sliding_window": 4096,
+    "tie_word_embeddings": True,
+    "torch_dtype": "bfloat16",
+    "use_mrope": False,
+    "use_sliding_window": False,
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "windows"),
+    [
+        ({}, (None, None)),
+        ({"use_sliding_window": True}, (None, 4096)),
+        ({"use_sliding_window": True, "max_window_layers": None}, (None, None)),
+        ({"use_sliding_window": True, "max_window_layers": 0}, (4096, 4096)),
+        ({"use_sliding_window": True, "sliding_window": 32768}, (None, None)),
+        (
+            {"use_sliding_window": True, "layer_types": ["sliding_attention", "full_attention"]},
+            (4096, None),
+        ),
+    ],
+)
+def test_windows_of_qwen2_begin_at_a_layer(changes, windows):
+    made = read({**SIZES, **QWEN2_5, **changes})
+    assert made.windows == windows
+    assert [layer.window for layer in made.layers()] == list(windows)
+    assert (made.attention_bias, made.output_bias) == (True, False)
+
+
+def test_a_sliding_layer_without_a_window_is_refused():
+    kinds = {"layer_types": ["sliding_attention", "full_attention"]}
+    with pytest.raises(UnsupportedError, match="layer_types"):
+        read({**SIZES, **QWEN2_5, **kinds})
+
+
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
 REFUSED = {
     "final_logit_softcapping": 30.0,

@@ -88,6 +88,19 @@ def test_logits_match_with_exact_frequencies(name, bound, loaded, fixtures):
         assert relative_error(found[:, 0], expected["logits"][:, 0]) < 2e-6
 
 
+def test_qwen2_is_transformers(fixtures, packed):
+    """Biases on q, k and v; the writer computed in float32 throughout."""
+    expected = reference(fixtures / "qwen2_bf16.logits.safetensors")
+    found = []
+    for path in (fixtures / "qwen2_bf16", packed["qwen2_bf16"]):
+        model = models.load(path, compute_dtype=FLOAT32)
+        found.append(logits(model, expected["input_ids"]))
+        assert relative_error(found[-1], expected["logits"]) < 1e-5
+        out = models.generate(model, expected["greedy"][:, :8], max_new_tokens=32)
+        np.testing.assert_array_equal(out, expected["greedy"])
+    assert same_bits(*found)
+
+
 @pytest.mark.parametrize("name", BF16)
 def test_greedy_tokens_match(name, loaded, fixtures):
     expected = reference(fixtures / f"{name}.logits.safetensors")["greedy"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -13,16 +14,17 @@ import pytest
 
 import jentropy
 from jentropy import formats
-from jentropy.checkpoints import DIALECTS, dialects
+from jentropy.checkpoints import DIALECTS
+from jentropy.checkpoints.dialects import PLAIN
 from jentropy.checkpoints.store import Store
 from jentropy.checkpoints.unpacking import UNPACKINGS, StoredCodes
-from jentropy.errors import CorruptError, UnsupportedError
+from jentropy.errors import CorruptError, InputError, UnsupportedError
 from jentropy.formats import FORMATS, QuantizedTensor
 from jentropy.formats.document import FORMAT
 
 from .conftest import HERE, read_tree, same_tree
 from .golden import make
-from .test_dialects import DOWN, FIXTURES, QUANTISED, arrays_of, declared, write, write_gguf
+from .test_dialects import DOWN, FIXTURES, KEY, QUANTISED, arrays_of, declared, write, write_gguf
 
 GOLDEN = HERE / "golden" / "valid"
 CONFIGS = ("config.json", "hf_quant_config.json", "quantize_config.json")
@@ -44,6 +46,12 @@ def same(ours: jentropy.Checkpoint, theirs: jentropy.Checkpoint) -> None:
             assert codes.tobytes() == theirs_codes[key].tobytes(), (name, key)
 
 
+def forget(patch: pytest.MonkeyPatch, name: str) -> None:
+    """Makes a release that does not know a dialect."""
+    unknown = replace(DIALECTS[name], methods=(), signs=lambda contents: False)
+    patch.setitem(DIALECTS, name, unknown)
+
+
 def without_configs(content: dict) -> None:
     """The index of a checkpoint whose configs have other names."""
     for file in content["files"]:
@@ -57,9 +65,8 @@ def test_what_was_recognised_is_read_without_config_or_dialect(name, tmp_path, m
     theirs = jentropy.open_checkpoint(QUANTISED / name)
     same(jentropy.open_checkpoint(tmp_path / "dst"), theirs)
     make.edit_index(tmp_path / "dst", without_configs)
-    for dialect in DIALECTS.values():
-        if dialect is not dialects.plain:
-            monkeypatch.setattr(dialect, "claims", lambda contents: False)
+    for other in DIALECTS.keys() - {PLAIN}:
+        forget(monkeypatch, other)
     ours = jentropy.open_checkpoint(tmp_path / "dst")
     assert ours.config is None
     same(ours, theirs)
@@ -70,14 +77,14 @@ def test_gguf_and_its_blocks_are_recorded(tmp_path, monkeypatch):
     jentropy.compress_checkpoint(tmp_path / "m.gguf", tmp_path / "dst")
     theirs = jentropy.open_checkpoint(tmp_path / "m.gguf")
     assert len(Store(tmp_path / "dst").index.weights) == 5
-    monkeypatch.setattr(dialects.gguf, "claims", lambda contents: False)
+    forget(monkeypatch, "gguf")
     same(jentropy.open_checkpoint(tmp_path / "dst"), theirs)
 
 
 def test_what_was_raw_is_looked_at_again(tmp_path, monkeypatch):
     source = QUANTISED / "gptq_v2"
     with monkeypatch.context() as patch:  # a release that does not know GPTQ
-        patch.setattr(dialects.gptq, "claims", lambda contents: False)
+        forget(patch, "gptq")
         jentropy.compress_checkpoint(source, tmp_path / "dst")
         assert jentropy.open_checkpoint(tmp_path / "dst").tensor(f"{DOWN[:-6]}qweight").note
     assert Store(tmp_path / "dst").index.weights == ()
@@ -199,8 +206,8 @@ def test_records_that_contradict_the_arrays_are_one_clear_error(name, tmp_path):
 
 def test_a_weight_of_an_older_dialect_is_read_as_it_was_recorded(tmp_path, monkeypatch):
     jentropy.compress_checkpoint(QUANTISED / "mo_fp8", tmp_path / "dst")
-    monkeypatch.setattr(dialects.modelopt, "VERSION", 7)
-    monkeypatch.setattr(dialects.modelopt, "weight", lambda contents, array: None)
+    changed = replace(DIALECTS["modelopt"], version=7, weight=lambda contents, array: None)
+    monkeypatch.setitem(DIALECTS, "modelopt", changed)
     theirs = jentropy.open_checkpoint(tmp_path / "dst")
     assert theirs.tensor(DOWN).format == "FP8_E4M3"
 
@@ -209,7 +216,7 @@ def test_our_own_bugs_are_no_bad_input(tmp_path, monkeypatch):
     def broken(contents, array):
         raise KeyError("ours")
 
-    monkeypatch.setattr(dialects.gptq, "weight", broken)
+    monkeypatch.setitem(DIALECTS, "gptq", replace(DIALECTS["gptq"], weight=broken))
     with pytest.raises(KeyError, match="ours"):
         jentropy.open_checkpoint(QUANTISED / "gptq_v2")
 
@@ -292,13 +299,37 @@ def test_analysis_sees_the_format_of_quantised_pytrees(name, tmp_path):
     weight = quantised(name)
     tree = {"w": weight, "n": np.ones(8, np.float16)}
     jentropy.save(tmp_path / "dst", jentropy.compress(tree))
-    for source in (tree, jentropy.compress(tree), jentropy.load(tmp_path / "dst")):
+    for source in (
+        tree,
+        jentropy.compress(tree),
+        jentropy.load(tmp_path / "dst"),
+        tmp_path / "dst",
+    ):
         report = jentropy.analyze(source)
         assert report.weights == 128 * 256 + 8
         assert report.formats[name].weights == 128 * 256
         row = {t.name: t for t in report.tensors}["w"]
         assert (row.format, row.shape) == (name, (128, 256))
+    saved = jentropy.open_checkpoint(tmp_path / "dst")
+    assert sorted(saved.names()) == ["n", "w"]
+    assert (saved.tensor("w").dequantize() == np.asarray(weight.dequantize())).all()
+    assert jentropy.inspect(tmp_path / "dst").weights == 128 * 256 + 8
     assert report.formats[name].allocated_bits == weight.number_format.allocated_bits((128, 256))
+
+
+def test_codes_of_a_saved_tree_that_are_not_their_formats_are_refused(tmp_path):
+    jentropy.save(tmp_path / "dst", {"w": quantised("MXFP4")})
+    expected = jentropy.open_checkpoint(tmp_path / "dst").tensor("w").dequantize()
+    assert expected.shape == (128, 256)
+
+    def edit(content: dict) -> None:
+        content["formats"][0]["parameters"][0]["block"] = [16]
+
+    make.edit_index(tmp_path / "dst", edit)
+    with pytest.raises(
+        CorruptError, match=r"tensor 'w': recorded weight: shape of w\.codes\.scale"
+    ):
+        jentropy.open_checkpoint(tmp_path / "dst")
 
 
 def test_codes_that_are_not_what_the_format_says_are_refused():
@@ -338,7 +369,7 @@ def test_the_golden_checkpoint_of_recorded_weights_is_read_as_it_was(tmp_path, m
     assert ours.weights == again.weights
     assert ours.formats == again.formats
     assert len(ours.weights) == 2
-    monkeypatch.setattr(dialects.gptq, "claims", lambda contents: False)
+    forget(monkeypatch, "gptq")
     same(jentropy.open_checkpoint(golden), theirs)
 
 
@@ -362,7 +393,7 @@ def test_formats_come_back_from_their_documents(name):
         name="UINT3", dtype=np.dtype(np.uint8), fields=(formats.Field(name="code", bits=3),)
     )
     others = {
-        "int6": FORMATS["INT4"].with_element(element),
+        "int3": FORMATS["INT4"].with_element(element),
         "raw": formats.plain_format(np.dtype(np.int16)),
     }
     number_format = {**FORMATS, **others}[name]
@@ -423,3 +454,16 @@ def test_hostile_documents_are_refused(name):
     document, error = HOSTILE_FORMATS[name]
     with pytest.raises(error):
         FORMAT.read(document)
+
+
+def test_the_groups_of_columns_come_back_and_are_held_to_their_number(tmp_path):
+    source = QUANTISED / "gptq_v1_asym_act"
+    weight = jentropy.open_checkpoint(source).tensor(KEY).weight
+    jentropy.save(tmp_path / "dst", {"w": weight})
+    saved = jentropy.open_checkpoint(tmp_path / "dst").tensor("w")
+    assert (saved.dequantize() == weight.dequantize()).all()
+    broken = weight.in_memory()
+    broken.codes[formats.GROUP_INDEX] = np.full_like(broken.codes[formats.GROUP_INDEX], 99)
+    jentropy.save(tmp_path / "broken", {"w": broken})
+    with pytest.raises(InputError, match="group indices: expected 0 to 3, found 99 to 99"):
+        jentropy.open_checkpoint(tmp_path / "broken").tensor("w").dequantize()

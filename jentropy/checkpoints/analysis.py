@@ -17,7 +17,7 @@ from jentropy.formats import QuantizedTensor
 
 from .checkpoint import Tensor
 from .contents import PYTREE, Contents, StoredArray, of_leaf
-from .dialects import plain
+from .dialects import PLAIN
 from .opening import open_checkpoint
 from .progress import Progress, expect
 from .reading import read
@@ -75,7 +75,7 @@ def _leaves(source: Any, *, strict: bool) -> tuple[Sequence[Tensor], tuple[str, 
     arrays: dict[str, StoredArray] = {}
     for name, (_, leaf) in zip(names, leaves, strict=True):
         if isinstance(leaf, QuantizedTensor):
-            weights[name] = Tensor(name=name, weight=_checked(leaf, name), dialect=plain.NAME)
+            weights[name] = Tensor(name=name, weight=_checked(leaf, name), dialect=PLAIN)
         else:
             arrays[name] = of_leaf(name, leaf)
     reading = read(Contents(source=PYTREE, arrays=arrays), strict=strict)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -20,19 +20,6 @@ from .decoding import entries_of, read_blocks, read_entry
 from .index import Blocks, Entry, FileEntry
 from .store import Store, is_compressed_checkpoint
 from .viewing import Source
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ArchivedArray:
-    """A stored array of the model, and the entries that it is made of.
-
-    Attributes:
-      name: with its component's prefix.
-      entries: by name, which is the array's if there is one.
-    """
-
-    name: str
-    entries: dict[str, Entry]
 
 
 class Archive(Source):
@@ -77,16 +64,18 @@ class Archive(Source):
                 hint=f"open {store.path}: names begin with step and item",
             )
 
-    def arrays(self) -> Iterator[ArchivedArray]:
-        """Every array that is shown, in order."""
+    def arrays(self) -> Iterator[tuple[str, dict[str, Entry]]]:
+        """Names of the arrays that are shown, in order, and the entries that each is made of.
+
+        Entries are by name, which is the array's if it is one; all names begin with the
+        component's prefix.
+        """
         for component in self.choice.components:
             for name, part in self._shown(component):
                 entries = entries_of(self._store, part)
                 names = [name] if isinstance(part, int) else [entry.name for entry in entries]
-                yield ArchivedArray(
-                    name=component.prefix + name,
-                    entries={component.prefix + n: e for n, e in zip(names, entries, strict=True)},
-                )
+                named = zip(names, entries, strict=True)
+                yield component.prefix + name, {component.prefix + n: e for n, e in named}
 
     def shown_files(self) -> list[FileEntry]:
         """The files that hold arrays of the model."""
@@ -106,7 +95,8 @@ class Archive(Source):
             number = part.fields[0] if isinstance(part, Blocks) else part
             numbers.setdefault(number, arrays[name])
         index, file = self._store.index, self._store.array_path("index")
-        return list(recorded.recall(index, numbers, file))
+        trees = recorded.of_tree(index.tree, numbers, file) if TREE in component.files else ()
+        return [*recorded.recall(index, numbers, file), *trees]
 
     def _shown(self, component: Component) -> Iterator[tuple[str, int | Blocks]]:
         for file, names in component.files.items():

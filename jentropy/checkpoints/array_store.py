@@ -83,11 +83,11 @@ def read_store(
     with _reading(folder):
         store = ts.KvStore.open(spec, context=context).result()
         keys = store.list().result() if ocdbt else []
-        found = {m[1].decode(): m[2].decode() for m in map(METADATA.fullmatch, keys) if m}
-        found |= {p: file for p in prefixes for file in DRIVERS if (folder / p / file).is_file()}
-        texts = {prefix: store.read(prefix + file) for prefix, file in found.items()}
+        names = {m[1].decode(): m[2].decode() for m in map(METADATA.fullmatch, keys) if m}
+        names |= {p: file for p in prefixes for file in DRIVERS if (folder / p / file).is_file()}
+        texts = {prefix: store.read(prefix + file) for prefix, file in names.items()}
         opening = {}
-        for prefix, file in found.items():
+        for prefix, file in names.items():
             text, driver = texts[prefix].result().value, DRIVERS[file]
             metadata = parse(OBJECT, text, folder / (prefix + file), "metadata of an array")
             if driver == "zarr" or metadata.get("node_type") == "array":
@@ -133,16 +133,16 @@ def write_store(
         expected: Any = (values.shape, values.dtype)
         try:
             array = ts.open(array_spec, create=True, transaction=batch, context=context).result()
-            found: Any = tuple(array.shape), np.dtype(array.dtype.numpy_dtype)
+            made: Any = tuple(array.shape), np.dtype(array.dtype.numpy_dtype)
         except ValueError as error:
-            expected, found = "what zarr takes", _what(error)
-        if found != expected:
+            expected, made = "what zarr takes", _what(error)
+        if made != expected:
             raise CorruptError(
                 "metadata of an array",
                 file=folder,
                 tensor=prefix.removesuffix("/"),
                 expected=expected,
-                found=found,
+                found=made,
             )
         array.write(values).result()
         size += values.nbytes

@@ -94,15 +94,14 @@ class Tensor:
         A parameter's array has the weight's rank and an entry per block (`Parameter.grid`). With
         `group_index`, a column's parameters are those of that group.
         """
-        arrays = {leaf.array.name: leaf.array for leaf in self.stored.values()}
+        stored = self.stored
+        if stored.keys() != self.weight.codes.keys():  # in memory, or compressed
+            leaves = trees.decompress(self.weight.codes)
+            return {key: trees.as_array(leaf, self.name) for key, leaf in leaves.items()}
+        # One array may hold several of them: it is read once.
+        arrays = {leaf.array.name: leaf.array for leaf in stored.values()}
         values = {name: array.read() for name, array in arrays.items()}
-        leaves = trees.decompress(self.weight.codes)
-        return {
-            key: leaf.unpack(values[leaf.array.name])
-            if isinstance(leaf, StoredCodes)
-            else trees.as_array(leaf, self.name)
-            for key, leaf in leaves.items()
-        }
+        return {key: leaf.unpack(values[leaf.array.name]) for key, leaf in stored.items()}
 
     def values(self, codes: Arrays | None = None) -> np.ndarray:
         """The weight in its own dtype, every code kept.
@@ -154,7 +153,7 @@ class Tensor:
 jax.tree_util.register_pytree_with_keys(
     Tensor,
     lambda tensor: (((jax.tree_util.GetAttrKey("weight"), tensor.weight),), None),
-    lambda _, children: children[0],
+    lambda _, children: next(iter(children)),
 )
 
 

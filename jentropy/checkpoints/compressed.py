@@ -29,7 +29,7 @@ class CompressedCheckpoint(Checkpoint):
     ):
         self.store = Store(path)
         self.archive = Archive(self.store, within)
-        self.arrays = {array.name: array for array in self.archive.arrays()}
+        self.arrays = dict(self.archive.arrays())
         view = self.archive.view(strict=strict, lenient=lenient)
         super().__init__(path / within, view.tensors, view.config, view.notes)
 
@@ -43,7 +43,7 @@ class CompressedCheckpoint(Checkpoint):
     def _plain(self, tensor: Tensor) -> Entry | None:
         """The entry that is the tensor as it is, if there is one."""
         name = tensor.parts["code"]
-        return None if tensor.dtype is None else self.arrays[name].entries.get(name)
+        return None if tensor.dtype is None else self.arrays[name].get(name)
 
     def read_text(self, file: str) -> str | None:
         data = self.archive.read_file(file)

@@ -47,6 +47,18 @@ def compress_checkpoint(
     Raises:
       InputError: a source that cannot be read, by file and tensor.
       DestinationError: `dst` exists or cannot be written.
+
+    Example:
+      >>> import tempfile, jentropy
+      >>> from pathlib import Path
+      >>> header = b'{"w": {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}}'
+      >>> with tempfile.TemporaryDirectory() as name:
+      ...     folder = Path(name)
+      ...     source = folder / "model.safetensors"
+      ...     _ = source.write_bytes(len(header).to_bytes(8, "little") + header + b"abcd")
+      ...     jentropy.compress_checkpoint(source, folder / "packed")
+      ...     jentropy.open_checkpoint(folder / "packed").tensor("w").codes["code"].tolist()
+      [97, 98, 99, 100]
     """
     target = Path(dst)
     refuse_existing(target, other_than_compressed if overwrite else None)

@@ -9,12 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jentropy.containers import trees
-from jentropy.containers.tensor import dtype_named
 from jentropy.errors import CorruptError, InputError
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
@@ -75,22 +72,21 @@ def in_memory(name: str, values: np.ndarray, file: Path, packing: str = "") -> S
 
 
 def of_leaf(name: str, leaf: Any) -> StoredArray:
-    """A leaf of a pytree; what is compressed or on a device is read when asked for.
+    """A leaf of a pytree; what is compressed, on a device or on disk is read when asked for.
 
     Raises:
       InputError: no numeric array.
     """
-    if trees.is_compressed(leaf):
-        shape, dtype = leaf.header.shape, dtype_named(leaf.header.dtype)
-    elif isinstance(leaf, jax.Array) and not jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
-        shape, dtype = tuple(leaf.shape), np.dtype(leaf.dtype)
-    else:
+    dtype = getattr(leaf, "dtype", None)
+    if isinstance(leaf, np.ndarray | np.generic) or not isinstance(dtype, np.dtype):
         return in_memory(name, trees.as_array(leaf, name), PYTREE)
-
-    def read_leaf() -> np.ndarray:
-        return trees.as_array(trees.decompress(leaf), name)
-
-    return StoredArray(name=name, shape=shape, dtype=dtype, file=PYTREE, read=read_leaf)
+    return StoredArray(
+        name=name,
+        shape=tuple(leaf.shape),
+        dtype=dtype,
+        file=PYTREE,
+        read=lambda: trees.as_array(trees.decompress(leaf), name),
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -39,6 +39,19 @@ def decompress_checkpoint(
     Raises:
       InputError: a damaged checkpoint.
       DestinationError: `out` exists or cannot be written.
+
+    Example:
+      >>> import tempfile, jentropy
+      >>> from pathlib import Path
+      >>> header = b'{"w": {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}}'
+      >>> data = len(header).to_bytes(8, "little") + header + b"abcd"
+      >>> with tempfile.TemporaryDirectory() as name:
+      ...     folder = Path(name)
+      ...     _ = (folder / "model.safetensors").write_bytes(data)
+      ...     jentropy.compress_checkpoint(folder / "model.safetensors", folder / "packed")
+      ...     jentropy.decompress_checkpoint(folder / "packed", folder / "out")
+      ...     (folder / "out" / "model.safetensors").read_bytes() == data
+      True
     """
     store, target = Store(Path(path)), Path(out)
     if target.resolve().is_relative_to(store.path.resolve()):
@@ -80,7 +93,7 @@ def _write_store(store: Store, item: StoreEntry, folder: Path, progress: Progres
 def _others(store: Store) -> Replaces:
     """Says what a directory holds that the checkpoint does not give back."""
 
-    def found(path: Path) -> str:
+    def strange(path: Path) -> str:
         if store.index.is_pytree:
             return "" if is_orbax_checkpoint(path) else "no Orbax checkpoint"
         if not path.is_dir():
@@ -92,4 +105,4 @@ def _others(store: Store) -> Replaces:
             ours |= owned_files(inside, item.path, prefixes, ocdbt=item.ocdbt)
         return next((name for name in inside if name not in ours), "")
 
-    return found
+    return strange

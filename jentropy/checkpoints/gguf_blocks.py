@@ -32,14 +32,14 @@ class Packing:
     """A type of block.
 
     Attributes:
-      format: of its weights.
+      number_format: of its weights.
       weights, bytes: of a block.
       extract: how each array is got out of a block's bytes.
       fields: runs of bytes that hold symbols of one kind, by name, one after another: where the
         run ends, and the element format of its codes (None: bytes), for the archive.
     """
 
-    format: Format
+    number_format: Format
     weights: int
     bytes: int
     extract: dict[str, Extract]

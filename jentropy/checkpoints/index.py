@@ -197,7 +197,7 @@ class Index:
             _check_names("tensors", (self.name_of(p) for p in parts if not isinstance(p, Filler)))
         _check_names("files", (f.path for f in self.files))
         _check_names("stores", (s.path for s in self.stores))
-        _check_names("weights", (str(w.parts["code"].array) for w in self.weights))
+        _check_names("weights", (f"array {w.parts['code'].array}" for w in self.weights))
 
     @property
     def tree_json(self) -> Any:
@@ -267,9 +267,9 @@ def _check_rows(blocks: Blocks, headers: list[TensorHeader]) -> None:
         )
 
 
-def _check_names(place: str, names: Iterable[str | int]) -> None:
+def _check_names(place: str, names: Iterable[str]) -> None:
     if (twice := first_twice(names)) is not None:
-        raise CorruptError(place, expected="every name once", found=f"{twice:.60}")
+        raise CorruptError(place, expected="every name once", found=f"{twice!r:.60}")
 
 
 def is_safe_path(path: str) -> bool:

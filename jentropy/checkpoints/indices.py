@@ -43,9 +43,9 @@ class Pointed:
 
 def some(names: Iterable[str]) -> str:
     """The first few names, and how many more there are."""
-    found = list(names)
-    more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-    return ", ".join(found[:_SHOWN]) + more
+    listed = list(names)
+    more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
+    return ", ".join(listed[:_SHOWN]) + more
 
 
 def varies(stem: str, base: str) -> bool:
@@ -53,33 +53,33 @@ def varies(stem: str, base: str) -> bool:
     return stem.startswith(base) and stem[len(base) :].startswith(_VARIES)
 
 
-def find(own: Sequence[str], folder: Path) -> str | None:
+def find(files: Sequence[str], folder: Path) -> str | None:
     """The index among a folder's files that decides; None if there is none.
 
     Raises:
       InputError: several, none of which is a variant's.
     """
-    found = {name: match for name in own if (match := PATTERN.fullmatch(name))}
-    plain = sorted((n for n, m in found.items() if not (m["variant"] or m["old"])), key=len)
+    matches = {name: match for name in files if (match := PATTERN.fullmatch(name))}
+    plain = sorted((n for n, m in matches.items() if not (m["variant"] or m["old"])), key=len)
     for stem in _USUAL:
         if (usual := f"{stem}{safetensors.SUFFIX}.index.json") in plain:
             return usual
     if plain:
-        if all(varies(found[name]["stem"], found[plain[0]]["stem"]) for name in plain[1:]):
+        if all(varies(matches[name]["stem"], matches[plain[0]]["stem"]) for name in plain[1:]):
             return plain[0]
         raise InputError(
             "several indices", file=folder, expected="one", found=", ".join(sorted(plain))
         )
-    if len(found) != 1:
+    if len(matches) != 1:
         return None
-    ((name, match),) = found.items()
-    return None if f"{match['stem']}{safetensors.SUFFIX}" in own else name
+    ((name, match),) = matches.items()
+    return None if f"{match['stem']}{safetensors.SUFFIX}" in files else name
 
 
 def follow(
     path: Path,
     weight_map: Mapping[str, str],
-    own: Sequence[str],
+    siblings: Sequence[str],
     *,
     is_here: Callable[[str], bool],
     names: Callable[[str], Sequence[str]],
@@ -89,7 +89,7 @@ def follow(
     Args:
       path: the index.
       weight_map: file of every tensor, relative to the folder.
-      own: names of the files in that folder.
+      siblings: names of the files in that folder.
       is_here: whether there is such a file.
       names: gives the names of the arrays in such a file.
 
@@ -101,7 +101,7 @@ def follow(
     if lost:
         tensor, shard = next(iter(lost.items()))
         match = PATTERN.fullmatch(path.name)
-        if match is not None and f"{match['stem']}{safetensors.SUFFIX}" in own:
+        if match is not None and f"{match['stem']}{safetensors.SUFFIX}" in siblings:
             note = f"{path.name}: ignored, it names {shard}, which is gone"
             return Pointed(files={}, notes=(note,))
         fault = InputError(
@@ -115,12 +115,12 @@ def follow(
         shard: dict.fromkeys(names(shard))
         for shard in sorted(set(weight_map.values()) - set(lost.values()))
     }
-    owner = {t: shard for shard, found in inside.items() for t in found if t in weight_map}
+    owner = {t: shard for shard, here in inside.items() for t in here if t in weight_map}
     owner |= {t: shard for t, shard in weight_map.items() if t in inside.get(shard, ())}
     if not owner:
         note = f"{path.name}: ignored, it names no tensor that is here"
         return Pointed(files={}, notes=(note,), fault=fault)
-    files = {s: tuple(t for t in found if owner.get(t) == s) for s, found in inside.items()}
+    files = {s: tuple(t for t in here if owner.get(t) == s) for s, here in inside.items()}
     stale = [t for t in weight_map if t not in owner and t not in lost]
     return Pointed(
         files=files, notes=tuple(_notes(path.name, weight_map, stale, inside, owner)), fault=fault
@@ -139,8 +139,8 @@ def _notes(
         yield f"{name}: names {some(stale)}, which no file has: left out"
     if moved := [t for t, shard in owner.items() if weight_map[t] != shard]:
         yield f"{name}: {some(moved)} lie in other files than it says"
-    for shard, found in inside.items():
-        if others := [t for t in found if owner.get(t) != shard]:
+    for shard, here in inside.items():
+        if others := [t for t in here if owner.get(t) != shard]:
             told = f"holds {some(others)}, which {name} does not point to"
             yield f"{shard}: {told}: kept and not shown"
 

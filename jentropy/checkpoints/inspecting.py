@@ -12,9 +12,10 @@ from typing import Any
 
 from jentropy.formats import GROUP_INDEX, RAW
 
-from .archived import ArchivedArray, inside_archive
+from .archived import inside_archive
 from .checkpoint import Tensor
 from .compressed import CompressedCheckpoint
+from .index import Entry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,8 +127,8 @@ def inspect(path: str | Path, *, strict: bool = False) -> Inspection:
     )
 
 
-def _payload(arrays: Iterable[ArchivedArray]) -> int:
-    entries = {id(e): e for array in arrays for e in array.entries.values()}  # one may be two's
+def _payload(arrays: Iterable[Mapping[str, Entry]]) -> int:
+    entries = {id(e): e for array in arrays for e in array.values()}  # one may be two's
     return sum(entry.header.payload_bytes for entry in entries.values())
 
 
@@ -136,7 +137,7 @@ def _yardstick(row: dict[str, Any]) -> float:
     return row["entropy_bits"] if joint is None else joint
 
 
-def _row(tensor: Tensor, arrays: Mapping[str, ArchivedArray]) -> dict[str, Any]:
+def _row(tensor: Tensor, arrays: Mapping[str, Mapping[str, Entry]]) -> dict[str, Any]:
     size = max(1, math.prod(tensor.shape))
     parts = []
     bits, split, joint, is_wide = 0.0, 0.0, 0.0, False
@@ -145,7 +146,7 @@ def _row(tensor: Tensor, arrays: Mapping[str, ArchivedArray]) -> dict[str, Any]:
         if key == GROUP_INDEX or name in seen:  # indices are a tensor of their own
             continue
         seen.add(name)
-        entries = arrays[name].entries
+        entries = arrays[name]
         for stored_as, entry in entries.items():
             header = entry.header
             part = key if len(entries) == 1 else stored_as.removeprefix(f"{name}.")

@@ -145,7 +145,7 @@ def of_store(
             )
     if len(nodes) < len(told["tree_metadata"]) or max(map(len, nodes), default=0) > MAX_DEPTH:
         raise _bad_tree(folder)
-    return _nested(nodes, folder), leaves
+    return nested(nodes, folder), leaves
 
 
 def _bad_tree(folder: Path) -> CorruptError:
@@ -157,7 +157,7 @@ def _bad_tree(folder: Path) -> CorruptError:
     )
 
 
-def _nested(nodes: Mapping[structure.Path, Any], folder: Path) -> Any:
+def nested(nodes: Mapping[structure.Path, Any], folder: Path) -> Any:
     """The tree of its leaves by path; integers are the places of a sequence."""
     if () in nodes and len(nodes) == 1:
         return nodes[()]
@@ -166,7 +166,7 @@ def _nested(nodes: Mapping[structure.Path, Any], folder: Path) -> Any:
         if not path:
             raise _bad_tree(folder)
         below.setdefault(path[0], {})[path[1:]] = leaf
-    children = {key: _nested(inside, folder) for key, inside in below.items()}
+    children = {key: nested(inside, folder) for key, inside in below.items()}
     if children and all(n in children for n in range(len(children))):
         return [children[n] for n in range(len(children))]
     return children

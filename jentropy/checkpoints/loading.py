@@ -22,7 +22,8 @@ def load(path: str | Path, sharding: Any = None, *, target: Any = None) -> Any:
     """Opens a compressed checkpoint without reading or decoding a weight.
 
     Without a target the tree is nested dicts, lists and tuples: named tuples, dataclasses and Flax
-    states come as dicts of their fields, which a message of the logger says; what Orbax stored, as
+    states come as dicts of their fields, which a message of the logger says (a `QuantizedTensor`
+    comes as one); what Orbax stored, as
     Orbax keeps it, has lists for tuples too. A dict's keys stand in the order in which they were
     saved, but JAX orders the leaves of a dict by its sorted keys, not as fields were: give such a
     tree a `target` rather than put its leaves into another structure.
@@ -60,7 +61,7 @@ def load(path: str | Path, sharding: Any = None, *, target: Any = None) -> Any:
     store = Store(Path(path))
     index = store.index
     if not index.has_tree:
-        entries = [item for array in Archive(store).arrays() for item in array.entries.items()]
+        entries = [item for _, array in Archive(store).arrays() for item in array.items()]
         if (twice := first_twice(name for name, _ in entries)) is not None:
             raise InputError("two arrays have this name", file=store.path, tensor=twice)
         tree = required = {name: _packed(store, entry) for name, entry in entries}

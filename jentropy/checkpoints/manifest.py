@@ -177,6 +177,7 @@ class Manifest:
         """The fields of blocks, each a tensor; of an unknown type the bytes as they are."""
         self.numbers[array.file, array.name] = len(self.tensors)
         packing = PACKINGS.get(array.packing)
+        fields: list[tuple[StoredArray, ElementFormat | None]]
         if packing is None:
             name = f"{array.name}.bytes" if array.packing.endswith(gguf_files.BIG) else array.name
             fields = [(replace(array, name=name, packing=""), None)]

@@ -61,9 +61,9 @@ class OrbaxSource(Source):
       files: every file, relative to root, sorted.
       kept: those of them that are no store's.
       stores: the stores, sorted by path; the arrays of all are numbered in turn.
-      tree: the structure of the whole (`structure`), its leaves numbers of arrays.
+      tree: the structure of it all (`structure`), its leaves numbers of arrays.
       leaves: number and what `decompress` makes of each array of the tree.
-      notes: what could not be recognised.
+      choice: all of its arrays, and what could not be recognised.
     """
 
     root: Path
@@ -72,7 +72,7 @@ class OrbaxSource(Source):
     stores: tuple[ItemStore, ...]
     tree: Any
     leaves: Mapping[int, item_tree.Leaf]
-    notes: tuple[str, ...] = ()
+    choice: Choice
     whole = True
 
     @property
@@ -86,11 +86,6 @@ class OrbaxSource(Source):
         for name, number in structure.numbers(self.tree):
             yield name, arrays[number]
 
-    @property
-    def choice(self) -> Choice:
-        """All of its arrays are the model's."""
-        return choosing.of_tree([name for name, _ in self.named()], self.notes)
-
     def arrays_in(self, file: str) -> dict[str, StoredArray]:
         return {name: replace(array, name=name) for name, array in self.named()}
 
@@ -99,8 +94,8 @@ class OrbaxSource(Source):
         return {}
 
     def read_file(self, path: str) -> bytes | None:
-        found = path in CONFIGS and path in self.kept
-        return (self.root / path).read_bytes() if found else None
+        is_config = path in CONFIGS and path in self.kept
+        return (self.root / path).read_bytes() if is_config else None
 
 
 def is_orbax(path: Path) -> bool:
@@ -143,15 +138,18 @@ def read_orbax(root: Path, step: int | None = None) -> OrbaxSource:
             found="none",
         )
     files = tuple(_of_step(root, walk(root), step))
-    stores, owned, items, leaves, first = [], set[str](), {}, {}, 0
+    stores: list[ItemStore] = []
+    items: dict[str, Any] = {}
+    leaves: dict[int, item_tree.Leaf] = {}
+    owned, first = set[str](), 0
     for path, prefixes in _store_folders(root, files).items():
         folder = root / path
         told, ocdbt = item_tree.read_metadata(folder), array_store.is_ocdbt(folder)
         arrays, others = array_store.read_store(
             folder, prefixes, complete=bool(told and told[item_tree.EVERY_CHUNK])
         )
-        items[path], found = item_tree.of_store(folder, told, arrays, first)
-        leaves |= found
+        items[path], described = item_tree.of_store(folder, told, arrays, first)
+        leaves |= described
         first += len(arrays)
         stores.append(ItemStore(path=path, ocdbt=ocdbt, arrays=tuple(arrays), others=others))
         owned |= owned_files(files, path, [array.prefix for array in arrays], ocdbt=ocdbt)
@@ -160,7 +158,7 @@ def read_orbax(root: Path, step: int | None = None) -> OrbaxSource:
         node = None if _is_unfinished(path) else item_tree.of_files(root, path, kept)
         if node is not None:
             items[path] = node
-    tree = _nested(dict(sorted(items.items())))
+    tree = _by_folder(root, items)
     return OrbaxSource(
         root=root,
         files=files,
@@ -168,7 +166,7 @@ def read_orbax(root: Path, step: int | None = None) -> OrbaxSource:
         stores=tuple(stores),
         tree=tree,
         leaves=leaves,
-        notes=tuple(notes(kept, tree)),
+        choice=choosing.of_tree([n for n, _ in structure.numbers(tree)], notes(kept, tree)),
     )
 
 
@@ -191,16 +189,16 @@ def _of_step(root: Path, files: list[str], step: int | None) -> Iterator[str]:
         return
     tops = sorted({name.split("/")[0] for name in files if "/" in name})
     steps = [name for name in tops if STEP.fullmatch(name.split(UNFINISHED)[0])]
-    found = [name for name in steps if re.fullmatch(rf"(.*_)?0*{step}", name)]
-    if len(found) != 1:
+    wanted = [name for name in steps if re.fullmatch(rf"(.*_)?0*{step}", name)]
+    if len(wanted) != 1:
         told = ", ".join(name for name in steps if not _is_unfinished(name))
         raise InputError(
             f"step {step}",
             file=root,
             expected=f"one of {told}" if told else "the root of a CheckpointManager",
-            found=" and ".join(found) or "none",
+            found=" and ".join(wanted) or "none",
         )
-    others = {*steps} - {*found}
+    others = {*steps} - {*wanted}
     yield from (name for name in files if "/" not in name or name.split("/")[0] not in others)
 
 
@@ -217,7 +215,7 @@ def _store_folders(root: Path, files: Sequence[str]) -> dict[str, list[str]]:
     done = [name for name in files if not _is_unfinished(name)]
     trees = {_parent(name) for name in done if PurePosixPath(name).name == "_METADATA"}
     manifests = {_parent(name) for name in done if PurePosixPath(name).name == MANIFEST}
-    found: dict[str, list[str]] = {
+    stores: dict[str, list[str]] = {
         folder: []
         for folder in manifests
         if not re.match(r"ocdbt\.process_", PurePosixPath(folder).name)
@@ -230,10 +228,10 @@ def _store_folders(root: Path, files: Sequence[str]) -> dict[str, list[str]]:
         above = [str(p) if str(p) != "." else "" for p in PurePosixPath(array).parents]
         folder = next((p for p in above if p in trees), above[0])
         if folder not in manifests:
-            found.setdefault(folder, []).append(f"{array.removeprefix(folder).lstrip('/')}/")
+            stores.setdefault(folder, []).append(f"{array.removeprefix(folder).lstrip('/')}/")
     for folder in trees:  # of no array, but perhaps of numbers and texts
-        found.setdefault(folder, [])
-    return dict(sorted(found.items()))
+        stores.setdefault(folder, [])
+    return dict(sorted(stores.items()))
 
 
 def owned_files(
@@ -248,22 +246,12 @@ def owned_files(
     return {name for name in inside if starts and name.startswith(starts)}
 
 
-def _nested(items: Mapping[str, Any]) -> Any:
+def _by_folder(root: Path, items: Mapping[str, Any]) -> Any:
     """The tree of items by folder, without the levels in which all agree."""
-    paths = {name: tuple(name.split("/")) if name else () for name in items}
+    paths = {name: tuple(name.split("/")) if name else () for name in sorted(items)}
     depth = max(map(len, paths.values()), default=0)
     told = [n for n in range(depth) if len({path[n : n + 1] for path in paths.values()}) > 1]
-    root: dict[str, Any] = {}
-    for name, path in paths.items():
-        node = root
-        for key in (path[n] for n in told if n < len(path)):
-            node = node.setdefault(key, {})
-        node[OWN] = items[name]
-    return _items(root)
-
-
-def _items(node: Mapping[str, Any]) -> Any:
-    """Folders as dicts; a folder that is an item itself is its tree."""
-    if node.keys() == {OWN}:
-        return node[OWN]
-    return {key: child if key == OWN else _items(child) for key, child in node.items()}
+    places = {name: tuple(path[n] for n in told if n < len(path)) for name, path in paths.items()}
+    above = {place[:n] for place in places.values() for n in range(len(place))}
+    nodes = {(*p, OWN) if p in above else p: items[name] for name, p in places.items()}
+    return item_tree.nested(nodes, root)

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from types import ModuleType
 
 import numpy as np
 
@@ -22,7 +21,7 @@ from jentropy.formats import Format
 from .checkpoint import Tensor
 from .companions import Companions, is_scale_name, relative, stem
 from .contents import Contents, StoredArray
-from .dialects import DIALECTS, plain
+from .dialects import DIALECTS, PLAIN
 from .dialects.scaled import is_fp8
 from .dialects.weight import AUXILIARY, Missing
 from .unpacking import stored_weight
@@ -59,7 +58,7 @@ def read(contents: Contents, recorded: Sequence[Tensor] = (), *, strict: bool = 
       InputError: if strict, a config that contradicts the arrays, a weight one of whose parts is
         missing or that is stored twice.
     """
-    dialect = next(d for d in DIALECTS.values() if d.claims(contents))
+    dialect = next(name for name, d in DIALECTS.items() if d.claims(contents))
     weights = {t.stored["code"].array.name: t for t in recorded}
     known = weights.keys() | _used(weights)
     reasons: dict[str, str] = {}  # what keeps an array from being read, by its name
@@ -74,7 +73,7 @@ def read(contents: Contents, recorded: Sequence[Tensor] = (), *, strict: bool = 
             reasons[array.name] = _reason(contents, array, error)
             continue
         if weight is not None:
-            weights[array.name] = replace(weight, dialect=dialect.NAME)
+            weights[array.name] = replace(weight, dialect=dialect)
     for name, fault in list(_contradictions(contents, weights)):
         if strict:
             raise fault
@@ -93,9 +92,9 @@ def read(contents: Contents, recorded: Sequence[Tensor] = (), *, strict: bool = 
     return Reading(tensors=tuple(tensors), notes=_notes(reasons))
 
 
-def _weight(dialect: ModuleType, contents: Contents, array: StoredArray) -> Tensor | None:
+def _weight(dialect: str, contents: Contents, array: StoredArray) -> Tensor | None:
     try:
-        weight = dialect.weight(contents, array)
+        weight = DIALECTS[dialect].weight(contents, array)
     except InputError as error:
         raise contents.conflict or error from None
     if weight is not None and contents.conflict is not None:
@@ -156,7 +155,7 @@ def _fault(
 
 def _unexplained(
     contents: Contents,
-    dialect: ModuleType,
+    dialect: str,
     left: Mapping[str, StoredArray],
     reasons: dict[str, str],
 ) -> set[str]:
@@ -219,7 +218,7 @@ def _is_number(array: StoredArray) -> bool:
 
 
 def _why(
-    contents: Contents, dialect: ModuleType, array: StoredArray, beside: list[str], elsewhere: str
+    contents: Contents, dialect: str, array: StoredArray, beside: list[str], elsewhere: str
 ) -> str:
     """Why an array that no dialect has taken is RAW."""
     if array.packing:
@@ -227,7 +226,7 @@ def _why(
     if contents.quantization:
         tool = contents.quant_method
         told = f"declares {tool!r}" if tool else "declares a quantisation of no known method"
-        unknown = "which no dialect knows" if dialect is plain else "which does not explain it"
+        unknown = "which no dialect knows" if dialect == PLAIN else "which does not explain it"
         return f"{contents.declared_in} {told}, {unknown}"
     if not beside:
         return elsewhere
@@ -252,7 +251,7 @@ def _left_over(contents: Contents, array: StoredArray, reason: str, *, auxiliary
     return Tensor(
         name=array.name,
         weight=stored_weight(number_format, array.shape, {"code": array}),
-        dialect=plain.NAME,
+        dialect=PLAIN,
         auxiliary=auxiliary,
         note=reason,
     )

@@ -1,4 +1,4 @@
-"""What was recognised when a checkpoint was compressed, in its index and back.
+"""What is known of weights without looking for it: what the index tells, and its tree.
 
 A record says which arrays a weight is made of and how its codes lie in them, so that opening needs
 neither its config nor its dialect: it is read as it was recorded. What was RAW, or plain, is not
@@ -7,17 +7,21 @@ recorded.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from jentropy.errors import CorruptError, InputError, UnsupportedError
-from jentropy.formats import Format
+from jentropy.formats import GROUP_INDEX, Format, QuantizedTensor
 
+from . import structure
 from .checkpoint import Tensor
 from .contents import StoredArray
-from .dialects import DIALECTS
+from .dialects import DIALECTS, PLAIN
 from .index import Index, PartEntry, WeightEntry
-from .unpacking import UNPACKINGS, Unpacking, stored_weight
+from .unpacking import UNPACKINGS, Groups, Stored, Unpacking, Whole, stored_weight
 
 # Numbers of tensors by the file and name of the array that they are, or are the first field of.
 Numbers = Mapping[tuple[Path, str], int]
@@ -50,7 +54,7 @@ def record(
             WeightEntry(
                 name=tensor.name.removeprefix(tensor.prefix),
                 dialect=tensor.dialect,
-                version=DIALECTS[tensor.dialect].VERSION,
+                version=DIALECTS[tensor.dialect].version,
                 format=formats.setdefault(tensor.number_format, len(formats)),
                 shape=tensor.shape,
                 parts=parts,
@@ -92,30 +96,64 @@ def recall(index: Index, arrays: Mapping[int, StoredArray], file: Path) -> Itera
         if not {part.array for part in weight.parts.values()} <= arrays.keys():
             continue
         known = DIALECTS.get(weight.dialect)
-        if known is None or weight.version > known.VERSION:
+        if known is None or weight.version > known.version:
             raise UnsupportedError(
                 "dialect of a recorded weight",
                 file=file,
                 tensor=weight.name,
                 expected=" or ".join(DIALECTS)
                 if known is None
-                else f"{weight.dialect} of version {known.VERSION} or lower",
+                else f"{weight.dialect} of version {known.version} or lower",
                 found=f"{weight.dialect} of version {weight.version}",
                 hint="a newer jentropy wrote it",
             )
-        try:
+        with _told_of(weight.name, file):
             stored = {
                 key: (arrays[part.array], _unpacking(part)) for key, part in weight.parts.items()
             }
             codes = stored_weight(index.formats[weight.format], weight.shape, stored)
-        except InputError as error:
-            kind = UnsupportedError if isinstance(error, UnsupportedError) else CorruptError
-            raise kind(
-                f"recorded weight: {error.what} of {error.tensor or 'it'}",
-                file=file,
-                tensor=weight.name,
-                expected=error.expected,
-                found=error.found,
-            ) from error
         settled = tuple(arrays[number] for number in weight.settled if number in arrays)
         yield Tensor(name=weight.name, weight=codes, dialect=weight.dialect, settled=settled)
+
+
+def of_tree(tree: Any, arrays: Mapping[int, StoredArray], file: Path) -> Iterator[Tensor]:
+    """The quantised weights of a pytree's structure, unread.
+
+    Args:
+      arrays, file: see `recall`.
+
+    Raises:
+      CorruptError: codes that are not what their format says.
+    """
+    for _, node in structure.walk(tree):
+        if not isinstance(node, QuantizedTensor):
+            continue
+        leaves = node.codes.items()
+        inside = {key: arrays[at.number] for key, at in leaves if isinstance(at, structure.Stored)}
+        if "code" not in inside:
+            raise CorruptError("codes of the tree", file=file, expected="arrays", found="others")
+        stored: dict[str, Stored] = {key: (a, Whole(coded=True)) for key, a in inside.items()}
+        if GROUP_INDEX in inside:
+            others = (a.shape for key, a in inside.items() if key not in ("code", GROUP_INDEX))
+            groups = max((math.prod(shape[-1:]) for shape in others), default=1)
+            stored[GROUP_INDEX] = inside[GROUP_INDEX], Groups(groups=groups)
+        name = inside["code"].name.removesuffix(".codes.code")
+        with _told_of(name, file):
+            weight = stored_weight(node.number_format, inside["code"].shape, stored)
+        yield Tensor(name=name, weight=weight, dialect=PLAIN)
+
+
+@contextmanager
+def _told_of(name: str, file: Path) -> Iterator[None]:
+    """Makes an array that is no such thing a fault of the index, which tells of it."""
+    try:
+        yield
+    except InputError as error:
+        kind = UnsupportedError if isinstance(error, UnsupportedError) else CorruptError
+        raise kind(
+            f"recorded weight: {error.what} of {error.tensor or 'it'}",
+            file=file,
+            tensor=name,
+            expected=error.expected,
+            found=error.found,
+        ) from error

@@ -77,7 +77,8 @@ def read_file_source(path: Path) -> FileSource:
     opened: dict[str, SafetensorsFile | GgufFile] = {}
 
     def names(file: str) -> list[str]:
-        opened[file] = open_weights(root / file)
+        if file not in opened:
+            opened[file] = open_weights(root / file)
         return [array.name for array in opened[file].arrays]
 
     choice = choosing.choose(root, files, names, lambda file: _read(root / file))

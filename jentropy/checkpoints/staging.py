@@ -148,11 +148,11 @@ def _locked(folder: Path, path: Path) -> Iterator[None]:
 @contextmanager
 def without_glob(folder: Path) -> Iterator[Path]:
     """The folder by a path that holds no character of a pattern: Orbax expands them."""
-    whole = folder.resolve()
-    if not _GLOB & set(str(whole)):
-        yield whole
+    plain = folder.resolve()
+    if not _GLOB & set(str(plain)):
+        yield plain
         return
     with tempfile.TemporaryDirectory() as links:
         link = Path(links).resolve() / "folder"
-        link.symlink_to(whole, target_is_directory=True)
+        link.symlink_to(plain, target_is_directory=True)
         yield link

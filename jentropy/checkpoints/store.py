@@ -69,10 +69,10 @@ def is_orbax_checkpoint(path: Path) -> bool:
 def _custom_metadata(path: Path) -> dict[str, Any] | None:
     try:
         document = json.loads((path / METADATA_FILE).read_bytes())
-        found = document["custom_metadata"][KEY]
+        told = document["custom_metadata"][KEY]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    return found if isinstance(found, dict) else {}
+    return told if isinstance(told, dict) else {}
 
 
 class Store:
@@ -99,13 +99,13 @@ class Store:
         except UnsupportedError as error:
             raise error.at(file=path) from error
         text = self.array("index")
-        found = f"{checksum(text):016x}"
-        if found != metadata.get("index_xxh3_64"):
+        digest = f"{checksum(text):016x}"
+        if digest != metadata.get("index_xxh3_64"):
             raise ChecksumError(
                 "checksum of the index",
                 file=self.array_path("index"),
                 expected=metadata.get("index_xxh3_64"),
-                found=found,
+                found=digest,
             )
         self.index = index_lib.from_bytes(text.tobytes(), self.array_path("index"))
         self._bundles: dict[int, np.ndarray] = {}
@@ -123,10 +123,10 @@ class Store:
         folder = self.array_path(name)
         size = _declared_size(folder)
         file = folder / "c" / "0"
-        found = file.stat().st_size if file.is_file() else 0
-        if found < size:
+        on_disk = file.stat().st_size if file.is_file() else 0
+        if on_disk < size:
             raise TruncatedError(
-                "array of the checkpoint", file=file, expected=f"{size} bytes", found=found
+                "array of the checkpoint", file=file, expected=f"{size} bytes", found=on_disk
             )
         if size == 0:
             return np.zeros(0, np.uint8)

@@ -156,7 +156,7 @@ def walk(tree: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
     yield path, tree
     if isinstance(tree, QuantizedTensor):
         path, tree = (*path, "codes"), tree.codes
-    if isinstance(tree, BRANCHES):
+    if isinstance(tree, dict | list | tuple):
         for key, child in tree.items() if isinstance(tree, dict) else enumerate(tree):
             yield from walk(child, (*path, key))
 

@@ -35,12 +35,12 @@ def fit(tree: Any, target: Any, file: Path, *, required: Any) -> Any:
     Raises:
       InputError: leaves that are in one of the two only, or that differ, by name.
     """
-    found = dict(_leaves(tree))
+    leaves = dict(_leaves(tree))
     paths, treedef = jax.tree_util.tree_flatten_with_path(target, is_leaf=is_compressed)
     wanted = {_keys(path): leaf for path, leaf in paths}
     if len(wanted) != len(paths):
         raise InputError("paths of the target", expected="each once", found="two that read alike")
-    missing = [path for path in wanted if path not in found]
+    missing = [path for path in wanted if path not in leaves]
     needless = [path for path, _ in _leaves(required) if path not in wanted]
     if missing or needless:
         sides = (("no ", missing), ("also ", needless))
@@ -49,8 +49,8 @@ def fit(tree: Any, target: Any, file: Path, *, required: Any) -> Any:
             "structure", file=file, expected="the leaves of the target", found=", ".join(told)
         )
     _check_formats(tree, target, file)
-    leaves = [_fitted(".".join(path), found[path], leaf, file) for path, leaf in wanted.items()]
-    return jax.tree_util.tree_unflatten(treedef, leaves)
+    fitted = [_fitted(".".join(path), leaves[path], to, file) for path, to in wanted.items()]
+    return jax.tree_util.tree_unflatten(treedef, fitted)
 
 
 def _check_formats(tree: Any, target: Any, file: Path) -> None:

@@ -50,10 +50,12 @@ class Whole:
     Attributes:
       transposed: whether the last two axes are stored the other way round.
       flip: bits that are stored inverted.
+      coded: whether the numbers are the codes themselves, unsigned integers.
     """
 
     transposed: bool = False
     flip: int = 0
+    coded: bool = False
 
     def shape(self, codes: StoredCodes) -> Shape | None:
         stored = _transposed(codes.shape) if self.transposed else codes.shape
@@ -138,8 +140,8 @@ class Field:
         if array.packing != self.packing or array.shape[-1] % known.bytes:
             return None
         weights = (*array.shape[:-1], array.shape[-1] // known.bytes * known.weights)
-        fields = {p.name: (p.element, p.grid(weights)) for p in known.format.parameters}
-        fields["code"] = known.format.element, weights
+        fields = {p.name: (p.element, p.grid(weights)) for p in known.number_format.parameters}
+        fields["code"] = known.number_format.element, weights
         return array.shape if fields.get(self.key) == (codes.element, codes.shape) else None
 
     def unpack(self, codes: StoredCodes, values: np.ndarray) -> np.ndarray:
@@ -207,7 +209,17 @@ AXIS = checked(instance("an axis", int), "-1 or -2", lambda axis: axis in (-1, -
 ORDER = checked(many(SIZE), "every number once", lambda o: sorted(o) == list(range(len(o))))
 # Every way by its name, and its JSON.
 UNPACKINGS: dict[str, tuple[type[Any], Kind]] = {
-    "whole": (Whole, record(Whole, {"transposed": TRANSPOSED, "flip": Key(SIZE, default=0)})),
+    "whole": (
+        Whole,
+        record(
+            Whole,
+            {
+                "transposed": TRANSPOSED,
+                "flip": Key(SIZE, default=0),
+                "coded": Key(FLAG, default=False),
+            },
+        ),
+    ),
     "packed": (
         Packed,
         record(
@@ -253,6 +265,7 @@ class StoredCodes:
         array, element = self.array, self.element
         # Powers of two have no dtype of their own in many files.
         usual = (element.dtype, BYTES) if element is FP8_E8M0 else (element.dtype,)
+        usual = (self.dtype,) if self.unpacking == Whole(coded=True) else usual
         dtypes = DTYPES.get(type(self.unpacking), usual)
         if array.dtype not in dtypes:
             raise self.error("dtype", " or ".join(map(str, dtypes)), array.dtype)

@@ -53,6 +53,17 @@ def verify(
     Raises:
       ChecksumError, CorruptError: damaged data, by file and tensor.
       CheckError: sound data that differ from the source, by file.
+
+    Returns:
+      What was gone through.
+
+    Example:
+      >>> import tempfile, numpy as np, jentropy
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     jentropy.save(f"{folder}/t", {"w": np.arange(3, dtype=np.int8)})
+      ...     result = jentropy.verify(f"{folder}/t")
+      >>> result.tensors, result.bytes, result.compared
+      (1, 3, False)
     """
     store = Store(Path(path))
     index, source = store.index, None if against is None else resolve(against)
@@ -95,8 +106,8 @@ def _same_files(store: Store, source: Path, step: int | None) -> tuple[Path, dic
     """
     stores: tuple[ItemStore, ...] = ()
     if step is not None or (store.index.stores and is_orbax(source)):
-        found = read_orbax(source, step)
-        root, files, stores = found.root, found.kept, found.stores
+        original = read_orbax(source, step)
+        root, files, stores = original.root, original.kept, original.stores
     else:
         root, files = sources.files_of(source)
     ours, theirs = {f.path for f in store.index.files}, set(files)
@@ -189,13 +200,13 @@ def _same(a: np.ndarray, b: np.ndarray) -> bool:
 
 def _check_arrays(store: Store) -> None:
     """Raises CorruptError unless Orbax finds the arrays that the index tells of."""
-    found = orbax.shapes(store.path)
+    shapes = orbax.shapes(store.path)
     expected = {f"bundles.{i:05d}": (size,) for i, size in enumerate(store.index.bundles)}
-    for name in sorted(expected.keys() | found.keys() - {"index"}):
-        if expected.get(name) != found.get(name):
+    for name in sorted(expected.keys() | shapes.keys() - {"index"}):
+        if expected.get(name) != shapes.get(name):
             raise CorruptError(
                 f"array {name} in Orbax's metadata",
                 file=store.path,
                 expected=expected.get(name, "none"),
-                found=found.get(name, "none"),
+                found=shapes.get(name, "none"),
             )

@@ -8,24 +8,24 @@ from collections.abc import Iterator
 import jentropy
 from jentropy.entropy import EntropyReport, counted
 
-from .console import add_shared, print_notes, print_table, write_json
+from .arguments import JSON, STEP, STRICT, Arguments
+from .console import print_notes, print_table, write_json
 from .progress import progress_bar
 
 HELP = "entropy per field of a checkpoint's formats, against the bits that they are allocated"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Sources, and where the report goes."""
-    parser.add_argument(
-        "sources",
-        metavar="SRC",
-        nargs="+",
-        help="safetensors file, Hugging Face directory, Orbax or compressed checkpoint, or hf://; "
-        "several are compared",
-    )
-    parser.add_argument("--html", metavar="F", help="write the report as a page")
-    parser.add_argument("--png", metavar="DIR", help="write the figures")
-    add_shared(parser, "--json", "--strict", "--step")
+ARGUMENTS: Arguments = {
+    "sources": {
+        "metavar": "SRC",
+        "nargs": "+",
+        "help": "safetensors file, Hugging Face directory, Orbax or compressed checkpoint, or "
+        "hf://; several are compared",
+    },
+    "--html": {"metavar": "F", "help": "write the report as a page"},
+    "--png": {"metavar": "DIR", "help": "write the figures"},
+    **JSON,
+    **STRICT,
+    **STEP,
+}
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 import jax
 
@@ -11,27 +10,27 @@ import jentropy
 from jentropy import bench, report
 from jentropy.errors import InputError
 
-from .console import add_shared, print_device_note, print_table, write_json
+from .arguments import JSON, Arguments
+from .console import print_device_note, print_table, write_json
 
 HELP = "time codecs and kernels on this device, against what you would have otherwise"
 OF_SUITE = {"tune": "matmul", "png": "archive"}  # arguments of one suite
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What is measured, and where the figures go."""
-    parser.add_argument("--suite", choices=tuple(bench.SUITES), default="archive")
-    parser.add_argument(
-        "--source", metavar="SRC", help="checkpoint to measure on; default: the bundled model"
-    )
-    parser.add_argument(
-        "--png", metavar="F", help="suite archive: draw speed against bits per weight (or .svg)"
-    )
-    parser.add_argument(
-        "--tune",
-        action="store_true",
-        help="suite matmul on a Hopper GPU: find and keep the best configurations",
-    )
-    add_shared(parser, "--json")
+ARGUMENTS: Arguments = {
+    "--suite": {"choices": tuple(bench.SUITES), "default": "archive"},
+    "--source": {
+        "metavar": "SRC",
+        "help": "checkpoint to measure on; default: the bundled model",
+    },
+    "--png": {
+        "metavar": "F",
+        "help": "suite archive: draw speed against bits per weight (or .svg)",
+    },
+    "--tune": {
+        "action": "store_true",
+        "help": "suite matmul on a Hopper GPU: find and keep the best configurations",
+    },
+    **JSON,
+}
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -39,34 +38,35 @@ def run(arguments: argparse.Namespace) -> int:
     for name, suite in OF_SUITE.items():
         if getattr(arguments, name) and arguments.suite != suite:
             raise InputError(f"--{name}", expected=f"suite {suite}", found=arguments.suite)
-    prints = arguments.json != "-"
-    if arguments.suite == "matmul":
+    on_kernels, prints = arguments.suite == "matmul", arguments.json != "-"
+    if on_kernels:
         print_device_note()
     source = arguments.source or jentropy.models.BUNDLED
     rows = bench.tuning.run() if arguments.tune else bench.SUITES[arguments.suite].run(source)
     live = prints and not isinstance(rows, list)
-    content: dict[str, Any] = {
-        "suite": arguments.suite,
-        **bench.environment(),
-        "results": [],
-    }
     results = []
     for result in rows:
         results.append(result)
-        content["results"].append(result.to_json())
         if live:
             print(_line(result), flush=True)
-            if arguments.json:
-                write_json(arguments.json, content)
-    if prints and not live:
-        _print(f"{arguments.suite} on {content['device']}", results)
-    if arguments.json and not live:
-        write_json(arguments.json, content)
-    if arguments.suite == "matmul" and jax.default_backend() == "cpu" and prints:
+            _write(arguments, results)
+    if not live:
+        _write(arguments, results)
+        if prints:
+            print_table(f"{arguments.suite} on {jax.devices()[0].device_kind}", *_table(results))
+    if on_kernels and prints and jax.default_backend() == "cpu":
         print("CPU: the reference backend, at small shapes")
     if arguments.png:
         report.write_speeds({result.name: result.figures for result in results}, arguments.png)
     return 0
+
+
+def _write(arguments: argparse.Namespace, results: list[bench.Result]) -> None:
+    if arguments.json:
+        rows = [result.to_json() for result in results]
+        write_json(
+            arguments.json, {"suite": arguments.suite, **bench.environment(), "results": rows}
+        )
 
 
 def _line(result: bench.Result) -> str:
@@ -74,13 +74,10 @@ def _line(result: bench.Result) -> str:
     return f"{result.name}: {', '.join(figures)}"
 
 
-def _print(title: str, results: list[bench.Result]) -> None:
+def _table(results: list[bench.Result]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows."""
     names = list(dict.fromkeys(name for result in results for name in result.figures))
-    print_table(
-        title,
-        ("", *(name.replace("_", " ") for name in names)),
-        [
-            (r.name, *(f"{r.figures[n]:.3f}" if n in r.figures else "" for n in names))
-            for r in results
-        ],
-    )
+    rows = [
+        [r.name, *(f"{r.figures[n]:.3f}" if n in r.figures else "" for n in names)] for r in results
+    ]
+    return ["", *(name.replace("_", " ") for name in names)], rows

@@ -6,18 +6,19 @@ import argparse
 
 import jentropy
 
-from .console import add_shared, print_notes
+from .arguments import OVERWRITE, STEP, STRICT, Arguments
+from .console import print_notes
 from .inspect import summary
 from .progress import progress_bar
 
 HELP = "compress a checkpoint into a compressed Orbax checkpoint; taken up again after a crash"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """From where, and where to."""
-    parser.add_argument("source", metavar="SRC", help="what `analyze` takes")
-    parser.add_argument("destination", metavar="DST", help="must not exist; appears whole or not")
-    add_shared(parser, "--overwrite", "--strict", "--step")
+ARGUMENTS: Arguments = {
+    "source": {"metavar": "SRC", "help": "what `analyze` takes"},
+    "destination": {"metavar": "DST", "help": "must not exist; appears whole or not"},
+    **OVERWRITE,
+    **STRICT,
+    **STEP,
+}
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -1,8 +1,7 @@
-"""What the commands share: arguments of one meaning, tables, notes, JSON files."""
+"""What the commands share in printing: tables, notes, JSON files."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Iterable, Sequence
@@ -20,31 +19,6 @@ from jentropy.pallas_kernels import backends, targets
 from .progress import is_terminal
 
 WIDTH = 120  # of tables in a pipe, where there is no terminal to ask
-SHARED: dict[str, dict[str, Any]] = {
-    "--json": {"metavar": "F", "help": "write the results as JSON (- for stdout)"},
-    "--strict": {
-        "action": "store_true",
-        "help": "refuse quantised weights that contradict their config or lack a part, "
-        "instead of RAW codes and a note",
-    },
-    "--step": {
-        "metavar": "N",
-        "type": int,
-        "help": "of SRC, the root of an Orbax CheckpointManager, this step alone",
-    },
-    "--overwrite": {"action": "store_true", "help": "replace one of its own kind when done"},
-}
-
-
-def add_shared(parser: argparse.ArgumentParser, *names: str) -> None:
-    """Adds arguments that mean the same in several commands.
-
-    Args:
-      parser: of the command.
-      names: keys of `SHARED`.
-    """
-    for name in names:
-        parser.add_argument(name, **SHARED[name])
 
 
 def print_table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -17,18 +17,21 @@ from jentropy.errors import CheckError, UnsupportedError
 from jentropy.pallas_kernels import default_backend
 
 from .analyze import print_report
+from .arguments import Arguments
 from .console import print_table, size_of
 
 HELP = "measure, compress, verify and run the bundled model"
 PROMPT = "class Parser:\n    def __init__(self):\n"
 NEW_TOKENS, TEMPERATURE, SEED = 64, 0.5, 0
 TOLERANCE = 0.02  # of the largest logit: layers of bfloat16 that add up in different orders
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--out", type=Path, default=Path("demo-output"), metavar="DIR", help="for the report"
-    )
+ARGUMENTS: Arguments = {
+    "--out": {
+        "type": Path,
+        "default": Path("demo-output"),
+        "metavar": "DIR",
+        "help": "for the report",
+    }
+}
 
 
 def run(arguments: argparse.Namespace) -> int:

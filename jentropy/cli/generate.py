@@ -6,24 +6,26 @@ import argparse
 
 import jentropy
 
+from .arguments import Arguments
 from .console import print_device_note, write_json
 from .progress import progress_bar
 
 HELP = "continue a prompt with the model of a checkpoint, from its compressed weights"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "checkpoint", metavar="DST", help="a compressed checkpoint or a Hugging Face directory"
-    )
-    parser.add_argument("--prompt", required=True, metavar="TEXT")
-    parser.add_argument("--max-new-tokens", type=int, default=64, metavar="N")
-    parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 is greedy")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--compute-dtype", choices=("bfloat16", "float32"), help="of activations; default by format"
-    )
-    parser.add_argument("--json", action="store_true", help="print prompt, text and token ids")
+ARGUMENTS: Arguments = {
+    "checkpoint": {
+        "metavar": "DST",
+        "help": "a compressed checkpoint or a Hugging Face directory",
+    },
+    "--prompt": {"required": True, "metavar": "TEXT"},
+    "--max-new-tokens": {"type": int, "default": 64, "metavar": "N"},
+    "--temperature": {"type": float, "default": 0.0, "metavar": "T", "help": "0 is greedy"},
+    "--seed": {"type": int, "default": 0},
+    "--compute-dtype": {
+        "choices": ("bfloat16", "float32"),
+        "help": "of activations; default by format",
+    },
+    "--json": {"action": "store_true", "help": "print prompt, text and token ids"},
+}
 
 
 def run(arguments: argparse.Namespace) -> int:

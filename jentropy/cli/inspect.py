@@ -8,15 +8,11 @@ from typing import Any
 import jentropy
 from jentropy.checkpoints import Inspection
 
-from .console import add_shared, print_notes, print_table, write_json
+from .arguments import JSON, PACKED, STRICT, Arguments
+from .console import print_notes, print_table, write_json
 
 HELP = "what is in a compressed checkpoint: formats, bits per weight, entropy, the gap between"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Of what, and where to."""
-    parser.add_argument("checkpoint", metavar="DST", help="a compressed checkpoint")
-    add_shared(parser, "--json", "--strict")
+ARGUMENTS: Arguments = {**PACKED, **JSON, **STRICT}
 
 
 def run(arguments: argparse.Namespace) -> int:

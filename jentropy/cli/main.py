@@ -22,6 +22,8 @@ import jentropy
 from jentropy.codecs import threads
 from jentropy.errors import CheckError, JentropyError
 
+from .arguments import JOBS, QUIET
+
 COMMANDS = (
     "demo",
     "analyze",
@@ -32,6 +34,7 @@ COMMANDS = (
     "generate",
     "bench",
 )
+PRINT_ONLY = ("demo", "bench")  # what they measure, and that is all they do
 CHECK_FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 DEBUG = "JENTROPY_DEBUG"
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
@@ -87,14 +90,9 @@ def _parser(argv: Sequence[str] | None) -> argparse.ArgumentParser:
     for name in [word for word in words if word in COMMANDS][:1] or COMMANDS:
         module = importlib.import_module(f"jentropy.cli.{name}")
         command = commands.add_parser(name, help=module.HELP, description=module.HELP)
-        module.add_arguments(command)
-        if name not in ("demo", "bench"):  # they print what they measure, and that is all they do
-            command.add_argument(
-                "-q", "--quiet", action="store_true", help="no progress, notes, tables or summaries"
-            )
-        command.add_argument(
-            "-j", "--jobs", type=_positive, metavar="N", help="threads to use; default: all cores"
-        )
+        quiet = {} if name in PRINT_ONLY else QUIET
+        for flags, options in (module.ARGUMENTS | quiet | JOBS).items():
+            command.add_argument(*flags.split(), **options)
         command.set_defaults(run=module.run)
     return parser
 
@@ -117,13 +115,6 @@ def _run(argv: Sequence[str] | None) -> int:
     if sys.stdout is not None:
         sys.stdout.flush()
     return code
-
-
-def _positive(text: str) -> int:
-    number = int(text) if text.isdecimal() else 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected 1 or more, found {text!r:.40}")
-    return number
 
 
 def _keep_memory() -> None:

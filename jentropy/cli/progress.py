@@ -61,8 +61,7 @@ class Bar:
 
 def is_terminal(stream: object) -> bool:
     """Whether a standard stream is there and a terminal."""
-    isatty = getattr(stream, "isatty", None)
-    return isatty is not None and bool(isatty())
+    return bool(getattr(stream, "isatty", bool)())
 
 
 @contextmanager

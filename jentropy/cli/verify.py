@@ -7,17 +7,15 @@ import argparse
 import jentropy
 from jentropy.errors import CheckError, CorruptError, TruncatedError
 
-from .console import add_shared
+from .arguments import PACKED, STEP, Arguments
 from .progress import progress_bar
 
 HELP = "check every checksum of a compressed checkpoint and decode all of it"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Of what, and what it is compared with."""
-    parser.add_argument("checkpoint", metavar="DST", help="a compressed checkpoint")
-    parser.add_argument("--against", metavar="SRC", help="compare every byte with the source")
-    add_shared(parser, "--step")
+ARGUMENTS: Arguments = {
+    **PACKED,
+    "--against": {"metavar": "SRC", "help": "compare every byte with the source"},
+    **STEP,
+}
 
 
 def run(arguments: argparse.Namespace) -> int:

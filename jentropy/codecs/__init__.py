@@ -105,6 +105,13 @@ def decode(
     Raises:
       UnsupportedError: a codec that there is not.
       CorruptError: a payload that its codec did not write.
+
+    Example:
+      >>> from jentropy.formats import BF16
+      >>> dtype, coding = np.dtype(np.uint16), Coding(codec="stored")
+      >>> span = Span(start=0, size=2, shape=(2,), element=BF16, dtype=dtype, coding=coding)
+      >>> decode([np.array([1, 0, 2, 0], np.uint8)], [span])[0].tolist()
+      [1, 2]
     """
     if outs is None:
         outs = [np.empty(span.size, span.dtype) for span in spans]

@@ -31,6 +31,15 @@ def is_packed(element: ElementFormat, dtype: np.dtype) -> bool:
     """Whether a number of a dtype holds several codes, or one that is narrower.
 
     The symbols of such numbers are their bytes.
+
+    Args:
+      element: format of the codes.
+      dtype: of the numbers.
+
+    Example:
+      >>> from jentropy.formats import BF16, FP4_E2M1
+      >>> is_packed(FP4_E2M1, np.dtype(np.uint8)), is_packed(BF16, np.dtype(np.uint16))
+      (True, False)
     """
     return element.code_bits < 8 * dtype.itemsize
 

@@ -18,8 +18,6 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from jentropy.entropy.programs import fitting
-
 from . import bits, buffers, fused, lanes, rawbits
 from .coding import Span
 from .context_head import ESCAPE, NAME, TABLES, Head, head_of, raw_bits_of
@@ -104,20 +102,17 @@ def _split(
     codes: np.ndarray, contexts: np.ndarray, head: Head
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """Symbols and raw planes of a chunk."""
-    parts: list[list[np.ndarray]] = []
-    for part, size in fitting(codes.size, rawbits.PROGRAMS):
-        symbols, planes = rawbits.split(
-            _filled(codes[part], size),
-            _filled(contexts[part], size),
-            np.uint16(head.first),
-            np.uint16(head.count),
-            bits=head.raw_bits,
-        )
-        parts.append([np.asarray(array) for array in (symbols, *planes)])
-    joined = parts[0] if len(parts) == 1 else list(map(np.concatenate, zip(*parts, strict=True)))
-    sizes = [codes.size, *rawbits.plane_sizes(codes.size, head.raw_bits)]
-    symbols, *planes = (array[:size] for array, size in zip(joined, sizes, strict=True))
-    return symbols, planes
+    size = rawbits.program_size(codes.size)
+    symbols, planes = rawbits.split(
+        _filled(codes, size),
+        _filled(contexts, size),
+        np.uint16(head.first),
+        np.uint16(head.count),
+        bits=head.raw_bits,
+    )
+    ends = rawbits.plane_sizes(codes.size, head.raw_bits)
+    cut = [np.asarray(plane)[:end] for plane, end in zip(planes, ends, strict=True)]
+    return np.asarray(symbols)[: codes.size], cut
 
 
 def _filled(part: np.ndarray, size: int) -> np.ndarray:
@@ -232,20 +227,16 @@ def _merge(
     codes: np.ndarray,
 ) -> None:
     """Writes the codes of symbols and raw planes, uint16[size]."""
-    for part, size in fitting(symbols.size, rawbits.PROGRAMS):
-        begins = rawbits.plane_sizes(part.start, head.raw_bits)  # a part begins with a block
-        sizes = rawbits.plane_sizes(size, head.raw_bits)
-        merged = rawbits.merge(
-            _filled(symbols[part], size),
-            _filled(contexts[part], size),
-            [
-                _filled(plane[begin : begin + length], length)
-                for plane, begin, length in zip(planes, begins, sizes, strict=True)
-            ],
-            np.uint16(head.first),
-            bits=head.raw_bits,
-        )
-        codes[part] = np.asarray(merged)[: part.stop - part.start]
+    size = rawbits.program_size(codes.size)
+    ends = rawbits.plane_sizes(size, head.raw_bits)
+    merged = rawbits.merge(
+        _filled(symbols, size),
+        _filled(contexts, size),
+        [_filled(plane, end) for plane, end in zip(planes, ends, strict=True)],
+        np.uint16(head.first),
+        bits=head.raw_bits,
+    )
+    codes[:] = np.asarray(merged)[: codes.size]
 
 
 def _places_of(value: int, symbols: np.ndarray) -> np.ndarray:

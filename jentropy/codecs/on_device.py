@@ -36,6 +36,17 @@ def decode(payloads: Sequence[np.ndarray], spans: Sequence[Span]) -> list[jax.Ar
 
     Raises:
       CorruptError: a payload of the wrong length, or one that does not decode.
+
+    Example:
+      >>> import jentropy
+      >>> from jentropy.containers.chunks import coded_chunks
+      >>> values = jax.random.normal(jax.random.key(0), (99, 99)).astype(jnp.bfloat16)
+      >>> (item,) = coded_chunks("w", jentropy.compress(values))
+      >>> item.span.coding.codec
+      'context'
+      >>> (codes,) = decode([item.payload], [item.span])
+      >>> bool((codes == values.view(jnp.uint16).reshape(-1)).all())
+      True
     """
     jobs = [Decoding(payload, span) for payload, span in zip(payloads, spans, strict=True)]
     codes: dict[int, jax.Array] = {}

@@ -41,6 +41,11 @@ def plane_sizes(size: int, bits: int) -> list[int]:
     return [plane_bytes(size, width) for width in widths(bits)]
 
 
+def program_size(size: int) -> int:
+    """Codes of the program that takes `size` of them; few programs are compiled."""
+    return next((n for n in PROGRAMS if n >= size), -(-size // BLOCK) * BLOCK)
+
+
 @partial(jax.jit, static_argnames="bits")
 def split(
     codes: UInt16[Array, " n"],

@@ -41,6 +41,12 @@ def choose_top(exponent_counts: Any) -> Any:
     Returns:
       int[...]: the largest exponents of the windows, in 15..254; the lowest of equals. Exponents 0
       and 255 are never in one.
+
+    Example:
+      >>> counts = np.zeros(256, np.int64)
+      >>> counts[110:125] = 1
+      >>> int(choose_top(counts))
+      124
     """
     xp: Any = np if isinstance(exponent_counts, np.ndarray) else jnp
     sums = xp.cumsum(exponent_counts[..., 1:255], axis=-1)  # [i]: exponents 1 .. i + 1
@@ -57,26 +63,59 @@ def _classify(codes: UInt16[Array, "*shape"], top: Array | int) -> tuple[Array, 
 
 
 def is_escape(codes: UInt16[Array, "*shape"], top: Array | int) -> Bool[Array, "*shape"]:
-    """Which codes have no slot."""
+    """Which codes have no slot.
+
+    Args:
+      codes: of BF16 weights.
+      top: of the window.
+
+    Example:
+      >>> is_escape(jnp.array([0x3F80, 0x8000, 0x7F80], jnp.uint16), 127).tolist()  # 1, -0, Inf
+      [False, False, True]
+    """
     _, inside, zero = _classify(codes, top)
     return ~(inside | zero)
 
 
 def to_slots(codes: UInt16[Array, "*shape"], top: Array | int) -> UInt16[Array, "*shape"]:
-    """Slots of codes; 0 where `is_escape`."""
+    """Slots of codes; 0 where `is_escape`.
+
+    Args:
+      codes: of BF16 weights.
+      top: of the window.
+
+    Example:
+      >>> [hex(slot) for slot in to_slots(jnp.array([0x3F80, 0x8000], jnp.uint16), 127).tolist()]
+      ['0x780', '0x8000']
+    """
     rank, inside, zero = _classify(codes, top)
     return jnp.where(inside, (codes & 0x807F) | (rank << 7), jnp.where(zero, codes, 0))
 
 
 def from_slots(slots: UInt16[Array, "*shape"], top: Array | int) -> UInt16[Array, "*shape"]:
-    """Codes of slots; an escape's is 0."""
+    """Codes of slots; an escape's is 0.
+
+    Args:
+      slots: as `to_slots` gives them.
+      top: of the window.
+
+    Example:
+      >>> [hex(code) for code in from_slots(jnp.array([0x780, 0x8000], jnp.uint16), 127).tolist()]
+      ['0x3f80', '0x8000']
+    """
     rank = slots & 0x0780
     base = (jnp.asarray(top, jnp.uint16) - np.uint16(WINDOW)) << 7
     return jnp.where(rank == 0, slots, slots + base)
 
 
 def pack(pairs: UInt32[Array, "*shape 4"]) -> UInt32[Array, "*shape 3"]:
-    """Four pairs of slots into three words."""
+    """Four pairs of slots into three words.
+
+    Example:
+      >>> pairs = jnp.array([0x07800780, 0x80000001, 0, 0x00010002], jnp.uint32)
+      >>> bool((unpack(pack(pairs)) == pairs).all()), pack(pairs).shape
+      (True, (3,))
+    """
     words = [pairs[..., i] for i in range(WORDS)]
     fourth = pairs[..., WORDS]
     for word, bits, shift in _FOURTH:
@@ -88,14 +127,27 @@ def pack(pairs: UInt32[Array, "*shape 4"]) -> UInt32[Array, "*shape 3"]:
 
 
 def unpack(words: UInt32[Array, "*shape 3"]) -> UInt32[Array, "*shape 4"]:
-    """Three words into four pairs of slots."""
+    """Three words into four pairs of slots.
+
+    Example:
+      >>> unpack(jnp.zeros((5, 3), jnp.uint32)).shape
+      (5, 4)
+    """
     return jnp.stack(unpack_words(*(words[..., i] for i in range(WORDS))), axis=-1)
 
 
 def unpack_words(
     first: UInt32[Array, "*shape"], second: UInt32[Array, "*shape"], third: UInt32[Array, "*shape"]
 ) -> tuple[UInt32[Array, "*shape"], ...]:
-    """Three words into four pairs of slots, each an array of its own: for kernels."""
+    """Three words into four pairs of slots, each an array of its own: for kernels.
+
+    Args:
+      first, second, third: words of as many groups.
+
+    Example:
+      >>> [pairs.shape for pairs in unpack_words(*jnp.zeros((3, 7), jnp.uint32))]
+      [(7,), (7,), (7,), (7,)]
+    """
     words = first, second, third
     fourth = []
     for word, bits, shift in _FOURTH:

@@ -37,6 +37,10 @@ class Draft(Description):
       name: for messages.
       codes: of any shape; a memory map is read in parts.
       skip: chunks at the front that are coded already.
+
+    Example:
+      >>> [span.size for span in draft("w", np.zeros((3, 5), np.float32)).left()]
+      [15]
     """
 
     name: str
@@ -114,6 +118,10 @@ def drafts(
 
     Args:
       sizes: bytes that each reads into memory; about READ_BYTES are read ahead.
+
+    Example:
+      >>> [made.name for made in drafts([lambda: draft("w", np.zeros(3, np.int8))])]
+      ['w']
     """
     workers, ahead = threads.count(), 0
     made: deque[tuple[Future[Draft], int]] = deque()
@@ -134,7 +142,17 @@ def drafts(
 
 
 def blob(name: str, data: np.ndarray, *, skip: int = 0) -> Draft:
-    """Bytes of a file or a header, uint8[n]: deflated."""
+    """Bytes of a file or a header, uint8[n]: deflated.
+
+    Args:
+      name: for messages.
+      data: a memory map is not read whole.
+      skip: chunks at its front that are coded already.
+
+    Example:
+      >>> blob("config.json", np.frombuffer(b"{}", np.uint8)).coding.codec
+      'deflate'
+    """
     return Draft(
         name=name,
         codes=data,
@@ -167,6 +185,11 @@ def encode(drafts: Iterable[Draft]) -> Iterator[tuple[Draft, list[tuple[Chunk, n
     Yields:
       A tensor and its next chunks; a tensor's chunks may come in several lists, and an empty
       tensor comes once, with none.
+
+    Example:
+      >>> ((made, ((chunk, payload),)),) = encode([draft("w", np.arange(3, dtype=np.int16))])
+      >>> made.name, chunk.weights, payload.tolist()
+      ('w', 3, [0, 0, 1, 0, 2, 0])
     """
     parts = ((draft, span) for draft in drafts for span in draft.left())
     for batch in _batches(parts, lambda part: part[1].size, codecs.batch_symbols() // PARTS):
@@ -196,6 +219,13 @@ class Coded:
       payload: uint8[chunk.bytes].
       file: where it was read, for messages.
       tensor: all codes of its tensor, where its own are to go; None: to an array of their own.
+
+    Example:
+      >>> made = draft("w", np.arange(3, dtype=np.int16))
+      >>> ((_, ((chunk, payload),)),) = encode([made])
+      >>> item = Coded(name="w", chunk=chunk, payload=payload, span=made.span(0))
+      >>> [codes.tolist() for _, codes in decode([item])]
+      [[0, 1, 2]]
     """
 
     name: str
@@ -214,7 +244,13 @@ class Coded:
 
 
 def room(header: TensorHeader) -> np.ndarray:
-    """An array for all codes of a tensor (`Coded.tensor`)."""
+    """An array for all codes of a tensor (`Coded.tensor`).
+
+    Example:
+      >>> import jentropy
+      >>> room(jentropy.compress(np.ones((2, 3), np.float32)).header).shape
+      (6,)
+    """
     return np.empty(header.size, code_dtype(dtype_named(header.dtype)))
 
 
@@ -230,6 +266,13 @@ def decode(items: Iterable[Coded]) -> Iterator[tuple[Coded, np.ndarray]]:
     Raises:
       ChecksumError: a payload or its codes are not what was stored.
       CorruptError: a payload that does not decode.
+
+    Example:
+      >>> import jentropy
+      >>> from jentropy.containers.chunks import coded_chunks
+      >>> items = coded_chunks("w", jentropy.compress(np.arange(3, dtype=np.int16)))
+      >>> [(item.name, codes.tolist()) for item, codes in decode(items)]
+      [('w', [0, 1, 2])]
     """
     for batch, codes in decode_batches(items, decode_on_host):
         threads.each(_check_codes, batch, codes)
@@ -260,7 +303,15 @@ def _by_name(batch: list[Coded], run: Callable[[list[Coded]], Sequence[Any]]) ->
 
 
 def assemble(decoded: Iterator[tuple[Coded, np.ndarray]], header: TensorHeader) -> np.ndarray:
-    """The next tensor of `decode`, in its own dtype and shape; its chunks went to a `room`."""
+    """The next tensor of `decode`, in its own dtype and shape; its chunks went to a `room`.
+
+    Example:
+      >>> import jentropy
+      >>> from jentropy.containers.chunks import coded_chunks
+      >>> packed = jentropy.compress(np.arange(4, dtype=np.int16).reshape(2, 2))
+      >>> assemble(decode(coded_chunks("w", packed, together=True)), packed.header).tolist()
+      [[0, 1], [2, 3]]
+    """
     codes: np.ndarray | None = None
     for item, _ in itertools.islice(decoded, len(header.chunks)):
         codes = item.tensor
@@ -269,7 +320,14 @@ def assemble(decoded: Iterator[tuple[Coded, np.ndarray]], header: TensorHeader) 
 
 
 def check_payload(item: Coded) -> None:
-    """Raises ChecksumError unless the payload is the one that was stored."""
+    """Raises ChecksumError unless the payload is the one that was stored.
+
+    Example:
+      >>> import jentropy
+      >>> from jentropy.containers.chunks import coded_chunks
+      >>> for item in coded_chunks("w", jentropy.compress(np.ones(3))):
+      ...     check_payload(item)
+    """
     _expect_hash(item, "payload", item.chunk.payload_hash, item.payload)
 
 

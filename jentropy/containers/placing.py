@@ -28,6 +28,13 @@ def with_sharding(packed: Any, sharding: Any) -> Any:
     Raises:
       InputError: a sharding that does not fit its tensor, a tensor without one, or one that no
         tensor has the place of; all by name.
+
+    Example:
+      >>> import jentropy
+      >>> packed = {"w": jentropy.compress(np.ones((4, 2), np.float32))}
+      >>> device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+      >>> with_sharding(packed, {"w": device})["w"].sharding == device
+      True
     """
     leaves, _ = jax.tree_util.tree_flatten_with_path(sharding, is_leaf=_is_rule)
     rules = {_keys(path): rule for path, rule in leaves}
@@ -69,7 +76,16 @@ def _key(key: Any) -> Any:
 
 @lru_cache
 def key_struct(implementation: str, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
-    """An array of random keys, by the shape of its data."""
+    """An array of random keys, by the shape of its data.
+
+    Args:
+      implementation: of the keys, as `jax.random.key_impl` gives it.
+      shape: of the data, uint32.
+
+    Example:
+      >>> key_struct("threefry2x32", (5, 2)).shape
+      (5,)
+    """
     data = jax.ShapeDtypeStruct(shape, np.uint32)
     return jax.eval_shape(lambda d: jax.random.wrap_key_data(d, impl=implementation), data)
 
@@ -85,6 +101,15 @@ def fitting(tensor: CompressedTensor, rule: Any, name: str) -> jax.sharding.Shar
 
     Raises:
       InputError: one that does not fit it, by `name`.
+
+    Args:
+      rule: see `with_sharding`.
+
+    Example:
+      >>> import jentropy
+      >>> packed = jentropy.compress(np.ones((4, 2), np.float32))
+      >>> fitting(packed, jax.ShapeDtypeStruct((4, 2), np.float32), "w") is None
+      True
     """
     target = struct(tensor)
     if isinstance(rule, _TEMPLATES):

@@ -58,6 +58,18 @@ class Description:
 
     Invariant: `format` is RAW, or the element format whose codes fill the numbers of `dtype`, one
     or several in each.
+
+    Example:
+      >>> said = Description(
+      ...     shape=(2, 3),
+      ...     dtype="float32",
+      ...     format="FP32",
+      ...     coding=Coding(codec="stored"),
+      ...     entropy_bits=0.0,
+      ...     joint_entropy_bits=None,
+      ... )
+      >>> said.size, said.raw_bytes, [span.size for span in said.spans()]
+      (6, 24, [6])
     """
 
     shape: tuple[int, ...]

@@ -25,7 +25,12 @@ PYTHON = (bool, int, float, complex, str)  # leaves that stay as they are
 
 
 def leaf_name(path: tuple) -> str:
-    """A leaf's path in its tree, dotted; a bare array's is empty."""
+    """A leaf's path in its tree, dotted; a bare array's is empty.
+
+    Example:
+      >>> leaf_name(("layers", 0, "w")), leaf_name(())
+      ('layers.0.w', '')
+    """
     return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
@@ -54,12 +59,22 @@ def leaf_names(paths: Iterable[tuple]) -> list[str]:
 
 
 def is_python(leaf: Any) -> bool:
-    """Whether a leaf is a number or a text of Python's, which is not compressed."""
+    """Whether a leaf is a number or a text of Python's, which is not compressed.
+
+    Example:
+      >>> is_python(3.5), is_python(np.float32(3.5))
+      (True, False)
+    """
     return type(leaf) in PYTHON
 
 
 def is_key(leaf: Any) -> bool:
-    """Whether a leaf is an array of typed random keys."""
+    """Whether a leaf is an array of typed random keys.
+
+    Example:
+      >>> is_key(jax.random.key(0)), is_key(jax.random.key_data(jax.random.key(0)))
+      (True, False)
+    """
     return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
@@ -137,6 +152,10 @@ def key_implementation(leaf: Any, name: str = "") -> str:
 
     Raises:
       InputError: keys of an implementation that JAX does not know by name.
+
+    Example:
+      >>> key_implementation(jax.random.key(0, impl="rbg")), key_implementation(jnp.ones(2))
+      ('rbg', '')
     """
     if not is_key(leaf):
         return ""
@@ -158,6 +177,10 @@ def as_array(leaf: Any, name: str = "") -> np.ndarray:
 
     Raises:
       InputError: a leaf that is no numeric array, by `name`.
+
+    Example:
+      >>> as_array(jnp.ones((2, 3), jnp.bfloat16)).dtype.name
+      'bfloat16'
     """
     if isinstance(leaf, jax.core.Tracer):
         raise modes.traced("compress outside of them").at(tensor=name or None)
@@ -188,12 +211,23 @@ def decompress(packed: Any) -> Any:
 
     Raises:
       ChecksumError, CorruptError: data that are not what was compressed.
+
+    Example:
+      >>> import jentropy
+      >>> decompress(jentropy.compress({"w": np.arange(3)}))["w"].tolist()
+      [0, 1, 2]
     """
     return decompress_where(packed, lambda t: on_accelerator(t) and not t.header.numpy)
 
 
 def on_accelerator(tensor: CompressedTensor) -> bool:
-    """Whether the default device decodes a tensor: one of codec `context`, unless that is a CPU."""
+    """Whether the default device decodes a tensor: one of codec `context`, unless that is a CPU.
+
+    Example:
+      >>> import jentropy
+      >>> on_accelerator(jentropy.compress(np.arange(3)))  # a stored tensor comes from the host
+      False
+    """
     return jax.default_backend() != "cpu" and on_device.decodes(tensor)
 
 
@@ -203,6 +237,12 @@ def decompress_where(packed: Any, on_its_device: Callable[[CompressedTensor], bo
 
     Args:
       on_its_device: says which, of those that `on_device` decodes and that have no sharding.
+
+    Example:
+      >>> import jentropy
+      >>> packed = jentropy.compress({"w": np.arange(3)})
+      >>> decompress_where(packed, lambda tensor: False)["w"].tolist()
+      [0, 1, 2]
     """
     leaves, structure = jax.tree_util.tree_flatten_with_path(packed, is_leaf=is_compressed)
     out: list[Any] = [leaf for _, leaf in leaves]

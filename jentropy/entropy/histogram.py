@@ -1,7 +1,7 @@
 """Exact histograms of codes in jitted JAX.
 
-A chunk is counted on the device in uint32; chunks add up on the host in int64, so totals are exact
-for any number of weights, with or without 64-bit JAX.
+So many codes as a call counts are counted on the device in uint32; calls add up on the host in
+int64, so totals are exact for any number of weights, with or without 64-bit JAX.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ from jaxtyping import Array, UInt, UInt32
 
 from jentropy import modes
 
-from .programs import fitting
-
-CHUNK = 1 << 22  # codes counted by one call; a call's counts fit uint32 by a wide margin
-PROGRAMS = (1 << 16, 1 << 18, 1 << 20, CHUNK)  # codes that programs are compiled for
+# Codes that programs are compiled for: a compile takes half a second and 2 MB, what is cut to sizes
+# that are there microseconds. Counts of the largest fit uint32 by a wide margin.
+PROGRAMS = (1 << 16, 1 << 18, 1 << 20, 1 << 22)
 SMALL = 1 << 14  # not worth a call of the device
 _SCATTER_BLOCK = 1 << 14  # codes of one scatter
 _MATMUL_BLOCK = 1 << 14  # codes of one one-hot product; its counts are exact in float32
@@ -84,9 +83,10 @@ def count(codes: np.ndarray, *, bits: int) -> np.ndarray:
     if flat.size <= SMALL:
         return np.bincount(flat, minlength=1 << bits)
     total = np.zeros(1 << bits, np.int64)
-    for place, size in fitting(flat.size, PROGRAMS):
-        part = np.asarray(flat[place])
-        padding = size - part.size  # counted, and taken off
+    for start in range(0, flat.size, PROGRAMS[-1]):
+        part = np.asarray(flat[start : start + PROGRAMS[-1]])
+        # Counted, and taken off.
+        padding = next(size for size in PROGRAMS if size >= part.size) - part.size
         filled = np.pad(part, (0, padding)) if padding else part
         total += jax.device_get(_count(filled, bits=bits))
         total[0] -= padding

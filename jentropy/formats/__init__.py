@@ -49,17 +49,37 @@ FORMATS: dict[str, Format] = {
 
 
 def format_of_dtype(dtype: Any) -> str:
-    """Name of the format whose values have this dtype, RAW if none has."""
+    """Name of the format whose values have this dtype, RAW if none has.
+
+    Example:
+      >>> import numpy as np
+      >>> format_of_dtype(np.float16), format_of_dtype(np.int64)
+      ('FP16', 'RAW')
+    """
     return next((e.name for e in _PLAIN if e.dtype == dtype), RAW)
 
 
 def element_named(name: str, dtype: Any) -> ElementFormat:
-    """The element format of an array: `ELEMENTS[name]`, or the raw one of its dtype."""
+    """The element format of an array: `ELEMENTS[name]`, or the raw one of its dtype.
+
+    Args:
+      name: of an element, or RAW.
+      dtype: of the array.
+
+    Example:
+      >>> element_named("INT4", "uint8").code_bits, element_named("RAW", "int32").code_bits
+      (4, 32)
+    """
     return raw_element(dtype) if name == RAW else ELEMENTS[name]
 
 
 def plain_format(dtype: Any) -> Format:
-    """The format of an array of numbers, or of raw codes, that has no parameters."""
+    """The format of an array of numbers, or of raw codes, that has no parameters.
+
+    Example:
+      >>> plain_format("float32").name, plain_format("int16").name
+      ('FP32', 'RAW')
+    """
     name = format_of_dtype(dtype)
     return Format(name=name, element=element_named(name, dtype))
 

@@ -26,13 +26,23 @@ ROW = (1, WHOLE)
 
 
 def scale(element: ElementFormat, block: tuple[int, ...] | None) -> Parameter:
-    """A scale of blocks of weights, or of a whole tensor (None)."""
+    """A scale of blocks of weights, or of a whole tensor (None).
+
+    Example:
+      >>> scale(FP32, (128, 128)).name, scale(FP32, None).name
+      ('scale', 'tensor_scale')
+    """
     field = "tensor_scale" if block is None else "scale"
     return Parameter(name=field, field=field, element=element, block=block)
 
 
 def zero_point(element: ElementFormat, block: tuple[int, ...] | None) -> Parameter:
-    """What is subtracted from an integer before it is scaled."""
+    """What is subtracted from an integer before it is scaled.
+
+    Example:
+      >>> zero_point(UINT4, (128,)).role
+      <Role.ZERO_POINT: 'is subtracted before scaling'>
+    """
     return Parameter(
         name="zero_point", field="zero_point", element=element, block=block, role=Role.ZERO_POINT
     )

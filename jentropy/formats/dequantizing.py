@@ -47,6 +47,13 @@ def dequantize(number_format: Format, arrays: Mapping[str, Any], dtype: Any = np
 
     Returns:
       Numbers of the codes' shape, NumPy or JAX as they are.
+
+    Example:
+      >>> from jentropy.formats import INT8_ROW
+      >>> code = np.array([[2, 0xFF]], np.uint8)
+      >>> scale = np.array([[0x3F00]], np.uint16)  # 0.5, BF16
+      >>> dequantize(INT8_ROW, {"code": code, "scale": scale}).tolist()
+      [[1.0, -0.5]]
     """
 
     def run(arrays: Mapping[str, Any]) -> Any:
@@ -76,6 +83,12 @@ def dequantize_slabs(
 
     Args:
       weights: of a slab, about; a slab is whole blocks and at least one of them.
+
+    Example:
+      >>> from jentropy.formats import FORMATS
+      >>> arrays = {"code": np.zeros((6, 4), np.uint16)}
+      >>> [slab.shape for slab in dequantize_slabs(FORMATS["BF16"], arrays, 8)]
+      [(2, 4), (2, 4), (2, 4)]
     """
     shape = arrays["code"].shape
     rank, length = len(shape), shape[0] if shape else 0
@@ -111,6 +124,15 @@ def spread(
       shape: of the weights.
       onto: the parameter whose grid they are spread on; None: the weights.
       groups: int[columns], the block of each column, where blocks along the last axis are no runs.
+
+    Returns:
+      An array that broadcasts to the weights, or to the grid of `onto`.
+
+    Example:
+      >>> from jentropy.formats import MXFP8
+      >>> scale = MXFP8.parameter("scale")  # of 32 weights
+      >>> spread(np.array([[1.0, 2.0]]), scale, (1, 64), None, None)[0, [0, 31, 32]].tolist()
+      [1.0, 1.0, 2.0]
     """
     rank = len(shape)
     steps = (1,) * rank if onto is None else onto.blocks(rank)
@@ -155,6 +177,14 @@ def times_power_of_two(
     """Exact product of finite normal numbers (or zeros) with powers of two, by integers alone.
 
     Subnormal products are rounded toward zero; those of narrow elements fit.
+
+    Args:
+      numbers: finite ones are normal or zeros.
+      powers: of the numbers' shape, or one that broadcasts to it.
+
+    Example:
+      >>> times_power_of_two(jnp.float32([3, -0.5]), jnp.float32([0.25, 4])).tolist()
+      [0.75, -2.0]
     """
     bits, scale = bits_of(numbers), bits_of(powers)
     sign, exponent, mantissa = bits & np.uint32(1 << 31), (bits >> 23) & 0xFF, bits & 0x7FFFFF

@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 from jaxtyping import Array, UInt
 
@@ -25,7 +24,12 @@ TABLE_BITS = 16  # codes up to this wide are decoded by a table
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Field:
-    """A run of bits of a code."""
+    """A run of bits of a code.
+
+    Example:
+      >>> Field(name="mantissa", bits=7).bits
+      7
+    """
 
     name: str  # one of the contract's field names: sign, exponent, mantissa, code
     bits: int
@@ -40,6 +44,14 @@ class ElementFormat:
 
     Raises:
       UnsupportedError: any other code that is narrower than its dtype, which decodes it.
+
+    Example:
+      >>> from jentropy.formats import BF16
+      >>> codes = np.array([0xBF80], np.uint16)  # -1
+      >>> {name: int(part[0]) for name, part in BF16.split(codes).items()}
+      {'sign': 1, 'exponent': 127, 'mantissa': 0}
+      >>> BF16.decode(codes).tolist()
+      [-1.0]
     """
 
     name: str
@@ -49,15 +61,15 @@ class ElementFormat:
     excess: int = 0  # of integers: a value is its dtype's minus this
 
     def __post_init__(self) -> None:
-        bits, is_unsigned = _bits_of(np.dtype(self.dtype))
-        if self.name == RAW:  # whole bytes, which no one decodes
-            bits = 8 * np.dtype(self.dtype).itemsize
+        dtype = np.dtype(self.dtype)
+        # RAW codes are whole bytes, which no one decodes.
+        bits = 8 * dtype.itemsize if self.name == RAW else jax.dtypes.itemsize_bits(dtype)
         if self.code_bits > bits:
             raise ValueError(f"{self.name}: fields have {self.fields}, dtype has {bits} bits")
-        if self.code_bits < bits and not is_unsigned:
+        if self.code_bits < bits and not jnp.issubdtype(dtype, jnp.unsignedinteger):
             raise UnsupportedError(
                 f"element format {self.name}: bits of its fields",
-                expected=f"{bits}, as {np.dtype(self.dtype)} has",
+                expected=f"{bits}, as {dtype} has",
                 found=self.code_bits,
                 hint="codes are decoded by their dtype: take one as narrow as they are, or "
                 "unsigned integers with an excess",
@@ -137,27 +149,24 @@ def _float32_bits(element: ElementFormat) -> np.ndarray:
     return numbers.view(np.uint32)
 
 
-def _bits_of(dtype: np.dtype) -> tuple[int, bool]:
-    """Bits of a number of a dtype, and whether it is an unsigned integer."""
-    try:
-        return int(ml_dtypes.finfo(dtype).bits), False
-    except ValueError:
-        pass
-    try:
-        info = ml_dtypes.iinfo(dtype)
-    except ValueError:  # booleans, complex numbers
-        return 8 * dtype.itemsize, False
-    return int(info.bits), int(info.min) == 0
-
-
 def code_dtype(dtype: Any) -> np.dtype:
-    """Unsigned integer dtype that holds the codes of a dtype; one of 16 bytes is its own."""
+    """Unsigned integer dtype that holds the codes of a dtype; one of 16 bytes is its own.
+
+    Example:
+      >>> code_dtype(np.float32).name, code_dtype(np.complex128).name
+      ('uint32', 'complex128')
+    """
     dtype = np.dtype(dtype)
     return np.dtype(f"<u{dtype.itemsize}") if dtype.itemsize <= 8 else dtype
 
 
 def codes_of(values: Any) -> Any:
-    """Bits of a NumPy or JAX array as unsigned integers of its shape."""
+    """Bits of a NumPy or JAX array as unsigned integers of its shape.
+
+    Example:
+      >>> hex(int(codes_of(np.float16([1.0]))[0]))
+      '0x3c00'
+    """
     if isinstance(values, np.ndarray):
         return values.view(code_dtype(values.dtype))
     return jax.lax.bitcast_convert_type(values, jnp.dtype(code_dtype(values.dtype)))

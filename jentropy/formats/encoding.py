@@ -116,6 +116,7 @@ class Limits:
 
 @lru_cache
 def limits_of(element: ElementFormat) -> Limits:
+    """The bounds of an element."""
     if element.code_bits <= TABLE_BITS:
         codes = np.arange(1 << element.code_bits, dtype=code_dtype(element.dtype))
     else:  # FP32: 0, least normal, largest, Inf, lowest
@@ -146,8 +147,15 @@ def is_power(element: ElementFormat) -> bool:
 
 
 def bits_of(numbers: Float32[Array, "*shape"]) -> UInt32[Array, "*shape"]:
+    """Bits of float32 numbers.
+
+    Example:
+      >>> hex(int(bits_of(jnp.float32(1))))
+      '0x3f800000'
+    """
     return jax.lax.bitcast_convert_type(numbers, jnp.uint32)
 
 
 def from_bits(bits: UInt32[Array, "*shape"] | Int32[Array, "*shape"]) -> Float32[Array, "*shape"]:
+    """Float32 numbers of bits: the inverse of `bits_of`."""
     return jax.lax.bitcast_convert_type(bits, jnp.float32)

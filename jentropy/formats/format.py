@@ -23,7 +23,12 @@ WHOLE = 0  # in a block: the whole of that axis
 
 
 class Role(Enum):
-    """What a parameter does."""
+    """What a parameter does.
+
+    Example:
+      >>> Role.SCALE.value
+      'multiplies'
+    """
 
     SCALE = "multiplies"
     DIVISOR = "divides"
@@ -43,6 +48,12 @@ class Parameter:
         before those has an entry each. None: one entry for the whole tensor.
       role: what it does.
       of: the parameter that it acts on; None: the weight.
+
+    Example:
+      >>> from jentropy.formats import MXFP4
+      >>> scale = MXFP4.parameter("scale")  # of 32 weights
+      >>> scale.blocks(3), scale.grid((2, 5, 100))
+      ((1, 1, 32), (2, 5, 4))
     """
 
     name: str
@@ -74,6 +85,12 @@ class Format:
 
     Invariants: the parameters' names differ from each other and from `code`; `of` names another
     of them, which acts on the weight itself.
+
+    Example:
+      >>> from jentropy.formats import MXFP4
+      >>> narrower = MXFP4.with_parameter("scale", block=(16,))
+      >>> MXFP4.allocated_bits((4, 64)), narrower.allocated_bits((4, 64))
+      (4.25, 4.5)
     """
 
     name: str  # in reports

@@ -42,7 +42,20 @@ def unpack(words: np.ndarray, bits: int, *, axis: int = -1, count: int | None = 
 
 
 def pack(codes: np.ndarray, bits: int, dtype: Any = np.uint8) -> np.ndarray:
-    """The inverse of `unpack` along the last axis; the last word is filled up with zeros."""
+    """The inverse of `unpack` along the last axis; the last word is filled up with zeros.
+
+    Args:
+      codes: uint8[..., n], below 2^bits.
+      bits: of a code, 1 to 8.
+      dtype: of the packed integers.
+
+    Returns:
+      dtype[..., ceil(n * bits / (8 * itemsize))].
+
+    Example:
+      >>> pack(np.array([1, 2, 3], np.uint8), 4).tolist()
+      [33, 3]
+    """
     single = np.unpackbits(
         codes.astype(np.uint8)[..., None], axis=-1, count=bits, bitorder="little"
     ).reshape(*codes.shape[:-1], -1)

@@ -11,7 +11,15 @@ from .element import RAW, ElementFormat, Field
 
 @lru_cache
 def raw_element(dtype: np.dtype) -> ElementFormat:
-    """An element of one field, `code`, as wide as the dtype. It has no values of its own."""
+    """An element of one field, `code`, as wide as the dtype. It has no values of its own.
+
+    Args:
+      dtype: any that is not of objects.
+
+    Example:
+      >>> raw_element(np.dtype(np.int64)).code_bits
+      64
+    """
     dtype = np.dtype(dtype)
     field = Field(name="code", bits=8 * dtype.itemsize)
     return ElementFormat(name=RAW, dtype=dtype, fields=(field,))

@@ -26,6 +26,17 @@ def write_html(reports: EntropyReport | Sequence[EntropyReport], file: str | Pat
     Args:
       reports: what to show.
       file: the page; its folder is made if it is missing.
+
+    Raises:
+      UnsupportedError: Matplotlib is not installed.
+
+    Example:
+      >>> import tempfile, numpy as np, jentropy
+      >>> report = jentropy.analyze({"w": np.ones((4, 4), np.float16)})
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     write_html(report, f"{folder}/report.html")
+      ...     Path(folder, "report.html").read_text().count("<svg")
+      3
     """
     many = [reports] if isinstance(reports, EntropyReport) else list(reports)
     parts = [_section(report) for report in many]

@@ -23,6 +23,16 @@ def write_png(
 
     Returns:
       The files written.
+
+    Raises:
+      UnsupportedError: Matplotlib is not installed.
+
+    Example:
+      >>> import tempfile, numpy as np, jentropy
+      >>> report = jentropy.analyze({"w": np.ones((4, 4), np.float16)})
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     [file.name for file in write_png(report, folder)]
+      ['magnitude.png', 'bits.png', 'tensors.png']
     """
     many = [reports] if isinstance(reports, EntropyReport) else list(reports)
     folder = Path(directory)

@@ -23,6 +23,15 @@ def write_speeds(figures: Mapping[str, Mapping[str, float]], file: str | Path) -
 
     Raises:
       UnsupportedError: Matplotlib is not installed.
+
+    Example:
+      >>> import tempfile
+      >>> speeds = {"decode_mb_per_s": 900.0, "encode_mb_per_s": 300.0}
+      >>> rows = {name: {"bits_per_weight": n, **speeds} for name, n in (("a", 11), ("b", 12))}
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     write_speeds(rows, f"{folder}/speeds.png")
+      ...     Path(folder, "speeds.png").stat().st_size > 0
+      True
     """
     figure = new_figure(10, 4.2)
     coders = {name: row for name, row in figures.items() if set(SPEEDS) <= set(row)}

@@ -11,10 +11,12 @@ from __future__ import annotations
 from jentropy.models.config import Architecture
 
 from .llama import LLAMA
+from .qwen2 import QWEN2
 from .qwen3 import QWEN3
 
 ARCHITECTURES: dict[str, Architecture] = {
     "LlamaForCausalLM": LLAMA,
+    "Qwen2ForCausalLM": QWEN2,
     "Qwen3ForCausalLM": QWEN3,
 }
 # `model_type`, and the class that is saved without an output projection.

@@ -86,9 +86,8 @@ def encode(tokenizer: Tokenizer, texts: list[str]) -> np.ndarray:
 
 def next_token_loss(model: Decoder, tokens: jax.Array) -> jax.Array:
     """Mean negative log likelihood, nats per token."""
-    logits = model(tokens[:, :-1])
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:])
-    return losses.mean()
+    logits, expected = model(tokens[:, :-1]), tokens[:, 1:]
+    return optax.softmax_cross_entropy_with_integer_labels(logits, expected).mean()
 
 
 def train(steps: int, data: np.ndarray, held_out: np.ndarray) -> tuple[Decoder, list[dict]]:

@@ -14,14 +14,7 @@ from . import awq, gptq
 from .settings import Declared, compiled, mapping
 from .weight import Contents, StoredArray, Tensor
 
-NAME, VERSION = "auto-round", 1
-METHODS = (NAME, "auto_round", "autoround", "intel/auto-round")
 PATTERN = re.compile(r"[*+?^$()\[\]{}|\\]")  # in a key: it is no plain name
-
-
-def claims(contents: Contents) -> bool:
-    """Method `auto-round`."""
-    return contents.quant_method in METHODS
 
 
 def weight(contents: Contents, array: StoredArray) -> Tensor | None:
@@ -48,5 +41,5 @@ def _declared(contents: Contents, module: str) -> Declared:
     extra = mapping(declared.get("extra_config"))
     patterns = (key for key in extra if PATTERN.search(key))
     fits = (k for k in patterns if compiled(k, "extra_config", contents).search(module))
-    name = module if extra.get(module) is not None else next(fits, None)
+    name = module if extra.get(module) is not None else next(fits, "")
     return {**declared, **mapping(extra.get(name))}

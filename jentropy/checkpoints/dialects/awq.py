@@ -19,6 +19,7 @@ from .settings import Declared, group_block
 from .weight import (
     Contents,
     Packed,
+    Stored,
     StoredArray,
     Tensor,
     Whole,
@@ -28,15 +29,9 @@ from .weight import (
     require_rank,
 )
 
-NAME, VERSION = "awq", 1
 QWEIGHT = ".qweight"
 ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 PER_WORD = len(ORDER)
-
-
-def claims(contents: Contents) -> bool:
-    """Method `awq`."""
-    return contents.quant_method == NAME
 
 
 def weight(contents: Contents, array: StoredArray) -> Tensor | None:
@@ -73,7 +68,7 @@ def packed_weight(contents: Contents, array: StoredArray, declared: Declared) ->
             formats.blocks.zero_point(formats.UINT4, block),
         ),
     )
-    stored = {
+    stored: dict[str, Stored] = {
         "code": (array, Packed(order=ORDER, transposed=True)),
         "scale": (scales, Whole(transposed=True)),
         "zero_point": (zeros, Packed(order=ORDER, transposed=True)),

@@ -20,7 +20,6 @@ from .scaled import WEIGHT, is_fp8, scaled_weight
 from .settings import Declared, mapping
 from .weight import Contents, StoredArray, Tensor, find, read_json
 
-NAME, VERSION = "comfy", 1
 MARKER, OLD_SCALE, TOLD, METADATA = (
     "scaled_fp8",
     ".scale_weight",

@@ -44,6 +44,7 @@ from .weight import (
     Groups,
     Packed,
     Shape,
+    Stored,
     StoredArray,
     Tensor,
     assemble,
@@ -53,17 +54,11 @@ from .weight import (
     require_shape,
 )
 
-NAME, VERSION = "compressed-tensors", 1
 WEIGHT, PACKED = ".weight", "_packed"
 PACKED_INTEGERS = "pack-quantized"
 SPARSE = (".compressed", ".bitmask")
 INTEGERS = {4: formats.INT4_EXCESS8, 8: formats.INT8_EXCESS128}
 REORDERED = ("group", "dynamic", True)  # values of `actorder` that scatter a group's inputs
-
-
-def claims(contents: Contents) -> bool:
-    """Method `compressed-tensors`."""
-    return contents.quant_method == NAME
 
 
 def weight(contents: Contents, array: StoredArray) -> Tensor | None:
@@ -175,7 +170,7 @@ def _integers(
     why: str,
 ) -> Tensor:
     """A byte for each weight, or several weights packed in a word."""
-    is_packed = scheme.format == PACKED_INTEGERS
+    is_packed, settled = scheme.format == PACKED_INTEGERS, tuple[StoredArray, ...]()
     if is_packed:
         bits = integer(scheme.weights, "num_bits", contents)
         if bits not in INTEGERS:
@@ -191,14 +186,17 @@ def _integers(
         shape, element = _declared_shape(sizes), INTEGERS[bits]
         why, settled = f"{why} with {bits} bits", (sizes,)
     else:
-        shape, element, settled = array.shape, formats.INT8, ()
+        shape, element = array.shape, formats.INT8
         require_rank(array, 1)
         if (kind := scheme.weights.get("type", "int")) != "int":
             told = f"dtype of type {kind!r:.20} by {why}"
             raise InputError(told, file=array.file, tensor=name, expected="no I8", found="I8")
     block = block_of(contents, scheme, why)
     parameters = [formats.blocks.scale(scale_element(scale, why), block)]
-    stored = {"code": (array, Packed()) if is_packed else array, parameters[0].name: scale}
+    stored: dict[str, Stored] = {
+        "code": (array, Packed()) if is_packed else array,
+        parameters[0].name: scale,
+    }
     if scheme.weights.get("symmetric", True) is False:
         zero = find(contents, f"{name}_zero_point", name)
         require_dtype(zero, [array.dtype], why)

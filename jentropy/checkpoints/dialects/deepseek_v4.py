@@ -17,7 +17,6 @@ from .scaled import BASE_BLOCK, BLOCK, block_weight, is_fp8, is_nvfp4, mxfp4_wei
 from .settings import block_pair, mapping
 from .weight import Contents, StoredArray, Tensor, find
 
-NAME, VERSION = "deepseek-v4", 1
 WEIGHT, SCALE = ".weight", ".scale"
 
 

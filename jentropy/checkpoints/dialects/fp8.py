@@ -30,14 +30,7 @@ from .scaled import (
 from .settings import block_pair
 from .weight import Contents, StoredArray, Tensor, find
 
-NAME, VERSION = "fp8", 1
-METHODS = ("fp8", "mxfp8", "fbgemm_fp8")
 INVERSE, DIRECT = "_scale_inv", "_scale"
-
-
-def claims(contents: Contents) -> bool:
-    """Method `fp8`, `mxfp8` or `fbgemm_fp8`."""
-    return contents.quant_method in METHODS
 
 
 def weight(contents: Contents, array: StoredArray) -> Tensor | None:

@@ -7,8 +7,6 @@ from jentropy.errors import CorruptError
 
 from .weight import Contents, Field, StoredArray, Tensor, assemble
 
-NAME, VERSION = "gguf", 1
-
 
 def claims(contents: Contents) -> bool:
     """A GGUF file."""
@@ -32,4 +30,4 @@ def weight(contents: Contents, array: StoredArray) -> Tensor | None:
     shape = (*stack, row // packing.bytes * packing.weights)
     kind = array.packing
     stored = {key: (array, Field(packing=kind, key=key)) for key in packing.extract}
-    return assemble(array.name, packing.format, shape, stored, f"type {kind}")
+    return assemble(array.name, packing.number_format, shape, stored, f"type {kind}")

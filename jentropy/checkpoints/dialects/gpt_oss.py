@@ -13,18 +13,15 @@ import numpy as np
 
 from jentropy import formats
 
-from .weight import Contents, Packed, StoredArray, Tensor, Whole, assemble, find
+from .weight import Contents, Packed, Stored, StoredArray, Tensor, Whole, assemble, find
 
-NAME, VERSION = "gpt-oss", 1
 BLOCK = 32
 BLOCKS, SCALES = "blocks", "scales"
 
 
 def claims(contents: Contents) -> bool:
-    """Method `mxfp4`, or arrays that can be nothing else."""
-    return contents.quant_method == "mxfp4" or any(
-        _is_blocks(array) for array in contents.arrays.values()
-    )
+    """Arrays that can be nothing else."""
+    return any(map(_is_blocks, contents.arrays.values()))
 
 
 def _is_blocks(array: StoredArray) -> bool:
@@ -48,7 +45,7 @@ def weight(contents: Contents, array: StoredArray) -> Tensor | None:
     number_format = formats.MXFP4.with_parameter(
         "scale", block=(BLOCK, 1) if is_transposed else (BLOCK,)
     )
-    stored = {
+    stored: dict[str, Stored] = {
         "code": (array, Packed(transposed=is_transposed)),
         "scale": (scale, Whole(transposed=is_transposed)),
     }

@@ -24,6 +24,7 @@ from .weight import (
     Contents,
     Groups,
     Packed,
+    Stored,
     StoredArray,
     Tensor,
     Whole,
@@ -33,17 +34,11 @@ from .weight import (
     require_rank,
 )
 
-NAME, VERSION = "gptq", 1
 QWEIGHT = ".qweight"
 WORD_BITS = 32
 INTEGERS = {4: formats.UINT4, 8: formats.UINT8}
 SIGNED = {4: formats.INT4_EXCESS8, 8: formats.INT8_EXCESS128}
 VERSIONS = ("gptq", "gptq_v2")
-
-
-def claims(contents: Contents) -> bool:
-    """Method `gptq`, but for AWQ's checkpoints under that name."""
-    return contents.quant_method == NAME
 
 
 def weight(contents: Contents, array: StoredArray) -> Tensor | None:
@@ -97,7 +92,7 @@ def packed_weight(
     why = f"{why}, groups of {block[0] or 'a row'}"
     is_implied = zeros.shape == (0,) and declared.get("sym", True) is True
     element, parameters = INTEGERS[bits], [scale]
-    stored = {
+    stored: dict[str, Stored] = {
         "code": (array, Packed(axis=-2, transposed=True)),
         "scale": (scales, Whole(transposed=True)),
     }

@@ -12,13 +12,7 @@ from jentropy.errors import UnsupportedError
 from .scaled import WEIGHT, is_fp8, scaled_weight
 from .weight import Contents, StoredArray, Tensor, find
 
-NAME, VERSION = "mistral", 1
 FORMAT, SCALE = "fp8_e4m3", ".qscale_weight"
-
-
-def claims(contents: Contents) -> bool:
-    """A `params.json` that declares a quantisation."""
-    return contents.quant_method == NAME
 
 
 def weight(contents: Contents, array: StoredArray) -> Tensor | None:

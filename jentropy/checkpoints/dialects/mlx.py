@@ -16,9 +16,18 @@ from jentropy.errors import UnsupportedError
 
 from .scaled import WEIGHT, scale_element
 from .settings import integer, mapping
-from .weight import Contents, Packed, StoredArray, Tensor, Whole, assemble, find, require_rank
+from .weight import (
+    Contents,
+    Packed,
+    Stored,
+    StoredArray,
+    Tensor,
+    Whole,
+    assemble,
+    find,
+    require_rank,
+)
 
-NAME, VERSION = "mlx", 1
 WORD_BITS = 32
 BITS = (2, 3, 4, 5, 6, 8)
 AFFINE = "affine"
@@ -30,7 +39,7 @@ def claims(contents: Contents) -> bool:
     return (
         declared.get("quant_method") is None
         and {"bits", "group_size"} <= declared.keys()
-        and ("quantization" in (contents.config or {}) or contents.metadata.get("format") == NAME)
+        and ("quantization" in (contents.config or {}) or contents.metadata.get("format") == "mlx")
     )
 
 
@@ -80,7 +89,7 @@ def _weight(contents: Contents, array: StoredArray, module: str, bits: int, size
         ),
     )
     number_format = formats.Format(name=f"INT{bits}", element=_element(bits), parameters=parameters)
-    stored = {
+    stored: dict[str, Stored] = {
         "code": (array, Packed()),
         "scale": scales,
         "min": (biases, Whole(flip=1 << element.code_bits - 1)),

@@ -38,6 +38,7 @@ from .settings import Declared, integer, mapping
 from .weight import (
     Contents,
     Packed,
+    Stored,
     StoredArray,
     Tensor,
     assemble,
@@ -46,7 +47,6 @@ from .weight import (
     require_rank,
 )
 
-NAME, VERSION = "modelopt", 1
 FP8_BLOCK = (128, 128)
 FP8_BLOCKS = ("FP8_PB_WO", "FP8_BLOCK_SCALES")
 FP4 = ("MXFP4", "NVFP4", "W4A16_NVFP4", "NVFP4_AWQ", "W4A8_NVFP4_FP8", "W4A8_MXFP4_FP8")
@@ -54,8 +54,8 @@ MX = ("MXFP4", "W4A8_MXFP4_FP8")
 
 
 def claims(contents: Contents) -> bool:
-    """Method `modelopt`."""
-    return contents.quant_method is not None and contents.quant_method.startswith(NAME)
+    """Method `modelopt`, or one that begins so."""
+    return (contents.quant_method or "").startswith("modelopt")
 
 
 def weight(contents: Contents, array: StoredArray) -> Tensor | None:
@@ -117,7 +117,7 @@ def _weight(contents: Contents, array: StoredArray, stem: str) -> Tensor:
             element=formats.INT4,
             parameters=(formats.blocks.scale(formats.FP32, (size,)),),
         )
-        stored = {"code": (array, Packed(axis=-2)), "scale": scale}
+        stored: dict[str, Stored] = {"code": (array, Packed(axis=-2)), "scale": scale}
         why = f"{why} with groups of {size}"
         return assemble(name, number_format, (*stack, 2 * rows, columns), stored, why)
     raise UnsupportedError(

@@ -21,13 +21,6 @@ from .scaled import WEIGHT, is_fp8, mxfp4_weight, scaled_weight
 from .settings import Declared, mapping
 from .weight import Contents, StoredArray, Tensor, find, require_shape
 
-NAME, VERSION = "quark", 1
-
-
-def claims(contents: Contents) -> bool:
-    """Method `quark`."""
-    return contents.quant_method == NAME
-
 
 def weight(contents: Contents, array: StoredArray) -> Tensor | None:
     """An array of FP8 or U8 that is a weight."""

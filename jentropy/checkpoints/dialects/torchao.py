@@ -21,15 +21,12 @@ from .scaled import fp4_weight, fp8_element, scale_element
 from .settings import Declared, is_size
 from .weight import Contents, StoredArray, Swizzled, Tensor, assemble, find, read_json
 
-NAME, VERSION = "torchao", 1
 QDATA, FLOAT8 = "_qdata", "Float8Tensor in __metadata__"
 
 
 def claims(contents: Contents) -> bool:
-    """Method `torchao`, or metadata that names tensor subclasses."""
-    return contents.quant_method == NAME or any(
-        '"_tensor_data_names"' in text for text in contents.metadata.values()
-    )
+    """Metadata that names tensor subclasses."""
+    return any('"_tensor_data_names"' in text for text in contents.metadata.values())
 
 
 def weight(contents: Contents, array: StoredArray) -> Tensor | None:
