@@ -169,7 +169,7 @@ def load(
 
     model, named, missing = build({})
     _check(checkpoint, config, tensors, named, missing)
-    alike: dict[str, Hashable] = {n: (t.number_format, t.dtype) for n, t in tensors.items()}
+    alike: dict[str, Hashable] = {name: t.number_format for name, t in tensors.items()}
     for _ in range(2):
         weights = defaultdict(list)  # what those of every layer share with others of its stack
         for name, parts in named.items():
