@@ -58,6 +58,9 @@ def batch_symbols() -> int:
 
     They are all in memory at once, hence the bound on the cores.
 
+    Returns:
+      A multiple of a lane's symbols.
+
     Example:
       >>> batch_symbols() % LANE
       0

@@ -156,6 +156,9 @@ def raw_element(dtype: Any) -> ElementFormat:
     Args:
       dtype: any that is not of objects.
 
+    Returns:
+      The same object for the same dtype.
+
     Example:
       >>> raw_element(np.dtype(np.int64)).code_bits
       64
