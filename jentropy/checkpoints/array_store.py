@@ -32,14 +32,16 @@ TRANSACTION_BYTES = 1 << 28  # of arrays that are written at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ZarrArray(StoredArray):
-    """An array of a store, named by its prefix without the slash; its `file` is the folder.
+class ZarrArray:
+    """An array of a store, and how it is laid out.
 
     Attributes:
+      array: named by its prefix without the slash; its file is the folder.
       prefix: of its keys.
       metadata: of zarr.
     """
 
+    array: StoredArray
     prefix: str
     metadata: Mapping[str, Any]
 
@@ -196,12 +198,5 @@ def _array(folder: Path, prefix: str, metadata: Mapping[str, Any], array: Any) -
         with _reading(folder, name):
             return np.ascontiguousarray(array.read().result()).reshape(shape)
 
-    return ZarrArray(
-        name=name,
-        shape=shape,
-        dtype=dtype,
-        file=folder,
-        read=read,
-        prefix=prefix,
-        metadata=metadata,
-    )
+    stored = StoredArray(name=name, shape=shape, dtype=dtype, file=folder, read=read)
+    return ZarrArray(array=stored, prefix=prefix, metadata=metadata)

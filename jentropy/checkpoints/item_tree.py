@@ -118,7 +118,7 @@ def of_store(
       InputError: a tree of which an array or a text is not there.
       CorruptError: metadata that are not as Orbax writes them.
     """
-    numbers = {array.name: first + n for n, array in enumerate(arrays)}
+    numbers = {zarr.array.name: first + n for n, zarr in enumerate(arrays)}
     if told is None:
         return {name: Stored(n) for name, n in numbers.items()}, {}
     texts, implementations = _read(folder / STRINGS, OBJECT) or {}, _random_keys(folder)

@@ -15,7 +15,6 @@ from jentropy.errors import InputError
 from jentropy.formats import GROUP_INDEX, ElementFormat, Format
 
 from . import choosing, gguf_files, recorded
-from .array_store import ZarrArray
 from .checkpoint import Tensor
 from .contents import StoredArray, in_memory
 from .entries import (
@@ -116,18 +115,18 @@ class Manifest:
         return len(self.blobs) - 1
 
     def _add_tensor(
-        self, array: StoredArray, element: ElementFormat | None, leaf: Leaf = ARRAY
+        self, array: StoredArray, element: ElementFormat | None, leaf: Leaf | None = None
     ) -> int:
-        """Adds a tensor; returns its number."""
+        """Adds a tensor, one of a file or what Orbax stored as a leaf; returns its number."""
+        reads, leaf = leaf is not None, leaf or ARRAY
         draft = partial(
             coder.draft, element=element, numpy=not leaf.jax, scalar=leaf.scalar, key=leaf.key
         )
         self.tensors.append(len(self.items))
-        reads = isinstance(array, ZarrArray)
         self.items.append(Item(name=array.name, array=array, draft=draft, reads=reads))
         return len(self.tensors) - 1
 
-    def _add_array(self, array: StoredArray, leaf: Leaf = ARRAY) -> int:
+    def _add_array(self, array: StoredArray, leaf: Leaf | None = None) -> int:
         """Adds an array that is one tensor; returns its number."""
         key = array.file, array.name
         number = self.numbers[key] = self._add_tensor(array, self._elements.get(key), leaf)
@@ -138,11 +137,11 @@ class Manifest:
         names = dict(reversed([(id(array), name) for name, array in source.named()]))
         for store in source.stores:
             arrays, others = [], []
-            for array in store.arrays:
-                name = names.get(id(array), f"{store.path}/{array.prefix}".strip("/"))
+            for zarr in store.arrays:
+                name = names.get(id(zarr.array), f"{store.path}/{zarr.prefix}".strip("/"))
                 leaf = source.leaves.get(len(self.tensors), ARRAY)
-                number = self._add_array(replace(array, name=name), leaf)
-                arrays.append((number, array.prefix, array.metadata))
+                number = self._add_array(replace(zarr.array, name=name), leaf)
+                arrays.append((number, zarr.prefix, zarr.metadata))
             for key, value in store.others.items():
                 blob = self._add_blob(store.path, np.frombuffer(value, np.uint8), source.root)
                 others.append((key, blob))

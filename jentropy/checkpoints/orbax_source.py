@@ -76,11 +76,11 @@ class OrbaxSource(Source):
     whole = True
 
     @property
-    def arrays(self) -> list[ZarrArray]:
+    def arrays(self) -> list[StoredArray]:
         """The arrays by number."""
-        return [array for store in self.stores for array in store.arrays]
+        return [zarr.array for store in self.stores for zarr in store.arrays]
 
-    def named(self) -> Iterator[tuple[str, ZarrArray]]:
+    def named(self) -> Iterator[tuple[str, StoredArray]]:
         """The arrays of the tree by the names of its leaves, in order."""
         arrays = self.arrays
         for name, number in structure.numbers(self.tree):

@@ -147,8 +147,10 @@ def _of_stores(store: Store, theirs: Mapping[str, ItemStore]) -> Iterator[Origin
         for number, prefix, metadata in item.arrays:
             entry, original = index.tensors[number], arrays.get(prefix)
             if original is not None and original.metadata != metadata:
-                raise CheckError(f"{original.file}: tensor {entry.name!r} is laid out otherwise")
-            yield entry, original
+                raise CheckError(
+                    f"{original.array.file}: tensor {entry.name!r} is laid out otherwise"
+                )
+            yield entry, None if original is None else original.array
         for key, blob in item.others:
             value = None if their is None else np.frombuffer(their.others[key], np.uint8)
             yield index.blobs[blob], None if value is None else in_memory(key, value, store.path)
