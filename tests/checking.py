@@ -22,7 +22,8 @@ of_arrays = jaxtyping.jaxtyped
 
 def has_arrays(function: Any) -> bool:
     """Whether an annotation of a function speaks of arrays."""
-    return any("Array" in str(one) for one in getattr(function, "__annotations__", {}).values())
+    annotations = getattr(function, "__annotations__", {}).values()
+    return any("Array" in str(one) or "ndarray" in str(one) for one in annotations)
 
 
 def checked(function: Any = None, *, typechecker: Callable[[Any], Any]) -> Any:
