@@ -14,11 +14,9 @@ import jax
 import jaxtyping
 import pytest
 
-# Before the package is imported: calls are held to annotations, arrays to dtypes and shapes.
-jaxtyping.install_import_hook(
-    "jentropy",
-    "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",  # an int is a float
-)
+from . import checking
+
+checking.install()
 sys.setrecursionlimit(4 * sys.getrecursionlimit())  # a checked call takes four frames for one
 # No arrays of two ranks or two dtypes meet unless the code says so.
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -6,12 +6,14 @@ import ast
 import importlib
 from pathlib import Path
 
+import beartype
 import jax
 import jax.numpy as jnp
 import jaxtyping
 import pytest
 
 from jentropy import errors, formats
+from jentropy.models import rope
 
 from .test_architecture import CONFIG, MODULES
 
@@ -42,10 +44,18 @@ def test_annotations_are_found():
 
 
 def test_calls_are_checked():
-    with pytest.raises(jaxtyping.TypeCheckError):
+    with pytest.raises(beartype.roar.BeartypeCallHintViolation):
         errors.InputError(3)
     with pytest.raises(jaxtyping.TypeCheckError):
         formats.quantize(jnp.ones(64, jnp.float32), "NVFP4")
+    with pytest.raises(jaxtyping.TypeCheckError, match="time"):  # of one length
+        rope.rotate(jnp.ones((1, 2, 1, 4)), jnp.arange(3), jnp.ones(2))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_calls_can_be_let_through():
+    with pytest.raises(TypeError, match="expected str"):
+        errors.InputError(3)
 
 
 def test_ranks_and_dtypes_are_strict():

@@ -11,7 +11,7 @@ from .archived import Archive
 from .checkpoint import Arrays, Checkpoint, Tensor
 from .contents import decode_text
 from .decoding import read_entries
-from .index import Entry
+from .entries import Entry
 from .store import Store
 
 
@@ -22,6 +22,14 @@ class CompressedCheckpoint(Checkpoint):
       within: path of one of its files or folders, to see that alone.
       strict: whether a weight that its dialect cannot explain is an error.
       lenient: whether what keeps it from being a checkpoint is a note.
+
+    Example:
+      >>> import tempfile, numpy as np, jentropy
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     jentropy.save(f"{folder}/t", {"w": np.ones((2, 3), np.float16)})
+      ...     checkpoint = jentropy.open_checkpoint(f"{folder}/t")
+      >>> type(checkpoint).__name__, checkpoint.names(), checkpoint.tensor("w").shape
+      ('CompressedCheckpoint', ['w'], (2, 3))
     """
 
     def __init__(

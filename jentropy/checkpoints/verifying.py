@@ -15,8 +15,8 @@ from jentropy.errors import CheckError, CorruptError
 from . import orbax, sources, structure
 from .contents import StoredArray, in_memory
 from .decoding import all_bytes, file_bytes, read_entries
+from .entries import Entry, Filler
 from .hub import resolve
-from .index import Entry, Filler
 from .orbax_source import ItemStore, OrbaxSource, is_orbax, read_orbax
 from .progress import Progress, expect
 from .store import Store
@@ -26,7 +26,12 @@ Original = tuple[Entry, StoredArray | None]  # an entry, and what it is compared
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verified:
-    """What a verification went through."""
+    """What a verification went through.
+
+    Example:
+      >>> Verified(tensors=1, files=1, chunks=1, bytes=9, compared=True).compared
+      True
+    """
 
     tensors: int
     files: int

@@ -17,8 +17,8 @@ from jentropy.errors import UnsupportedError
 from jentropy.formats import ElementFormat
 
 from . import byte_planes, context, deflate, fit_context, fit_planes, planes, stored
+from .calls import batch_symbols
 from .coding import Coding, Span, is_packed
-from .lanes import batch_symbols
 
 CODECS: dict[str, ModuleType] = {
     module.NAME: module for module in (stored, deflate, planes, context)
@@ -35,6 +35,9 @@ def choose(numbers: np.ndarray, slices: Sequence[np.ndarray], element: ElementFo
       slices: counts of bits 16 i and up of the numbers, as `entropy.Counts` holds them; of packed
         codes int64[256], how often each byte occurs.
       element: format of the codes in the numbers.
+
+    Returns:
+      A codec and what it needs beside the codes; `stored` where none would save enough.
 
     Example:
       >>> from jentropy import entropy, formats

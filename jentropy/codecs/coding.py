@@ -36,6 +36,9 @@ def is_packed(element: ElementFormat, dtype: np.dtype) -> bool:
       element: format of the codes.
       dtype: of the numbers.
 
+    Returns:
+      False where a number is a code.
+
     Example:
       >>> from jentropy.formats import BF16, FP4_E2M1
       >>> is_packed(FP4_E2M1, np.dtype(np.uint8)), is_packed(BF16, np.dtype(np.uint16))

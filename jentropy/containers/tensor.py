@@ -234,6 +234,12 @@ class CompressedTensor:
 def is_compressed(leaf: Any) -> bool:
     """Whether a leaf is a `CompressedTensor`.
 
+    Args:
+      leaf: of a pytree.
+
+    Returns:
+      True of those, to be given to `jax.tree.map` as `is_leaf`.
+
     Example:
       >>> import jentropy
       >>> is_compressed(jentropy.compress(np.ones(3))), is_compressed(np.ones(3))

@@ -104,6 +104,9 @@ def measure(codes: np.ndarray, element: ElementFormat) -> Counts:
         a part at a time.
       element: their format.
 
+    Returns:
+      How often each code, or each part of 16 bits of it, occurs.
+
     Example:
       >>> from jentropy.formats import INT8
       >>> measure(np.array([3, 3, 5, 5], np.uint8), INT8).joint_entropy_bits()
@@ -147,6 +150,9 @@ def measure_packed(byte_counts: np.ndarray, element: ElementFormat) -> Counts:
     Args:
       byte_counts: int64[256], how often each byte occurs.
       element: the codes' format, of 4 or 8 bits.
+
+    Returns:
+      How often each code occurs.
 
     Example:
       >>> from jentropy.formats import INT4

@@ -9,7 +9,7 @@ from typing import Any
 
 from .blocks import ASYMMETRIC_INT4, FP8_BLOCK, FP8_ROW, INT4_GROUP, INT8_ROW, MXFP4, MXFP8, NVFP4
 from .dequantizing import GROUP_INDEX, dequantize, dequantize_slabs
-from .element import RAW, ElementFormat, Field, code_dtype, codes_of
+from .element import RAW, ElementFormat, Field, code_dtype, codes_of, raw_element
 from .floats import BF16, FP4_E2M1, FP8_E4M3, FP8_E5M2, FP8_E8M0, FP16, FP32
 from .format import WHOLE, Format, Parameter, Role
 from .integers import (
@@ -25,7 +25,6 @@ from .integers import (
 from .packing import pack, unpack
 from .quantized import QuantizedTensor, code_arrays
 from .quantizing import SCALE_RULES, quantize
-from .raw import raw_element
 
 _PLAIN = (BF16, FP16, FP32, FP8_E4M3, FP8_E5M2)  # weights without parameters; by dtype
 _PARTS = (
@@ -51,6 +50,12 @@ FORMATS: dict[str, Format] = {
 def format_of_dtype(dtype: Any) -> str:
     """Name of the format whose values have this dtype, RAW if none has.
 
+    Args:
+      dtype: of NumPy, `ml_dtypes` or JAX, or its name.
+
+    Returns:
+      A key of `FORMATS`, or RAW.
+
     Example:
       >>> import numpy as np
       >>> format_of_dtype(np.float16), format_of_dtype(np.int64)
@@ -66,6 +71,9 @@ def element_named(name: str, dtype: Any) -> ElementFormat:
       name: of an element, or RAW.
       dtype: of the array.
 
+    Returns:
+      How one of its codes is read.
+
     Example:
       >>> element_named("INT4", "uint8").code_bits, element_named("RAW", "int32").code_bits
       (4, 32)
@@ -75,6 +83,12 @@ def element_named(name: str, dtype: Any) -> ElementFormat:
 
 def plain_format(dtype: Any) -> Format:
     """The format of an array of numbers, or of raw codes, that has no parameters.
+
+    Args:
+      dtype: of the array.
+
+    Returns:
+      A format of that element alone.
 
     Example:
       >>> plain_format("float32").name, plain_format("int16").name

@@ -82,7 +82,12 @@ def dequantize_slabs(
     """The numbers of a tensor, float32, in slabs along its first axis.
 
     Args:
+      number_format: what the codes mean.
+      arrays: codes of the weight and of each parameter, as `dequantize` takes them.
       weights: of a slab, about; a slab is whole blocks and at least one of them.
+
+    Yields:
+      float32[rows, ...], which `numpy.concatenate` makes the tensor of.
 
     Example:
       >>> from jentropy.formats import FORMATS

@@ -149,8 +149,33 @@ def _float32_bits(element: ElementFormat) -> np.ndarray:
     return numbers.view(np.uint32)
 
 
+@lru_cache
+def raw_element(dtype: Any) -> ElementFormat:
+    """An element of one field, `code`, as wide as the dtype. It has no values of its own.
+
+    Args:
+      dtype: any that is not of objects.
+
+    Returns:
+      The same object for the same dtype.
+
+    Example:
+      >>> raw_element(np.dtype(np.int64)).code_bits
+      64
+    """
+    dtype = np.dtype(dtype)
+    field = Field(name="code", bits=8 * dtype.itemsize)
+    return ElementFormat(name=RAW, dtype=dtype, fields=(field,))
+
+
 def code_dtype(dtype: Any) -> np.dtype:
     """Unsigned integer dtype that holds the codes of a dtype; one of 16 bytes is its own.
+
+    Args:
+      dtype: of values.
+
+    Returns:
+      A NumPy dtype of as many bytes.
 
     Example:
       >>> code_dtype(np.float32).name, code_dtype(np.complex128).name
@@ -162,6 +187,12 @@ def code_dtype(dtype: Any) -> np.dtype:
 
 def codes_of(values: Any) -> Any:
     """Bits of a NumPy or JAX array as unsigned integers of its shape.
+
+    Args:
+      values: an array of any dtype and shape.
+
+    Returns:
+      The same kind of array, of `code_dtype(values.dtype)`; NumPy's is a view.
 
     Example:
       >>> hex(int(codes_of(np.float16([1.0]))[0]))
