@@ -192,7 +192,7 @@ def _float32(values: Float[Array, "*shape"]) -> Float32[Array, "*shape"]:
 @modes.standard
 @partial(jax.jit, static_argnames=("number_format", "scale_rule"))
 def _quantize(
-    values: Shaped[Array | np.ndarray, "*shape"],
+    values: Float[Array, "*shape"],
     key: PRNGKeyArray | None,
     *,
     number_format: Format,
