@@ -5,7 +5,7 @@ A key that is missing or null stands for what transformers takes it for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +17,13 @@ from .rope import RopeConfig, rope_config
 
 ACTIVATIONS = ("silu", "gelu", "gelu_pytorch_tanh")
 # What every decoder here does, and the values by which configs say so.
-BUILT_IN: Mapping[str, tuple[Any, ...]] = KNOWN["built_in"] | {
-    f"{before}{switch}": (True,)
-    for switch in known("switches")
-    for before in ("", "use_", "is_", "apply_", "do_")
+BUILT_IN: Mapping[str, Sequence[Any]] = {
+    **KNOWN["built_in"],
+    **{
+        f"{before}{switch}": (True,)
+        for switch in known("switches")
+        for before in ("", "use_", "is_", "apply_", "do_")
+    },
 }
 
 
@@ -156,7 +159,7 @@ def no_windows(config: Mapping[str, Any], *, used: bool) -> tuple[int | None, ..
 def decoder_config(
     config: Mapping[str, Any],
     *,
-    built_in: Mapping[str, tuple[Any, ...]] | None = None,
+    built_in: Mapping[str, Sequence[Any]] | None = None,
     **architecture: Any,
 ) -> DecoderConfig:
     """What every architecture reads alike.

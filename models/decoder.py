@@ -132,7 +132,7 @@ class Decoder(nnx.Module):
     def __call__(
         self, input_ids: Int[Array | np.ndarray, "batch time"]
     ) -> Float[Array, "batch time vocabulary"]:
-        return _logits(*nnx.split(self), input_ids)
+        return _logits(*nnx.split(self), jnp.asarray(input_ids))
 
 
 def _stack(config: DecoderConfig, layers: Sequence[Layer], rngs: nnx.Rngs) -> Block:
@@ -152,8 +152,8 @@ def _numbers(config: DecoderConfig, layers: Sequence[Layer]) -> tuple[jax.Array,
 
 @partial(jax.jit, static_argnums=0)
 def _logits(
-    graph: nnx.GraphDef, state: nnx.State, ids: Int[Array | np.ndarray, "batch time"]
-) -> jax.Array:
+    graph: nnx.GraphDef, state: nnx.State, ids: Int[Array, "batch time"]
+) -> Float[Array, "batch time vocabulary"]:
     """Logits of whole sequences, compiled once for each shape."""
 
     def run(state: nnx.State, ids: jax.Array) -> jax.Array:

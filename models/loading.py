@@ -169,15 +169,15 @@ def load(
 
     model, named, missing = build({})
     _check(checkpoint, config, tensors, named, missing)
-    alike: dict[str, Hashable] = {n: (t.number_format, t.dtype) for n, t in tensors.items()}
+    alike: dict[str, Hashable] = {name: t.number_format for name, t in tensors.items()}
     for _ in range(2):
-        weights = defaultdict(list)  # what those of every layer share with others of its stack
+        weights = defaultdict(set)  # what those of every layer share with others of its stack
         for name, parts in named.items():
             for place in parts:
                 if place.path[0] == LAYERS:
                     layer = model.members[place.path[1]][place.index[0]]
-                    weights[layer].append(alike[name])
-        model, named, _ = build({layer: tuple(shared) for layer, shared in weights.items()})
+                    weights[layer].add((place.path[2:], place.index[1:], alike[name]))
+        model, named, _ = build({layer: frozenset(shared) for layer, shared in weights.items()})
         expect(progress, sum(math.prod(tensor.shape) for tensor in tensors.values()))
         if filled := _fill(checkpoint, named, make, alike, progress):
             nnx.update(model, nnx.from_flat_state(filled))

@@ -1,4 +1,4 @@
-"""What the layouts of BF16 share: windows of exponents, and numbers of codes."""
+"""What has to do with bfloat16: windows of exponents, numbers of codes, float32 as a sum."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Shaped, UInt16
+import numpy as np
+from jaxtyping import Array, Float32, Shaped, UInt16
 
 from jentropy.codecs import window12
 from jentropy.formats import Format
 
 BIAS = 127  # of an exponent
+PARTS = 3  # bfloat16 numbers that a float32 is the sum of
 ESCAPE_RATE = 1.6e-4 * 1.3  # of Gaussian weights, and room for those that are less so
 
 
@@ -38,3 +40,16 @@ def tops(codes: UInt16[Array, "rows columns"], axis: int) -> UInt16[Array, " oth
 def numbers(codes: UInt16[Array, "*shape"], dtype: Any) -> Shaped[Array, "*shape"]:
     """Of codes; bit for bit as bfloat16."""
     return jax.lax.bitcast_convert_type(codes, jnp.bfloat16).astype(dtype)
+
+
+def parts(values: Float32[Array, "*shape"], count: int = PARTS) -> list[Float32[Array, "*shape"]]:
+    """float32 as a sum of numbers that bfloat16 holds exactly, as matrix units multiply them.
+
+    Three of them are exact. By truncation: a compiler may drop a rounding.
+    """
+    terms = []
+    for _ in range(count):
+        bits = jax.lax.bitcast_convert_type(values, jnp.uint32) & np.uint32(0xFFFF0000)
+        terms.append(jax.lax.bitcast_convert_type(bits, jnp.float32))
+        values = values - terms[-1]
+    return terms

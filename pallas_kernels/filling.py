@@ -66,23 +66,26 @@ def put(
     """
     if not axes:
         return weight
-    if not isinstance(weight, ResidentTensor):
-        stacked = _empty(weight, axes) if stack is None else stack
-        return _write({"": stacked}, {"": weight}, np.array(index, np.int32))[""]
-    arrays = dict(weight.arrays)
+    arrays = _parts(weight)
     if stack is None:
-        stack = replace(weight, arrays={name: _empty(a, axes) for name, a in arrays.items()})
-    stacked = dict(stack.arrays)
-    for name, (axis, filler) in weight.record.lists.items():
-        if name in arrays:
-            most = max(arrays[name].shape[axis], stacked[name].shape[axis])
-            arrays[name], stacked[name] = (
-                _filled_up(array, axis, most, filler) for array in (arrays[name], stacked[name])
-            )
-    options = tuple(max(pair) for pair in zip(stack.options, weight.options, strict=True))
-    return replace(
-        stack, arrays=_write(stacked, arrays, np.array(index, np.int32)), options=options
-    )
+        stacked = {name: _empty(array, axes) for name, array in arrays.items()}
+    else:
+        stacked = _parts(stack)
+    lists = weight.record.lists if isinstance(weight, ResidentTensor) else {}
+    for name in lists.keys() & arrays.keys():
+        axis, filler = lists[name]
+        most = max(arrays[name].shape[axis], stacked[name].shape[axis])
+        arrays[name] = _filled_up(arrays[name], axis, most, filler)
+        stacked[name] = _filled_up(stacked[name], axis, most, filler)
+    filled = _write(stacked, arrays, np.array(index, np.int32))
+    if not isinstance(weight, ResidentTensor):
+        return filled[""]
+    before = stack.options if isinstance(stack, ResidentTensor) else weight.options
+    return replace(weight, arrays=filled, options=tuple(map(max, before, weight.options)))
+
+
+def _parts(weight: ResidentTensor | jax.Array) -> dict[str, jax.Array]:
+    return dict(weight.arrays) if isinstance(weight, ResidentTensor) else {"": weight}
 
 
 def _empty(array: jax.Array, axes: tuple[int, ...]) -> jax.Array:

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Shaped
 
 from jentropy import modes
 
-from . import parts
+from . import bf16
 from .layout import Kernels, Plan
 from .resident import ResidentTensor
 
@@ -109,7 +109,7 @@ def one_product(
     Args:
       plan: None: the one of this process's device.
     """
-    count = parts.PARTS if product.full_precision and x.dtype == jnp.float32 else 1
+    count = bf16.PARTS if product.full_precision and x.dtype == jnp.float32 else 1
     if plan is None:
         plan = kernels_of(w).plan(w, x.shape[0] * count)
     return _planned(x, w, product=product, plan=plan, count=count)
@@ -124,7 +124,9 @@ def _planned(x: Array, w: ResidentTensor, *, product: Product, plan: Plan, count
         dense = decode(w, jnp.float32 if exact else jnp.bfloat16, product.interpret)
         return _dense(x, dense, axis).astype(product.out_dtype)
     rows, n = x.shape[0] * count, w.extent[-1 if axis == -2 else -2]
-    x = parts.split(x, count)
+    if count > 1:  # below each other: the weight is read once for all
+        x = jnp.concatenate(bf16.parts(x, count))
+    x = x.astype(jnp.bfloat16)
     missing = plan.passes * plan.m - rows, plan.k - x.shape[1]
     if any(missing):
         x = jnp.pad(x, [(0, size) for size in missing])
@@ -134,7 +136,9 @@ def _planned(x: Array, w: ResidentTensor, *, product: Product, plan: Plan, count
         y = one_pass(x)
     else:
         y = jax.lax.map(one_pass, x.reshape(plan.passes, plan.m, plan.k)).reshape(-1, plan.n)
-    return parts.join(y[:rows, :n], count).astype(product.out_dtype)
+    y = y[:rows, :n]
+    y = y if count == 1 else y.reshape(count, -1, n).sum(0)
+    return y.astype(product.out_dtype)
 
 
 def decode(w: ResidentTensor, dtype: Any, interpret: Any) -> Shaped[Array, "rows columns"]:

@@ -10,9 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
+from jentropy import modes
+
 from .resident import ResidentTensor
 
 
+@modes.standard
 def decode(w: ResidentTensor, dtype: Any) -> Shaped[Array, "*shape"]:
     """The dense weight, bit for bit, of any layout."""
 

@@ -11,19 +11,11 @@ import numpy as np
 import pytest
 
 import jentropy
-from jentropy import formats
 from jentropy.errors import InputError, UnsupportedError
-from jentropy.formats import QuantizedTensor
 from jentropy.pallas_kernels import abstract_weight, laying_out, take_rows
+from jentropy.pallas_kernels.variants import VARIANTS, weight_of
 
-FORMATS = {
-    "BF16": formats.FORMATS["BF16"],
-    "FP8 row": formats.FP8_ROW,
-    "FP8 block": formats.FP8_BLOCK,
-    "MXFP8": formats.MXFP8,
-    "NVFP4": formats.NVFP4,
-    "INT4 zeros": formats.ASYMMETRIC_INT4,
-}
+NAMES = ("BF16", "FP8 row", "FP8 128x128", "MXFP8", "NVFP4", "INT4 g128 zeros")
 BY_NUMBERS = ("rare", "nan")  # arrays that are there for some numbers only
 OPTIONS_BY_NUMBERS = ("shift", "exact", "inline")
 
@@ -41,15 +33,13 @@ def described(weight: Any) -> Any:
 
 @pytest.mark.parametrize("shape", [(256, 512), (2, 160, 384)])
 @pytest.mark.parametrize("backend", ["reference", "tpu", "gpu"])
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", NAMES)
 def test_abstract_weights_are_what_real_ones_become(name, backend, shape):
-    number_format = FORMATS[name]
+    number_format = VARIANTS[name].number_format
     dense = np.random.default_rng(0).standard_normal(shape).astype(np.float32) * 0.02
-    real: Any = jnp.asarray(dense, jnp.bfloat16)
+    real = weight_of(number_format, jnp.asarray(dense, jnp.bfloat16))
     empty: Any = jax.ShapeDtypeStruct(shape, jnp.bfloat16)
     if number_format.parameters:
-        codes = formats.quantize(real, number_format)
-        real = QuantizedTensor(number_format=number_format, codes=codes)
         empty = abstract_weight(number_format, shape)
     expected = jentropy.to_resident({"w": real}, backend)["w"]
     made = jentropy.to_resident({"w": empty}, backend)["w"]

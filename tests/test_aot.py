@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from jentropy import jax_internals
-from jentropy.codecs import lanes, on_device, rans, rawbits
+from jentropy.codecs import calls, on_device, rans, rawbits
 from jentropy.pallas_kernels.profiling import compiling
 
 from .compilers import needs, outputs
@@ -115,7 +115,7 @@ CALL = 1 << 16  # lanes of a call that a chunk is laid into and taken from
 
 def finishing(bits: int) -> Case:
     """From a call's symbols to a chunk's codes."""
-    width = lanes.lane_count(CHUNK)
+    width = calls.lane_count(CHUNK)
     planes = [of("uint8", rawbits.plane_bytes(CHUNK, w)) for w in rawbits.widths(bits)]
     planes[0] = of("uint8", planes[0].shape[0] - 2 * width)
     scalars = [of("uint16"), of("int32")]

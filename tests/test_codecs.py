@@ -17,11 +17,11 @@ from jentropy.codecs import (
     Span,
     buffers,
     byte_planes,
+    calls,
     context_head,
     fit_context,
     fit_planes,
     fused,
-    lanes,
     planes,
     rawbits,
     threads,
@@ -430,7 +430,7 @@ def lowered(kernel, size: int, element: ElementFormat) -> str:
     jax_internals.one_kernel_mark() is None, reason=f"jax {jax.__version__} has not been tried"
 )
 @pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16])
-@pytest.mark.parametrize("size", [lanes_ * LANE for lanes_ in lanes.LANES])
+@pytest.mark.parametrize("size", [lanes_ * LANE for lanes_ in calls.LANES])
 def test_a_chunk_that_fills_a_call_is_coded_as_one_that_shares_it(dtype, size, monkeypatch):
     rng = np.random.default_rng(size)
     columns = 1000
@@ -439,13 +439,13 @@ def test_a_chunk_that_fills_a_call_is_coded_as_one_that_shares_it(dtype, size, m
     numbers = formats.codes_of(values)
     numbers[::50, ::70] = rng.integers(0, 1 << 16, numbers[::50, ::70].shape)  # NaN, -0 and all
     element = formats.plain_format(values.dtype).element
-    flat, calls = numbers.reshape(-1), []
+    flat, taken = numbers.reshape(-1), []
     for kernel in (fused.encode, fused.decode):
         marked = re.findall(r"call @.*xla_cpu_small_call", lowered(kernel, size, element))
         assert len(marked) == 1, "the kernel, and nothing that is called in it"
 
         def counted(*given, kernel=kernel, **options):
-            calls.append(kernel)
+            taken.append(kernel)
             return kernel(*given, **options)
 
         monkeypatch.setattr(fused, kernel.__name__, counted)
@@ -458,10 +458,10 @@ def test_a_chunk_that_fills_a_call_is_coded_as_one_that_shares_it(dtype, size, m
         (out,) = codecs.decode([payload], [span])
         assert identical(out, flat[-size:])
         with monkeypatch.context() as shared:
-            shared.setattr(lanes, "fills_a_call", lambda symbols: False)
+            shared.setattr(calls, "fills_a_call", lambda symbols: False)
             assert (codecs.encode([flat[-size:]], [span])[0] == payload).all()
             assert identical(codecs.decode([payload], [span])[0], out)
-    assert len(calls) == 2 * len(codings)
+    assert len(taken) == 2 * len(codings)
     for at in (9, payload.size // 2):
         damaged = payload.copy()
         damaged[at] ^= 0x10

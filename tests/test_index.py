@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jentropy.checkpoints import index as index_lib
-from jentropy.checkpoints.index import PartEntry, WeightEntry
+from jentropy.checkpoints.entries import PartEntry, WeightEntry
 from jentropy.checkpoints.store import Store
 from jentropy.errors import CorruptError, UnsupportedError
 from jentropy.formats import FORMATS, MXFP4, plain_format

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jentropy import jax_internals
-from jentropy.codecs import bits, lanes, rans, tables
+from jentropy.codecs import bits, calls, lanes, rans, tables
 from jentropy.codecs.tables import Tables
 from jentropy.errors import CorruptError
 
@@ -163,7 +163,7 @@ def test_streams_come_back(size):
     rng = np.random.default_rng(size)
     run = rng.binomial(20, 0.3, size).astype(np.uint8)
     own = table_of(run)
-    low = rng.integers(0, 1 << 16, lanes.lane_count(size)).astype(np.uint16)
+    low = rng.integers(0, 1 << 16, calls.lane_count(size)).astype(np.uint16)
     (stream,) = lanes.encode([Encoding(run, own, carries=low)])
     ((symbols, back),) = lanes.decode([Decoding(stream, size, own)])
     assert (symbols == run).all()

@@ -17,7 +17,7 @@ from .checkpoint import Tensor
 from .choosing import TREE, Component
 from .contents import StoredArray
 from .decoding import entries_of, read_blocks, read_entry
-from .index import Blocks, Entry, FileEntry
+from .entries import Blocks, Entry, FileEntry
 from .store import Store, is_compressed_checkpoint
 from .viewing import Source
 

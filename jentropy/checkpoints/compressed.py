@@ -11,7 +11,7 @@ from .archived import Archive
 from .checkpoint import Arrays, Checkpoint, Tensor
 from .contents import decode_text
 from .decoding import read_entries
-from .index import Entry
+from .entries import Entry
 from .store import Store
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ import numpy as np
 
 from jentropy.containers import trees
 from jentropy.errors import CorruptError, InputError
+from jentropy.schema import ANY, OBJECT, parse
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 MODELOPT, GPTQ = "hf_quant_config.json", "quantize_config.json"  # sidecars of those tools
@@ -172,10 +172,7 @@ def read_json(path: Path, text: str | bytes) -> Any:
       >>> read_json(Path("config.json"), b'{"a": [1]}')
       {'a': [1]}
     """
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise CorruptError(f"not JSON: {error}", file=path) from error
+    return parse(ANY, text, path)
 
 
 def decode_text(file: Path, data: bytes) -> str:
@@ -188,14 +185,7 @@ def decode_text(file: Path, data: bytes) -> str:
 
 def _read_object(source: Path, name: str, read_text: ReadText) -> dict[str, Any] | None:
     text = read_text(name)
-    if text is None:
-        return None
-    content = read_json(source / name, text)
-    if not isinstance(content, dict):
-        raise CorruptError(
-            "config", file=source / name, expected="an object", found=f"{content!r:.60}"
-        )
-    return content
+    return None if text is None else parse(OBJECT, text, source / name, "config")
 
 
 def _read_config(source: Path, read_text: ReadText) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from jentropy.containers import coder
 
-from .index import Blocks, Entry, Filler, Section, fields_of
+from .entries import Blocks, Entry, Filler, Section, fields_of
 from .progress import Progress, counted
 from .store import Store
 

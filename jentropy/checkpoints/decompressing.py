@@ -9,7 +9,7 @@ from jentropy.errors import InputError
 
 from . import array_store, orbax
 from .decoding import all_bytes, file_bytes, read_entries
-from .index import StoreEntry
+from .entries import StoreEntry
 from .loading import load
 from .orbax_source import owned_files
 from .progress import Progress, expect

@@ -21,7 +21,8 @@ from jentropy.containers.tensor import Chunk, CompressedTensor, Description, is_
 from jentropy.schema import DIGEST, SIZE, optional, record, row
 
 from .contents import StoredArray
-from .index import ENTRY, Entry
+from .entries import Entry
+from .index import ENTRY
 from .progress import Progress, expect
 from .writer import Writer
 
@@ -97,6 +98,7 @@ def write(
                 progress(chunk.weights * items[number].array.dtype.itemsize)
         if not coded:
             entries[number] = _entry(name, described, chunks)
+    assert all(entries)
     return tuple(entry for entry in entries if entry is not None)
 
 

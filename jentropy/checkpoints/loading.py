@@ -12,7 +12,7 @@ from jentropy.errors import InputError
 
 from . import structure, targets
 from .archived import Archive
-from .index import Entry
+from .entries import Entry
 from .store import Store
 
 logger = logging.getLogger(__name__)

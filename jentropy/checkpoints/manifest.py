@@ -18,9 +18,7 @@ from . import choosing, gguf_files, recorded
 from .array_store import ZarrArray
 from .checkpoint import Tensor
 from .contents import StoredArray, in_memory
-from .gguf_blocks import PACKINGS
-from .gguf_files import GgufFile
-from .index import (
+from .entries import (
     PACKED_BITS,
     Blocks,
     FileEntry,
@@ -30,6 +28,8 @@ from .index import (
     WeightEntry,
     is_safe_path,
 )
+from .gguf_blocks import PACKINGS
+from .gguf_files import GgufFile
 from .item_tree import ARRAY, Leaf
 from .items import Item
 from .orbax_source import OrbaxSource

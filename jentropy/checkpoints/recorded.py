@@ -20,7 +20,7 @@ from . import structure
 from .checkpoint import Tensor
 from .contents import StoredArray
 from .dialects import DIALECTS, PLAIN
-from .index import Index, PartEntry, WeightEntry
+from .entries import Index, PartEntry, WeightEntry
 from .unpacking import UNPACKINGS, Groups, Stored, Unpacking, Whole, stored_weight
 
 # Numbers of tensors by the file and name of the array that they are, or are the first field of.

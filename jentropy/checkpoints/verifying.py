@@ -15,8 +15,8 @@ from jentropy.errors import CheckError, CorruptError
 from . import orbax, sources, structure
 from .contents import StoredArray, in_memory
 from .decoding import all_bytes, file_bytes, read_entries
+from .entries import Entry, Filler
 from .hub import resolve
-from .index import Entry, Filler
 from .orbax_source import ItemStore, OrbaxSource, is_orbax, read_orbax
 from .progress import Progress, expect
 from .store import Store

@@ -23,7 +23,7 @@ from jentropy.schema import ANY, SIZE, many, parse, record
 
 from . import index as index_lib
 from . import orbax
-from .index import Index
+from .entries import Index
 from .staging import destination_errors, put_in_place, staged
 from .store import Store, is_compressed_checkpoint
 

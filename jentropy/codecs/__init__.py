@@ -17,8 +17,8 @@ from jentropy.errors import UnsupportedError
 from jentropy.formats import ElementFormat
 
 from . import byte_planes, context, deflate, fit_context, fit_planes, planes, stored
+from .calls import batch_symbols
 from .coding import Coding, Span, is_packed
-from .lanes import batch_symbols
 
 CODECS: dict[str, ModuleType] = {
     module.NAME: module for module in (stored, deflate, planes, context)

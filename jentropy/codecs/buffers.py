@@ -21,5 +21,4 @@ def empty(shape: tuple[int, ...], dtype: npt.DTypeLike) -> np.ndarray:
 
 def joined(*parts: np.ndarray) -> np.ndarray:
     """Arrays of one dtype, one after another."""
-    whole = empty((sum(part.size for part in parts),), parts[0].dtype)
-    return np.concatenate(parts, out=whole)
+    return np.concatenate(parts, out=empty((sum(part.size for part in parts),), parts[0].dtype))

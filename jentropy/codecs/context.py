@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from . import bits, buffers, fused, lanes, rawbits
+from . import bits, buffers, calls, fused, lanes, rawbits
 from .coding import Span
 from .context_head import ESCAPE, NAME, TABLES, Head, head_of, raw_bits_of
 
@@ -30,7 +30,7 @@ IN_FULL = 255  # an escape's byte
 def size_bound(span: Span) -> int:
     """Largest payload of a chunk, bytes: a lane emits at most a word a symbol."""
     planes = sum(rawbits.plane_sizes(span.size, raw_bits_of(span.element)))
-    return 8 + 6 * lanes.lane_count(span.size) + 5 * span.size + planes
+    return 8 + 6 * calls.lane_count(span.size) + 5 * span.size + planes
 
 
 def encode(chunks: Sequence[np.ndarray], spans: Sequence[Span]) -> list[np.ndarray]:
@@ -51,8 +51,8 @@ class Encoding(lanes.Encoding):
     def __init__(self, codes: np.ndarray, span: Span):
         self.codes, self.span, self.head = codes.reshape(-1), span, head_of(span)
         self.size, self.tables = span.size, self.head.tables
-        self.carried = 2 * lanes.lane_count(span.size)  # bytes of the first plane
-        self.fused = lanes.fills_a_call(span.size)
+        self.carried = 2 * calls.lane_count(span.size)  # bytes of the first plane
+        self.fused = calls.fills_a_call(span.size)
 
     def prepare(self) -> None:
         """Contexts; symbols and raw planes where no other program makes them."""
@@ -62,7 +62,7 @@ class Encoding(lanes.Encoding):
             self.symbols, self.planes = _split(self.codes, self.contexts, self.head)
             self.carries = self.planes[0][: self.carried].copy().view("<u2")
 
-    def run_fused(self, call: lanes.Call) -> Sequence[jax.Array]:
+    def run_fused(self, call: calls.Call) -> Sequence[jax.Array]:
         """All in one program."""
         coded, symbols, planes = fused.encode(
             self.codes,
@@ -167,7 +167,7 @@ class Decoding(lanes.Decoding):
     def __init__(self, payload: np.ndarray, span: Span, codes: np.ndarray | None = None):
         self.payload, self.span, self.codes, self.head = payload, span, codes, head_of(span)
         self.size, self.tables = span.size, self.head.tables
-        self.fused = codes is not None and lanes.fills_a_call(span.size)
+        self.fused = codes is not None and calls.fills_a_call(span.size)
 
     def parse(self) -> None:
         """Takes the payload apart.
@@ -191,7 +191,7 @@ class Decoding(lanes.Decoding):
         if not self.fused:
             self.table_ids = table_ids(self.head, self.contexts)
 
-    def run_fused(self, call: lanes.Call, streams: tuple[np.ndarray, ...]) -> Sequence[jax.Array]:
+    def run_fused(self, call: calls.Call, streams: tuple[np.ndarray, ...]) -> Sequence[jax.Array]:
         """All but escapes in one program."""
         carries = np.empty(2 * call.lanes, np.uint8)  # which the program puts there
         codes, *decoded = fused.decode(

@@ -12,7 +12,7 @@ import numpy as np
 
 from jentropy.formats import ElementFormat
 
-from . import lanes, rawbits, tables
+from . import calls, rawbits, tables
 from .coding import Coding
 from .context import IN_FULL
 from .context_head import (
@@ -227,7 +227,7 @@ def _candidate(
     costs += escaped * (np.where(short, 8, 24) << tables.COST_BITS)
     bits = _coded_bits(histogram, costs, exact) + head.raw_bits * size
     bits += tables.levels_bits(levels) + classes_bits(rows) + classes_bits(columns)
-    return head, bits + 24 * lanes.lane_count(size)
+    return head, bits + 24 * calls.lane_count(size)
 
 
 def _coded_bits(histogram: np.ndarray, costs: np.ndarray, exact: np.ndarray) -> int:

@@ -14,7 +14,7 @@ from jentropy.entropy import shannon_bits
 from jentropy.formats import ElementFormat, code_dtype
 from jentropy.formats.packing import NIBBLE
 
-from . import lanes, tables
+from . import calls, tables
 from .byte_planes import are_bytes, runs_of, split
 from .coding import Coding
 from .planes import (
@@ -155,7 +155,7 @@ def _with_pairs(counts: np.ndarray, size: int) -> tuple[int, bytes]:
 def _bytes(counts: np.ndarray, frequencies: np.ndarray, size: int) -> int:
     """Bytes that symbols of such counts take, and their lanes."""
     bits = -(-int((counts * tables.costs(frequencies)).sum()) >> tables.COST_BITS)
-    return -(-bits // 8) + 5 * lanes.lane_count(size)
+    return -(-bits // 8) + 5 * calls.lane_count(size)
 
 
 def _levels(counts: np.ndarray) -> np.ndarray:

@@ -1,17 +1,13 @@
 """Streams of symbols to lanes and back, the lanes of many streams in one call.
 
-A stream of n symbols takes ceil(n / LANE) lanes. Streams are gathered into calls of a few fixed
-sizes, so that a checkpoint of any tensors compiles a handful of programs; calls run on all cores.
-
-A stream is a *job* of its codec's, an `Encoding` or a `Decoding`. The thread that runs its call
-takes it through its steps: `prepare`, the coder, `finish`; then the job is let go. A job that is
-`fused` has a call of its own, and in the coder's stead a program of its codec's, `run_fused`.
+A stream is a *job* of its codec's, an `Encoding` or a `Decoding`. Jobs are dealt out to calls,
+which run in all threads; the thread that runs a call takes its jobs through their steps: `prepare`,
+the coder (or, of a job that is `fused`, its own `run_fused`), `finish`. Then they are let go.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -19,36 +15,14 @@ import numpy as np
 
 from jentropy.errors import CorruptError
 
-from . import bits, buffers, rans, threads
-from .rans import FEW, LANE, LOWER, SLOTS
-from .tables import IDLE, Tables
+from . import bits, rans, threads
+from .calls import DEVICE_LANES, LANES, Call, Job, calls_of, lane_count, pick
+from .rans import LOWER, SLOTS
 
-STEPS = (512, 2048, LANE)  # of compiled programs
-LANES = (32, 64, 96, 128)  # of compiled programs; a chunk of 2^20 symbols has 128
-DEVICE_LANES = 1 << 17  # of a call on an accelerator, which needs many at once
 TABLES = 31  # of a call that mixes streams: what its cores' second caches hold
+
 BYTES = 255  # a count that spreads less takes a byte
 NO_COUNT = 0xFFFF  # in the stead of the least count: counts follow in two bytes each
-
-
-class Job:
-    """A stream to be coded or decoded.
-
-    Attributes:
-      size: its symbols, more than 0.
-      tables: of its symbols.
-      table_ids: uint8[size], which of the tables codes each symbol; None: the first.
-      fused: whether a program of its codec's codes it: `run_fused`, which takes its call (and, to
-        decode, `Call.streams`) and gives what `rans.encode` or `rans.decode` does.
-    """
-
-    size: int
-    tables: Tables
-    table_ids: np.ndarray | None = None
-    fused: bool = False
-
-    def prepare(self) -> None:
-        """Makes what the coder takes, where it is not there from the beginning."""
 
 
 class Encoding(Job):
@@ -110,190 +84,6 @@ def read_sections(reader: bits.Reader, size: int) -> tuple[np.ndarray, np.ndarra
     if least == NO_COUNT:
         return states, reader.array("<u2", lanes).astype(np.int64)
     return states, reader.array("u1", lanes).astype(np.int64) + least
-
-
-# Calls.
-
-
-def lane_count(symbols: int) -> int:
-    """Lanes that a stream of symbols takes."""
-    return -(-symbols // LANE)
-
-
-def fills_a_call(symbols: int) -> bool:
-    """Whether a stream of so many symbols has all lanes and steps of a program on CPU."""
-    return jax.default_backend() == "cpu" and symbols in {lanes * LANE for lanes in LANES}
-
-
-def batch_symbols() -> int:
-    """Symbols that are worth giving to a codec together: some calls of each core.
-
-    They are all in memory at once, hence the bound on the cores.
-
-    Returns:
-      A multiple of a lane's symbols.
-
-    Example:
-      >>> batch_symbols() % LANE
-      0
-    """
-    if jax.default_backend() != "cpu":
-        return DEVICE_LANES * LANE
-    return 16 * min(threads.count(), 8) * LANES[-1] * LANE
-
-
-@dataclass(slots=True)
-class Call:
-    """Streams that are coded together, and where each lies in the lanes.
-
-    Attributes:
-      steps: symbols of a lane.
-      used: lanes of all streams.
-      places: of the jobs, among those that calls were made of.
-      columns: lanes of each job.
-      bases: each job's first table.
-      tables: in order.
-    """
-
-    steps: int
-    used: int = 0
-    places: list[int] = field(default_factory=list)
-    jobs: list[Any] = field(default_factory=list)
-    columns: list[slice] = field(default_factory=list)
-    bases: list[int] = field(default_factory=list)
-    tables: list[Tables] = field(default_factory=list)
-
-    @property
-    def lanes(self) -> int:
-        """Of the program."""
-        return next((n for n in LANES if n >= self.used), 1 << (self.used - 1).bit_length())
-
-    @property
-    def table_count(self) -> int:
-        """Of all jobs."""
-        return sum(tables.count for tables in self.tables)
-
-    def takes(self, job: Job, limit: int, most_tables: int) -> bool:
-        """Whether there is room for a job."""
-        tables = self.table_count + (0 if job.tables in self.tables else job.tables.count)
-        return (
-            not (job.fused or self.jobs[0].fused)
-            and self.steps == _program_steps(job.size)
-            and self.used + lane_count(job.size) <= limit
-            and tables <= most_tables
-        )
-
-    def add(self, place: int, job: Job) -> None:
-        """Puts a job behind the others."""
-        if job.tables not in self.tables:
-            self.tables.append(job.tables)
-        before = self.tables[: self.tables.index(job.tables)]
-        self.bases.append(sum(tables.count for tables in before))
-        self.columns.append(slice(self.used, self.used + lane_count(job.size)))
-        self.used = self.columns[-1].stop
-        self.places.append(place)
-        self.jobs.append(job)
-
-    def spread(self, parts: Sequence[np.ndarray], idle: int) -> np.ndarray:
-        """Streams' values (or one for all of a stream) in their columns, `idle` elsewhere.
-
-        Returns:
-          uint8[steps, lanes]
-        """
-        shape = self.steps, self.lanes
-        if parts[0].size == self.steps * self.lanes:
-            return parts[0].reshape(shape)
-        grid = buffers.empty(shape, np.uint8)
-        if sum(job.size for job in self.jobs) < grid.size:
-            grid.fill(idle)
-        for job, part, columns in zip(self.jobs, parts, self.columns, strict=True):
-            body, tail = _views(grid, columns, job.size)
-            values = np.broadcast_to(part, (job.size,))
-            body[...], tail[...] = values[: body.size].reshape(body.shape), values[body.size :]
-        return grid
-
-    def table_ids(self, idle: int) -> np.ndarray:
-        """Which of the call's tables each symbol has. uint8[steps, lanes]"""
-        ids = [
-            np.array(base, np.uint8)
-            if job.table_ids is None
-            else job.table_ids + np.uint8(base)
-            if base
-            else job.table_ids
-            for job, base in zip(self.jobs, self.bases, strict=True)
-        ]
-        return self.spread(ids, idle)
-
-    @property
-    def idle_table(self) -> int:
-        """The last of a power of two of tables, for places that have no symbol."""
-        count = self.table_count
-        return (FEW if count < FEW else 1 << count.bit_length()) - 1
-
-    def streams(self) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
-        """Streams of the jobs, `Decoding`s, side by side.
-
-        Returns:
-          Words, states, pointers and tables, as `rans.decode` takes them; uint32[lanes], where the
-          pointers have to be afterwards.
-        """
-        tables = buffers.empty((self.idle_table + 1, SLOTS), np.uint32)
-        np.concatenate([t.decode_rows for t in self.tables], out=tables[: self.table_count])
-        tables[-1] = IDLE
-        states = np.full(self.lanes, LOWER, np.uint32)
-        pointers, ends = np.zeros(self.lanes, np.uint32), np.zeros(self.lanes, np.uint32)
-        total = sum(job.words.size for job in self.jobs)
-        most = self.steps * self.lanes  # a word a symbol; a quarter is enough for nearly all
-        words = buffers.empty((1 << (max(total, most // 4) - 1).bit_length(),), np.uint16)
-        np.concatenate([job.words for job in self.jobs], out=words[:total])
-        words[total:], begin = 0, 0
-        for job, columns in zip(self.jobs, self.columns, strict=True):
-            states[columns] = job.states
-            ends[columns] = begin + np.cumsum(job.counts)
-            pointers[columns] = ends[columns] - job.counts
-            begin += job.words.size
-        return (words, states, pointers, tables.reshape(-1)), ends
-
-
-def _program_steps(size: int) -> int:
-    """Steps of the program that codes a stream."""
-    steps = -(-size // lane_count(size))
-    return next(s for s in STEPS if s >= steps)
-
-
-def _views(grid: np.ndarray, columns: slice, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where a stream's symbols lie in [steps, lanes]: whole rows of its columns, and the rest."""
-    steps, left = divmod(size, columns.stop - columns.start)
-    return grid[:steps, columns], grid[steps : steps + 1, columns].reshape(-1)[:left]
-
-
-def _pick(grid: np.ndarray, columns: slice, size: int) -> np.ndarray:
-    """A stream's symbols, in order."""
-    if size == grid.size:
-        return grid.reshape(-1)
-    body, tail = _views(grid, columns, size)
-    values = np.empty(size, grid.dtype)
-    values[: body.size].reshape(body.shape)[...], values[body.size :] = body, tail
-    return values
-
-
-def calls_of(jobs: Iterable[Job], limit: int, most_tables: int) -> list[Call]:
-    """Calls that jobs go into, largest first.
-
-    The longest streams go first, each into the first call that has room for it.
-
-    Args:
-      limit: lanes of a call, if one stream does not have more.
-      most_tables: of a call.
-    """
-    calls: list[Call] = []
-    for place, job in sorted(enumerate(jobs), key=lambda item: -item[1].size):
-        call = next((call for call in calls if call.takes(job, limit, most_tables)), None)
-        if call is None:
-            call = Call(_program_steps(job.size))
-            calls.append(call)
-        call.add(place, job)
-    return sorted(calls, key=lambda call: -call.steps * call.used)
 
 
 def _run(jobs: Iterable[Job], run: Callable[[Call], list[Any]]) -> list[Any]:
@@ -366,7 +156,7 @@ def _decode_call(call: Call) -> list[Any]:
     symbols, final, reached = map(np.asarray, decoded)
     expect_sound(bool(((final >> 16 == 1) & (reached == ends)).all()))
     return [
-        job.finish(_pick(symbols, columns, job.size), final[columns].astype(np.uint16))
+        job.finish(pick(symbols, columns, job.size), final[columns].astype(np.uint16))
         for job, columns in zip(call.jobs, call.columns, strict=True)
     ]
 

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Int32, UInt8, UInt16, UInt32
 
 from jentropy import modes
 
-from . import lanes, rans, rawbits
+from . import calls, lanes, rans, rawbits
 from .coding import Span
 from .context import Decoding
 from .context_head import ESCAPE
@@ -51,7 +51,7 @@ def decode(payloads: Sequence[np.ndarray], spans: Sequence[Span]) -> list[jax.Ar
     jobs = [Decoding(payload, span) for payload, span in zip(payloads, spans, strict=True)]
     codes: dict[int, jax.Array] = {}
     checks = []
-    for call in lanes.calls_of(jobs, lanes.DEVICE_LANES, MOST_TABLES):
+    for call in calls.calls_of(jobs, calls.DEVICE_LANES, MOST_TABLES):
         decoded, check = _decode_call(call)
         codes.update(zip(call.places, decoded, strict=True))
         checks.append(check)
@@ -62,7 +62,7 @@ def decode(payloads: Sequence[np.ndarray], spans: Sequence[Span]) -> list[jax.Ar
     return [codes[i] for i in range(len(jobs))]
 
 
-def _decode_call(call: lanes.Call) -> tuple[list[jax.Array], tuple[jax.Array, list]]:
+def _decode_call(call: calls.Call) -> tuple[list[jax.Array], tuple[jax.Array, list]]:
     """Codes, and whether all lanes ended well and how many escapes each job marks and has."""
     for job in call.jobs:
         job.parse()
@@ -116,7 +116,7 @@ def lay(
 ) -> UInt8[Array, "steps lanes"]:
     """Puts the tables of a chunk's symbols into a call, from a lane on."""
     steps, size = table_ids.shape[0], contexts.shape[0]
-    width = lanes.lane_count(size)
+    width = calls.lane_count(size)
     old = jax.lax.dynamic_slice(table_ids, (0, lane), (steps, width)).reshape(-1)
     new = jnp.concatenate([(contexts & mask) + base, old[size:]]).reshape(steps, width)
     return jax.lax.dynamic_update_slice(table_ids, new, (0, lane))
@@ -143,7 +143,7 @@ def codes_of(
       first: of the head.
     """
     size = contexts.shape[0]
-    width = lanes.lane_count(size)
+    width = calls.lane_count(size)
     chunk = jax.lax.dynamic_slice(symbols, (0, lane), (symbols.shape[0], width))
     chunk = chunk.reshape(-1)[:size]
     carried = jax.lax.dynamic_slice(final, (lane,), (width,))

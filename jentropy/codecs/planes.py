@@ -27,15 +27,16 @@ Kinds 4 and 5 are for pruned weights, whose zeros the first plane tells; 5 for t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
 from jentropy.errors import CorruptError
 
-from . import bits, lanes, tables, threads
+from . import bits, calls, lanes, tables, threads
 from .byte_planes import merge, plane_count, plane_size, split
 from .coding import Span
 from .tables import BYTE, Tables
@@ -151,21 +152,24 @@ def size_bound(span: Span) -> int:
     """Largest payload of a chunk, bytes: a lane emits at most a word a symbol."""
     size = plane_size(span.size, span.element, span.dtype)
     count = plane_count(span.element, span.dtype)
-    return count * (10 + 6 * lanes.lane_count(size) + 3 * size)
+    return count * (10 + 6 * calls.lane_count(size) + 3 * size)
 
 
 def encode(chunks: Sequence[np.ndarray], spans: Sequence[Span]) -> list[np.ndarray]:
     """Payloads of chunks of numbers, uint8 each."""
-    sections = threads.each(_sections, chunks, spans)
-    coded = iter(lanes.encode(part for parts in sections for part in parts if _is_job(part)))
-    return threads.each(
-        np.concatenate,
-        [[next(coded) if _is_job(part) else part for part in parts] for parts in sections],
-    )
+    return threads.each(np.concatenate, _run(threads.each(_sections, chunks, spans), lanes.encode))
 
 
-def _is_job(part: np.ndarray | lanes.Job) -> bool:
-    return isinstance(part, lanes.Job)
+def _run(
+    sections: Sequence[Sequence[Any]], code: Callable[[Iterator[Any]], list[np.ndarray]]
+) -> list[list[np.ndarray]]:
+    """Sections, with what `code` gives in the stead of the jobs among them."""
+    jobs = (part for parts in sections for part in parts if isinstance(part, calls.Job))
+    done = iter(code(jobs))
+    return [
+        [next(done) if isinstance(part, calls.Job) else part for part in parts]
+        for parts in sections
+    ]
 
 
 def _sections(chunk: np.ndarray, span: Span) -> list[np.ndarray | Encoding]:
@@ -211,9 +215,7 @@ def decode(
       CorruptError: a payload of the wrong length, or one that does not decode.
     """
     sections = [_parsed(payload, span) for payload, span in zip(payloads, spans, strict=True)]
-    decoded = iter(lanes.decode(part for parts in sections for part in parts if _is_job(part)))
-    filled = [[next(decoded) if _is_job(part) else part for part in parts] for parts in sections]
-    threads.each(_put, filled, spans, outs)
+    threads.each(_put, _run(sections, lanes.decode), spans, outs)
 
 
 def _parsed(payload: np.ndarray, span: Span) -> list[np.ndarray | Decoding]:

@@ -91,7 +91,19 @@ def key_struct(implementation: str, shape: tuple[int, ...]) -> jax.ShapeDtypeStr
 
 
 def struct(tensor: CompressedTensor) -> Any:
-    """What has shape and dtype of the array that a tensor decompresses to."""
+    """What has shape and dtype of the array that a tensor decompresses to.
+
+    Args:
+      tensor: an archived tensor; of random keys it holds their data.
+
+    Returns:
+      The tensor itself, or a `jax.ShapeDtypeStruct` of random keys.
+
+    Example:
+      >>> import jax, jentropy
+      >>> struct(jentropy.compress(jax.random.key(0))).shape
+      ()
+    """
     key = tensor.header.key
     return key_struct(key, tuple(tensor.shape)) if key else tensor
 
@@ -126,14 +138,14 @@ def fitting(tensor: CompressedTensor, rule: Any, name: str) -> jax.sharding.Shar
             expected="a jax.sharding.Sharding, ShapeDtypeStruct or None",
             found=f"{rule!r:.60}",
         )
-    named = isinstance(rule, jax.sharding.NamedSharding)
-    if named and not target.shape:
+    if isinstance(rule, jax.sharding.NamedSharding) and not target.shape:
         everywhere = jax.sharding.PartitionSpec()
         return jax.sharding.NamedSharding(rule.mesh, everywhere, memory_kind=rule.memory_kind)
     try:
         rule.shard_shape(tuple(target.shape))
-        if named and len(rule.spec) > len(target.shape):
-            raise ValueError(f"{len(rule.spec)} axes")
+        axes = len(getattr(rule, "spec", ()))
+        if axes > len(target.shape):
+            raise ValueError(f"{axes} axes")
         if not rule.device_set:
             raise ValueError("no device")
     except (ValueError, TypeError, NotImplementedError) as error:

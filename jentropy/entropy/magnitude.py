@@ -36,8 +36,8 @@ class Magnitudes:
         """Adds a weight. Codes wider than 16 bits are taken by their 16 leading bits."""
         if counts.magnitudes is not None:
             self._add_leading(counts.magnitudes, FP32)
-        elif counts.format.element.bias is not None:
-            self._add_leading(counts.code.slices[-1], counts.format.element)
+        elif counts.number_format.element.bias is not None:
+            self._add_leading(counts.code.slices[-1], counts.number_format.element)
 
     def _add_leading(self, top: np.ndarray, element: ElementFormat) -> None:
         """Adds a histogram of the leading 16 bits of codes, or of all that they have."""

@@ -212,7 +212,7 @@ class ReportBuilder:
         self._tensors.append(
             TensorReport(
                 name=name,
-                format=counts.format.name,
+                format=counts.number_format.name,
                 dialect=dialect,
                 shape=shape,
                 entropy_bits=counts.entropy_bits(),

@@ -20,7 +20,7 @@ class WeightCounts:
     """Histograms of a weight, or the sum of many weights'.
 
     Attributes:
-      format: its element and parameters.
+      number_format: its element and parameters.
       code: counts of the element codes.
       parameters: counts of every parameter's codes, by name.
       magnitudes: counts of the leading 16 bits of the FP32 numbers of a block format; None where
@@ -32,14 +32,14 @@ class WeightCounts:
       (8, 16.0, 0.0)
     """
 
-    format: Format
+    number_format: Format
     code: Counts
     parameters: Mapping[str, Counts]
     magnitudes: np.ndarray | None = None
 
     def __add__(self, other: WeightCounts) -> WeightCounts:
         return WeightCounts(
-            format=self.format,
+            number_format=self.number_format,
             code=self.code + other.code,
             parameters={
                 key: self.parameters[key] + other.parameters[key] for key in self.parameters
@@ -54,14 +54,15 @@ class WeightCounts:
     @property
     def key(self) -> tuple:
         """Equal where counts can be added."""
-        elements = tuple((p.name, p.element.name) for p in self.format.parameters)
-        return self.format.name, self.format.element.name, self.code.element.code_bits, elements
+        described, code_bits = self.number_format, self.code.element.code_bits
+        elements = tuple((p.name, p.element.name) for p in described.parameters)
+        return described.name, described.element.name, code_bits, elements
 
     def _with_parameters(
         self, fields: dict[str, float], bits: Callable[[Parameter], float]
     ) -> dict[str, float]:
         """Bits of each field for each weight, once those of the parameters are added."""
-        for p in self.format.parameters:
+        for p in self.number_format.parameters:
             entries = self.parameters[p.name].weights / max(1, self.weights)  # for each weight
             fields[p.field] = fields.get(p.field, 0.0) + bits(p) * entries
         return fields
@@ -118,7 +119,7 @@ def measure_weight(arrays: Mapping[str, np.ndarray], number_format: Format) -> W
         for numbers in formats.dequantize_slabs(number_format, arrays, SLAB):
             magnitudes += measure_slice(numbers.view(np.uint32), top)
     return WeightCounts(
-        format=number_format,
+        number_format=number_format,
         code=measure(arrays["code"], number_format.element),
         parameters={p.name: measure(arrays[p.name], p.element) for p in number_format.parameters},
         magnitudes=magnitudes,

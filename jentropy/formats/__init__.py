@@ -9,7 +9,7 @@ from typing import Any
 
 from .blocks import ASYMMETRIC_INT4, FP8_BLOCK, FP8_ROW, INT4_GROUP, INT8_ROW, MXFP4, MXFP8, NVFP4
 from .dequantizing import GROUP_INDEX, dequantize, dequantize_slabs
-from .element import RAW, ElementFormat, Field, code_dtype, codes_of
+from .element import RAW, ElementFormat, Field, code_dtype, codes_of, raw_element
 from .floats import BF16, FP4_E2M1, FP8_E4M3, FP8_E5M2, FP8_E8M0, FP16, FP32
 from .format import WHOLE, Format, Parameter, Role
 from .integers import (
@@ -25,7 +25,6 @@ from .integers import (
 from .packing import pack, unpack
 from .quantized import QuantizedTensor, code_arrays
 from .quantizing import SCALE_RULES, quantize
-from .raw import raw_element
 
 _PLAIN = (BF16, FP16, FP32, FP8_E4M3, FP8_E5M2)  # weights without parameters; by dtype
 _PARTS = (

@@ -149,6 +149,25 @@ def _float32_bits(element: ElementFormat) -> np.ndarray:
     return numbers.view(np.uint32)
 
 
+@lru_cache
+def raw_element(dtype: Any) -> ElementFormat:
+    """An element of one field, `code`, as wide as the dtype. It has no values of its own.
+
+    Args:
+      dtype: any that is not of objects.
+
+    Returns:
+      The same object for the same dtype.
+
+    Example:
+      >>> raw_element(np.dtype(np.int64)).code_bits
+      64
+    """
+    dtype = np.dtype(dtype)
+    field = Field(name="code", bits=8 * dtype.itemsize)
+    return ElementFormat(name=RAW, dtype=dtype, fields=(field,))
+
+
 def code_dtype(dtype: Any) -> np.dtype:
     """Unsigned integer dtype that holds the codes of a dtype; one of 16 bytes is its own.
 

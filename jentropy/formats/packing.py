@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-NIBBLE, OCTET = 4, 8
+NIBBLE, BYTE = 4, 8
 
 
 def unpack(words: np.ndarray, bits: int, *, axis: int = -1, count: int | None = None) -> np.ndarray:
@@ -26,16 +26,16 @@ def unpack(words: np.ndarray, bits: int, *, axis: int = -1, count: int | None = 
       [1, 2, 3, 4]
     """
     last = np.ascontiguousarray(np.moveaxis(words, axis, -1))
-    octets = last.astype(last.dtype.newbyteorder("<"), copy=False).view(np.uint8)
-    if bits == OCTET:
-        codes = octets
+    as_bytes = last.astype(last.dtype.newbyteorder("<"), copy=False).view(np.uint8)
+    if bits == BYTE:
+        codes = as_bytes
     elif bits == NIBBLE:
-        codes = np.empty((*octets.shape[:-1], 2 * octets.shape[-1]), np.uint8)
-        codes[..., 0::2] = octets & 0xF
-        codes[..., 1::2] = octets >> NIBBLE
+        codes = np.empty((*as_bytes.shape[:-1], 2 * as_bytes.shape[-1]), np.uint8)
+        codes[..., 0::2] = as_bytes & 0xF
+        codes[..., 1::2] = as_bytes >> NIBBLE
     else:
-        fill = octets.shape[-1] * OCTET // bits
-        single = np.unpackbits(octets, axis=-1, bitorder="little")[..., : fill * bits]
+        fill = as_bytes.shape[-1] * BYTE // bits
+        single = np.unpackbits(as_bytes, axis=-1, bitorder="little")[..., : fill * bits]
         weights = (1 << np.arange(bits)).astype(np.uint8)
         codes = (single.reshape(*single.shape[:-1], fill, bits) * weights).sum(-1, dtype=np.uint8)
     return np.moveaxis(codes[..., :count], -1, axis)
@@ -60,7 +60,7 @@ def pack(codes: np.ndarray, bits: int, dtype: Any = np.uint8) -> np.ndarray:
         codes.astype(np.uint8)[..., None], axis=-1, count=bits, bitorder="little"
     ).reshape(*codes.shape[:-1], -1)
     padding = [(0, 0)] * (codes.ndim - 1) + [
-        (0, -single.shape[-1] % (OCTET * np.dtype(dtype).itemsize))
+        (0, -single.shape[-1] % (BYTE * np.dtype(dtype).itemsize))
     ]
-    octets = np.packbits(np.pad(single, padding), axis=-1, bitorder="little")
-    return octets.view(np.dtype(dtype).newbyteorder("<"))
+    as_bytes = np.packbits(np.pad(single, padding), axis=-1, bitorder="little")
+    return as_bytes.view(np.dtype(dtype).newbyteorder("<"))

@@ -141,7 +141,7 @@ def train(steps: int, data: np.ndarray, held_out: np.ndarray) -> tuple[Decoder, 
 def save(model: Decoder, tokenizer: Tokenizer, log: list[dict], out: Path) -> None:
     """Writes the checkpoint in Hugging Face form."""
     out.mkdir(parents=True, exist_ok=True)
-    tensors = {}
+    tensors: dict[str, jax.Array] = {}
     for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)):
         value = variable.get_value().astype(jnp.bfloat16)
         if path[0] == "layers":  # a stack of all of them

@@ -31,8 +31,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, BFloat16, Float32, Shaped, UInt32
 
+from jentropy.pallas_kernels import bf16
 from jentropy.pallas_kernels.fused import Product
-from jentropy.pallas_kernels.parts import bf16_parts
 from jentropy.pallas_kernels.resident import ResidentTensor
 from jentropy.pallas_kernels.tiles import LANES
 from jentropy.pallas_kernels.tpu.calls import call, spec
@@ -115,8 +115,8 @@ def kernel(*refs: Any, kind: Kind, depth: int) -> None:
     else:
         scales: Any = None if scale is None else _numbers(scale[0], kind)
         if kind.zeros == "product":
-            parts = bf16_parts(_zeros(zero, kind) * scales, kind.parts)
-            right = jnp.concatenate([parts[i] for _, i in TERMS[kind.parts]], axis=0)
+            terms = bf16.parts(_zeros(zero, kind) * scales, kind.parts)
+            right = jnp.concatenate([terms[i] for _, i in TERMS[kind.parts]], axis=0)
             acc[...] -= jnp.dot(
                 sums[0], right.astype(jnp.bfloat16), preferred_element_type=jnp.float32
             )
@@ -170,8 +170,8 @@ def _add_expanded(x: Any, words: Any, acc: Any, kind: Kind, scales: Array, zeros
                 zero = zeros[g : g + 1, here] if isinstance(zeros, jax.Array) else zeros
                 blocks.append((block.astype(jnp.float32) - zero) * scales[g : g + 1, here])
             weights = jnp.concatenate(blocks, axis=0)
-            parts = [weights] if kind.expanded == 1 else bf16_parts(weights, kind.expanded)
-            for part in parts:
+            terms = [weights] if kind.expanded == 1 else bf16.parts(weights, kind.expanded)
+            for part in terms:
                 product = jnp.dot(
                     x[:, at : at + rows],
                     part.astype(jnp.bfloat16),
@@ -309,5 +309,5 @@ def _sums(
     sums = sums.swapaxes(0, 1) / unit
     if kind.zeros != "product":
         return sums
-    parts = bf16_parts(sums, 3)
-    return jnp.concatenate([parts[i] for i, _ in TERMS[kind.parts]], axis=-1).astype(jnp.bfloat16)
+    terms = bf16.parts(sums)
+    return jnp.concatenate([terms[i] for i, _ in TERMS[kind.parts]], axis=-1).astype(jnp.bfloat16)

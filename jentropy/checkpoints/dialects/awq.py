@@ -14,7 +14,7 @@ import numpy as np
 from jentropy import formats
 from jentropy.errors import UnsupportedError
 
-from .scaled import scale_element
+from .scaled import linear_weight
 from .settings import Declared, group_block
 from .weight import (
     Contents,
@@ -23,7 +23,6 @@ from .weight import (
     StoredArray,
     Tensor,
     Whole,
-    assemble,
     find,
     require_dtype,
     require_rank,
@@ -60,17 +59,10 @@ def packed_weight(contents: Contents, array: StoredArray, declared: Declared) ->
     scales, zeros = (find(contents, f"{module}.{key}", name) for key in ("scales", "qzeros"))
     for words in (array, zeros):
         require_dtype(words, [np.int32], why)
-    number_format = formats.Format(
-        name="INT4",
-        element=formats.UINT4,
-        parameters=(
-            formats.blocks.scale(scale_element(scales, why), block),
-            formats.blocks.zero_point(formats.UINT4, block),
-        ),
-    )
     stored: dict[str, Stored] = {
         "code": (array, Packed(order=ORDER, transposed=True)),
         "scale": (scales, Whole(transposed=True)),
         "zero_point": (zeros, Packed(order=ORDER, transposed=True)),
     }
-    return assemble(name, number_format, (array.shape[1] * PER_WORD, array.shape[0]), stored, why)
+    shape = (array.shape[1] * PER_WORD, array.shape[0])
+    return linear_weight(name, formats.UINT4, shape, stored, block, why)

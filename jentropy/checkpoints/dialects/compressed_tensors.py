@@ -32,22 +32,21 @@ from .scaled import (
     base_scale,
     base_weight,
     block_weight,
+    find_index,
     fp4_weight,
     is_fp8,
+    linear_weight,
     mx_weight,
-    scale_element,
     scaled_weight,
 )
 from .settings import block_pair, integer
 from .weight import (
     Contents,
-    Groups,
     Packed,
     Shape,
     Stored,
     StoredArray,
     Tensor,
-    assemble,
     find,
     require_dtype,
     require_rank,
@@ -192,28 +191,22 @@ def _integers(
             told = f"dtype of type {kind!r:.20} by {why}"
             raise InputError(told, file=array.file, tensor=name, expected="no I8", found="I8")
     block = block_of(contents, scheme, why)
-    parameters = [formats.blocks.scale(scale_element(scale, why), block)]
     stored: dict[str, Stored] = {
         "code": (array, Packed()) if is_packed else array,
-        parameters[0].name: scale,
+        "scale": scale,
     }
     if scheme.weights.get("symmetric", True) is False:
         zero = find(contents, f"{name}_zero_point", name)
         require_dtype(zero, [array.dtype], why)
-        parameters.append(formats.blocks.zero_point(element, block))
         stored["zero_point"] = (zero, Packed(axis=-2)) if is_packed else zero
     else:
         settled += _settled(contents, scheme, name)
-    groups = parameters[0].grid(shape)[-1]
-    index = contents.arrays.get(f"{name}_g_idx") if is_packed else None
-    if is_packed and scheme.weights.get("actorder") in REORDERED and groups > 1:
-        index = find(contents, f"{name}_g_idx", name)
-    if index is not None:
-        stored[formats.GROUP_INDEX] = (index, Groups(groups=groups))
-    number_format = formats.Format(
-        name=f"INT{element.code_bits}", element=element, parameters=tuple(parameters)
-    )
-    return assemble(name, number_format, shape, stored, why, settled)
+    index, reordered = None, scheme.weights.get("actorder") in REORDERED
+    if is_packed:
+        index = find_index(
+            contents, f"{name}_g_idx", name, block, shape[-1], is_reordered=reordered
+        )
+    return linear_weight(name, element, shape, stored, block, why, index=index, settled=settled)
 
 
 def _declared_shape(array: StoredArray) -> Shape:

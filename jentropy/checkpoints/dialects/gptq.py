@@ -18,17 +18,15 @@ import numpy as np
 from jentropy import formats
 from jentropy.errors import InputError, UnsupportedError
 
-from .scaled import scale_element
+from .scaled import find_index, linear_weight
 from .settings import Declared, compiled, group_block, integer, mapping
 from .weight import (
     Contents,
-    Groups,
     Packed,
     Stored,
     StoredArray,
     Tensor,
     Whole,
-    assemble,
     find,
     require_dtype,
     require_rank,
@@ -88,26 +86,25 @@ def packed_weight(
         require_dtype(words, [np.int32], why)
     rows, columns = array.shape[1], array.shape[0] * WORD_BITS // bits
     block = group_block(declared, contents)
-    scale = formats.blocks.scale(scale_element(scales, why), block)
     why = f"{why}, groups of {block[0] or 'a row'}"
-    is_implied = zeros.shape == (0,) and declared.get("sym", True) is True
-    element, parameters = INTEGERS[bits], [scale]
     stored: dict[str, Stored] = {
         "code": (array, Packed(axis=-2, transposed=True)),
         "scale": (scales, Whole(transposed=True)),
     }
-    if is_implied:
-        element = SIGNED[bits]
-    else:
+    is_implied = zeros.shape == (0,) and declared.get("sym", True) is True
+    if not is_implied:
         one = sum(1 << i for i in range(0, WORD_BITS, bits)) if version == "gptq" else 0
-        parameters.append(formats.blocks.zero_point(element, block))
         stored["zero_point"] = (zeros, Packed(add=one, transposed=True))
-    groups = scale.grid((rows, columns))[1]
-    index = contents.arrays.get(f"{module}.g_idx")
-    if index is None and declared.get("desc_act") is True and groups > 1:
-        index = find(contents, f"{module}.g_idx", name)
-    if index is not None:
-        stored[formats.GROUP_INDEX] = (index, Groups(groups=groups))
-    number_format = formats.Format(name=f"INT{bits}", element=element, parameters=tuple(parameters))
-    settled = (zeros,) if is_implied else ()
-    return assemble(name, number_format, (rows, columns), stored, why, settled)
+    is_reordered = declared.get("desc_act") is True
+    return linear_weight(
+        name,
+        SIGNED[bits] if is_implied else INTEGERS[bits],
+        (rows, columns),
+        stored,
+        block,
+        why,
+        index=find_index(
+            contents, f"{module}.g_idx", name, block, columns, is_reordered=is_reordered
+        ),
+        settled=(zeros,) if is_implied else (),
+    )

@@ -31,6 +31,7 @@ from .scaled import (
     block_weight,
     fp4_weight,
     is_fp8,
+    linear_weight,
     mx_weight,
     scaled_weight,
 )
@@ -41,7 +42,6 @@ from .weight import (
     Stored,
     StoredArray,
     Tensor,
-    assemble,
     find,
     require_dtype,
     require_rank,
@@ -112,14 +112,11 @@ def _weight(contents: Contents, array: StoredArray, stem: str) -> Tensor:
         require_dtype(array, [np.uint8], why)
         require_rank(array, 2)
         *stack, rows, columns = array.shape
-        number_format = formats.Format(
-            name="INT4",
-            element=formats.INT4,
-            parameters=(formats.blocks.scale(formats.FP32, (size,)),),
-        )
+        require_dtype(scale, [np.float32], why)
         stored: dict[str, Stored] = {"code": (array, Packed(axis=-2)), "scale": scale}
         why = f"{why} with groups of {size}"
-        return assemble(name, number_format, (*stack, 2 * rows, columns), stored, why)
+        shape = (*stack, 2 * rows, columns)
+        return linear_weight(name, formats.INT4, shape, stored, (size,), why)
     raise UnsupportedError(
         f"quant_algo of {contents.declared_in}",
         file=contents.source,

@@ -8,6 +8,7 @@ config says otherwise.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 
 import ml_dtypes
@@ -18,6 +19,7 @@ from jentropy import formats
 from .settings import block_pair
 from .weight import (
     Contents,
+    Groups,
     Packed,
     Shape,
     Stored,
@@ -149,9 +151,51 @@ def scaled_weight(contents: Contents, array: StoredArray, scale: StoredArray, na
         formats.blocks.ROW[1:] if scale.shape in (rows, shape[:-1]) else (formats.WHOLE, 1)
     )
     block = None if scale.shape in per_tensor else block
-    parameter = formats.blocks.scale(scale_element(scale, why), block)
-    number_format = formats.Format(name=element.name, element=element, parameters=(parameter,))
-    return assemble(name, number_format, shape, {"code": array, parameter.name: scale}, why)
+    stored: dict[str, Stored] = {"code": array, "scale": scale}
+    return linear_weight(name, element, shape, stored, block, why, named=element.name)
+
+
+def linear_weight(
+    name: str,
+    element: formats.ElementFormat,
+    shape: Shape,
+    stored: Mapping[str, Stored],
+    block: Shape | None,
+    why: str,
+    *,
+    named: str = "",
+    index: StoredArray | None = None,
+    settled: tuple[StoredArray, ...] = (),
+) -> Tensor:
+    """Numbers times the scale of their block, less its zero point if there are any.
+
+    Args:
+      stored: `code`, `scale` and perhaps `zero_point`.
+      block: weights along the last axes that a scale serves; None: all.
+      named: the format in reports; unless told, integers of so many bits.
+      index: the group of each column, where groups are no runs.
+    """
+    scale = stored["scale"]
+    array = scale[0] if isinstance(scale, tuple) else scale
+    parameters = [formats.blocks.scale(scale_element(array, why), block)]
+    if "zero_point" in stored:
+        parameters.append(formats.blocks.zero_point(element, block))
+    stored = {parameters[0].name if key == "scale" else key: at for key, at in stored.items()}
+    if index is not None:
+        stored[formats.GROUP_INDEX] = index, Groups(groups=parameters[0].grid(shape)[-1])
+    number_format = formats.Format(
+        name=named or f"INT{element.code_bits}", element=element, parameters=tuple(parameters)
+    )
+    return assemble(name, number_format, shape, stored, why, settled)
+
+
+def find_index(
+    contents: Contents, key: str, of: str, cut: Shape | None, columns: int, *, is_reordered: bool
+) -> StoredArray | None:
+    """The group of each column; it has to be there where several groups are no runs."""
+    if is_reordered and cut and 0 < cut[-1] < columns:
+        return find(contents, key, of)
+    return contents.arrays.get(key)
 
 
 def mx_weight(contents: Contents, array: StoredArray, scale: StoredArray, name: str) -> Tensor:

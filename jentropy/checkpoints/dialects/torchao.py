@@ -17,9 +17,9 @@ from collections.abc import Mapping
 from jentropy import formats
 from jentropy.errors import InputError, UnsupportedError
 
-from .scaled import fp4_weight, fp8_element, scale_element
+from .scaled import fp4_weight, fp8_element, linear_weight
 from .settings import Declared, is_size
-from .weight import Contents, StoredArray, Swizzled, Tensor, assemble, find, read_json
+from .weight import Contents, Stored, StoredArray, Swizzled, Tensor, find, read_json
 
 QDATA, FLOAT8 = "_qdata", "Float8Tensor in __metadata__"
 
@@ -87,20 +87,13 @@ def _scaled(
         )
     why, block = f"block_size {sizes} in __metadata__", tuple(sizes)
     scale = find(contents, f"{stem}scale", name)
-    parameters, stored = [formats.blocks.scale(scale_element(scale, why), block)], {"code": code}
-    stored["scale"] = scale
-    zero = contents.arrays.get(f"{stem}zero_point") if element is formats.INT8 else None
-    if zero is not None:
-        parameters.append(formats.blocks.zero_point(element, block))
+    stored: dict[str, Stored] = {"code": code, "scale": scale}
+    is_integer = element is formats.INT8
+    if is_integer and (zero := contents.arrays.get(f"{stem}zero_point")) is not None:
         stored["zero_point"] = zero
     is_block = any(1 < n < size for n, size in zip(block, code.shape, strict=True))
-    is_fp8_block = is_block and element is not formats.INT8
-    number_format = formats.Format(
-        name="FP8_BLOCK" if is_fp8_block else element.name,
-        element=element,
-        parameters=tuple(parameters),
-    )
-    return assemble(name, number_format, code.shape, stored, why)
+    named = "FP8_BLOCK" if is_block and not is_integer else element.name
+    return linear_weight(name, element, code.shape, stored, block, why, named=named)
 
 
 def _nvfp4(contents: Contents, name: str, stem: str, code: StoredArray, data: Declared) -> Tensor:
