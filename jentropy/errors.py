@@ -76,8 +76,9 @@ class InputError(JentropyError):
         Returns:
           An error of the same class.
         """
-        place = {key: value for key, value in self._keywords().items() if value is not None}
-        return type(self)(self.what, **({"file": file, "tensor": tensor} | place))
+        place: dict[str, Any] = {"file": file, "tensor": tensor}
+        told = {key: value for key, value in self._keywords().items() if value is not None}
+        return type(self)(self.what, **(place | told))
 
     def __reduce__(self):
         return partial(type(self), self.what, **self._keywords()), ()

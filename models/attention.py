@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -69,6 +70,7 @@ class Cache:
         positions = turn.start + jnp.arange(new[0].shape[1])
         arrays, seen, first = [], [], jnp.int32(0)
         for array, entries in zip(self.arrays, new, strict=True):
+            chex.assert_equal_shape_suffix((array, entries), array.ndim - 3)
             if self.sliding:
                 layer = jax.lax.dynamic_index_in_dim(array, turn.at, keepdims=False)
                 seen.append(jnp.concatenate((layer, entries), axis=1))

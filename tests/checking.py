@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -18,11 +19,12 @@ import jaxtyping
 
 typed = beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))  # an int is a float
 of_arrays = jaxtyping.jaxtyped
+SHAPED = re.compile(r"(Array|ndarray)\b[^\]]*, *['\"]")
 
 
-def has_arrays(function: Any) -> bool:
-    """Whether an annotation of a function speaks of arrays."""
-    return any("Array" in str(one) for one in getattr(function, "__annotations__", {}).values())
+def has_shapes(function: Any) -> bool:
+    """Whether an annotation of a function names axes of arrays: `UInt[Array, "rows columns"]`."""
+    return any(SHAPED.search(str(annotation)) for annotation in function.__annotations__.values())
 
 
 def checked(function: Any = None, *, typechecker: Callable[[Any], Any]) -> Any:
@@ -37,7 +39,7 @@ def checked(function: Any = None, *, typechecker: Callable[[Any], Any]) -> Any:
         if dataclasses.is_dataclass(function) and "__init__" in vars(function):
             function.__init__ = checked(function.__init__, typechecker=typechecker)
         return function
-    if not inspect.isfunction(function) or has_arrays(function):
+    if not inspect.isfunction(function) or has_shapes(function):
         return of_arrays(function, typechecker=typechecker)
     if "<locals>" in function.__qualname__ and function.__name__ != "__init__":
         return function

@@ -40,9 +40,8 @@ def run(source: str | Path) -> list[Result]:
     raw = sum(values.nbytes for values in tree.values())
     packed = jentropy.compress(tree)
     coders = dict(_coders(tree, packed))
-    encode_seconds, decode_seconds = (
-        side_by_side({name: coder[i] for name, coder in coders.items()}) for i in (1, 2)
-    )
+    encode_seconds = side_by_side({name: encode for name, (_, encode, _) in coders.items()})
+    decode_seconds = side_by_side({name: decode for name, (_, _, decode) in coders.items()})
     resident = jentropy.to_resident(packed, backend="reference")
 
     def row(name: str, size: float, **figures: float) -> Result:

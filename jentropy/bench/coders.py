@@ -35,12 +35,15 @@ def _zipnn() -> Coders:
         "zipnn, one thread": zipnn.ZipNN(**options, threads=1),
         "zipnn": zipnn.ZipNN(**options),
     }
+
+    def encode(coder: Any, values: np.ndarray) -> bytes:
+        return bytes(coder.compress(bytearray(values.tobytes())))
+
+    def decode(coder: Any, part: bytes) -> Any:
+        return coder.decompress(bytearray(part))
+
     for name, coder in coders.items():
-        yield (
-            name,
-            lambda values, coder=coder: bytes(coder.compress(bytearray(values.tobytes()))),
-            lambda part, coder=coder: coder.decompress(bytearray(part)),
-        )
+        yield name, partial(encode, coder), partial(decode, coder)
 
 
 def _openzl() -> Coders:

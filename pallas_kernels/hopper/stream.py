@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -62,6 +63,7 @@ def multiply(
     x: BFloat16[Array, "M K"], source: Source, plan: HopperPlan, *, out_dtype: Any, interpret: Any
 ) -> Float[Array, "M N"]:
     """x times the transpose of the weight, both padded; float32 if parts have to be added."""
+    chex.assert_shape(x, (plan.m, plan.k))
     kernel = _Kernel(source=source, plan=plan, interpreted=bool(interpret))
     dtype = out_dtype if plan.parts == 1 else jnp.float32
     cut = plan.n - plan.dealt * TILE_N  # rows of the weight whose tiles are cut

@@ -22,6 +22,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -237,6 +238,7 @@ def multiply(
     x: BFloat16[Array, "M K"], weight: ResidentTensor, plan: TpuPlan, product: Product
 ) -> Float32[Array, "M N"]:
     """Padded x times the padded packed matrix."""
+    chex.assert_shape(x, (plan.m, plan.k))
     kind, arrays = kind_of(weight, plan.m, plan.target), weight.arrays
     per_word = 32 // kind.bits
     unit = 1.0

@@ -11,6 +11,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -130,6 +131,7 @@ def multiply(
     x: BFloat16[Array, "M K"], weight: ResidentTensor, plan: TpuPlan, product: Product
 ) -> Float32[Array, "M N"]:
     """Padded x times the padded packed matrix."""
+    chex.assert_shape(x, (plan.m, plan.k))
     arrays, lists, shift = weight.arrays, weight.arrays["escapes"], weight.option("shift")
     # The power of two that a column still lacks; top - WINDOW is the exponent field of slot 0.
     power = weight.array("top").astype(jnp.int32) - window12.WINDOW - shift
