@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -370,6 +371,13 @@ def test_the_bundled_model_is_trained(tmp_path):
     kept, out = models.continue_text(model, tokenizer, "def f(", max_new_tokens=8)
     assert out.startswith("def f(")
     assert len(kept) <= len(tokenizer.encode("def f(").ids) + 8
+
+
+def test_a_trained_model_is_saved_as_a_checkpoint(tmp_path):
+    training = pytest.importorskip("jentropy.models.training.pystdlib", reason="needs extra train")
+    trained = models.load(models.BUNDLED)
+    training.save(trained, models.load_tokenizer(models.BUNDLED), [], tmp_path)
+    chex.assert_trees_all_equal(nnx.state(models.load(tmp_path)), nnx.state(trained))
 
 
 MESH = """

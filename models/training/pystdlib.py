@@ -102,7 +102,9 @@ def train(steps: int, data: np.ndarray, held_out: np.ndarray) -> tuple[Decoder, 
                 schedule,
                 b2=0.98,
                 weight_decay=DECAY,
-                mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
+                mask=lambda params: jax.tree_util.tree_map_with_path(
+                    lambda path, _: "norm" not in jax.tree_util.keystr(path), params
+                ),
             ),
         ),
         wrt=nnx.Param,
