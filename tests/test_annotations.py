@@ -14,7 +14,9 @@ import pytest
 
 from jentropy import errors, formats
 from jentropy.models import rope
+from jentropy.pallas_kernels import tiles
 
+from . import checking
 from .test_architecture import CONFIG, MODULES
 
 
@@ -50,6 +52,12 @@ def test_calls_are_checked():
         formats.quantize(jnp.ones(64, jnp.float32), "NVFP4")
     with pytest.raises(jaxtyping.TypeCheckError, match="time"):  # of one length
         rope.rotate(jnp.ones((1, 2, 1, 4)), jnp.arange(3), jnp.ones(2))
+
+
+def test_annotations_with_axes_are_told_from_others():
+    assert checking.has_shapes(rope.rotate)
+    assert checking.has_shapes(tiles.places)  # NumPy's
+    assert not checking.has_shapes(errors.InputError.at)
 
 
 @pytest.mark.usefixtures("unchecked")
