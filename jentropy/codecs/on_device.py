@@ -102,7 +102,7 @@ def contexts_of(
     size: int,
 ) -> UInt8[Array, " {size}"]:
     """Contexts of `size` codes that begin `skip` codes into the first of these rows."""
-    both = (rows[:, None] + columns).reshape(-1)
+    both = (rows[:, None] + columns[None]).reshape(-1)
     return jax.lax.dynamic_slice(both, (skip,), (size,))
 
 
