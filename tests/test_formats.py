@@ -10,7 +10,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+import jentropy
 from jentropy import formats
+from jentropy.errors import InputError
 from jentropy.formats import WHOLE, Format, Parameter, Role
 
 FLOATS = [e for e in formats.ELEMENTS.values() if e.bias is not None]
@@ -285,3 +287,13 @@ def test_packed_codes_come_back(dtype, bits, count):
     assert words.shape == (3, -(-count * bits // (8 * np.dtype(dtype).itemsize)))
     assert (formats.unpack(words, bits, count=count) == codes).all()
     assert (formats.unpack(words.T, bits, axis=0, count=count) == codes.T).all()
+
+
+def test_codes_beyond_an_element_are_refused():
+    arrays = formats.quantize(jnp.ones((4, 32)), formats.MXFP4)
+    codes = {key: np.array(part) for key, part in arrays.items()}
+    codes["code"][1, 2] = 200
+    weight = formats.QuantizedTensor(number_format=formats.MXFP4, codes=codes)
+    for use in (weight.dequantize, lambda: jentropy.analyze({"w": weight})):
+        with pytest.raises(InputError, match="codes of FP4_E2M1: expected below 16, found 200"):
+            use()

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, UInt
 
-from jentropy.errors import UnsupportedError
+from jentropy.errors import InputError, UnsupportedError
 
 RAW = "RAW"  # name of elements that are no numbers
 TABLE_BITS = 16  # codes up to this wide are decoded by a table
@@ -120,12 +120,20 @@ class ElementFormat:
 
         Returns:
           float32 of the codes' shape, NumPy or JAX as they are.
+
+        Raises:
+          InputError: NumPy codes beyond the element's bits.
         """
         if self.code_bits > TABLE_BITS:
             return self.values(codes)
         table = _float32_bits(self)
         if isinstance(codes, np.ndarray):
-            return table[codes].view(np.float32)
+            try:
+                return table[codes].view(np.float32)
+            except IndexError:
+                raise InputError(
+                    f"codes of {self.name}", expected=f"below {table.size}", found=int(codes.max())
+                ) from None
         bits = jnp.asarray(table).at[codes.astype(jnp.int32)].get(mode="clip")
         return jax.lax.bitcast_convert_type(bits, jnp.float32)
 
