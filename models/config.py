@@ -79,11 +79,13 @@ class DecoderConfig:
     windows: tuple[int | None, ...] = ()  # by layer, see `Layer`; none: every layer sees all
 
     def __post_init__(self) -> None:
+        windows = len(self.windows)
         groups = f"a multiple of num_key_value_heads = {self.num_kv_heads}"
         for name, value, holds, expected in (
             ("num_attention_heads", self.num_heads, not self.num_heads % self.num_kv_heads, groups),
             ("rms_norm_eps", self.rms_norm_eps, self.rms_norm_eps >= 0, "0 or more"),
             ("head_dim", self.head_dim, not self.head_dim % 2, "an even number"),
+            ("windows", windows, windows in (0, self.num_layers), f"{self.num_layers}, by layer"),
         ):
             if not holds:
                 raise InputError(name, expected=expected, found=value)
@@ -184,7 +186,7 @@ def decoder_config(
         "num_kv_heads": require(config, "num_key_value_heads", int, heads),
         "head_dim": require(config, "head_dim", int, hidden // heads),
         "rms_norm_eps": require(config, "rms_norm_eps", float, 1e-6),
-        "rope": rope_config(config),
+        "rope": architecture.get("rope") or rope_config(config),
         "tie_word_embeddings": flag(config, "tie_word_embeddings"),
         "attention_bias": bias,
         "output_bias": bias,

@@ -236,7 +236,7 @@ def _check(
             failures.append(f"{name} scales the input of its layer, which this model does not do")
         elif not (tied or name.endswith(_DERIVED) or _adds_nothing(tensors[name])):
             failures.append(f"unexpected {name}")
-    for name, (place, *_) in named.items():
+    for name, place in ((name, parts[0]) for name, parts in named.items() if parts):
         tensor = tensors[name]
         if tensor.format == formats.RAW:
             why = tensor.note or f"dtype {tensor.dtype}, which no format describes"

@@ -31,7 +31,8 @@ class Rule:
 
     Attributes:
       name: a regular expression for names of the checkpoint.
-      paths: of the parameter in the model; several have the weight's rows in turn.
+      paths: of the parameter in the model; several have the weight's rows in turn; none: the model
+        does without it.
       transposed: whether the checkpoint has [in, out], and the model [out, in].
     """
 
@@ -129,7 +130,7 @@ def places(
         new = {(part.path, part.index) for part in located}
         if len(located) == len(parts) and taken.isdisjoint(new):
             taken |= new
-            named[name] = _sharing(located, rule.transposed)
+            named[name] = _sharing(located, rule.transposed) if located else []
     missing = [
         address if address.startswith("lm_head") else f"model.{address}"
         for address, place in addresses.items()

@@ -305,6 +305,19 @@ def test_experts_lie_in_one_stack():
     assert missing == ["model.layers.1.mlp.experts.gate_proj.weight"]
 
 
+def test_a_rule_without_a_path_is_of_a_weight_that_is_not_needed():
+    rules = (Rule(name=r"model\.layers\.9\..*", paths=()), Rule(name=r"(.+)", paths=(r"\1",)))
+    names = ["model.layers.9.w.weight", "norm.weight"]
+    named, missing = places(names, rules, {("norm", "weight"): (3,)}, ())
+    assert named == {names[0]: [], names[1]: [Place(path=("norm", "weight"), shape=(3,))]}
+    assert not missing
+
+
+def test_windows_are_of_every_layer():
+    with pytest.raises(InputError, match="windows: expected 4, by layer, found 3"):
+        dataclasses.replace(CONFIG, windows=(4, None, 4))
+
+
 def test_a_weight_that_is_there_twice_is_unexpected(fixtures, tmp_path):
     def change(arrays):
         return arrays | {"norm.weight": arrays["model.norm.weight"]}
