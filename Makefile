@@ -1,6 +1,6 @@
 # The two commands are `make demo` and `make test`; each sets up its own environment in .venv.
 # PYTHON=... picks the interpreter (3.11 or newer), VENV=... the folder, PYTEST=... adds options,
-# WORKERS=... is how many processes test (each takes up to 4 GB).
+# WORKERS=... is how many processes test (each grows to 6 GB).
 PYTHON ?= python3
 VENV ?= .venv
 PYTEST ?=
