@@ -177,7 +177,9 @@ def load(
                 if place.path[0] == LAYERS:
                     layer = model.members[place.path[1]][place.index[0]]
                     weights[layer].add((place.path[2:], place.index[1:], alike[name]))
-        model, named, _ = build({layer: frozenset(shared) for layer, shared in weights.items()})
+        shared = {layer: frozenset(alikes) for layer, alikes in weights.items()}
+        if any(len({shared.get(n) for n in members}) > 1 for members in model.members):
+            model, named, _ = build(shared)
         expect(progress, sum(math.prod(tensor.shape) for tensor in tensors.values()))
         if filled := _fill(checkpoint, named, make, alike, progress):
             nnx.update(model, nnx.from_flat_state(filled))

@@ -54,9 +54,9 @@ def fills_a_call(symbols: int) -> bool:
 
 
 def batch_symbols() -> int:
-    """Symbols that are worth giving to a codec together: some calls of each core.
+    """Symbols that are worth giving to a codec together: some calls of each thread.
 
-    They are all in memory at once, hence the bound on the cores.
+    They are all in memory at once, hence the bound on the threads.
 
     Returns:
       A multiple of a lane's symbols.
