@@ -113,12 +113,16 @@ def inverse_frequencies(config: RopeConfig, head_dim: int) -> np.ndarray:
 
 def rotate(
     x: Float[Array, "batch time heads head_dim"],
-    positions: Int[Array, " time"],
+    positions: Int[Array, "*batches time"],
     frequencies: Float[Array, " pairs"],
 ) -> Float[Array, "batch time heads head_dim"]:
-    """Rotates channel i against channel i + head_dim / 2 by position * frequency i."""
-    angle = positions.astype(jnp.float32)[:, None] * frequencies
-    cos, sin = jnp.cos(angle)[:, None, :], jnp.sin(angle)[:, None, :]
+    """Rotates channel i against channel i + head_dim / 2 by position * frequency i.
+
+    Args:
+      positions: int32[time], or [batch, time].
+    """
+    angle = positions.astype(jnp.float32)[..., None] * frequencies
+    cos, sin = jnp.cos(angle)[..., None, :], jnp.sin(angle)[..., None, :]
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     rotated = jnp.concatenate((first * cos - second * sin, second * cos + first * sin), axis=-1)
     return jax.lax.convert_element_type(rotated, x.dtype)
