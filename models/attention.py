@@ -31,12 +31,14 @@ class Turn(NamedTuple):
       at: its place in the stacks of weights and caches.
       start: position of the first token.
       frequencies: of its rotary positions, radians per position.
+      amplitude: of their cosines and sines.
       window: positions that a token sees, its own included; of layers that slide.
     """
 
     at: Int[Array, ""]
     start: Int[Array, ""]
     frequencies: Float[Array, " pairs"]
+    amplitude: Float[Array, ""]
     window: Int[Array, ""]
 
 
@@ -125,7 +127,7 @@ class Attention(nnx.Module):
         if config.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
         positions = turn.start + jnp.arange(time)
-        q, k = (rotate(each, positions, turn.frequencies) for each in (q, k))
+        q, k = (rotate(each, positions, turn.frequencies, turn.amplitude) for each in (q, k))
         cache, (keys, values), slots = cache.extend(turn, (k, v))
 
         grouped = q.reshape(batch, time, config.num_kv_heads, -1, config.head_dim)
