@@ -18,7 +18,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from .config import DecoderConfig, Layer
-from .layers import Linear, RMSNorm
+from .layers import Linear, RMSNorm, soft_capped
 from .rope import rotate
 
 PRECISION = jax.lax.Precision.HIGHEST  # attention in float32 means float32, on a GPU and TPU too
@@ -106,9 +106,10 @@ class Attention(nnx.Module):
         self.k_proj = Linear(width, pairs, use_bias=bias, rngs=rngs)
         self.v_proj = Linear(width, pairs, use_bias=bias, rngs=rngs)
         self.o_proj = Linear(queries, width, use_bias=config.output_bias, rngs=rngs)
+        self.scale = config.attention_scale or config.head_dim**-0.5
         if config.qk_norm:
-            self.q_norm = RMSNorm(config.head_dim, eps=config.rms_norm_eps)
-            self.k_norm = RMSNorm(config.head_dim, eps=config.rms_norm_eps)
+            self.q_norm = RMSNorm(queries if config.qk_norm_whole else config.head_dim, config)
+            self.k_norm = RMSNorm(pairs if config.qk_norm_whole else config.head_dim, config)
 
     def new_cache(self, layers: int, batch: int, capacity: int, dtype: DTypeLike) -> Cache:
         """An empty cache of keys and values, of every position or of the window's."""
@@ -123,8 +124,11 @@ class Attention(nnx.Module):
         config = self.config
         batch, time, _ = x.shape
         heads = (batch, time, -1, config.head_dim)
-        q, k, v = (p(x).reshape(heads) for p in (self.q_proj, self.k_proj, self.v_proj))
-        if config.qk_norm:
+        q, k, v = (project(x) for project in (self.q_proj, self.k_proj, self.v_proj))
+        if config.qk_norm and config.qk_norm_whole:
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k, v = (each.reshape(heads) for each in (q, k, v))
+        if config.qk_norm and not config.qk_norm_whole:
             q, k = self.q_norm(q), self.k_norm(k)
         positions = turn.start + jnp.arange(time)
         q, k = (rotate(each, positions, turn.frequencies, turn.amplitude) for each in (q, k))
@@ -142,7 +146,8 @@ class Attention(nnx.Module):
         visible = before >= 0
         if cache.sliding:
             visible &= (before < turn.window) & (slots >= 0)
-        scores = jnp.where(visible, scores * config.head_dim**-0.5, -jnp.inf)
+        scores = soft_capped(scores * self.scale, config.attention_soft_cap)
+        scores = jnp.where(visible, scores, -jnp.inf)
         weights = jax.nn.softmax(scores, axis=-1).astype(x.dtype)
         mixed = jnp.einsum("bkgts,bskd->btkgd", weights, values, precision=PRECISION)
         return self.o_proj(mixed.reshape(batch, time, -1)), cache
