@@ -142,8 +142,9 @@ def rope_config(config: Mapping[str, Any]) -> RopeConfig:
     defaults = dict(_DEFAULTS)
     if kind == "yarn":
         length = require(config, "max_position_embeddings", int, 2048)
-        original = require(told, "original_max_position_embeddings", int, length)
-        defaults |= {"original_max_position_embeddings": original, "factor": length / original}
+        original = told.get("original_max_position_embeddings")
+        defaults["original_max_position_embeddings"] = length
+        defaults["factor"] = length / original if original else None
     values = {
         field: flag(told, key, True)
         if field == "truncate"
