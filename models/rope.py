@@ -198,7 +198,7 @@ def _yarn(config: RopeConfig, head_dim: int, periods: np.ndarray) -> np.ndarray:
 
 def rotate(
     x: Float[Array, "batch time heads head_dim"],
-    positions: Int[Array, " time"],
+    positions: Int[Array, "*batches time"],
     frequencies: Float[Array, " pairs"],
     amplitude: Float[Array, ""] | float = 1.0,
     *,
@@ -207,12 +207,13 @@ def rotate(
     """Rotates channel i against channel i + head_dim / 2 by position * frequency i.
 
     Args:
+      positions: int32[time], or [batch, time].
       amplitude: what cosines and sines are multiplied by, see `RopeConfig.amplitude`.
       interleaved: whether x has channels that are rotated against each other side by side; the
         result has them half of the channels apart.
     """
-    angle = positions.astype(jnp.float32)[:, None] * frequencies
-    cos, sin = amplitude * jnp.cos(angle)[:, None, :], amplitude * jnp.sin(angle)[:, None, :]
+    angle = positions.astype(jnp.float32)[..., None] * frequencies
+    cos, sin = (amplitude * of(angle)[..., None, :] for of in (jnp.cos, jnp.sin))
     wide = x.astype(jnp.float32)
     first, second = (
         (wide[..., 0::2], wide[..., 1::2]) if interleaved else jnp.split(wide, 2, axis=-1)
