@@ -23,6 +23,7 @@ from jentropy import modes
 from .attention import Attention, Cache, Turn
 from .config import DecoderConfig, Layer
 from .kinds import members_of, run, take
+from .latent import LatentAttention
 from .layers import MLP, Embed, Linear, RMSNorm
 from .rope import inverse_frequencies
 
@@ -32,7 +33,8 @@ class Block(nnx.Module):
 
     def __init__(self, config: DecoderConfig, layer: Layer, *, rngs: nnx.Rngs):
         self.input_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.self_attn = Attention(config, layer, rngs=rngs)
+        attention = LatentAttention if config.latent else Attention
+        self.self_attn = attention(config, layer, rngs=rngs)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.mlp = MLP(config, rngs=rngs)
 
