@@ -23,6 +23,7 @@ from jentropy import modes
 from .attention import Attention, Cache, Turn
 from .config import NORMS, DecoderConfig, Layer
 from .kinds import members_of, run, take
+from .latent import LatentAttention
 from .layers import MLP, Embed, Linear, RMSNorm, scaled, soft_capped
 from .rope import frequencies_at
 
@@ -34,7 +35,8 @@ class Block(nnx.Module):
         self.norms, self.multiplier = NORMS[config.norms], config.residual_multiplier
         for name in filter(None, self.norms):
             setattr(self, name, RMSNorm(config.hidden_size, config))
-        self.self_attn = Attention(config, layer, rngs=rngs)
+        attention = LatentAttention if config.latent else Attention
+        self.self_attn = attention(config, layer, rngs=rngs)
         self.mlp = MLP(config, rngs=rngs)
 
     def __call__(
