@@ -5,11 +5,13 @@ from .backends import default_backend
 from .conversion import to_resident
 from .layouts import LAYOUTS
 from .resident import ResidentTensor
+from .sharded import ShardedTensor
 from .variants import abstract_weight
 
 __all__ = [
     "LAYOUTS",
     "ResidentTensor",
+    "ShardedTensor",
     "abstract_weight",
     "decode",
     "default_backend",
