@@ -17,11 +17,10 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from .attending import attend
 from .config import DecoderConfig, Layer
 from .layers import Linear, RMSNorm
 from .rope import rotate
-
-PRECISION = jax.lax.Precision.HIGHEST  # attention in float32 means float32, on a GPU and TPU too
 
 
 class Turn(NamedTuple):
@@ -31,12 +30,14 @@ class Turn(NamedTuple):
       at: its place in the stacks of weights and caches.
       start: position of the first token.
       frequencies: of its rotary positions, radians per position.
+      amplitude: of their cosines and sines.
       window: positions that a token sees, its own included; of layers that slide.
     """
 
     at: Int[Array, ""]
     start: Int[Array, ""]
     frequencies: Float[Array, " pairs"]
+    amplitude: Float[Array, ""]
     window: Int[Array, ""]
 
 
@@ -125,22 +126,16 @@ class Attention(nnx.Module):
         if config.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
         positions = turn.start + jnp.arange(time)
-        q, k = (rotate(each, positions, turn.frequencies) for each in (q, k))
+        q, k = (rotate(each, positions, turn.frequencies, turn.amplitude) for each in (q, k))
         cache, (keys, values), slots = cache.extend(turn, (k, v))
 
-        grouped = q.reshape(batch, time, config.num_kv_heads, -1, config.head_dim)
-        scores = jnp.einsum(
-            "btkgd,bskd->bkgts",
-            grouped,
+        mixed = attend(
+            q,
             keys,
-            precision=PRECISION,
-            preferred_element_type=jnp.float32,
+            values,
+            scale=config.head_dim**-0.5,
+            positions=positions,
+            slots=slots,
+            window=turn.window if cache.sliding else None,
         )
-        before = positions[:, None] - slots
-        visible = before >= 0
-        if cache.sliding:
-            visible &= (before < turn.window) & (slots >= 0)
-        scores = jnp.where(visible, scores * config.head_dim**-0.5, -jnp.inf)
-        weights = jax.nn.softmax(scores, axis=-1).astype(x.dtype)
-        mixed = jnp.einsum("bkgts,bskd->btkgd", weights, values, precision=PRECISION)
         return self.o_proj(mixed.reshape(batch, time, -1)), cache

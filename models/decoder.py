@@ -143,11 +143,16 @@ def _stack(config: DecoderConfig, layers: Sequence[Layer], rngs: nnx.Rngs) -> Bl
     return nnx.split_rngs(splits=len(layers))(make)(rngs)
 
 
-def _numbers(config: DecoderConfig, layers: Sequence[Layer]) -> tuple[jax.Array, jax.Array]:
-    """Numbers in which layers of one kind differ: frequencies and windows, a row each."""
+def _numbers(config: DecoderConfig, layers: Sequence[Layer]) -> tuple[jax.Array, ...]:
+    """Numbers in which layers of one kind differ, as `Turn` has them, a row each."""
     frequencies = [inverse_frequencies(layer.rope, config.head_dim) for layer in layers]
+    amplitudes = [layer.rope.amplitude for layer in layers]
     windows = [layer.window or 0 for layer in layers]
-    return jnp.asarray(np.stack(frequencies)), jnp.asarray(windows, jnp.int32)
+    return (
+        jnp.asarray(np.stack(frequencies)),
+        jnp.asarray(amplitudes, jnp.float32),
+        jnp.asarray(windows, jnp.int32),
+    )
 
 
 @partial(jax.jit, static_argnums=0)
