@@ -17,11 +17,10 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
+from .attending import attend
 from .config import DecoderConfig, Layer
-from .layers import Linear, RMSNorm, soft_capped
+from .layers import Linear, RMSNorm
 from .rope import rotate
-
-PRECISION = jax.lax.Precision.HIGHEST  # attention in float32 means float32, on a GPU and TPU too
 
 
 class Turn(NamedTuple):
@@ -134,20 +133,14 @@ class Attention(nnx.Module):
         q, k = (rotate(each, positions, turn.frequencies, turn.amplitude) for each in (q, k))
         cache, (keys, values), slots = cache.extend(turn, (k, v))
 
-        grouped = q.reshape(batch, time, config.num_kv_heads, -1, config.head_dim)
-        scores = jnp.einsum(
-            "btkgd,bskd->bkgts",
-            grouped,
+        mixed = attend(
+            q,
             keys,
-            precision=PRECISION,
-            preferred_element_type=jnp.float32,
+            values,
+            scale=self.scale,
+            positions=positions,
+            slots=slots,
+            window=turn.window if cache.sliding else None,
+            soft_cap=config.attention_soft_cap,
         )
-        before = positions[:, None] - slots
-        visible = before >= 0
-        if cache.sliding:
-            visible &= (before < turn.window) & (slots >= 0)
-        scores = soft_capped(scores * self.scale, config.attention_soft_cap)
-        scores = jnp.where(visible, scores, -jnp.inf)
-        weights = jax.nn.softmax(scores, axis=-1).astype(x.dtype)
-        mixed = jnp.einsum("bkgts,bskd->btkgd", weights, values, precision=PRECISION)
         return self.o_proj(mixed.reshape(batch, time, -1)), cache

@@ -284,7 +284,7 @@ def _yarn(config: RopeConfig, head_dim: int, periods: np.ndarray) -> np.ndarray:
 
 def rotate(
     x: Float[Array, "batch time heads head_dim"],
-    positions: Int[Array, " time"],
+    positions: Int[Array, "*batches time"],
     frequencies: Float[Array, " pairs"],
     amplitude: Float[Array, ""] | float = 1.0,
     *,
@@ -295,12 +295,13 @@ def rotate(
     Channels beyond twice the pairs stay as they are.
 
     Args:
+      positions: int32[time], or [batch, time].
       amplitude: what cosines and sines are multiplied by, see `RopeConfig.amplitude`.
       interleaved: whether x has channels that are rotated against each other side by side; the
         result has them `pairs` apart.
     """
-    angle = positions.astype(jnp.float32)[:, None] * frequencies
-    cos, sin = amplitude * jnp.cos(angle)[:, None, :], amplitude * jnp.sin(angle)[:, None, :]
+    angle = positions.astype(jnp.float32)[..., None] * frequencies
+    cos, sin = amplitude * jnp.cos(angle)[..., None, :], amplitude * jnp.sin(angle)[..., None, :]
     turning = 2 * frequencies.shape[0]
     wide = x[..., :turning].astype(jnp.float32)
     first, second = (
