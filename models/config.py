@@ -55,6 +55,30 @@ class Layer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LatentConfig:
+    """Sizes of multi-head latent attention, by their names in DeepSeek's configs.
+
+    Example:
+      >>> sizes = LatentConfig(q_lora_rank=1536, kv_lora_rank=512, qk_nope_head_dim=128,
+      ...     qk_rope_head_dim=64, v_head_dim=128)
+      >>> sizes.absorbs(1), sizes.absorbs(512)
+      (True, False)
+    """
+
+    q_lora_rank: int | None  # of the latents that queries are made of; None: there are none
+    kv_lora_rank: int  # of those that keys and values are made of
+    qk_nope_head_dim: int  # channels of q and k in each head that have no position
+    qk_rope_head_dim: int  # and those that are rotated: of k one for all heads
+    v_head_dim: int
+    rope_interleave: bool = True  # channels rotated against each other lie side by side
+
+    def absorbs(self, queries: int) -> bool:
+        """Whether so few queries cost less with the latents as keys and values."""
+        rank, made = self.kv_lora_rank, self.qk_nope_head_dim + self.v_head_dim
+        return queries * (2 * rank - made) < rank * made  # products for a slot and a head
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DecoderConfig:
     """A decoder-only transformer with grouped-query attention and a gated MLP.
 
@@ -75,7 +99,7 @@ class DecoderConfig:
     num_layers: int
     num_heads: int
     num_kv_heads: int
-    head_dim: int
+    head_dim: int  # with `latent` that of the rotated part
     rms_norm_eps: float
     rope: RopeConfig
     tie_word_embeddings: bool  # the output projection is the embedding
@@ -98,6 +122,7 @@ class DecoderConfig:
     max_position_embeddings: int = 2048  # generation beyond it is refused
     eos_token_ids: tuple[int, ...] = ()  # generation of a sequence ends at any of them
     pad_token_id: int = 0  # what follows the end
+    latent: LatentConfig | None = None  # keys and values come from latents (DeepSeek)
     windows: tuple[int | None, ...] = ()  # by layer, see `Layer`; none: every layer sees all
     ropes: tuple[RopeConfig | None, ...] = ()  # by layer, see `Layer`; none: `rope` for all
 
@@ -108,6 +133,7 @@ class DecoderConfig:
             ("num_attention_heads", self.num_heads, not self.num_heads % self.num_kv_heads, groups),
             ("rms_norm_eps", self.rms_norm_eps, self.rms_norm_eps >= 0, "0 or more"),
             ("head_dim", self.head_dim, not self.head_dim % 2, "an even number"),
+            ("windows", windows, not (self.latent and any(self.windows)), "none with latents"),
             ("windows", windows, windows in (0, self.num_layers), f"{self.num_layers}, by layer"),
             ("ropes", ropes, ropes in (0, self.num_layers), f"{self.num_layers}, by layer"),
             ("attention_scale", self.attention_scale, self.attention_scale != 0, "not 0"),

@@ -23,6 +23,7 @@ from jentropy import modes
 from .attention import Attention, Cache, Turn
 from .config import NORMS, DecoderConfig, Layer
 from .kinds import members_of, run, take
+from .latent import LatentAttention
 from .layers import MLP, Embed, Linear, RMSNorm, scaled, soft_capped
 from .rope import frequencies_at
 
@@ -33,8 +34,9 @@ class Block(nnx.Module):
     def __init__(self, config: DecoderConfig, layer: Layer, *, rngs: nnx.Rngs):
         self.norms, self.multiplier = NORMS[config.norms], config.residual_multiplier
         for name in filter(None, self.norms):
-            setattr(self, name, RMSNorm(config.hidden_size, config))
-        self.self_attn = Attention(config, layer, rngs=rngs)
+            setattr(self, name, RMSNorm.of(config, config.hidden_size))
+        attention = LatentAttention if config.latent else Attention
+        self.self_attn = attention(config, layer, rngs=rngs)
         self.mlp = MLP(config, rngs=rngs)
 
     def __call__(
@@ -88,7 +90,7 @@ class Decoder(nnx.Module):
         self.kinds = tuple(tuple(layers[n] for n in members) for members in self.members)
         self.embed_tokens = Embed(config.vocab_size, config.hidden_size, rngs=rngs)
         self.layers = nnx.List([_stack(config, kind, rngs) for kind in self.kinds])
-        self.norm = RMSNorm(config.hidden_size, config)
+        self.norm = RMSNorm.of(config, config.hidden_size)
         self.lm_head = (
             None
             if config.tie_word_embeddings

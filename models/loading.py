@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,15 +106,16 @@ def load(
     mesh: Mesh | None = None,
     compute_dtype: Any = None,
     *,
+    dense: bool = False,
     progress: Progress | None = None,
 ) -> Decoder:
     """Loads a model.
 
     From a compressed checkpoint, matrices stay compressed on the device and every layer multiplies
-    from the compressed bytes; from a Hugging Face directory they are dense. The logits of the two
-    are the same bits, but for quantised matrices, which stay so if they are compressed and are
-    rounded to `compute_dtype` if dense. Where the device has no kernel for a format, its matrices
-    are decoded for every product, which takes less memory and more time than dense ones.
+    from the compressed bytes. From a Hugging Face directory, quantised matrices stay as they are
+    stored, and numbers (BF16, FP16, FP32) are plain arrays. The logits of the two are the same bits
+    on the reference backend. Where the device has no kernel for a format, its matrices are decoded
+    for every product, which takes less memory and more time than dense ones.
 
     Layers lie in stacks, which are filled in place as weights are read, so that no stack is held
     twice. Layers of one stack share a compiled program. Those whose weights are in other formats,
@@ -132,6 +134,7 @@ def load(
         ones are multiplied by the reference backend, which XLA can split.
       compute_dtype: of activations, bfloat16 or float32; None takes bfloat16 for BF16 weights and
         float32 for any other. Accumulation is float32.
+      dense: whether all weights become plain arrays, quantised ones rounded to `compute_dtype`.
       progress: called with the weights read since the last call; see `checkpoints.progress`.
 
     Returns:
@@ -157,14 +160,16 @@ def load(
     # XLA does not split a kernel over a mesh; it does what the reference backend is made of.
     backend = kernels.default_backend() if mesh is None else "reference"
 
+    compressed = isinstance(checkpoint, CompressedCheckpoint)
+
     def make(tensor: Tensor, codes: Any, place: Place) -> Any:
-        if isinstance(checkpoint, CompressedCheckpoint):
-            stored = formats.QuantizedTensor(number_format=tensor.number_format, codes=dict(codes))
-            weight = kernels.to_resident(place.of_quantized(stored), backend)
+        is_plain = tensor.dtype is not None
+        if dense or (is_plain and not compressed):
+            values = tensor.values(codes) if is_plain else tensor.dequantize(compute_dtype, codes)
+            weight = jnp.asarray(place.of_array(values))
         else:
-            is_plain = tensor.dtype is not None
-            dense = tensor.values(codes) if is_plain else tensor.dequantize(compute_dtype, codes)
-            weight = jnp.asarray(place.of_array(dense))
+            stored = replace(tensor.weight, codes=dict(codes))
+            weight = kernels.to_resident(place.of_quantized(stored), backend)
         return weight if mesh is None else _spread(weight, mesh)
 
     def build(

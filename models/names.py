@@ -13,13 +13,16 @@ number after `layers` is the layer's, one after `experts` says which of a stack 
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from jentropy.errors import UnsupportedError
-from jentropy.formats import WHOLE, QuantizedTensor
+from jentropy.formats import GROUP_INDEX, WHOLE, QuantizedTensor
 
 Path = tuple[Any, ...]
 LAYERS = "layers"  # first part of the paths of layers; next comes the number of their kind
@@ -67,30 +70,42 @@ class Place:
     def of_array(self, array: Any, block: int = 1) -> Any:
         """What of a weight's array goes there, or of a parameter's with an entry per `block` rows.
 
-        Raises:
-          UnsupportedError: a block has rows of several parameters.
+        Blocks divide the first row.
         """
         array = array.swapaxes(-1, -2) if self.transposed else array
         if self.rows is None or block == WHOLE:
             return array
         first, end = self.rows
-        if first % block:
-            raise UnsupportedError("rows of a weight", expected=f"blocks of {block}", found=first)
         rows = slice(first // block, -(-end // block))
         return array[rows] if array.ndim == 1 else array[..., rows, :]
 
     def of_quantized(self, weight: QuantizedTensor) -> QuantizedTensor:
-        """The same of codes and parameters.
+        """The same of codes and parameters; blocks with rows of several parameters are halved.
 
         Raises:
-          UnsupportedError: a transposed weight that has parameters.
+          UnsupportedError: a transposed weight whose columns are of scattered groups.
         """
-        parameters = weight.number_format.parameters
-        if self.transposed and parameters:
-            raise UnsupportedError("a block format", expected="[out, in]", found="[in, out]")
-        blocks = {p.name: (1, *p.blocks(len(weight.shape)))[-2] for p in parameters} | {"code": 1}
-        codes = {n: self.of_array(array, blocks.get(n, WHOLE)) for n, array in weight.codes.items()}
-        return QuantizedTensor(number_format=weight.number_format, codes=codes)
+        made, codes, rank = weight.number_format, dict(weight.codes), len(weight.shape)
+        if self.transposed and GROUP_INDEX in codes:
+            raise UnsupportedError(
+                "a weight with act-order", expected="[out, in]", found="[in, out]"
+            )
+        axis, first = max(rank - 2, 0), self.rows[0] if self.rows else 0
+        for parameter in made.parameters:
+            blocks = list(parameter.blocks(rank))
+            if self.transposed:
+                blocks[-2:] = blocks[:-3:-1]
+            array, block = codes[parameter.name], math.gcd(blocks[axis], first)
+            if blocks[axis] != WHOLE and block != blocks[axis]:
+                stored = axis + 1 if self.transposed else axis
+                array = np.repeat(array, blocks[axis] // block, stored)
+                blocks[axis] = block
+            codes[parameter.name] = self.of_array(array, blocks[axis])
+            if parameter.block is not None:
+                made = made.with_parameter(parameter.name, block=tuple(blocks))
+        return QuantizedTensor(
+            number_format=made, codes=codes | {"code": self.of_array(codes["code"])}
+        )
 
 
 def places(

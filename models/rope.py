@@ -184,8 +184,9 @@ def rope_config(
     defaults = dict(_DEFAULTS)
     if kind in ("yarn", "longrope"):
         length = require(config, "max_position_embeddings", int, 2048)
-        original = require(told, "original_max_position_embeddings", int, length)
-        defaults |= {"original_max_position_embeddings": original, "factor": length / original}
+        original = told.get("original_max_position_embeddings")
+        defaults["original_max_position_embeddings"] = length
+        defaults["factor"] = length / original if original else None
     values = {
         field: _READ.get(field, partial(require, kind=float))(told, key, default=defaults.get(key))
         for key, field in ROPE_TYPES.get(kind, {}).items()
@@ -301,7 +302,7 @@ def rotate(
         result has them `pairs` apart.
     """
     angle = positions.astype(jnp.float32)[..., None] * frequencies
-    cos, sin = amplitude * jnp.cos(angle)[..., None, :], amplitude * jnp.sin(angle)[..., None, :]
+    cos, sin = (amplitude * of(angle)[..., None, :] for of in (jnp.cos, jnp.sin))
     turning = 2 * frequencies.shape[0]
     wide = x[..., :turning].astype(jnp.float32)
     first, second = (
