@@ -19,6 +19,7 @@ References:
 from __future__ import annotations
 
 from dataclasses import replace
+from dataclasses import replace
 from functools import partial
 
 import jax
