@@ -19,7 +19,6 @@ References:
 from __future__ import annotations
 
 from dataclasses import replace
-from dataclasses import replace
 from functools import partial
 
 import jax
