@@ -107,8 +107,8 @@ class Attention(nnx.Module):
         self.o_proj = Linear(queries, width, use_bias=config.output_bias, rngs=rngs)
         self.scale = config.attention_scale or config.head_dim**-0.5
         if config.qk_norm:
-            self.q_norm = RMSNorm(queries if config.qk_norm_whole else config.head_dim, config)
-            self.k_norm = RMSNorm(pairs if config.qk_norm_whole else config.head_dim, config)
+            self.q_norm = RMSNorm.of(config, queries if config.qk_norm_whole else config.head_dim)
+            self.k_norm = RMSNorm.of(config, pairs if config.qk_norm_whole else config.head_dim)
 
     def new_cache(self, layers: int, batch: int, capacity: int, dtype: DTypeLike) -> Cache:
         """An empty cache of keys and values, of every position or of the window's."""

@@ -34,7 +34,7 @@ class Block(nnx.Module):
     def __init__(self, config: DecoderConfig, layer: Layer, *, rngs: nnx.Rngs):
         self.norms, self.multiplier = NORMS[config.norms], config.residual_multiplier
         for name in filter(None, self.norms):
-            setattr(self, name, RMSNorm(config.hidden_size, config))
+            setattr(self, name, RMSNorm.of(config, config.hidden_size))
         attention = LatentAttention if config.latent else Attention
         self.self_attn = attention(config, layer, rngs=rngs)
         self.mlp = MLP(config, rngs=rngs)
@@ -90,7 +90,7 @@ class Decoder(nnx.Module):
         self.kinds = tuple(tuple(layers[n] for n in members) for members in self.members)
         self.embed_tokens = Embed(config.vocab_size, config.hidden_size, rngs=rngs)
         self.layers = nnx.List([_stack(config, kind, rngs) for kind in self.kinds])
-        self.norm = RMSNorm(config.hidden_size, config)
+        self.norm = RMSNorm.of(config, config.hidden_size)
         self.lm_head = (
             None
             if config.tie_word_embeddings

@@ -18,7 +18,6 @@ References:
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 
 import jax
@@ -51,8 +50,7 @@ class LatentAttention(nnx.Module):
         assert config.latent is not None
         self.config, self.sizes = config, (sizes := config.latent)
         width, heads, bias = config.hidden_size, config.num_heads, config.attention_bias
-        linear = partial(Linear, rngs=rngs)
-        norm = partial(RMSNorm, config=replace(config, rms_norm_eps=NORM_EPS))
+        linear, norm = partial(Linear, rngs=rngs), partial(RMSNorm, eps=NORM_EPS)
         keys = sizes.qk_nope_head_dim + sizes.qk_rope_head_dim
         if sizes.q_lora_rank is None:
             self.q_proj = linear(width, heads * keys)

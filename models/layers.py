@@ -74,14 +74,20 @@ class RMSNorm(nnx.Module):
 
     Args:
       width: of x.
-      config: what is added to the mean square and to the weight, and whether the product with the
-        weight is float32 too or rounded before.
+      eps: added to the mean square.
+      offset: added to the weight.
+      wide: whether x is multiplied by the weight in float32, and not in its own dtype.
     """
 
-    def __init__(self, width: int, config: DecoderConfig):
-        self.eps, self.offset = config.rms_norm_eps, config.norm_offset
-        self.wide = config.norm_in_float32
-        self.weight = nnx.Param(jnp.full((width,), 1.0 - self.offset))
+    def __init__(self, width: int, *, eps: float, offset: float = 0.0, wide: bool = False):
+        self.eps, self.offset, self.wide = eps, offset, wide
+        self.weight = nnx.Param(jnp.full((width,), 1.0 - offset))
+
+    @classmethod
+    def of(cls, config: DecoderConfig, width: int) -> RMSNorm:
+        """The norm of an architecture."""
+        offset, wide = config.norm_offset, config.norm_in_float32
+        return cls(width, eps=config.rms_norm_eps, offset=offset, wide=wide)
 
     def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
         wide = x.astype(jnp.float32)

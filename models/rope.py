@@ -302,7 +302,7 @@ def rotate(
         result has them `pairs` apart.
     """
     angle = positions.astype(jnp.float32)[..., None] * frequencies
-    cos, sin = amplitude * jnp.cos(angle)[..., None, :], amplitude * jnp.sin(angle)[..., None, :]
+    cos, sin = (amplitude * of(angle)[..., None, :] for of in (jnp.cos, jnp.sin))
     turning = 2 * frequencies.shape[0]
     wide = x[..., :turning].astype(jnp.float32)
     first, second = (

@@ -326,7 +326,7 @@ def test_llama3_frequencies():
         ),
         ({"num_attention_heads": 3, "num_key_value_heads": 2}, InputError, "multiple"),
         ({"rope_scaling": {"rope_type": "mrope"}}, UnsupportedError, "found mrope"),
-        ({"rope_scaling": {"rope_type": "yarn"}}, InputError, "factor"),
+        ({"rope_scaling": {"rope_type": "yarn"}}, InputError, "'factor'"),
         ({"rope_theta": "x"}, InputError, "rope_theta"),
         ({"hidden_act": "tanh"}, UnsupportedError, "hidden_act"),
     ],
