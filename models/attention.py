@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -52,7 +52,7 @@ class Cache:
         else it lies in slot p.
     """
 
-    arrays: tuple[jax.Array, ...]
+    arrays: tuple[Any, ...]
     sliding: bool = field(default=False, metadata={"static": True})
 
     def extend(
