@@ -248,7 +248,7 @@ def _check(
         why = f": {raw} is kept as RAW codes ({unread[raw]})" if raw else ""
         failures.append(f"missing {name}{why}")
     for name in sorted(tensors.keys() - named.keys() - unread.keys()):
-        tied = config.tie_word_embeddings and name == _HEAD
+        tied = config.tie_word_embeddings and name.endswith(_HEAD)
         if name.endswith(_FACTORS):
             failures.append(f"{name} scales the input of its layer, which this model does not do")
         elif not (tied or name.endswith(_DERIVED) or _adds_nothing(tensors[name])):
