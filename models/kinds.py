@@ -98,7 +98,9 @@ def take(stack: nnx.Module, at: Int[Array, ""]) -> nnx.Module:
     """
 
     def one(weight: Any) -> Any:
-        if isinstance(weight, ResidentTensor | ShardedTensor):
+        if isinstance(weight, ResidentTensor):
+            return weight.layer(at)
+        if isinstance(weight, ShardedTensor):
             return weight[at]
         return jax.lax.optimization_barrier(
             jax.lax.dynamic_index_in_dim(weight, at, keepdims=False)
