@@ -50,7 +50,8 @@ class LatentAttention(nnx.Module):
         assert config.latent is not None
         self.config, self.sizes = config, (sizes := config.latent)
         width, heads, bias = config.hidden_size, config.num_heads, config.attention_bias
-        linear, norm = partial(Linear, rngs=rngs), partial(RMSNorm, eps=NORM_EPS)
+        linear = partial(Linear, rngs=rngs)
+        norm = partial(RMSNorm, eps=NORM_EPS)
         keys = sizes.qk_nope_head_dim + sizes.qk_rope_head_dim
         if sizes.q_lora_rank is None:
             self.q_proj = linear(width, heads * keys)
