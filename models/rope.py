@@ -239,11 +239,12 @@ def ropes_by_kind(
 
 
 def frequencies_at(
-    config: RopeConfig | None, head_dim: int, length: Int[Array, ""]
-) -> Float[Array, " pairs"]:
-    """The frequencies of a sequence of that length; all 0 where there is no rope."""
+    config: RopeConfig | None, head_dim: int, length: Int[Array, "*batch"]
+) -> Float[Array, "*batch pairs"]:
+    """The frequencies of sequences of that length; all 0 where there is no rope."""
     if config is None:
-        return jnp.zeros(head_dim // 2, jnp.float32)
+        return jnp.zeros((*length.shape, head_dim // 2), jnp.float32)
+    length = length[..., None]
     short = jnp.asarray(inverse_frequencies(config, head_dim))
     if config.kind == "longrope":
         long = jnp.asarray(inverse_frequencies(config, head_dim, long=True))
@@ -254,7 +255,7 @@ def frequencies_at(
         growth = config.factor * length / config.original_context - (config.factor - 1)
         base = config.theta * growth ** (channels / (channels - 2))
         return 1.0 / base ** (np.arange(0, channels, 2, dtype=np.float32) / channels)
-    return short
+    return jnp.broadcast_to(short, (*length.shape[:-1], *short.shape))
 
 
 def rotated_channels(config: RopeConfig, head_dim: int) -> int:
@@ -321,7 +322,7 @@ def _yarn(config: RopeConfig, head_dim: int, periods: np.ndarray) -> np.ndarray:
 def rotate(
     x: Float[Array, "batch time heads head_dim"],
     positions: Int[Array, "*batches time"],
-    frequencies: Float[Array, " pairs"],
+    frequencies: Float[Array, "*sequences pairs"],
     amplitude: Float[Array, ""] | float = 1.0,
     *,
     interleaved: bool = False,
@@ -332,13 +333,14 @@ def rotate(
 
     Args:
       positions: int32[time], or [batch, time].
+      frequencies: float32[pairs], or [batch, pairs].
       amplitude: what cosines and sines are multiplied by, see `RopeConfig.amplitude`.
       interleaved: whether x has channels that are rotated against each other side by side; the
         result has them `pairs` apart.
     """
-    angle = positions.astype(jnp.float32)[..., None] * frequencies
+    angle = positions.astype(jnp.float32)[..., None] * frequencies[..., None, :]
     cos, sin = (amplitude * of(angle)[..., None, :] for of in (jnp.cos, jnp.sin))
-    turning = 2 * frequencies.shape[0]
+    turning = 2 * frequencies.shape[-1]
     wide = x[..., :turning].astype(jnp.float32)
     first, second = (
         (wide[..., 0::2], wide[..., 1::2]) if interleaved else jnp.split(wide, 2, axis=-1)
