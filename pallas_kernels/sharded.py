@@ -143,9 +143,7 @@ class ShardedTensor:
         return partial(jax.lax.all_gather, axis_name=self.axes, axis=axis, tiled=True)
 
 
-def over(
-    w: ShardedTensor, run: Callable[..., Any], specs: Any, out: Any
-) -> Callable[..., Any]:
+def over(w: ShardedTensor, run: Callable[..., Any], specs: Any, out: Any) -> Callable[..., Any]:
     """run(w, ...) on every device of the weight's mesh.
 
     Args:
@@ -240,9 +238,7 @@ def take_rows(
     return over(w, run, (PartitionSpec(*rows),), PartitionSpec(*rows, None))(ids)
 
 
-def decode(
-    w: ShardedTensor, decode_part: Callable[[Any], Array]
-) -> Shaped[Array, "*shape"]:
+def decode(w: ShardedTensor, decode_part: Callable[[Any], Array]) -> Shaped[Array, "*shape"]:
     """The dense weight, on every device.
 
     Args:
