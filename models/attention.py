@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -52,7 +52,7 @@ class Cache:
         else it lies in slot p.
     """
 
-    arrays: tuple[jax.Array, ...]
+    arrays: tuple[Any, ...]
     sliding: bool = field(default=False, metadata={"static": True})
 
     def extend(
@@ -105,9 +105,10 @@ class Attention(nnx.Module):
         self.k_proj = Linear(width, pairs, use_bias=bias, rngs=rngs)
         self.v_proj = Linear(width, pairs, use_bias=bias, rngs=rngs)
         self.o_proj = Linear(queries, width, use_bias=config.output_bias, rngs=rngs)
+        self.scale = config.attention_scale or config.head_dim**-0.5
         if config.qk_norm:
-            self.q_norm = RMSNorm(config.head_dim, eps=config.rms_norm_eps)
-            self.k_norm = RMSNorm(config.head_dim, eps=config.rms_norm_eps)
+            self.q_norm = RMSNorm.of(config, queries if config.qk_norm_whole else config.head_dim)
+            self.k_norm = RMSNorm.of(config, pairs if config.qk_norm_whole else config.head_dim)
 
     def new_cache(self, layers: int, batch: int, capacity: int, dtype: DTypeLike) -> Cache:
         """An empty cache of keys and values, of every position or of the window's."""
@@ -122,8 +123,11 @@ class Attention(nnx.Module):
         config = self.config
         batch, time, _ = x.shape
         heads = (batch, time, -1, config.head_dim)
-        q, k, v = (p(x).reshape(heads) for p in (self.q_proj, self.k_proj, self.v_proj))
-        if config.qk_norm:
+        q, k, v = (project(x) for project in (self.q_proj, self.k_proj, self.v_proj))
+        if config.qk_norm and config.qk_norm_whole:
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k, v = (each.reshape(heads) for each in (q, k, v))
+        if config.qk_norm and not config.qk_norm_whole:
             q, k = self.q_norm(q), self.k_norm(k)
         positions = turn.start + jnp.arange(time)
         q, k = (rotate(each, positions, turn.frequencies, turn.amplitude) for each in (q, k))
@@ -133,9 +137,10 @@ class Attention(nnx.Module):
             q,
             keys,
             values,
-            scale=config.head_dim**-0.5,
+            scale=self.scale,
             positions=positions,
             slots=slots,
             window=turn.window if cache.sliding else None,
+            soft_cap=config.attention_soft_cap,
         )
         return self.o_proj(mixed.reshape(batch, time, -1)), cache

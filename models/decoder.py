@@ -7,7 +7,7 @@ Names of parts are those of Hugging Face checkpoints. Layers of one kind are one
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -21,27 +21,34 @@ from jaxtyping import Array, Float, Int
 from jentropy import modes
 
 from .attention import Attention, Cache, Turn
-from .config import DecoderConfig, Layer
+from .config import NORMS, DecoderConfig, Layer
 from .kinds import members_of, run, take
-from .layers import MLP, Embed, Linear, RMSNorm
-from .rope import inverse_frequencies
+from .latent import LatentAttention
+from .layers import MLP, Embed, Linear, RMSNorm, scaled, soft_capped
+from .rope import frequencies_at
 
 
 class Block(nnx.Module):
-    """Attention and MLP, each behind a norm and around a residual."""
+    """Attention and MLP, each within norms and around a residual."""
 
     def __init__(self, config: DecoderConfig, layer: Layer, *, rngs: nnx.Rngs):
-        self.input_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.self_attn = Attention(config, layer, rngs=rngs)
-        self.post_attention_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.norms, self.multiplier = NORMS[config.norms], config.residual_multiplier
+        for name in filter(None, self.norms):
+            setattr(self, name, RMSNorm.of(config, config.hidden_size))
+        attention = LatentAttention if config.latent else Attention
+        self.self_attn = attention(config, layer, rngs=rngs)
         self.mlp = MLP(config, rngs=rngs)
 
     def __call__(
         self, x: Float[Array, "batch time width"], cache: Cache, turn: Turn
     ) -> tuple[Float[Array, "batch time width"], Cache]:
-        attended, cache = self.self_attn(self.input_layernorm(x), cache, turn)
-        x = x + attended
-        return x + self.mlp(self.post_attention_layernorm(x)), cache
+        before, after, before_mlp, after_mlp = map(self._norm, self.norms)
+        attended, cache = self.self_attn(before(x), cache, turn)
+        x = x + scaled(after(attended), self.multiplier)
+        return x + scaled(after_mlp(self.mlp(before_mlp(x))), self.multiplier), cache
+
+    def _norm(self, name: str | None) -> Callable[[jax.Array], jax.Array]:
+        return getattr(self, name) if name else lambda x: x
 
 
 class Decoder(nnx.Module):
@@ -83,7 +90,7 @@ class Decoder(nnx.Module):
         self.kinds = tuple(tuple(layers[n] for n in members) for members in self.members)
         self.embed_tokens = Embed(config.vocab_size, config.hidden_size, rngs=rngs)
         self.layers = nnx.List([_stack(config, kind, rngs) for kind in self.kinds])
-        self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.norm = RMSNorm.of(config, config.hidden_size)
         self.lm_head = (
             None
             if config.tie_word_embeddings
@@ -104,10 +111,16 @@ class Decoder(nnx.Module):
         input_ids: Int[Array | np.ndarray, "batch time"],
         cache: tuple[Cache, ...],
         start: Int[Array, ""] | int,
+        length: Int[Array, ""] | int | None = None,
     ) -> tuple[Float[Array, "batch time width"], tuple[Cache, ...]]:
-        """Final hidden states of tokens at positions start, start + 1, ..., and the cache."""
+        """Final hidden states of tokens at positions start, start + 1, ..., and the cache.
+
+        Args:
+          length: of the sequences, which some ropes depend on; None: up to these tokens.
+        """
         start = jnp.asarray(start, jnp.int32)
-        tables = [_numbers(self.config, kind) for kind in self.kinds]
+        length = start + input_ids.shape[1] if length is None else jnp.asarray(length, jnp.int32)
+        tables = [_numbers(self.config, kind, length) for kind in self.kinds]
 
         def step(kind: int, carry: tuple, at: jax.Array) -> tuple:
             x, cache = carry
@@ -118,15 +131,20 @@ class Decoder(nnx.Module):
             return jax.lax.optimization_barrier(x), (*cache[:kind], new, *cache[kind + 1 :])
 
         x = self.embed_tokens(input_ids, self.compute_dtype)
+        factor = self.config.embedding_multiplier
+        if self.config.embedding_multiplier_rounded:
+            factor = float(np.asarray(factor, self.compute_dtype))
+        x = scaled(x, factor)
         x, cache = run(self.members, step, (x, cache))
         return self.norm(x), cache
 
     @modes.standard
     def logits(self, hidden: Float[Array, "*batch width"]) -> Float[Array, "*batch vocabulary"]:
         """float32 logits of hidden states."""
-        if self.lm_head is None:
-            return self.embed_tokens.attend(hidden, out_dtype=jnp.float32)
-        return self.lm_head(hidden, out_dtype=jnp.float32)
+        project = self.embed_tokens.attend if self.lm_head is None else self.lm_head
+        logits = project(hidden, out_dtype=jnp.float32)
+        logits = logits if self.config.logits_scaling == 1 else logits / self.config.logits_scaling
+        return soft_capped(logits, self.config.logits_soft_cap)
 
     @modes.standard
     def __call__(
@@ -143,13 +161,15 @@ def _stack(config: DecoderConfig, layers: Sequence[Layer], rngs: nnx.Rngs) -> Bl
     return nnx.split_rngs(splits=len(layers))(make)(rngs)
 
 
-def _numbers(config: DecoderConfig, layers: Sequence[Layer]) -> tuple[jax.Array, ...]:
+def _numbers(
+    config: DecoderConfig, layers: Sequence[Layer], length: Int[Array, ""]
+) -> tuple[jax.Array, ...]:
     """Numbers in which layers of one kind differ, as `Turn` has them, a row each."""
-    frequencies = [inverse_frequencies(layer.rope, config.head_dim) for layer in layers]
-    amplitudes = [layer.rope.amplitude for layer in layers]
+    frequencies = [frequencies_at(layer.rope, config.head_dim, length) for layer in layers]
+    amplitudes = [layer.rope.amplitude if layer.rope else 1.0 for layer in layers]
     windows = [layer.window or 0 for layer in layers]
     return (
-        jnp.asarray(np.stack(frequencies)),
+        jnp.stack(frequencies),
         jnp.asarray(amplitudes, jnp.float32),
         jnp.asarray(windows, jnp.int32),
     )

@@ -56,7 +56,7 @@ def read_config(checkpoint: Checkpoint) -> tuple[Architecture, DecoderConfig]:
     keys = Keys({**content, **{key: config.get(key) for key in _GENERATED}})
     try:
         name = _name(config)
-        if any(key.startswith("AutoModel") for key in keys.get("auto_map") or ()):
+        if not _same_code(keys.get("auto_map") or {}, ARCHITECTURES[name].own_code):
             raise UnsupportedError(
                 "config.json: auto_map",
                 expected="no model of its own code",
@@ -90,6 +90,16 @@ def _name(config: Mapping[str, Any]) -> str:
             found=f"{told!r} and {kind!r}",
         )
     return name
+
+
+def _same_code(auto_map: Any, known: Sequence[str]) -> bool:
+    """Whether all models that a config takes from code of its own are known to compute the same."""
+    items = auto_map.items() if isinstance(auto_map, Mapping) else [("AutoModel", auto_map)]
+    return all(
+        isinstance(value, str) and value.rpartition(".")[2] in known
+        for key, value in items
+        if key.startswith("AutoModel")
+    )
 
 
 @modes.detached

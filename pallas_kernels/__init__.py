@@ -3,6 +3,7 @@
 from .api import decode, matmul, take_rows
 from .backends import default_backend
 from .conversion import to_resident
+from .grouped import grouped_matmul
 from .layouts import LAYOUTS
 from .resident import ResidentTensor
 from .sharded import ShardedTensor
@@ -15,6 +16,7 @@ __all__ = [
     "abstract_weight",
     "decode",
     "default_backend",
+    "grouped_matmul",
     "matmul",
     "take_rows",
     "to_resident",

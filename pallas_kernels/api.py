@@ -7,7 +7,6 @@ layout, `reference` is what all are held to.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -93,6 +92,19 @@ def matmul(
             found=list(x.shape),
         )
     out_dtype = x.dtype if out_dtype is None else jnp.dtype(out_dtype)
+    expect_backend(w, backend)
+    options = {"transpose_w": transpose_w, "interpret": interpret, "precision": precision}
+
+    def run(x: Array, w: Weight, out_dtype: Any = out_dtype) -> Array:
+        if isinstance(w, ShardedTensor):
+            return sharded.matmul(x, w, run, transpose_w=transpose_w, out_dtype=out_dtype)
+        return _matmul(x, w, out_dtype=out_dtype, **options)
+
+    return modes.automatic(run, x, w, out=lambda: modes.spec_of(x, x.ndim - 1))
+
+
+def expect_backend(w: Weight | np.ndarray, backend: str | None) -> None:
+    """Raises UnsupportedError for another backend than that of a weight's layout."""
     if not isinstance(w, ResidentTensor | ShardedTensor):
         if backend not in (None, "reference"):
             raise UnsupportedError(
@@ -105,14 +117,18 @@ def matmul(
             found=repr(backend),
             hint="call to_resident with that backend",
         )
-    options = {"transpose_w": transpose_w, "interpret": interpret, "precision": precision}
 
-    def run(x: Array, w: Weight, out_dtype: Any = out_dtype) -> Array:
-        if isinstance(w, ShardedTensor):
-            return sharded.matmul(x, w, run, transpose_w=transpose_w, out_dtype=out_dtype)
-        return _matmul(x, w, out_dtype=out_dtype, **options)
 
-    return modes.automatic(run, x, w, out=lambda: modes.spec_of(x, x.ndim - 1))
+def is_full(precision: Any) -> bool:
+    """Whether a product is to keep all bits of x."""
+    try:
+        return jax.lax.Precision(precision or "default") == jax.lax.Precision.HIGHEST
+    except ValueError as error:
+        raise InputError(
+            "precision",
+            expected="None, a jax.lax.Precision or its name",
+            found=f"{precision!r:.60}",
+        ) from error
 
 
 def _expect(w: Any) -> None:
@@ -129,19 +145,12 @@ def _matmul(
     interpret: Any,
     precision: Any,
 ) -> Float[Array, "*batch N"]:
-    try:
-        full_precision = jax.lax.Precision(precision or "default") == jax.lax.Precision.HIGHEST
-    except ValueError as error:
-        raise InputError(
-            "precision",
-            expected="None, a jax.lax.Precision or its name",
-            found=f"{precision!r:.60}",
-        ) from error
+    full_precision = is_full(precision)
     if not isinstance(w, ResidentTensor):
         return reference.dense_matmul(x, w, transpose_w=transpose_w, out_dtype=out_dtype)
     if w.record.kernels is None:
         return reference.matmul(x, w, transpose_w=transpose_w, out_dtype=out_dtype)
-    x = x.astype(x.dtype if x.dtype in (jnp.bfloat16, jnp.float32) else jnp.float32)
+    x = x.astype(fused.dtype_of(x))
     product = Product(
         transpose_w=transpose_w,
         x_dtype=x.dtype,

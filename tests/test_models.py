@@ -22,7 +22,7 @@ import jentropy
 from jentropy import formats, models
 from jentropy.checkpoints import safetensors
 from jentropy.errors import InputError, UnsupportedError
-from jentropy.models import decoder, layers
+from jentropy.models import layers, rope
 from jentropy.models.config import RopeConfig, decoder_config
 from jentropy.models.rope import inverse_frequencies
 from jentropy.pallas_kernels import ResidentTensor
@@ -66,7 +66,7 @@ def rounded_frequencies(monkeypatch):
     def rounded(config, head_dim):
         return inverse_frequencies(config, head_dim).astype(ml_dtypes.bfloat16).astype(np.float32)
 
-    monkeypatch.setattr(decoder, "inverse_frequencies", rounded)
+    monkeypatch.setattr(rope, "inverse_frequencies", rounded)
     jax.clear_caches()
     yield
     jax.clear_caches()
@@ -325,6 +325,7 @@ def test_llama3_frequencies():
             "low_freq_factor: expected below high_freq_factor = 1.0, found 1.0",
         ),
         ({"num_attention_heads": 3, "num_key_value_heads": 2}, InputError, "multiple"),
+        ({"rope_scaling": {"rope_type": "mrope"}}, UnsupportedError, "found mrope"),
         ({"rope_scaling": {"rope_type": "yarn"}}, InputError, "'factor'"),
         ({"rope_theta": "x"}, InputError, "rope_theta"),
         ({"hidden_act": "tanh"}, UnsupportedError, "hidden_act"),
