@@ -98,10 +98,8 @@ def take(stack: nnx.Module, at: Int[Array, ""]) -> nnx.Module:
     """
 
     def one(weight: Any) -> Any:
-        if isinstance(weight, ResidentTensor):
+        if isinstance(weight, ResidentTensor | ShardedTensor):
             return weight.layer(at)
-        if isinstance(weight, ShardedTensor):
-            return weight[at]
         return jax.lax.optimization_barrier(
             jax.lax.dynamic_index_in_dim(weight, at, keepdims=False)
         )

@@ -79,7 +79,7 @@ def matmul(
       >>> jentropy.matmul(jnp.ones((2, 16)), w).shape
       (2, 32)
     """
-    _expect(w)
+    expect(w)
     if not isinstance(x, jax.Array | np.ndarray):
         raise InputError("x", expected="an array", found=type(x).__name__)
     if len(w.shape) != 2:
@@ -131,7 +131,8 @@ def is_full(precision: Any) -> bool:
         ) from error
 
 
-def _expect(w: Any) -> None:
+def expect(w: Any) -> None:
+    """Raises InputError unless kernels can read a weight, or its parts over a mesh."""
     expect_weight(w.parts if isinstance(w, ShardedTensor) else w)
 
 
@@ -183,7 +184,7 @@ def decode(w: Weight, dtype: Any = None, interpret: Any = False) -> Shaped[Array
       >>> bool((jentropy.decode(jentropy.to_resident(dense)) == dense).all())
       True
     """
-    _expect(w)
+    expect(w)
     if not isinstance(w, ResidentTensor | ShardedTensor):
         return jnp.asarray(w, dtype)
     dtype = jnp.dtype(w.dtype if dtype is None else dtype)
@@ -233,7 +234,7 @@ def take_rows(
       >>> jentropy.pallas_kernels.take_rows(table, jnp.array([[3, 5]])).shape
       (1, 2, 128)
     """
-    _expect(w)
+    expect(w)
     dtype = jnp.dtype(w.dtype if dtype is None else dtype)
 
     def taken(w: Any, ids: Any, dtype: Any = dtype) -> Array:
