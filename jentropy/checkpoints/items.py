@@ -26,9 +26,11 @@ from jentropy.containers.tensor import (
 )
 from jentropy.formats import RAW, codes_of, format_of_dtype
 
+from . import space
 from .contents import StoredArray
 from .entries import Entry
 from .progress import Progress, expect
+from .staging import expect_space
 from .writer import Writer
 
 JOURNAL_VERSION = 3
@@ -107,6 +109,7 @@ def write(
             break
         entries.append(entry)
     writer.begin(entries)
+    expect_space(writer.path, _least_bytes(items[len(entries) :]))
     done = (entry.header.raw_bytes for entry in entries)
     expect(progress, sum(item.nbytes for item in items), sum(done))
     placed: Placed = []
@@ -121,6 +124,15 @@ def write(
             placed = []
     assert len(entries) == len(items)
     return tuple(entries)
+
+
+def _least_bytes(items: Sequence[Item]) -> int:
+    """What items will take at the least."""
+    packed = sum(item.array.nbytes for item in items if is_compressed(item.array))
+    unread = sum(item.nbytes for item in items if item.reads)
+    arrays = (item.array for item in items if not item.reads)
+    mapped = space.least_bytes(array for array in arrays if isinstance(array, StoredArray))
+    return mapped + packed + int(space.UNREAD * unread)
 
 
 def _entry(name: str, described: Description, placed: Placed) -> Entry | None:
