@@ -3,16 +3,20 @@
 from .api import decode, matmul, take_rows
 from .backends import default_backend
 from .conversion import to_resident
+from .grouped import grouped_matmul
 from .layouts import LAYOUTS
 from .resident import ResidentTensor
+from .sharded import ShardedTensor
 from .variants import abstract_weight
 
 __all__ = [
     "LAYOUTS",
     "ResidentTensor",
+    "ShardedTensor",
     "abstract_weight",
     "decode",
     "default_backend",
+    "grouped_matmul",
     "matmul",
     "take_rows",
     "to_resident",

@@ -42,12 +42,15 @@ class Kernels:
       multiply: (x, weight, plan, product) -> y [m, n]: bfloat16 x [m, k] times the packed matrix,
         all padded, summed in float32; float32, or at once in `product.out_dtype`.
       decode: (weight, dtype, interpret) -> the packed matrix, padded.
+      grouped: (x, stack, group_sizes, product) -> y [rows, n], as `grouped_matmul` has them and
+        not padded; None: matrix after matrix by the others.
       decode_tile: (weight) -> rows and columns of a step of `decode`; None: it has no steps.
     """
 
     plan: Callable[..., Any]
     multiply: Callable[..., Any]
     decode: Callable[..., Any]
+    grouped: Callable[..., Any] | None = None
     decode_tile: Callable[..., tuple[int, int]] | None = None
 
 
