@@ -29,7 +29,7 @@ from jaxtyping import Array, Float, Shaped
 from jentropy import pallas_kernels as kernels
 
 from .attending import PRECISION, attend
-from .attention import Cache, Turn
+from .caches import Cache, Turn
 from .config import DecoderConfig, Layer
 from .layers import Linear, RMSNorm
 from .rope import rotate
@@ -75,7 +75,7 @@ class LatentAttention(nnx.Module):
         self, x: Float[Array, "batch time width"], cache: Cache, turn: Turn
     ) -> tuple[Float[Array, "batch time width"], Cache]:
         sizes, (batch, time, _) = self.sizes, x.shape
-        positions = turn.start + jnp.arange(time)
+        positions = turn.positions(time)
         turned = partial(
             rotate,
             positions=positions,

@@ -25,7 +25,7 @@ from .config import Architecture, DecoderConfig
 from .declared import refuse_online
 from .decoder import Decoder
 from .keys import Keys, known, refuse_unread
-from .names import LAYERS, Place, places
+from .names import LAYERS, Place, left_out, places
 from .sharding import Rules, Sharding
 from .spreading import Filling, OnOneDevice, OverMesh
 
@@ -161,6 +161,7 @@ def load(
     """
     checkpoint = open_checkpoint(path)
     architecture, config = read_config(checkpoint)
+    rules = (*left_out(config.num_layers, config.extra_layers), *architecture.names)
     tensors = {name: checkpoint.tensor(name) for name in checkpoint.names()}
     if compute_dtype is None:
         is_bf16 = any(tensor.format == "BF16" for tensor in tensors.values())
@@ -194,7 +195,7 @@ def load(
         )
         parameters = nnx.to_flat_state(nnx.state(model, nnx.Param))
         shapes = {path: tuple(variable.get_value().shape) for path, variable in parameters}
-        return model, *places(tensors, architecture.names, shapes, model.members)
+        return model, *places(tensors, rules, shapes, model.members)
 
     model, named, missing = build({})
     _check(checkpoint, config, tensors, named, missing)
@@ -263,7 +264,7 @@ def _check(
         why = f": {raw} is kept as RAW codes ({unread[raw]})" if raw else ""
         failures.append(f"missing {name}{why}")
     for name in sorted(tensors.keys() - named.keys() - unread.keys()):
-        tied = config.tie_word_embeddings and name == _HEAD
+        tied = config.tie_word_embeddings and name.endswith(_HEAD)
         if name.endswith(_FACTORS):
             failures.append(f"{name} scales the input of its layer, which this model does not do")
         elif not (tied or name.endswith(_DERIVED) or _adds_nothing(tensors[name])):
