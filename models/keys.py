@@ -81,6 +81,11 @@ def flag(config: Mapping[str, Any], key: str, default: bool = False) -> bool:
     return bool(value)
 
 
+def count(config: Mapping[str, Any], key: str, default: int = 0) -> int:
+    """The value of a key that is a number of things, which may be none."""
+    return require(config, key, int, default or None) if config.get(key, default) else 0
+
+
 def token_ids(config: Mapping[str, Any], key: str) -> tuple[int, ...]:
     """The token ids of a key: one, a list, or none, which -1 stands for too (Llama 1)."""
     value = config.get(key)

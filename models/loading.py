@@ -26,7 +26,7 @@ from .config import Architecture, DecoderConfig
 from .declared import refuse_online
 from .decoder import Decoder
 from .keys import Keys, known, refuse_unread
-from .names import LAYERS, Place, places
+from .names import LAYERS, Place, left_out, places
 from .stored import FACTORS, StoredWeights
 
 _SHOWN = 4  # failures named in a message
@@ -151,6 +151,7 @@ def load(
     """
     checkpoint = open_checkpoint(path)
     architecture, config = read_config(checkpoint)
+    rules = (*left_out(config.num_layers, config.extra_layers), *architecture.names)
     tensors = {name: checkpoint.tensor(name) for name in checkpoint.names()}
     if compute_dtype is None:
         is_bf16 = any(tensor.format == "BF16" for tensor in tensors.values())
@@ -179,7 +180,7 @@ def load(
         )
         parameters = nnx.to_flat_state(nnx.state(model, nnx.Param))
         shapes = {path: tuple(variable.get_value().shape) for path, variable in parameters}
-        return model, *places(tensors, architecture.names, shapes, model.members)
+        return model, *places(tensors, rules, shapes, model.members)
 
     model, named, missing = build({})
     _check(checkpoint, config, tensors, named, missing, stored)

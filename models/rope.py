@@ -162,13 +162,18 @@ class RopeConfig:
 
 
 def rope_config(
-    config: Mapping[str, Any], *, theta: float = 10000.0, partly: bool = False
+    config: Mapping[str, Any],
+    *,
+    theta: float = 10000.0,
+    partly: bool = False,
+    rotated: float = 1.0,
 ) -> RopeConfig:
     """Reads `rope_parameters`, or `rope_theta` and `rope_scaling`.
 
     Args:
       theta: what `rope_theta` is where it is missing.
       partly: whether the architecture knows a `partial_rotary_factor`.
+      rotated: what that is where it is missing.
     """
     told = Keys({})
     places = {place: config.get(place) or {} for place in ("rope_parameters", "rope_scaling")}
@@ -193,7 +198,7 @@ def rope_config(
     }
     if kind == "dynamic":
         values["original_context"] = require(config, "max_position_embeddings", int, 2048)
-    rotated = require(told, "partial_rotary_factor", float, 1.0)
+    rotated = require(told, "partial_rotary_factor", float, rotated)
     if rotated != 1.0 and not partly:
         raise UnsupportedError("config.json: partial_rotary_factor", expected="1", found=rotated)
     theta = require(told, "rope_theta", float, theta)

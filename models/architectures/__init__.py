@@ -10,14 +10,22 @@ from __future__ import annotations
 
 from jentropy.models.config import Architecture
 
+from .glm4_moe import GLM4_MOE
+from .gpt_oss import GPT_OSS
 from .llama import LLAMA
+from .mixtral import MIXTRAL
 from .qwen2 import QWEN2
 from .qwen3 import QWEN3
+from .qwen3_moe import QWEN3_MOE
 
 ARCHITECTURES: dict[str, Architecture] = {
+    "Glm4MoeForCausalLM": GLM4_MOE,
+    "GptOssForCausalLM": GPT_OSS,
     "LlamaForCausalLM": LLAMA,
+    "MixtralForCausalLM": MIXTRAL,
     "Qwen2ForCausalLM": QWEN2,
     "Qwen3ForCausalLM": QWEN3,
+    "Qwen3MoeForCausalLM": QWEN3_MOE,
 }
 # `model_type`, and the class that is saved without an output projection.
 OTHER_NAMES = {other: name for name, made in ARCHITECTURES.items() for other in made.other_names}
