@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from jentropy.models.config import Architecture
 
+from .deepseek_v2 import DEEPSEEK_V2
+from .deepseek_v3 import DEEPSEEK_V3
 from .glm4_moe import GLM4_MOE
 from .gpt_oss import GPT_OSS
 from .llama import LLAMA
@@ -19,6 +21,8 @@ from .qwen3 import QWEN3
 from .qwen3_moe import QWEN3_MOE
 
 ARCHITECTURES: dict[str, Architecture] = {
+    "DeepseekV2ForCausalLM": DEEPSEEK_V2,
+    "DeepseekV3ForCausalLM": DEEPSEEK_V3,
     "Glm4MoeForCausalLM": GLM4_MOE,
     "GptOssForCausalLM": GPT_OSS,
     "LlamaForCausalLM": LLAMA,
