@@ -192,7 +192,6 @@ def sliding_windows(
     *,
     used: bool,
     first: int = 0,
-    window: int | None = None,
     slides: Callable[[int], bool] | None = None,
 ) -> tuple[int | None, ...]:
     """Of every layer the positions that a token sees; None where it sees all before it.
@@ -200,17 +199,17 @@ def sliding_windows(
     Args:
       used: whether a `sliding_window` counts where `use_sliding_window` is missing.
       first: layer from which on it counts where `max_window_layers` is missing.
-      window: what stands for a `sliding_window` that is missing.
       slides: whether a layer slides where `layer_types` is missing; None: all from the first on.
     """
-    told, used = config.get("sliding_window", window), flag(config, "use_sliding_window", used)
-    window = require(config, "sliding_window", int, window) if told and used else None
+    told, used = config.get("sliding_window"), flag(config, "use_sliding_window", used)
+    window = require(config, "sliding_window") if told and used else None
     first = require(config, "max_window_layers", float, first)
     kinds, layers = config.get("layer_types"), require(config, "num_hidden_layers")
     if not kinds:
-        short = window and window < require(config, "max_position_embeddings", int, 2048)
-        slides = slides or (lambda layer: layer >= first)
-        return tuple(window if short and slides(layer) else None for layer in range(layers))
+        if slides is None:
+            short = window and window < require(config, "max_position_embeddings", int, 2048)
+            slides = (lambda layer: layer >= first) if short else (lambda layer: False)
+        return tuple(window if slides(layer) else None for layer in range(layers))
     windows = {"full_attention": None} | ({"sliding_attention": window} if window else {})
     unknown = [kind for kind in kinds if kind not in windows]
     if unknown or len(kinds) != layers:

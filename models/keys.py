@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections import UserDict
+from collections import ChainMap, UserDict
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,12 @@ class Keys(UserDict[str, Any]):
     def __getitem__(self, key: str) -> Any:
         self.read.add(key)
         return super().__getitem__(key)
+
+
+def with_defaults(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The same, with values for keys that are missing; what is read of it is read of `config`."""
+    maps: Any = (config, defaults)
+    return ChainMap(*maps)
 
 
 def _wrong(key: str, expected: str, value: Any) -> InputError:

@@ -6,11 +6,13 @@ from .conversion import to_resident
 from .grouped import grouped_matmul
 from .layouts import LAYOUTS
 from .resident import ResidentTensor
+from .sharded import ShardedTensor
 from .variants import abstract_weight
 
 __all__ = [
     "LAYOUTS",
     "ResidentTensor",
+    "ShardedTensor",
     "abstract_weight",
     "decode",
     "default_backend",

@@ -7,7 +7,6 @@ layout, `reference` is what all are held to.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -19,14 +18,17 @@ from jaxtyping import Array, Float, Int, Shaped
 from jentropy import modes
 from jentropy.errors import InputError, UnsupportedError
 
-from . import fused, reference
+from . import fused, reference, sharded
 from .fused import Product
 from .resident import ResidentTensor, expect_weight
+from .sharded import ShardedTensor
+
+Weight = ResidentTensor | ShardedTensor | Array | np.ndarray
 
 
 def matmul(
     x: Float[Array | np.ndarray, "*batch K"],
-    w: ResidentTensor | Array | np.ndarray,
+    w: Weight,
     transpose_w: bool = False,
     backend: str | None = None,
     out_dtype: Any = None,
@@ -50,8 +52,9 @@ def matmul(
 
     Args:
       x: activations, any leading dimensions.
-      w: [K, N], resident or dense; with `transpose_w` stored [N, K], as in checkpoints. In a loop
-        over stacked layers take it as `stack[i]`, which copies nothing.
+      w: [K, N], resident or dense, or over a mesh, each device multiplying by its part; with
+        `transpose_w` stored [N, K], as in checkpoints. In a loop over stacked layers take it as
+        `stack[i]`, which copies nothing.
       transpose_w: multiplies by the transpose of w.
       backend: None takes the backend of w's layout; another one's name raises.
       out_dtype: dtype of the result, that of x by default.
@@ -76,7 +79,7 @@ def matmul(
       >>> jentropy.matmul(jnp.ones((2, 16)), w).shape
       (2, 32)
     """
-    expect_weight(w)
+    expect(w)
     if not isinstance(x, jax.Array | np.ndarray):
         raise InputError("x", expected="an array", found=type(x).__name__)
     if len(w.shape) != 2:
@@ -90,19 +93,19 @@ def matmul(
         )
     out_dtype = x.dtype if out_dtype is None else jnp.dtype(out_dtype)
     expect_backend(w, backend)
-    run = partial(
-        _matmul,
-        transpose_w=transpose_w,
-        out_dtype=out_dtype,
-        interpret=interpret,
-        precision=precision,
-    )
+    options = {"transpose_w": transpose_w, "interpret": interpret, "precision": precision}
+
+    def run(x: Array, w: Weight, out_dtype: Any = out_dtype) -> Array:
+        if isinstance(w, ShardedTensor):
+            return sharded.matmul(x, w, run, transpose_w=transpose_w, out_dtype=out_dtype)
+        return _matmul(x, w, out_dtype=out_dtype, **options)
+
     return modes.automatic(run, x, w, out=lambda: modes.spec_of(x, x.ndim - 1))
 
 
-def expect_backend(w: ResidentTensor | Array | np.ndarray, backend: str | None) -> None:
+def expect_backend(w: Weight | np.ndarray, backend: str | None) -> None:
     """Raises UnsupportedError for another backend than that of a weight's layout."""
-    if not isinstance(w, ResidentTensor):
+    if not isinstance(w, ResidentTensor | ShardedTensor):
         if backend not in (None, "reference"):
             raise UnsupportedError(
                 f"backend {backend!r} for a dense weight", expected="reference", found=backend
@@ -126,6 +129,11 @@ def is_full(precision: Any) -> bool:
             expected="None, a jax.lax.Precision or its name",
             found=f"{precision!r:.60}",
         ) from error
+
+
+def expect(w: Any) -> None:
+    """Raises InputError unless kernels can read a weight, or its parts over a mesh."""
+    expect_weight(w.parts if isinstance(w, ShardedTensor) else w)
 
 
 @modes.standard
@@ -155,9 +163,7 @@ def _matmul(
     return y.reshape(*x.shape[:-1], w.matrix[0 if transpose_w else 1])
 
 
-def decode(
-    w: ResidentTensor | Array | np.ndarray, dtype: Any = None, interpret: Any = False
-) -> Shaped[Array, "*shape"]:
+def decode(w: Weight, dtype: Any = None, interpret: Any = False) -> Shaped[Array, "*shape"]:
     """The dense weight, bit for bit: NaN payloads, -0 and subnormals included.
 
     Args:
@@ -178,11 +184,17 @@ def decode(
       >>> bool((jentropy.decode(jentropy.to_resident(dense)) == dense).all())
       True
     """
-    expect_weight(w)
-    if not isinstance(w, ResidentTensor):
+    expect(w)
+    if not isinstance(w, ResidentTensor | ShardedTensor):
         return jnp.asarray(w, dtype)
     dtype = jnp.dtype(w.dtype if dtype is None else dtype)
-    return modes.automatic(lambda w: _decode(w, dtype, interpret), w, out=PartitionSpec)
+
+    def run(w: Weight) -> Array:
+        if isinstance(w, ShardedTensor):
+            return sharded.decode(w, run)
+        return _decode(w, dtype, interpret) if isinstance(w, ResidentTensor) else w.astype(dtype)
+
+    return modes.automatic(run, w, out=PartitionSpec)
 
 
 @modes.standard
@@ -197,7 +209,7 @@ def _decode(w: ResidentTensor, dtype: np.dtype, interpret: Any) -> Shaped[Array,
 
 @modes.standard
 def take_rows(
-    w: ResidentTensor | Array | np.ndarray,
+    w: Weight,
     ids: Int[Array | np.ndarray, "*batch"],
     dtype: Any = None,
 ) -> Shaped[Array, "*batch columns"]:
@@ -222,10 +234,12 @@ def take_rows(
       >>> jentropy.pallas_kernels.take_rows(table, jnp.array([[3, 5]])).shape
       (1, 2, 128)
     """
-    expect_weight(w)
+    expect(w)
     dtype = jnp.dtype(w.dtype if dtype is None else dtype)
 
-    def taken(w: Any, ids: Any) -> Array:
+    def taken(w: Any, ids: Any, dtype: Any = dtype) -> Array:
+        if isinstance(w, ShardedTensor):
+            return sharded.take_rows(w, ids, dtype, taken)
         if isinstance(w, ResidentTensor):
             return reference.take_rows(w, ids, dtype)
         return jnp.take(w, ids, axis=0, mode="clip").astype(dtype)
