@@ -77,9 +77,7 @@ def _within_groups(
 class Projection(nnx.Module):
     """Matrices of all experts, [experts, outputs, inputs], dense or compressed."""
 
-    def __init__(
-        self, experts: int, inputs: int, outputs: int, *, use_bias: bool, rngs: nnx.Rngs
-    ):
+    def __init__(self, experts: int, inputs: int, outputs: int, *, use_bias: bool, rngs: nnx.Rngs):
         normal = jax.random.normal(rngs.params(), (experts, outputs, inputs))
         self.weight = nnx.Param(INIT_STD * normal)
         self.bias = nnx.Param(jnp.zeros((experts, outputs))) if use_bias else None
@@ -178,9 +176,7 @@ def mixed(
     expert = local[order]
 
     def project(rows: Array, part: Matrices) -> Array:
-        y = kernels.grouped_matmul(
-            rows, part.weight, sizes, transpose_w=True, precision="highest"
-        )
+        y = kernels.grouped_matmul(rows, part.weight, sizes, transpose_w=True, precision="highest")
         if part.bias is None:
             return y
         return y + part.bias.at[expert].get(mode="fill", fill_value=0).astype(y.dtype)
