@@ -112,6 +112,7 @@ def measure(path: str, address: str, processes: int, number: int) -> None:
         if not array.is_deleted()
     )
     resident, peak = status("VmRSS"), status("VmHWM")
+    of_files = status("RssFile")
     logits = np.asarray(model(np.arange(8)[None]))
     print(
         json.dumps(
@@ -122,6 +123,7 @@ def measure(path: str, address: str, processes: int, number: int) -> None:
                 "device_buffers": buffers,
                 "resident": resident,
                 "resident_less_buffers": resident - buffers,
+                "of_files": of_files,
                 "peak": peak,
                 "logits": float(np.abs(logits).sum()),
             }
