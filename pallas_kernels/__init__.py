@@ -3,6 +3,7 @@
 from .api import decode, matmul, take_rows
 from .backends import default_backend
 from .conversion import to_resident
+from .dense_layer import DenseLayer, layer_of
 from .grouped import grouped_matmul
 from .layouts import LAYOUTS
 from .resident import ResidentTensor
@@ -10,6 +11,7 @@ from .sharded import ShardedTensor
 from .variants import abstract_weight
 
 __all__ = [
+    "DenseLayer",
     "LAYOUTS",
     "ResidentTensor",
     "ShardedTensor",
@@ -17,6 +19,7 @@ __all__ = [
     "decode",
     "default_backend",
     "grouped_matmul",
+    "layer_of",
     "matmul",
     "take_rows",
     "to_resident",

@@ -19,6 +19,7 @@ from jentropy import modes
 from jentropy.errors import InputError, UnsupportedError
 
 from . import fused, reference, sharded
+from .dense_layer import DenseLayer
 from .fused import Product
 from .resident import ResidentTensor, expect_weight
 from .sharded import ShardedTensor
@@ -103,7 +104,7 @@ def matmul(
     return modes.automatic(run, x, w, out=lambda: modes.spec_of(x, x.ndim - 1))
 
 
-def expect_backend(w: Weight | np.ndarray, backend: str | None) -> None:
+def expect_backend(w: Weight | DenseLayer, backend: str | None) -> None:
     """Raises UnsupportedError for another backend than that of a weight's layout."""
     if not isinstance(w, ResidentTensor | ShardedTensor):
         if backend not in (None, "reference"):
