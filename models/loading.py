@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from .keys import Keys, known, refuse_unread
 from .names import LAYERS, Place, left_out, places
 from .sharding import Rules, Sharding
 from .spreading import Filling, OnOneDevice, OverMesh
+from .stored import FACTORS, StoredWeights
 
 _MOST_READINGS = 4  # of a checkpoint, over a mesh
 _SHOWN = 4  # failures named in a message
@@ -36,8 +36,6 @@ _ADAPTER = "adapter_config.json"  # whose weights other loaders would add to the
 _GENERATED = ("eos_token_id", "pad_token_id")  # what `generation_config.json` may tell
 # Keys that other tools write beside the weights; the model derives what they hold.
 _DERIVED = ("rotary_emb.inv_freq",)
-# Factors of a layer's input, which its product from the weight alone would lack.
-_FACTORS = ("act_pre_scale", "pre_quant_scale")
 
 
 def read_config(checkpoint: Checkpoint) -> tuple[Architecture, DecoderConfig]:
@@ -161,7 +159,7 @@ def load(
     """
     checkpoint = open_checkpoint(path)
     architecture, config = read_config(checkpoint)
-    rules = (*left_out(config.num_layers, config.extra_layers), *architecture.names)
+    naming = (*left_out(config.num_layers, config.extra_layers), *architecture.names)
     tensors = {name: checkpoint.tensor(name) for name in checkpoint.names()}
     if compute_dtype is None:
         is_bf16 = any(tensor.format == "BF16" for tensor in tensors.values())
@@ -171,14 +169,15 @@ def load(
     backend = kernels.default_backend()
     layouts = {name: [backend, *({"reference"} - {backend}), ""] for name in tensors}
 
-    compressed = isinstance(checkpoint, CompressedCheckpoint)
+    compressed, stored = isinstance(checkpoint, CompressedCheckpoint), StoredWeights(checkpoint)
 
     def make(tensor: Tensor, codes: Any, place: Place) -> Any:
-        is_plain = tensor.dtype is not None
-        if dense or (is_plain and not compressed):
-            values = tensor.values(codes) if is_plain else tensor.dequantize(compute_dtype, codes)
-            return place.of_array(values)
-        return place.of_quantized(replace(tensor.weight, codes=dict(codes)))
+        weight = stored.of(tensor, codes)
+        is_plain = not weight.number_format.parameters
+        if is_plain and (dense or not compressed):
+            return place.of_array(tensor.values(codes))
+        part = place.of_quantized(weight)
+        return part.dequantize(compute_dtype) if dense else part
 
     def lay(tensor: Tensor, weight: Any) -> Any:
         if not isinstance(weight, formats.QuantizedTensor):
@@ -195,10 +194,10 @@ def load(
         )
         parameters = nnx.to_flat_state(nnx.state(model, nnx.Param))
         shapes = {path: tuple(variable.get_value().shape) for path, variable in parameters}
-        return model, *places(tensors, rules, shapes, model.members)
+        return model, *places(tensors, naming, shapes, model.members)
 
     model, named, missing = build({})
-    _check(checkpoint, config, tensors, named, missing)
+    _check(checkpoint, config, tensors, named, missing, stored)
     alike: dict[str, Hashable] = {name: t.number_format for name, t in tensors.items()}
     for _ in range(2 if mesh is None else _MOST_READINGS):
         weights = defaultdict(set)  # what those of every layer share with others of its stack
@@ -210,7 +209,6 @@ def load(
         shared = {layer: frozenset(alikes) for layer, alikes in weights.items()}
         if any(len({shared.get(n) for n in members}) > 1 for members in model.members):
             model, named, _ = build(shared)
-        expect(progress, sum(math.prod(tensor.shape) for tensor in tensors.values()))
         filling = OverMesh(sharding) if sharding else OnOneDevice()
         _fill(checkpoint, named, make, lay, filling, progress)
         likes, unlike, done = filling.alike()
@@ -239,11 +237,20 @@ def _fill(
       make: (tensor, its codes, place) -> what of it goes there, as it is stored.
       lay: (tensor, that or a piece of it) -> the same in its layout.
     """
-    for tensor, codes in checkpoint.read_all():
+    parts: dict[str, tuple[slice, ...] | None] = {}
+    for name in checkpoint.names():
+        match named.get(name, ()):
+            case [place]:
+                parts[name] = filling.wanted(checkpoint.tensor(name), place)
+            case places:
+                parts[name] = () if places else None
+    read = [name for name, part in parts.items() if part is not None]
+    expect(progress, sum(math.prod(checkpoint.tensor(name).shape) for name in read))
+    for tensor, codes in checkpoint.read_all(parts):
         if progress:
             progress(math.prod(tensor.shape))
-        for place in named.get(tensor.name, ()):  # none of what `_check` let pass
-            for piece in filling.pieces(place, make(tensor, codes, place)):
+        for place in named[tensor.name]:
+            for piece in filling.pieces(tensor.name, place, make(tensor, codes, place)):
                 filling.add(tensor.name, place.path, piece, lay(tensor, piece.weight))
 
 
@@ -253,6 +260,7 @@ def _check(
     tensors: Mapping[str, Tensor],
     named: Mapping[str, Sequence[Place]],
     missing: Sequence[str],
+    stored: StoredWeights,
 ) -> None:
     """Collects everything that does not fit before it complains."""
     # Quantised weights that nothing explains: what lies in a module may be the one that is missing.
@@ -265,9 +273,11 @@ def _check(
         failures.append(f"missing {name}{why}")
     for name in sorted(tensors.keys() - named.keys() - unread.keys()):
         tied = config.tie_word_embeddings and name.endswith(_HEAD)
-        if name.endswith(_FACTORS):
-            failures.append(f"{name} scales the input of its layer, which this model does not do")
-        elif not (tied or name.endswith(_DERIVED) or _adds_nothing(tensors[name])):
+        if name.endswith(FACTORS) and not stored.has(name):
+            failures.append(f"{name} scales the input of a layer that is not there")
+        elif not (
+            stored.has(name) or tied or name.endswith(_DERIVED) or _adds_nothing(tensors[name])
+        ):
             failures.append(f"unexpected {name}")
     for name, place in ((name, parts[0]) for name, parts in named.items() if parts):
         tensor = tensors[name]

@@ -48,7 +48,7 @@ class DenseLayer:
         return part_of(self.array, self.index, at)
 
 
-def layer_of(stack: Shaped[Array, "layer *axes"], at: Int[Array, ""]) -> Array | DenseLayer:
+def layer_of(stack: Shaped[Array, "*stack"], at: Int[Array, ""]) -> Array | DenseLayer:
     """One layer of a stack; where it has several matrices, these stay where they are.
 
     Args:

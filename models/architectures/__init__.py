@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from jentropy.models.config import Architecture
 
+from .deepseek_v2 import DEEPSEEK_V2
+from .deepseek_v3 import DEEPSEEK_V3
 from .gemma2 import GEMMA2
 from .gemma3 import GEMMA3, GEMMA3_WITH_IMAGES
 from .glm4_moe import GLM4_MOE
@@ -27,6 +29,8 @@ from .qwen3_moe import QWEN3_MOE
 from .smollm3 import SMOLLM3
 
 ARCHITECTURES: dict[str, Architecture] = {
+    "DeepseekV2ForCausalLM": DEEPSEEK_V2,
+    "DeepseekV3ForCausalLM": DEEPSEEK_V3,
     "Gemma2ForCausalLM": GEMMA2,
     "Gemma3ForCausalLM": GEMMA3,
     "Gemma3ForConditionalGeneration": GEMMA3_WITH_IMAGES,
