@@ -45,8 +45,8 @@ class Attention(nnx.Module):
         """An empty cache of keys and values, of every position or of the window's."""
         slots = capacity if self.window is None else min(capacity, self.window)
         shape = (layers, batch, slots, self.config.num_kv_heads, self.config.head_dim)
-        empty = jnp.zeros(shape, dtype)
-        return Cache(arrays=(empty, empty), sliding=self.window is not None)
+        arrays = jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)
+        return Cache(arrays=arrays, sliding=self.window is not None)
 
     def __call__(
         self, x: Float[Array, "batch time width"], cache: Cache, turn: Turn

@@ -203,7 +203,7 @@ def _sharing(ones: Sequence[Place], rule: Rule) -> list[Place]:
             shape=tuple(shape),
             rows=part if len(ones) > 1 else None,
             step=step,
-            axis=axis,
+            axis=axis if len(ones) > 1 else each.axis,
             transposed=rule.transposed,
         )
         for each, part in zip(ones, rows, strict=True)

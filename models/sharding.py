@@ -139,9 +139,8 @@ class Sharding:
             for axis in (i - len(shape) for i, one in enumerate(names) if one == name):
                 if not axes:  # this axis is not split, whatever comes later
                     names = tuple("" if one == name else one for one in names)
-                elif count > 1 and not (name == "expert" and shape[0] % count):
-                    if axis != -1 or not _scattered(weight):
-                        return self._split(name, axes, axis, count, shape, weight)
+                elif count > 1 and _divides(name, axis, count, shape, weight):
+                    return self._split(name, axes, axis, count, shape, weight)
         return Split(shape=shape)
 
     def _split(
@@ -168,9 +167,12 @@ def _names(path: Sequence[Any]) -> Axes | None:
     return next((n for end, n in NAMES.items() if re.search(f"{end}$", told)), None)
 
 
-def _scattered(weight: Any) -> bool:
-    """Whether scales of its columns are of scattered groups, which no part has alone."""
-    return isinstance(weight, QuantizedTensor) and GROUP_INDEX in weight.codes
+def _divides(name: str, axis: int, count: int, shape: tuple[int, ...], weight: Any) -> bool:
+    """Whether parts can be had: experts evenly, columns not where their groups are scattered."""
+    if name == "expert":
+        return not shape[axis] % count
+    scattered = isinstance(weight, QuantizedTensor) and GROUP_INDEX in weight.codes
+    return axis != -1 or not scattered
 
 
 def _blocks(weight: Any, axis: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""Parameters that are filled in place as weights are read: on one device, or a part on each of many.
+"""Parameters that are filled in place as weights are read: on one device, or parts on each of many.
 
 Every device fills stacks of its own, as if it were alone; in the end they are the parts of arrays
 over the mesh. Processes read the same checkpoint and hear once what the others' parts came to be
