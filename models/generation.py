@@ -29,7 +29,7 @@ from jentropy.errors import InputError
 
 from .decoder import Decoder
 from .sampling import Sampling, draw
-from .state import State, prefill, refuse_more, with_room
+from .state import State, prefill, refuse_more, renewed, until_outgrown, with_room
 
 STOPS = 8  # ids of stop tokens that there is room for, or a multiple
 BURST = 16  # tokens at the most
@@ -137,10 +137,11 @@ def step(
     Returns:
       The state behind them.
     """
-    if not isinstance(state.lengths, jax.core.Tracer):
-        state = _prepared(model, state, 1)
-    tokens = jnp.asarray(tokens, jnp.int32)
-    return _step(*nnx.split(model), state, tokens, _stops(model, stop_tokens))
+    tokens, stops = jnp.asarray(tokens, jnp.int32), _stops(model, stop_tokens)
+    if isinstance(state.lengths, jax.core.Tracer):
+        return _step(*nnx.split(model), state, tokens, stops)
+    state, lengths = _prepared(model, state, 1), np.array(state.lengths)
+    return renewed(model, _step(*nnx.split(model), state, tokens, stops), lengths)
 
 
 @modes.standard
@@ -166,8 +167,12 @@ def advance(
     """
     state = _prepared(model, state, new_tokens)
     graph, weights = nnx.split(model)
-    stops = _stops(model, stop_tokens)
-    return _advance(graph, weights, state, _numbers(sampling), stops, np.int32(new_tokens))
+    stops, numbers = _stops(model, stop_tokens), _numbers(sampling)
+    while (size := until_outgrown(model, state)) is not None and size <= new_tokens:
+        lengths, new_tokens = np.array(state.lengths), new_tokens - size
+        state = _advance(graph, weights, state, numbers, stops, np.int32(size))
+        state = renewed(model, state, lengths)
+    return _advance(graph, weights, state, numbers, stops, np.int32(new_tokens))
 
 
 @modes.standard

@@ -106,7 +106,7 @@ def prefill(
     counts = np.array([len(row) for row in rows])
     if state is None:
         state = _empty(model, _seeds(seed, len(rows)), bucket(max(capacity, counts.max())))
-    starts = np.asarray(state.lengths)
+    starts = np.array(state.lengths)
     if len(starts) != len(rows):
         raise InputError("prompts", expected=f"{len(starts)}, as in the state", found=len(rows))
     chunks = []
@@ -122,7 +122,26 @@ def prefill(
     graph, weights = nnx.split(model)
     for ids, here, _ in chunks:
         state = _read(graph, weights, state, ids, here.astype(np.int32), starts + counts)
-    return state
+    return renewed(model, state, starts)
+
+
+def until_outgrown(model: Decoder, state: State) -> int | None:
+    """How many tokens the next sequence may grow by whose rope then changes; None: none will."""
+    if (limit := model.config.outgrown) is None:
+        return None
+    lengths, done = np.asarray(state.lengths), np.asarray(state.done)
+    left = limit + 1 - lengths[~done & (lengths <= limit)]
+    return int(left.min()) if left.size else None
+
+
+def renewed(model: Decoder, state: State, lengths: np.ndarray) -> State:
+    """The state, its cache made anew if one of these lengths has outgrown its rope by now."""
+    limit, tokens, now = model.config.outgrown, *map(np.asarray, (state.tokens, state.lengths))
+    if limit is None or not ((lengths > 0) & (lengths <= limit) & (now > limit)).any():
+        return state
+    rows = [row[:length] for row, length in zip(tokens, now, strict=True)]
+    new = prefill(model, rows, capacity=state.capacity)
+    return replace(state, cache=new.cache, logits=new.logits)
 
 
 def refuse_more(model: Decoder, positions: int, what: str) -> None:
