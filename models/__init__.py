@@ -10,8 +10,10 @@ from pathlib import Path
 from .architectures import ARCHITECTURES, OTHER_NAMES
 from .config import DecoderConfig, RopeConfig
 from .decoder import Decoder
-from .generation import generate
+from .generation import advance, generate, sample, step, stream
 from .loading import load
+from .sampling import Sampling
+from .state import State, prefill
 from .text import continue_text, load_tokenizer
 
 BUNDLED = Path(__file__).parent / "bundled" / "pystdlib"  # the demo's model
@@ -23,8 +25,15 @@ __all__ = [
     "DecoderConfig",
     "OTHER_NAMES",
     "RopeConfig",
+    "Sampling",
+    "State",
+    "advance",
     "continue_text",
     "generate",
     "load",
     "load_tokenizer",
+    "prefill",
+    "sample",
+    "step",
+    "stream",
 ]
