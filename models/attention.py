@@ -35,6 +35,8 @@ class Attention(nnx.Module):
         self.v_proj = Linear(width, pairs, use_bias=bias, rngs=rngs)
         self.o_proj = Linear(queries, width, use_bias=config.output_bias, rngs=rngs)
         self.scale = config.attention_scale or config.head_dim**-0.5
+        sinks = jnp.zeros((config.num_heads,))
+        self.sinks = nnx.Param(sinks) if config.attention_sinks else None
         if config.qk_norm:
             self.q_norm = RMSNorm.of(config, queries if config.qk_norm_whole else config.head_dim)
             self.k_norm = RMSNorm.of(config, pairs if config.qk_norm_whole else config.head_dim)
@@ -71,5 +73,6 @@ class Attention(nnx.Module):
             slots=slots,
             window=turn.window if cache.sliding else None,
             soft_cap=config.attention_soft_cap,
+            sinks=None if self.sinks is None else self.sinks.get_value(),
         )
         return self.o_proj(mixed.reshape(batch, time, -1)), cache

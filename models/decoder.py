@@ -23,6 +23,7 @@ from jentropy import modes
 from .attention import Attention
 from .caches import Cache, Turn
 from .config import NORMS, DecoderConfig, Layer
+from .experts import Experts
 from .kinds import members_of, run, take
 from .latent import LatentAttention
 from .layers import MLP, Embed, Linear, RMSNorm, scaled, soft_capped
@@ -38,7 +39,7 @@ class Block(nnx.Module):
             setattr(self, name, RMSNorm.of(config, config.hidden_size))
         attention = LatentAttention if config.latent else Attention
         self.self_attn = attention(config, layer, rngs=rngs)
-        self.mlp = MLP(config, rngs=rngs)
+        self.mlp = (Experts if layer.routed else MLP)(config, rngs=rngs)
 
     def __call__(
         self, x: Float[Array, "batch time width"], cache: Cache, turn: Turn

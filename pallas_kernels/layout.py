@@ -79,6 +79,8 @@ class Layout:
         held to.
       take: (weight, ids, dtype) -> rows of the packed matrix, or columns of one that sums over its
         rows, without decoding the others.
+      blocks: (weight) -> how many blocks of rows the packed matrix has, and what gives the rows of
+        one in float32 (see `row_blocks`): products on CPU; None: they decode all of it.
       kernels: () -> the Pallas kernels, whose compilers are imported then; None: products decode.
     """
 
@@ -96,4 +98,5 @@ class Layout:
     extent: Callable[[Any], Extent]
     decode: Callable[[Any, Any], Any]
     take: Callable[[Any, Any, Any], Any]
+    blocks: Callable[[Any], tuple[int, Callable[..., Any]]] | None = None
     kernels: Callable[[], Kernels] | None = None
