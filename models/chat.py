@@ -19,7 +19,15 @@ from jentropy.errors import InputError
 
 SETTINGS, TEMPLATE, OLDER = "tokenizer_config.json", "chat_template.jinja", "chat_template.json"
 NAME = "default"  # of several templates, the one for chats
-TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+TOKENS = (
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "sep_token",
+    "pad_token",
+    "cls_token",
+    "mask_token",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

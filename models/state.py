@@ -60,6 +60,11 @@ class State:
         """Positions that there is room for."""
         return self.tokens.shape[1]
 
+    def keeps_all(self) -> bool:
+        """Whether every position is in the caches, so that shorter `lengths` are sequences too."""
+        slots = [one.arrays[0].shape[2] for one in self.cache if one.sliding]
+        return all(int(self.lengths.max()) <= size for size in slots)
+
     def specs(self) -> State:
         """How its arrays are split over a mesh with Explicit axes: by sequences, as `lengths`."""
         by = modes.spec_of(self.lengths)
