@@ -34,8 +34,9 @@ from jentropy.entropy import EntropyReport, FieldReport, FormatReport, TensorRep
 from jentropy.errors import CheckError, InputError, JentropyError
 from jentropy.formats import QuantizedTensor, dequantize, quantize
 from jentropy.pallas_kernels import ResidentTensor, decode, grouped_matmul, matmul, to_resident
+from jentropy.release import RELEASE
 
-__version__ = "0.1.0"
+__version__ = RELEASE
 
 # Flax and Matplotlib are imported when they are first used. A type checker sees the modules, and
 # no function that would make any name an attribute.

@@ -11,6 +11,7 @@ from typing import Any
 
 from jentropy.errors import InputError, UnsupportedError
 
+from .expert_config import ExpertsConfig
 from .keys import KNOWN, flag, known, require, token_ids
 from .names import NAMES, Rule
 from .rope import RopeConfig, rope_config, rotated_channels
@@ -47,11 +48,12 @@ class Layer:
 
     rope: RopeConfig | None  # None: its tokens have no positions
     window: int | None = None  # positions that a token sees, its own included; None: all before it
+    routed: bool = False  # experts in the place of the MLP
 
     @property
     def kind(self) -> Hashable:
         """What layers of one stack, which run as one program, have in common."""
-        return self.window is None, self.rope.rotated if self.rope else 1.0
+        return self.window is None, self.rope.rotated if self.rope else 1.0, self.routed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +112,7 @@ class DecoderConfig:
     qk_norm_whole: bool = False  # or over all heads of them together (OLMo 2)
     attention_bias: bool = False  # biases on q, k and v
     output_bias: bool = False  # a bias on o
+    attention_sinks: bool = False  # a score per head that takes its share and adds nothing
     mlp_bias: bool = False
     activation: str = "silu"
     embedding_multiplier: float = 1.0  # of what the embedding gives
@@ -123,11 +126,14 @@ class DecoderConfig:
     eos_token_ids: tuple[int, ...] = ()  # generation of a sequence ends at any of them
     pad_token_id: int = 0  # what follows the end
     latent: LatentConfig | None = None  # keys and values come from latents (DeepSeek)
+    experts: ExpertsConfig | None = None  # of the layers that have them in the place of the MLP
+    routed: tuple[bool, ...] = ()  # by layer, whether it has; none: all layers, if there are any
+    extra_layers: int = 0  # after the last, for further tokens: their weights are left out
     windows: tuple[int | None, ...] = ()  # by layer, see `Layer`; none: every layer sees all
     ropes: tuple[RopeConfig | None, ...] = ()  # by layer, see `Layer`; none: `rope` for all
 
     def __post_init__(self) -> None:
-        windows, ropes = len(self.windows), len(self.ropes)
+        windows, ropes, routed = len(self.windows), len(self.ropes), len(self.routed)
         groups = f"a multiple of num_key_value_heads = {self.num_kv_heads}"
         for name, value, holds, expected in (
             ("num_attention_heads", self.num_heads, not self.num_heads % self.num_kv_heads, groups),
@@ -136,6 +142,8 @@ class DecoderConfig:
             ("windows", windows, not (self.latent and any(self.windows)), "none with latents"),
             ("windows", windows, windows in (0, self.num_layers), f"{self.num_layers}, by layer"),
             ("ropes", ropes, ropes in (0, self.num_layers), f"{self.num_layers}, by layer"),
+            ("routed", routed, routed in (0, self.num_layers), f"{self.num_layers}, by layer"),
+            ("routed", self.routed, self.experts or not any(self.routed), "none without experts"),
             ("attention_scale", self.attention_scale, self.attention_scale != 0, "not 0"),
             ("attention_soft_cap", self.attention_soft_cap, self.attention_soft_cap != 0, "not 0"),
             ("logits_soft_cap", self.logits_soft_cap, self.logits_soft_cap != 0, "not 0"),
@@ -156,7 +164,9 @@ class DecoderConfig:
         """The layers, one after the other."""
         windows = self.windows or (None,) * self.num_layers
         ropes = self.ropes or (self.rope,) * self.num_layers
-        return tuple(Layer(rope=r, window=w) for r, w in zip(ropes, windows, strict=True))
+        routed = self.routed or (self.experts is not None,) * self.num_layers
+        each = zip(ropes, windows, routed, strict=True)
+        return tuple(Layer(rope=r, window=w, routed=e) for r, w, e in each)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,7 +192,6 @@ def sliding_windows(
     *,
     used: bool,
     first: int = 0,
-    window: int | None = None,
     slides: Callable[[int], bool] | None = None,
 ) -> tuple[int | None, ...]:
     """Of every layer the positions that a token sees; None where it sees all before it.
@@ -190,17 +199,17 @@ def sliding_windows(
     Args:
       used: whether a `sliding_window` counts where `use_sliding_window` is missing.
       first: layer from which on it counts where `max_window_layers` is missing.
-      window: what stands for a `sliding_window` that is missing.
       slides: whether a layer slides where `layer_types` is missing; None: all from the first on.
     """
-    told, used = config.get("sliding_window", window), flag(config, "use_sliding_window", used)
-    window = require(config, "sliding_window", int, window) if told and used else None
+    told, used = config.get("sliding_window"), flag(config, "use_sliding_window", used)
+    window = require(config, "sliding_window") if told and used else None
     first = require(config, "max_window_layers", float, first)
     kinds, layers = config.get("layer_types"), require(config, "num_hidden_layers")
     if not kinds:
-        short = window and window < require(config, "max_position_embeddings", int, 2048)
-        slides = slides or (lambda layer: layer >= first)
-        return tuple(window if short and slides(layer) else None for layer in range(layers))
+        if slides is None:
+            short = window and window < require(config, "max_position_embeddings", int, 2048)
+            slides = (lambda layer: layer >= first) if short else (lambda layer: False)
+        return tuple(window if slides(layer) else None for layer in range(layers))
     windows = {"full_attention": None} | ({"sliding_attention": window} if window else {})
     unknown = [kind for kind in kinds if kind not in windows]
     if unknown or len(kinds) != layers:

@@ -20,8 +20,10 @@ from jaxtyping import Array, Float, Int
 
 from jentropy import modes
 
-from .attention import Attention, Cache, Turn
+from .attention import Attention
+from .caches import Cache, Turn
 from .config import NORMS, DecoderConfig, Layer
+from .experts import Experts
 from .kinds import members_of, run, take
 from .latent import LatentAttention
 from .layers import MLP, Embed, Linear, RMSNorm, scaled, soft_capped
@@ -37,7 +39,7 @@ class Block(nnx.Module):
             setattr(self, name, RMSNorm.of(config, config.hidden_size))
         attention = LatentAttention if config.latent else Attention
         self.self_attn = attention(config, layer, rngs=rngs)
-        self.mlp = MLP(config, rngs=rngs)
+        self.mlp = (Experts if layer.routed else MLP)(config, rngs=rngs)
 
     def __call__(
         self, x: Float[Array, "batch time width"], cache: Cache, turn: Turn
@@ -105,18 +107,28 @@ class Decoder(nnx.Module):
             for stack, kind in zip(self.layers, self.kinds, strict=True)
         )
 
+    def grown(self, cache: tuple[Cache, ...], capacity: int) -> tuple[Cache, ...]:
+        """A cache with room for `capacity` positions, if it has less."""
+        windows = [max(layer.window or 0 for layer in kind) or None for kind in self.kinds]
+        return tuple(
+            one.grown(capacity, window) for one, window in zip(cache, windows, strict=True)
+        )
+
     @modes.standard
     def hidden(
         self,
         input_ids: Int[Array | np.ndarray, "batch time"],
         cache: tuple[Cache, ...],
-        start: Int[Array, ""] | int,
-        length: Int[Array, ""] | int | None = None,
+        start: Int[Array, "*starts"] | int,
+        length: Int[Array, "*starts"] | int | None = None,
+        count: Int[Array, "*starts"] | None = None,
     ) -> tuple[Float[Array, "batch time width"], tuple[Cache, ...]]:
         """Final hidden states of tokens at positions start, start + 1, ..., and the cache.
 
         Args:
+          start: of all sequences, or int32[batch], of each.
           length: of the sequences, which some ropes depend on; None: up to these tokens.
+          count: of the tokens those that are no padding, from the first on; None: all.
         """
         start = jnp.asarray(start, jnp.int32)
         length = start + input_ids.shape[1] if length is None else jnp.asarray(length, jnp.int32)
@@ -124,7 +136,7 @@ class Decoder(nnx.Module):
 
         def step(kind: int, carry: tuple, at: jax.Array) -> tuple:
             x, cache = carry
-            turn = Turn(at, start, *(table[at] for table in tables[kind]))
+            turn = Turn(at, start, *(table[at] for table in tables[kind]), count=count)
             # A layer is the same bits within a loop and without: XLA fuses nothing across its ends.
             x, turn = jax.lax.optimization_barrier((x, turn))
             x, new = take(self.layers[kind], at)(x, cache[kind], turn)
@@ -162,7 +174,7 @@ def _stack(config: DecoderConfig, layers: Sequence[Layer], rngs: nnx.Rngs) -> Bl
 
 
 def _numbers(
-    config: DecoderConfig, layers: Sequence[Layer], length: Int[Array, ""]
+    config: DecoderConfig, layers: Sequence[Layer], length: Int[Array, "*batch"]
 ) -> tuple[jax.Array, ...]:
     """Numbers in which layers of one kind differ, as `Turn` has them, a row each."""
     frequencies = [frequencies_at(layer.rope, config.head_dim, length) for layer in layers]

@@ -74,6 +74,13 @@ def _within_groups(
     return jnp.where(is_kept[:, :, None], grouped, -jnp.inf).reshape(ranks.shape)
 
 
+class Matrices(NamedTuple):
+    """Weights of a projection, dense or compressed, as `mixed` takes them."""
+
+    weight: Any  # [experts, outputs, inputs]
+    bias: Any = None  # [experts, outputs]
+
+
 class Projection(nnx.Module):
     """Matrices of all experts, [experts, outputs, inputs], dense or compressed."""
 
@@ -82,12 +89,11 @@ class Projection(nnx.Module):
         self.weight = nnx.Param(INIT_STD * normal)
         self.bias = nnx.Param(jnp.zeros((experts, outputs))) if use_bias else None
 
-
-class Matrices(NamedTuple):
-    """Weights of a projection, as `mixed` takes them."""
-
-    weight: Any
-    bias: Any = None
+    def matrices(self) -> Matrices:
+        """The weights."""
+        return Matrices(
+            self.weight.get_value(), None if self.bias is None else self.bias.get_value()
+        )
 
 
 class ExpertMLPs(nnx.Module):
@@ -102,11 +108,7 @@ class ExpertMLPs(nnx.Module):
 
     def matrices(self) -> tuple[Matrices, Matrices, Matrices]:
         """Of gate, up and down."""
-        gate, up, down = (
-            Matrices(part.weight.get_value(), part.bias and part.bias.get_value())
-            for part in (self.gate_proj, self.up_proj, self.down_proj)
-        )
-        return gate, up, down
+        return self.gate_proj.matrices(), self.up_proj.matrices(), self.down_proj.matrices()
 
 
 class Experts(nnx.Module):
@@ -173,13 +175,14 @@ def mixed(
     local = jnp.where((local >= 0) & (local < count), local, count)  # of others: last
     order = jnp.argsort(local, stable=True)
     sizes = (local[:, None] == jnp.arange(count)).sum(0, dtype=jnp.int32)
-    expert = local[order]
+    expert, here = local[order], local[order] < count
 
     def project(rows: Array, part: Matrices) -> Array:
         y = kernels.grouped_matmul(rows, part.weight, sizes, transpose_w=True, precision="highest")
         if part.bias is None:
             return y
-        return y + part.bias.at[expert].get(mode="fill", fill_value=0).astype(y.dtype)
+        biases = kernels.take_rows(part.bias, expert, y.dtype)
+        return y + jnp.where(here[:, None], biases, 0)
 
     rows = x[order // chosen.shape[1]]
     made = project(gated(project(rows, gate), project(rows, up)), down)

@@ -99,7 +99,7 @@ def take(stack: nnx.Module, at: Int[Array, ""]) -> nnx.Module:
 
     def one(weight: Any) -> Any:
         if isinstance(weight, ResidentTensor | ShardedTensor):
-            return weight[at]
+            return weight.layer(at)
         return jax.lax.optimization_barrier(
             jax.lax.dynamic_index_in_dim(weight, at, keepdims=False)
         )

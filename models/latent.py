@@ -29,7 +29,7 @@ from jaxtyping import Array, Float, Shaped
 from jentropy import pallas_kernels as kernels
 
 from .attending import PRECISION, attend
-from .attention import Cache, Turn
+from .caches import Cache, Turn
 from .config import DecoderConfig, Layer
 from .layers import Linear, RMSNorm
 from .rope import rotate
@@ -75,7 +75,7 @@ class LatentAttention(nnx.Module):
         self, x: Float[Array, "batch time width"], cache: Cache, turn: Turn
     ) -> tuple[Float[Array, "batch time width"], Cache]:
         sizes, (batch, time, _) = self.sizes, x.shape
-        positions = turn.start + jnp.arange(time)
+        positions = turn.positions(time)
         turned = partial(
             rotate,
             positions=positions,
@@ -122,9 +122,12 @@ class LatentAttention(nnx.Module):
         return _by_head("bthr,hdr->bthd", mixed, to_values)
 
 
-def _decoded(weight: kernels.ResidentTensor | Array) -> Shaped[Array, "rows columns"]:
+def _decoded(
+    weight: kernels.ResidentTensor | kernels.ShardedTensor | Array,
+) -> Shaped[Array, "rows columns"]:
     """The dense matrix, every bit of it, as products of the reference backend see it."""
-    scaled = isinstance(weight, kernels.ResidentTensor) and weight.number_format.parameters
+    number_format = getattr(weight, "number_format", None)  # of dense ones none
+    scaled = number_format is not None and number_format.parameters
     dense = kernels.decode(weight, jnp.float32 if scaled else None)
     return jax.lax.optimization_barrier(dense)
 

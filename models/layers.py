@@ -109,10 +109,17 @@ def soft_capped(x: jax.Array, cap: float | None) -> jax.Array:
 
 
 class MLP(nnx.Module):
-    """down(act(gate(x)) * up(x))."""
+    """down(act(gate(x)) * up(x)).
 
-    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
-        width, inner, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
+    Args:
+      config: sizes, activation and biases.
+      inner: width between; None: that of the config.
+      rngs: source of the initial weights.
+    """
+
+    def __init__(self, config: DecoderConfig, inner: int | None = None, *, rngs: nnx.Rngs):
+        width, bias = config.hidden_size, config.mlp_bias
+        inner = inner or config.intermediate_size
         self.gate_proj = Linear(width, inner, use_bias=bias, rngs=rngs)
         self.up_proj = Linear(width, inner, use_bias=bias, rngs=rngs)
         self.down_proj = Linear(inner, width, use_bias=bias, rngs=rngs)

@@ -162,13 +162,20 @@ class RopeConfig:
 
 
 def rope_config(
-    config: Mapping[str, Any], *, theta: float = 10000.0, partly: bool = False
+    config: Mapping[str, Any],
+    *,
+    theta: float = 10000.0,
+    partly: bool = False,
+    names: Mapping[str, str] | None = None,
+    rotated: float = 1.0,
 ) -> RopeConfig:
     """Reads `rope_parameters`, or `rope_theta` and `rope_scaling`.
 
     Args:
       theta: what `rope_theta` is where it is missing.
       partly: whether the architecture knows a `partial_rotary_factor`.
+      names: the kind of rope by other names for it.
+      rotated: what that is where it is missing.
     """
     told = Keys({})
     places = {place: config.get(place) or {} for place in ("rope_parameters", "rope_scaling")}
@@ -181,6 +188,7 @@ def rope_config(
                 expected = f"{told[name]!r:.60} in all places"
                 raise InputError(f"config.json: {name}", expected=expected, found=value)
     kind = str(told.get("rope_type") or "default")
+    kind = (names or {}).get(kind, kind)
     defaults = dict(_DEFAULTS)
     if kind in ("yarn", "longrope"):
         length = require(config, "max_position_embeddings", int, 2048)
@@ -193,7 +201,7 @@ def rope_config(
     }
     if kind == "dynamic":
         values["original_context"] = require(config, "max_position_embeddings", int, 2048)
-    rotated = require(told, "partial_rotary_factor", float, 1.0)
+    rotated = require(told, "partial_rotary_factor", float, rotated)
     if rotated != 1.0 and not partly:
         raise UnsupportedError("config.json: partial_rotary_factor", expected="1", found=rotated)
     theta = require(told, "rope_theta", float, theta)
@@ -203,12 +211,40 @@ def rope_config(
     return rope
 
 
+def ropes_by_kind(
+    config: Mapping[str, Any], *, theta: float, local: float | None = None
+) -> tuple[RopeConfig, RopeConfig]:
+    """Reads the rope of layers that see everything, and of those that slide.
+
+    Args:
+      theta: what `rope_theta` is where it is missing.
+      local: the same of `rope_local_base_freq`, for layers that slide; None: `rope_theta` is.
+    """
+    told, kinds = config.get("rope_parameters"), ("full_attention", "sliding_attention")
+    if not told:
+        full = rope_config(config, theta=theta)
+        base = (
+            full.theta if local is None else require(config, "rope_local_base_freq", float, local)
+        )
+        return full, RopeConfig(theta=base)
+    if not isinstance(told, Mapping) or set(told) - set(kinds):
+        expected = f"an object of {' and '.join(kinds)}"
+        raise InputError("config.json: rope_parameters", expected=expected, found=f"{told!r:.60}")
+    beside = {"max_position_embeddings": config.get("max_position_embeddings")}
+    full, sliding = (
+        rope_config({**beside, "rope_parameters": told.get(kind)}, theta=base)
+        for kind, base in zip(kinds, (theta, local or theta), strict=True)
+    )
+    return full, sliding
+
+
 def frequencies_at(
-    config: RopeConfig | None, head_dim: int, length: Int[Array, ""]
-) -> Float[Array, " pairs"]:
-    """The frequencies of a sequence of that length; all 0 where there is no rope."""
+    config: RopeConfig | None, head_dim: int, length: Int[Array, "*batch"]
+) -> Float[Array, "*batch pairs"]:
+    """The frequencies of sequences of that length; all 0 where there is no rope."""
     if config is None:
-        return jnp.zeros(head_dim // 2, jnp.float32)
+        return jnp.zeros((*length.shape, head_dim // 2), jnp.float32)
+    length = length[..., None]
     short = jnp.asarray(inverse_frequencies(config, head_dim))
     if config.kind == "longrope":
         long = jnp.asarray(inverse_frequencies(config, head_dim, long=True))
@@ -219,7 +255,7 @@ def frequencies_at(
         growth = config.factor * length / config.original_context - (config.factor - 1)
         base = config.theta * growth ** (channels / (channels - 2))
         return 1.0 / base ** (np.arange(0, channels, 2, dtype=np.float32) / channels)
-    return short
+    return jnp.broadcast_to(short, (*length.shape[:-1], *short.shape))
 
 
 def rotated_channels(config: RopeConfig, head_dim: int) -> int:
@@ -286,7 +322,7 @@ def _yarn(config: RopeConfig, head_dim: int, periods: np.ndarray) -> np.ndarray:
 def rotate(
     x: Float[Array, "batch time heads head_dim"],
     positions: Int[Array, "*batches time"],
-    frequencies: Float[Array, " pairs"],
+    frequencies: Float[Array, "*sequences pairs"],
     amplitude: Float[Array, ""] | float = 1.0,
     *,
     interleaved: bool = False,
@@ -297,13 +333,14 @@ def rotate(
 
     Args:
       positions: int32[time], or [batch, time].
+      frequencies: float32[pairs], or [batch, pairs].
       amplitude: what cosines and sines are multiplied by, see `RopeConfig.amplitude`.
       interleaved: whether x has channels that are rotated against each other side by side; the
         result has them `pairs` apart.
     """
-    angle = positions.astype(jnp.float32)[..., None] * frequencies
+    angle = positions.astype(jnp.float32)[..., None] * frequencies[..., None, :]
     cos, sin = (amplitude * of(angle)[..., None, :] for of in (jnp.cos, jnp.sin))
-    turning = 2 * frequencies.shape[0]
+    turning = 2 * frequencies.shape[-1]
     wide = x[..., :turning].astype(jnp.float32)
     first, second = (
         (wide[..., 0::2], wide[..., 1::2]) if interleaved else jnp.split(wide, 2, axis=-1)

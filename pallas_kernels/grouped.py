@@ -20,10 +20,11 @@ from jaxtyping import Array, Bool, Float, Float32, Int
 from jentropy import modes
 from jentropy.errors import InputError
 
-from . import fused, reference
-from .api import expect_backend, is_full
+from . import fused, reference, sharded
+from .api import Weight, expect, expect_backend, is_full
 from .fused import Product
-from .resident import ResidentTensor, expect_weight
+from .resident import ResidentTensor
+from .sharded import ShardedTensor
 
 # Rows of a tile. A product of fewer rows than the least costs what the decoding of its matrix does;
 # with more than the most, decoding it is small beside the product.
@@ -32,7 +33,7 @@ LEAST, MOST = 8, 256
 
 def grouped_matmul(
     x: Float[Array | np.ndarray, "M K"],
-    w: ResidentTensor | Array | np.ndarray,
+    w: Weight,
     group_sizes: Int[Array | np.ndarray, " E"],
     transpose_w: bool = False,
     backend: str | None = None,
@@ -74,7 +75,7 @@ def grouped_matmul(
     References:
       Gale et al., MegaBlocks, arXiv 2211.15841.
     """
-    expect_weight(w)
+    expect(w)
     if len(w.shape) != 3:
         raise InputError("weights of groups", expected="three dimensions", found=list(w.shape))
     inner = w.shape[-1 if transpose_w else -2]
@@ -105,7 +106,13 @@ def grouped_matmul(
     @modes.standard
     def run(x: Array, w: Any, group_sizes: Array) -> Array:
         ends = jnp.minimum(jnp.cumsum(jnp.maximum(group_sizes, 0)), x.shape[0])
-        return _multiply(jnp.asarray(x), w, ends.astype(jnp.int32), product)
+        return on_each(jnp.asarray(x), w, ends.astype(jnp.int32), product.out_dtype)
+
+    def on_each(x: Array, w: Any, ends: Array, out_dtype: Any) -> Array:
+        if not isinstance(w, ShardedTensor):
+            return _multiply(x, w, ends, replace(product, out_dtype=np.dtype(out_dtype)))
+        options = {"transpose_w": transpose_w, "out_dtype": out_dtype}
+        return sharded.grouped_matmul(x, w, ends, on_each, **options)
 
     return modes.automatic(run, x, w, group_sizes, out=lambda: modes.spec_of(x, 1))
 

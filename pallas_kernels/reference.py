@@ -15,6 +15,8 @@ from jentropy import modes
 from . import row_blocks
 from .resident import ResidentTensor
 
+TILE = 64  # outputs of a product
+
 
 @modes.standard
 def decode(w: ResidentTensor, dtype: Any) -> Shaped[Array, "*shape"]:
@@ -89,7 +91,9 @@ def dense_matmul(
 ) -> Float[Array, "*batch N"]:
     """x @ w with float32 accumulation; x and w meet in the wider of their dtypes.
 
-    That is bfloat16 at the least, which holds floats of 8 bits and fewer.
+    That is bfloat16 at the least, which holds floats of 8 bits and fewer. Outputs are filled up to
+    whole tiles: XLA for CPU sums in another order where there are fewer, and a weight that is split
+    over a mesh gives the bits of the whole.
     """
 
     return _dense_matmul(x, w, transpose_w=transpose_w, out_dtype=jnp.dtype(out_dtype))
@@ -128,6 +132,10 @@ def _meeting(x: Any, w: Any) -> Any:
 def _product(x: Any, w: Any, *, transpose_w: bool, out_dtype: Any) -> Array:
     dtype = _meeting(x.dtype, w.dtype)
     contract = (((x.ndim - 1,), (1 if transpose_w else 0,)), ((), ()))
+    axis = 0 if transpose_w else 1
+    outputs, missing = w.shape[axis], [(0, 0), (0, 0)]
+    missing[axis] = (0, -outputs % TILE)
+    w = jnp.pad(w, missing) if missing[axis][1] else w
     y = jax.lax.dot_general(
         x.astype(dtype),
         w.astype(dtype),
@@ -135,7 +143,7 @@ def _product(x: Any, w: Any, *, transpose_w: bool, out_dtype: Any) -> Array:
         precision=jax.lax.Precision.HIGHEST,
         preferred_element_type=jnp.promote_types(dtype, jnp.float32),
     )
-    return y.astype(out_dtype)
+    return y[..., :outputs].astype(out_dtype)
 
 
 def _promotable(dtype: Any) -> Any:

@@ -24,7 +24,9 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int, Shaped
 
+from jentropy import modes
 from jentropy.errors import UnsupportedError
+from jentropy.formats import Format
 
 from .resident import ResidentTensor
 
@@ -88,6 +90,11 @@ class ShardedTensor:
         return np.dtype(self.parts.dtype)
 
     @property
+    def number_format(self) -> Format | None:
+        """What the codes of its parts mean; None of dense ones."""
+        return self.parts.number_format if isinstance(self.parts, ResidentTensor) else None
+
+    @property
     def backend(self) -> str:
         """Whose kernels read the parts."""
         return self.parts.backend if isinstance(self.parts, ResidentTensor) else "reference"
@@ -99,25 +106,34 @@ class ShardedTensor:
         return total if self.index is None else total // self._leading[0]
 
     @property
+    def total(self) -> int:
+        """What the parts have together along it, filled up."""
+        return self.size * math.prod(self.mesh.shape[axis] for axis in self.axes)
+
+    @property
     def size(self) -> int:
         """Rows, columns or matrices of a part along the axis that is split."""
         return self.parts.shape[-1 if self.split is None else self.split]
 
     def __getitem__(self, at: Any) -> ShardedTensor:
-        """One weight of a stack, which is not copied; or some of them.
-
-        Args:
-          at: an integer, traced or not, or a slice, along the first axis of the stack.
-        """
+        """Some weights of a stack, by its first axis: an integer, traced or not, or a slice."""
         if not self.stack:
-            raise IndexError("a weight that is no stack has no parts")
+            raise IndexError("a single weight")
         if isinstance(at, slice) or np.ndim(at):
             return replace(self, parts=jax.tree.map(lambda array: array[at], self.parts))
-        if len(self.stack) > 1:
-            parts = jax.tree.map(
-                lambda a: jax.lax.dynamic_index_in_dim(a, at, keepdims=False), self.parts
-            )
-            return replace(self, parts=parts)
+        return self.layer(at)
+
+    def layer(self, at: Any) -> ShardedTensor:
+        """One weight of a stack, read where it lies.
+
+        Args:
+          at: an integer, traced or not.
+
+        Returns:
+          A `ShardedTensor` of the other axes.
+        """
+        if not self.stack:
+            raise IndexError("a single weight")
         return replace(self, index=jnp.asarray(at, jnp.int32))
 
     def specs(self) -> ShardedTensor:
@@ -133,7 +149,7 @@ class ShardedTensor:
         if self.index is None:
             return part
         if isinstance(part, ResidentTensor):
-            return part[self.index]
+            return part.layer(self.index)
         # Behind a barrier: see `models.kinds.take`.
         matrix = jax.lax.dynamic_index_in_dim(part, self.index, keepdims=False)
         return jax.lax.optimization_barrier(matrix)
@@ -178,6 +194,7 @@ def _rows_spec(w: ShardedTensor, shape: tuple[int, ...]) -> list[Any]:
     return [w.batch if divides else None, *(None for _ in shape[1:])]
 
 
+@modes.standard
 def matmul(
     x: Float[Array | np.ndarray, "*batch K"],
     w: ShardedTensor,
@@ -197,19 +214,66 @@ def matmul(
         run = lambda w, x: product(x, w.own(), out_dtype)  # noqa: E731
         return over(w, run, (whole,), whole)(x)
     pieces = PartitionSpec(*rows, w.axes)
-    total = w.size * math.prod(w.mesh.shape[axis] for axis in w.axes)
     if w.split == (-1 if transpose_w else -2):
-        wide = jnp.result_type(out_dtype, jnp.float32)
-        missing = [(0, 0)] * (x.ndim - 1) + [(0, total - x.shape[-1])]
+        wide = jnp.promote_types(out_dtype, jnp.float32)
+        missing = [(0, 0)] * (x.ndim - 1) + [(0, w.total - x.shape[-1])]
         run = lambda w, x: jax.lax.psum(product(x, w.own(), wide), w.axes)  # noqa: E731
         return over(w, run, (pieces,), whole)(jnp.pad(x, missing)).astype(out_dtype)
-    if not w.gathered and total == outputs:
+    if not w.gathered and w.total == outputs:
         run = lambda w, x: product(x, w.own(), out_dtype)  # noqa: E731
         return over(w, run, (whole,), pieces)(x)
     run = lambda w, x: w.spread(-1)(product(x, w.own(), out_dtype))[..., :outputs]  # noqa: E731
     return over(w, run, (whole,), whole)(x)
 
 
+@modes.standard
+def grouped_matmul(
+    x: Float[Array, "M K"],
+    w: ShardedTensor,
+    ends: Int[Array, " E"],
+    product: Callable[..., Array],
+    *,
+    transpose_w: bool,
+    out_dtype: Any,
+) -> Float[Array, "M N"]:
+    """x @ w with a matrix of w for every group of rows, which end before `ends`.
+
+    Of matrices that are split, each device multiplies those groups whose matrices it has.
+
+    Args:
+      product: (x, part, ends, out_dtype) -> their product; rows of no group give 0.
+    """
+    outputs = w.logical[-2 if transpose_w else -1]
+    wide = jnp.promote_types(out_dtype, jnp.float32)
+
+    def run(w: ShardedTensor, x: Array, ends: Array) -> Array:
+        if w.split is None:
+            return product(x, w.own(), ends, out_dtype)
+        if w.split == -3:
+            first = jax.lax.axis_index(w.axes) * w.size
+            before = jnp.where(first > 0, ends[first - 1], 0)
+            own = jax.lax.dynamic_slice_in_dim(ends, first, w.size) - before
+            y = product(_rolled(x, before), w.own(), own, out_dtype)
+            return jax.lax.psum(_rolled(y, x.shape[0] - before), w.axes)
+        if w.split == (-1 if transpose_w else -2):
+            return jax.lax.psum(product(x, w.own(), ends, wide), w.axes).astype(out_dtype)
+        return w.spread(-1)(product(x, w.own(), ends, out_dtype))[..., :outputs]
+
+    columns = None
+    if w.split == (-1 if transpose_w else -2):
+        columns = w.axes
+        x = jnp.pad(x, ((0, 0), (0, w.total - x.shape[-1])))
+    specs = PartitionSpec(None, columns), PartitionSpec()
+    return over(w, run, specs, PartitionSpec())(x, ends)
+
+
+def _rolled(rows: Array, shift: Int[Array, ""]) -> Array:
+    """The rows from `shift` on, and then those before."""
+    twice = jnp.concatenate((rows, rows))
+    return jax.lax.dynamic_slice_in_dim(twice, shift, rows.shape[0])
+
+
+@modes.standard
 def take_rows(
     w: ShardedTensor, ids: Int[Array, "*batch"], dtype: Any, take: Callable[..., Array]
 ) -> Shaped[Array, "*batch columns"]:
@@ -238,6 +302,7 @@ def take_rows(
     return over(w, run, (PartitionSpec(*rows),), PartitionSpec(*rows, None))(ids)
 
 
+@modes.standard
 def decode(w: ShardedTensor, decode_part: Callable[[Any], Array]) -> Shaped[Array, "*shape"]:
     """The dense weight, on every device.
 

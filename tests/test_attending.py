@@ -11,7 +11,7 @@ from flax import nnx
 from jentropy import modes
 from jentropy.models import attending
 from jentropy.models.attending import attend
-from jentropy.models.attention import Turn
+from jentropy.models.caches import Turn
 from jentropy.models.config import DecoderConfig, RopeConfig
 from jentropy.models.decoder import Decoder
 from jentropy.models.kinds import take
@@ -129,7 +129,7 @@ def test_a_layer_takes_no_memory_for_the_square_of_a_prompt():
 
     @modes.standard
     def layer(state, x, cache):
-        turn = Turn(jnp.int32(0), jnp.int32(0), jnp.ones(32), jnp.int32(0))
+        turn = Turn(jnp.int32(0), jnp.int32(0), jnp.ones(32), jnp.float32(1), jnp.int32(0))
         return take(nnx.merge(graph, state).layers[0], jnp.int32(0))(x, cache, turn)
 
     (cache,) = jax.eval_shape(lambda: nnx.merge(graph, state).new_cache(1, 8192))
