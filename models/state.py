@@ -111,7 +111,7 @@ def prefill(
     counts = np.array([len(row) for row in rows])
     longest = int(counts.max())
     if state is None:
-        state = _empty(model, _seeds(seed, len(rows)), bucket(max(capacity, longest)))
+        state = empty(model, _seeds(seed, len(rows)), bucket(max(capacity, longest)))
     starts = np.array(state.lengths)
     if len(starts) != len(rows):
         raise InputError("prompts", expected=f"{len(starts)}, as in the state", found=len(rows))
@@ -127,7 +127,7 @@ def prefill(
     state = with_room(model, state, max(capacity, *(end for _, _, end in chunks)))
     graph, weights = nnx.split(model)
     for ids, here, _ in chunks:
-        state = _read(graph, weights, state, ids, here.astype(np.int32), starts + counts)
+        state = read_chunk(graph, weights, state, ids, here.astype(np.int32), starts + counts)
     return renewed(model, state, starts)
 
 
@@ -204,7 +204,8 @@ def _seeds(seed: int | Sequence[int], batch: int) -> np.ndarray:
     return np.array([one % (1 << 32) for one in seeds], np.uint32)
 
 
-def _empty(model: Decoder, seeds: np.ndarray, capacity: int) -> State:
+def empty(model: Decoder, seeds: np.ndarray, capacity: int) -> State:
+    """Sequences without tokens; `seeds` are uint32[batch]."""
     batch = len(seeds)
     return State(
         cache=model.new_cache(batch, capacity),
@@ -218,7 +219,7 @@ def _empty(model: Decoder, seeds: np.ndarray, capacity: int) -> State:
 
 
 @partial(jax.jit, static_argnames="graph", donate_argnames="state")
-def _read(
+def read_chunk(
     graph: nnx.GraphDef,
     weights: nnx.State,
     state: State,
