@@ -7,6 +7,8 @@ layout, `reference` is what all are held to.
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -16,11 +18,16 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int, Shaped
 
 from jentropy import modes
+from jentropy.containers import decompress, is_compressed
+from jentropy.containers.trees import leaf_name
 from jentropy.errors import InputError, UnsupportedError
+from jentropy.formats import RAW, QuantizedTensor, format_of_dtype
 
 from . import fused, reference, sharded
+from .dense_layer import DenseLayer
 from .fused import Product
 from .resident import ResidentTensor, expect_weight
+from .resident_array import ResidentArray
 from .sharded import ShardedTensor
 
 Weight = ResidentTensor | ShardedTensor | Array | np.ndarray
@@ -103,7 +110,7 @@ def matmul(
     return modes.automatic(run, x, w, out=lambda: modes.spec_of(x, x.ndim - 1))
 
 
-def expect_backend(w: Weight | np.ndarray, backend: str | None) -> None:
+def expect_backend(w: Weight | DenseLayer, backend: str | None) -> None:
     """Raises UnsupportedError for another backend than that of a weight's layout."""
     if not isinstance(w, ResidentTensor | ShardedTensor):
         if backend not in (None, "reference"):
@@ -163,38 +170,83 @@ def _matmul(
     return y.reshape(*x.shape[:-1], w.matrix[0 if transpose_w else 1])
 
 
-def decode(w: Weight, dtype: Any = None, interpret: Any = False) -> Shaped[Array, "*shape"]:
+def decode(w: Any, dtype: Any = None, interpret: Any = False) -> Any:
     """The dense weight, bit for bit: NaN payloads, -0 and subnormals included.
 
     Args:
-      w: a resident weight; a dense array is returned as it is, in `dtype` if that is given.
-      dtype: of the result: bfloat16 or float32. None: `w.dtype`, which is that of the codes, or
-        bfloat16 where they have scales. Numbers are computed in float32 and rounded once.
+      w: a resident weight; or a pytree, of which a Flax module or its state are some, with weights
+        that are resident, archived (`CompressedTensor`) or quantised. A dense array is returned as
+        it is, in `dtype` if that is given; other leaves of a tree stay.
+      dtype: of decoded weights: bfloat16 or float32. None: `w.dtype`, which is that of the codes,
+        or bfloat16 where they have scales. Numbers are computed in float32 and rounded once.
       interpret: runs Pallas kernels in interpret mode, see `matmul`.
 
     Returns:
-      An array of the weight's shape.
+      An array of the weight's shape, or the tree of them.
 
     Raises:
-      InputError: what is no weight that kernels read.
+      InputError: a weight without data, or what is neither a weight nor a tree of some.
 
     Example:
       >>> import jax.numpy as jnp, jentropy
       >>> dense = jnp.arange(32, dtype=jnp.bfloat16).reshape(2, 16)
-      >>> bool((jentropy.decode(jentropy.to_resident(dense)) == dense).all())
-      True
+      >>> tree = {"w": jentropy.to_resident(dense), "z": jentropy.compress(dense), "n": 3}
+      >>> [bool((one == dense).all()) for one in jentropy.decode([tree["w"], tree["z"]])]
+      [True, True]
     """
-    expect(w)
-    if not isinstance(w, ResidentTensor | ShardedTensor):
+    if isinstance(w, jax.Array | np.ndarray):
         return jnp.asarray(w, dtype)
-    dtype = jnp.dtype(w.dtype if dtype is None else dtype)
 
-    def run(w: Weight) -> Array:
-        if isinstance(w, ShardedTensor):
-            return sharded.decode(w, run)
-        return _decode(w, dtype, interpret) if isinstance(w, ResidentTensor) else w.astype(dtype)
+    def one(path: tuple, leaf: Any) -> Any:
+        try:
+            return _decoded(leaf, dtype, interpret)
+        except InputError as error:
+            raise error.at(tensor=leaf_name(path) or None) from error
 
-    return modes.automatic(run, w, out=PartitionSpec)
+    return jax.tree_util.tree_map_with_path(one, w, is_leaf=_is_weight)
+
+
+def _is_weight(node: Any) -> bool:
+    resident = isinstance(node, ResidentArray | ResidentTensor | ShardedTensor | QuantizedTensor)
+    return resident or is_compressed(node)
+
+
+def _decoded(leaf: Any, dtype: Any, interpret: Any) -> Any:
+    """A leaf of a tree, decoded if it is a weight."""
+    if isinstance(leaf, ResidentArray):
+        array = leaf if dtype is None else leaf.astype(dtype)
+        wide = array.dtype if array.dtype == jnp.bfloat16 else jnp.float32
+        weight = _decoded(array.weight, wide, interpret)
+        return modes.automatic(array.shaped, weight, out=PartitionSpec)
+    if isinstance(leaf, ResidentTensor):
+        expect_weight(leaf)
+        numbers = jnp.dtype(leaf.dtype if dtype is None else dtype)
+        return modes.automatic(lambda w: _decode(w, numbers, interpret), leaf, out=PartitionSpec)
+    if isinstance(leaf, ShardedTensor):
+        return modes.automatic(partial(_parts_decoded, dtype, interpret), leaf, out=PartitionSpec)
+    if isinstance(leaf, QuantizedTensor):
+        codes = decompress(leaf.codes)
+        numbers = jnp.bfloat16 if dtype is None else dtype
+        return jnp.asarray(replace(leaf, codes=codes).dequantize(numbers))
+    if is_compressed(leaf):
+        values = decompress(leaf)
+        is_weight = format_of_dtype(leaf.dtype) != RAW and dtype is not None
+        return jnp.asarray(values, dtype) if is_weight else values
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        expect_weight(leaf)
+    return leaf
+
+
+def _parts_decoded(dtype: Any, interpret: Any, w: ShardedTensor) -> Array:
+    numbers = jnp.dtype(w.dtype if dtype is None else dtype)
+    return sharded.decode(
+        w,
+        lambda part: (
+            _decode(part, numbers, interpret)
+            if isinstance(part, ResidentTensor)
+            else part.astype(numbers)
+        ),
+    )
 
 
 @modes.standard
