@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Int
 
-from jentropy.pallas_kernels import ResidentTensor
+from jentropy.pallas_kernels import ResidentTensor, ShardedTensor
 
 Members = tuple[tuple[int, ...], ...]
 
@@ -98,12 +98,12 @@ def take(stack: nnx.Module, at: Int[Array, ""]) -> nnx.Module:
     """
 
     def one(weight: Any) -> Any:
-        if isinstance(weight, ResidentTensor):
-            return weight[at]
+        if isinstance(weight, ResidentTensor | ShardedTensor):
+            return weight.layer(at)
         return jax.lax.optimization_barrier(
             jax.lax.dynamic_index_in_dim(weight, at, keepdims=False)
         )
 
     graph, state = nnx.split(stack)
-    is_resident = lambda node: isinstance(node, ResidentTensor)  # noqa: E731
+    is_resident = lambda node: isinstance(node, ResidentTensor | ShardedTensor)  # noqa: E731
     return nnx.merge(graph, jax.tree.map(one, state, is_leaf=is_resident))

@@ -5,20 +5,24 @@ from .backends import default_backend
 from .conversion import to_resident
 from .folding import resident_array
 from .general import dot_general, einsum
+from .grouped import grouped_matmul
 from .layouts import LAYOUTS
 from .resident import ResidentTensor
 from .resident_array import ResidentArray
+from .sharded import ShardedTensor
 from .variants import abstract_weight
 
 __all__ = [
     "LAYOUTS",
     "ResidentArray",
     "ResidentTensor",
+    "ShardedTensor",
     "abstract_weight",
     "decode",
     "default_backend",
     "dot_general",
     "einsum",
+    "grouped_matmul",
     "matmul",
     "resident_array",
     "take_rows",

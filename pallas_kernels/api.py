@@ -8,7 +8,6 @@ layout, `reference` is what all are held to.
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import jax
@@ -23,15 +22,18 @@ from jentropy.containers.trees import leaf_name
 from jentropy.errors import InputError, UnsupportedError
 from jentropy.formats import RAW, QuantizedTensor, format_of_dtype
 
-from . import fused, reference
+from . import fused, reference, sharded
 from .fused import Product
 from .resident import ResidentTensor, expect_weight
 from .resident_array import ResidentArray
+from .sharded import ShardedTensor
+
+Weight = ResidentTensor | ShardedTensor | Array | np.ndarray
 
 
 def matmul(
     x: Float[Array | np.ndarray, "*batch K"],
-    w: ResidentTensor | Array | np.ndarray,
+    w: Weight,
     transpose_w: bool = False,
     backend: str | None = None,
     out_dtype: Any = None,
@@ -55,8 +57,9 @@ def matmul(
 
     Args:
       x: activations, any leading dimensions.
-      w: [K, N], resident or dense; with `transpose_w` stored [N, K], as in checkpoints. In a loop
-        over stacked layers take it as `stack[i]`, which copies nothing.
+      w: [K, N], resident or dense, or over a mesh, each device multiplying by its part; with
+        `transpose_w` stored [N, K], as in checkpoints. In a loop over stacked layers take it as
+        `stack[i]`, which copies nothing.
       transpose_w: multiplies by the transpose of w.
       backend: None takes the backend of w's layout; another one's name raises.
       out_dtype: dtype of the result, that of x by default.
@@ -81,7 +84,7 @@ def matmul(
       >>> jentropy.matmul(jnp.ones((2, 16)), w).shape
       (2, 32)
     """
-    expect_weight(w)
+    expect(w)
     if not isinstance(x, jax.Array | np.ndarray):
         raise InputError("x", expected="an array", found=type(x).__name__)
     if len(w.shape) != 2:
@@ -94,7 +97,20 @@ def matmul(
             found=list(x.shape),
         )
     out_dtype = x.dtype if out_dtype is None else jnp.dtype(out_dtype)
-    if not isinstance(w, ResidentTensor):
+    expect_backend(w, backend)
+    options = {"transpose_w": transpose_w, "interpret": interpret, "precision": precision}
+
+    def run(x: Array, w: Weight, out_dtype: Any = out_dtype) -> Array:
+        if isinstance(w, ShardedTensor):
+            return sharded.matmul(x, w, run, transpose_w=transpose_w, out_dtype=out_dtype)
+        return _matmul(x, w, out_dtype=out_dtype, **options)
+
+    return modes.automatic(run, x, w, out=lambda: modes.spec_of(x, x.ndim - 1))
+
+
+def expect_backend(w: Weight | np.ndarray, backend: str | None) -> None:
+    """Raises UnsupportedError for another backend than that of a weight's layout."""
+    if not isinstance(w, ResidentTensor | ShardedTensor):
         if backend not in (None, "reference"):
             raise UnsupportedError(
                 f"backend {backend!r} for a dense weight", expected="reference", found=backend
@@ -106,14 +122,23 @@ def matmul(
             found=repr(backend),
             hint="call to_resident with that backend",
         )
-    run = partial(
-        _matmul,
-        transpose_w=transpose_w,
-        out_dtype=out_dtype,
-        interpret=interpret,
-        precision=precision,
-    )
-    return modes.automatic(run, x, w, out=lambda: modes.spec_of(x, x.ndim - 1))
+
+
+def is_full(precision: Any) -> bool:
+    """Whether a product is to keep all bits of x."""
+    try:
+        return jax.lax.Precision(precision or "default") == jax.lax.Precision.HIGHEST
+    except ValueError as error:
+        raise InputError(
+            "precision",
+            expected="None, a jax.lax.Precision or its name",
+            found=f"{precision!r:.60}",
+        ) from error
+
+
+def expect(w: Any) -> None:
+    """Raises InputError unless kernels can read a weight, or its parts over a mesh."""
+    expect_weight(w.parts if isinstance(w, ShardedTensor) else w)
 
 
 @modes.standard
@@ -126,19 +151,12 @@ def _matmul(
     interpret: Any,
     precision: Any,
 ) -> Float[Array, "*batch N"]:
-    try:
-        full_precision = jax.lax.Precision(precision or "default") == jax.lax.Precision.HIGHEST
-    except ValueError as error:
-        raise InputError(
-            "precision",
-            expected="None, a jax.lax.Precision or its name",
-            found=f"{precision!r:.60}",
-        ) from error
+    full_precision = is_full(precision)
     if not isinstance(w, ResidentTensor):
         return reference.dense_matmul(x, w, transpose_w=transpose_w, out_dtype=out_dtype)
     if w.record.kernels is None:
         return reference.matmul(x, w, transpose_w=transpose_w, out_dtype=out_dtype)
-    x = x.astype(x.dtype if x.dtype in (jnp.bfloat16, jnp.float32) else jnp.float32)
+    x = x.astype(fused.dtype_of(x))
     product = Product(
         transpose_w=transpose_w,
         x_dtype=x.dtype,
@@ -186,9 +204,11 @@ def decode(w: Any, dtype: Any = None, interpret: Any = False) -> Any:
     return jax.tree_util.tree_map_with_path(one, w, is_leaf=_is_weight)
 
 
+WEIGHTS = (ResidentArray, ResidentTensor, ShardedTensor, QuantizedTensor)
+
+
 def _is_weight(node: Any) -> bool:
-    resident = isinstance(node, ResidentArray | ResidentTensor | QuantizedTensor)
-    return resident or is_compressed(node)
+    return isinstance(node, WEIGHTS) or is_compressed(node)
 
 
 def _decoded(leaf: Any, dtype: Any, interpret: Any) -> Any:
@@ -196,12 +216,9 @@ def _decoded(leaf: Any, dtype: Any, interpret: Any) -> Any:
     if isinstance(leaf, ResidentArray):
         array = leaf if dtype is None else leaf.astype(dtype)
         wide = array.dtype if array.dtype == jnp.bfloat16 else jnp.float32
-        weight = _decoded(array.weight, wide, interpret)
-        return modes.automatic(array.shaped, weight, out=PartitionSpec)
-    if isinstance(leaf, ResidentTensor):
-        expect_weight(leaf)
-        numbers = jnp.dtype(leaf.dtype if dtype is None else dtype)
-        return modes.automatic(lambda w: _decode(w, numbers, interpret), leaf, out=PartitionSpec)
+        return modes.automatic(
+            array.shaped, _decoded(array.weight, wide, interpret), out=PartitionSpec
+        )
     if isinstance(leaf, QuantizedTensor):
         codes = decompress(leaf.codes)
         numbers = jnp.bfloat16 if dtype is None else dtype
@@ -212,7 +229,19 @@ def _decoded(leaf: Any, dtype: Any, interpret: Any) -> Any:
         return jnp.asarray(values, dtype) if is_weight else values
     if isinstance(leaf, jax.ShapeDtypeStruct):
         expect_weight(leaf)
-    return leaf
+    if not isinstance(leaf, ResidentTensor | ShardedTensor):
+        return leaf
+    expect(leaf)
+    numbers = jnp.dtype(leaf.dtype if dtype is None else dtype)
+
+    def run(w: Weight) -> Array:
+        if isinstance(w, ShardedTensor):
+            return sharded.decode(w, run)
+        return (
+            _decode(w, numbers, interpret) if isinstance(w, ResidentTensor) else w.astype(numbers)
+        )
+
+    return modes.automatic(run, leaf, out=PartitionSpec)
 
 
 @modes.standard
@@ -227,7 +256,7 @@ def _decode(w: ResidentTensor, dtype: np.dtype, interpret: Any) -> Shaped[Array,
 
 @modes.standard
 def take_rows(
-    w: ResidentTensor | Array | np.ndarray,
+    w: Weight,
     ids: Int[Array | np.ndarray, "*batch"],
     dtype: Any = None,
 ) -> Shaped[Array, "*batch columns"]:
@@ -252,10 +281,12 @@ def take_rows(
       >>> jentropy.pallas_kernels.take_rows(table, jnp.array([[3, 5]])).shape
       (1, 2, 128)
     """
-    expect_weight(w)
+    expect(w)
     dtype = jnp.dtype(w.dtype if dtype is None else dtype)
 
-    def taken(w: Any, ids: Any) -> Array:
+    def taken(w: Any, ids: Any, dtype: Any = dtype) -> Array:
+        if isinstance(w, ShardedTensor):
+            return sharded.take_rows(w, ids, dtype, taken)
         if isinstance(w, ResidentTensor):
             return reference.take_rows(w, ids, dtype)
         return jnp.take(w, ids, axis=0, mode="clip").astype(dtype)

@@ -75,8 +75,8 @@ def put(
     for name in lists.keys() & arrays.keys():
         axis, filler = lists[name]
         most = max(arrays[name].shape[axis], stacked[name].shape[axis])
-        arrays[name] = _filled_up(arrays[name], axis, most, filler)
-        stacked[name] = _filled_up(stacked[name], axis, most, filler)
+        arrays[name] = filled_up(arrays[name], axis, most, filler)
+        stacked[name] = filled_up(stacked[name], axis, most, filler)
     filled = _write(stacked, arrays, np.array(index, np.int32))
     if not isinstance(weight, ResidentTensor):
         return filled[""]
@@ -108,7 +108,7 @@ def _write(
     return jax.tree.map(one, stacked, arrays)
 
 
-def _filled_up(array: jax.Array, axis: int, size: int, filler: tuple[int, ...]) -> jax.Array:
+def filled_up(array: jax.Array, axis: int, size: int, filler: tuple[int, ...]) -> jax.Array:
     shape = list(array.shape)
     shape[axis] = size - array.shape[axis]
     if not shape[axis]:

@@ -19,7 +19,7 @@ from .conftest import ROOT, SLOW
 
 # Lower layers first. A package imports from those before it (and from itself) only.
 LAYERS = [
-    {"errors", "jax_internals"},
+    {"errors", "jax_internals", "release"},
     {"modes"},
     {"schema"},
     {"formats"},

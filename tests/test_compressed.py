@@ -237,7 +237,7 @@ def test_a_flipped_bit_is_found_and_named(copy, where, tmp_path):
         with pytest.raises(ChecksumError, match=r"bundles\.00000.*tensor '") as raised:
             run()
         assert raised.value.tensor
-    assert left_in(tmp_path) == ["copy"]
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_damaged_index_is_found(copy):
@@ -438,7 +438,10 @@ def test_a_source_that_changes_meanwhile_is_refused(fixtures, tmp_path, monkeypa
     monkeypatch.setattr(compressing, "write", write_and_touch)
     with pytest.raises(InputError, match="changed while"):
         jentropy.compress_checkpoint(source, tmp_path / "dst")
-    assert left_in(tmp_path) == ["source"]
+    assert left_in(tmp_path) == [".dst.jentropy-compress", "source"]
+    monkeypatch.undo()
+    jentropy.compress_checkpoint(source, tmp_path / "dst")
+    assert jentropy.verify(tmp_path / "dst", against=source).compared
 
 
 def test_what_orbax_does_not_store_is_an_error_not_a_wreck(tmp_path, packed):
@@ -467,25 +470,39 @@ def test_the_destination_may_not_lie_in_the_source(fixtures, tmp_path):
     assert read_tree(source) == read_tree(fixtures / "llama_fp16")
 
 
-def test_a_full_disk_leaves_nothing_behind(fixtures, packed, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_what_is_done_and_says_so(fixtures, packed, tmp_path, monkeypatch):
+    from orbax.checkpoint import v1 as ocp
+
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
+    def compress():
+        jentropy.compress_checkpoint(fixtures / "llama_bf16", tmp_path / "new" / "dst")
+
+    def decompress():
+        jentropy.decompress_checkpoint(packed["llama_bf16"], tmp_path / "new" / "dst")
+
+    for run, place, name in (
+        (compress, os, "fsync"),
+        (compress, ocp.partial, "finalize"),
+        (compress, os, "rename"),
+        (decompress, os, "fsync"),
+        (decompress, os, "rename"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, full)
+            with pytest.raises(DestinationError, match="No space left on device") as raised:
+                run()
+        (stage,) = (tmp_path / "new").iterdir()
+        assert raised.value.__notes__[0].startswith(f"what is done lies in {stage}; ")
+        run()
+        assert left_in(tmp_path / "new") == ["dst"]
+        shutil.rmtree(tmp_path / "new" / "dst")
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         with pytest.raises(DestinationError, match="No space left on device"):
-            jentropy.compress_checkpoint(fixtures / "llama_bf16", tmp_path / "dst")
-    from orbax.checkpoint import v1 as ocp
-
-    with monkeypatch.context() as patch:
-        patch.setattr(ocp.partial, "finalize", full)
-        with pytest.raises(DestinationError, match="No space left on device"):
-            jentropy.compress_checkpoint(fixtures / "llama_bf16", tmp_path / "new" / "dst")
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "rename", full)
-        with pytest.raises(DestinationError, match="No space left on device"):
-            jentropy.decompress_checkpoint(packed["llama_bf16"], tmp_path / "dst")
-    assert left_in(tmp_path) == []
+            jentropy.save(tmp_path / "other" / "dst", np.ones(3))
+    assert left_in(tmp_path) == ["new"]
 
 
 KILLED = """
@@ -514,10 +531,11 @@ def test_killed_work_is_taken_up(fixtures, tmp_path, monkeypatch):
     assert killed.returncode == -signal.SIGKILL
     assert not target.exists()
     (stage,) = tmp_path.glob(".*jentropy-compress")
-    assert len(list(stage.glob("0*"))) == 3
+    chunks = sorted(stage.glob("out/state/bundles.*/c/0"))
+    assert len(chunks) == 3
     with (stage / "journal.jsonl").open("a") as journal:
-        journal.write('{"bytes": 1, "ha')  # a line that was cut off
-    (stage / "00002").write_bytes(b"lost")  # and a bundle that was not quite written
+        journal.write('{"entries": [1, "ha')  # a line that was cut off
+    chunks[2].write_bytes(b"lost")  # and a bundle that was not quite written
 
     taken_up = []
     append = writer.Writer.append

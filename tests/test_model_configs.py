@@ -254,7 +254,6 @@ def test_a_sliding_layer_without_a_window_is_refused():
         read({**SIZES, **QWEN2_5, **kinds})
 
 
-YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
 REFUSED = {
     "final_logit_softcapping": 30.0,
     "attn_logit_softcapping": 50.0,
@@ -278,7 +277,7 @@ REFUSED = {
     "auto_map": {"AutoModelForCausalLM": "modeling_x.XForCausalLM"},
     "num_experts": 8,
     "norm_type": "layernorm",
-    "rope_scaling": YARN,
+    "rope_scaling": {"rope_type": "proportional", "factor": 4.0},
     "mrope_section": [16, 24, 24],
     "a_key_of_next_year": "on",
     # False, 0 and 1 are not neutral under every name.

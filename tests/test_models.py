@@ -22,7 +22,7 @@ import jentropy
 from jentropy import formats, models
 from jentropy.checkpoints import safetensors
 from jentropy.errors import InputError, UnsupportedError
-from jentropy.models import decoder, layers
+from jentropy.models import layers, rope
 from jentropy.models.config import RopeConfig, decoder_config
 from jentropy.models.rope import inverse_frequencies
 from jentropy.pallas_kernels import ResidentTensor
@@ -66,7 +66,7 @@ def rounded_frequencies(monkeypatch):
     def rounded(config, head_dim):
         return inverse_frequencies(config, head_dim).astype(ml_dtypes.bfloat16).astype(np.float32)
 
-    monkeypatch.setattr(decoder, "inverse_frequencies", rounded)
+    monkeypatch.setattr(rope, "inverse_frequencies", rounded)
     jax.clear_caches()
     yield
     jax.clear_caches()
@@ -142,16 +142,25 @@ QUANTISED = {
 
 
 @pytest.mark.parametrize("name", QUANTISED)
-def test_quantised_weights_of_compressed_checkpoints_stay_quantised(name, fixtures, packed):
+def test_quantised_weights_run_as_they_are_stored(name, fixtures, packed):
+    """From the files as from a compressed checkpoint; dense if that is asked for."""
     number_format, most = QUANTISED[name]
-    dense, ours = (models.load(p, compute_dtype=FLOAT32) for p in (fixtures / name, packed[name]))
-    for path, variable in nnx.to_flat_state(nnx.state(ours, nnx.Param)):
-        weight = variable.get_value()
-        if "_proj" in ".".join(map(str, path)):
-            assert weight.number_format.name == number_format
-            assert weight.bits_per_weight < most
     ids = np.random.default_rng(0).integers(0, 250, (2, 9))
-    assert relative_error(logits(ours, ids), logits(dense, ids)) < 1e-5
+    found = []
+    for path in (fixtures / name, packed[name]):
+        model = models.load(path, compute_dtype=FLOAT32)
+        for parts, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)):
+            weight = variable.get_value()
+            if "_proj" in ".".join(map(str, parts)):
+                assert weight.number_format.name == number_format
+                assert weight.bits_per_weight < most
+        dense = models.load(path, compute_dtype=FLOAT32, dense=True)
+        arrays = jax.tree.leaves(nnx.state(dense), is_leaf=lambda x: isinstance(x, ResidentTensor))
+        assert all(isinstance(array, jax.Array) for array in arrays)
+        found += [logits(model, ids), logits(dense, ids)]
+    assert same_bits(found[0], found[2])
+    assert same_bits(found[1], found[3])
+    assert relative_error(found[0], found[1]) < 1e-5
 
 
 def test_a_quantised_table_is_looked_up_in_the_dtype_of_the_activations():
@@ -316,7 +325,8 @@ def test_llama3_frequencies():
             "low_freq_factor: expected below high_freq_factor = 1.0, found 1.0",
         ),
         ({"num_attention_heads": 3, "num_key_value_heads": 2}, InputError, "multiple"),
-        ({"rope_scaling": {"rope_type": "yarn"}}, UnsupportedError, "found yarn"),
+        ({"rope_scaling": {"rope_type": "mrope"}}, UnsupportedError, "found mrope"),
+        ({"rope_scaling": {"rope_type": "yarn"}}, InputError, "'factor'"),
         ({"rope_theta": "x"}, InputError, "rope_theta"),
         ({"hidden_act": "tanh"}, UnsupportedError, "hidden_act"),
     ],

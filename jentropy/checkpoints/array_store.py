@@ -115,7 +115,7 @@ def write_store(
     *,
     ocdbt: bool,
 ) -> None:
-    """Writes the arrays of a store: prefix, metadata, values.
+    """Writes arrays of a store (prefix, metadata, values), in the place of those that are there.
 
     Raises:
       CorruptError: metadata that are not those of such an array.
@@ -134,7 +134,9 @@ def write_store(
         }
         expected: Any = (values.shape, values.dtype)
         try:
-            array = ts.open(array_spec, create=True, transaction=batch, context=context).result()
+            array = ts.open(
+                array_spec, create=True, delete_existing=True, transaction=batch, context=context
+            ).result()
             made: Any = tuple(array.shape), np.dtype(array.dtype.numpy_dtype)
         except ValueError as error:
             expected, made = "what zarr takes", _what(error)

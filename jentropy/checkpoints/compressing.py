@@ -8,6 +8,7 @@ from pathlib import Path
 import xxhash
 
 from jentropy.errors import InputError
+from jentropy.release import RELEASE
 
 from . import index as index_lib
 from .hub import resolve
@@ -17,7 +18,7 @@ from .opening import read_source
 from .orbax_source import OrbaxSource
 from .progress import Progress
 from .sources import FileSource
-from .staging import refuse_existing
+from .staging import recover, refuse_existing
 from .store import is_compressed_checkpoint
 from .writer import other_than_compressed, writing
 
@@ -33,7 +34,8 @@ def compress_checkpoint(
 ) -> None:
     """Compresses a checkpoint, with every file that lies beside its weights.
 
-    Killed or interrupted work is taken up by the next call with the same arguments.
+    Work that was killed, was interrupted or failed is taken up by the next call with the same
+    arguments: of each tensor that it finished, the source is read and held to its hashes again.
 
     Args:
       src: a safetensors or GGUF file, a directory of such files, what Orbax wrote (the root of a
@@ -61,6 +63,7 @@ def compress_checkpoint(
       [97, 98, 99, 100]
     """
     target = Path(dst)
+    recover(target, "compress")
     refuse_existing(target, other_than_compressed if overwrite else None)
     source = resolve(src)
     if overwrite and source.resolve().is_relative_to(target.resolve()):
@@ -71,10 +74,10 @@ def compress_checkpoint(
         raise InputError("destination lies inside the source", file=target)
     files = read_source(source, step)
     manifest = collect(files, strict=strict)
-    fingerprint = _fingerprint(files)
-    with writing(target, fingerprint, overwrite=overwrite) as writer:
+    before = _state(files)
+    with writing(target, _fingerprint(files), overwrite=overwrite) as writer:
         entries = write(writer, manifest.items, progress)
-        if _fingerprint(files) != fingerprint:
+        if _state(files) != before:
             raise InputError("files changed while they were being compressed", file=source)
         writer.finish(
             tensors=tuple(entries[n] for n in manifest.tensors),
@@ -89,12 +92,12 @@ def compress_checkpoint(
 
 
 def _fingerprint(source: FileSource | OrbaxSource) -> str:
-    """Changes with any file of the source and with this release's format."""
-    stats = [(source.root / name).stat() for name in source.files]
-    state = [
-        index_lib.VERSION,
-        JOURNAL_VERSION,
-        str(source.root.resolve()),
-        [(n, s.st_size, s.st_mtime_ns) for n, s in zip(source.files, stats, strict=True)],
-    ]
+    """Changes with the release, its format, and where the source lies."""
+    state = [RELEASE, index_lib.VERSION, JOURNAL_VERSION, str(source.root.resolve())]
     return xxhash.xxh3_128_hexdigest(json.dumps(state).encode())
+
+
+def _state(source: FileSource | OrbaxSource) -> list[tuple[str, int, int]]:
+    """Changes with any file of the source that is written while it is read."""
+    stats = ((name, (source.root / name).stat()) for name in source.files)
+    return [(name, told.st_size, told.st_mtime_ns) for name, told in stats]

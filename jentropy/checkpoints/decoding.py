@@ -4,30 +4,42 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from jentropy.containers import coder
 
-from .entries import Blocks, Entry, Filler, Section, fields_of
+from .entries import Blocks, Entry, FileEntry, Filler, Section, fields_of
 from .progress import Progress, counted
 from .store import Store
 
 
-def _coded(store: Store, entry: Entry, *, together: bool) -> Iterator[coder.Coded]:
-    """The chunks of an entry; `together` is whether `coder.assemble` will take them."""
-    room = coder.room(entry.header) if together else None
-    header = entry.header
-    for place, chunk, span in zip(entry.places, header.chunks, header.spans(), strict=True):
-        yield coder.Coded(
-            name=entry.name,
-            chunk=chunk,
-            payload=store.payload(*place, chunk.bytes),
-            span=span,
-            file=store.bundle_path(place[0]),
-            tensor=room,
-        )
+def coded_chunk(
+    store: Store, entry: Entry, chunk: int, room: np.ndarray | None = None
+) -> coder.Coded:
+    """A chunk of an entry.
+
+    Args:
+      room: all codes of the entry, where its own are to go; None: to an array of their own.
+    """
+    header, place = entry.header, entry.places[chunk]
+    return coder.Coded(
+        name=entry.name,
+        chunk=header.chunks[chunk],
+        payload=store.payload(*place, header.chunks[chunk].bytes),
+        span=header.span(chunk * header.chunk_weights),
+        file=store.bundle_path(place[0]),
+        tensor=room,
+    )
+
+
+def _coded(store: Store, entry: Entry) -> Iterator[coder.Coded]:
+    """The chunks of an entry, for `coder.assemble`."""
+    room = coder.room(entry.header)
+    for chunk in range(len(entry.places)):
+        yield coded_chunk(store, entry, chunk, room)
 
 
 def read_entries(
@@ -35,9 +47,7 @@ def read_entries(
 ) -> Iterator[np.ndarray]:
     """The arrays of entries, in order; the chunks of many decode together."""
     entries = list(entries)
-    decoded = coder.decode(
-        item for entry in entries for item in _coded(store, entry, together=True)
-    )
+    decoded = coder.decode(item for entry in entries for item in _coded(store, entry))
     return counted((coder.assemble(decoded, entry.header) for entry in entries), progress)
 
 
@@ -62,24 +72,94 @@ def _side_by_side(fields: Iterable[np.ndarray]) -> np.ndarray:
     return np.concatenate([np.ascontiguousarray(part).view(np.uint8) for part in rows], axis=1)
 
 
+@dataclass(frozen=True, slots=True)
+class Progressed:
+    """How far a file is there already: whole sections, chunks of the next one, and their bytes."""
+
+    sections: int = 0
+    chunks: int = 0
+    bytes: int = 0
+
+
+def sections_of(file: FileEntry) -> list[Section]:
+    """What a file is made of, in order."""
+    return [Filler(file.blob), *(file.parts or ())]
+
+
 def file_bytes(
-    store: Store, progress: Progress | None = None
+    store: Store,
+    progress: Progress | None = None,
+    there: Mapping[str, Progressed] | None = None,
 ) -> Iterator[tuple[str, Iterator[np.ndarray]]]:
     """Every file and its bytes, uint8, in order; each file's are to be used up before the next's.
 
-    Chunks of many files decode together.
+    Chunks of many files decode together. No array is in memory as a whole.
+
+    Args:
+      there: how much of a file is left out; nothing of those that it does not name.
     """
-    files = [(f.path, [Filler(f.blob), *(f.parts or ())]) for f in store.index.files]
+    files = []
+    for file in store.index.files:
+        done = (there or {}).get(file.path, Progressed())
+        sections = sections_of(file)[done.sections :]
+        runs = [_run(store, section) for section in sections]
+        if runs:
+            runs[0] = replace(runs[0], places=runs[0].places[done.chunks :])
+        files.append((file.path, runs))
     decoded = coder.decode(
-        item
-        for _, sections in files
-        for section in sections
-        for entry in entries_of(store, section)
-        for item in _coded(store, entry, together=isinstance(section, Blocks))
+        item for _, runs in files for run in runs for item in _coded_run(store, run)
     )
-    for name, sections in files:
-        parts = (part for section in sections for part in _section(store, section, decoded))
-        yield name, counted(parts, progress)
+    for name, runs in files:
+        yield name, counted((part for run in runs for part in _bytes(run, decoded)), progress)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """Chunks of a section in the order in which its bytes need them.
+
+    Attributes:
+      entries: of a tensor, a blob, or fields whose rows lie side by side.
+      places: entry and chunk of each.
+    """
+
+    entries: list[Entry]
+    places: list[tuple[int, int]]
+
+
+def _run(store: Store, section: Section) -> Run:
+    entries = entries_of(store, section)
+
+    def begin(place: tuple[int, int]) -> float:  # as part of the field
+        header = entries[place[0]].header
+        return place[1] * header.chunk_weights / max(1, header.size)
+
+    places = [(n, chunk) for n, entry in enumerate(entries) for chunk in range(len(entry.places))]
+    return Run(entries=entries, places=sorted(places, key=begin) if len(entries) > 1 else places)
+
+
+def _coded_run(store: Store, run: Run) -> Iterator[coder.Coded]:
+    for n, chunk in run.places:
+        yield coded_chunk(store, run.entries[n], chunk)
+
+
+def _bytes(run: Run, decoded: Iterator[tuple[coder.Coded, np.ndarray]]) -> Iterator[np.ndarray]:
+    """A section's bytes, of its decoded chunks."""
+    chunks = itertools.islice(decoded, len(run.places))
+    if len(run.entries) == 1:
+        for _, codes in chunks:
+            yield np.ascontiguousarray(codes).view(np.uint8)
+        return
+    widths = [math.prod(entry.header.shape[1:]) for entry in run.entries]
+    waiting = [np.zeros(0, np.uint8)] * len(widths)  # of each field, what is no whole row of all
+    for (n, _), (_, codes) in zip(run.places, chunks, strict=True):
+        waiting[n] = np.concatenate([waiting[n].view(codes.dtype), codes])
+        rows = min(len(part) // width for part, width in zip(waiting, widths, strict=True) if width)
+        if rows:
+            yield _side_by_side(
+                part[: rows * width].reshape(rows, width)
+                for part, width in zip(waiting, widths, strict=True)
+            ).reshape(-1)
+            waiting = [part[rows * width :] for part, width in zip(waiting, widths, strict=True)]
 
 
 def entries_of(store: Store, section: Section) -> list[Entry]:
@@ -87,16 +167,3 @@ def entries_of(store: Store, section: Section) -> list[Entry]:
     if isinstance(section, Filler):
         return [store.index.blobs[section.blob]]
     return [store.index.tensors[i] for i in fields_of(section)]
-
-
-def _section(
-    store: Store, section: Section, decoded: Iterator[tuple[coder.Coded, np.ndarray]]
-) -> Iterator[np.ndarray]:
-    """A section's bytes, of its decoded chunks."""
-    entries = entries_of(store, section)
-    if isinstance(section, Blocks):
-        fields = [coder.assemble(decoded, entry.header) for entry in entries]
-        yield _side_by_side(fields).reshape(-1)
-        return
-    for _, codes in itertools.islice(decoded, len(entries[0].places)):
-        yield np.ascontiguousarray(codes).view(np.uint8)

@@ -7,14 +7,23 @@ from pathlib import Path
 from jentropy.containers import trees
 from jentropy.errors import InputError
 
-from . import array_store, orbax
-from .decoding import all_bytes, file_bytes, read_entries
-from .entries import StoreEntry
+from . import orbax
+from .decoding import all_bytes
 from .loading import load
-from .orbax_source import owned_files
 from .progress import Progress, expect
-from .staging import Replaces, destination_errors, put_in_place, staged
+from .restoring import remaining_bytes, strange, take_up, write_files, write_store
+from .staging import (
+    OUT,
+    Replaces,
+    destination_errors,
+    expect_space,
+    put_in_place,
+    recover,
+    staged,
+)
 from .store import Store, is_orbax_checkpoint
+
+PURPOSE = "decompress"
 
 
 def decompress_checkpoint(
@@ -29,6 +38,9 @@ def decompress_checkpoint(
     An Orbax checkpoint comes back as one to Orbax: its arrays written anew as they were laid out,
     every other file byte for byte. A checkpoint that was made of a pytree becomes an Orbax
     checkpoint of it.
+
+    Work that was killed, was interrupted or failed is taken up by the next call, but for that of a
+    pytree: what it wrote is held to the hashes of the checkpoint.
 
     Args:
       path: a compressed checkpoint.
@@ -58,51 +70,33 @@ def decompress_checkpoint(
         raise InputError("destination lies inside the compressed checkpoint", file=target)
     if overwrite and store.path.resolve().is_relative_to(target.resolve()):
         raise InputError("compressed checkpoint lies inside the destination", file=store.path)
+    recover(target, PURPOSE)
     replaces = _others(store) if overwrite else None
     if store.index.is_pytree:
         orbax.save_tree(target, trees.decompress(load(path)), replaces=replaces)
         return
-    expect(progress, all_bytes(store))
-    with staged(target, "decompress", replaces=replaces) as stage, destination_errors(target):
+    with (
+        staged(target, PURPOSE, resumable=True, replaces=replaces) as stage,
+        destination_errors(target),
+    ):
+        made = stage / OUT
+        there = take_up(store, made)
+        expect_space(target, remaining_bytes(store, there))
+        done = sum(file.bytes for file in there.values())
+        expect(progress, all_bytes(store), done)
         for item in store.index.stores:
-            _write_store(store, item, stage / "out" / item.path, progress)
-        for name, parts in file_bytes(store, progress):
-            file = stage / "out" / name
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with file.open("wb") as stream:
-                stream.writelines(part.data for part in parts)
-        put_in_place(stage / "out", target, replace=overwrite)
-
-
-def _write_store(store: Store, item: StoreEntry, folder: Path, progress: Progress | None) -> None:
-    """Writes a store of an Orbax checkpoint as it was."""
-    index = store.index
-    arrays = read_entries(store, (index.tensors[n] for n, _, _ in item.arrays), progress)
-    values = read_entries(store, (index.blobs[n] for _, n in item.others), progress)
-    array_store.write_store(
-        folder,
-        (
-            (prefix, told, array)
-            for (_, prefix, told), array in zip(item.arrays, arrays, strict=True)
-        ),
-        ((key, value.tobytes()) for (key, _), value in zip(item.others, values, strict=True)),
-        ocdbt=item.ocdbt,
-    )
+            write_store(store, item, made / item.path, progress)
+        made.mkdir(exist_ok=True)
+        write_files(store, made, there, progress)
+        put_in_place(made, target, replace=overwrite)
 
 
 def _others(store: Store) -> Replaces:
     """Says what a directory holds that the checkpoint does not give back."""
 
-    def strange(path: Path) -> str:
+    def other(path: Path) -> str:
         if store.index.is_pytree:
             return "" if is_orbax_checkpoint(path) else "no Orbax checkpoint"
-        if not path.is_dir():
-            return "a file"
-        inside = [p.relative_to(path).as_posix() for p in path.rglob("*") if not p.is_dir()]
-        ours = {f.path for f in store.index.files}
-        for item in store.index.stores:
-            prefixes = [prefix for _, prefix, _ in item.arrays]
-            ours |= owned_files(inside, item.path, prefixes, ocdbt=item.ocdbt)
-        return next((name for name in inside if name not in ours), "")
+        return next(strange(store, path), "") if path.is_dir() else "a file"
 
-    return strange
+    return other

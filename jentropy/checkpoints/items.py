@@ -1,15 +1,15 @@
 """What is written, wherever it comes from: items become chunks in bundles and entries of an index.
 
-What was done when work was killed stands in the journal of the `Writer` and is not done again.
+What was done when work ended early stands in the journal of the `Writer`. An entry is taken over
+whole, once its source has been read again and has the same hashes, or not at all.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from operator import itemgetter
 from typing import Any
 
@@ -17,25 +17,25 @@ import numpy as np
 
 from jentropy.containers import coder
 from jentropy.containers.chunks import coded_chunks
-from jentropy.containers.tensor import Chunk, CompressedTensor, Description, is_compressed
-from jentropy.schema import DIGEST, SIZE, optional, record, row
+from jentropy.containers.tensor import (
+    Chunk,
+    CompressedTensor,
+    Description,
+    checksum,
+    is_compressed,
+)
+from jentropy.formats import RAW, codes_of, format_of_dtype
 
+from . import space
 from .contents import StoredArray
 from .entries import Entry
-from .index import ENTRY
 from .progress import Progress, expect
+from .staging import expect_space
 from .writer import Writer
 
-JOURNAL_VERSION = 2
-CHUNK = record(
-    Chunk, {"weights": SIZE, "bytes": SIZE, "payload_hash": DIGEST, "codes_hash": DIGEST}
-)
-# Which item, place of its next chunk, that chunk, and with the last one the entry.
-RECORD = row(SIZE, row(SIZE, SIZE), CHUNK, optional(ENTRY))
+JOURNAL_VERSION = 3
 
 Placed = list[tuple[tuple[int, int], Chunk]]  # chunks of an item by their places
-# Which item, what its header says but the chunks, and its next chunks with their payloads.
-Coded = tuple[int, Description, list[tuple[Chunk, np.ndarray]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -59,16 +59,43 @@ class Item:
         """Bytes of the original."""
         return math.prod(self.array.shape) * self.array.dtype.itemsize
 
-    def make(self, skip: int) -> coder.Draft:
-        """Its draft, less the chunks that are there."""
+    def make(self) -> coder.Draft:
+        """Its draft."""
         assert isinstance(self.array, StoredArray)
-        return self.draft(self.name, self.array.read(), skip=skip)
+        return self.draft(self.name, self.array.read())
+
+    def gave(self, entry: Entry) -> bool:
+        """Whether an entry is what writing this item gives, by its description and hashes."""
+        if not isinstance(self.array, StoredArray) or not self._is_described_by(entry):
+            return False
+        codes = codes_of(self.array.read()).reshape(-1)
+        header = entry.header
+        return all(
+            checksum(codes[span.start : span.start + span.size]) == chunk.codes_hash
+            for span, chunk in zip(header.spans(), header.chunks, strict=True)
+        )
+
+    def _is_described_by(self, entry: Entry) -> bool:
+        header, options = entry.header, getattr(self.draft, "keywords", {})
+        element = options.get("element")
+        if self.draft is coder.blob:
+            number_format = RAW
+        else:
+            number_format = element.name if element else format_of_dtype(self.array.dtype)
+        ours = self.name, tuple(self.array.shape), self.array.dtype.name, number_format
+        theirs = entry.name, header.shape, header.dtype, header.format
+        told = {key: getattr(header, key) for key in ("numpy", "scalar", "key") if key in options}
+        return ours == theirs and all(options[key] == value for key, value in told.items())
+
+
+# An item, what its header says but the chunks, and its next chunks with their payloads.
+Coded = tuple[Item, Description, list[tuple[Chunk, np.ndarray]]]
 
 
 def write(
     writer: Writer, items: Sequence[Item], progress: Progress | None = None
 ) -> tuple[Entry, ...]:
-    """Writes the chunks of items that are not there yet, in order.
+    """Writes items, in order, but those that earlier work wrote.
 
     Args:
       progress: called with the bytes done since the last call.
@@ -76,30 +103,36 @@ def write(
     Returns:
       The items' entries.
     """
-    placed: list[Placed] = [[] for _ in items]
-    entries: list[Entry | None] = [None] * len(items)
-    for number, place, chunk, entry in map(RECORD.read, writer.journal):
-        placed[number].append((place, chunk))
-        entries[number] = entry
-    done = (
-        chunk.weights * item.array.dtype.itemsize
-        for item, chunks in zip(items, placed, strict=True)
-        for _, chunk in chunks
-    )
+    entries: list[Entry] = []
+    for item, entry in zip(items, writer.journal(), strict=False):
+        if not (item.gave(entry) and writer.take_up(entry)):
+            break
+        entries.append(entry)
+    writer.begin(entries)
+    expect_space(writer.path, _least_bytes(items[len(entries) :]))
+    done = (entry.header.raw_bytes for entry in entries)
     expect(progress, sum(item.nbytes for item in items), sum(done))
-    waiting = {n: len(placed[n]) for n, entry in enumerate(entries) if entry is None}
-    for number, described, coded in _coded(items, waiting):
-        name, chunks = items[number].name, placed[number]
+    placed: Placed = []
+    for item, described, coded in _coded(items[len(entries) :]):
         for chunk, payload in coded:
-            chunks.append((writer.append(payload), chunk))
-            entries[number] = _entry(name, described, chunks)
-            writer.record(RECORD.write((number, chunks[-1][0], chunk, entries[number])))
+            placed.append((writer.append(payload), chunk))
             if progress:
-                progress(chunk.weights * items[number].array.dtype.itemsize)
-        if not coded:
-            entries[number] = _entry(name, described, chunks)
-    assert all(entries)
-    return tuple(entry for entry in entries if entry is not None)
+                progress(chunk.weights * item.array.dtype.itemsize)
+        if (entry := _entry(item.name, described, placed)) is not None:
+            entries.append(entry)
+            writer.record(entry)
+            placed = []
+    assert len(entries) == len(items)
+    return tuple(entries)
+
+
+def _least_bytes(items: Sequence[Item]) -> int:
+    """What items will take at the least."""
+    packed = sum(item.array.nbytes for item in items if is_compressed(item.array))
+    unread = sum(item.nbytes for item in items if item.reads)
+    arrays = (item.array for item in items if not item.reads)
+    mapped = space.least_bytes(array for array in arrays if isinstance(array, StoredArray))
+    return mapped + packed + int(space.UNREAD * unread)
 
 
 def _entry(name: str, described: Description, placed: Placed) -> Entry | None:
@@ -110,26 +143,20 @@ def _entry(name: str, described: Description, placed: Placed) -> Entry | None:
     return Entry(name, header, tuple(place for place, _ in placed))
 
 
-def _coded(items: Sequence[Item], waiting: Mapping[int, int]) -> Iterator[Coded]:
-    """Chunks in order; many items are coded together.
-
-    Args:
-      waiting: which items, and how many of their chunks are there.
-    """
-    for is_coded, group in itertools.groupby(waiting, lambda n: is_compressed(items[n].array)):
-        numbers = list(group)
+def _coded(items: Sequence[Item]) -> Iterator[Coded]:
+    """Chunks in order; many items are coded together."""
+    for is_coded, group in itertools.groupby(items, lambda item: is_compressed(item.array)):
+        run = list(group)
         if is_coded:
-            for number in numbers:
-                tensor: Any = items[number].array
-                chunks = list(coded_chunks(items[number].name, tensor))[waiting[number] :]
-                for item in chunks:
-                    coder.check_payload(item)
-                yield number, tensor.header, [(item.chunk, item.payload) for item in chunks]
+            for item in run:
+                tensor: Any = item.array
+                chunks = list(coded_chunks(item.name, tensor))
+                for coded in chunks:
+                    coder.check_payload(coded)
+                yield item, tensor.header, [(coded.chunk, coded.payload) for coded in chunks]
         else:
-            makers = (partial(items[number].make, waiting[number]) for number in numbers)
-            sizes = (items[number].nbytes * items[number].reads for number in numbers)
-            by_draft = itertools.groupby(
-                coder.encode(coder.drafts(makers, sizes)), key=itemgetter(0)
-            )
-            for number, (draft, parts) in zip(numbers, by_draft, strict=True):
-                yield from ((number, draft, coded) for _, coded in parts)
+            sizes = (item.nbytes * item.reads for item in run)
+            drafts = coder.drafts((item.make for item in run), sizes)
+            by_draft = itertools.groupby(coder.encode(drafts), key=itemgetter(0))
+            for item, (draft, parts) in zip(run, by_draft, strict=True):
+                yield from ((item, draft, coded) for _, coded in parts)

@@ -101,5 +101,5 @@ def _packed(store: Store, entry: Entry) -> CompressedTensor:
             runs[-1][2] += chunk.bytes
         else:
             runs.append([bundle, offset, chunk.bytes])
-    payload = tuple(store.payload(*run) for run in runs)
+    payload = tuple(store.mapped_payload(*run) for run in runs)
     return CompressedTensor(payload=payload, header=entry.header)

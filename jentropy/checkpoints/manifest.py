@@ -31,6 +31,7 @@ from .gguf_blocks import PACKINGS
 from .gguf_files import GgufFile
 from .item_tree import ARRAY, Leaf
 from .items import Item
+from .mapping import mapped
 from .orbax_source import OrbaxSource
 from .safetensors import SafetensorsFile
 from .sources import FileSource, open_weights
@@ -156,7 +157,7 @@ class Manifest:
         self, name: str, path: Path, opened: SafetensorsFile | GgufFile | None, is_model: bool
     ) -> None:
         """A file's header, then its tensors and the bytes between, or all of it as bytes."""
-        data = map_file(path)
+        data = mapped(path)
         if opened is None:
             self.files.append(FileEntry(path=name, blob=self._add_blob(name, data, path)))
             return
@@ -201,9 +202,3 @@ def _open_weights(path: Path) -> SafetensorsFile | GgufFile | None:
         return open_weights(path)
     except InputError:
         return None
-
-
-def map_file(path: Path) -> np.ndarray:
-    """A file's bytes, mapped."""
-    empty = path.stat().st_size == 0
-    return np.zeros(0, np.uint8) if empty else np.asarray(np.memmap(path, np.uint8, mode="r"))

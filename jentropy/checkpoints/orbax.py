@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -83,26 +82,20 @@ def save_tree(path: Path, tree: Any, *, replaces: Replaces | None = None) -> Non
         put_in_place(stage / "out", path, replace=replaces is not None)
 
 
-def save_arrays(
-    folder: Path, parts: Iterable[Mapping[str, Any]], *, custom_metadata: dict[str, Any]
-) -> Path:
-    """Writes a checkpoint of uint8 arrays part by part: no OCDBT, no compression.
+def save_arrays(folder: Path, tree: Mapping[str, Any], *, custom_metadata: dict[str, Any]) -> Path:
+    """Writes a checkpoint of uint8 arrays: no OCDBT, no compression.
 
     Args:
-      folder: where the checkpoint will lie, under a name of this function's choice.
-      parts: pytrees of disjoint keys, one in memory at a time.
+      folder: where the checkpoint will lie, alone, under a name of this function's choice.
 
     Returns:
       The checkpoint.
     """
-    for leftover in folder.glob("out*"):
-        shutil.rmtree(leftover)
     with _orbax(folder) as (ocp, plain):
         context = ocp.Context()
         context.array.saving.use_ocdbt = False
         context.array.saving.use_compression = False
         with context:
-            for part in parts:
-                ocp.partial.save(plain / "out", part, custom_metadata=custom_metadata)
+            ocp.partial.save(plain / "out", tree, custom_metadata=custom_metadata)
             ocp.partial.finalize(plain / "out")
     return folder / "out"

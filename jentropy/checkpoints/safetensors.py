@@ -26,6 +26,7 @@ from jentropy.containers.tensor import first_twice, is_shape
 from jentropy.errors import CorruptError, TruncatedError, UnsupportedError
 
 from .contents import StoredArray, in_memory
+from .mapping import mapped
 
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 LENGTH_BYTES = 8
@@ -207,8 +208,8 @@ def _arrays(path: Path, entries: dict[str, Any], start: int, size: int) -> tuple
                 found=f"{size} bytes",
             )
         if buffer is None:
-            buffer = np.memmap(path, np.uint8, mode="r") if size > start else np.zeros(start, "u1")
-        values = np.asarray(buffer[start + begin : start + end]).view(array_dtype)
+            buffer = mapped(path, size)
+        values = buffer[start + begin : start + end].view(array_dtype)
         if 8 * array_dtype.itemsize == bits:
             values = values.reshape(shape)
         arrays.append(in_memory(name, values, path))

@@ -1,7 +1,8 @@
 """Destinations that appear whole or not at all.
 
 What is written lies in a hidden folder beside its destination until it is complete, and is then
-renamed. The folder is locked, so that two runs to one destination do not mix.
+renamed. The folder is locked, so that two runs to one destination do not mix, and nobody else may
+look into it. Of its insides this module knows `out`, what is made, and `replaced`, what was there.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import errno
 import os
 import shlex
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -17,11 +19,14 @@ from pathlib import Path
 
 from jentropy.errors import DestinationError, Interrupted
 
+from . import durable
+
 try:
     import fcntl
 except ImportError:  # Windows: no lock
     fcntl = None  # type: ignore[assignment]
 
+OUT, REPLACED, LOCK = "out", "replaced", "lock"
 _GLOB = frozenset("[]*?")
 Replaces = Callable[[Path], str]  # what of a destination may not be replaced; "" if all may
 
@@ -68,58 +73,126 @@ def refuse_existing(path: Path, replaces: Replaces | None = None) -> None:
 
 
 def put_in_place(made: Path, path: Path, *, replace: bool) -> None:
-    """Renames what was made to its destination.
+    """Renames what was made to its destination, once all of it is on the disk.
 
     Args:
-      made: lies in a folder of `staged`, whose end removes what was replaced.
+      made: `out` in a folder of `staged`, whose end removes what was replaced.
       replace: whether something may be there.
+
+    Raises:
+      DestinationError: something is there that may not be.
     """
-    old = made.parent / "replaced"
-    if not replace or not (path.exists() or path.is_symlink()):
-        os.rename(made, path)
-        return
-    os.rename(path, old)
+    old = made.parent / REPLACED
+    durable.sync_folder(made.parent)
+    there = path.exists() or path.is_symlink()
+    if there and not replace:
+        refuse_existing(path)
+    if there:
+        os.rename(path, old)
     try:
         os.rename(made, path)
     except OSError:
-        os.rename(old, path)
+        if there:
+            os.rename(old, path)
         raise
+    durable.sync_folder(path.parent)
+
+
+def stage_of(path: Path, purpose: str) -> Path:
+    """The folder that a destination is prepared in.
+
+    Args:
+      purpose: a word that keeps apart what different commands stage.
+    """
+    return path.parent / f".{path.name}.jentropy-{purpose}"
+
+
+def recover(path: Path, purpose: str) -> None:
+    """Ends what a run was killed in once it began to rename: clean-up, or a replacement.
+
+    Raises:
+      DestinationError: another process is writing it.
+    """
+    folder = stage_of(path, purpose)
+    if not (folder / LOCK).is_file():
+        return
+    old, made = folder / REPLACED, folder / OUT
+    with _locked(folder, path), destination_errors(path):
+        if old.exists() and not path.exists():
+            os.rename(old, path)
+        elif path.exists() and not made.exists():
+            shutil.rmtree(folder)
+
+
+def expect_space(path: Path, needed: int) -> None:
+    """Raises DestinationError if a file system has not so many bytes left.
+
+    Args:
+      path: where they would go; a folder above it is there.
+    """
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    with destination_errors(path):
+        free = shutil.disk_usage(above).free
+    if free < needed:
+        raise DestinationError(
+            "free space",
+            file=path,
+            expected=f"{needed} bytes or more",
+            found=free,
+            hint="the same command goes on once there is more",
+        )
+
+
+def _work(folder: Path) -> Iterator[Path]:
+    """What lies in a stage beside its lock."""
+    return (inside for inside in folder.iterdir() if inside.name != LOCK)
 
 
 @contextmanager
 def staged(
     path: Path, purpose: str, *, resumable: bool = False, replaces: Replaces | None = None
 ) -> Iterator[Path]:
-    """A folder to prepare `path` in; removed in the end, after a failure with new parents of it.
+    """A folder to prepare `path` in; removed in the end.
+
+    After a failure it stays if it is resumable and has something in it: the error has a note of
+    it. Otherwise it is removed, with new parents of the path.
 
     Args:
       path: the destination; the caller puts what it made there (`put_in_place`).
-      purpose: a word that keeps apart what different commands stage.
-      resumable: an interrupt (Ctrl-C) leaves the folder; one that is there is taken over.
+      purpose: see `stage_of`.
+      resumable: whether what a failure left is taken over.
       replaces: see `refuse_existing`.
 
     Raises:
       DestinationError: `path` exists, cannot be written, or another process is writing it.
       Interrupted: an interrupt (Ctrl-C), with what it left.
     """
+    recover(path, purpose)
     refuse_existing(path, replaces)
-    folder = path.parent / f".{path.name}.jentropy-{purpose}"
+    folder = stage_of(path, purpose)
     missing = [p for p in (path.parent, *path.parent.parents) if not p.exists()]
     with destination_errors(path):
-        if not resumable and folder.exists():
-            with _locked(folder, path):
-                shutil.rmtree(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+    _refuse_foreign(folder, path)
     with _locked(folder, path):
+        if not resumable:
+            with destination_errors(path):
+                for inside in list(_work(folder)):
+                    shutil.rmtree(inside) if inside.is_dir() else inside.unlink()
         try:
             yield folder
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt)
-            if interrupted and resumable:
-                raise Interrupted(
-                    f"interrupted: what is done lies in {folder}; the same command goes on from "
-                    f"there, `rm -r {shlex.quote(str(folder))}` gives it up"
-                ) from error
+            if resumable and any(_work(folder)):
+                kept = (
+                    f"what is done lies in {folder}; the same command goes on from there, "
+                    f"`rm -r {shlex.quote(str(folder))}` gives it up"
+                )
+                if interrupted:
+                    raise Interrupted(f"interrupted: {kept}") from error
+                error.add_note(kept)
+                raise
             shutil.rmtree(folder, ignore_errors=True)
             for parent in missing:
                 with suppress(OSError):
@@ -130,10 +203,24 @@ def staged(
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _refuse_foreign(folder: Path, path: Path) -> None:
+    """Raises DestinationError if a stage is a link, or someone else's."""
+    told = folder.lstat()
+    ours = not hasattr(os, "getuid") or told.st_uid == os.getuid()
+    if not stat.S_ISDIR(told.st_mode) or not ours:
+        raise DestinationError(
+            f"{folder.name} beside it",
+            file=path,
+            expected="a folder of this user",
+            found="another's" if not ours else "no folder",
+            hint="remove it, or take another path",
+        )
+
+
 @contextmanager
 def _locked(folder: Path, path: Path) -> Iterator[None]:
     with destination_errors(path):
-        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT)
+        lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | durable.NO_LINK, 0o600)
     try:
         if fcntl is not None:
             try:

@@ -6,12 +6,14 @@ A *bundle* is the payloads of many chunks one after another, so that thousands o
 one array. Orbax checks none of its data: the index has a checksum for every chunk, and the
 checkpoint's custom metadata has the index's. Arrays are stored without OCDBT and uncompressed
 (they are entropy coded already), so every array is a folder of its own with the bytes as they are:
-they are mapped, and only what is asked for is read.
+only what is asked for is read, and few of the files are open at a time.
 """
 
 from __future__ import annotations
 
 import json
+import threading
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +30,13 @@ from jentropy.errors import (
 from jentropy.schema import SIZE, TEXT, parse, record, row
 
 from . import index as index_lib
+from . import zarr_files
 from .index import KEY
+from .mapping import File, mapped
 
 METADATA_FILE = "_CHECKPOINT_METADATA"  # Orbax's; holds the custom metadata
 ARRAYS = "state"  # Orbax's folder of the arrays, when they were saved part by part
+OPEN_FILES = 32  # descriptors of bundles at a time
 
 
 def _size(*, shape: tuple[int], data_type: str, chunk_grid: dict[str, Any]) -> int:
@@ -108,7 +113,9 @@ class Store:
                 found=digest,
             )
         self.index = index_lib.from_bytes(text.tobytes(), self.array_path("index"))
-        self._bundles: dict[int, np.ndarray] = {}
+        self._maps: dict[int, np.ndarray] = {}
+        self._files: OrderedDict[int, File] = OrderedDict()
+        self._lock = threading.Lock()
 
     def array_path(self, name: str) -> Path:
         """Folder of an array of the checkpoint."""
@@ -116,36 +123,71 @@ class Store:
 
     def bundle_path(self, bundle: int) -> Path:
         """Folder of a bundle."""
-        return self.array_path(f"bundles.{bundle:05d}")
+        return self.array_path(bundle_name(bundle))
 
     def array(self, name: str) -> np.ndarray:
         """An array of the checkpoint, mapped and not read. uint8[n]."""
+        file, size = self._array_file(name)
+        return mapped(file, size)
+
+    def _array_file(self, name: str) -> tuple[Path, int]:
+        """The file of an array, and how many of its bytes are that."""
         folder = self.array_path(name)
         size = _declared_size(folder)
-        file = folder / "c" / "0"
+        file = folder / zarr_files.CHUNK
         on_disk = file.stat().st_size if file.is_file() else 0
         if on_disk < size:
             raise TruncatedError(
                 "array of the checkpoint", file=file, expected=f"{size} bytes", found=on_disk
             )
-        if size == 0:
-            return np.zeros(0, np.uint8)
-        return np.asarray(np.memmap(file, np.uint8, mode="r", shape=(size,)))
+        return file, size
+
+    def _bundle_file(self, bundle: int) -> Path:
+        """The file of a bundle, which has the bytes that the index tells of."""
+        file, size = self._array_file(bundle_name(bundle))
+        expected = self.index.bundles[bundle]
+        if size != expected:
+            raise CorruptError(
+                "bundle",
+                file=self.bundle_path(bundle),
+                expected=f"{expected} bytes",
+                found=size,
+            )
+        return file
+
+    def _opened(self, bundle: int) -> File:
+        """A bundle's file; it closes when nobody reads it any more."""
+        with self._lock:
+            stream = self._files.get(bundle)
+            if stream is None:
+                stream = self._files[bundle] = File(self._bundle_file(bundle))
+            self._files.move_to_end(bundle)
+            if len(self._files) > OPEN_FILES:
+                self._files.popitem(last=False)
+            return stream
 
     def payload(self, bundle: int, offset: int, size: int) -> np.ndarray:
-        """Payloads in a bundle, mapped and unchecked. uint8[size]."""
-        if bundle not in self._bundles:
-            array = self.array(f"bundles.{bundle:05d}")
-            expected = self.index.bundles[bundle]
-            if array.size != expected:
-                raise CorruptError(
-                    "bundle",
-                    file=self.bundle_path(bundle),
-                    expected=f"{expected} bytes",
-                    found=array.size,
-                )
-            self._bundles[bundle] = array
-        return self._bundles[bundle][offset : offset + size]
+        """Payloads in a bundle, read and unchecked. uint8[size]."""
+        data = self._opened(bundle).read(offset, size)
+        if len(data) != size:
+            raise TruncatedError(
+                "bundle",
+                file=self.bundle_path(bundle),
+                expected=f"{size} bytes from {offset} on",
+                found=len(data),
+            )
+        return np.frombuffer(data, np.uint8)
+
+    def mapped_payload(self, bundle: int, offset: int, size: int) -> np.ndarray:
+        """Payloads in a bundle, mapped: not read yet. uint8[size]."""
+        if bundle not in self._maps:
+            self._maps[bundle] = mapped(self._bundle_file(bundle), self.index.bundles[bundle])
+        return self._maps[bundle][offset : offset + size]
+
+
+def bundle_name(number: int) -> str:
+    """Name of a bundle's folder."""
+    return f"bundles.{number:05d}"
 
 
 def _declared_size(folder: Path) -> int:

@@ -1,53 +1,64 @@
-"""Writes compressed checkpoints: bundles staged with a journal, then one Orbax checkpoint.
+"""Writes compressed checkpoints: bundles where they will stay, with a journal, then all the rest.
 
-Work that was killed or interrupted leaves its staged bundles and their journal; the next run with
-the same fingerprint goes on from there. For a moment, staged bundles and the finished checkpoint
-both take their space.
+    .DST.jentropy-compress/journal.jsonl       a fingerprint, then entries whose payloads are there
+    .DST.jentropy-compress/out/                what becomes DST, by one rename
+    .DST.jentropy-compress/out/state/bundles.* each bundle, written once, as zarr lays it out
+    .DST.jentropy-compress/frame/              what Orbax writes of the index alone, moved to out/
+
+Orbax saves only the index, whose metadata then name the bundles too, as if it had written them:
+finishing takes a time for each bundle and no space. Payloads lie in the order of the entries, so
+work that is taken up continues the bundle in which its last sound entry ends, and gives the bytes
+that it would have given at once. An entry of the journal is sound if every payload lies in its
+place and has its hash; whoever resumes also holds it to its source (`items`).
 """
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from jentropy.containers.tensor import checksum
-from jentropy.errors import CorruptError
-from jentropy.schema import ANY, SIZE, many, parse, record
+from jentropy.errors import InputError
+from jentropy.schema import many, parse, record
 
+from . import durable, orbax, zarr_files
 from . import index as index_lib
-from . import orbax
-from .entries import Index
-from .staging import destination_errors, put_in_place, staged
-from .store import Store, is_compressed_checkpoint
+from .entries import Entry, Index
+from .index import ENTRY
+from .staging import OUT, destination_errors, put_in_place, staged
+from .store import ARRAYS, Store, bundle_name, is_compressed_checkpoint
 
-BUNDLE_BYTES = 1 << 26  # what a writer holds in memory, and what a crash costs at the most
-SAVE_BYTES = 1 << 30  # handed to Orbax in one call; each call costs it time for all before
-INDEX, BUNDLES = "index", "bundles"
-LINE = record(dict, {"bytes": SIZE, "hash": SIZE, "records": many(ANY)})  # of the journal
+BUNDLE_BYTES = 1 << 26  # what a crash costs at the most, beside the tensor begun
+INDEX, BUNDLES, METADATA = "index", "bundles", "_METADATA"
+LINE = record(dict, {"entries": many(ENTRY)})  # of the journal
 
 
 @contextmanager
 def writing(
     path: Path, fingerprint: str | None = None, *, overwrite: bool = False
 ) -> Iterator[Writer]:
-    """A `Writer` of `path` that leaves nothing behind when it fails.
+    """A `Writer` of `path`.
 
     Args:
-      fingerprint: says what is written; staged work with the same one is taken up, any other is
-        thrown away. None: no work is taken up.
+      fingerprint: says what is written; staged work with the same one can be taken up and stays
+        after a failure, any other is thrown away. None: no work is taken up, or stays.
       overwrite: whether a compressed checkpoint that is there is replaced.
     """
     replaces = other_than_compressed if overwrite else None
     resumable = fingerprint is not None
     with staged(path, "compress", resumable=resumable, replaces=replaces) as stage:
-        yield Writer(path, stage, fingerprint, overwrite=overwrite)
+        writer = Writer(path, stage, fingerprint, overwrite=overwrite)
+        try:
+            yield writer
+        finally:
+            writer.close()
 
 
 def other_than_compressed(path: Path) -> str:
@@ -58,113 +69,190 @@ def other_than_compressed(path: Path) -> str:
 class Writer:
     """Writes a compressed checkpoint. Made by `writing`.
 
-    Attributes:
-      journal: what earlier, unfinished work recorded, in order.
+    First earlier work is taken up (`journal`, `take_up`), then `begin`, then payloads and entries.
     """
 
     def __init__(
         self, path: Path, stage: Path, fingerprint: str | None, *, overwrite: bool = False
     ):
         self.path, self.stage, self._overwrite = path, stage, overwrite
+        self._made = stage / OUT
         self._journal_file = stage / "journal.jsonl"
-        self._records: list[Any] = []
-        self._payloads: list[np.ndarray] = []
-        self._size = 0  # of the bundle begun
-        first = _line({"fingerprint": fingerprint})
-        with destination_errors(path):
-            lines = [] if fingerprint is None else list(self._sound_lines(first))
-            self._journal_file.write_text(first + "".join(map(_line, lines)), encoding="utf-8")
-        self._staged = [(line["bytes"], line["hash"]) for line in lines]
-        self.journal = [item for line in lines for item in line["records"]]
+        self._first = _line({"fingerprint": fingerprint})
+        self._resumable = fingerprint is not None
+        self._sizes: list[int] = []  # of the bundles that are full
+        self._size = 0  # of the one begun
+        self._stream: BinaryIO | None = None  # of the one begun
+        self._entries: list[Entry] = []  # that the journal does not have
 
-    def _bundle_file(self, number: int) -> Path:
-        return self.stage / f"{number:05d}"
+    def _bundle(self, number: int) -> Path:
+        return self._made / ARRAYS / bundle_name(number)
 
-    def _sound_lines(self, first: str) -> Iterator[dict[str, Any]]:
-        """Lines of a journal that begins so, as long as they and their bundles are whole."""
-        text = self._journal_file.read_text("utf-8") if self._journal_file.is_file() else ""
-        lines = text.removeprefix(first).split("\n")[:-1] if text.startswith(first) else []
-        for number, line in enumerate(lines):
-            file = self._bundle_file(number)
-            try:
-                told = parse(LINE, line, self._journal_file)
-                sound = file.stat().st_size == told["bytes"]
-            except (CorruptError, FileNotFoundError):
+    def _chunk(self, number: int) -> Path:
+        return self._bundle(number) / zarr_files.CHUNK
+
+    # Earlier work.
+
+    def journal(self) -> Iterator[Entry]:
+        """Entries that earlier work of the same fingerprint recorded, in order."""
+        if not (self._resumable and self._journal_file.is_file()):
+            return
+        with self._journal_file.open(encoding="utf-8", errors="replace") as lines:
+            if next(lines, "") != self._first:
                 return
-            if not sound or checksum(np.fromfile(file, np.uint8)) != told["hash"]:
-                return
-            yield told
+            for line in lines:
+                try:
+                    told = parse(LINE, line, self._journal_file)
+                except InputError:  # it was cut off
+                    return
+                yield from told["entries"]
+
+    def take_up(self, entry: Entry) -> bool:
+        """Takes over an entry as the next one, if its payloads lie in their places."""
+        full, size = len(self._sizes), self._size
+        for place, chunk in zip(entry.places, entry.header.chunks, strict=True):
+            self._turn()
+            found = self._staged(*place, chunk.bytes)
+            if (
+                place != (len(self._sizes), self._size)
+                or found.size != chunk.bytes
+                or checksum(found) != chunk.payload_hash
+            ):
+                del self._sizes[full:]
+                self._size = size
+                return False
+            self._size += chunk.bytes
+        return True
+
+    def _staged(self, bundle: int, offset: int, size: int) -> np.ndarray:
+        try:
+            return np.fromfile(self._chunk(bundle), np.uint8, size, offset=offset)
+        except OSError:
+            return np.zeros(0, np.uint8)
+
+    def begin(self, entries: Sequence[Entry] = ()) -> None:
+        """Removes all that is staged but the entries that were taken up."""
+        with destination_errors(self.path):
+            arrays = self._made / ARRAYS
+            arrays.mkdir(parents=True, exist_ok=True)
+            begun = len(self._sizes)
+            kept = {bundle_name(number) for number in range(begun + (self._size > 0))}
+            for folder, names in ((self._made, {ARRAYS}), (arrays, kept)):
+                for inside in folder.iterdir():
+                    if inside.name not in names:
+                        _remove(inside)
+            for number, size in enumerate(self._sizes):
+                if not zarr_files.is_array(self._bundle(number), size):
+                    os.truncate(self._chunk(number), size)
+                    self._complete(number, size, durable.opened(self._chunk(number), keep=True))
+            if self._size:
+                os.truncate(self._chunk(begun), self._size)
+            lines = _line({"entries": [ENTRY.write(entry) for entry in entries]})
+            renewed = self.stage / "journal.renewed"
+            durable.write(renewed, (self._first + lines).encode())
+            os.replace(renewed, self._journal_file)
+
+    # New work.
 
     def append(self, payload: np.ndarray) -> tuple[int, int]:
-        """Adds a payload; returns its bundle and its offset there."""
+        """Adds a payload, uint8[n]; returns its bundle and its offset there."""
         if self._size >= BUNDLE_BYTES:
             self.flush()
-        place = len(self._staged), self._size
-        self._payloads.append(payload)
+        place = len(self._sizes), self._size
+        with destination_errors(self.path):
+            if self._stream is None:
+                chunk = self._chunk(place[0])
+                chunk.parent.mkdir(parents=True, exist_ok=True)
+                self._stream = durable.opened(chunk, keep=self._size > 0)
+            self._stream.write(payload.data)
         self._size += payload.size
         return place
 
-    def record(self, item: Any) -> None:
-        """Notes JSON in the journal, with the payloads added so far."""
-        self._records.append(item)
+    def record(self, entry: Entry) -> None:
+        """Notes an entry, all of whose payloads were added."""
+        self._entries.append(entry)
 
     def flush(self) -> None:
-        """Stages the bundle begun."""
-        if not self._payloads:
-            return
-        bundle = np.concatenate(self._payloads)
-        line = {"bytes": bundle.size, "hash": checksum(bundle), "records": self._records}
+        """Ends the bundle begun; what is recorded so far survives."""
         with destination_errors(self.path):
-            _write(self._bundle_file(len(self._staged)), "wb", bundle.data)
-            _write(self._journal_file, "ab", _line(line).encode())
-        self._staged.append((line["bytes"], line["hash"]))
-        self._records, self._payloads, self._size = [], [], 0
+            if self._size:
+                stream = self._stream or durable.opened(self._chunk(len(self._sizes)), keep=True)
+                self._stream = None
+                self._complete(len(self._sizes), self._size, stream)
+                self._sizes.append(self._size)
+                self._size = 0
+            if self._entries and self._resumable:
+                line = _line({"entries": [ENTRY.write(entry) for entry in self._entries]})
+                durable.write(self._journal_file, line.encode(), keep=True)
+            self._entries = []
+
+    def _turn(self) -> None:
+        """Begins the next bundle, if this one is full."""
+        if self._size >= BUNDLE_BYTES:
+            self._sizes.append(self._size)
+            self._size = 0
+
+    def _complete(self, number: int, size: int, stream: BinaryIO) -> None:
+        """Makes a zarr array of a bundle's bytes."""
+        stream.write(zarr_files.shard_index(size))
+        durable.close(stream)
+        folder = self._bundle(number)
+        durable.write(folder / zarr_files.METADATA, zarr_files.metadata(size))
+        durable.sync_folder(folder / "c")
+        durable.sync_folder(folder)
 
     def finish(self, **contents: Any) -> None:
-        """Writes the checkpoint and puts it in its place.
+        """Writes the rest of the checkpoint and puts it in its place.
 
         Args:
           contents: arguments of `Index` but the bundles.
         """
         self.flush()
-        index = Index(bundles=tuple(size for size, _ in self._staged), **contents)
+        index = Index(bundles=tuple(self._sizes), **contents)
         text = np.frombuffer(index_lib.to_bytes(index), np.uint8)
         metadata = {"version": index_lib.VERSION, "index_xxh3_64": f"{checksum(text):016x}"}
         with destination_errors(self.path):
+            frame = self.stage / "frame"
+            _remove(frame)
+            frame.mkdir()
             made = orbax.save_arrays(
-                self.stage,
-                itertools.chain(self._groups(), [{INDEX: text}]),
-                custom_metadata={index_lib.KEY: metadata},
+                frame, {INDEX: text}, custom_metadata={index_lib.KEY: metadata}
             )
-            Store(made)  # what cannot be opened again is not put in place
-            put_in_place(made, self.path, replace=self._overwrite)
+            self._move(made)
+            Store(self._made)  # what cannot be opened again is not put in place
+            put_in_place(self._made, self.path, replace=self._overwrite)
 
-    def _groups(self) -> Iterator[dict[str, Any]]:
-        """The staged bundles as trees of about SAVE_BYTES."""
-        group: dict[str, np.ndarray] = {}
-        for number, (size, expected) in enumerate(self._staged):
-            bundle = np.fromfile(self._bundle_file(number), np.uint8)
-            if bundle.size != size or checksum(bundle) != expected:
-                raise CorruptError(
-                    "staged bundle",
-                    file=self._bundle_file(number),
-                    expected=f"{size} bytes as they were written",
-                    found=f"{bundle.size} other bytes",
-                )
-            group[f"{number:05d}"] = bundle
-            if sum(b.size for b in group.values()) >= SAVE_BYTES:
-                yield {BUNDLES: group}
-                group = {}
-        if group:
-            yield {BUNDLES: group}
+    def _move(self, frame: Path) -> None:
+        """Moves what Orbax wrote of the index to the bundles, and has its metadata name them."""
+        told = json.loads((frame / ARRAYS / METADATA).read_bytes())
+        (index,) = told["tree_metadata"].values()
+        key = index["key_metadata"][0]
+        bundles = {}
+        for number in range(len(self._sizes)):
+            path = (BUNDLES, bundle_name(number).removeprefix(f"{BUNDLES}."))
+            bundles[str(path)] = {**index, "key_metadata": [{**key, "key": k} for k in path]}
+        told["tree_metadata"] = bundles | told["tree_metadata"]
+        (frame / ARRAYS / METADATA).write_text(json.dumps(told), encoding="utf-8")
+        durable.sync_tree(frame)
+        for inside in (*(frame / ARRAYS).iterdir(), *frame.iterdir()):
+            if inside != frame / ARRAYS:
+                os.rename(inside, self._made / inside.relative_to(frame))
+        durable.sync_folder(self._made / ARRAYS)
+        durable.sync_folder(self._made)
+
+    def close(self) -> None:
+        """Lets go of the bundle begun."""
+        if self._stream is not None:
+            with suppress(OSError):
+                self._stream.close()
 
 
 def _line(content: Any) -> str:
     return json.dumps(content) + "\n"
 
 
-def _write(file: Path, mode: str, data: Any) -> None:
-    with file.open(mode) as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

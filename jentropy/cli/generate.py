@@ -24,6 +24,7 @@ ARGUMENTS: Arguments = {
         "choices": ("bfloat16", "float32"),
         "help": "of activations; default by format",
     },
+    "--dense": {"action": "store_true", "help": "decode all weights when they are loaded"},
     "--json": {"action": "store_true", "help": "print prompt, text and token ids"},
 }
 
@@ -34,7 +35,10 @@ def run(arguments: argparse.Namespace) -> int:
         print_device_note()
     with progress_bar("load", unit=" weights", quiet=arguments.quiet) as advance:
         model = models.load(
-            arguments.checkpoint, compute_dtype=arguments.compute_dtype, progress=advance
+            arguments.checkpoint,
+            compute_dtype=arguments.compute_dtype,
+            dense=arguments.dense,
+            progress=advance,
         )
     tokenizer = models.load_tokenizer(arguments.checkpoint)
     ids, text = models.continue_text(

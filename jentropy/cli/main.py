@@ -132,7 +132,8 @@ def _keep_memory() -> None:
 
 def _fail(error: object, code: int) -> int:
     if sys.stderr is not None:
-        print("jentropy:", " ".join(str(error).split()), file=sys.stderr)
+        told = ". ".join([str(error), *getattr(error, "__notes__", [])])
+        print("jentropy:", " ".join(told.split()), file=sys.stderr)
     return code
 
 

@@ -36,21 +36,18 @@ class Draft(Description):
     Attributes:
       name: for messages.
       codes: of any shape; a memory map is read in parts.
-      skip: chunks at the front that are coded already.
 
     Example:
-      >>> [span.size for span in draft("w", np.zeros((3, 5), np.float32)).left()]
+      >>> [span.size for span in draft("w", np.zeros((3, 5), np.float32)).parts()]
       [15]
     """
 
     name: str
     codes: np.ndarray
-    skip: int = 0
 
-    def left(self) -> Iterator[Span]:
+    def parts(self) -> Iterator[Span]:
         """Chunks that are to be coded; one of nothing of a tensor that has no elements."""
-        spans = self.spans() if self.size else iter([self.span(0)])
-        return itertools.islice(spans, self.skip, None)
+        return self.spans() if self.size else iter([self.span(0)])
 
     def part(self, span: Span) -> np.ndarray:
         """The numbers of a chunk, in memory."""
@@ -64,7 +61,6 @@ def draft(
     *,
     element: ElementFormat | None = None,
     numpy: bool = True,
-    skip: int = 0,
     scalar: bool = False,
     key: str = "",
 ) -> Draft:
@@ -75,7 +71,6 @@ def draft(
       values: an array of any numeric dtype; a memory map is not read whole.
       element: format of the codes in it, if that is not its dtype's; a number may hold several.
       numpy: whether it comes back as NumPy.
-      skip: chunks at its front that are coded already.
       scalar, key: see `TensorHeader`.
 
     Example:
@@ -105,7 +100,6 @@ def draft(
         entropy_bits=round(per_number * counts.entropy_bits(), 6),
         joint_entropy_bits=None if joint is None else round(per_number * joint, 6),
         numpy=numpy,
-        skip=skip,
         scalar=scalar,
         key=key,
     )
@@ -141,13 +135,12 @@ def drafts(
                 future.cancel()
 
 
-def blob(name: str, data: np.ndarray, *, skip: int = 0) -> Draft:
+def blob(name: str, data: np.ndarray) -> Draft:
     """Bytes of a file or a header, uint8[n]: deflated.
 
     Args:
       name: for messages.
       data: a memory map is not read whole.
-      skip: chunks at its front that are coded already.
 
     Example:
       >>> blob("config.json", np.frombuffer(b"{}", np.uint8)).coding.codec
@@ -162,7 +155,6 @@ def blob(name: str, data: np.ndarray, *, skip: int = 0) -> Draft:
         coding=Coding(codec=deflate.NAME),
         entropy_bits=8.0,
         joint_entropy_bits=None,
-        skip=skip,
     )
 
 
@@ -191,7 +183,7 @@ def encode(drafts: Iterable[Draft]) -> Iterator[tuple[Draft, list[tuple[Chunk, n
       >>> made.name, chunk.weights, payload.tolist()
       ('w', 3, [0, 0, 1, 0, 2, 0])
     """
-    parts = ((draft, span) for draft in drafts for span in draft.left())
+    parts = ((draft, span) for draft in drafts for span in draft.parts())
     for batch in _batches(parts, lambda part: part[1].size, codecs.batch_symbols() // PARTS):
         codes = [draft.part(span) for draft, span in batch]
         payloads = codecs.encode(codes, [span for _, span in batch])

@@ -1,0 +1,80 @@
+"""Files read in parts, and mapped without a descriptor for each: a checkpoint has more files than
+a process may open.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import sys
+import weakref
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+READ = os.O_RDONLY | getattr(os, "O_BINARY", 0)
+TRACKS = sys.version_info < (3, 13)  # from then on Python's own maps can do without a descriptor
+
+
+class File:
+    """A file that is read in parts, from any thread; it closes when nobody has it any more."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._descriptor = -1
+        self._descriptor = os.open(path, READ)
+
+    def read(self, offset: int, size: int) -> bytes:
+        """So many bytes from there on; fewer where the file ends."""
+        if hasattr(os, "pread"):
+            return os.pread(self._descriptor, size, offset)
+        with self._path.open("rb") as stream:
+            stream.seek(offset)
+            return stream.read(size)
+
+    def __del__(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+
+
+def mapped(path: Path, size: int | None = None) -> np.ndarray:
+    """The first bytes of a file, mapped for reading. uint8[size]
+
+    Args:
+      size: how many; None: all that there are. The file has to have them.
+
+    Example:
+      >>> bytes(mapped(Path(__file__), 3))
+      b'\"\"\"'
+    """
+    descriptor = os.open(path, READ)
+    try:
+        size = os.fstat(descriptor).st_size if size is None else size
+        if size == 0:
+            return np.zeros(0, np.uint8)
+        array = np.ndarray.__new__(np.memmap, (size,), np.uint8, _map(descriptor, size))
+    finally:
+        os.close(descriptor)
+    array.filename = path  # for messages, as NumPy has it
+    return np.asarray(array)
+
+
+def _map(descriptor: int, size: int) -> Any:
+    if not TRACKS:
+        return mmap.mmap(descriptor, size, access=mmap.ACCESS_READ, trackfd=False)  # type: ignore
+    if os.name != "posix":
+        return mmap.mmap(descriptor, size, access=mmap.ACCESS_READ)
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    place = ctypes.c_void_p
+    libc.mmap.argtypes = [place, *[ctypes.c_size_t, *[ctypes.c_int] * 3], ctypes.c_int64]
+    libc.munmap.argtypes = [place, ctypes.c_size_t]
+    address = libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, descriptor, 0)
+    if address is None or address == ctypes.c_void_p(-1).value:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+    buffer = (ctypes.c_ubyte * size).from_address(address)
+    weakref.finalize(buffer, libc.munmap, address, size).atexit = False
+    return memoryview(buffer).toreadonly()

@@ -1,0 +1,3 @@
+"""The release, where every package can read it."""
+
+RELEASE = "0.1.0"
