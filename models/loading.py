@@ -159,7 +159,7 @@ def load(
     """
     checkpoint = open_checkpoint(path)
     architecture, config = read_config(checkpoint)
-    rules = (*left_out(config.num_layers, config.extra_layers), *architecture.names)
+    naming = (*left_out(config.num_layers, config.extra_layers), *architecture.names)
     tensors = {name: checkpoint.tensor(name) for name in checkpoint.names()}
     if compute_dtype is None:
         is_bf16 = any(tensor.format == "BF16" for tensor in tensors.values())
@@ -194,7 +194,7 @@ def load(
         )
         parameters = nnx.to_flat_state(nnx.state(model, nnx.Param))
         shapes = {path: tuple(variable.get_value().shape) for path, variable in parameters}
-        return model, *places(tensors, rules, shapes, model.members)
+        return model, *places(tensors, naming, shapes, model.members)
 
     model, named, missing = build({})
     _check(checkpoint, config, tensors, named, missing, stored)
@@ -209,7 +209,6 @@ def load(
         shared = {layer: frozenset(alikes) for layer, alikes in weights.items()}
         if any(len({shared.get(n) for n in members}) > 1 for members in model.members):
             model, named, _ = build(shared)
-        expect(progress, sum(math.prod(tensor.shape) for tensor in tensors.values()))
         filling = OverMesh(sharding) if sharding else OnOneDevice()
         _fill(checkpoint, named, make, lay, filling, progress)
         likes, unlike, done = filling.alike()
@@ -238,11 +237,20 @@ def _fill(
       make: (tensor, its codes, place) -> what of it goes there, as it is stored.
       lay: (tensor, that or a piece of it) -> the same in its layout.
     """
-    for tensor, codes in checkpoint.read_all():
+    parts: dict[str, tuple[slice, ...] | None] = {}
+    for name in checkpoint.names():
+        match named.get(name, ()):
+            case [place]:
+                parts[name] = filling.wanted(checkpoint.tensor(name), place)
+            case places:
+                parts[name] = () if places else None
+    read = [name for name, part in parts.items() if part is not None]
+    expect(progress, sum(math.prod(checkpoint.tensor(name).shape) for name in read))
+    for tensor, codes in checkpoint.read_all(parts):
         if progress:
             progress(math.prod(tensor.shape))
-        for place in named.get(tensor.name, ()):  # none of what `_check` let pass
-            for piece in filling.pieces(place, make(tensor, codes, place)):
+        for place in named[tensor.name]:
+            for piece in filling.pieces(tensor.name, place, make(tensor, codes, place)):
                 filling.add(tensor.name, place.path, piece, lay(tensor, piece.weight))
 
 

@@ -16,9 +16,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import jax
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jentropy import jax_internals
+from jentropy.checkpoints import Tensor
 from jentropy.formats import Format
 from jentropy.pallas_kernels import ResidentTensor, ShardedTensor
 from jentropy.pallas_kernels.filling import filled_up, likeness, put
@@ -46,8 +48,16 @@ class Piece:
 class Filling(Protocol):
     """Parameters that are being filled."""
 
-    def pieces(self, place: Place, weight: Any) -> Iterator[Piece]:
-        """What of a weight the devices of this process have."""
+    def wanted(self, tensor: Tensor, place: Place) -> tuple[slice, ...] | None:
+        """What of a weight's codes has to be read, as of `Checkpoint.read_all`."""
+
+    def pieces(self, name: str, place: Place, weight: Any) -> Iterator[Piece]:
+        """What of a weight the devices of this process have.
+
+        Args:
+          name: of the weight in the checkpoint.
+          weight: what of it goes to the place, as far as it was wanted.
+        """
 
     def add(self, name: str, path: Path, piece: Piece, weight: Any) -> None:
         """Takes a piece that was laid out, of the weight called `name`, to its parameter."""
@@ -72,7 +82,10 @@ class OnOneDevice:
     likes: dict[str, Hashable] = field(default_factory=dict)
     kinds: dict[Path, set[Hashable]] = field(default_factory=lambda: defaultdict(set))
 
-    def pieces(self, place: Place, weight: Any) -> Iterator[Piece]:
+    def wanted(self, tensor: Tensor, place: Place) -> tuple[slice, ...] | None:
+        return ()
+
+    def pieces(self, name: str, place: Place, weight: Any) -> Iterator[Piece]:
         yield Piece(weight=weight, axes=place.axes, index=place.index)
 
     def add(self, name: str, path: Path, piece: Piece, weight: Any) -> None:
@@ -99,31 +112,55 @@ class OverMesh:
         self.sharding = sharding
         self.stacks: dict[Path, dict[jax.Device, Any]] = defaultdict(dict)
         self.splits: dict[Path, Split | None] = {}
+        # By weight of which a part was read only: how it lies, and where the part begins.
+        self.read: dict[str, tuple[Split, int]] = {}
         # By path and weight, what its parts came to be like: as text, which processes exchange.
         self.likes: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
         self.told: list[Mapping[str, Any]] = []
 
-    def pieces(self, place: Place, weight: Any) -> Iterator[Piece]:
+    def wanted(self, tensor: Tensor, place: Place) -> tuple[slice, ...] | None:
+        shape = tensor.shape
+        split = self._split(place, jax.ShapeDtypeStruct(shape, np.uint8))
+        if split is None or split.axis is None:
+            return ()
+        numbers = list(_holders(self.sharding.mesh, split.axes))
+        first, end = numbers[0] * split.size, (numbers[-1] + 1) * split.size
+        if split.axis < -len(shape):  # one expert
+            return () if first <= place.index[1] < end else None
+        if tensor.dtype is None or place.rows or place.transposed:
+            return ()
+        if first == 0 and end >= shape[split.axis]:
+            return ()
+        self.read[tensor.name] = split, first
+        part = [slice(None)] * len(shape)
+        part[split.axis] = slice(first, end)
+        return tuple(part)
+
+    def _split(self, place: Place, weight: Any) -> Split | None:
         experts = place.axes[1] if len(place.axes) > 1 else None
-        split = self.sharding.of(place.path, weight, experts)
+        return self.sharding.of(place.path, weight, experts)
+
+    def pieces(self, name: str, place: Place, weight: Any) -> Iterator[Piece]:
+        split, read = self.read.get(name) or (self._split(place, weight), 0)
         self.splits[place.path] = split
         if split is None:
-            devices = tuple(_holders(self.sharding.mesh, ())[0])
+            devices = _holders(self.sharding.mesh, ())[0]
             yield Piece(weight=weight, devices=devices, axes=place.axes, index=place.index)
             return
+        experts = place.axes[1] if len(place.axes) > 1 else None
         one_of_stack = split.axis is not None and split.axis < -len(weight.shape)
         for number, devices in _holders(self.sharding.mesh, split.axes).items():
             axes, index, first = (*place.axes[:1], 1), (*place.index[:1], 0), number * split.size
-            if experts is not None and not one_of_stack:
-                axes, index = (*axes, experts), (*index, place.index[1])
             if one_of_stack:
                 if not first <= place.index[1] < first + split.size:
                     continue
                 axes, index = (*axes, split.size), (*index, place.index[1] - first)
+            elif experts is not None:
+                axes, index = (*axes, experts), (*index, place.index[1])
             cut = weight
             if split.axis is not None and not one_of_stack:
-                cut = part(weight, split.axis, first, split.size)
-            yield Piece(weight=cut, devices=tuple(devices), axes=axes, index=index)
+                cut = part(weight, split.axis, first - read, split.size)
+            yield Piece(weight=cut, devices=devices, axes=axes, index=index)
 
     def add(self, name: str, path: Path, piece: Piece, weight: Any) -> None:
         key = _text(path)
@@ -227,11 +264,11 @@ def _sizes(stacks: Iterable[Any]) -> dict[str, dict[str, int]]:
 
 
 @functools.cache
-def _holders(mesh: Mesh, axes: tuple[str, ...]) -> dict[int, list[jax.Device]]:
+def _holders(mesh: Mesh, axes: tuple[str, ...]) -> dict[int, tuple[jax.Device, ...]]:
     """The devices of this process that have each part, by its number."""
     count = math.prod(mesh.shape[axis] for axis in axes)
     place = NamedSharding(mesh, PartitionSpec(axes or None))
     holders: dict[int, list[jax.Device]] = defaultdict(list)
     for device, (where,) in place.addressable_devices_indices_map((count,)).items():
         holders[where.start or 0].append(device)
-    return dict(sorted(holders.items()))
+    return {number: tuple(devices) for number, devices in sorted(holders.items())}

@@ -8,6 +8,7 @@ layout, `reference` is what all are held to.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -204,11 +205,9 @@ def decode(w: Any, dtype: Any = None, interpret: Any = False) -> Any:
     return jax.tree_util.tree_map_with_path(one, w, is_leaf=_is_weight)
 
 
-WEIGHTS = (ResidentArray, ResidentTensor, ShardedTensor, QuantizedTensor)
-
-
 def _is_weight(node: Any) -> bool:
-    return isinstance(node, WEIGHTS) or is_compressed(node)
+    resident = isinstance(node, ResidentArray | ResidentTensor | ShardedTensor | QuantizedTensor)
+    return resident or is_compressed(node)
 
 
 def _decoded(leaf: Any, dtype: Any, interpret: Any) -> Any:
@@ -216,9 +215,14 @@ def _decoded(leaf: Any, dtype: Any, interpret: Any) -> Any:
     if isinstance(leaf, ResidentArray):
         array = leaf if dtype is None else leaf.astype(dtype)
         wide = array.dtype if array.dtype == jnp.bfloat16 else jnp.float32
-        return modes.automatic(
-            array.shaped, _decoded(array.weight, wide, interpret), out=PartitionSpec
-        )
+        weight = _decoded(array.weight, wide, interpret)
+        return modes.automatic(array.shaped, weight, out=PartitionSpec)
+    if isinstance(leaf, ResidentTensor):
+        expect_weight(leaf)
+        numbers = jnp.dtype(leaf.dtype if dtype is None else dtype)
+        return modes.automatic(lambda w: _decode(w, numbers, interpret), leaf, out=PartitionSpec)
+    if isinstance(leaf, ShardedTensor):
+        return modes.automatic(partial(_parts_decoded, dtype, interpret), leaf, out=PartitionSpec)
     if isinstance(leaf, QuantizedTensor):
         codes = decompress(leaf.codes)
         numbers = jnp.bfloat16 if dtype is None else dtype
@@ -229,19 +233,19 @@ def _decoded(leaf: Any, dtype: Any, interpret: Any) -> Any:
         return jnp.asarray(values, dtype) if is_weight else values
     if isinstance(leaf, jax.ShapeDtypeStruct):
         expect_weight(leaf)
-    if not isinstance(leaf, ResidentTensor | ShardedTensor):
-        return leaf
-    expect(leaf)
-    numbers = jnp.dtype(leaf.dtype if dtype is None else dtype)
+    return leaf
 
-    def run(w: Weight) -> Array:
-        if isinstance(w, ShardedTensor):
-            return sharded.decode(w, run)
-        return (
-            _decode(w, numbers, interpret) if isinstance(w, ResidentTensor) else w.astype(numbers)
-        )
 
-    return modes.automatic(run, leaf, out=PartitionSpec)
+def _parts_decoded(dtype: Any, interpret: Any, w: ShardedTensor) -> Array:
+    numbers = jnp.dtype(w.dtype if dtype is None else dtype)
+    return sharded.decode(
+        w,
+        lambda part: (
+            _decode(part, numbers, interpret)
+            if isinstance(part, ResidentTensor)
+            else part.astype(numbers)
+        ),
+    )
 
 
 @modes.standard

@@ -24,6 +24,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int, Shaped
 
+from jentropy import modes
 from jentropy.errors import UnsupportedError
 from jentropy.formats import Format
 
@@ -193,6 +194,7 @@ def _rows_spec(w: ShardedTensor, shape: tuple[int, ...]) -> list[Any]:
     return [w.batch if divides else None, *(None for _ in shape[1:])]
 
 
+@modes.standard
 def matmul(
     x: Float[Array | np.ndarray, "*batch K"],
     w: ShardedTensor,
@@ -213,7 +215,7 @@ def matmul(
         return over(w, run, (whole,), whole)(x)
     pieces = PartitionSpec(*rows, w.axes)
     if w.split == (-1 if transpose_w else -2):
-        wide = jnp.result_type(out_dtype, jnp.float32)
+        wide = jnp.promote_types(out_dtype, jnp.float32)
         missing = [(0, 0)] * (x.ndim - 1) + [(0, w.total - x.shape[-1])]
         run = lambda w, x: jax.lax.psum(product(x, w.own(), wide), w.axes)  # noqa: E731
         return over(w, run, (pieces,), whole)(jnp.pad(x, missing)).astype(out_dtype)
@@ -224,6 +226,7 @@ def matmul(
     return over(w, run, (whole,), whole)(x)
 
 
+@modes.standard
 def grouped_matmul(
     x: Float[Array, "M K"],
     w: ShardedTensor,
@@ -241,7 +244,7 @@ def grouped_matmul(
       product: (x, part, ends, out_dtype) -> their product; rows of no group give 0.
     """
     outputs = w.logical[-2 if transpose_w else -1]
-    wide = jnp.result_type(out_dtype, jnp.float32)
+    wide = jnp.promote_types(out_dtype, jnp.float32)
 
     def run(w: ShardedTensor, x: Array, ends: Array) -> Array:
         if w.split is None:
@@ -270,6 +273,7 @@ def _rolled(rows: Array, shift: Int[Array, ""]) -> Array:
     return jax.lax.dynamic_slice_in_dim(twice, shift, rows.shape[0])
 
 
+@modes.standard
 def take_rows(
     w: ShardedTensor, ids: Int[Array, "*batch"], dtype: Any, take: Callable[..., Array]
 ) -> Shaped[Array, "*batch columns"]:
@@ -298,6 +302,7 @@ def take_rows(
     return over(w, run, (PartitionSpec(*rows),), PartitionSpec(*rows, None))(ids)
 
 
+@modes.standard
 def decode(w: ShardedTensor, decode_part: Callable[[Any], Array]) -> Shaped[Array, "*shape"]:
     """The dense weight, on every device.
 

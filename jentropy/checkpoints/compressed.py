@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from jentropy.containers import decompress_slice
 from jentropy.formats import codes_of
 
 from .archived import Archive
-from .checkpoint import Arrays, Checkpoint, Tensor
+from .checkpoint import Arrays, Checkpoint, Parts, Tensor
 from .contents import decode_text
-from .decoding import read_entries
+from .decoding import compressed_tensor, read_entries
 from .entries import Entry
 from .store import Store
 
@@ -41,12 +42,25 @@ class CompressedCheckpoint(Checkpoint):
         view = self.archive.view(strict=strict, lenient=lenient)
         super().__init__(path / within, view.tensors, view.config, view.notes)
 
-    def read_all(self) -> Iterator[tuple[Tensor, Arrays]]:
-        entries = {name: self._plain(self.tensor(name)) for name in self.names()}
-        decoded = read_entries(self.store, [entry for entry in entries.values() if entry])
+    def read_all(self, parts: Parts | None = None) -> Iterator[tuple[Tensor, Arrays]]:
+        wanted = {name: (parts or {}).get(name, ()) for name in self.names()}
+        entries = {
+            name: self._plain(self.tensor(name))
+            for name, part in wanted.items()
+            if part is not None
+        }
+        whole = [entry for name, entry in entries.items() if entry and not wanted[name]]
+        decoded = read_entries(self.store, whole)
         for name, entry in entries.items():
-            tensor = self.tensor(name)
-            yield tensor, {"code": codes_of(next(decoded))} if entry else tensor.codes
+            tensor, part = self.tensor(name), wanted[name]
+            if entry is None:
+                codes = tensor.codes
+                yield tensor, codes | {"code": codes["code"][part]} if part else codes
+            elif part:
+                code = decompress_slice(compressed_tensor(self.store, entry), part, name)
+                yield tensor, {"code": codes_of(code)}
+            else:
+                yield tensor, {"code": codes_of(next(decoded))}
 
     def _plain(self, tensor: Tensor) -> Entry | None:
         """The entry that is the tensor as it is, if there is one."""

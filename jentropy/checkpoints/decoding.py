@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from jentropy.containers import coder
+from jentropy.containers.tensor import CompressedTensor
 
 from .entries import Blocks, Entry, FileEntry, Filler, Section, fields_of
 from .progress import Progress, counted
@@ -54,6 +55,18 @@ def read_entries(
 def all_bytes(store: Store) -> int:
     """Bytes of all tensors and blobs, decoded."""
     return sum(e.header.raw_bytes for e in (*store.index.tensors, *store.index.blobs))
+
+
+def compressed_tensor(store: Store, entry: Entry) -> CompressedTensor:
+    """An entry as a tensor whose payload is read when it is decoded."""
+    runs: list[list[int]] = []  # bundle, offset and bytes of payloads that lie one after another
+    for (bundle, offset), chunk in zip(entry.places, entry.header.chunks, strict=True):
+        if runs and runs[-1][0] == bundle and sum(runs[-1][1:]) == offset:
+            runs[-1][2] += chunk.bytes
+        else:
+            runs.append([bundle, offset, chunk.bytes])
+    payload = tuple(store.mapped_payload(*run) for run in runs)
+    return CompressedTensor(payload=payload, header=entry.header)
 
 
 def read_entry(store: Store, entry: Entry) -> np.ndarray:
