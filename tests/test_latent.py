@@ -17,6 +17,7 @@ from jentropy.models.config import LatentConfig
 from jentropy.pallas_kernels import to_resident
 
 from .conftest import same_bits
+from .test_model_configs import read
 
 SIZES = LatentConfig(
     q_lora_rank=24, kv_lora_rank=16, qk_nope_head_dim=8, qk_rope_head_dim=4, v_head_dim=6
@@ -99,6 +100,154 @@ def test_the_cache_holds_latents_and_rotary_keys_only():
     numbers = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(caches))
     assert numbers == 61 * 4096 * 576
     assert {leaf.dtype.name for leaf in jax.tree.leaves(caches)} == {"bfloat16"}
+
+
+CODE = "modeling_deepseek.Deepseek"
+V3 = {
+    "architectures": ["DeepseekV3ForCausalLM"],
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "auto_map": {
+        "AutoConfig": "configuration_deepseek.DeepseekV3Config",
+        "AutoModel": f"{CODE}V3Model",
+        "AutoModelForCausalLM": f"{CODE}V3ForCausalLM",
+    },
+    "aux_loss_alpha": 0.001,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "ep_size": 1,
+    "first_k_dense_replace": 3,
+    "hidden_act": "silu",
+    "hidden_size": 7168,
+    "initializer_range": 0.02,
+    "intermediate_size": 18432,
+    "kv_lora_rank": 512,
+    "max_position_embeddings": 163840,
+    "model_type": "deepseek_v3",
+    "moe_intermediate_size": 2048,
+    "moe_layer_freq": 1,
+    "n_group": 8,
+    "n_routed_experts": 256,
+    "n_shared_experts": 1,
+    "norm_topk_prob": True,
+    "num_attention_heads": 128,
+    "num_experts_per_tok": 8,
+    "num_hidden_layers": 61,
+    "num_key_value_heads": 128,
+    "num_nextn_predict_layers": 1,
+    "pretraining_tp": 1,
+    "q_lora_rank": 1536,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "quantization_config": {
+        "activation_scheme": "dynamic",
+        "fmt": "e4m3",
+        "quant_method": "fp8",
+        "weight_block_size": [128, 128],
+    },
+    "rms_norm_eps": 1e-06,
+    "rope_scaling": {
+        "beta_fast": 32,
+        "beta_slow": 1,
+        "factor": 40,
+        "mscale": 1.0,
+        "mscale_all_dim": 1.0,
+        "original_max_position_embeddings": 4096,
+        "type": "yarn",
+    },
+    "rope_theta": 10000,
+    "routed_scaling_factor": 2.5,
+    "scoring_func": "sigmoid",
+    "seq_aux": True,
+    "tie_word_embeddings": False,
+    "topk_group": 4,
+    "topk_method": "noaux_tc",
+    "torch_dtype": "bfloat16",
+    "transformers_version": "4.33.1",
+    "use_cache": True,
+    "v_head_dim": 128,
+    "vocab_size": 129280,
+}
+KIMI_K2 = V3 | {
+    "first_k_dense_replace": 1,
+    "model_type": "kimi_k2",
+    "n_group": 1,
+    "n_routed_experts": 384,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 64,
+    "num_nextn_predict_layers": 0,
+    "rope_scaling": V3["rope_scaling"] | {"beta_fast": 1.0, "beta_slow": 1.0, "factor": 32.0},
+    "rope_theta": 50000.0,
+    "routed_scaling_factor": 2.827,
+    "topk_group": 1,
+}
+MOONLIGHT = V3 | {
+    "first_k_dense_replace": 1,
+    "max_position_embeddings": 8192,
+    "n_group": 1,
+    "n_routed_experts": 64,
+    "n_shared_experts": 2,
+    "num_experts_per_tok": 6,
+    "num_hidden_layers": 27,
+    "num_nextn_predict_layers": 0,
+    "q_lora_rank": None,
+    "quantization_config": None,
+    "rope_scaling": None,
+    "topk_group": 1,
+}
+V2 = {k: v for k, v in V3.items() if k not in ("num_nextn_predict_layers", "auto_map")} | {
+    "architectures": ["DeepseekV2ForCausalLM"],
+    "auto_map": {"AutoModelForCausalLM": f"{CODE}V2ForCausalLM"},
+    "first_k_dense_replace": 1,
+    "model_type": "deepseek_v2",
+    "n_routed_experts": 160,
+    "n_shared_experts": 2,
+    "norm_topk_prob": False,
+    "num_experts_per_tok": 6,
+    "rope_scaling": V3["rope_scaling"] | {"mscale": 0.707, "mscale_all_dim": 0.707},
+    "routed_scaling_factor": 16.0,
+    "scoring_func": "softmax",
+    "topk_group": 3,
+    "topk_method": "group_limited_greedy",
+}
+V2_LITE = V2 | {"q_lora_rank": None, "n_group": 1, "topk_group": 1, "topk_method": "greedy"}
+# Groups and those kept, experts of a token, dense layers, layers left out, attention's scale.
+PUBLISHED = {
+    "DeepSeek-V3": (V3, 8, 4, 8, 3, 1, 1.8738),
+    "Kimi-K2": (KIMI_K2, 1, 1, 8, 1, 0, 1.8132),
+    "Moonlight": (MOONLIGHT, 1, 1, 6, 1, 0, 1.0),
+    "DeepSeek-V2": (V2, 8, 3, 6, 1, 0, 1.5896),
+    "DeepSeek-V2-Lite": (V2_LITE, 1, 1, 6, 1, 0, 1.5896),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_configs_are_read(name):
+    told, groups, kept, experts, dense, extra, scale = PUBLISHED[name]
+    made = read(told)
+    routing = made.experts
+    assert (routing.groups, routing.kept_groups, routing.per_token) == (groups, kept, experts)
+    assert (made.routed.index(True), made.extra_layers) == (dense, extra)
+    assert made.rope.attention_scale == pytest.approx(scale, abs=1e-4)
+    assert made.rope.amplitude == 1.0
+    assert (made.latent.q_lora_rank is None) == (told["q_lora_rank"] is None)
+
+
+@pytest.mark.parametrize(
+    ("told", "changes", "message"),
+    [
+        (V3, {"scoring_func": "softmax"}, "scoring_func"),
+        (V3, {"topk_method": "greedy"}, "topk_method"),
+        (V3, {"moe_layer_freq": 2}, "moe_layer_freq"),
+        (V3, {"num_key_value_heads": 8}, "num_key_value_heads"),
+        (V3, {"n_group": 7}, "7 groups"),
+        (V2, {"topk_method": "noaux_tc"}, "topk_method"),
+        (V2, {"norm_topk_prob": True}, "norm_topk_prob"),
+    ],
+)
+def test_configs_of_another_model_are_refused(told, changes, message):
+    with pytest.raises(InputError, match=message):
+        read(told | changes)
 
 
 def test_latents_have_no_window():

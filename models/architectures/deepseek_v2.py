@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jentropy.errors import UnsupportedError
@@ -40,13 +40,14 @@ def deepseek_config(
     *,
     dense: int,
     scoring: str,
+    method: Sequence[str] = METHODS,
     **architecture: Any,
 ) -> DecoderConfig:
     """What both versions read alike.
 
     Args:
       dense: first layers without experts, if the config does not say it.
-      scoring: by which name configs know the scores.
+      scoring, method: what configs call the scores and the choice.
       **architecture: more fields.
     """
     heads = require(config, "num_attention_heads")
@@ -57,6 +58,7 @@ def deepseek_config(
             "num_key_value_heads": (heads,),
             "qk_head_dim": (latent.qk_nope_head_dim + latent.qk_rope_head_dim,),
             "scoring_func": (scoring,),
+            "topk_method": method,
         },
         head_dim=latent.qk_rope_head_dim,
         num_kv_heads=heads,
@@ -70,10 +72,6 @@ def deepseek_config(
 def config(hf_config: Mapping[str, Any]) -> DecoderConfig:
     """Reads `config.json`."""
     method = hf_config.get("topk_method") or METHODS[0]
-    if method not in METHODS:
-        raise UnsupportedError(
-            "config.json: topk_method", expected=" or ".join(METHODS), found=method
-        )
     if hf_config.get("norm_topk_prob"):
         raise UnsupportedError("config.json: norm_topk_prob", expected=False, found=True)
     inner = require(hf_config, "moe_intermediate_size", int, 1407)

@@ -39,6 +39,7 @@ def config(hf_config: Mapping[str, Any]) -> DecoderConfig:
         experts,
         dense=3,
         scoring="sigmoid",
+        method=("noaux_tc",),
         extra_layers=count(hf_config, "num_nextn_predict_layers", 1),
         max_position_embeddings=require(hf_config, "max_position_embeddings", int, 4096),
     )

@@ -10,7 +10,7 @@ from typing import Any
 
 from jentropy.models.config import Architecture, DecoderConfig, decoder_config, sliding_windows
 from jentropy.models.expert_config import ExpertsConfig
-from jentropy.models.keys import flag, require
+from jentropy.models.keys import flag, require, with_defaults
 from jentropy.models.names import NAMES, Rule
 from jentropy.models.rope import RopeConfig, rope_config
 
@@ -59,7 +59,9 @@ def config(hf_config: Mapping[str, Any]) -> DecoderConfig:
         output_bias=bias,
         attention_sinks=True,
         windows=sliding_windows(
-            hf_config, used=True, window=128, slides=lambda layer: layer % 2 == 0
+            with_defaults(hf_config, {"sliding_window": 128}),
+            used=True,
+            slides=lambda layer: layer % 2 == 0,
         ),
         experts=ExpertsConfig(
             count=require(hf_config, "num_local_experts", int, 128),
