@@ -23,6 +23,16 @@ from jentropy.errors import DestinationError, InputError
 
 from .conftest import read_tree
 
+SOURCES = ("llama_bf16", "qwen3_bf16_sharded")
+
+
+@pytest.fixture(scope="module")
+def packed(fixtures, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("served")
+    for name in SOURCES:
+        jentropy.compress_checkpoint(fixtures / name, folder / name)
+    return {name: folder / name for name in SOURCES}
+
 
 class BaseModelLoader:
     def __init__(self, load_config):
@@ -83,14 +93,14 @@ def config_of(path: Path, quantization=None):
     return types.SimpleNamespace(model=str(path), quantization=quantization)
 
 
-@pytest.mark.parametrize("name", ["llama_bf16", "qwen3_bf16"])
+@pytest.mark.parametrize("name", SOURCES)
 def test_a_server_gets_the_arrays_of_the_files(name, fixtures, packed, tmp_path, loader_of):
     source = fixtures / name
     serving_directory(packed[name], tmp_path / "served")
     files = read_tree(tmp_path / "served")
     assert json.loads(files.pop(serving.POINTER)) == {"checkpoint": str(packed[name].resolve())}
-    plain = {k: v for k, v in read_tree(source).items() if not k.endswith(".safetensors")}
-    assert files == plain
+    beside = {k: v for k, v in read_tree(source).items() if ".safetensors" not in k}
+    assert files == beside
     right = {}
     for file in source.glob("*.safetensors"):
         right |= {k: v.tobytes() for k, v in load_file(file).items()}
