@@ -1,4 +1,4 @@
 """Trials that take minutes to hours: what they found stands in docs/reliability.md.
 
-    python -m tests.soak.NAME --help
+python -m tests.soak.NAME --help
 """
