@@ -60,6 +60,11 @@ class State:
         """Positions that there is room for."""
         return self.tokens.shape[1]
 
+    def keeps_all(self) -> bool:
+        """Whether every position is in the caches, so that shorter `lengths` are sequences too."""
+        slots = [one.arrays[0].shape[2] for one in self.cache if one.sliding]
+        return all(int(self.lengths.max()) <= size for size in slots)
+
     def specs(self) -> State:
         """How its arrays are split over a mesh with Explicit axes: by sequences, as `lengths`."""
         by = modes.spec_of(self.lengths)
@@ -102,15 +107,16 @@ def prefill(
       >>> state.lengths.tolist(), state.logits.shape
       ([5, 4], (2, 1024))
     """
-    rows = _rows(prompts, model.config.vocab_size)
+    rows = token_rows(prompts, model.config.vocab_size)
     counts = np.array([len(row) for row in rows])
+    longest = int(counts.max())
     if state is None:
-        state = _empty(model, _seeds(seed, len(rows)), bucket(max(capacity, counts.max())))
+        state = _empty(model, _seeds(seed, len(rows)), bucket(max(capacity, longest)))
     starts = np.array(state.lengths)
     if len(starts) != len(rows):
         raise InputError("prompts", expected=f"{len(starts)}, as in the state", found=len(rows))
     chunks = []
-    for first in range(0, counts.max(), CHUNK):
+    for first in range(0, longest, CHUNK):
         here = np.clip(counts - first, 0, CHUNK)
         size = max(SHORTEST, 1 << (int(here.max()) - 1).bit_length())
         ids = np.zeros((len(rows), size), np.int32)
@@ -173,8 +179,8 @@ def bucket(positions: int) -> int:
     return size * 3 // 4 if CAPACITY < positions <= size * 3 // 4 else size
 
 
-def _rows(prompts: Any, vocabulary: int) -> list[np.ndarray]:
-    """The tokens of each sequence."""
+def token_rows(prompts: Any, vocabulary: int) -> list[np.ndarray]:
+    """The tokens of each sequence of `prompts`, as of `prefill`."""
     expected = "int[batch, time], or token ids of each sequence, not empty"
     if hasattr(prompts, "ndim"):
         if prompts.ndim != 2:

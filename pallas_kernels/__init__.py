@@ -3,6 +3,7 @@
 from .api import decode, matmul, take_rows
 from .backends import default_backend
 from .conversion import to_resident
+from .dense_layer import DenseLayer, layer_of
 from .folding import resident_array
 from .general import dot_general, einsum
 from .grouped import grouped_matmul
@@ -13,6 +14,7 @@ from .sharded import ShardedTensor
 from .variants import abstract_weight
 
 __all__ = [
+    "DenseLayer",
     "LAYOUTS",
     "ResidentArray",
     "ResidentTensor",
@@ -23,6 +25,7 @@ __all__ = [
     "dot_general",
     "einsum",
     "grouped_matmul",
+    "layer_of",
     "matmul",
     "resident_array",
     "take_rows",

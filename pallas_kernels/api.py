@@ -24,6 +24,7 @@ from jentropy.errors import InputError, UnsupportedError
 from jentropy.formats import RAW, QuantizedTensor, format_of_dtype
 
 from . import fused, reference, sharded
+from .dense_layer import DenseLayer
 from .fused import Product
 from .resident import ResidentTensor, expect_weight
 from .resident_array import ResidentArray
@@ -109,7 +110,7 @@ def matmul(
     return modes.automatic(run, x, w, out=lambda: modes.spec_of(x, x.ndim - 1))
 
 
-def expect_backend(w: Weight | np.ndarray, backend: str | None) -> None:
+def expect_backend(w: Weight | DenseLayer, backend: str | None) -> None:
     """Raises UnsupportedError for another backend than that of a weight's layout."""
     if not isinstance(w, ResidentTensor | ShardedTensor):
         if backend not in (None, "reference"):

@@ -22,6 +22,7 @@ from jentropy.errors import InputError
 
 from . import fused, reference, sharded
 from .api import Weight, expect, expect_backend, is_full
+from .dense_layer import DenseLayer, part_of
 from .fused import Product
 from .resident import ResidentTensor
 from .sharded import ShardedTensor
@@ -33,7 +34,7 @@ LEAST, MOST = 8, 256
 
 def grouped_matmul(
     x: Float[Array | np.ndarray, "M K"],
-    w: Weight,
+    w: Weight | DenseLayer,
     group_sizes: Int[Array | np.ndarray, " E"],
     transpose_w: bool = False,
     backend: str | None = None,
@@ -53,7 +54,8 @@ def grouped_matmul(
     Args:
       x: activations, rows sorted by group.
       w: [E, K, N], resident or dense; with `transpose_w` stored [E, N, K], as in checkpoints. Of
-        stacks of layers take `stack.layer(i)`, which copies nothing.
+        stacks of layers take `stack.layer(i)`, or `pallas_kernels.layer_of(stack, i)` of a dense
+        one, which copy nothing.
       group_sizes: rows of each group.
       transpose_w: multiplies by the transposes of w.
       backend, out_dtype, interpret, precision: as of `matmul`.
@@ -75,7 +77,8 @@ def grouped_matmul(
     References:
       Gale et al., MegaBlocks, arXiv 2211.15841.
     """
-    expect(w)
+    if not isinstance(w, DenseLayer):
+        expect(w)
     if len(w.shape) != 3:
         raise InputError("weights of groups", expected="three dimensions", found=list(w.shape))
     inner = w.shape[-1 if transpose_w else -2]
@@ -105,6 +108,7 @@ def grouped_matmul(
 
     @modes.standard
     def run(x: Array, w: Any, group_sizes: Array) -> Array:
+        w = jnp.asarray(w) if isinstance(w, np.ndarray) else w
         ends = jnp.minimum(jnp.cumsum(jnp.maximum(group_sizes, 0)), x.shape[0])
         return on_each(jnp.asarray(x), w, ends.astype(jnp.int32), product.out_dtype)
 
@@ -133,7 +137,10 @@ def _backward(product: Product, saved: tuple, cotangent: Array) -> tuple[Array, 
     if isinstance(w, ResidentTensor):
         return of_x, None, None
     pair = (cotangent, x) if product.transpose_w else (x, cotangent)
-    return of_x, _mapped(_outer)(*pair, ends).astype(w.dtype), None
+    of_w = _mapped(_outer)(*pair, ends).astype(w.dtype)
+    if isinstance(w, DenseLayer):
+        of_w = DenseLayer(array=jnp.zeros_like(w.array).at[w.index].set(of_w), index=None)
+    return of_x, of_w, None
 
 
 _multiply.defvjp(_forward, _backward)
@@ -168,8 +175,8 @@ def _products(x: Array, w: Any, ends: Int[Array, " E"], *, product: Product) -> 
             return fused.one_product(rows, w[group], replace(product, x_dtype=x.dtype))
         if isinstance(w, ResidentTensor):
             return reference.matmul(rows, w[group], **options)
-        matrix = jax.lax.dynamic_index_in_dim(w, group, keepdims=False)
-        return reference.dense_matmul(rows, jax.lax.optimization_barrier(matrix), **options)
+        matrix = w[group] if isinstance(w, DenseLayer) else part_of(w, group)
+        return reference.dense_matmul(rows, matrix, **options)
 
     def step(y: Array, group: Array, tile: _Tile) -> Array:
         return tile.put(y, one(tile.of(x), group))

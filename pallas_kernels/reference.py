@@ -15,8 +15,6 @@ from jentropy import modes
 from . import row_blocks
 from .resident import ResidentTensor
 
-TILE = 64  # outputs of a product
-
 
 @modes.standard
 def decode(w: ResidentTensor, dtype: Any) -> Shaped[Array, "*shape"]:
@@ -132,10 +130,8 @@ def _meeting(x: Any, w: Any) -> Any:
 def _product(x: Any, w: Any, *, transpose_w: bool, out_dtype: Any) -> Array:
     dtype = _meeting(x.dtype, w.dtype)
     contract = (((x.ndim - 1,), (1 if transpose_w else 0,)), ((), ()))
-    axis = 0 if transpose_w else 1
-    outputs, missing = w.shape[axis], [(0, 0), (0, 0)]
-    missing[axis] = (0, -outputs % TILE)
-    w = jnp.pad(w, missing) if missing[axis][1] else w
+    outputs = w.shape[0 if transpose_w else 1]
+    w = row_blocks.whole_tiles(w, row_blocks.least(x)) if transpose_w else w
     y = jax.lax.dot_general(
         x.astype(dtype),
         w.astype(dtype),

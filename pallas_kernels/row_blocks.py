@@ -7,6 +7,7 @@ same bits.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -17,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float32
 
 WEIGHTS = 1 << 18  # of a block at the most: a megabyte in float32
+TILE_OF_ONE, TILE = 8, 64  # outputs, of products with one row of x and with more
 LEAST = WEIGHTS >> 3  # smaller blocks do not pay; a matrix without larger ones is one block
 Block = Callable[[Array], Float32[Array, "rows columns"]]  # of a number, int32[]
 
@@ -45,16 +47,22 @@ def multiply(
       transpose_w: whether the product sums over columns of the matrix; else over its rows.
     """
 
+    if transpose_w:
+        blocks, block = _in_tiles(blocks, block, least(x))
+
     def product(x: Array, at: Array) -> Array:
         # The barrier keeps XLA from fusing the decode into the product, where sums may be others.
-        w = jax.lax.optimization_barrier(block(at))
-        return jax.lax.dot_general(
+        w = block(at)
+        outputs = w.shape[0 if transpose_w else 1]
+        w = jax.lax.optimization_barrier(whole_tiles(w, least(x)) if transpose_w else w)
+        y = jax.lax.dot_general(
             x,
             w,
             (((x.ndim - 1,), (1 if transpose_w else 0,)), ((), ())),
             precision=jax.lax.Precision.HIGHEST,
             preferred_element_type=jnp.float32,
         )
+        return y[..., :outputs]
 
     if blocks == 1:
         return product(x, jnp.int32(0))
@@ -65,6 +73,34 @@ def multiply(
     parts = jnp.moveaxis(x.reshape(*x.shape[:-1], blocks, -1), -2, 0)
     first = product(parts[0], each[0])
     return jax.lax.scan(lambda y, each: (y + product(*each), None), first, (parts[1:], each[1:]))[0]
+
+
+def least(x: Float[Array, "*batch K"]) -> int:
+    """Rows of a weight whose multiples XLA's CPU backend multiplies with the same order of sums.
+
+    Parts of a weight, over a mesh, so give the bits of the whole.
+    """
+    return TILE_OF_ONE if math.prod(x.shape[:-1]) == 1 else TILE
+
+
+def whole_tiles(w: Float[Array, "rows columns"], tile: int) -> Float[Array, "more columns"]:
+    """The matrix, filled up to whole tiles of rows."""
+    missing = -w.shape[0] % tile
+    return jnp.pad(w, ((0, missing), (0, 0))) if missing else w
+
+
+def _in_tiles(blocks: int, block: Block, tile: int) -> tuple[int, Block]:
+    """Larger blocks, of several, that are a tile at least."""
+    high = jax.eval_shape(block, jax.ShapeDtypeStruct((), jnp.int32)).shape[0]
+    several = (n for n in range(1, blocks + 1) if blocks % n == 0 and n * high >= tile)
+    together = next(several, blocks)
+    if together == 1:
+        return blocks, block
+
+    def larger(at: Array) -> Array:
+        return jnp.concatenate([block(together * at + i) for i in range(together)])
+
+    return blocks // together, larger
 
 
 def of_dense(w: Float[Array, "rows columns"]) -> tuple[int, Block]:

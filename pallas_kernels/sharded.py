@@ -28,6 +28,7 @@ from jentropy import modes
 from jentropy.errors import UnsupportedError
 from jentropy.formats import Format
 
+from .dense_layer import DenseLayer, layer_of
 from .resident import ResidentTensor
 
 Axes = tuple[str, ...]
@@ -142,7 +143,7 @@ class ShardedTensor:
         parts = jax.tree.map(lambda _: spec, self.parts)
         return replace(self, parts=parts, index=None if self.index is None else PartitionSpec())
 
-    def own(self) -> ResidentTensor | Array:
+    def own(self) -> ResidentTensor | DenseLayer | Array:
         """This device's part, inside of `shard_map`."""
         axis = len(self._leading)
         part = jax.tree.map(lambda array: array.squeeze(axis), self.parts)
@@ -150,9 +151,7 @@ class ShardedTensor:
             return part
         if isinstance(part, ResidentTensor):
             return part.layer(self.index)
-        # Behind a barrier: see `models.kinds.take`.
-        matrix = jax.lax.dynamic_index_in_dim(part, self.index, keepdims=False)
-        return jax.lax.optimization_barrier(matrix)
+        return layer_of(part, self.index)
 
     def spread(self, axis: int) -> Any:
         """What `run` of `over` gives along the axis that is split, along an axis of all results."""

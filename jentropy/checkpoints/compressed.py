@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from jentropy.containers import decompress_slice
 from jentropy.formats import codes_of
 
 from .archived import Archive
 from .checkpoint import Arrays, Checkpoint, Parts, Tensor
 from .contents import decode_text
-from .decoding import compressed_tensor, read_entries
+from .decoding import read_entries, read_part
 from .entries import Entry
 from .store import Store
 
@@ -57,8 +56,7 @@ class CompressedCheckpoint(Checkpoint):
                 codes = tensor.codes
                 yield tensor, codes | {"code": codes["code"][part]} if part else codes
             elif part:
-                code = decompress_slice(compressed_tensor(self.store, entry), part, name)
-                yield tensor, {"code": codes_of(code)}
+                yield tensor, {"code": codes_of(read_part(self.store, entry, part))}
             else:
                 yield tensor, {"code": codes_of(next(decoded))}
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from jentropy.containers import coder
+from jentropy.containers.slices import part_of
 from jentropy.containers.tensor import CompressedTensor
 
 from .entries import Blocks, Entry, FileEntry, Filler, Section, fields_of
@@ -72,6 +74,15 @@ def compressed_tensor(store: Store, entry: Entry) -> CompressedTensor:
 def read_entry(store: Store, entry: Entry) -> np.ndarray:
     """The array of an entry."""
     return next(read_entries(store, [entry]))
+
+
+def read_part(store: Store, entry: Entry, index: Any) -> np.ndarray:
+    """Part of the array of an entry, as `containers.decompress_slice` has it."""
+
+    def chunks(wanted: Collection[int]) -> Iterator[coder.Coded]:
+        return (coded_chunk(store, entry, chunk) for chunk in sorted(wanted))
+
+    return part_of(entry.header, index, chunks, entry.name)
 
 
 def read_blocks(store: Store, blocks: Blocks) -> np.ndarray:
