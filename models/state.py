@@ -60,6 +60,11 @@ class State:
         """Positions that there is room for."""
         return self.tokens.shape[1]
 
+    def keeps_all(self) -> bool:
+        """Whether every position is in the caches, so that shorter `lengths` are sequences too."""
+        slots = [one.arrays[0].shape[2] for one in self.cache if one.sliding]
+        return all(int(self.lengths.max()) <= size for size in slots)
+
     def specs(self) -> State:
         """How its arrays are split over a mesh with Explicit axes: by sequences, as `lengths`."""
         by = modes.spec_of(self.lengths)
@@ -102,15 +107,16 @@ def prefill(
       >>> state.lengths.tolist(), state.logits.shape
       ([5, 4], (2, 1024))
     """
-    rows = _rows(prompts, model.config.vocab_size)
+    rows = token_rows(prompts, model.config.vocab_size)
     counts = np.array([len(row) for row in rows])
+    longest = int(counts.max())
     if state is None:
-        state = _empty(model, _seeds(seed, len(rows)), bucket(max(capacity, counts.max())))
+        state = empty(model, _seeds(seed, len(rows)), bucket(max(capacity, longest)))
     starts = np.array(state.lengths)
     if len(starts) != len(rows):
         raise InputError("prompts", expected=f"{len(starts)}, as in the state", found=len(rows))
     chunks = []
-    for first in range(0, counts.max(), CHUNK):
+    for first in range(0, longest, CHUNK):
         here = np.clip(counts - first, 0, CHUNK)
         size = max(SHORTEST, 1 << (int(here.max()) - 1).bit_length())
         ids = np.zeros((len(rows), size), np.int32)
@@ -121,7 +127,7 @@ def prefill(
     state = with_room(model, state, max(capacity, *(end for _, _, end in chunks)))
     graph, weights = nnx.split(model)
     for ids, here, _ in chunks:
-        state = _read(graph, weights, state, ids, here.astype(np.int32), starts + counts)
+        state = read_chunk(graph, weights, state, ids, here.astype(np.int32), starts + counts)
     return renewed(model, state, starts)
 
 
@@ -173,8 +179,8 @@ def bucket(positions: int) -> int:
     return size * 3 // 4 if CAPACITY < positions <= size * 3 // 4 else size
 
 
-def _rows(prompts: Any, vocabulary: int) -> list[np.ndarray]:
-    """The tokens of each sequence."""
+def token_rows(prompts: Any, vocabulary: int) -> list[np.ndarray]:
+    """The tokens of each sequence of `prompts`, as of `prefill`."""
     expected = "int[batch, time], or token ids of each sequence, not empty"
     if hasattr(prompts, "ndim"):
         if prompts.ndim != 2:
@@ -198,7 +204,8 @@ def _seeds(seed: int | Sequence[int], batch: int) -> np.ndarray:
     return np.array([one % (1 << 32) for one in seeds], np.uint32)
 
 
-def _empty(model: Decoder, seeds: np.ndarray, capacity: int) -> State:
+def empty(model: Decoder, seeds: np.ndarray, capacity: int) -> State:
+    """Sequences without tokens; `seeds` are uint32[batch]."""
     batch = len(seeds)
     return State(
         cache=model.new_cache(batch, capacity),
@@ -212,7 +219,7 @@ def _empty(model: Decoder, seeds: np.ndarray, capacity: int) -> State:
 
 
 @partial(jax.jit, static_argnames="graph", donate_argnames="state")
-def _read(
+def read_chunk(
     graph: nnx.GraphDef,
     weights: nnx.State,
     state: State,

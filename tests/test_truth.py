@@ -27,6 +27,16 @@ NAMES = sorted(file.parent.name for file in MODELS.glob("*/config.json"))
 SHARED = Path(os.environ.get("JENTROPY_SHARED", "none")) / "fixtures" / "models"
 PROMPT = 8  # tokens of `greedy` that were given
 BOUND = 1e-5  # of the largest logit
+# What tells caches apart; tokens of the others are chosen by the pass over all of them alone.
+CACHED = {
+    "deepseek_v3": "latents",
+    "gemma3": "windows and ropes by layer",
+    "gpt_oss": "sinks",
+    "llama_dynamic": "a rope that follows the length",
+    "phi3_longrope": "a rope that is outgrown",
+    "qwen2": "windows from a layer on",
+    "smollm3": "layers without a rope",
+}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -59,7 +69,7 @@ def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.abs(found - expected).max() / np.abs(expected).max())
 
 
-def check(source: Path, target: Path) -> list[Decoder]:
+def check(source: Path, target: Path) -> tuple[Decoder, Decoder]:
     """One pass over all sequences gives the logits and says which token would come next."""
     truth = reference(source)
     jentropy.compress_checkpoint(source, target)
@@ -67,7 +77,7 @@ def check(source: Path, target: Path) -> list[Decoder]:
     leaves = jax.tree.leaves(nnx.state(ours), is_leaf=lambda leaf: isinstance(leaf, ResidentTensor))
     assert any(isinstance(leaf, ResidentTensor) for leaf in leaves)
     ids, tokens = truth["input_ids"], truth["greedy"]
-    is_fixed = all(rope.kind not in ("dynamic", "longrope") for rope in (dense.config.rope,))
+    is_fixed = dense.config.rope.kind not in ("dynamic", "longrope")
     if is_fixed:  # else the frequencies of sequences follow from the longest one
         ids = np.pad(ids, ((0, 0), (0, tokens.shape[1] - ids.shape[1])))
         ids = np.concatenate((ids, tokens))
@@ -78,21 +88,25 @@ def check(source: Path, target: Path) -> list[Decoder]:
     if is_fixed:
         following = found[0][batch:, PROMPT - 1 : -1].argmax(axis=-1)
         np.testing.assert_array_equal(following, tokens[:, PROMPT:])
-    np.testing.assert_array_equal(greedy(dense, tokens), tokens)
-    return [dense, ours]
+    return dense, ours
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_tiny_models(name, tmp_path):
-    check(MODELS / name, tmp_path / "packed")
+    dense, _ = check(MODELS / name, tmp_path / "packed")
+    if name in CACHED:
+        tokens = reference(MODELS / name)["greedy"]
+        np.testing.assert_array_equal(greedy(dense, tokens), tokens)
 
 
 def test_every_architecture_has_a_tiny_model():
     assert {class_of(MODELS / name) for name in NAMES} == set(ARCHITECTURES)
 
 
-@pytest.mark.parametrize("source", sorted(SHARED.glob("*/")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "source", sorted(p for p in SHARED.glob("*") if p.is_dir()), ids=lambda path: path.name
+)
 def test_others(source, tmp_path):
-    _, ours = check(source, tmp_path / "packed")
     tokens = reference(source)["greedy"]
-    np.testing.assert_array_equal(greedy(ours, tokens), tokens)
+    for model in check(source, tmp_path / "packed"):
+        np.testing.assert_array_equal(greedy(model, tokens), tokens)
