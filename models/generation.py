@@ -29,7 +29,7 @@ from jentropy.errors import InputError
 
 from .decoder import Decoder
 from .sampling import Sampling, draw
-from .state import State, prefill, refuse_more, with_room
+from .state import State, prefill, refuse_more, renewed, token_rows, until_outgrown, with_room
 
 STOPS = 8  # ids of stop tokens that there is room for, or a multiple
 BURST = 16  # tokens at the most
@@ -92,11 +92,12 @@ def generate(
     )
     if max_new_tokens < 0:
         raise InputError("max_new_tokens", expected="0 or more", found=max_new_tokens)
-    longest = max((len(row) for row in input_ids), default=0) + max_new_tokens
+    rows = token_rows(input_ids, model.config.vocab_size)
+    longest = max(map(len, rows)) + max_new_tokens
     refuse_more(model, longest, "prompt and new tokens")
-    state = prefill(model, input_ids, capacity=longest, seed=seed)
+    state = prefill(model, rows, capacity=longest, seed=seed)
     state = advance(model, state, max_new_tokens, sampling, stop_tokens=stop_tokens)
-    out = np.full((len(input_ids), longest), model.config.pad_token_id, np.int32)
+    out = np.full((len(rows), longest), model.config.pad_token_id, np.int32)
     for row, tokens, length in zip(
         out, *map(np.asarray, (state.tokens, state.lengths)), strict=True
     ):
@@ -137,10 +138,11 @@ def step(
     Returns:
       The state behind them.
     """
-    if not isinstance(state.lengths, jax.core.Tracer):
-        state = _prepared(model, state, 1)
-    tokens = jnp.asarray(tokens, jnp.int32)
-    return _step(*nnx.split(model), state, tokens, stops_of(model, stop_tokens))
+    tokens, stops = jnp.asarray(tokens, jnp.int32), stops_of(model, stop_tokens)
+    if isinstance(state.lengths, jax.core.Tracer):
+        return _step(*nnx.split(model), state, tokens, stops)
+    state, lengths = _prepared(model, state, 1), np.array(state.lengths)
+    return renewed(model, _step(*nnx.split(model), state, tokens, stops), lengths)
 
 
 @modes.standard
@@ -166,10 +168,12 @@ def advance(
     """
     state = _prepared(model, state, new_tokens)
     graph, weights = nnx.split(model)
-    stops = stops_of(model, stop_tokens)
-    return advance_in_place(
-        graph, weights, state, numbers_of(sampling), stops, np.int32(new_tokens)
-    )
+    stops, numbers = stops_of(model, stop_tokens), numbers_of(sampling)
+    while (size := until_outgrown(model, state)) is not None and size <= new_tokens:
+        lengths, new_tokens = np.array(state.lengths), new_tokens - size
+        state = advance_in_place(graph, weights, state, numbers, stops, np.int32(size))
+        state = renewed(model, state, lengths)
+    return advance_in_place(graph, weights, state, numbers, stops, np.int32(new_tokens))
 
 
 @modes.standard

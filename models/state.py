@@ -60,6 +60,11 @@ class State:
         """Positions that there is room for."""
         return self.tokens.shape[1]
 
+    def keeps_all(self) -> bool:
+        """Whether every position is in the caches, so that shorter `lengths` are sequences too."""
+        slots = [one.arrays[0].shape[2] for one in self.cache if one.sliding]
+        return all(int(self.lengths.max()) <= size for size in slots)
+
     def specs(self) -> State:
         """How its arrays are split over a mesh with Explicit axes: by sequences, as `lengths`."""
         by = modes.spec_of(self.lengths)
@@ -102,15 +107,16 @@ def prefill(
       >>> state.lengths.tolist(), state.logits.shape
       ([5, 4], (2, 1024))
     """
-    rows = _rows(prompts, model.config.vocab_size)
+    rows = token_rows(prompts, model.config.vocab_size)
     counts = np.array([len(row) for row in rows])
+    longest = int(counts.max())
     if state is None:
-        state = empty(model, _seeds(seed, len(rows)), bucket(max(capacity, counts.max())))
-    starts = np.asarray(state.lengths)
+        state = empty(model, _seeds(seed, len(rows)), bucket(max(capacity, longest)))
+    starts = np.array(state.lengths)
     if len(starts) != len(rows):
         raise InputError("prompts", expected=f"{len(starts)}, as in the state", found=len(rows))
     chunks = []
-    for first in range(0, counts.max(), CHUNK):
+    for first in range(0, longest, CHUNK):
         here = np.clip(counts - first, 0, CHUNK)
         size = max(SHORTEST, 1 << (int(here.max()) - 1).bit_length())
         ids = np.zeros((len(rows), size), np.int32)
@@ -122,7 +128,26 @@ def prefill(
     graph, weights = nnx.split(model)
     for ids, here, _ in chunks:
         state = read_chunk(graph, weights, state, ids, here.astype(np.int32), starts + counts)
-    return state
+    return renewed(model, state, starts)
+
+
+def until_outgrown(model: Decoder, state: State) -> int | None:
+    """How many tokens the next sequence may grow by whose rope then changes; None: none will."""
+    if (limit := model.config.outgrown) is None:
+        return None
+    lengths, done = np.asarray(state.lengths), np.asarray(state.done)
+    left = limit + 1 - lengths[~done & (lengths <= limit)]
+    return int(left.min()) if left.size else None
+
+
+def renewed(model: Decoder, state: State, lengths: np.ndarray) -> State:
+    """The state, its cache made anew if one of these lengths has outgrown its rope by now."""
+    limit, tokens, now = model.config.outgrown, *map(np.asarray, (state.tokens, state.lengths))
+    if limit is None or not ((lengths > 0) & (lengths <= limit) & (now > limit)).any():
+        return state
+    rows = [row[:length] for row, length in zip(tokens, now, strict=True)]
+    new = prefill(model, rows, capacity=state.capacity)
+    return replace(state, cache=new.cache, logits=new.logits)
 
 
 def refuse_more(model: Decoder, positions: int, what: str) -> None:
@@ -154,8 +179,8 @@ def bucket(positions: int) -> int:
     return size * 3 // 4 if CAPACITY < positions <= size * 3 // 4 else size
 
 
-def _rows(prompts: Any, vocabulary: int) -> list[np.ndarray]:
-    """The tokens of each sequence."""
+def token_rows(prompts: Any, vocabulary: int) -> list[np.ndarray]:
+    """The tokens of each sequence of `prompts`, as of `prefill`."""
     expected = "int[batch, time], or token ids of each sequence, not empty"
     if hasattr(prompts, "ndim"):
         if prompts.ndim != 2:
