@@ -295,7 +295,7 @@ def test_rules_say_what_splits_a_weight():
     assert split(Q, rules=[("heads", None)]) == ((), None, 1, 0, True)
     assert split(Q, rules=[("heads", None), ("embed", "model")]) == (("model",), -1, 4, 16, True)
     assert split(DOWN) == (("model",), -2, 4, 24, True)
-    assert split(DOWN, rules=SUMS) == (("model",), -1, 4, 16, True)
+    assert split(DOWN, rules=SUMS) == (("model",), -1, 4, 16, False)
     assert split(DOWN, rules=[*SUMS, ("mlp", None)]) == ((), None, 1, 0, True)
     stack = np.zeros((6, 96, 64), np.uint16)
     assert split(EXPERTS, stack, model=3) == (("model",), -3, 3, 2, True)
@@ -313,7 +313,7 @@ def test_rules_say_what_splits_a_weight():
 def test_parts_are_cut_between_blocks():
     blocks = weight("FP8 128x128", (384, 256))
     assert split(Q, blocks) == (("model",), -2, 4, 96, False)  # blocks of 32
-    assert split(DOWN, blocks, SUMS) == (("model",), -1, 4, 64, True)  # blocks of 64
+    assert split(DOWN, blocks, SUMS) == (("model",), -1, 4, 64, False)  # blocks of 64
     assert split(DOWN, blocks, SUMS, model=3) == (("model",), -1, 3, 128, True)
     assert split(DOWN, blocks, SUMS, model=16) == (("model",), -1, 16, 128, True)  # 16 are none
     scattered = formats.GROUP_INDEX
