@@ -30,7 +30,7 @@ from jentropy.errors import InputError
 from .decoder import Decoder
 from .placing import held
 from .sampling import Sampling, draw
-from .state import State, prefill, refuse_more, token_rows, with_room
+from .state import State, prefill, refuse_more, renewed, token_rows, until_outgrown, with_room
 
 STOPS = 8  # ids of stop tokens that there is room for, or a multiple
 BURST = 16  # tokens at the most
@@ -117,7 +117,7 @@ def sample(state: State, sampling: Sampling = GREEDY) -> Int[Array, " batch"]:
     Returns:
       int32[batch]. They depend on the state alone: another call gives the same.
     """
-    return _sample(state, _numbers(sampling))
+    return _sample(state, numbers_of(sampling))
 
 
 @modes.standard
@@ -139,10 +139,11 @@ def step(
     Returns:
       The state behind them.
     """
-    if not isinstance(state.lengths, jax.core.Tracer):
-        state = _prepared(model, state, 1)
-    tokens = jnp.asarray(tokens, jnp.int32)
-    return _step(*nnx.split(model), state, tokens, _stops(model, stop_tokens))
+    tokens, stops = jnp.asarray(tokens, jnp.int32), stops_of(model, stop_tokens)
+    if isinstance(state.lengths, jax.core.Tracer):
+        return _step(*nnx.split(model), state, tokens, stops)
+    state, lengths = _prepared(model, state, 1), np.array(state.lengths)
+    return renewed(model, _step(*nnx.split(model), state, tokens, stops), lengths)
 
 
 @modes.standard
@@ -168,8 +169,12 @@ def advance(
     """
     state = _prepared(model, state, new_tokens)
     graph, weights = nnx.split(model)
-    stops = _stops(model, stop_tokens)
-    return _advance(graph, weights, state, _numbers(sampling), stops, np.int32(new_tokens))
+    stops, numbers = stops_of(model, stop_tokens), numbers_of(sampling)
+    while (size := until_outgrown(model, state)) is not None and size <= new_tokens:
+        lengths, new_tokens = np.array(state.lengths), new_tokens - size
+        state = advance_in_place(graph, weights, state, numbers, stops, np.int32(size))
+        state = renewed(model, state, lengths)
+    return advance_in_place(graph, weights, state, numbers, stops, np.int32(new_tokens))
 
 
 @modes.standard
@@ -219,14 +224,16 @@ def _prepared(model: Decoder, state: State, new_tokens: int) -> State:
     return with_room(model, state, int((ends + done).max()))
 
 
-def _numbers(sampling: Sampling) -> dict[str, np.ndarray]:
+def numbers_of(sampling: Sampling) -> dict[str, np.ndarray]:
+    """What programs are told of a sampling."""
     return {
         name: np.asarray(value, np.int32 if name == "top_k" else np.float32)
         for name, value in sampling.numbers().items()
     }
 
 
-def _stops(model: Decoder, more: Sequence[int]) -> np.ndarray:
+def stops_of(model: Decoder, more: Sequence[int]) -> np.ndarray:
+    """Ids of stop tokens, the config's too; int32, filled up with -1."""
     ids = [*model.config.eos_token_ids, *more]
     return np.array(ids + [-1] * (-len(ids) % STOPS or STOPS * (not ids)), np.int32)
 
@@ -252,7 +259,7 @@ def _step(
 
 
 @partial(jax.jit, static_argnames="graph", donate_argnames="state")
-def _advance(
+def advance_in_place(
     graph: nnx.GraphDef,
     weights: nnx.State,
     state: State,
@@ -260,6 +267,8 @@ def _advance(
     stops: Int[Array, " stops"],
     new: Int[Array, ""],
 ) -> State:
+    """The state after `new` tokens; the program of `advance`."""
+
     def run(weights: nnx.State, state: State, numbers: Any, stops: Any, new: Any) -> State:
         model = nnx.merge(graph, weights)
 

@@ -109,8 +109,8 @@ def prefill(
     counts = np.array([len(row) for row in rows])
     longest = int(counts.max())
     if state is None:
-        state = _empty(model, _seeds(seed, len(rows)), bucket(max(capacity, longest)))
-    starts = np.asarray(state.lengths)
+        state = empty(model, _seeds(seed, len(rows)), bucket(max(capacity, longest)))
+    starts = np.array(state.lengths)
     if len(starts) != len(rows):
         raise InputError("prompts", expected=f"{len(starts)}, as in the state", found=len(rows))
     chunks = []
@@ -125,8 +125,27 @@ def prefill(
     state = with_room(model, state, max(capacity, *(end for _, _, end in chunks)))
     graph, weights = nnx.split(model)
     for ids, here, _ in chunks:
-        state = _read(graph, weights, state, ids, here.astype(np.int32), starts + counts)
-    return state
+        state = read_chunk(graph, weights, state, ids, here.astype(np.int32), starts + counts)
+    return renewed(model, state, starts)
+
+
+def until_outgrown(model: Decoder, state: State) -> int | None:
+    """How many tokens the next sequence may grow by whose rope then changes; None: none will."""
+    if (limit := model.config.outgrown) is None:
+        return None
+    lengths, done = np.asarray(state.lengths), np.asarray(state.done)
+    left = limit + 1 - lengths[~done & (lengths <= limit)]
+    return int(left.min()) if left.size else None
+
+
+def renewed(model: Decoder, state: State, lengths: np.ndarray) -> State:
+    """The state, its cache made anew if one of these lengths has outgrown its rope by now."""
+    limit, tokens, now = model.config.outgrown, *map(np.asarray, (state.tokens, state.lengths))
+    if limit is None or not ((lengths > 0) & (lengths <= limit) & (now > limit)).any():
+        return state
+    rows = [row[:length] for row, length in zip(tokens, now, strict=True)]
+    new = prefill(model, rows, capacity=state.capacity)
+    return replace(state, cache=new.cache, logits=new.logits)
 
 
 def refuse_more(model: Decoder, positions: int, what: str) -> None:
@@ -183,7 +202,8 @@ def _seeds(seed: int | Sequence[int], batch: int) -> np.ndarray:
     return np.array([one % (1 << 32) for one in seeds], np.uint32)
 
 
-def _empty(model: Decoder, seeds: np.ndarray, capacity: int) -> State:
+def empty(model: Decoder, seeds: np.ndarray, capacity: int) -> State:
+    """Sequences without tokens; `seeds` are uint32[batch]."""
     batch = len(seeds)
 
     def make(seeds: jax.Array) -> State:
@@ -207,7 +227,7 @@ def _empty(model: Decoder, seeds: np.ndarray, capacity: int) -> State:
 
 
 @partial(jax.jit, static_argnames="graph", donate_argnames="state")
-def _read(
+def read_chunk(
     graph: nnx.GraphDef,
     weights: nnx.State,
     state: State,

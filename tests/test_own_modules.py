@@ -15,6 +15,7 @@ import jentropy
 from jentropy import formats
 from jentropy.errors import InputError, UnsupportedError
 from jentropy.models import Compressed, CompressedParam, compress_module, compress_params
+from jentropy.models.compressing import matrices
 from jentropy.pallas_kernels import ResidentArray, ResidentTensor, api, reference, resident_array
 from jentropy.pallas_kernels.general import fused
 
@@ -64,8 +65,8 @@ LINEARS = {
         lambda **o: nnx.LinearGeneral((4, 16), (6, 16), axis=(1, -1), **o),
         (2, 4, 3, 16),
     ),
-    "batch axis": (lambda **o: nnx.LinearGeneral(32, 64, batch_axis={0: 3}, **o), (3, 2, 32)),
-    "Einsum": (lambda **o: nnx.Einsum("nta,hab->nthb", (8, 64, 16), (8, 16), **o), (2, 3, 64)),
+    "batch axis": (lambda **o: nnx.LinearGeneral(64, 96, batch_axis={0: 3}, **o), (3, 2, 64)),
+    "Einsum": (lambda **o: nnx.Einsum("nta,hab->nthb", (6, 64, 16), (6, 16), **o), (2, 3, 64)),
     "ellipsis": (lambda **o: nnx.Einsum("...d,df->f...", (64, 96), **o), (2, 3, 64)),
     "experts": (lambda **o: nnx.Einsum("ebd,edf->ebf", (3, 64, 96), **o), (3, 2, 64)),
 }
@@ -166,9 +167,7 @@ def test_what_a_layer_was_given_still_multiplies():
     assert [shape for _, shape in seen] == 4 * [(64, 6, 16)]
 
 
-@pytest.mark.parametrize(
-    "number_format", [formats.FP8_ROW, formats.INT4_GROUP, formats.FORMATS["BF16"]]
-)
+@pytest.mark.parametrize("number_format", [formats.INT4_GROUP, formats.FORMATS["BF16"]])
 def test_weights_may_be_rounded(number_format):
     layer = nnx.LinearGeneral(256, (4, 32), rngs=nnx.Rngs(0))
     rounded = resident_array(layer.kernel.get_value(), [0], [1, 2], number_format=number_format)
@@ -309,27 +308,28 @@ def test_a_model_of_stacked_layers_with_dropout():
     assert "ResidentArray(bfloat16" in repr(ours)
 
 
-@pytest.mark.parametrize("kind", [nnx.Param, nnx.LoRAParam])
-def test_what_is_left_trains(kind):
-    """Norms, biases and LoRA learn alike over compressed weights, which stay."""
+def test_what_is_left_trains():
+    """Norms, biases and LoRA learn over compressed weights as over dense ones that are frozen."""
 
     @nnx.jit
     def step(model, optimizer, ids):
-        value, gradients = nnx.value_and_grad(loss, argnums=nnx.DiffState(0, kind))(model, ids)
+        what = nnx.DiffState(0, optimizer.wrt)
+        value, gradients = nnx.value_and_grad(loss, argnums=what)(model, ids)
         optimizer.update(model, gradients)
         return value
 
-    losses, lora = [], kind is nnx.LoRAParam
-    for model in (Model(nnx.Rngs(0), lora), compress_module(Model(nnx.Rngs(0), lora))):
-        frozen = jax.tree.map(jnp.copy, nnx.state(model, Compressed))
-        if not (lora or frozen):
-            continue  # its matrices would train too
-        model.set_attributes(deterministic=lora)
-        optimizer = nnx.Optimizer(model, optax.adam(1e-2), wrt=kind)
-        losses.append([float(step(model, optimizer, IDS)) for _ in range(3)])
-        assert same_tree(nnx.state(model, Compressed), frozen)
-    assert all(one[2] < one[0] for one in losses)
-    assert losses[0] == losses[-1]
+    def losses(model, what):
+        model.set_attributes(deterministic=True)
+        optimizer = nnx.Optimizer(model, optax.adam(1e-2), wrt=what)
+        return [float(step(model, optimizer, IDS)) for _ in range(3)]
+
+    ours = compress_module(Model(nnx.Rngs(0), lora=True))
+    frozen = jax.tree.map(jnp.copy, nnx.state(ours, Compressed))
+    learnt = losses(ours, nnx.Param)
+    assert learnt[2] < learnt[0]
+    assert same_tree(nnx.state(ours, Compressed), frozen)
+    left = nnx.All(nnx.Param, nnx.Not(matrices))
+    assert losses(Model(nnx.Rngs(0), lora=True), left) == learnt
 
 
 class Small(nnx.Module):
@@ -396,7 +396,7 @@ def test_tied_weights_stay_tied():
 
     before, model = Tied()(jnp.ones((1, 64))), compress_module(Tied(), matrix)
     assert model.two.kernel is model.one.kernel
-    assert len(jax.tree.leaves(nnx.state(model, Compressed))) == 5
+    assert len(nnx.to_flat_state(nnx.state(model, Compressed))) == 1
     assert same_bits(model(jnp.ones((1, 64))), before)
 
 

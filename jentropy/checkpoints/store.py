@@ -195,8 +195,10 @@ def _declared_size(folder: Path) -> int:
     file = folder / "zarr.json"
     try:
         text = file.read_bytes()
-    except OSError:
+    except FileNotFoundError:
         raise CorruptError(
             "array of the checkpoint", file=folder, expected="it", found="none"
         ) from None
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", file=file) from error
     return parse(ARRAY, text, file, "array of the checkpoint")

@@ -219,17 +219,22 @@ def decode(weight: ResidentTensor, dtype: Any) -> Shaped[Array, "rows columns"]:
 
 
 def take(weight: ResidentTensor, ids: Int[Array, " ids"], dtype: Any) -> Shaped[Array, "ids rows"]:
-    """Columns of the packed matrix, one after the other.
+    """Columns of the packed matrix, one after the other, each out of the 128 that it lies among.
 
-    XLA would copy all words to gather columns at once, in an order where that is fast.
+    To take columns alone, XLA would first copy all words to an order where that is fast.
     """
     arrays, tile_columns = weight.arrays, weight.option("tile_columns")
     tile_rows = weight.option("tile_rows")
 
     def one(at: Array) -> Array:
-        words, top = (
-            jax.lax.dynamic_slice_in_dim(arrays[name], at, 1, axis=-1) for name in ("words", "top")
-        )
+        register, lane = jnp.divmod(at, LANES)
+
+        def column(array: Array) -> Array:
+            near = jax.lax.dynamic_slice_in_dim(array, register * LANES, LANES, axis=-1)
+            is_it = (jnp.arange(LANES) == lane).reshape(*(1,) * (array.ndim - 1), LANES)
+            return jnp.where(is_it, near, 0).max(axis=-1, keepdims=True)
+
+        words, top = column(arrays["words"]), column(arrays["top"])
         codes = _unpack_words(words, top, tile_rows)[:, 0]
         tile, within = jnp.divmod(at, tile_columns)
         lists = jax.lax.dynamic_index_in_dim(arrays["escapes"], tile, keepdims=False)
