@@ -5,6 +5,7 @@ packed = jentropy.compress(pytree)             lossless; jentropy.decompress giv
 jentropy.save(path, packed)                    a compressed Orbax checkpoint; jentropy.load
 w = jentropy.to_resident(packed)               on device, in the layout of its kernels
 y = jentropy.matmul(x, w)                      from the compressed bytes
+y = jentropy.grouped_matmul(x, w, group_sizes) of experts
 model = jentropy.models.load(path)             a Flax NNX module
 arrays = jentropy.quantize(x, jentropy.formats.MXFP4)   codes and scales; jentropy.dequantize
 """
@@ -32,7 +33,7 @@ from jentropy.containers import CompressedTensor, compress, decompress, decompre
 from jentropy.entropy import EntropyReport, FieldReport, FormatReport, TensorReport
 from jentropy.errors import CheckError, InputError, JentropyError
 from jentropy.formats import QuantizedTensor, dequantize, quantize
-from jentropy.pallas_kernels import ResidentTensor, decode, matmul, to_resident
+from jentropy.pallas_kernels import ResidentTensor, decode, grouped_matmul, matmul, to_resident
 from jentropy.release import RELEASE
 
 __version__ = RELEASE
@@ -75,6 +76,7 @@ __all__ = [
     "dequantize",
     "errors",
     "formats",
+    "grouped_matmul",
     "inspect",
     "load",
     "matmul",

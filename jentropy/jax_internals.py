@@ -10,6 +10,7 @@ release that moved one breaks that alone:
                        takes the reference backend
     interpret.params   interpret mode of these kernels, which only tests run
     topologies         `pallas_kernels.profile`, and no other command
+    multihost_utils    `models.load` over a mesh of several processes
     profiler           `benchmarks/hopper.py`, its part `kernels`
 
 Kernels are written in `jax.experimental.pallas` and its `tpu` and `mosaic_gpu`, which they import
@@ -65,6 +66,41 @@ def described_device(**topology: Any) -> jax.Device:
     from jax.experimental import topologies
 
     return topologies.get_topology_desc(**topology).devices[0]
+
+
+def described_mesh(shape: tuple[int, ...], names: tuple[str, ...], **topology: Any) -> Any:
+    """A mesh of devices that are not there, as of `described_device`.
+
+    Args:
+      shape: of the mesh.
+      names: of its axes.
+      topology: what `jax.experimental.topologies.get_topology_desc` takes.
+    """
+    from jax.experimental import topologies
+
+    described = topologies.get_topology_desc(**topology)
+    return topologies.make_mesh(described, shape, names)
+
+
+def exchanged(text: str) -> list[str]:
+    """A text of every process of `jax.distributed`, in the order of the processes.
+
+    Args:
+      text: of this one; all processes call it.
+
+    Example:
+      >>> exchanged("of one process")
+      ['of one process']
+    """
+    if jax.process_count() == 1:
+        return [text]
+    from jax.experimental import multihost_utils
+
+    own = np.frombuffer(text.encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.int32(own.size)).reshape(-1)
+    padded = np.pad(own, (0, int(sizes.max()) - own.size))
+    gathered = np.asarray(multihost_utils.process_allgather(padded))
+    return [row[:size].tobytes().decode() for row, size in zip(gathered, sizes, strict=True)]
 
 
 def started_backends() -> list[str]:

@@ -1,90 +1,20 @@
 """Grouped-query attention with rotary positions, over all tokens before or a window of them.
 
-A layer makes the cache that it needs. The caches of layers of one kind lie in one stack, which a
-loop over the layers updates in place.
+A layer makes the cache that it needs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import NamedTuple
-
-import chex
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
+from .attending import attend
+from .caches import Cache, Turn
 from .config import DecoderConfig, Layer
 from .layers import Linear, RMSNorm
 from .rope import rotate
-
-PRECISION = jax.lax.Precision.HIGHEST  # attention in float32 means float32, on a GPU and TPU too
-
-
-class Turn(NamedTuple):
-    """What a layer is told beside its weights: numbers, so that layers share a program.
-
-    Attributes:
-      at: its place in the stacks of weights and caches.
-      start: position of the first token.
-      frequencies: of its rotary positions, radians per position.
-      window: positions that a token sees, its own included; of layers that slide.
-    """
-
-    at: Int[Array, ""]
-    start: Int[Array, ""]
-    frequencies: Float[Array, " pairs"]
-    window: Int[Array, ""]
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cache:
-    """What layers of a kind remember of the tokens before.
-
-    Attributes:
-      arrays: [layers, batch, capacity, ...] each, such as keys and values.
-      sliding: whether position p lies in slot p % capacity, so that the last ones only are kept;
-        else it lies in slot p.
-    """
-
-    arrays: tuple[jax.Array, ...]
-    sliding: bool = field(default=False, metadata={"static": True})
-
-    def extend(
-        self, turn: Turn, new: Sequence[jax.Array]
-    ) -> tuple[Cache, list[jax.Array], Int[Array, " slots"]]:
-        """Adds tokens to one layer's part.
-
-        Args:
-          new: [batch, time, ...] each, as `arrays`.
-
-        Returns:
-          The cache; what the layer's tokens may see of each array, [batch, slots, ...]; and the
-          position of every slot: negative or greater than a token's own where it holds nothing.
-        """
-        slots = jnp.arange(capacity := self.arrays[0].shape[2])
-        positions = turn.start + jnp.arange(new[0].shape[1])
-        arrays, seen, first = [], [], jnp.int32(0)
-        for array, entries in zip(self.arrays, new, strict=True):
-            chex.assert_equal_shape_suffix((array, entries), array.ndim - 3)
-            if self.sliding:
-                layer = jax.lax.dynamic_index_in_dim(array, turn.at, keepdims=False)
-                seen.append(jnp.concatenate((layer, entries), axis=1))
-                kept = layer.at[:, positions[-capacity:] % capacity].set(entries[:, -capacity:])
-                array = jax.lax.dynamic_update_index_in_dim(array, kept, turn.at, 0)
-            else:
-                where = (turn.at, first, turn.start, *(first for _ in array.shape[3:]))
-                array = jax.lax.dynamic_update_slice(array, entries[None], where)
-                seen.append(jax.lax.dynamic_index_in_dim(array, turn.at, keepdims=False))
-            arrays.append(array)
-        if self.sliding:
-            before = turn.start - 1 - (turn.start - 1 - slots) % capacity
-            slots = jnp.concatenate((before, positions))
-        return replace(self, arrays=tuple(arrays)), seen, slots
 
 
 class Attention(nnx.Module):
@@ -104,16 +34,19 @@ class Attention(nnx.Module):
         self.k_proj = Linear(width, pairs, use_bias=bias, rngs=rngs)
         self.v_proj = Linear(width, pairs, use_bias=bias, rngs=rngs)
         self.o_proj = Linear(queries, width, use_bias=config.output_bias, rngs=rngs)
+        self.scale = config.attention_scale or config.head_dim**-0.5
+        sinks = jnp.zeros((config.num_heads,))
+        self.sinks = nnx.Param(sinks) if config.attention_sinks else None
         if config.qk_norm:
-            self.q_norm = RMSNorm(config.head_dim, eps=config.rms_norm_eps)
-            self.k_norm = RMSNorm(config.head_dim, eps=config.rms_norm_eps)
+            self.q_norm = RMSNorm.of(config, queries if config.qk_norm_whole else config.head_dim)
+            self.k_norm = RMSNorm.of(config, pairs if config.qk_norm_whole else config.head_dim)
 
     def new_cache(self, layers: int, batch: int, capacity: int, dtype: DTypeLike) -> Cache:
         """An empty cache of keys and values, of every position or of the window's."""
         slots = capacity if self.window is None else min(capacity, self.window)
         shape = (layers, batch, slots, self.config.num_kv_heads, self.config.head_dim)
-        empty = jnp.zeros(shape, dtype)
-        return Cache(arrays=(empty, empty), sliding=self.window is not None)
+        arrays = jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)
+        return Cache(arrays=arrays, sliding=self.window is not None)
 
     def __call__(
         self, x: Float[Array, "batch time width"], cache: Cache, turn: Turn
@@ -121,26 +54,25 @@ class Attention(nnx.Module):
         config = self.config
         batch, time, _ = x.shape
         heads = (batch, time, -1, config.head_dim)
-        q, k, v = (p(x).reshape(heads) for p in (self.q_proj, self.k_proj, self.v_proj))
-        if config.qk_norm:
+        q, k, v = (project(x) for project in (self.q_proj, self.k_proj, self.v_proj))
+        if config.qk_norm and config.qk_norm_whole:
             q, k = self.q_norm(q), self.k_norm(k)
-        positions = turn.start + jnp.arange(time)
-        q, k = (rotate(each, positions, turn.frequencies) for each in (q, k))
+        q, k, v = (each.reshape(heads) for each in (q, k, v))
+        if config.qk_norm and not config.qk_norm_whole:
+            q, k = self.q_norm(q), self.k_norm(k)
+        positions = turn.positions(time)
+        q, k = (rotate(each, positions, turn.frequencies, turn.amplitude) for each in (q, k))
         cache, (keys, values), slots = cache.extend(turn, (k, v))
 
-        grouped = q.reshape(batch, time, config.num_kv_heads, -1, config.head_dim)
-        scores = jnp.einsum(
-            "btkgd,bskd->bkgts",
-            grouped,
+        mixed = attend(
+            q,
             keys,
-            precision=PRECISION,
-            preferred_element_type=jnp.float32,
+            values,
+            scale=self.scale,
+            positions=positions,
+            slots=slots,
+            window=turn.window if cache.sliding else None,
+            soft_cap=config.attention_soft_cap,
+            sinks=None if self.sinks is None else self.sinks.get_value(),
         )
-        before = positions[:, None] - slots
-        visible = before >= 0
-        if cache.sliding:
-            visible &= (before < turn.window) & (slots >= 0)
-        scores = jnp.where(visible, scores * config.head_dim**-0.5, -jnp.inf)
-        weights = jax.nn.softmax(scores, axis=-1).astype(x.dtype)
-        mixed = jnp.einsum("bkgts,bskd->btkgd", weights, values, precision=PRECISION)
         return self.o_proj(mixed.reshape(batch, time, -1)), cache

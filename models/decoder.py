@@ -7,7 +7,7 @@ Names of parts are those of Hugging Face checkpoints. Layers of one kind are one
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -20,28 +20,37 @@ from jaxtyping import Array, Float, Int
 
 from jentropy import modes
 
-from .attention import Attention, Cache, Turn
-from .config import DecoderConfig, Layer
+from .attention import Attention
+from .caches import Cache, Turn
+from .config import NORMS, DecoderConfig, Layer
+from .experts import Experts
 from .kinds import members_of, run, take
-from .layers import MLP, Embed, Linear, RMSNorm
-from .rope import inverse_frequencies
+from .latent import LatentAttention
+from .layers import MLP, Embed, Linear, RMSNorm, scaled, soft_capped
+from .rope import frequencies_at
 
 
 class Block(nnx.Module):
-    """Attention and MLP, each behind a norm and around a residual."""
+    """Attention and MLP, each within norms and around a residual."""
 
     def __init__(self, config: DecoderConfig, layer: Layer, *, rngs: nnx.Rngs):
-        self.input_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.self_attn = Attention(config, layer, rngs=rngs)
-        self.post_attention_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.mlp = MLP(config, rngs=rngs)
+        self.norms, self.multiplier = NORMS[config.norms], config.residual_multiplier
+        for name in filter(None, self.norms):
+            setattr(self, name, RMSNorm.of(config, config.hidden_size))
+        attention = LatentAttention if config.latent else Attention
+        self.self_attn = attention(config, layer, rngs=rngs)
+        self.mlp = (Experts if layer.routed else MLP)(config, rngs=rngs)
 
     def __call__(
         self, x: Float[Array, "batch time width"], cache: Cache, turn: Turn
     ) -> tuple[Float[Array, "batch time width"], Cache]:
-        attended, cache = self.self_attn(self.input_layernorm(x), cache, turn)
-        x = x + attended
-        return x + self.mlp(self.post_attention_layernorm(x)), cache
+        before, after, before_mlp, after_mlp = map(self._norm, self.norms)
+        attended, cache = self.self_attn(before(x), cache, turn)
+        x = x + scaled(after(attended), self.multiplier)
+        return x + scaled(after_mlp(self.mlp(before_mlp(x))), self.multiplier), cache
+
+    def _norm(self, name: str | None) -> Callable[[jax.Array], jax.Array]:
+        return getattr(self, name) if name else lambda x: x
 
 
 class Decoder(nnx.Module):
@@ -83,7 +92,7 @@ class Decoder(nnx.Module):
         self.kinds = tuple(tuple(layers[n] for n in members) for members in self.members)
         self.embed_tokens = Embed(config.vocab_size, config.hidden_size, rngs=rngs)
         self.layers = nnx.List([_stack(config, kind, rngs) for kind in self.kinds])
-        self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.norm = RMSNorm.of(config, config.hidden_size)
         self.lm_head = (
             None
             if config.tie_word_embeddings
@@ -98,35 +107,56 @@ class Decoder(nnx.Module):
             for stack, kind in zip(self.layers, self.kinds, strict=True)
         )
 
+    def grown(self, cache: tuple[Cache, ...], capacity: int) -> tuple[Cache, ...]:
+        """A cache with room for `capacity` positions, if it has less."""
+        windows = [max(layer.window or 0 for layer in kind) or None for kind in self.kinds]
+        return tuple(
+            one.grown(capacity, window) for one, window in zip(cache, windows, strict=True)
+        )
+
     @modes.standard
     def hidden(
         self,
         input_ids: Int[Array | np.ndarray, "batch time"],
         cache: tuple[Cache, ...],
-        start: Int[Array, ""] | int,
+        start: Int[Array, "*starts"] | int,
+        length: Int[Array, "*starts"] | int | None = None,
+        count: Int[Array, "*starts"] | None = None,
     ) -> tuple[Float[Array, "batch time width"], tuple[Cache, ...]]:
-        """Final hidden states of tokens at positions start, start + 1, ..., and the cache."""
+        """Final hidden states of tokens at positions start, start + 1, ..., and the cache.
+
+        Args:
+          start: of all sequences, or int32[batch], of each.
+          length: of the sequences, which some ropes depend on; None: up to these tokens.
+          count: of the tokens those that are no padding, from the first on; None: all.
+        """
         start = jnp.asarray(start, jnp.int32)
-        tables = [_numbers(self.config, kind) for kind in self.kinds]
+        length = start + input_ids.shape[1] if length is None else jnp.asarray(length, jnp.int32)
+        tables = [_numbers(self.config, kind, length) for kind in self.kinds]
 
         def step(kind: int, carry: tuple, at: jax.Array) -> tuple:
             x, cache = carry
-            turn = Turn(at, start, *(table[at] for table in tables[kind]))
+            turn = Turn(at, start, *(table[at] for table in tables[kind]), count=count)
             # A layer is the same bits within a loop and without: XLA fuses nothing across its ends.
             x, turn = jax.lax.optimization_barrier((x, turn))
             x, new = take(self.layers[kind], at)(x, cache[kind], turn)
             return jax.lax.optimization_barrier(x), (*cache[:kind], new, *cache[kind + 1 :])
 
         x = self.embed_tokens(input_ids, self.compute_dtype)
+        factor = self.config.embedding_multiplier
+        if self.config.embedding_multiplier_rounded:
+            factor = float(np.asarray(factor, self.compute_dtype))
+        x = scaled(x, factor)
         x, cache = run(self.members, step, (x, cache))
         return self.norm(x), cache
 
     @modes.standard
     def logits(self, hidden: Float[Array, "*batch width"]) -> Float[Array, "*batch vocabulary"]:
         """float32 logits of hidden states."""
-        if self.lm_head is None:
-            return self.embed_tokens.attend(hidden, out_dtype=jnp.float32)
-        return self.lm_head(hidden, out_dtype=jnp.float32)
+        project = self.embed_tokens.attend if self.lm_head is None else self.lm_head
+        logits = project(hidden, out_dtype=jnp.float32)
+        logits = logits if self.config.logits_scaling == 1 else logits / self.config.logits_scaling
+        return soft_capped(logits, self.config.logits_soft_cap)
 
     @modes.standard
     def __call__(
@@ -143,11 +173,18 @@ def _stack(config: DecoderConfig, layers: Sequence[Layer], rngs: nnx.Rngs) -> Bl
     return nnx.split_rngs(splits=len(layers))(make)(rngs)
 
 
-def _numbers(config: DecoderConfig, layers: Sequence[Layer]) -> tuple[jax.Array, jax.Array]:
-    """Numbers in which layers of one kind differ: frequencies and windows, a row each."""
-    frequencies = [inverse_frequencies(layer.rope, config.head_dim) for layer in layers]
+def _numbers(
+    config: DecoderConfig, layers: Sequence[Layer], length: Int[Array, "*batch"]
+) -> tuple[jax.Array, ...]:
+    """Numbers in which layers of one kind differ, as `Turn` has them, a row each."""
+    frequencies = [frequencies_at(layer.rope, config.head_dim, length) for layer in layers]
+    amplitudes = [layer.rope.amplitude if layer.rope else 1.0 for layer in layers]
     windows = [layer.window or 0 for layer in layers]
-    return jnp.asarray(np.stack(frequencies)), jnp.asarray(windows, jnp.int32)
+    return (
+        jnp.stack(frequencies),
+        jnp.asarray(amplitudes, jnp.float32),
+        jnp.asarray(windows, jnp.int32),
+    )
 
 
 @partial(jax.jit, static_argnums=0)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections import UserDict
+from collections import ChainMap, UserDict
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,12 @@ class Keys(UserDict[str, Any]):
         return super().__getitem__(key)
 
 
+def with_defaults(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The same, with values for keys that are missing; what is read of it is read of `config`."""
+    maps: Any = (config, defaults)
+    return ChainMap(*maps)
+
+
 def _wrong(key: str, expected: str, value: Any) -> InputError:
     return InputError(f"config.json: key {key!r}", expected=expected, found=f"{value!r:.60}")
 
@@ -64,12 +70,26 @@ def require(config: Mapping[str, Any], key: str, kind: type = int, default: Any 
     return kind(value)
 
 
+def numbers(config: Mapping[str, Any], key: str, default: None = None) -> tuple[float, ...]:
+    """The value of a key that is a list of positive numbers, which must be there."""
+    values = config.get(key) or default
+    is_list = isinstance(values, list) and all(type(v) in (int, float) and v > 0 for v in values)
+    if not is_list:
+        raise _wrong(key, "a list of positive numbers", values)
+    return tuple(map(float, values))
+
+
 def flag(config: Mapping[str, Any], key: str, default: bool = False) -> bool:
     """The value of a key that is true or false; missing or null is `default`."""
     value = default if config.get(key) is None else config[key]
     if value not in (0, 1):
         raise _wrong(key, "true or false", value)
     return bool(value)
+
+
+def count(config: Mapping[str, Any], key: str, default: int = 0) -> int:
+    """The value of a key that is a number of things, which may be none."""
+    return require(config, key, int, default or None) if config.get(key, default) else 0
 
 
 def token_ids(config: Mapping[str, Any], key: str) -> tuple[int, ...]:

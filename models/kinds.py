@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Int
 
-from jentropy.pallas_kernels import ResidentTensor
+from jentropy.pallas_kernels import ResidentTensor, ShardedTensor, layer_of
 
 Members = tuple[tuple[int, ...], ...]
 
@@ -93,17 +93,14 @@ def _loop(step: Callable[[Any, Array], Any], carry: Any, each: Array) -> Any:
 def take(stack: nnx.Module, at: Int[Array, ""]) -> nnx.Module:
     """One layer out of a stack of them: a module whose compressed weights stay where they lie.
 
-    Arrays are sliced, behind a barrier: their products are the same bits as those of weights that
-    are decoded, whatever XLA would make of slice and product together.
+    Arrays are sliced, but for matrices of experts.
     """
 
     def one(weight: Any) -> Any:
-        if isinstance(weight, ResidentTensor):
-            return weight[at]
-        return jax.lax.optimization_barrier(
-            jax.lax.dynamic_index_in_dim(weight, at, keepdims=False)
-        )
+        if isinstance(weight, ResidentTensor | ShardedTensor):
+            return weight.layer(at)
+        return layer_of(weight, at)
 
     graph, state = nnx.split(stack)
-    is_resident = lambda node: isinstance(node, ResidentTensor)  # noqa: E731
+    is_resident = lambda node: isinstance(node, ResidentTensor | ShardedTensor)  # noqa: E731
     return nnx.merge(graph, jax.tree.map(one, state, is_leaf=is_resident))

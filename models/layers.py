@@ -70,23 +70,56 @@ class Embed(nnx.Module):
 
 
 class RMSNorm(nnx.Module):
-    """x / rms(x) * weight over the last axis, computed in float32 (arXiv 1910.07467)."""
+    """x / rms(x) * (offset + weight) over the last axis, in float32 (arXiv 1910.07467).
 
-    def __init__(self, width: int, *, eps: float):
-        self.weight = nnx.Param(jnp.ones((width,)))
-        self.eps = eps
+    Args:
+      width: of x.
+      eps: added to the mean square.
+      offset: added to the weight.
+      wide: whether x is multiplied by the weight in float32, and not in its own dtype.
+    """
+
+    def __init__(self, width: int, *, eps: float, offset: float = 0.0, wide: bool = False):
+        self.eps, self.offset, self.wide = eps, offset, wide
+        self.weight = nnx.Param(jnp.full((width,), 1.0 - offset))
+
+    @classmethod
+    def of(cls, config: DecoderConfig, width: int) -> RMSNorm:
+        """The norm of an architecture."""
+        offset, wide = config.norm_offset, config.norm_in_float32
+        return cls(width, eps=config.rms_norm_eps, offset=offset, wide=wide)
 
     def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
         wide = x.astype(jnp.float32)
         scale = jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.eps)
-        return (wide * scale).astype(x.dtype) * self.weight.get_value().astype(x.dtype)
+        dtype = jnp.float32 if self.wide else x.dtype
+        weight = self.weight.get_value().astype(dtype)
+        weight = weight + self.offset if self.offset else weight
+        return ((wide * scale).astype(dtype) * weight).astype(x.dtype)
+
+
+def scaled(x: jax.Array, factor: float) -> jax.Array:
+    """x times a number that is not rounded to the dtype of x; the product is."""
+    return x if factor == 1 else (x.astype(jnp.float32) * factor).astype(x.dtype)
+
+
+def soft_capped(x: jax.Array, cap: float | None) -> jax.Array:
+    """cap * tanh(x / cap): almost x where it is small, never above the cap."""
+    return x if cap is None else cap * jnp.tanh(x / cap)
 
 
 class MLP(nnx.Module):
-    """down(act(gate(x)) * up(x))."""
+    """down(act(gate(x)) * up(x)).
 
-    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
-        width, inner, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
+    Args:
+      config: sizes, activation and biases.
+      inner: width between; None: that of the config.
+      rngs: source of the initial weights.
+    """
+
+    def __init__(self, config: DecoderConfig, inner: int | None = None, *, rngs: nnx.Rngs):
+        width, bias = config.hidden_size, config.mlp_bias
+        inner = inner or config.intermediate_size
         self.gate_proj = Linear(width, inner, use_bias=bias, rngs=rngs)
         self.up_proj = Linear(width, inner, use_bias=bias, rngs=rngs)
         self.down_proj = Linear(inner, width, use_bias=bias, rngs=rngs)

@@ -8,10 +8,9 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from jentropy import formats, modes
 from jentropy import pallas_kernels as kernels
@@ -19,23 +18,24 @@ from jentropy.checkpoints import Checkpoint, CompressedCheckpoint, Tensor, open_
 from jentropy.checkpoints.contents import CONFIG, read_json
 from jentropy.checkpoints.progress import Progress, expect
 from jentropy.errors import InputError, UnsupportedError
-from jentropy.pallas_kernels.filling import likeness, put
 
 from .architectures import ARCHITECTURES, OTHER_NAMES
 from .config import Architecture, DecoderConfig
 from .declared import refuse_online
 from .decoder import Decoder
 from .keys import Keys, known, refuse_unread
-from .names import LAYERS, Place, places
+from .names import LAYERS, Place, left_out, places
+from .sharding import Rules, Sharding
+from .spreading import Filling, OnOneDevice, OverMesh
+from .stored import FACTORS, StoredWeights
 
+_MOST_READINGS = 4  # of a checkpoint, over a mesh
 _SHOWN = 4  # failures named in a message
 _HEAD = "lm_head.weight"
 _ADAPTER = "adapter_config.json"  # whose weights other loaders would add to the model's
 _GENERATED = ("eos_token_id", "pad_token_id")  # what `generation_config.json` may tell
 # Keys that other tools write beside the weights; the model derives what they hold.
 _DERIVED = ("rotary_emb.inv_freq",)
-# Factors of a layer's input, which its product from the weight alone would lack.
-_FACTORS = ("act_pre_scale", "pre_quant_scale")
 
 
 def read_config(checkpoint: Checkpoint) -> tuple[Architecture, DecoderConfig]:
@@ -53,7 +53,7 @@ def read_config(checkpoint: Checkpoint) -> tuple[Architecture, DecoderConfig]:
     keys = Keys({**content, **{key: config.get(key) for key in _GENERATED}})
     try:
         name = _name(config)
-        if any(key.startswith("AutoModel") for key in keys.get("auto_map") or ()):
+        if not _same_code(keys.get("auto_map") or {}, ARCHITECTURES[name].own_code):
             raise UnsupportedError(
                 "config.json: auto_map",
                 expected="no model of its own code",
@@ -89,21 +89,33 @@ def _name(config: Mapping[str, Any]) -> str:
     return name
 
 
+def _same_code(auto_map: Any, known: Sequence[str]) -> bool:
+    """Whether all models that a config takes from code of its own are known to compute the same."""
+    items = auto_map.items() if isinstance(auto_map, Mapping) else [("AutoModel", auto_map)]
+    return all(
+        isinstance(value, str) and value.rpartition(".")[2] in known
+        for key, value in items
+        if key.startswith("AutoModel")
+    )
+
+
 @modes.detached
 def load(
     path: str | Path,
     mesh: Mesh | None = None,
     compute_dtype: Any = None,
     *,
+    rules: Rules = (),
+    dense: bool = False,
     progress: Progress | None = None,
 ) -> Decoder:
     """Loads a model.
 
     From a compressed checkpoint, matrices stay compressed on the device and every layer multiplies
-    from the compressed bytes; from a Hugging Face directory they are dense. The logits of the two
-    are the same bits, but for quantised matrices, which stay so if they are compressed and are
-    rounded to `compute_dtype` if dense. Where the device has no kernel for a format, its matrices
-    are decoded for every product, which takes less memory and more time than dense ones.
+    from the compressed bytes. From a Hugging Face directory, quantised matrices stay as they are
+    stored, and numbers (BF16, FP16, FP32) are plain arrays. The logits of the two are the same bits
+    on the reference backend. Where the device has no kernel for a format, its matrices are decoded
+    for every product, which takes less memory and more time than dense ones.
 
     Layers lie in stacks, which are filled in place as weights are read, so that no stack is held
     twice. Layers of one stack share a compiled program. Those whose weights are in other formats,
@@ -118,10 +130,17 @@ def load(
     Args:
       path: a directory in Hugging Face form, its safetensors file, a compressed checkpoint made of
         one, or `hf://owner/name`.
-      mesh: spreads the weights over its devices, split by rows where that divides them; compressed
-        ones are multiplied by the reference backend, which XLA can split.
+      mesh: of `jax.make_mesh`, with Auto or Explicit axes: splits the weights over its devices, of
+        one process or of all that `jax.distributed` joins. Each has, and a process reads, its part
+        only, and multiplies by the kernels of its backend. Logits are the bits of one device, as
+        far as a backend's products of few outputs are those of many.
+      rules: of the mesh, (axis of weights, axis or axes of the mesh or None), before those that
+        `models.sharding` gives: axes of the mesh called "data" split sequences, all others split
+        weights. `[("residual", None)]` sums over what devices have, with half of the messages and
+        other bits.
       compute_dtype: of activations, bfloat16 or float32; None takes bfloat16 for BF16 weights and
         float32 for any other. Accumulation is float32.
+      dense: whether all weights become plain arrays, quantised ones rounded to `compute_dtype`.
       progress: called with the weights read since the last call; see `checkpoints.progress`.
 
     Returns:
@@ -140,22 +159,32 @@ def load(
     """
     checkpoint = open_checkpoint(path)
     architecture, config = read_config(checkpoint)
+    naming = (*left_out(config.num_layers, config.extra_layers), *architecture.names)
     tensors = {name: checkpoint.tensor(name) for name in checkpoint.names()}
     if compute_dtype is None:
         is_bf16 = any(tensor.format == "BF16" for tensor in tensors.values())
         compute_dtype = jnp.bfloat16 if is_bf16 else jnp.float32
-    # XLA does not split a kernel over a mesh; it does what the reference backend is made of.
-    backend = kernels.default_backend() if mesh is None else "reference"
+    sharding = mesh and Sharding(mesh=mesh, rules=rules, kv_heads=config.num_kv_heads)
+    # Those of every weight in turn: parts over a mesh that came to lie differently take the next.
+    backend = kernels.default_backend()
+    layouts = {name: [backend, *({"reference"} - {backend}), ""] for name in tensors}
+
+    compressed, stored = isinstance(checkpoint, CompressedCheckpoint), StoredWeights(checkpoint)
 
     def make(tensor: Tensor, codes: Any, place: Place) -> Any:
-        if isinstance(checkpoint, CompressedCheckpoint):
-            stored = formats.QuantizedTensor(number_format=tensor.number_format, codes=dict(codes))
-            weight = kernels.to_resident(place.of_quantized(stored), backend)
-        else:
-            is_plain = tensor.dtype is not None
-            dense = tensor.values(codes) if is_plain else tensor.dequantize(compute_dtype, codes)
-            weight = jnp.asarray(place.of_array(dense))
-        return weight if mesh is None else _spread(weight, mesh)
+        weight = stored.of(tensor, codes)
+        is_plain = not weight.number_format.parameters
+        if is_plain and (dense or not compressed):
+            return place.of_array(tensor.values(codes))
+        part = place.of_quantized(weight)
+        return part.dequantize(compute_dtype) if dense else part
+
+    def lay(tensor: Tensor, weight: Any) -> Any:
+        if not isinstance(weight, formats.QuantizedTensor):
+            return jnp.asarray(weight)
+        layout = layouts[tensor.name][0]
+        laid = kernels.to_resident(weight, layout or "reference")
+        return laid if layout else kernels.decode(laid)
 
     def build(
         weights: Mapping[int, Hashable],
@@ -165,12 +194,12 @@ def load(
         )
         parameters = nnx.to_flat_state(nnx.state(model, nnx.Param))
         shapes = {path: tuple(variable.get_value().shape) for path, variable in parameters}
-        return model, *places(tensors, architecture.names, shapes, model.members)
+        return model, *places(tensors, naming, shapes, model.members)
 
     model, named, missing = build({})
-    _check(checkpoint, config, tensors, named, missing)
+    _check(checkpoint, config, tensors, named, missing, stored)
     alike: dict[str, Hashable] = {name: t.number_format for name, t in tensors.items()}
-    for _ in range(2):
+    for _ in range(2 if mesh is None else _MOST_READINGS):
         weights = defaultdict(set)  # what those of every layer share with others of its stack
         for name, parts in named.items():
             for place in parts:
@@ -180,10 +209,15 @@ def load(
         shared = {layer: frozenset(alikes) for layer, alikes in weights.items()}
         if any(len({shared.get(n) for n in members}) > 1 for members in model.members):
             model, named, _ = build(shared)
-        expect(progress, sum(math.prod(tensor.shape) for tensor in tensors.values()))
-        if filled := _fill(checkpoint, named, make, alike, progress):
-            nnx.update(model, nnx.from_flat_state(filled))
+        filling = OverMesh(sharding) if sharding else OnOneDevice()
+        _fill(checkpoint, named, make, lay, filling, progress)
+        likes, unlike, done = filling.alike()
+        if done:
+            nnx.update(model, nnx.from_flat_state(filling.whole()))
             return model
+        alike = {name: (tensors[name].number_format, like) for name, like in likes.items()}
+        for name in unlike:
+            layouts[name] = layouts[name][1:] or [""]
     raise UnsupportedError(
         "experts of a layer", file=checkpoint.source, expected="one layout", found="several"
     )
@@ -193,27 +227,31 @@ def _fill(
     checkpoint: Checkpoint,
     named: Mapping[str, Sequence[Place]],
     make: Callable[[Tensor, Any, Place], Any],
-    alike: dict[str, Hashable],
+    lay: Callable[[Tensor, Any], Any],
+    filling: Filling,
     progress: Progress | None,
-) -> dict[tuple, Any] | None:
-    """Values of all parameters by path; None if weights of a stack are not alike.
+) -> None:
+    """Reads all weights to their places.
 
     Args:
-      alike: is given the likeness of every weight, by its name.
+      make: (tensor, its codes, place) -> what of it goes there, as it is stored.
+      lay: (tensor, that or a piece of it) -> the same in its layout.
     """
-    filled: dict[tuple, Any] = {}
-    kinds = defaultdict(set)
-    for tensor, codes in checkpoint.read_all():
+    parts: dict[str, tuple[slice, ...] | None] = {}
+    for name in checkpoint.names():
+        match named.get(name, ()):
+            case [place]:
+                parts[name] = filling.wanted(checkpoint.tensor(name), place)
+            case places:
+                parts[name] = () if places else None
+    read = [name for name, part in parts.items() if part is not None]
+    expect(progress, sum(math.prod(checkpoint.tensor(name).shape) for name in read))
+    for tensor, codes in checkpoint.read_all(parts):
         if progress:
             progress(math.prod(tensor.shape))
-        for place in named.get(tensor.name, ()):  # none of what `_check` let pass
-            weight = make(tensor, codes, place)
-            alike[tensor.name] = likeness(weight)
-            kinds[place.path].add(alike[tensor.name])
-            if len(kinds[place.path]) == 1:
-                stack = filled.pop(place.path, None)
-                filled[place.path] = put(stack, place.axes, place.index, weight)
-    return filled if max(map(len, kinds.values())) == 1 else None
+        for place in named[tensor.name]:
+            for piece in filling.pieces(tensor.name, place, make(tensor, codes, place)):
+                filling.add(tensor.name, place.path, piece, lay(tensor, piece.weight))
 
 
 def _check(
@@ -222,6 +260,7 @@ def _check(
     tensors: Mapping[str, Tensor],
     named: Mapping[str, Sequence[Place]],
     missing: Sequence[str],
+    stored: StoredWeights,
 ) -> None:
     """Collects everything that does not fit before it complains."""
     # Quantised weights that nothing explains: what lies in a module may be the one that is missing.
@@ -233,10 +272,12 @@ def _check(
         why = f": {raw} is kept as RAW codes ({unread[raw]})" if raw else ""
         failures.append(f"missing {name}{why}")
     for name in sorted(tensors.keys() - named.keys() - unread.keys()):
-        tied = config.tie_word_embeddings and name == _HEAD
-        if name.endswith(_FACTORS):
-            failures.append(f"{name} scales the input of its layer, which this model does not do")
-        elif not (tied or name.endswith(_DERIVED) or _adds_nothing(tensors[name])):
+        tied = config.tie_word_embeddings and name.endswith(_HEAD)
+        if name.endswith(FACTORS) and not stored.has(name):
+            failures.append(f"{name} scales the input of a layer that is not there")
+        elif not (
+            stored.has(name) or tied or name.endswith(_DERIVED) or _adds_nothing(tensors[name])
+        ):
             failures.append(f"unexpected {name}")
     for name, place in ((name, parts[0]) for name, parts in named.items() if parts):
         tensor = tensors[name]
@@ -263,14 +304,3 @@ def _adds_nothing(tensor: Tensor) -> bool:
     return tensor.auxiliary or (
         tensor.name.endswith("zero_point") and not tensor.codes["code"].any()
     )
-
-
-def _spread(weight: Any, mesh: Mesh) -> Any:
-    """Arrays split by their first axis over the whole mesh where it divides them, else copied."""
-
-    def place(array: jax.Array) -> jax.Array:
-        divides = array.ndim > 1 and array.shape[0] % mesh.size == 0
-        spec = PartitionSpec(tuple(mesh.axis_names)) if divides else PartitionSpec()
-        return jax.device_put(array, NamedSharding(mesh, spec))
-
-    return jax.tree.map(place, weight)

@@ -13,13 +13,16 @@ number after `layers` is the layer's, one after `experts` says which of a stack 
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from jentropy.errors import UnsupportedError
-from jentropy.formats import WHOLE, QuantizedTensor
+from jentropy.formats import GROUP_INDEX, WHOLE, QuantizedTensor
 
 Path = tuple[Any, ...]
 LAYERS = "layers"  # first part of the paths of layers; next comes the number of their kind
@@ -34,14 +37,26 @@ class Rule:
       paths: of the parameter in the model; several have the weight's rows in turn; none: the model
         does without it.
       transposed: whether the checkpoint has [in, out], and the model [out, in].
+      interleaved: whether several paths take turns row by row.
     """
 
     name: str
     paths: tuple[str, ...]
     transposed: bool = False
+    interleaved: bool = False
 
 
 NAMES = (Rule(name=r"(?:model\.)?(.+)", paths=(r"\1",)),)  # of most architectures
+_STACK = r"(?:model\.)?(layers\.\d+\.mlp\.experts)\."
+# Of most that have experts, whose matrices are one by one or stacked, gate before up.
+EXPERT_NAMES = (
+    Rule(
+        name=_STACK + "gate_up_proj",
+        paths=(r"\1.gate_proj.weight", r"\1.up_proj.weight"),
+    ),
+    Rule(name=_STACK + "down_proj", paths=(r"\1.down_proj.weight",)),
+    *NAMES,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +69,8 @@ class Place:
       index: which weight of the stack it is.
       shape: of the weight in the checkpoint, all rows of it.
       rows: first one, and the one after the last, of the weight as the model has it; None: all.
+      step: from one of these rows to the next.
+      axis: that the rows lie along, as the model has it: -2 of matrices, -1 of vectors.
       transposed: whether the checkpoint has the transposed weight.
     """
 
@@ -62,35 +79,50 @@ class Place:
     index: tuple[int, ...] = ()
     shape: tuple[int, ...]
     rows: tuple[int, int] | None = None
+    step: int = 1
+    axis: int = -2
     transposed: bool = False
 
     def of_array(self, array: Any, block: int = 1) -> Any:
         """What of a weight's array goes there, or of a parameter's with an entry per `block` rows.
 
-        Raises:
-          UnsupportedError: a block has rows of several parameters.
+        Blocks divide the first row and are of one row where there is a step.
         """
         array = array.swapaxes(-1, -2) if self.transposed else array
         if self.rows is None or block == WHOLE:
             return array
         first, end = self.rows
-        if first % block:
-            raise UnsupportedError("rows of a weight", expected=f"blocks of {block}", found=first)
-        rows = slice(first // block, -(-end // block))
-        return array[rows] if array.ndim == 1 else array[..., rows, :]
+        rows = slice(first // block, -(-end // block), self.step)
+        return array[..., rows] if self.axis == -1 else array[..., rows, :]
 
     def of_quantized(self, weight: QuantizedTensor) -> QuantizedTensor:
-        """The same of codes and parameters.
+        """The same of codes and parameters; blocks with rows of several parameters are halved.
 
         Raises:
-          UnsupportedError: a transposed weight that has parameters.
+          UnsupportedError: a transposed weight whose columns are of scattered groups.
         """
-        parameters = weight.number_format.parameters
-        if self.transposed and parameters:
-            raise UnsupportedError("a block format", expected="[out, in]", found="[in, out]")
-        blocks = {p.name: (1, *p.blocks(len(weight.shape)))[-2] for p in parameters} | {"code": 1}
-        codes = {n: self.of_array(array, blocks.get(n, WHOLE)) for n, array in weight.codes.items()}
-        return QuantizedTensor(number_format=weight.number_format, codes=codes)
+        made, codes, rank = weight.number_format, dict(weight.codes), len(weight.shape)
+        if self.transposed and GROUP_INDEX in codes:
+            raise UnsupportedError(
+                "a weight with act-order", expected="[out, in]", found="[in, out]"
+            )
+        axis, first = rank + self.axis, self.rows[0] if self.rows else 0
+        for parameter in made.parameters:
+            blocks = list(parameter.blocks(rank))
+            if self.transposed:
+                blocks[-2:] = blocks[:-3:-1]
+            array = codes[parameter.name]
+            block = math.gcd(blocks[axis], first) if self.step == 1 else 1
+            if blocks[axis] != WHOLE and block != blocks[axis]:
+                stored = axis + 1 if self.transposed else axis
+                array = np.repeat(array, blocks[axis] // block, stored)
+                blocks[axis] = block
+            codes[parameter.name] = self.of_array(array, blocks[axis])
+            if parameter.block is not None:
+                made = made.with_parameter(parameter.name, block=tuple(blocks))
+        return QuantizedTensor(
+            number_format=made, codes=codes | {"code": self.of_array(codes["code"])}
+        )
 
 
 def places(
@@ -130,7 +162,7 @@ def places(
         new = {(part.path, part.index) for part in located}
         if len(located) == len(parts) and taken.isdisjoint(new):
             taken |= new
-            named[name] = _sharing(located, rule.transposed) if located else []
+            named[name] = _sharing(located, rule) if located else []
     missing = [
         address if address.startswith("lm_head") else f"model.{address}"
         for address, place in addresses.items()
@@ -151,15 +183,39 @@ def _locate(address: str, addresses: Mapping[str, Place]) -> Place | None:
     return replace(place, axes=axes, index=index, shape=(*shape,)) if index[-1] < experts else None
 
 
-def _sharing(ones: Sequence[Place], transposed: bool) -> list[Place]:
-    """Places of one weight, which has the rows of all in turn."""
-    axis = max(len(ones[0].shape) - 2, 0)
-    heights = [one.shape[axis] for one in ones]
-    shape = (*ones[0].shape[:axis], sum(heights), *ones[0].shape[axis + 1 :])
-    shape = (*shape[:-2], *shape[:-3:-1]) if transposed else shape
-    ends = list(itertools.accumulate(heights, initial=0))
-    rows = itertools.pairwise(ends) if len(ones) > 1 else [None]
+def _sharing(ones: Sequence[Place], rule: Rule) -> list[Place]:
+    """Places of one weight, which has the rows of all."""
+    one = ones[0]
+    of_experts = "experts" in one.path and len(one.index) == 1  # whose first axis they are
+    axis = -2 if len(one.shape) - of_experts > 1 else -1
+    heights, shape = [each.shape[axis] for each in ones], list(one.shape)
+    shape[axis] = sum(heights)
+    if rule.interleaved:
+        rows, step = [(i, shape[axis]) for i in range(len(ones))], len(ones)
+    else:
+        ends = list(itertools.accumulate(heights, initial=0))
+        rows, step = list(itertools.pairwise(ends)), 1
+    if rule.transposed:
+        shape[-2:] = shape[:-3:-1]
     return [
-        replace(one, shape=shape, rows=part, transposed=transposed)
-        for one, part in zip(ones, rows, strict=True)
+        replace(
+            each,
+            shape=tuple(shape),
+            rows=part if len(ones) > 1 else None,
+            step=step,
+            axis=axis if len(ones) > 1 else each.axis,
+            transposed=rule.transposed,
+        )
+        for each, part in zip(ones, rows, strict=True)
     ]
+
+
+def left_out(first: int, count: int) -> tuple[Rule, ...]:
+    """Rules for layers after the last, which predict further tokens: the model does without.
+
+    Args:
+      first: number of the first one.
+      count: how many there are.
+    """
+    numbers = range(first, first + count)
+    return tuple(Rule(name=rf"(?:model\.)?layers\.{n}\..+", paths=()) for n in numbers)

@@ -1,5 +1,10 @@
 """Rotary position embedding, in the half-rotation layout of Hugging Face checkpoints.
 
+The frequencies of "dynamic" and "longrope" follow from the length of the whole sequence, and turn
+all tokens of a pass. As in transformers, keys that are cached stay as they were turned when their
+own pass was made; where it starts anew because the length outgrew them (`RopeConfig.outgrown`), so
+should whoever generates.
+
 transformers 5 writes `rope_parameters`; most published models carry `rope_theta` and
 `rope_scaling`. Where two places say different things, so would two readers: that is refused.
 """
@@ -7,8 +12,9 @@ transformers 5 writes `rope_parameters`; most published models carry `rope_theta
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -18,7 +24,7 @@ from jaxtyping import Array, Float, Int
 
 from jentropy.errors import InputError, UnsupportedError
 
-from .keys import Keys, known, refuse_unread, require
+from .keys import Keys, flag, known, numbers, refuse_unread, require
 
 # What each kind of rope reads beside its base: fields of `RopeConfig` by keys of the config.
 _LLAMA3 = {
@@ -27,11 +33,38 @@ _LLAMA3 = {
     "high_freq_factor": "high_freq_factor",
     "original_max_position_embeddings": "original_context",
 }
+_YARN = {
+    "factor": "factor",
+    "original_max_position_embeddings": "original_context",
+    **{key: key for key in ("beta_fast", "beta_slow", "attention_factor")},
+    **{key: key for key in ("mscale", "mscale_all_dim", "truncate")},
+}
+_LONGROPE = {
+    "factor": "factor",
+    "original_max_position_embeddings": "original_context",
+    "attention_factor": "attention_factor",
+    "short_factor": "short_factors",
+    "long_factor": "long_factors",
+}
 ROPE_TYPES: Mapping[str, Mapping[str, str]] = {
     "default": {},
     "linear": {"factor": "factor"},
+    "dynamic": {"factor": "factor"},
     "llama3": _LLAMA3,
+    "yarn": _YARN,
+    "longrope": _LONGROPE,
 }
+# How fields are read that are no numbers with a fraction.
+_READ: Mapping[str, Callable[..., Any]] = {
+    "original_context": partial(require, kind=int),
+    "truncate": flag,
+    "short_factors": numbers,
+    "long_factors": numbers,
+}
+# What stands for keys that are missing; all others must be there.
+_DEFAULTS = {"beta_fast": 32.0, "beta_slow": 1.0, "truncate": True} | dict.fromkeys(
+    ("attention_factor", "mscale", "mscale_all_dim"), 0.0
+)
 _BESIDE = ("rope_theta", "partial_rotary_factor", "original_max_position_embeddings")
 
 
@@ -47,31 +80,103 @@ class RopeConfig:
       array([0.5  , 0.005], dtype=float32)
 
     References:
-      Su et al., RoFormer, arXiv 2104.09864; Llama 3.1's frequency scaling (arXiv 2407.21783).
+      Su et al., RoFormer, arXiv 2104.09864; Llama 3.1's frequency scaling (arXiv 2407.21783);
+      Peng et al., YaRN, arXiv 2309.00071; Ding et al., LongRoPE, arXiv 2402.13753.
     """
 
     theta: float  # base of the frequencies
     kind: str = "default"  # one of ROPE_TYPES
+    rotated: float = 1.0  # share of a head's channels that turn, the first ones
     factor: float = 1.0  # context extension; "linear" divides positions by it
     low_freq_factor: float = 1.0  # "llama3": wavelengths above context / this are scaled
     high_freq_factor: float = 4.0  # "llama3": wavelengths below context / this are kept
-    original_context: int = 8192  # "llama3": context that the model was first trained on
+    original_context: int = 8192  # of all but "default", "linear": what it was first trained on
+    beta_fast: float = 32.0  # "yarn": channels with more turns within that context are kept
+    beta_slow: float = 1.0  # "yarn": channels with fewer turns are scaled
+    truncate: bool = True  # "yarn": the two bounds are rounded to whole channels
+    attention_factor: float = 0.0  # "yarn", "longrope": of cosines and sines; 0: by `factor`
+    mscale: float = 0.0  # "yarn": growth of that factor with log(factor)
+    mscale_all_dim: float = 0.0  # "yarn": what of it is left to attention's scale (DeepSeek)
+    short_factors: tuple[float, ...] = ()  # "longrope": frequencies are divided by these
+    long_factors: tuple[float, ...] = ()  # "longrope": or these in sequences beyond that context
 
     def __post_init__(self) -> None:
         if self.kind not in ROPE_TYPES:
             raise UnsupportedError("rope type", expected=" or ".join(ROPE_TYPES), found=self.kind)
         if not (math.isfinite(self.theta) and self.theta > 0 and self.factor > 0):
             raise InputError("rope parameters", expected="positive numbers", found=self)
+        if not 0 < self.rotated <= 1:
+            raise InputError("partial_rotary_factor", expected="0 to 1", found=self.rotated)
         if self.kind == "llama3" and not 0 < self.low_freq_factor < self.high_freq_factor:
             raise InputError(
                 "rope parameters: low_freq_factor",
                 expected=f"below high_freq_factor = {self.high_freq_factor}",
                 found=self.low_freq_factor,
             )
+        if self.kind == "yarn" and not 0 < self.beta_slow <= self.beta_fast:
+            raise InputError(
+                "rope parameters: beta_slow",
+                expected=f"above 0, beta_fast = {self.beta_fast} at most",
+                found=self.beta_slow,
+            )
+        if not (self.attention_factor >= 0 <= self.mscale and self.mscale_all_dim >= 0):
+            raise InputError("rope parameters: factors", expected="0 or more", found=self)
+
+    @property
+    def amplitude(self) -> float:
+        """What cosines and sines are multiplied by.
+
+        Example:
+          >>> round(RopeConfig(theta=1e4, kind="yarn", factor=32.0).amplitude, 4)
+          1.3466
+        """
+        if self.kind == "longrope":
+            growth = math.log(max(self.factor, 1.0)) / math.log(self.original_context)
+            return self.attention_factor or math.sqrt(1 + growth)
+        if self.kind != "yarn":
+            return 1.0
+        if self.mscale and self.mscale_all_dim:
+            derived = self._growth(self.mscale) / self._growth(self.mscale_all_dim)
+        else:
+            derived = self._growth(1.0)
+        return self.attention_factor or derived
+
+    @property
+    def attention_scale(self) -> float:
+        """What DeepSeek multiplies attention's scale by.
+
+        Example:
+          >>> rope = RopeConfig(theta=1e4, kind="yarn", factor=4.0, mscale_all_dim=1.0)
+          >>> round(rope.attention_scale, 4)
+          1.2965
+        """
+        return self._growth(self.mscale_all_dim) ** 2 if self.kind == "yarn" else 1.0
+
+    @property
+    def outgrown(self) -> int | None:
+        """Length beyond which the keys of a shorter sequence are to be made anew; None: never."""
+        return self.original_context if self.kind == "longrope" else None
+
+    def _growth(self, mscale: float) -> float:
+        return 0.1 * mscale * math.log(max(self.factor, 1.0)) + 1.0
 
 
-def rope_config(config: Mapping[str, Any]) -> RopeConfig:
-    """Reads `rope_parameters`, or `rope_theta` and `rope_scaling`."""
+def rope_config(
+    config: Mapping[str, Any],
+    *,
+    theta: float = 10000.0,
+    partly: bool = False,
+    names: Mapping[str, str] | None = None,
+    rotated: float = 1.0,
+) -> RopeConfig:
+    """Reads `rope_parameters`, or `rope_theta` and `rope_scaling`.
+
+    Args:
+      theta: what `rope_theta` is where it is missing.
+      partly: whether the architecture knows a `partial_rotary_factor`.
+      names: the kind of rope by other names for it.
+      rotated: what that is where it is missing.
+    """
     told = Keys({})
     places = {place: config.get(place) or {} for place in ("rope_parameters", "rope_scaling")}
     for place, inner in {**places, "": {key: config.get(key) for key in _BESIDE}}.items():
@@ -83,25 +188,110 @@ def rope_config(config: Mapping[str, Any]) -> RopeConfig:
                 expected = f"{told[name]!r:.60} in all places"
                 raise InputError(f"config.json: {name}", expected=expected, found=value)
     kind = str(told.get("rope_type") or "default")
+    kind = (names or {}).get(kind, kind)
+    defaults = dict(_DEFAULTS)
+    if kind in ("yarn", "longrope"):
+        length = require(config, "max_position_embeddings", int, 2048)
+        original = told.get("original_max_position_embeddings")
+        defaults["original_max_position_embeddings"] = length
+        defaults["factor"] = length / original if original else None
     values = {
-        field: require(told, key, int if field == "original_context" else float)
+        field: _READ.get(field, partial(require, kind=float))(told, key, default=defaults.get(key))
         for key, field in ROPE_TYPES.get(kind, {}).items()
     }
-    rope = RopeConfig(kind=kind, theta=require(told, "rope_theta", float, 10000.0), **values)
-    partial = require(told, "partial_rotary_factor", float, 1.0)
-    if partial != 1.0:
-        raise UnsupportedError("config.json: partial_rotary_factor", expected="1", found=partial)
+    if kind == "dynamic":
+        values["original_context"] = require(config, "max_position_embeddings", int, 2048)
+    rotated = require(told, "partial_rotary_factor", float, rotated)
+    if rotated != 1.0 and not partly:
+        raise UnsupportedError("config.json: partial_rotary_factor", expected="1", found=rotated)
+    theta = require(told, "rope_theta", float, theta)
+    rope = RopeConfig(kind=kind, theta=theta, rotated=rotated, **values)
     where = f"config.json: rope parameters of {kind!r}"
     refuse_unread(told.data, told.read, known("rope"), where)
     return rope
 
 
-def inverse_frequencies(config: RopeConfig, head_dim: int) -> np.ndarray:
-    """Angular frequency of each pair of channels: float32[head_dim / 2], radians per position."""
+def ropes_by_kind(
+    config: Mapping[str, Any], *, theta: float, local: float | None = None
+) -> tuple[RopeConfig, RopeConfig]:
+    """Reads the rope of layers that see everything, and of those that slide.
+
+    Args:
+      theta: what `rope_theta` is where it is missing.
+      local: the same of `rope_local_base_freq`, for layers that slide; None: `rope_theta` is.
+    """
+    told, kinds = config.get("rope_parameters"), ("full_attention", "sliding_attention")
+    if not told:
+        full = rope_config(config, theta=theta)
+        base = (
+            full.theta if local is None else require(config, "rope_local_base_freq", float, local)
+        )
+        return full, RopeConfig(theta=base)
+    if not isinstance(told, Mapping) or set(told) - set(kinds):
+        expected = f"an object of {' and '.join(kinds)}"
+        raise InputError("config.json: rope_parameters", expected=expected, found=f"{told!r:.60}")
+    beside = {"max_position_embeddings": config.get("max_position_embeddings")}
+    full, sliding = (
+        rope_config({**beside, "rope_parameters": told.get(kind)}, theta=base)
+        for kind, base in zip(kinds, (theta, local or theta), strict=True)
+    )
+    return full, sliding
+
+
+def frequencies_at(
+    config: RopeConfig | None, head_dim: int, length: Int[Array, "*batch"]
+) -> Float[Array, "*batch pairs"]:
+    """The frequencies of sequences of that length; all 0 where there is no rope."""
+    if config is None:
+        return jnp.zeros((*length.shape, head_dim // 2), jnp.float32)
+    length = length[..., None]
+    short = jnp.asarray(inverse_frequencies(config, head_dim))
+    if config.kind == "longrope":
+        long = jnp.asarray(inverse_frequencies(config, head_dim, long=True))
+        return jnp.where(length > config.original_context, long, short)
+    if config.kind == "dynamic":
+        channels = rotated_channels(config, head_dim)
+        length = jnp.maximum(length, config.original_context).astype(jnp.float32)
+        growth = config.factor * length / config.original_context - (config.factor - 1)
+        base = config.theta * growth ** (channels / (channels - 2))
+        return 1.0 / base ** (np.arange(0, channels, 2, dtype=np.float32) / channels)
+    return jnp.broadcast_to(short, (*length.shape[:-1], *short.shape))
+
+
+def rotated_channels(config: RopeConfig, head_dim: int) -> int:
+    """How many channels of a head turn.
+
+    Raises:
+      InputError: an odd number, or "longrope" has factors for another.
+    """
+    channels = int(head_dim * config.rotated)
+    pairs = {len(config.short_factors), len(config.long_factors)} - {0} or {channels // 2}
+    if channels % 2 or pairs != {channels // 2}:
+        raise InputError(
+            "rope parameters",
+            expected="an even number of channels, and a factor for each pair of them",
+            found=f"{channels} channels, {' and '.join(map(str, sorted(pairs)))} factors",
+        )
+    return channels
+
+
+def inverse_frequencies(config: RopeConfig, head_dim: int, *, long: bool = False) -> np.ndarray:
+    """Angular frequency of each pair of channels: float32[pairs], radians per position.
+
+    Args:
+      long: whether the sequence is longer than the original context, for "longrope".
+    """
+    head_dim = rotated_channels(config, head_dim)
     exponents = np.arange(0, head_dim, 2, dtype=np.float32) / head_dim
-    frequency = (1.0 / np.float32(config.theta) ** exponents).astype(np.float32)
+    periods = np.float32(config.theta) ** exponents
+    frequency = (1.0 / periods).astype(np.float32)
+    if config.kind == "longrope":
+        factors = np.float32(config.long_factors if long else config.short_factors)
+        return (1.0 / (factors * periods)).astype(np.float32)
     if config.kind == "linear":
         return (frequency / config.factor).astype(np.float32)
+    if config.kind == "yarn":
+        return _yarn(config, head_dim, periods)
     if config.kind != "llama3":
         return frequency
     # Long wavelengths are slowed by `factor`, short ones kept, those between blended.
@@ -111,14 +301,52 @@ def inverse_frequencies(config: RopeConfig, head_dim: int) -> np.ndarray:
     return ((1 - blend) * frequency / config.factor + blend * frequency).astype(np.float32)
 
 
+def _yarn(config: RopeConfig, head_dim: int, periods: np.ndarray) -> np.ndarray:
+    """Channels that turn often within the original context are kept, those that do not slowed."""
+
+    def channel(turns: float) -> float:
+        share = config.original_context / (turns * 2 * math.pi)
+        return head_dim * math.log(share) / (2 * math.log(config.theta))
+
+    low, high = channel(config.beta_fast), channel(config.beta_slow)
+    if config.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, head_dim - 1)
+    wide = np.float32(high - low if high != low else 0.001)
+    slowed = np.clip((np.arange(head_dim // 2, dtype=np.float32) - np.float32(low)) / wide, 0, 1)
+    kept = np.float32(1) - slowed
+    factor = np.float32(config.factor)
+    return (1 / (factor * periods) * (1 - kept) + 1 / periods * kept).astype(np.float32)
+
+
 def rotate(
     x: Float[Array, "batch time heads head_dim"],
-    positions: Int[Array, " time"],
-    frequencies: Float[Array, " pairs"],
+    positions: Int[Array, "*batches time"],
+    frequencies: Float[Array, "*sequences pairs"],
+    amplitude: Float[Array, ""] | float = 1.0,
+    *,
+    interleaved: bool = False,
 ) -> Float[Array, "batch time heads head_dim"]:
-    """Rotates channel i against channel i + head_dim / 2 by position * frequency i."""
-    angle = positions.astype(jnp.float32)[:, None] * frequencies
-    cos, sin = jnp.cos(angle)[:, None, :], jnp.sin(angle)[:, None, :]
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    """Rotates channel i against channel i + pairs by position * frequency i.
+
+    Channels beyond twice the pairs stay as they are.
+
+    Args:
+      positions: int32[time], or [batch, time].
+      frequencies: float32[pairs], or [batch, pairs].
+      amplitude: what cosines and sines are multiplied by, see `RopeConfig.amplitude`.
+      interleaved: whether x has channels that are rotated against each other side by side; the
+        result has them `pairs` apart.
+    """
+    angle = positions.astype(jnp.float32)[..., None] * frequencies[..., None, :]
+    cos, sin = (amplitude * of(angle)[..., None, :] for of in (jnp.cos, jnp.sin))
+    turning = 2 * frequencies.shape[-1]
+    wide = x[..., :turning].astype(jnp.float32)
+    first, second = (
+        (wide[..., 0::2], wide[..., 1::2]) if interleaved else jnp.split(wide, 2, axis=-1)
+    )
     rotated = jnp.concatenate((first * cos - second * sin, second * cos + first * sin), axis=-1)
-    return jax.lax.convert_element_type(rotated, x.dtype)
+    rotated = jax.lax.convert_element_type(rotated, x.dtype)
+    return (
+        jnp.concatenate((rotated, x[..., turning:]), axis=-1) if turning < x.shape[-1] else rotated
+    )

@@ -7,6 +7,7 @@ layout, `reference` is what all are held to.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,16 +18,24 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int, Shaped
 
 from jentropy import modes
+from jentropy.containers import decompress, is_compressed
+from jentropy.containers.trees import leaf_name
 from jentropy.errors import InputError, UnsupportedError
+from jentropy.formats import RAW, QuantizedTensor, format_of_dtype
 
-from . import fused, reference
+from . import fused, reference, sharded
+from .dense_layer import DenseLayer
 from .fused import Product
 from .resident import ResidentTensor, expect_weight
+from .resident_array import ResidentArray
+from .sharded import ShardedTensor
+
+Weight = ResidentTensor | ShardedTensor | Array | np.ndarray
 
 
 def matmul(
     x: Float[Array | np.ndarray, "*batch K"],
-    w: ResidentTensor | Array | np.ndarray,
+    w: Weight,
     transpose_w: bool = False,
     backend: str | None = None,
     out_dtype: Any = None,
@@ -50,8 +59,9 @@ def matmul(
 
     Args:
       x: activations, any leading dimensions.
-      w: [K, N], resident or dense; with `transpose_w` stored [N, K], as in checkpoints. In a loop
-        over stacked layers take it as `stack[i]`, which copies nothing.
+      w: [K, N], resident or dense, or over a mesh, each device multiplying by its part; with
+        `transpose_w` stored [N, K], as in checkpoints. In a loop over stacked layers take it as
+        `stack[i]`, which copies nothing.
       transpose_w: multiplies by the transpose of w.
       backend: None takes the backend of w's layout; another one's name raises.
       out_dtype: dtype of the result, that of x by default.
@@ -76,7 +86,7 @@ def matmul(
       >>> jentropy.matmul(jnp.ones((2, 16)), w).shape
       (2, 32)
     """
-    expect_weight(w)
+    expect(w)
     if not isinstance(x, jax.Array | np.ndarray):
         raise InputError("x", expected="an array", found=type(x).__name__)
     if len(w.shape) != 2:
@@ -89,7 +99,20 @@ def matmul(
             found=list(x.shape),
         )
     out_dtype = x.dtype if out_dtype is None else jnp.dtype(out_dtype)
-    if not isinstance(w, ResidentTensor):
+    expect_backend(w, backend)
+    options = {"transpose_w": transpose_w, "interpret": interpret, "precision": precision}
+
+    def run(x: Array, w: Weight, out_dtype: Any = out_dtype) -> Array:
+        if isinstance(w, ShardedTensor):
+            return sharded.matmul(x, w, run, transpose_w=transpose_w, out_dtype=out_dtype)
+        return _matmul(x, w, out_dtype=out_dtype, **options)
+
+    return modes.automatic(run, x, w, out=lambda: modes.spec_of(x, x.ndim - 1))
+
+
+def expect_backend(w: Weight | DenseLayer, backend: str | None) -> None:
+    """Raises UnsupportedError for another backend than that of a weight's layout."""
+    if not isinstance(w, ResidentTensor | ShardedTensor):
         if backend not in (None, "reference"):
             raise UnsupportedError(
                 f"backend {backend!r} for a dense weight", expected="reference", found=backend
@@ -101,14 +124,23 @@ def matmul(
             found=repr(backend),
             hint="call to_resident with that backend",
         )
-    run = partial(
-        _matmul,
-        transpose_w=transpose_w,
-        out_dtype=out_dtype,
-        interpret=interpret,
-        precision=precision,
-    )
-    return modes.automatic(run, x, w, out=lambda: modes.spec_of(x, x.ndim - 1))
+
+
+def is_full(precision: Any) -> bool:
+    """Whether a product is to keep all bits of x."""
+    try:
+        return jax.lax.Precision(precision or "default") == jax.lax.Precision.HIGHEST
+    except ValueError as error:
+        raise InputError(
+            "precision",
+            expected="None, a jax.lax.Precision or its name",
+            found=f"{precision!r:.60}",
+        ) from error
+
+
+def expect(w: Any) -> None:
+    """Raises InputError unless kernels can read a weight, or its parts over a mesh."""
+    expect_weight(w.parts if isinstance(w, ShardedTensor) else w)
 
 
 @modes.standard
@@ -121,19 +153,12 @@ def _matmul(
     interpret: Any,
     precision: Any,
 ) -> Float[Array, "*batch N"]:
-    try:
-        full_precision = jax.lax.Precision(precision or "default") == jax.lax.Precision.HIGHEST
-    except ValueError as error:
-        raise InputError(
-            "precision",
-            expected="None, a jax.lax.Precision or its name",
-            found=f"{precision!r:.60}",
-        ) from error
+    full_precision = is_full(precision)
     if not isinstance(w, ResidentTensor):
         return reference.dense_matmul(x, w, transpose_w=transpose_w, out_dtype=out_dtype)
     if w.record.kernels is None:
         return reference.matmul(x, w, transpose_w=transpose_w, out_dtype=out_dtype)
-    x = x.astype(x.dtype if x.dtype in (jnp.bfloat16, jnp.float32) else jnp.float32)
+    x = x.astype(fused.dtype_of(x))
     product = Product(
         transpose_w=transpose_w,
         x_dtype=x.dtype,
@@ -145,34 +170,83 @@ def _matmul(
     return y.reshape(*x.shape[:-1], w.matrix[0 if transpose_w else 1])
 
 
-def decode(
-    w: ResidentTensor | Array | np.ndarray, dtype: Any = None, interpret: Any = False
-) -> Shaped[Array, "*shape"]:
+def decode(w: Any, dtype: Any = None, interpret: Any = False) -> Any:
     """The dense weight, bit for bit: NaN payloads, -0 and subnormals included.
 
     Args:
-      w: a resident weight; a dense array is returned as it is, in `dtype` if that is given.
-      dtype: of the result: bfloat16 or float32. None: `w.dtype`, which is that of the codes, or
-        bfloat16 where they have scales. Numbers are computed in float32 and rounded once.
+      w: a resident weight; or a pytree, of which a Flax module or its state are some, with weights
+        that are resident, archived (`CompressedTensor`) or quantised. A dense array is returned as
+        it is, in `dtype` if that is given; other leaves of a tree stay.
+      dtype: of decoded weights: bfloat16 or float32. None: `w.dtype`, which is that of the codes,
+        or bfloat16 where they have scales. Numbers are computed in float32 and rounded once.
       interpret: runs Pallas kernels in interpret mode, see `matmul`.
 
     Returns:
-      An array of the weight's shape.
+      An array of the weight's shape, or the tree of them.
 
     Raises:
-      InputError: what is no weight that kernels read.
+      InputError: a weight without data, or what is neither a weight nor a tree of some.
 
     Example:
       >>> import jax.numpy as jnp, jentropy
       >>> dense = jnp.arange(32, dtype=jnp.bfloat16).reshape(2, 16)
-      >>> bool((jentropy.decode(jentropy.to_resident(dense)) == dense).all())
-      True
+      >>> tree = {"w": jentropy.to_resident(dense), "z": jentropy.compress(dense), "n": 3}
+      >>> [bool((one == dense).all()) for one in jentropy.decode([tree["w"], tree["z"]])]
+      [True, True]
     """
-    expect_weight(w)
-    if not isinstance(w, ResidentTensor):
+    if isinstance(w, jax.Array | np.ndarray):
         return jnp.asarray(w, dtype)
-    dtype = jnp.dtype(w.dtype if dtype is None else dtype)
-    return modes.automatic(lambda w: _decode(w, dtype, interpret), w, out=PartitionSpec)
+
+    def one(path: tuple, leaf: Any) -> Any:
+        try:
+            return _decoded(leaf, dtype, interpret)
+        except InputError as error:
+            raise error.at(tensor=leaf_name(path) or None) from error
+
+    return jax.tree_util.tree_map_with_path(one, w, is_leaf=_is_weight)
+
+
+def _is_weight(node: Any) -> bool:
+    resident = isinstance(node, ResidentArray | ResidentTensor | ShardedTensor | QuantizedTensor)
+    return resident or is_compressed(node)
+
+
+def _decoded(leaf: Any, dtype: Any, interpret: Any) -> Any:
+    """A leaf of a tree, decoded if it is a weight."""
+    if isinstance(leaf, ResidentArray):
+        array = leaf if dtype is None else leaf.astype(dtype)
+        wide = array.dtype if array.dtype == jnp.bfloat16 else jnp.float32
+        weight = _decoded(array.weight, wide, interpret)
+        return modes.automatic(array.shaped, weight, out=PartitionSpec)
+    if isinstance(leaf, ResidentTensor):
+        expect_weight(leaf)
+        numbers = jnp.dtype(leaf.dtype if dtype is None else dtype)
+        return modes.automatic(lambda w: _decode(w, numbers, interpret), leaf, out=PartitionSpec)
+    if isinstance(leaf, ShardedTensor):
+        return modes.automatic(partial(_parts_decoded, dtype, interpret), leaf, out=PartitionSpec)
+    if isinstance(leaf, QuantizedTensor):
+        codes = decompress(leaf.codes)
+        numbers = jnp.bfloat16 if dtype is None else dtype
+        return jnp.asarray(replace(leaf, codes=codes).dequantize(numbers))
+    if is_compressed(leaf):
+        values = decompress(leaf)
+        is_weight = format_of_dtype(leaf.dtype) != RAW and dtype is not None
+        return jnp.asarray(values, dtype) if is_weight else values
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        expect_weight(leaf)
+    return leaf
+
+
+def _parts_decoded(dtype: Any, interpret: Any, w: ShardedTensor) -> Array:
+    numbers = jnp.dtype(w.dtype if dtype is None else dtype)
+    return sharded.decode(
+        w,
+        lambda part: (
+            _decode(part, numbers, interpret)
+            if isinstance(part, ResidentTensor)
+            else part.astype(numbers)
+        ),
+    )
 
 
 @modes.standard
@@ -187,7 +261,7 @@ def _decode(w: ResidentTensor, dtype: np.dtype, interpret: Any) -> Shaped[Array,
 
 @modes.standard
 def take_rows(
-    w: ResidentTensor | Array | np.ndarray,
+    w: Weight,
     ids: Int[Array | np.ndarray, "*batch"],
     dtype: Any = None,
 ) -> Shaped[Array, "*batch columns"]:
@@ -212,10 +286,12 @@ def take_rows(
       >>> jentropy.pallas_kernels.take_rows(table, jnp.array([[3, 5]])).shape
       (1, 2, 128)
     """
-    expect_weight(w)
+    expect(w)
     dtype = jnp.dtype(w.dtype if dtype is None else dtype)
 
-    def taken(w: Any, ids: Any) -> Array:
+    def taken(w: Any, ids: Any, dtype: Any = dtype) -> Array:
+        if isinstance(w, ShardedTensor):
+            return sharded.take_rows(w, ids, dtype, taken)
         if isinstance(w, ResidentTensor):
             return reference.take_rows(w, ids, dtype)
         return jnp.take(w, ids, axis=0, mode="clip").astype(dtype)

@@ -20,13 +20,21 @@ from jentropy.errors import InputError, UnsupportedError
 from jentropy.formats import QuantizedTensor
 
 from .backends import default_backend
+from .folding import resident_array
 from .laying_out import lay_out
 from .layouts import BACKENDS
 from .matrices import is_abstract
 from .resident import ResidentTensor
+from .resident_array import ResidentArray
 
 
-def to_resident(packed: Any, backend: str | None = None, *, reduce_axis: int = -1) -> Any:
+def to_resident(
+    packed: Any,
+    backend: str | None = None,
+    *,
+    reduce_axis: int = -1,
+    axes: tuple[int, int] = (1, 1),
+) -> Any:
     """Decodes archived tensors on the device and lays them out for a backend's kernels.
 
     Matrices, and stacks of them, become `ResidentTensor`; vectors, scalars, and matrices that no
@@ -62,6 +70,11 @@ def to_resident(packed: Any, backend: str | None = None, *, reduce_axis: int = -
         pass a small trial there, once a process.
       reduce_axis: the axis of each matrix that products sum over: -1 for [N, K] as in checkpoints
         (`transpose_w=True`), -2 for [K, N]. The other product works too, by way of dense tiles.
+      axes: how many of a leaf's last axes are rows of one matrix, and how many after these are its
+        columns; the axes before are a stack. A kernel [in, heads, head_dim] is one matrix with
+        (1, 2), and `in` matrices with (1, 1). With others than (1, 1), leaves are numbers or
+        archived, not quantised, and become `ResidentArray`, which keep their axes and multiply by
+        `pallas_kernels.dot_general`.
 
     Returns:
       The same pytree, its leaves `ResidentTensor` or `jax.Array`, as which Python's numbers are
@@ -92,7 +105,7 @@ def to_resident(packed: Any, backend: str | None = None, *, reduce_axis: int = -
 
     def convert(path: tuple, leaf: Any) -> Any:
         try:
-            return _leaf_to_resident(leaf, chosen, reduce_axis)
+            return _leaf_to_resident(leaf, chosen, reduce_axis, axes)
         except InputError as error:
             raise error.at(tensor=leaf_name(path) or None) from error
 
@@ -101,19 +114,28 @@ def to_resident(packed: Any, backend: str | None = None, *, reduce_axis: int = -
 
 @modes.detached
 def _leaf_to_resident(
-    leaf: Any, backend: str, reduce_axis: int
-) -> ResidentTensor | jax.Array | jax.ShapeDtypeStruct:
+    leaf: Any, backend: str, reduce_axis: int, axes: tuple[int, int]
+) -> ResidentTensor | ResidentArray | jax.Array | jax.ShapeDtypeStruct:
     if any(isinstance(part, jax.core.Tracer) for part in jax.tree.leaves(leaf)):
         raise modes.traced(
             "call to_resident outside of them; for an abstract weight give it jax.ShapeDtypeStruct"
         )
     if type(leaf) in (bool, int, float, complex):  # as JAX takes Python's numbers
         return jnp.asarray(leaf)
-    if isinstance(leaf, QuantizedTensor) or is_abstract(leaf):
+    if isinstance(leaf, QuantizedTensor) and axes != (1, 1):
+        raise UnsupportedError("axes of a quantised weight", expected=(1, 1), found=axes)
+    if axes == (1, 1) and (isinstance(leaf, QuantizedTensor) or is_abstract(leaf)):
         return lay_out(leaf, backend, reduce_axis)
     values = decompress_where(leaf, on_accelerator) if containers.is_compressed(leaf) else leaf
     if is_python(values) or is_key(values):
         return values
-    return lay_out(
-        values if isinstance(values, jax.Array) else as_array(values), backend, reduce_axis
-    )
+    if not (isinstance(values, jax.Array) or is_abstract(values)):
+        values = as_array(values)
+    if axes != (1, 1) and len(values.shape) >= sum(axes):
+        rows, columns = range(axes[0]), range(axes[0], sum(axes))
+        summed, given = (rows, columns) if reduce_axis == -2 else (columns, rows)
+        folded = resident_array(values, summed, given, backend)
+        if folded is None:
+            return values if is_abstract(values) else jnp.asarray(values)
+        return folded
+    return lay_out(values, backend, reduce_axis)

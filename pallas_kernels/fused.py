@@ -56,6 +56,11 @@ def kernels_of(w: ResidentTensor) -> Kernels:
     return w.record.kernels()
 
 
+def dtype_of(x: Array | np.ndarray) -> np.dtype:
+    """The dtype in which kernels take x."""
+    return np.dtype(x.dtype if x.dtype in (jnp.bfloat16, jnp.float32) else jnp.float32)
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def multiply(x: Float[Array, "M K"], w: ResidentTensor, product: Product) -> Float[Array, "M N"]:
     """x times w; differentiable in x, and mapped over x without reading w more than once."""

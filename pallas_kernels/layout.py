@@ -42,12 +42,15 @@ class Kernels:
       multiply: (x, weight, plan, product) -> y [m, n]: bfloat16 x [m, k] times the packed matrix,
         all padded, summed in float32; float32, or at once in `product.out_dtype`.
       decode: (weight, dtype, interpret) -> the packed matrix, padded.
+      grouped: (x, stack, group_sizes, product) -> y [rows, n], as `grouped_matmul` has them and
+        not padded; None: matrix after matrix by the others.
       decode_tile: (weight) -> rows and columns of a step of `decode`; None: it has no steps.
     """
 
     plan: Callable[..., Any]
     multiply: Callable[..., Any]
     decode: Callable[..., Any]
+    grouped: Callable[..., Any] | None = None
     decode_tile: Callable[..., tuple[int, int]] | None = None
 
 
@@ -76,6 +79,8 @@ class Layout:
         held to.
       take: (weight, ids, dtype) -> rows of the packed matrix, or columns of one that sums over its
         rows, without decoding the others.
+      blocks: (weight) -> how many blocks of rows the packed matrix has, and what gives the rows of
+        one in float32 (see `row_blocks`): products on CPU; None: they decode all of it.
       kernels: () -> the Pallas kernels, whose compilers are imported then; None: products decode.
     """
 
@@ -93,4 +98,5 @@ class Layout:
     extent: Callable[[Any], Extent]
     decode: Callable[[Any, Any], Any]
     take: Callable[[Any, Any, Any], Any]
+    blocks: Callable[[Any], tuple[int, Callable[..., Any]]] | None = None
     kernels: Callable[[], Kernels] | None = None

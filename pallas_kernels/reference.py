@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from jentropy import modes
 
+from . import row_blocks
 from .resident import ResidentTensor
 
 
@@ -55,9 +56,28 @@ def matmul(
     The barrier keeps XLA from fusing the decode into the product, where it could change the order
     of the sum.
     """
-    dtype = jnp.float32 if w.number_format.parameters else w.dtype
-    dense = jax.lax.optimization_barrier(decode(w, jnp.dtype(dtype)))
-    return dense_matmul(x, dense, transpose_w=transpose_w, out_dtype=out_dtype)
+    return _matmul(x, w, transpose_w=transpose_w, out_dtype=jnp.dtype(out_dtype))
+
+
+@partial(jax.jit, static_argnames=("transpose_w", "out_dtype"))
+def _matmul(x: Array, w: ResidentTensor, *, transpose_w: bool, out_dtype: Any) -> Array:
+    dtype = jnp.dtype(jnp.float32 if w.number_format.parameters else w.dtype)
+
+    def whole(x: Array, w: ResidentTensor) -> Array:
+        dense = jax.lax.optimization_barrier(decode(w, dtype))
+        return _product(x, dense, transpose_w=transpose_w, out_dtype=out_dtype)
+
+    def by_blocks(x: Array, w: ResidentTensor) -> Array:
+        assert w.record.blocks is not None
+        blocks, block = w.record.blocks(w)
+        y = row_blocks.multiply(
+            x.astype(jnp.float32), blocks, block, transpose_w=transpose_w != w.transposed
+        )
+        return y.astype(out_dtype)
+
+    if w.record.blocks is None or _meeting(x.dtype, dtype) not in _BY_BLOCKS:
+        return whole(x, w)
+    return _on_cpu(by_blocks, whole, x, w)
 
 
 def dense_matmul(
@@ -69,10 +89,49 @@ def dense_matmul(
 ) -> Float[Array, "*batch N"]:
     """x @ w with float32 accumulation; x and w meet in the wider of their dtypes.
 
-    That is bfloat16 at the least, which holds floats of 8 bits and fewer.
+    That is bfloat16 at the least, which holds floats of 8 bits and fewer. Outputs are filled up to
+    whole tiles: XLA for CPU sums in another order where there are fewer, and a weight that is split
+    over a mesh gives the bits of the whole.
     """
-    dtype = jnp.promote_types(_promotable(x.dtype), _promotable(w.dtype))
+
+    return _dense_matmul(x, w, transpose_w=transpose_w, out_dtype=jnp.dtype(out_dtype))
+
+
+@partial(jax.jit, static_argnames=("transpose_w", "out_dtype"))
+def _dense_matmul(x: Array, w: Array, *, transpose_w: bool, out_dtype: Any) -> Array:
+    def whole(x: Array, w: Array) -> Array:
+        return _product(x, w, transpose_w=transpose_w, out_dtype=out_dtype)
+
+    def by_blocks(x: Array, w: Array) -> Array:
+        y = row_blocks.multiply_dense(x.astype(jnp.float32), w, transpose_w)
+        return y.astype(out_dtype)
+
+    if not row_blocks.is_narrow(w.dtype) or _meeting(x.dtype, w.dtype) not in _BY_BLOCKS:
+        return whole(x, w)
+    return _on_cpu(by_blocks, whole, x, w)
+
+
+_BY_BLOCKS = (
+    jnp.bfloat16,
+    jnp.float16,
+    jnp.float32,
+)  # what meets in these is multiplied in the last
+
+
+def _on_cpu(run: Any, elsewhere: Any, *arguments: Any) -> Array:
+    """run(*arguments) on CPU; other devices take `elsewhere`."""
+    return jax.lax.platform_dependent(*arguments, cpu=run, default=elsewhere)
+
+
+def _meeting(x: Any, w: Any) -> Any:
+    return jnp.promote_types(_promotable(x), _promotable(w))
+
+
+def _product(x: Any, w: Any, *, transpose_w: bool, out_dtype: Any) -> Array:
+    dtype = _meeting(x.dtype, w.dtype)
     contract = (((x.ndim - 1,), (1 if transpose_w else 0,)), ((), ()))
+    outputs = w.shape[0 if transpose_w else 1]
+    w = row_blocks.whole_tiles(w, row_blocks.least(x)) if transpose_w else w
     y = jax.lax.dot_general(
         x.astype(dtype),
         w.astype(dtype),
@@ -80,7 +139,7 @@ def dense_matmul(
         precision=jax.lax.Precision.HIGHEST,
         preferred_element_type=jnp.promote_types(dtype, jnp.float32),
     )
-    return y.astype(out_dtype)
+    return y[..., :outputs].astype(out_dtype)
 
 
 def _promotable(dtype: Any) -> Any:

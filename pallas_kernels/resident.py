@@ -51,7 +51,7 @@ class ResidentTensor:
 
     Attributes:
       arrays: what the layout's `pack` made.
-      index: int32[]: the tensor is this matrix of the stack of matrices that the arrays are.
+      index: int32[*stack]: the tensor is this matrix, or these, of the stack that the arrays are.
       options: sizes and choices that a compiled program must know.
       layout: name of the layout, a key of `LAYOUTS`.
       number_format: what the weight's codes mean.
@@ -93,7 +93,7 @@ class ResidentTensor:
     @property
     def stack(self) -> tuple[int, ...]:
         """Leading axes."""
-        return () if self.index is not None else self._leading
+        return self._leading if self.index is None else np.shape(self.index)
 
     @property
     def _leading(self) -> tuple[int, ...]:
@@ -131,7 +131,9 @@ class ResidentTensor:
     def nbytes(self) -> int:
         """Bytes that the weight occupies, scales and escapes included."""
         total = sum(array.size * array.dtype.itemsize for array in self.arrays.values())
-        return total if self.index is None else total // self._leading[0]
+        if self.index is None:
+            return total
+        return total // self._leading[0] * math.prod(self.stack)
 
     @property
     def bits_per_weight(self) -> float:
@@ -168,16 +170,54 @@ class ResidentTensor:
         for part, size in zip(parts, stack, strict=False):
             if isinstance(part, int | np.integer) and not -size <= part < size:
                 raise IndexError(f"index {part} into a stack of shape {list(stack)}")
+        if self.index is not None:
+            with modes.standard_modes():
+                return replace(self, index=jnp.asarray(self.index)[parts])
         if len(parts) < len(stack) or any(
             isinstance(part, slice) or np.ndim(part) for part in parts
         ):
             return replace(self, arrays={name: a[parts] for name, a in self.arrays.items()})
+        return self._within(parts)
+
+    def layer(self, at: Any) -> ResidentTensor:
+        """Matrices of a stack by the first of its axes, read where they lie as `stack[i]` is.
+
+        What `stack[i]` of a stack of stacks would copy, the experts of a layer, this does not.
+        `matmul`, `grouped_matmul` and `decode` take it; `lax.scan` and `vmap` over its matrices
+        want `stack[i]`.
+
+        Args:
+          at: an integer, traced or not.
+
+        Returns:
+          A `ResidentTensor` of the other axes.
+
+        Raises:
+          IndexError: a single matrix, an index outside the stack.
+
+        Example:
+          >>> import jax.numpy as jnp, jentropy
+          >>> experts = jentropy.to_resident(jnp.ones((2, 3, 64, 64), jnp.bfloat16), "reference")
+          >>> experts.layer(1).shape, experts.layer(1)[2].shape
+          ((3, 64, 64), (64, 64))
+        """
+        stack = self.stack
+        if not stack or (isinstance(at, int | np.integer) and not -stack[0] <= at < stack[0]):
+            raise IndexError(f"index {at} into a stack of shape {list(stack)}")
+        return self[at] if self.index is not None else self._within((at,))
+
+    def _within(self, parts: tuple[Any, ...]) -> ResidentTensor:
+        """Matrices by integers for the first axes, which are clipped to the stack."""
+        stack = self.stack
+        inner = stack[len(parts) :]
         with modes.standard_modes():
             index = jnp.int32(0)
-            for part, size in zip(parts, stack, strict=True):
+            for part, size in zip(parts, stack, strict=False):
                 place = jnp.asarray(part, jnp.int32)
                 place = jnp.where(place < 0, place + size, place)
                 index = index * size + jnp.clip(place, 0, size - 1)
+            each = jnp.arange(math.prod(inner), dtype=jnp.int32).reshape(inner)
+            index = index * math.prod(inner) + each
         arrays = {  # a layout without escapes has arrays of no size
             name: array.reshape(math.prod(stack), *array.shape[len(stack) :])
             for name, array in self.arrays.items()
@@ -185,10 +225,12 @@ class ResidentTensor:
         return replace(self, arrays=arrays, index=index)
 
     def array(self, name: str) -> jax.Array:
-        """One of the arrays; of a matrix in a stack a copy of its part."""
+        """One of the arrays; of matrices in a stack a copy of their parts."""
         array = self.arrays[name]
         if self.index is None:
             return array
+        if self.stack:
+            return array[self.index]
         return jax.lax.dynamic_index_in_dim(array, self.index, keepdims=False)
 
     def which(self) -> list[jax.Array]:
@@ -200,7 +242,7 @@ class ResidentTensor:
         return [] if self.index is None else [self.index.reshape(1)]
 
     def alone(self) -> ResidentTensor:
-        """The same tensor without a stack: a copy of a matrix that lies in one."""
+        """The same tensor without a stack around it: a copy of the matrices that lie in one."""
         if self.index is None:
             return self
         return replace(self, arrays={name: self.array(name) for name in self.arrays}, index=None)

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import jax
@@ -180,9 +183,31 @@ def _log(message: str) -> None:
     logger.warning(message)
 
 
+_TAKEN_FOR: ContextVar[str | None] = ContextVar("taken_for", default=None)
+
+
+@contextmanager
+def taken_for(name: str) -> Iterator[None]:
+    """Within, programs are traced for a TPU that need not be there.
+
+    Args:
+      name: a key of `TPUS`.
+
+    Example:
+      >>> with taken_for("v6e"):
+      ...     current_tpu().name
+      'v6e'
+    """
+    token = _TAKEN_FOR.set(name)
+    try:
+        yield
+    finally:
+        _TAKEN_FOR.reset(token)
+
+
 def current_tpu() -> Tpu:
     """This process's TPU; v5e, whose kernels read everything, stands for one that is unknown."""
-    return TPUS[KINDS.get(jax.devices()[0].device_kind, "v5e")]
+    return TPUS[_TAKEN_FOR.get() or KINDS.get(jax.devices()[0].device_kind, "v5e")]
 
 
 def current_gpu() -> Gpu:

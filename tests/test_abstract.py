@@ -79,7 +79,6 @@ def test_products_with_archives_name_to_resident():
     x = jnp.ones((2, 16))
     for wrong in (
         lambda: jentropy.matmul(x, packed),
-        lambda: jentropy.decode(packed),
         lambda: take_rows(packed, jnp.zeros(1, jnp.int32)),
     ):
         with pytest.raises(InputError, match=r"CompressedTensor \(.*to_resident"):

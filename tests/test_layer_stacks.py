@@ -212,11 +212,11 @@ def test_stacks_are_filled_in_place():
     packed = [to_resident(jnp.asarray(m, jnp.bfloat16), "reference") for m in matrices]
     stack = put(None, (3,), (2,), packed[2])
     for i in (0, 1):
-        words = stack.arrays["words"]
+        words = stack.arrays["signs"]
         where = words.unsafe_buffer_pointer()
         stack = put(stack, (3,), (i,), packed[i])
         assert words.is_deleted()
-        assert stack.arrays["words"].unsafe_buffer_pointer() == where
+        assert stack.arrays["signs"].unsafe_buffer_pointer() == where
     assert {likeness(one) for one in packed} == {likeness(packed[0])}
     assert stack.shape == (3, 64, 256)
     for i, one in enumerate(packed):
@@ -273,17 +273,25 @@ def test_weights_are_split_and_transposed(quantised, fixtures, tmp_path, monkeyp
         assert same_bits(logits(model, IDS), logits(expected, IDS))
 
 
-def test_rows_of_quantised_weights_are_cut_between_blocks():
-    values = jnp.asarray(np.random.default_rng(0).standard_normal((256, 128)), jnp.float32)
-    codes = jentropy.quantize(values, formats.FP8_BLOCK)
-    whole = formats.QuantizedTensor(number_format=formats.FP8_BLOCK, codes=codes)
-    place = Place(path=("w",), shape=(256, 128), rows=(128, 256))
-    part = place.of_quantized(whole)
-    np.testing.assert_array_equal(part.dequantize(), whole.dequantize()[128:])
-    with pytest.raises(UnsupportedError, match="blocks of 128, found 64"):
-        dataclasses.replace(place, rows=(64, 256)).of_quantized(whole)
-    with pytest.raises(UnsupportedError, match=r"\[out, in\]"):
-        Place(path=("w",), shape=(128, 256), transposed=True).of_quantized(whole)
+@pytest.mark.parametrize("number_format", [formats.FP8_BLOCK, formats.NVFP4, formats.INT8_ROW])
+@pytest.mark.parametrize("rows", [None, (128, 256), (48, 192)])
+def test_quantised_weights_are_cut_and_turned_with_their_blocks(number_format, rows):
+    values = jnp.asarray(np.random.default_rng(0).standard_normal((256, 192)), jnp.float32)
+    codes = {n: np.asarray(c) for n, c in jentropy.quantize(values, number_format).items()}
+    whole = formats.QuantizedTensor(number_format=number_format, codes=codes)
+    numbers = whole.dequantize()
+    place = Place(path=("w",), shape=(256, 192), rows=rows)
+    part = slice(*(rows or (None,)))
+    np.testing.assert_array_equal(place.of_quantized(whole).check().dequantize(), numbers[part])
+    turned = dataclasses.replace(place, transposed=True).of_quantized(whole).check()
+    np.testing.assert_array_equal(turned.dequantize(), numbers.T[part])
+
+
+def test_scattered_groups_of_columns_are_not_turned():
+    codes = {"code": np.zeros((8, 4), np.uint8), formats.GROUP_INDEX: np.zeros(4, np.int32)}
+    whole = formats.QuantizedTensor(number_format=formats.INT8_ROW, codes=codes)
+    with pytest.raises(UnsupportedError, match=r"act-order: expected \[out, in\]"):
+        Place(path=("w",), shape=(8, 4), transposed=True).of_quantized(whole)
 
 
 def test_experts_lie_in_one_stack():

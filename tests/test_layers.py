@@ -11,7 +11,7 @@ from flax import nnx
 
 from jentropy import modes
 from jentropy.models.layers import ACTIVATIONS, Linear
-from jentropy.models.rope import RopeConfig, inverse_frequencies, rotate
+from jentropy.models.rope import RopeConfig, inverse_frequencies, rope_config, rotate
 
 X = np.linspace(-4, 4, 81, dtype=np.float32)
 
@@ -25,6 +25,43 @@ def test_a_linear_rope_divides_positions():
         near = rotate(x, jnp.arange(3), jnp.asarray(plain))
         far = rotate(x, 4 * jnp.arange(3), jnp.asarray(stretched))
     np.testing.assert_allclose(near, far, atol=1e-5)
+
+
+# What transformers 5.24 computes: every eighth frequency, and the factor of cosines and sines.
+YARN = {
+    "gpt-oss": (
+        {"rope_theta": 150000.0, "factor": 32.0, "truncate": False},
+        [1.0, 0.05081327259540558, 0.0004564839182421565, 4.099978468730114e-06],
+        1.3465735902799727,
+    ),
+    "deepseek": (
+        {"rope_theta": 10000.0, "factor": 40.0, "mscale": 0.707, "mscale_all_dim": 0.707},
+        [1.0, 0.10000000149011612, 0.005500000435858965, 2.499999936844688e-05],
+        1.0,
+    ),
+    "attention_factor": ({"factor": 40.0, "attention_factor": 1.25}, None, 1.25),
+    "implied": ({"factor": None}, None, 0.1 * math.log(32) + 1),
+}
+
+
+@pytest.mark.parametrize("name", YARN)
+def test_yarn(name):
+    told, frequencies, amplitude = YARN[name]
+    told = {"rope_type": "yarn", "original_max_position_embeddings": 4096, **told}
+    rope = rope_config({"max_position_embeddings": 131072, "rope_parameters": told})
+    assert rope.amplitude == pytest.approx(amplitude, rel=1e-12)
+    if frequencies:
+        np.testing.assert_allclose(inverse_frequencies(rope, 64)[::8], frequencies, rtol=2e-7)
+
+
+def test_channels_side_by_side_are_rotated_as_those_apart():
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((1, 3, 2, 8)), jnp.float32)
+    frequencies = jnp.asarray(inverse_frequencies(RopeConfig(theta=1e4), 8))
+    apart = jnp.concatenate((x[..., 0::2], x[..., 1::2]), axis=-1)
+    with modes.standard_modes():
+        turned = rotate(x, jnp.arange(3), frequencies, 0.5, interleaved=True)
+        expected = 0.5 * rotate(apart, jnp.arange(3), frequencies)
+    np.testing.assert_allclose(turned, expected, atol=1e-6)
 
 
 def test_a_bias_is_added():

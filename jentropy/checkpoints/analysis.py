@@ -53,7 +53,7 @@ def analyze(
     if isinstance(source, str | Path):
         checkpoint = open_checkpoint(source, step=step, strict=strict)
         builder = entropy.ReportBuilder(str(source), checkpoint.notes)
-        weights = checkpoint.read_parts()
+        weights = checkpoint.read_runs()
         shapes = (checkpoint.tensor(name).shape for name in checkpoint.names())
         expect(progress, sum(map(math.prod, shapes)))
     else:

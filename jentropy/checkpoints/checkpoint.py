@@ -19,6 +19,7 @@ from .contents import StoredArray, decode_text
 from .unpacking import StoredCodes
 
 Arrays = Mapping[str, np.ndarray]
+Parts = Mapping[str, tuple[slice, ...] | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +111,7 @@ class Tensor:
           codes: what `codes` gave, if that was read already.
 
         Returns:
-          An array of `dtype` and `shape`.
+          An array of `dtype` and `shape`, or of the shape of the codes that were given.
 
         Raises:
           InputError: a block format, whose values have no dtype of their own.
@@ -120,7 +121,7 @@ class Tensor:
                 f"{self.format} has no dtype of its own", tensor=self.name, hint="dequantize it"
             )
         codes = self.codes if codes is None else codes
-        return codes["code"].view(self.dtype).reshape(self.shape)
+        return codes["code"].view(self.dtype)
 
     def dequantize(self, dtype: Any = np.float32, codes: Arrays | None = None) -> np.ndarray:
         """The weight's values.
@@ -239,17 +240,25 @@ class Checkpoint:
             raise InputError("no such tensor", file=self.source, tensor=name)
         return self._tensors[self._places[name]]
 
-    def read_all(self) -> Iterator[tuple[Tensor, Arrays]]:
+    def read_all(self, parts: Parts | None = None) -> Iterator[tuple[Tensor, Arrays]]:
         """Every weight and its codes, in order, one at a time.
 
-        Yields:
-          The `Tensor`, and what its `codes` gives.
-        """
-        for place in self._places.values():
-            yield self._tensors[place], self._tensors[place].codes
+        Args:
+          parts: what is wanted of some weights, by name: slices of the codes of one that is stored
+            as it is, of which no more is read than has to be; None: nothing.
 
-    def read_parts(self) -> Iterator[tuple[Tensor, Iterator[Arrays]]]:
-        """Every weight and its codes, in order; those of one that has no parameters in parts.
+        Yields:
+          The `Tensor`, and what its `codes` gives, or that part of it.
+        """
+        parts = parts or {}
+        for name, place in self._places.items():
+            part, tensor = parts.get(name, ()), self._tensors[place]
+            if part is not None:
+                codes = tensor.codes
+                yield tensor, codes | {"code": codes["code"][part]} if part else codes
+
+    def read_runs(self) -> Iterator[tuple[Tensor, Iterator[Arrays]]]:
+        """Every weight and its codes, in order; those of one that has no parameters in runs.
 
         Yields:
           The `Tensor`, and what its `codes` gives of one run of its numbers after another, as

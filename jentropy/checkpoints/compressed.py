@@ -10,9 +10,9 @@ from jentropy.formats import codes_of
 
 from . import collecting
 from .archived import Archive
-from .checkpoint import Arrays, Checkpoint, Tensor
+from .checkpoint import Arrays, Checkpoint, Parts, Tensor
 from .contents import decode_text
-from .decoding import read_chunks, read_entries
+from .decoding import read_chunks, read_entries, read_part
 from .entries import Entry
 from .store import Store
 
@@ -48,7 +48,7 @@ class CompressedCheckpoint(Checkpoint):
         """The entries that each array is made of, by its name."""
         return dict(self.archive.arrays())
 
-    def read_parts(self) -> Iterator[tuple[Tensor, Iterator[Arrays]]]:
+    def read_runs(self) -> Iterator[tuple[Tensor, Iterator[Arrays]]]:
         entries = {name: self._plain(self.tensor(name)) for name in self.names()}
         plain = [entry for entry in entries.values() if entry and entry.places]
         decoded = read_chunks(self.store, plain)
@@ -59,12 +59,24 @@ class CompressedCheckpoint(Checkpoint):
             else:
                 yield tensor, iter([tensor.codes])
 
-    def read_all(self) -> Iterator[tuple[Tensor, Arrays]]:
-        entries = {name: self._plain(self.tensor(name)) for name in self.names()}
-        decoded = read_entries(self.store, [entry for entry in entries.values() if entry])
+    def read_all(self, parts: Parts | None = None) -> Iterator[tuple[Tensor, Arrays]]:
+        wanted = {name: (parts or {}).get(name, ()) for name in self.names()}
+        entries = {
+            name: self._plain(self.tensor(name))
+            for name, part in wanted.items()
+            if part is not None
+        }
+        whole = [entry for name, entry in entries.items() if entry and not wanted[name]]
+        decoded = read_entries(self.store, whole)
         for name, entry in entries.items():
-            tensor = self.tensor(name)
-            yield tensor, {"code": codes_of(next(decoded))} if entry else tensor.codes
+            tensor, part = self.tensor(name), wanted[name]
+            if entry is None:
+                codes = tensor.codes
+                yield tensor, codes | {"code": codes["code"][part]} if part else codes
+            elif part:
+                yield tensor, {"code": codes_of(read_part(self.store, entry, part))}
+            else:
+                yield tensor, {"code": codes_of(next(decoded))}
 
     def _plain(self, tensor: Tensor) -> Entry | None:
         """The entry that is the tensor as it is, if there is one."""

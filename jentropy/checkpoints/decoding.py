@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from jentropy.containers import coder
+from jentropy.containers.slices import part_of
+from jentropy.containers.tensor import CompressedTensor
 
 from .entries import Blocks, Entry, FileEntry, Filler, Section, fields_of
 from .progress import Progress, counted
@@ -72,9 +75,30 @@ def all_bytes(store: Store) -> int:
     return sum(e.header.raw_bytes for e in (*store.index.tensors, *store.index.blobs))
 
 
+def compressed_tensor(store: Store, entry: Entry) -> CompressedTensor:
+    """An entry as a tensor whose payload is read when it is decoded."""
+    runs: list[list[int]] = []  # bundle, offset and bytes of payloads that lie one after another
+    for (bundle, offset), chunk in zip(entry.places, entry.header.chunks, strict=True):
+        if runs and runs[-1][0] == bundle and sum(runs[-1][1:]) == offset:
+            runs[-1][2] += chunk.bytes
+        else:
+            runs.append([bundle, offset, chunk.bytes])
+    payload = tuple(store.mapped_payload(*run) for run in runs)
+    return CompressedTensor(payload=payload, header=entry.header)
+
+
 def read_entry(store: Store, entry: Entry) -> np.ndarray:
     """The array of an entry."""
     return next(read_entries(store, [entry]))
+
+
+def read_part(store: Store, entry: Entry, index: Any) -> np.ndarray:
+    """Part of the array of an entry, as `containers.decompress_slice` has it."""
+
+    def chunks(wanted: Collection[int]) -> Iterator[coder.Coded]:
+        return (coded_chunk(store, entry, chunk) for chunk in sorted(wanted))
+
+    return part_of(entry.header, index, chunks, entry.name)
 
 
 def read_blocks(store: Store, blocks: Blocks) -> np.ndarray:

@@ -12,7 +12,7 @@ from jentropy.errors import InputError
 
 from . import structure, targets
 from .archived import Archive
-from .entries import Entry
+from .decoding import compressed_tensor
 from .store import Store
 
 logger = logging.getLogger(__name__)
@@ -64,9 +64,9 @@ def load(path: str | Path, sharding: Any = None, *, target: Any = None) -> Any:
         entries = [item for _, array in Archive(store).arrays() for item in array.items()]
         if (twice := first_twice(name for name, _ in entries)) is not None:
             raise InputError("two arrays have this name", file=store.path, tensor=twice)
-        tree = required = {name: _packed(store, entry) for name, entry in entries}
+        tree = required = {name: compressed_tensor(store, entry) for name, entry in entries}
     else:
-        packed = _with_numbers([_packed(store, entry) for entry in index.tensors])
+        packed = _with_numbers([compressed_tensor(store, entry) for entry in index.tensors])
         try:
             tree = structure.fill(index.tree, packed)
         except InputError as error:
@@ -92,14 +92,3 @@ def _with_numbers(packed: list[CompressedTensor]) -> list[Any]:
     for i, number in zip(numbers, trees.decompress([packed[i] for i in numbers]), strict=True):
         out[i] = number
     return out
-
-
-def _packed(store: Store, entry: Entry) -> CompressedTensor:
-    runs: list[list[int]] = []  # bundle, offset and bytes of payloads that lie one after another
-    for (bundle, offset), chunk in zip(entry.places, entry.header.chunks, strict=True):
-        if runs and runs[-1][0] == bundle and sum(runs[-1][1:]) == offset:
-            runs[-1][2] += chunk.bytes
-        else:
-            runs.append([bundle, offset, chunk.bytes])
-    payload = tuple(store.mapped_payload(*run) for run in runs)
-    return CompressedTensor(payload=payload, header=entry.header)

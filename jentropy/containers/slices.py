@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Collection, Iterable
+from functools import partial
 from types import EllipsisType
 from typing import Any
 
@@ -12,7 +14,7 @@ from jentropy.errors import InputError
 
 from . import coder
 from .chunks import coded_chunks
-from .tensor import CompressedTensor, dtype_named
+from .tensor import CompressedTensor, TensorHeader, dtype_named
 
 
 def decompress_slice(tensor: CompressedTensor, index: Any, name: str = "") -> np.ndarray:
@@ -36,7 +38,26 @@ def decompress_slice(tensor: CompressedTensor, index: Any, name: str = "") -> np
       >>> jentropy.decompress_slice(packed, np.s_[1:3, 0]).tolist()
       [3, 6]
     """
-    header = tensor.header
+    return part_of(tensor.header, index, partial(coded_chunks, name, tensor), name)
+
+
+def part_of(
+    header: TensorHeader,
+    index: Any,
+    chunks: Callable[[Collection[int]], Iterable[coder.Coded]],
+    name: str = "",
+) -> np.ndarray:
+    """The same of a tensor whose chunks lie elsewhere.
+
+    Args:
+      header: of the tensor.
+      index: as of `decompress_slice`.
+      chunks: (numbers) -> the chunks of these numbers, in order.
+      name: for messages.
+
+    Returns:
+      As of `decompress_slice`.
+    """
     dtype, step = dtype_named(header.dtype), header.chunk_weights
     shape, start, strides = _selected(header.shape, index, name)
     if 0 in shape:
@@ -52,7 +73,7 @@ def decompress_slice(tensor: CompressedTensor, index: Any, name: str = "") -> np
     ends = rows + values.shape[1] - 1
     touched = set(zip((rows // step).tolist(), (ends // step).tolist(), strict=True))
     wanted = {i for first, last in touched for i in range(first, last + 1)}
-    for item, codes in coder.decode(coded_chunks(name, tensor, wanted)):
+    for item, codes in coder.decode(chunks(wanted)):
         _copy(codes.view(dtype), item.span.start, rows, values)
     return np.ascontiguousarray(values[:, ::stride]).reshape(shape)
 

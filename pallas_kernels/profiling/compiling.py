@@ -143,8 +143,12 @@ def lower_for(
     target: str, function: Callable[..., Any], *arguments: Any, **static: Any
 ) -> jax.stages.Lowered:
     """The program that `compile_for` compiles."""
-    place = SingleDeviceSharding(jax_internals.described_device(**COMPILERS[target].topology))
-    placed = jax.tree.map(
-        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), arguments
+    return jax.jit(function, static_argnames=tuple(static)).lower(
+        *placed(target, arguments), **static
     )
-    return jax.jit(function, static_argnames=tuple(static)).lower(*placed, **static)
+
+
+def placed(target: str, arguments: Any) -> Any:
+    """Arrays of a pytree without data, on the device that is compiled for."""
+    place = SingleDeviceSharding(jax_internals.described_device(**COMPILERS[target].topology))
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), arguments)

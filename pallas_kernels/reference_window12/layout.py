@@ -1,117 +1,143 @@
-"""Reference layout of BF16: window12, rows one after the other, in plain JAX.
+"""Reference layout of BF16: window12 in planes of bytes and nibbles, which a CPU decodes fast.
 
-A row is padded with zeros to a multiple of eight columns, so that it can be read alone. Leading
-axes of a stack come before every array's own.
+Rows lie in blocks, see `row_blocks`; a block of an odd number of rows has one more, of zeros. The
+upper half of a block's rows has its ranks (c of `codecs.window12`) in the low nibbles of `ranks`,
+the lower half in the high ones, so that loops over columns are alike everywhere. Leading axes of a
+stack come before every array's own.
 
-    words:          uint32[rows, groups, 3]   eight weights to three words, `codecs.window12`
+    signs:          uint8[blocks, 2, half, columns]   sign, mantissa
+    ranks:          uint8[blocks, half, columns]
     top:            uint16[]                  top of the window
     escape_starts:  int32[rows + 1]           escapes of row r are starts[r] .. starts[r + 1] - 1
-    escape_columns: int32[escapes]            padded to the same size for most weights of a shape
+    escape_places:  int32[escapes]            in the block, row * columns + column; padded to the
+                                              same size for most weights of a shape
     escape_codes:   uint16[escapes]
     option `row_escapes`: at least the largest number of escapes of any row, a power of two
+    option `factors`: 2 if powers of two are needed that float32 has not, else 1
 
 Every code survives.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int, Shaped, UInt16, UInt32
+from jaxtyping import Array, Bool, Int, Shaped, UInt8, UInt16
 
 from jentropy import modes
 from jentropy.codecs import window12
 from jentropy.entropy import histogram
-from jentropy.pallas_kernels import bf16
+from jentropy.pallas_kernels import bf16, row_blocks
 from jentropy.pallas_kernels.layout import Extent, Layout
 from jentropy.pallas_kernels.matrices import Matrices, Packed, sized
 from jentropy.pallas_kernels.resident import ResidentTensor
 from jentropy.pallas_kernels.tiles import ceil_to
 
 LEAST_ESCAPES, SHARE = 8, 1 << 11  # of lists and rows; weights for each escape
+SIGN, MANTISSA, RANK, NIBBLE = 0x80, 7, 0xF, 4
+FLOAT_MANTISSA, HALF, SIGN_AND_MANTISSA = 23, 16, 0x807F0000  # of float32
 
 
-def shapes(weight: Matrices, escapes: int = 1, row_escapes: int | None = None) -> Packed:
+def shapes(
+    weight: Matrices, escapes: int = 1, row_escapes: int | None = None, factors: int = 1
+) -> Packed:
     """Arrays without data, and options, rounded up so that tensors alike share a program.
 
     Args:
       escapes: of the matrix that has most.
       row_escapes: of the row that has most; None: as of Gaussian weights.
+      factors: the option.
     """
     (rows, columns), stack = weight.matrix, weight.stack
     room = ceil_to(escapes, max(LEAST_ESCAPES, rows * columns // SHARE))
     most = 3 * bf16.escapes_of(columns) if row_escapes is None else row_escapes
+    blocks = row_blocks.count(rows, columns)
+    half = -(-rows // blocks // 2)
     arrays = {
-        "words": sized(jnp.uint32, *stack, rows, -(-columns // window12.GROUP), window12.WORDS),
+        "signs": sized(jnp.uint8, *stack, blocks, 2, half, columns),
+        "ranks": sized(jnp.uint8, *stack, blocks, half, columns),
         "top": sized(jnp.uint16, *stack),
         "escape_starts": sized(jnp.int32, *stack, rows + 1),
-        "escape_columns": sized(jnp.int32, *stack, room),
+        "escape_places": sized(jnp.int32, *stack, room),
         "escape_codes": sized(jnp.uint16, *stack, room),
     }
     least = max(LEAST_ESCAPES, 1 << (most - 1).bit_length()) if most else 0
-    return arrays, {"row_escapes": least}
+    return arrays, {"row_escapes": least, "factors": factors}
 
 
 def pack(weight: Matrices) -> Packed:
     """Lays out BF16 codes."""
     codes, (rows, columns) = weight.codes["code"], weight.matrix
     alone = not weight.stack and modes.explicit_mesh(codes) is None  # is taken as it lies
-    words, tops, listed = [], [], []
+    blocks = row_blocks.count(rows, columns)
+    tops, planes, listed = [], [], []
     for matrix in [codes] if alone else weight.each:
         host = np.asarray(matrix)
         counts = histogram.count(host, bits=16).reshape(2, 256, 128).sum(axis=(0, 2))
         tops.append(window12.choose_top(counts))
-        packed, escapes = _pack_words(matrix, np.uint16(tops[-1]))
-        words.append(packed)
+        *packed, escapes = _pack_planes(matrix, np.uint16(tops[-1]), blocks=blocks)
+        planes.append(packed)
         row, column = np.nonzero(np.asarray(escapes))
-        listed.append((np.bincount(row, minlength=rows), column, host[row, column]))
+        place = row % (rows // blocks) * columns + column
+        listed.append((np.bincount(row, minlength=rows), place, host[row, column]))
     planned = shapes(
         weight,
-        max(column.size for _, column, _ in listed),
+        max(place.size for _, place, _ in listed),
         max(int(per_row.max(initial=0)) for per_row, _, _ in listed),
+        factors=1 if max(tops) <= bf16.BIAS + window12.WINDOW else 2,
     )
     room = planned[0]["escape_codes"].shape[-1]
     # On the host: what JAX does with a new shape is compiled, `jnp.asarray` even.
-    starts, filled_columns, filled_codes = zip(
+    starts, places, filled_codes = zip(
         *(
             (
                 np.append(0, np.cumsum(per_row)),
-                np.pad(column, (0, room - column.size), constant_values=columns),
+                np.pad(place, (0, room - place.size)),
                 np.pad(code, (0, room - code.size)),
             )
-            for per_row, column, code in listed
+            for per_row, place, code in listed
         ),
         strict=True,
     )
+    signs, ranks = zip(*planes, strict=True)
     arrays = {
-        "words": words[0] if alone else jnp.stack(words),
+        "signs": signs[0] if alone else jnp.stack(signs),
+        "ranks": ranks[0] if alone else jnp.stack(ranks),
         "top": np.array(tops, np.uint16),
         "escape_starts": np.stack(starts).astype(np.int32),
-        "escape_columns": np.stack(filled_columns).astype(np.int32),
+        "escape_places": np.stack(places).astype(np.int32),
         "escape_codes": np.stack(filled_codes),
     }
     return weight.filled(planned, arrays)
 
 
-@jax.jit
-def _pack_words(
-    codes: UInt16[Array, "rows columns"], top: UInt16[Any, ""]
-) -> tuple[UInt32[Array, "rows groups 3"], Bool[Array, "rows columns"]]:
-    rows, columns = codes.shape
-    slots = window12.to_slots(codes, top).astype(jnp.uint32)
-    slots = jnp.pad(slots, ((0, 0), (0, -columns % window12.GROUP)))
-    pairs = slots.reshape(rows, -1, window12.GROUP // 2, 2)
-    pairs = pairs[..., 0] | (pairs[..., 1] << 16)
-    return window12.pack(pairs), window12.is_escape(codes, top)
+@partial(jax.jit, static_argnames="blocks")
+def _pack_planes(
+    codes: UInt16[Array, "rows columns"], top: UInt16[Any, ""], *, blocks: int
+) -> tuple[
+    UInt8[Array, "blocks 2 half columns"],
+    UInt8[Array, "blocks half columns"],
+    Bool[Array, "rows columns"],
+]:
+    slots = window12.to_slots(codes, top)
+    rows = codes.shape[0] // blocks
+    slots = slots.reshape(blocks, rows, -1)
+    slots = jnp.pad(slots, ((0, 0), (0, rows % 2), (0, 0))).reshape(blocks, 2, -1, codes.shape[1])
+    ranks = (slots >> MANTISSA & RANK).astype(jnp.uint8)
+    signs = slots >> 8 & SIGN | slots & (SIGN - 1)
+    pairs = ranks[:, 0] | ranks[:, 1] << NIBBLE
+    return signs.astype(jnp.uint8), pairs, window12.is_escape(codes, top)
 
 
-def _slots(words: Array, top: Array, columns: int) -> UInt16[Array, "rows columns"]:
-    pairs = window12.unpack(words)
-    slots = jnp.stack([pairs & 0xFFFF, pairs >> 16], axis=-1).astype(jnp.uint16)
-    return window12.from_slots(slots.reshape(words.shape[0], -1)[:, :columns], top)
+def _slots(signs: Array, ranks: Array, top: Array) -> UInt16[Array, "*shape"]:
+    """Codes of bytes of signs and mantissas, and their ranks; 0 of escapes."""
+    signs = signs.astype(jnp.uint16)
+    slots = (signs & SIGN) << 8 | signs & (SIGN - 1) | ranks.astype(jnp.uint16) << MANTISSA
+    return window12.from_slots(slots, top)
 
 
 def extent(weight: ResidentTensor) -> Extent:
@@ -121,11 +147,16 @@ def extent(weight: ResidentTensor) -> Extent:
 
 def decode(weight: ResidentTensor, dtype: Any) -> Shaped[Array, "rows columns"]:
     """The dense weight. Pure JAX: call it inside jit or out."""
-    arrays = weight.arrays
-    codes = _slots(arrays["words"], arrays["top"], weight.matrix[1])
-    count = jnp.arange(arrays["escape_columns"].shape[0], dtype=jnp.int32)
-    row = jnp.searchsorted(arrays["escape_starts"], count, side="right") - 1
-    at = row, arrays["escape_columns"]
+    arrays, (rows, columns) = weight.arrays, weight.matrix
+    high = rows // arrays["ranks"].shape[0]  # rows of a block
+    shifts = jnp.array([0, NIBBLE], jnp.uint8)[:, None, None]
+    ranks = arrays["ranks"][:, None] >> shifts & np.uint8(RANK)
+    codes = _slots(arrays["signs"], ranks, arrays["top"]).reshape(-1, 2 * ranks.shape[2], columns)
+    codes = codes[:, :high].reshape(rows, columns)
+    places = arrays["escape_places"]
+    number = jnp.arange(places.shape[0], dtype=jnp.int32)
+    row = jnp.searchsorted(arrays["escape_starts"], number, side="right") - 1
+    at = row, places - row % high * columns
     return bf16.numbers(codes.at[at].set(arrays["escape_codes"], mode="drop"), dtype)
 
 
@@ -133,28 +164,81 @@ def take(
     weight: ResidentTensor, ids: Int[Array, " ids"], dtype: Any
 ) -> Shaped[Array, "ids columns"]:
     """Rows of the weight."""
-    arrays, columns = weight.arrays, weight.matrix[1]
-    codes = _slots(arrays["words"][ids], arrays["top"], columns)
+    arrays, (rows, columns) = weight.arrays, weight.matrix
+    blocks, half = arrays["ranks"].shape[:2]
+    block, row = jnp.divmod(ids, rows // blocks)
+    lower, within = jnp.divmod(row, half)
+    ranks = arrays["ranks"][block, within]
+    ranks = jnp.where(lower[:, None] == 0, ranks & np.uint8(RANK), ranks >> NIBBLE)
+    codes = _slots(arrays["signs"][block, lower, within], ranks, arrays["top"])
     if limit := weight.option("row_escapes"):
         index = arrays["escape_starts"][ids][:, None] + jnp.arange(limit)
         valid = index < arrays["escape_starts"][ids + 1][:, None]
-        index = jnp.minimum(index, arrays["escape_columns"].shape[0] - 1)
-        column = jnp.where(valid, arrays["escape_columns"][index], columns)
-        at = jnp.arange(ids.shape[0])[:, None], column
+        index = jnp.minimum(index, arrays["escape_places"].shape[0] - 1)
+        column = arrays["escape_places"][index] - (row * columns)[:, None]
+        at = jnp.arange(ids.shape[0])[:, None], jnp.where(valid, column, columns)
         codes = codes.at[at].set(arrays["escape_codes"][index], mode="drop")
     return bf16.numbers(codes, dtype)
+
+
+def blocks(weight: ResidentTensor) -> tuple[int, row_blocks.Block]:
+    """Blocks as they lie, in a stack too.
+
+    A rank and a mantissa are a float32 a power of two short, a zero is one: both are multiplied by
+    it, which rounds nothing. Escapes are written over the products.
+    """
+    rows, columns = weight.matrix
+    count, half = weight.arrays["ranks"].shape[-3:-1]
+    high, first = rows // count, 0 if weight.index is None else weight.index * count
+    signs = weight.arrays["signs"].reshape(-1, 2, half, columns)
+    ranks = weight.arrays["ranks"].reshape(-1, half, columns)
+    starts = weight.array("escape_starts")
+    lists = [weight.arrays[name] for name in ("escape_places", "escape_codes")]
+    before = jnp.int32(0) if weight.index is None else weight.index * lists[0].shape[-1]
+    places, codes = (array.reshape(-1) for array in lists)
+    power = weight.array("top").astype(jnp.int32) - window12.WINDOW
+    # Exponents of float32, none of them above its own largest.
+    powers = [power] if weight.option("factors") == 1 else [power >> 1, power - (power >> 1)]
+    shifts = jnp.array([FLOAT_MANTISSA, FLOAT_MANTISSA - NIBBLE], jnp.uint32)[:, None, None]
+
+    def block(at: Array) -> Array:
+        own, pairs = (
+            jax.lax.dynamic_index_in_dim(array, first + at, keepdims=False)
+            for array in (signs, ranks)
+        )
+        # Shifted as a signed number, a sign fills all bits above the mantissa.
+        own = jax.lax.bitcast_convert_type(own, jnp.int8).astype(jnp.int32) << HALF
+        own = jax.lax.bitcast_convert_type(own, jnp.uint32) & np.uint32(SIGN_AND_MANTISSA)
+        exponents = pairs.astype(jnp.uint32)[None] << shifts & np.uint32(RANK << FLOAT_MANTISSA)
+        numbers = jax.lax.bitcast_convert_type(own | exponents, jnp.float32)
+        for one in powers:
+            numbers *= jax.lax.bitcast_convert_type(one + bf16.BIAS << FLOAT_MANTISSA, jnp.float32)
+
+        def patch(escape: Array, numbers: Array) -> Array:
+            code = jax.lax.dynamic_slice(codes, (escape,), (1,)).astype(jnp.uint32) << HALF
+            number = jax.lax.bitcast_convert_type(code, jnp.float32)
+            return jax.lax.dynamic_update_slice(numbers, number, (places[escape],))
+
+        begin, end = (before + starts[high * n] for n in (at, at + 1))
+        numbers = jax.lax.optimization_barrier(numbers.reshape(-1))
+        if places.size:
+            numbers = jax.lax.fori_loop(begin, end, patch, numbers)
+        return numbers.reshape(-1, columns)[:high]
+
+    return count, block
 
 
 LAYOUT = Layout(
     name="reference_window12",
     backend="reference",
-    stacked=("words", 3),
-    lists={"escape_columns": (-1, (0,)), "escape_codes": (-1, (0,))},
-    largest=("row_escapes",),
+    stacked=("signs", 4),
+    lists={"escape_places": (-1, (0,)), "escape_codes": (-1, (0,))},
+    largest=("row_escapes", "factors"),
     holds=bf16.holds,
     shapes=shapes,
     pack=pack,
     extent=extent,
     decode=decode,
     take=take,
+    blocks=blocks,
 )

@@ -219,16 +219,31 @@ def decode(weight: ResidentTensor, dtype: Any) -> Shaped[Array, "rows columns"]:
 
 
 def take(weight: ResidentTensor, ids: Int[Array, " ids"], dtype: Any) -> Shaped[Array, "ids rows"]:
-    """Columns of the packed matrix."""
+    """Columns of the packed matrix, one after the other, each out of the 128 that it lies among.
+
+    To take columns alone, XLA would first copy all words to an order where that is fast.
+    """
     arrays, tile_columns = weight.arrays, weight.option("tile_columns")
     tile_rows = weight.option("tile_rows")
-    codes = _unpack_words(arrays["words"][..., ids], arrays["top"][:, ids], tile_rows)
-    lists = arrays["escapes"][ids // tile_columns]
-    row, column, code = _places(lists, tile_rows, codes.shape[0])
-    here = column == (ids % tile_columns)[:, None, None, None]
-    at = jnp.broadcast_to(jnp.arange(ids.size)[:, None, None, None], row.shape)
-    codes = codes.at[jnp.where(here, row, codes.shape[0]), at].set(code, mode="drop")
-    return bf16.numbers(codes.T, dtype)
+
+    def one(at: Array) -> Array:
+        register, lane = jnp.divmod(at, LANES)
+
+        def column(array: Array) -> Array:
+            near = jax.lax.dynamic_slice_in_dim(array, register * LANES, LANES, axis=-1)
+            is_it = (jnp.arange(LANES) == lane).reshape(*(1,) * (array.ndim - 1), LANES)
+            return jnp.where(is_it, near, 0).max(axis=-1, keepdims=True)
+
+        words, top = column(arrays["words"]), column(arrays["top"])
+        codes = _unpack_words(words, top, tile_rows)[:, 0]
+        tile, within = jnp.divmod(at, tile_columns)
+        lists = jax.lax.dynamic_index_in_dim(arrays["escapes"], tile, keepdims=False)
+        row, column, code = (part.reshape(-1) for part in _places(lists, tile_rows, codes.size))
+        here = jnp.arange(codes.size)[:, None] == jnp.where(column == within, row, codes.size)[None]
+        # A row has one escape at the most, whose code is not 0.
+        return codes | jnp.where(here, code[None], 0).max(axis=1, initial=0)
+
+    return bf16.numbers(jax.lax.map(one, ids), dtype)
 
 
 def _kernels() -> Kernels:

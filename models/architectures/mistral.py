@@ -1,0 +1,20 @@
+"""Mistral (`MistralForCausalLM`): Llama whose layers all slide, if any does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from jentropy.models.config import Architecture, DecoderConfig, decoder_config, sliding_windows
+from jentropy.models.keys import with_defaults
+
+DEFAULTS = {"sliding_window": 4096, "max_position_embeddings": 131072}
+
+
+def config(hf_config: Mapping[str, Any]) -> DecoderConfig:
+    """Reads `config.json`."""
+    told = with_defaults(hf_config, DEFAULTS)
+    return decoder_config(told, windows=sliding_windows(told, used=True))
+
+
+MISTRAL = Architecture(config=config, other_names=("mistral", "MistralModel"))

@@ -1,0 +1,41 @@
+"""Mixtral (`MixtralForCausalLM`): Mistral with experts, whose projections are w1, w3 and w2."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from jentropy.models.config import Architecture, DecoderConfig, decoder_config, sliding_windows
+from jentropy.models.expert_config import ExpertsConfig
+from jentropy.models.keys import require
+from jentropy.models.names import EXPERT_NAMES, Rule
+from jentropy.models.rope import rope_config
+
+_BLOCK = r"(?:model\.)?(layers\.\d+)\.block_sparse_moe\."
+_PROJECTIONS = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
+NAMES = (
+    Rule(name=_BLOCK + r"gate\.weight", paths=(r"\1.mlp.gate.weight",)),
+    *(
+        Rule(name=rf"{_BLOCK}(experts\.\d+)\.{name}\.weight", paths=(rf"\1.mlp.\2.{ours}.weight",))
+        for name, ours in _PROJECTIONS.items()
+    ),
+    *EXPERT_NAMES,
+)
+
+
+def config(hf_config: Mapping[str, Any]) -> DecoderConfig:
+    """Reads `config.json`."""
+    return decoder_config(
+        hf_config,
+        rope=rope_config(hf_config, theta=1e6),
+        windows=sliding_windows(hf_config, used=True),
+        experts=ExpertsConfig(
+            count=require(hf_config, "num_local_experts", int, 8),
+            per_token=require(hf_config, "num_experts_per_tok", int, 2),
+            intermediate_size=require(hf_config, "intermediate_size"),
+            normalized=True,
+        ),
+    )
+
+
+MIXTRAL = Architecture(config=config, other_names=("mixtral", "MixtralModel"), names=NAMES)

@@ -1,0 +1,202 @@
+"""The sum over keys: softmax(q k^T) v, of grouped queries, as far as every query sees.
+
+A query sees the keys of positions up to its own, and of a window no others. Scores and their
+softmax are float32; weights are rounded to the values' dtype before they are multiplied.
+
+Few scores are computed at once. Of many, chunks of queries go over blocks of keys with a running
+maximum and sum, so that memory grows with the tokens and not with their square; a block that no
+query of a chunk sees is passed over.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+PRECISION = jax.lax.Precision.HIGHEST  # attention in float32 means float32, on a GPU and TPU too
+AT_ONCE = 1 << 22  # scores, 16 MiB of them: of more, those of blocks are faster on a CPU too
+QUERIES, KEYS = 256, 512  # of a chunk and a block
+UNSEEN = -1e30  # a score whose exponential is 0 beside any other's, and no infinity
+
+
+class Scoring(NamedTuple):
+    """How scores are made of products; see `attend`."""
+
+    scale: float
+    soft_cap: float | None
+
+
+def attend(
+    q: Float[Array, "batch time heads width"],
+    k: Float[Array, "batch slots kv_heads width"],
+    v: Float[Array, "batch slots kv_heads value_width"],
+    *,
+    scale: float,
+    positions: Int[Array, "*queries time"],
+    slots: Int[Array, "*keys slots"],
+    window: Int[Array, ""] | int | None = None,
+    soft_cap: float | None = None,
+    sinks: Float[Array, " heads"] | None = None,
+) -> Float[Array, "batch time heads value_width"]:
+    """Mixes the values of the keys that each query sees.
+
+    Args:
+      q: queries; heads i * heads / kv_heads and following share keys i.
+      k: keys.
+      v: values, which may be wider or narrower than keys.
+      scale: of the products of queries and keys.
+      positions: int32[time], or [batch, time], of the queries.
+      slots: int32[slots], or [batch, slots]: positions of the keys; negative where there is none.
+      window: positions that a query sees, its own included; None: all before it.
+      soft_cap: scores are soft_cap * tanh(score / soft_cap), as in Gemma 2.
+      sinks: a score per head that takes its share of the softmax and adds nothing, as in gpt-oss.
+
+    Returns:
+      Sums in the dtype of `v`.
+
+    Example:
+      >>> k = v = jnp.eye(3)[None, :, None]
+      >>> order = jnp.arange(3)
+      >>> out = attend(jnp.ones((1, 3, 2, 3)), k, v, scale=1.0, positions=order, slots=order)
+      >>> out[0, :, 0].tolist()[:2]
+      [[1.0, 0.0, 0.0], [0.5, 0.5, 0.0]]
+    """
+    batch, time, heads, width = q.shape
+    grouped = q.reshape(batch, time, k.shape[2], -1, width)
+    scoring = Scoring(scale, soft_cap)
+    sinks = None if sinks is None else sinks.astype(jnp.float32).reshape(grouped.shape[2:4])
+    few = time == 1 or batch * heads * time * k.shape[1] <= AT_ONCE
+    mix = at_once if few else blockwise
+    mixed = mix(grouped, k, v, positions, slots, window, sinks, scoring)
+    return mixed.reshape(batch, time, heads, v.shape[-1])
+
+
+def at_once(
+    q: Float[Array, "batch time kv_heads group width"],
+    k: Float[Array, "batch slots kv_heads width"],
+    v: Float[Array, "batch slots kv_heads value_width"],
+    positions: Int[Array, "*queries time"],
+    slots: Int[Array, "*keys slots"],
+    window: Int[Array, ""] | int | None,
+    sinks: Float[Array, "kv_heads group"] | None,
+    scoring: Scoring,
+) -> Float[Array, "batch time kv_heads group value_width"]:
+    """The sum with all scores in memory."""
+    seen = _visible(positions, slots, window)
+    scores = jnp.where(seen, _scores(q, k, scoring), -jnp.inf)
+    if sinks is not None:
+        sink = jnp.broadcast_to(sinks[:, :, None, None], (*scores.shape[:-1], 1))
+        scores = jnp.concatenate((scores, sink), axis=-1)
+    weights = jax.nn.softmax(scores, axis=-1)[..., : k.shape[1]].astype(v.dtype)
+    return jnp.einsum("bkgts,bskd->btkgd", weights, v, precision=PRECISION)
+
+
+def blockwise(
+    q: Float[Array, "batch time kv_heads group width"],
+    k: Float[Array, "batch slots kv_heads width"],
+    v: Float[Array, "batch slots kv_heads value_width"],
+    positions: Int[Array, "*queries time"],
+    slots: Int[Array, "*keys slots"],
+    window: Int[Array, ""] | int | None,
+    sinks: Float[Array, "kv_heads group"] | None,
+    scoring: Scoring,
+) -> Float[Array, "batch time kv_heads group value_width"]:
+    """The sum with the scores of one chunk of queries and one block of keys in memory.
+
+    Derivatives compute them again.
+
+    References:
+      Rabe and Staats, arXiv 2112.05682; Milakov and Gimelshein, arXiv 1805.02867.
+    """
+    time = q.shape[1]
+    queries, keys = min(QUERIES, time), min(KEYS, k.shape[1])
+    blocks = _cut(k, 1, keys, 0), _cut(v, 1, keys, 0), _cut(slots, -1, keys, -1)
+    chunk = jax.checkpoint(
+        partial(_chunk, blocks=blocks, window=window, sinks=sinks, scoring=scoring)
+    )
+    if queries == time:
+        return chunk((q, positions))
+    mixed = jax.lax.map(chunk, (_cut(q, 1, queries, 0), _cut(positions, -1, queries, -1)))
+    return jnp.moveaxis(mixed, 0, 1).reshape(q.shape[0], -1, *mixed.shape[3:])[:, :time]
+
+
+def _chunk(
+    one: tuple[jax.Array, jax.Array],
+    *,
+    blocks: tuple[jax.Array, ...],
+    window: Int[Array, ""] | int | None,
+    sinks: Float[Array, "kv_heads group"] | None,
+    scoring: Scoring,
+) -> jax.Array:
+    """The sum of a chunk of queries over all blocks of keys."""
+    q, positions = one
+    batch, time, *heads, _ = q.shape
+    value_width = blocks[1].shape[-1]
+    if sinks is None:
+        greatest = jnp.full((batch, *heads, time), UNSEEN)
+        total = jnp.zeros_like(greatest)
+    else:
+        greatest = jnp.broadcast_to(sinks[:, :, None], (batch, *heads, time))
+        total = jnp.exp(greatest - jax.lax.stop_gradient(greatest))  # 1, and its derivative
+    mixed = jnp.zeros((*total.shape, value_width))
+
+    @jax.checkpoint
+    def add(carry: tuple, k: jax.Array, v: jax.Array, seen: jax.Array) -> tuple:
+        greatest, total, mixed = carry
+        scores = jnp.where(seen, _scores(q, k, scoring), UNSEEN)
+        higher = jax.lax.stop_gradient(jnp.maximum(greatest, scores.max(-1)))
+        weights = jnp.where(seen, jnp.exp(scores - higher[..., None]), 0)
+        kept = jnp.exp(jax.lax.stop_gradient(greatest) - higher)
+        more = jnp.einsum(
+            "bkgts,bskd->bkgtd",
+            weights.astype(v.dtype),
+            v,
+            precision=PRECISION,
+            preferred_element_type=jnp.float32,
+        )
+        return higher, total * kept + weights.sum(-1), mixed * kept[..., None] + more
+
+    def step(carry: tuple, block: tuple[jax.Array, ...]) -> tuple[tuple, None]:
+        k, v, slots = block
+        seen = _visible(positions, slots, window)
+        return jax.lax.cond(seen.any(), add, lambda carry, *_: carry, carry, k, v, seen), None
+
+    (_, total, mixed), _ = jax.lax.scan(step, (greatest, total, mixed), blocks)
+    mixed = mixed / jnp.maximum(total, jnp.finfo(jnp.float32).tiny)[..., None]
+    return jnp.moveaxis(mixed, 3, 1).astype(blocks[1].dtype)
+
+
+def _scores(q: jax.Array, k: jax.Array, scoring: Scoring) -> Float[Array, "b k g t s"]:
+    scores = scoring.scale * jnp.einsum(
+        "btkgd,bskd->bkgts", q, k, precision=PRECISION, preferred_element_type=jnp.float32
+    )
+    cap = scoring.soft_cap
+    return scores if cap is None else cap * jnp.tanh(scores / cap)
+
+
+def _visible(
+    positions: Int[Array, "*queries time"],
+    slots: Int[Array, "*keys slots"],
+    window: Int[Array, ""] | int | None,
+) -> Bool[Array, "b 1 1 time slots"]:
+    """Which keys each query sees, of every sequence or of all alike."""
+    before = positions[..., :, None] - slots[..., None, :]
+    seen = (before >= 0) & (slots >= 0)[..., None, :]
+    seen = seen if window is None else seen & (before < window)
+    return seen.reshape(-1, 1, 1, *seen.shape[-2:])
+
+
+def _cut(array: jax.Array, axis: int, size: int, fill: int) -> jax.Array:
+    """Parts of an axis as a new first axis, the last one filled up."""
+    axis %= array.ndim
+    parts = -(-array.shape[axis] // size)
+    missing = parts * size - array.shape[axis]
+    if missing:
+        widths = [(0, missing if i == axis else 0) for i in range(array.ndim)]
+        array = jnp.pad(array, widths, constant_values=fill)
+    shape = (*array.shape[:axis], parts, size, *array.shape[axis + 1 :])
+    return jnp.moveaxis(array.reshape(shape), axis, 0)
