@@ -11,7 +11,8 @@ from flax import nnx
 
 from jentropy import modes
 from jentropy.models.layers import ACTIVATIONS, Linear
-from jentropy.models.rope import RopeConfig, inverse_frequencies, rope_config, rotate
+from jentropy.models.rope import RopeConfig, inverse_frequencies, rotate
+from jentropy.models.rope_keys import rope_config
 
 X = np.linspace(-4, 4, 81, dtype=np.float32)
 
