@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
 
 import jax.numpy as jnp
@@ -80,10 +80,10 @@ class Session:
         self.sampling, self.seed = sampling, seed
         self.stop, self.stop_tokens = stop, tuple(stop_tokens)
         self.state: State | None = None
-        self.answer: Answer | None = None
+        self.answer = Answer(prompt_ids=[])
 
     @modes.standard
-    def stream(self, prompt: Sequence[int], max_new_tokens: int) -> Iterator[str]:
+    def stream(self, prompt: Sequence[int], max_new_tokens: int) -> Generator[str, None, None]:
         """Continues a prompt.
 
         Args:
@@ -141,7 +141,7 @@ class Session:
             differs = np.flatnonzero(tokens[: len(prompt)] != np.array(prompt[:length]))
             same = min(int(differs[0]) if differs.size else length, len(prompt) - 1)
             same = same if same == length or state.keeps_all() else 0
-        if not same:
+        if state is None or not same:
             return prefill(self.model, [prompt], capacity=needed, seed=self.seed)
         state = replace(state, lengths=jnp.full_like(state.lengths, same))
         return prefill(self.model, [prompt[same:]], capacity=needed, state=state)

@@ -95,7 +95,6 @@ def continue_text(
     )
     ids = encode(tokenizer, prompt)
     new = "".join(session.stream(ids, max_new_tokens))
-    assert session.answer is not None
     return ids + session.answer.ids, tokenizer.decode(ids) + new
 
 
