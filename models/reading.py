@@ -18,6 +18,9 @@ def bytes_per_token(model: Decoder) -> int:
     Args:
       model: a model with weights, or without data.
 
+    Returns:
+      Bytes.
+
     Example:
       >>> from jentropy import models
       >>> model = models.load(models.BUNDLED)

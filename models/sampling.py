@@ -77,7 +77,13 @@ def sampling_of(config: Mapping[str, Any], **told: Any) -> Sampling:
     Args:
       config: its content. Of drawing it says something only with a true `do_sample`, as for
         transformers, where temperature and top_k that it lacks are 1 and 50.
-      told: fields of `Sampling`; None: not told.
+      **told: fields of `Sampling`; None: not told.
+
+    Returns:
+      A `Sampling`.
+
+    Raises:
+      InputError: something that is no number, or out of its range.
 
     Example:
       >>> sampling_of({"do_sample": True, "top_p": 0.8, "top_k": 20}, temperature=0.5)

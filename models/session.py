@@ -31,6 +31,10 @@ class Answer:
       ended: whether a stop token or string ended it.
       first_seconds: until the prompt was read and the first new token was there.
       seconds: from then on until the last.
+
+    Example:
+      >>> Answer(prompt_ids=[607, 546], text=".path").ended
+      False
     """
 
     prompt_ids: list[int] = field(repr=False)
