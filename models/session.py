@@ -144,7 +144,9 @@ class Session:
             tokens = np.asarray(state.tokens)[0, :length]
             differs = np.flatnonzero(tokens[: len(prompt)] != np.array(prompt[:length]))
             same = min(int(differs[0]) if differs.size else length, len(prompt) - 1)
-            same = same if same == length or state.keeps_all() else 0
+            limit = self.model.config.outgrown
+            is_outgrown = limit is not None and same <= limit < length
+            same = same if same == length or (state.keeps_all() and not is_outgrown) else 0
         if state is None or not same:
             return prefill(self.model, [prompt], capacity=needed, seed=self.seed)
         state = replace(state, lengths=jnp.full_like(state.lengths, same))
