@@ -32,6 +32,16 @@ class Entry:
     places: tuple[tuple[int, int], ...]  # bundle and offset in it, of each chunk's payload
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what it holds."""
+        return self.header.shape
+
+    @property
+    def dtype(self) -> str:
+        """NumPy's name of that of what it holds."""
+        return self.header.dtype
+
+    @property
     def rows(self) -> Iterable[tuple[int, ...]]:
         """Of each chunk bundle, offset, bytes, and its hashes, once if they are the same."""
         is_stored = self.header.coding.codec == stored.NAME
