@@ -8,29 +8,51 @@ from __future__ import annotations
 from pathlib import Path
 
 from .architectures import ARCHITECTURES, OTHER_NAMES
+from .chat import ChatTemplate, load_chat_template
 from .compressed_params import CompressedParam, compress_params
 from .compressing import Compressed, compress_module
 from .config import DecoderConfig, RopeConfig
 from .decoder import Decoder
-from .generation import generate
+from .generation import advance, generate, sample, step, stream
 from .loading import load
-from .text import continue_text, load_tokenizer
+from .reading import bytes_per_token
+from .sampling import Sampling, sampling_of
+from .session import Answer, Session
+from .spilling import Spilled, spill
+from .state import State, prefill
+from .text import continue_text, encode, load_tokenizer
 
 BUNDLED = Path(__file__).parent / "bundled" / "pystdlib"  # the demo's model
 
 __all__ = [
     "ARCHITECTURES",
+    "Answer",
     "BUNDLED",
+    "ChatTemplate",
     "Compressed",
     "CompressedParam",
     "Decoder",
     "DecoderConfig",
     "OTHER_NAMES",
     "RopeConfig",
+    "Sampling",
+    "Session",
+    "Spilled",
+    "State",
+    "advance",
+    "bytes_per_token",
     "compress_module",
     "compress_params",
     "continue_text",
+    "encode",
     "generate",
     "load",
+    "load_chat_template",
     "load_tokenizer",
+    "prefill",
+    "sample",
+    "sampling_of",
+    "spill",
+    "step",
+    "stream",
 ]

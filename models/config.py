@@ -160,6 +160,11 @@ class DecoderConfig:
         for rope in filter(None, {self.rope, *self.ropes}):
             rotated_channels(rope, self.head_dim)
 
+    @property
+    def outgrown(self) -> int | None:
+        """See `RopeConfig.outgrown`."""
+        return next((rope.outgrown for rope in (self.rope, *self.ropes) if rope), None)
+
     def layers(self) -> tuple[Layer, ...]:
         """The layers, one after the other."""
         windows = self.windows or (None,) * self.num_layers

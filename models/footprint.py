@@ -14,12 +14,12 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from jentropy import pallas_kernels as kernels
@@ -34,12 +34,13 @@ from jentropy.pallas_kernels.targets import TPUS, taken_for
 
 from .config import DecoderConfig
 from .decoder import Decoder
+from .generation import GREEDY, advance_in_place, numbers_of, stops_of
 from .loading import read_config
 from .names import LAYERS, places
 from .names import Path as Parameter
+from .state import CHUNK, bucket, empty, read_chunk
 
 REFUSED, BAD_INPUT = 1, 2
-CHUNK = 512  # tokens of a prompt that are taken at once
 ESCAPES = ("escapes", "counts", "special")  # arrays of window12 on TPU
 
 
@@ -122,16 +123,6 @@ def abstract_model(
     return model
 
 
-@partial(jax.jit, static_argnums=0, donate_argnums=2)
-def _step(
-    graph: nnx.GraphDef, state: nnx.State, cache: Any, ids: jax.Array, start: jax.Array
-) -> tuple[jax.Array, Any]:
-    """Logits after some tokens, and the cache with them."""
-    model = nnx.merge(graph, state)
-    hidden, cache = model.hidden(ids, cache, start)
-    return model.logits(hidden[:, -1]), cache
-
-
 def measure(
     model: Decoder, target: str, *, batch: int = 1, context: int = 4096, chunk: int = CHUNK
 ) -> Footprint:
@@ -142,21 +133,21 @@ def measure(
       target: a key of `TPUS`, whose compiler was prepared (`compiling.prepare`).
       batch: sequences.
       context: positions of the cache.
-      chunk: tokens of a prompt that are taken at once.
+      chunk: tokens of a prompt that go through the model at once.
     """
-    graph, state = nnx.split(model)
-    cache = jax.eval_shape(lambda: model.new_cache(batch, context))
-    weights = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, ResidentTensor))
-    resident = [weight for weight in weights if isinstance(weight, ResidentTensor)]
-    number = jax.ShapeDtypeStruct((), jnp.int32)
+    graph, weights = nnx.split(model)
+    state = jax.eval_shape(lambda: empty(model, np.zeros(batch, np.uint32), bucket(context)))
+    parts = jax.tree.leaves(weights, is_leaf=lambda node: isinstance(node, ResidentTensor))
+    resident = [part for part in parts if isinstance(part, ResidentTensor)]
+    chunk = min(chunk, context)
+    numbers = np.zeros(batch, np.int32)
 
-    def compiled(tokens: int) -> Program:
-        ids = jax.ShapeDtypeStruct((batch, tokens), jnp.int32)
+    def compiled(tokens: int, program: Any, *arguments: Any) -> Program:
         begin = time.perf_counter()
         try:
             with taken_for(target):
-                arguments = compiling.placed(target, (state, cache, ids, number))
-                done = _step.lower(graph, *arguments).compile().memory_analysis()
+                given = compiling.placed(target, (weights, state, *arguments))
+                done = program.lower(graph, *given).compile().memory_analysis()
         except jax.errors.JaxRuntimeError as error:
             return Program(tokens=tokens, refused=str(error).partition("\n")[0])
         return Program(
@@ -166,11 +157,16 @@ def measure(
             seconds=round(time.perf_counter() - begin, 1),
         )
 
+    ids = np.zeros((batch, chunk), np.int32)
+    told = numbers_of(GREEDY), stops_of(model, ()), np.int32(1)
     return Footprint(
-        weight_bytes=_nbytes(state),
+        weight_bytes=_nbytes(weights),
         escape_bytes=_nbytes([[w.arrays.get(name) for name in ESCAPES] for w in resident]),
-        cache_bytes=_nbytes(cache),
-        programs={"prefill": compiled(min(chunk, context)), "decode": compiled(1)},
+        cache_bytes=_nbytes(state.cache),
+        programs={
+            "prefill": compiled(chunk, read_chunk, ids, numbers, numbers),
+            "decode": compiled(1, advance_in_place, *told),
+        },
     )
 
 
@@ -190,7 +186,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     compiling.prepare(arguments.tpu)
     versions = compiling.versions(arguments.tpu)
-    config, formats = _described(arguments.config)
+    config, formats = described(arguments.config)
     sizes = {name: getattr(arguments, name) for name in ("batch", "context", "chunk")}
     found = {}
     for name, backend in {"compressed": "tpu", "dense": None}.items():
@@ -198,7 +194,7 @@ def _run(arguments: argparse.Namespace) -> int:
             model = abstract_model(config, backend, formats)
             found[name] = measure(model, arguments.tpu, **sizes)
     if arguments.json:
-        head = {"model": str(arguments.config), "target": arguments.tpu, **versions, **sizes}
+        head = {"model": arguments.config.name, "target": arguments.tpu, **versions, **sizes}
         figures = {name: asdict(one) | {"fits": one.fits} for name, one in found.items()}
         text = json.dumps({**head, "escape_rate": ESCAPE_RATE, **figures}, indent=1)
         if arguments.json == "-":
@@ -231,7 +227,7 @@ def _gb(n: int) -> str:
     return f"{n / 1e9:.3f} GB"
 
 
-def _described(path: Path) -> tuple[DecoderConfig, dict[Parameter, Format]]:
+def described(path: Path) -> tuple[DecoderConfig, dict[Parameter, Format]]:
     """A model's config, and the formats of its matrices: BF16 where there are no weights."""
     folder = path.parent if path.name == CONFIG else path
     try:

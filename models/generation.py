@@ -28,8 +28,9 @@ from jentropy import modes
 from jentropy.errors import InputError
 
 from .decoder import Decoder
+from .placing import held
 from .sampling import Sampling, draw
-from .state import State, prefill, refuse_more, with_room
+from .state import State, prefill, refuse_more, renewed, token_rows, until_outgrown, with_room
 
 STOPS = 8  # ids of stop tokens that there is room for, or a multiple
 BURST = 16  # tokens at the most
@@ -92,11 +93,12 @@ def generate(
     )
     if max_new_tokens < 0:
         raise InputError("max_new_tokens", expected="0 or more", found=max_new_tokens)
-    longest = max((len(row) for row in input_ids), default=0) + max_new_tokens
+    rows = token_rows(input_ids, model.config.vocab_size)
+    longest = max(map(len, rows)) + max_new_tokens
     refuse_more(model, longest, "prompt and new tokens")
-    state = prefill(model, input_ids, capacity=longest, seed=seed)
+    state = prefill(model, rows, capacity=longest, seed=seed)
     state = advance(model, state, max_new_tokens, sampling, stop_tokens=stop_tokens)
-    out = np.full((len(input_ids), longest), model.config.pad_token_id, np.int32)
+    out = np.full((len(rows), longest), model.config.pad_token_id, np.int32)
     for row, tokens, length in zip(
         out, *map(np.asarray, (state.tokens, state.lengths)), strict=True
     ):
@@ -115,7 +117,7 @@ def sample(state: State, sampling: Sampling = GREEDY) -> Int[Array, " batch"]:
     Returns:
       int32[batch]. They depend on the state alone: another call gives the same.
     """
-    return _sample(state, _numbers(sampling))
+    return _sample(state, numbers_of(sampling))
 
 
 @modes.standard
@@ -137,10 +139,11 @@ def step(
     Returns:
       The state behind them.
     """
-    if not isinstance(state.lengths, jax.core.Tracer):
-        state = _prepared(model, state, 1)
-    tokens = jnp.asarray(tokens, jnp.int32)
-    return _step(*nnx.split(model), state, tokens, _stops(model, stop_tokens))
+    tokens, stops = jnp.asarray(tokens, jnp.int32), stops_of(model, stop_tokens)
+    if isinstance(state.lengths, jax.core.Tracer):
+        return _step(*nnx.split(model), state, tokens, stops)
+    state, lengths = _prepared(model, state, 1), np.array(state.lengths)
+    return renewed(model, _step(*nnx.split(model), state, tokens, stops), lengths)
 
 
 @modes.standard
@@ -166,8 +169,12 @@ def advance(
     """
     state = _prepared(model, state, new_tokens)
     graph, weights = nnx.split(model)
-    stops = _stops(model, stop_tokens)
-    return _advance(graph, weights, state, _numbers(sampling), stops, np.int32(new_tokens))
+    stops, numbers = stops_of(model, stop_tokens), numbers_of(sampling)
+    while (size := until_outgrown(model, state)) is not None and size <= new_tokens:
+        lengths, new_tokens = np.array(state.lengths), new_tokens - size
+        state = advance_in_place(graph, weights, state, numbers, stops, np.int32(size))
+        state = renewed(model, state, lengths)
+    return advance_in_place(graph, weights, state, numbers, stops, np.int32(new_tokens))
 
 
 @modes.standard
@@ -217,14 +224,16 @@ def _prepared(model: Decoder, state: State, new_tokens: int) -> State:
     return with_room(model, state, int((ends + done).max()))
 
 
-def _numbers(sampling: Sampling) -> dict[str, np.ndarray]:
+def numbers_of(sampling: Sampling) -> dict[str, np.ndarray]:
+    """What programs are told of a sampling."""
     return {
         name: np.asarray(value, np.int32 if name == "top_k" else np.float32)
         for name, value in sampling.numbers().items()
     }
 
 
-def _stops(model: Decoder, more: Sequence[int]) -> np.ndarray:
+def stops_of(model: Decoder, more: Sequence[int]) -> np.ndarray:
+    """Ids of stop tokens, the config's too; int32, filled up with -1."""
     ids = [*model.config.eos_token_ids, *more]
     return np.array(ids + [-1] * (-len(ids) % STOPS or STOPS * (not ids)), np.int32)
 
@@ -245,11 +254,12 @@ def _step(
     def run(weights: nnx.State, *arguments: Any) -> State:
         return _added(nnx.merge(graph, weights), *arguments)
 
-    return modes.automatic(run, weights, state, tokens, stops, out=state.specs)
+    state = modes.automatic(run, weights, state, tokens, stops, out=state.specs)
+    return held(graph, weights, state)
 
 
 @partial(jax.jit, static_argnames="graph", donate_argnames="state")
-def _advance(
+def advance_in_place(
     graph: nnx.GraphDef,
     weights: nnx.State,
     state: State,
@@ -257,6 +267,8 @@ def _advance(
     stops: Int[Array, " stops"],
     new: Int[Array, ""],
 ) -> State:
+    """The state after `new` tokens; the program of `advance`."""
+
     def run(weights: nnx.State, state: State, numbers: Any, stops: Any, new: Any) -> State:
         model = nnx.merge(graph, weights)
 
@@ -270,7 +282,8 @@ def _advance(
 
         return jax.lax.while_loop(more, add, (state, new))[0]
 
-    return modes.automatic(run, weights, state, numbers, stops, new, out=state.specs)
+    state = modes.automatic(run, weights, state, numbers, stops, new, out=state.specs)
+    return held(graph, weights, state)
 
 
 def _chosen(state: State, numbers: Mapping[str, Any]) -> Int[Array, " batch"]:

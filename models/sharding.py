@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
 from jentropy.errors import InputError
 from jentropy.formats import GROUP_INDEX, WHOLE, QuantizedTensor
@@ -94,7 +94,7 @@ class Sharding:
       ((), ('model',))
     """
 
-    mesh: Mesh
+    mesh: Mesh | AbstractMesh
     rules: Rules = ()
     kv_heads: int
 

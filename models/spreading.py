@@ -10,10 +10,11 @@ from __future__ import annotations
 import functools
 import json
 import math
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 import numpy as np
@@ -45,13 +46,14 @@ class Piece:
     index: tuple[int, ...]
 
 
-@runtime_checkable
-class Filling(Protocol):
+class Filling(ABC):
     """Parameters that are being filled."""
 
+    @abstractmethod
     def wanted(self, tensor: Tensor, place: Place) -> tuple[slice, ...] | None:
         """What of a weight's codes has to be read, as of `Checkpoint.read_all`."""
 
+    @abstractmethod
     def pieces(self, name: str, place: Place, weight: Any) -> Iterator[Piece]:
         """What of a weight the devices of this process have.
 
@@ -60,9 +62,11 @@ class Filling(Protocol):
           weight: what of it goes to the place, as far as it was wanted.
         """
 
+    @abstractmethod
     def add(self, name: str, path: Path, piece: Piece, weight: Any) -> None:
         """Takes a piece that was laid out, of the weight called `name`, to its parameter."""
 
+    @abstractmethod
     def alike(self) -> tuple[dict[str, Hashable], set[str], bool]:
         """What pieces came to be like.
 
@@ -71,12 +75,13 @@ class Filling(Protocol):
           whether all of each parameter are.
         """
 
+    @abstractmethod
     def whole(self) -> dict[Path, Any]:
         """The parameters, by path."""
 
 
 @dataclass(slots=True)
-class OnOneDevice:
+class OnOneDevice(Filling):
     """Everything on the default device."""
 
     stacks: dict[Path, Any] = field(default_factory=dict)
@@ -102,7 +107,7 @@ class OnOneDevice:
         return self.stacks
 
 
-class OverMesh:
+class OverMesh(Filling):
     """On every device its part.
 
     Args:

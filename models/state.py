@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import PartitionSpec
 from jaxtyping import Array, Int
 
 from jentropy import modes
@@ -25,6 +24,7 @@ from jentropy.errors import InputError
 
 from .caches import Cache
 from .decoder import Decoder
+from .placing import held, over_mesh
 
 CHUNK = 512  # most tokens of a sequence that go through the model at once
 SHORTEST = 16  # tokens of a chunk; fewer cost about as much
@@ -60,11 +60,14 @@ class State:
         """Positions that there is room for."""
         return self.tokens.shape[1]
 
+    def keeps_all(self) -> bool:
+        """Whether every position is in the caches, so that shorter `lengths` are sequences too."""
+        slots = [one.arrays[0].shape[2] for one in self.cache if one.sliding]
+        return all(int(self.lengths.max()) <= size for size in slots)
+
     def specs(self) -> State:
-        """How its arrays are split over a mesh with Explicit axes: by sequences, as `lengths`."""
-        by = modes.spec_of(self.lengths)
-        specs = jax.tree.map(lambda _: by, self)
-        return replace(specs, cache=jax.tree.map(lambda _: PartitionSpec(None, *by), self.cache))
+        """How its arrays are split over a mesh with Explicit axes."""
+        return jax.tree.map(modes.spec_of, self)
 
 
 @modes.standard
@@ -102,15 +105,16 @@ def prefill(
       >>> state.lengths.tolist(), state.logits.shape
       ([5, 4], (2, 1024))
     """
-    rows = _rows(prompts, model.config.vocab_size)
+    rows = token_rows(prompts, model.config.vocab_size)
     counts = np.array([len(row) for row in rows])
+    longest = int(counts.max())
     if state is None:
-        state = _empty(model, _seeds(seed, len(rows)), bucket(max(capacity, counts.max())))
-    starts = np.asarray(state.lengths)
+        state = empty(model, _seeds(seed, len(rows)), bucket(max(capacity, longest)))
+    starts = np.array(state.lengths)
     if len(starts) != len(rows):
         raise InputError("prompts", expected=f"{len(starts)}, as in the state", found=len(rows))
     chunks = []
-    for first in range(0, counts.max(), CHUNK):
+    for first in range(0, longest, CHUNK):
         here = np.clip(counts - first, 0, CHUNK)
         size = max(SHORTEST, 1 << (int(here.max()) - 1).bit_length())
         ids = np.zeros((len(rows), size), np.int32)
@@ -121,8 +125,27 @@ def prefill(
     state = with_room(model, state, max(capacity, *(end for _, _, end in chunks)))
     graph, weights = nnx.split(model)
     for ids, here, _ in chunks:
-        state = _read(graph, weights, state, ids, here.astype(np.int32), starts + counts)
-    return state
+        state = read_chunk(graph, weights, state, ids, here.astype(np.int32), starts + counts)
+    return renewed(model, state, starts)
+
+
+def until_outgrown(model: Decoder, state: State) -> int | None:
+    """How many tokens the next sequence may grow by whose rope then changes; None: none will."""
+    if (limit := model.config.outgrown) is None:
+        return None
+    lengths, done = np.asarray(state.lengths), np.asarray(state.done)
+    left = limit + 1 - lengths[~done & (lengths <= limit)]
+    return int(left.min()) if left.size else None
+
+
+def renewed(model: Decoder, state: State, lengths: np.ndarray) -> State:
+    """The state, its cache made anew if one of these lengths has outgrown its rope by now."""
+    limit, tokens, now = model.config.outgrown, *map(np.asarray, (state.tokens, state.lengths))
+    if limit is None or not ((lengths > 0) & (lengths <= limit) & (now > limit)).any():
+        return state
+    rows = [row[:length] for row, length in zip(tokens, now, strict=True)]
+    new = prefill(model, rows, capacity=state.capacity)
+    return replace(state, cache=new.cache, logits=new.logits)
 
 
 def refuse_more(model: Decoder, positions: int, what: str) -> None:
@@ -154,8 +177,8 @@ def bucket(positions: int) -> int:
     return size * 3 // 4 if CAPACITY < positions <= size * 3 // 4 else size
 
 
-def _rows(prompts: Any, vocabulary: int) -> list[np.ndarray]:
-    """The tokens of each sequence."""
+def token_rows(prompts: Any, vocabulary: int) -> list[np.ndarray]:
+    """The tokens of each sequence of `prompts`, as of `prefill`."""
     expected = "int[batch, time], or token ids of each sequence, not empty"
     if hasattr(prompts, "ndim"):
         if prompts.ndim != 2:
@@ -179,21 +202,32 @@ def _seeds(seed: int | Sequence[int], batch: int) -> np.ndarray:
     return np.array([one % (1 << 32) for one in seeds], np.uint32)
 
 
-def _empty(model: Decoder, seeds: np.ndarray, capacity: int) -> State:
+def empty(model: Decoder, seeds: np.ndarray, capacity: int) -> State:
+    """Sequences without tokens; `seeds` are uint32[batch]."""
     batch = len(seeds)
-    return State(
-        cache=model.new_cache(batch, capacity),
-        tokens=jnp.zeros((batch, capacity), jnp.int32),
-        logprobs=jnp.zeros((batch, capacity), jnp.float32),
-        lengths=jnp.zeros(batch, jnp.int32),
-        logits=jnp.zeros((batch, model.config.vocab_size), jnp.float32),
-        seeds=jnp.asarray(seeds),
-        done=jnp.zeros(batch, bool),
-    )
+
+    def make(seeds: jax.Array) -> State:
+        return State(
+            cache=model.new_cache(batch, capacity),
+            tokens=jnp.zeros((batch, capacity), jnp.int32),
+            logprobs=jnp.zeros((batch, capacity), jnp.float32),
+            lengths=jnp.zeros(batch, jnp.int32),
+            logits=jnp.zeros((batch, model.config.vocab_size), jnp.float32),
+            seeds=seeds,
+            done=jnp.zeros(batch, bool),
+        )
+
+    shapes = jax.eval_shape(make, seeds)
+    places = over_mesh(model, shapes)
+    if places is None:
+        return make(jnp.asarray(seeds))
+    zeros = jax.tree.map(lambda a, at: jnp.zeros(a.shape, a.dtype, device=at), shapes, places)
+    here = jax.make_array_from_callback(seeds.shape, places.seeds, lambda index: seeds[index])
+    return replace(zeros, seeds=here)
 
 
 @partial(jax.jit, static_argnames="graph", donate_argnames="state")
-def _read(
+def read_chunk(
     graph: nnx.GraphDef,
     weights: nnx.State,
     state: State,
@@ -206,7 +240,8 @@ def _read(
     def run(weights: nnx.State, state: State, *numbers: jax.Array) -> State:
         return _after(nnx.merge(graph, weights), state, *numbers)
 
-    return modes.automatic(run, weights, state, ids, counts, lengths, out=state.specs)
+    state = modes.automatic(run, weights, state, ids, counts, lengths, out=state.specs)
+    return held(graph, weights, state)
 
 
 def _after(

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-import jax.numpy as jnp
-import numpy as np
 from tokenizers import Tokenizer
 
 from jentropy import modes
@@ -14,7 +13,8 @@ from jentropy.checkpoints.contents import TOKENIZER
 from jentropy.errors import InputError
 
 from .decoder import Decoder
-from .generation import generate
+from .sampling import Sampling
+from .session import Session
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
@@ -53,15 +53,22 @@ def continue_text(
     max_new_tokens: int,
     temperature: float = 0.0,
     seed: int = 0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+    repetition_penalty: float = 1.0,
+    stop: Sequence[str] = (),
+    stop_tokens: Sequence[int] = (),
 ) -> tuple[list[int], str]:
-    """Continues a prompt.
+    """Continues a prompt. To have text as it comes, see `Session`.
 
     Args:
       model: the model.
       tokenizer: that of its checkpoint.
       prompt: one token at least.
       max_new_tokens: tokens to add; fewer if an end token comes before.
-      temperature, seed: as of `generate`.
+      temperature, seed, top_k, top_p, min_p, repetition_penalty, stop_tokens: as of `generate`.
+      stop: texts that end it, and are left out.
 
     Returns:
       Token ids, the prompt's included and what follows an end token left out, and their text.
@@ -76,21 +83,40 @@ def continue_text(
       >>> len(ids), text
       (2, 'import os')
     """
+    sampling = Sampling(
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+    )
+    session = Session(
+        model, tokenizer, sampling=sampling, seed=seed, stop=stop, stop_tokens=stop_tokens
+    )
+    ids = encode(tokenizer, prompt)
+    new = "".join(session.stream(ids, max_new_tokens))
+    assert session.answer is not None
+    return ids + session.answer.ids, tokenizer.decode(ids) + new
+
+
+def encode(tokenizer: Tokenizer, prompt: str, *, special: bool = True) -> list[int]:
+    """The tokens of a prompt.
+
+    Args:
+      special: adds the tokens that the tokenizer begins a text with.
+
+    Raises:
+      InputError: there are none.
+
+    Example:
+      >>> from jentropy import models
+      >>> encode(models.load_tokenizer(models.BUNDLED), "import os")
+      [607, 546]
+    """
     try:
-        ids = tokenizer.encode(prompt).ids
+        ids = tokenizer.encode(prompt, add_special_tokens=special).ids
     except TypeError as error:  # surrogates: bytes of the command line that are no UTF-8
         raise InputError("prompt", expected="text", found=f"{prompt!r:.60}") from error
     if not ids:
         raise InputError("prompt", expected="at least one token", found=repr(prompt))
-    out = np.asarray(
-        generate(
-            model,
-            jnp.asarray([ids]),
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            seed=seed,
-        )
-    )[0]
-    ends = np.flatnonzero(np.isin(out[len(ids) :], model.config.eos_token_ids))
-    kept = out[: len(ids) + int(ends[0])] if ends.size else out
-    return kept.tolist(), tokenizer.decode(kept.tolist())
+    return ids

@@ -6,9 +6,9 @@ depend on numbers, window12's escapes, are filled up to the longest of the stack
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -68,7 +68,7 @@ def put(
         return weight
     arrays = _parts(weight)
     if stack is None:
-        stacked = {name: _empty(array, axes) for name, array in arrays.items()}
+        stacked = _empty(arrays, axes)
     else:
         stacked = _parts(stack)
     lists = weight.record.lists if isinstance(weight, ResidentTensor) else {}
@@ -88,13 +88,30 @@ def _parts(weight: ResidentTensor | jax.Array) -> dict[str, jax.Array]:
     return dict(weight.arrays) if isinstance(weight, ResidentTensor) else {"": weight}
 
 
-def _empty(array: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """Zeros for a stack of arrays, on the device that the array is on, or split as it is."""
-    sharding = array.sharding
-    if isinstance(sharding, NamedSharding):
-        spec = PartitionSpec(*(None for _ in axes), *sharding.spec)
-        sharding = NamedSharding(sharding.mesh, spec)
-    return jnp.zeros((*axes, *array.shape), array.dtype, device=sharding)
+def _empty(arrays: dict[str, jax.Array], axes: tuple[int, ...]) -> dict[str, jax.Array]:
+    """Zeros for stacks of arrays, on the device that each is on, or split as it is."""
+
+    def place(array: jax.Array) -> jax.sharding.Sharding:
+        if not isinstance(array.sharding, NamedSharding):
+            return array.sharding
+        spec = PartitionSpec(*(None for _ in axes), *array.sharding.spec)
+        return NamedSharding(array.sharding.mesh, spec)
+
+    shapes = {n: jax.ShapeDtypeStruct((*axes, *a.shape), a.dtype) for n, a in arrays.items()}
+    places = {name: place(array) for name, array in arrays.items()}
+    return _zeros(tuple(shapes.items()), tuple(places.items()))()
+
+
+@lru_cache
+def _zeros(
+    shapes: tuple[tuple[str, jax.ShapeDtypeStruct], ...],
+    places: tuple[tuple[str, jax.sharding.Sharding], ...],
+) -> Callable[[], dict[str, jax.Array]]:
+    """One program for all arrays of a stack: compiling costs more than running does."""
+    return jax.jit(
+        lambda: {name: jnp.zeros(one.shape, one.dtype) for name, one in shapes},
+        out_shardings=dict(places),
+    )
 
 
 @partial(jax.jit, donate_argnums=0)

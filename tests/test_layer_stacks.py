@@ -212,11 +212,11 @@ def test_stacks_are_filled_in_place():
     packed = [to_resident(jnp.asarray(m, jnp.bfloat16), "reference") for m in matrices]
     stack = put(None, (3,), (2,), packed[2])
     for i in (0, 1):
-        words = stack.arrays["words"]
+        words = stack.arrays["signs"]
         where = words.unsafe_buffer_pointer()
         stack = put(stack, (3,), (i,), packed[i])
         assert words.is_deleted()
-        assert stack.arrays["words"].unsafe_buffer_pointer() == where
+        assert stack.arrays["signs"].unsafe_buffer_pointer() == where
     assert {likeness(one) for one in packed} == {likeness(packed[0])}
     assert stack.shape == (3, 64, 256)
     for i, one in enumerate(packed):

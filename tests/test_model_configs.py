@@ -481,3 +481,129 @@ def test_a_tokenizer_beside_a_single_file_is_its_own(tmp_path):
     (folder / "tokenizer.json").unlink()
     with pytest.raises(InputError, match=r"no tokenizer\.json"):
         models.load_tokenizer(folder / "model.safetensors")
+
+
+# Published models with experts, but for their tokens and sizes that SIZES has.
+WITH_EXPERTS = {
+    "mixtral 8x7b": {
+        "architectures": ["MixtralForCausalLM"],
+        "attention_dropout": 0.0,
+        "hidden_act": "silu",
+        "max_position_embeddings": 32768,
+        "model_type": "mixtral",
+        "num_experts_per_tok": 2,
+        "num_local_experts": 8,
+        "output_router_logits": False,
+        "rms_norm_eps": 1e-05,
+        "rope_theta": 1000000.0,
+        "router_aux_loss_coef": 0.02,
+        "sliding_window": None,
+        "torch_dtype": "bfloat16",
+        "use_cache": True,
+    },
+    "qwen3 30b a3b": {
+        "architectures": ["Qwen3MoeForCausalLM"],
+        "attention_bias": False,
+        "decoder_sparse_step": 1,
+        "head_dim": 128,
+        "hidden_act": "silu",
+        "max_position_embeddings": 40960,
+        "max_window_layers": 48,
+        "mlp_only_layers": [],
+        "model_type": "qwen3_moe",
+        "moe_intermediate_size": 768,
+        "norm_topk_prob": True,
+        "num_experts": 128,
+        "num_experts_per_tok": 8,
+        "output_router_logits": False,
+        "rope_scaling": None,
+        "rope_theta": 1000000.0,
+        "router_aux_loss_coef": 0.001,
+        "sliding_window": None,
+        "use_sliding_window": False,
+    },
+    "glm 4.5 air": {
+        "architectures": ["Glm4MoeForCausalLM"],
+        "attention_bias": True,
+        "first_k_dense_replace": 1,
+        "head_dim": 128,
+        "hidden_act": "silu",
+        "max_position_embeddings": 131072,
+        "model_type": "glm4_moe",
+        "moe_intermediate_size": 1408,
+        "n_group": 1,
+        "n_routed_experts": 128,
+        "n_shared_experts": 1,
+        "norm_topk_prob": True,
+        "num_experts_per_tok": 8,
+        "num_nextn_predict_layers": 1,
+        "partial_rotary_factor": 0.5,
+        "rope_scaling": None,
+        "rope_theta": 1000000,
+        "routed_scaling_factor": 1.0,
+        "topk_group": 1,
+        "use_qk_norm": False,
+    },
+    "gpt-oss 20b": {
+        "architectures": ["GptOssForCausalLM"],
+        "attention_bias": True,
+        "experts_per_token": 4,
+        "head_dim": 64,
+        "hidden_act": "silu",
+        "initial_context_length": 4096,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "max_position_embeddings": 131072,
+        "model_type": "gpt_oss",
+        "num_experts_per_tok": 4,
+        "num_local_experts": 32,
+        "output_router_logits": False,
+        "quantization_config": {
+            "modules_to_not_convert": ["model.layers.*.self_attn", "lm_head"],
+            "quant_method": "mxfp4",
+        },
+        "rope_scaling": {
+            "beta_fast": 32.0,
+            "beta_slow": 1.0,
+            "factor": 32.0,
+            "original_max_position_embeddings": 4096,
+            "rope_type": "yarn",
+            "truncate": False,
+        },
+        "rope_theta": 150000,
+        "router_aux_loss_coef": 0.9,
+        "sliding_window": 128,
+        "swiglu_limit": 7.0,
+    },
+}
+
+
+@pytest.mark.parametrize("name", WITH_EXPERTS)
+def test_configs_of_models_with_experts(name):
+    made = read({**SIZES, **WITH_EXPERTS[name]})
+    experts = made.experts
+    assert (experts.count, experts.per_token) == {
+        "mixtral 8x7b": (8, 2),
+        "qwen3 30b a3b": (128, 8),
+        "glm 4.5 air": (128, 8),
+        "gpt-oss 20b": (32, 4),
+    }[name]
+    assert [layer.routed for layer in made.layers()] == [name != "glm 4.5 air", True]
+    assert (made.extra_layers, made.rope.rotated) == ((1, 0.5) if "glm" in name else (0, 1.0))
+    assert [layer.window for layer in made.layers()] == [128 if "gpt" in name else None, None]
+
+
+def test_which_layers_of_qwen3_have_experts():
+    qwen3_moe = {**SIZES, **WITH_EXPERTS["qwen3 30b a3b"], "num_hidden_layers": 6}
+    made = read({**qwen3_moe, "decoder_sparse_step": 2, "mlp_only_layers": [3]})
+    assert made.routed == (False, True, False, False, False, True)
+    with pytest.raises(UnsupportedError, match=r"num_local_experts: expected 128, found 64"):
+        read({**qwen3_moe, "num_local_experts": 64})
+    with pytest.raises(InputError, match="mlp_only_layers: expected numbers of layers"):
+        read({**qwen3_moe, "mlp_only_layers": "3"})
+
+
+def test_gpt_oss_says_little_where_all_is_as_published():
+    told = dict(WITH_EXPERTS["gpt-oss 20b"])
+    for key in ("rope_scaling", "rope_theta", "layer_types", "sliding_window", "swiglu_limit"):
+        del told[key]
+    assert read({**SIZES, **told}) == read({**SIZES, **WITH_EXPERTS["gpt-oss 20b"]})

@@ -78,7 +78,7 @@ def compress_checkpoint(
     with writing(target, _fingerprint(files), overwrite=overwrite) as writer:
         entries = write(writer, manifest.items, progress)
         if _state(files) != before:
-            raise InputError("files changed while they were being compressed", file=source)
+            raise _changed(source)
         writer.finish(
             tensors=tuple(entries[n] for n in manifest.tensors),
             blobs=tuple(entries[n] for n in manifest.blobs),
@@ -99,5 +99,12 @@ def _fingerprint(source: FileSource | OrbaxSource) -> str:
 
 def _state(source: FileSource | OrbaxSource) -> list[tuple[str, int, int]]:
     """Changes with any file of the source that is written while it is read."""
-    stats = ((name, (source.root / name).stat()) for name in source.files)
+    try:
+        stats = [(name, (source.root / name).stat()) for name in source.files]
+    except OSError as error:
+        raise _changed(source.root) from error
     return [(name, told.st_size, told.st_mtime_ns) for name, told in stats]
+
+
+def _changed(source: Path) -> InputError:
+    return InputError("files changed while they were being compressed", file=source)

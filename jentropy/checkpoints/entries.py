@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
+import numpy as np
+
 from jentropy.codecs import stored
 from jentropy.containers.tensor import TensorHeader, first_twice
 from jentropy.errors import CorruptError
@@ -28,6 +30,16 @@ class Entry:
     name: str
     header: TensorHeader
     places: tuple[tuple[int, int], ...]  # bundle and offset in it, of each chunk's payload
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what it holds."""
+        return self.header.shape
+
+    @property
+    def dtype(self) -> str:
+        """NumPy's name of that of what it holds."""
+        return self.header.dtype
 
     @property
     def rows(self) -> Iterable[tuple[int, ...]]:
@@ -143,8 +155,10 @@ class Index:
     weights: tuple[WeightEntry, ...] = ()
 
     def __post_init__(self) -> None:
-        for entry in (*self.tensors, *self.blobs):
-            _check_places(entry, self.bundles)
+        for entries in (self.tensors, self.blobs):
+            if not _lie_within(getattr(entries, "ends", None), self.bundles):
+                for entry in entries:
+                    _check_places(entry, self.bundles)
         for place, numbers, count in _pointers(self):
             if (number := max(numbers, default=-1)) >= count:
                 raise CorruptError(place, expected=f"a number below {count}", found=number)
@@ -177,6 +191,13 @@ class Index:
     def name_of(self, array: int | Blocks) -> str:
         """Name of an array of a file."""
         return array.name if isinstance(array, Blocks) else self.tensors[array].name
+
+
+def _lie_within(ends: np.ndarray | None, bundles: tuple[int, ...]) -> bool:
+    """Whether the ends of what bundles hold are known to lie in them."""
+    if ends is None or len(ends) > len(bundles):
+        return False
+    return all(end <= size for end, size in zip(ends.tolist(), bundles, strict=False))
 
 
 def _check_places(entry: Entry, bundles: tuple[int, ...]) -> None:

@@ -21,6 +21,8 @@ from .gguf_blocks import PACKINGS
 
 SUFFIX = ".gguf"
 BIG = " big-endian"
+# What the package, and NumPy in it, raise for files that are damaged.
+DAMAGED = (ValueError, LookupError, OverflowError, TypeError)
 # Types that are arrays of numbers, and their dtypes; all others are bytes in blocks.
 _NUMBERS = {
     "F64": np.float64,
@@ -73,7 +75,7 @@ def read(path: Path) -> GgufFile:
         tensors = sorted(reader.tensors, key=lambda t: t.data_offset)
         arrays = tuple(_array(path, tensor, big=big) for tensor in tensors)
         starts = tuple(int(tensor.data_offset) for tensor in tensors)
-    except Exception as error:  # the package raises whatever NumPy does
+    except DAMAGED as error:
         what = " ".join(str(error).split()) or type(error).__name__
         raise CorruptError(f"GGUF cannot be read: {what:.200}", file=path) from error
     at = 0

@@ -62,6 +62,7 @@ from .entries import (
     WeightEntry,
     is_safe_path,
 )
+from .unread import unread
 
 VERSION = 1
 MAX_BYTES = 1 << 31  # of JSON: that of some millions of tensors
@@ -121,6 +122,21 @@ def _entry(**told: Any) -> Entry:
     return Entry(told["name"], header, tuple(one[:2] for one in rows))
 
 
+def _check_kind(dtype: str, number_format: str, codec: str) -> None:
+    """Raises InputError unless these are known and go together."""
+    name_in(CODECS).read(codec)
+    if not _fills(name_in((*ELEMENTS, RAW)).read(number_format), _known_dtype(dtype)):
+        raise CorruptError(".dtype", expected="another", found=dtype)
+
+
+def _read_entries(values: Any) -> tuple[Entry, ...]:
+    try:
+        entries = unread(values, ENTRY.read, _check_kind)
+    except InputError:
+        entries = None
+    return many(ENTRY).read(values) if entries is None else entries
+
+
 def _index(*, tree: Any, formats: tuple[Format, ...], **told: Any) -> Index:
     """The index of the values of INDEX."""
     try:
@@ -158,6 +174,7 @@ ENTRY = record(
     },
     tensor="name",
 )
+ENTRIES = Kind(_read_entries, many(ENTRY).write)
 BLOCKS = record(
     Blocks, {"name": TEXT, "packing": TEXT, "shape": SHAPE, "fields": many(SIZE)}, tensor="name"
 )
@@ -203,8 +220,8 @@ INDEX = record(
     {
         "bundles": many(SIZE),
         "files": many(FILE),
-        "blobs": many(ENTRY),
-        "tensors": many(ENTRY),
+        "blobs": ENTRIES,
+        "tensors": ENTRIES,
         "beside": Key(table(TEXT), default={}),
         "tree": Key(ANY, "tree_json", None),
         "stores": Key(many(STORE), default=()),

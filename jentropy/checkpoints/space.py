@@ -26,7 +26,7 @@ def least_bytes(arrays: Iterable[StoredArray]) -> int:
       >>> least_bytes([])
       0
     """
-    largest = sorted(arrays, key=lambda array: -array.nbytes)
+    largest = sorted((a for a in arrays if a.size), key=lambda array: -array.nbytes)
     sampled = largest[:SAMPLES]
     shrunk = sum(_ratio(array) * array.nbytes for array in sampled)
     whole = sum(array.nbytes for array in sampled)

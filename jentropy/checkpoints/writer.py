@@ -25,8 +25,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from jentropy.containers.tensor import checksum
-from jentropy.errors import InputError
-from jentropy.schema import many, parse, record
+from jentropy.schema import many, parse
 
 from . import durable, orbax, zarr_files
 from . import index as index_lib
@@ -37,7 +36,8 @@ from .store import ARRAYS, Store, bundle_name, is_compressed_checkpoint
 
 BUNDLE_BYTES = 1 << 26  # what a crash costs at the most, beside the tensor begun
 INDEX, BUNDLES, METADATA = "index", "bundles", "_METADATA"
-LINE = record(dict, {"entries": many(ENTRY)})  # of the journal
+LINE = many(ENTRY)  # of the journal, after the hash of its JSON
+HASH_DIGITS = 16
 
 
 @contextmanager
@@ -78,7 +78,7 @@ class Writer:
         self.path, self.stage, self._overwrite = path, stage, overwrite
         self._made = stage / OUT
         self._journal_file = stage / "journal.jsonl"
-        self._first = _line({"fingerprint": fingerprint})
+        self._first = _hashed(json.dumps(fingerprint))
         self._resumable = fingerprint is not None
         self._sizes: list[int] = []  # of the bundles that are full
         self._size = 0  # of the one begun
@@ -101,11 +101,10 @@ class Writer:
             if next(lines, "") != self._first:
                 return
             for line in lines:
-                try:
-                    told = parse(LINE, line, self._journal_file)
-                except InputError:  # it was cut off
+                text = line[HASH_DIGITS + 1 : -1]
+                if line != _hashed(text):  # it was cut off, or damaged
                     return
-                yield from told["entries"]
+                yield from parse(LINE, text, self._journal_file)
 
     def take_up(self, entry: Entry) -> bool:
         """Takes over an entry as the next one, if its payloads lie in their places."""
@@ -147,7 +146,7 @@ class Writer:
                     self._complete(number, size, durable.opened(self._chunk(number), keep=True))
             if self._size:
                 os.truncate(self._chunk(begun), self._size)
-            lines = _line({"entries": [ENTRY.write(entry) for entry in entries]})
+            lines = _hashed(json.dumps(LINE.write(entries)))
             renewed = self.stage / "journal.renewed"
             durable.write(renewed, (self._first + lines).encode())
             os.replace(renewed, self._journal_file)
@@ -182,7 +181,7 @@ class Writer:
                 self._sizes.append(self._size)
                 self._size = 0
             if self._entries and self._resumable:
-                line = _line({"entries": [ENTRY.write(entry) for entry in self._entries]})
+                line = _hashed(json.dumps(LINE.write(self._entries)))
                 durable.write(self._journal_file, line.encode(), keep=True)
             self._entries = []
 
@@ -247,8 +246,10 @@ class Writer:
                 self._stream.close()
 
 
-def _line(content: Any) -> str:
-    return json.dumps(content) + "\n"
+def _hashed(text: str) -> str:
+    """A line of the journal."""
+    digest = checksum(np.frombuffer(text.encode("utf-8", "replace"), np.uint8))
+    return f"{digest:0{HASH_DIGITS}x} {text}\n"
 
 
 def _remove(path: Path) -> None:

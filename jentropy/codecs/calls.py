@@ -20,6 +20,7 @@ from .tables import IDLE, Tables
 
 STEPS = (512, 2048, LANE)  # of compiled programs
 LANES = (32, 64, 96, 128)  # of compiled programs; a chunk of 2^20 symbols has 128
+OPEN_CALLS = 4  # that still take streams
 DEVICE_LANES = 1 << 17  # of a call on an accelerator, which needs many at once
 
 
@@ -81,6 +82,7 @@ class Call:
       columns: lanes of each job.
       bases: each job's first table.
       tables: in order.
+      table_count: of all of them.
     """
 
     steps: int
@@ -90,20 +92,17 @@ class Call:
     columns: list[slice] = field(default_factory=list)
     bases: list[int] = field(default_factory=list)
     tables: list[Tables] = field(default_factory=list)
+    table_count: int = 0
+    _base_of: dict[Tables, int] = field(default_factory=dict)
 
     @property
     def lanes(self) -> int:
         """Of the program."""
         return next((n for n in LANES if n >= self.used), 1 << (self.used - 1).bit_length())
 
-    @property
-    def table_count(self) -> int:
-        """Of all jobs."""
-        return sum(tables.count for tables in self.tables)
-
     def takes(self, job: Job, limit: int, most_tables: int) -> bool:
         """Whether there is room for a job."""
-        tables = self.table_count + (0 if job.tables in self.tables else job.tables.count)
+        tables = self.table_count + (0 if job.tables in self._base_of else job.tables.count)
         return (
             not (job.fused or self.jobs[0].fused)
             and self.steps == _program_steps(job.size)
@@ -113,10 +112,11 @@ class Call:
 
     def add(self, place: int, job: Job) -> None:
         """Puts a job behind the others."""
-        if job.tables not in self.tables:
+        if job.tables not in self._base_of:
+            self._base_of[job.tables] = self.table_count
             self.tables.append(job.tables)
-        before = self.tables[: self.tables.index(job.tables)]
-        self.bases.append(sum(tables.count for tables in before))
+            self.table_count += job.tables.count
+        self.bases.append(self._base_of[job.tables])
         self.columns.append(slice(self.used, self.used + lane_count(job.size)))
         self.used = self.columns[-1].stop
         self.places.append(place)
@@ -208,7 +208,8 @@ def pick(grid: np.ndarray, columns: slice, size: int) -> np.ndarray:
 def calls_of(jobs: Iterable[Job], limit: int, most_tables: int) -> list[Call]:
     """Calls that jobs go into, largest first.
 
-    The longest streams go first, each into the first call that has room for it.
+    The longest streams go first, each into the first call that has room for it, of those few that
+    were begun last.
 
     Args:
       limit: lanes of a call, if one stream does not have more.
@@ -216,7 +217,8 @@ def calls_of(jobs: Iterable[Job], limit: int, most_tables: int) -> list[Call]:
     """
     calls: list[Call] = []
     for place, job in sorted(enumerate(jobs), key=lambda item: -item[1].size):
-        call = next((call for call in calls if call.takes(job, limit, most_tables)), None)
+        begun = calls[-OPEN_CALLS:]
+        call = next((call for call in begun if call.takes(job, limit, most_tables)), None)
         if call is None:
             call = Call(_program_steps(job.size))
             calls.append(call)

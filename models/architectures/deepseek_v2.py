@@ -8,12 +8,19 @@ from typing import Any
 from jentropy.errors import UnsupportedError
 from jentropy.models.config import Architecture, DecoderConfig, LatentConfig, decoder_config
 from jentropy.models.expert_config import ExpertsConfig
-from jentropy.models.keys import count, require
+from jentropy.models.keys import count, require, with_defaults
 from jentropy.models.names import EXPERT_NAMES
 
 from .glm4_moe import routed_from
 
 METHODS = ("greedy", "group_limited_greedy")
+LATENT = {
+    "q_lora_rank": 1536,
+    "kv_lora_rank": 512,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 128,
+}
 
 
 def latent_config(config: Mapping[str, Any], *, interleaved: bool = True) -> LatentConfig:
@@ -22,15 +29,10 @@ def latent_config(config: Mapping[str, Any], *, interleaved: bool = True) -> Lat
     Args:
       interleaved: whether rotated channels lie side by side.
     """
-    none = "q_lora_rank" in config and config["q_lora_rank"] is None
-    return LatentConfig(
-        q_lora_rank=None if none else require(config, "q_lora_rank", int, 1536),
-        kv_lora_rank=require(config, "kv_lora_rank", int, 512),
-        qk_nope_head_dim=require(config, "qk_nope_head_dim", int, 128),
-        qk_rope_head_dim=require(config, "qk_rope_head_dim", int, 64),
-        v_head_dim=require(config, "v_head_dim", int, 128),
-        rope_interleave=interleaved,
-    )
+    told = with_defaults(config, LATENT)
+    absent = {"q_lora_rank"} if told["q_lora_rank"] is None else set()
+    sizes = {key: None if key in absent else require(told, key) for key in LATENT}
+    return LatentConfig(**sizes, rope_interleave=interleaved)
 
 
 def deepseek_config(

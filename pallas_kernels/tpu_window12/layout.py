@@ -105,8 +105,7 @@ def pack(weight: Matrices) -> Packed:
     words, top, marks = zip(
         *(_pack_words(codes, tile_rows=tile_rows) for codes in weight.each), strict=True
     )
-    marked = np.unpackbits(np.stack([np.asarray(m) for m in marks]), axis=-1, count=columns)
-    index, row, column = np.nonzero(marked)
+    index, row, column = bf16.marked(np.stack([np.asarray(m) for m in marks]))
     codes = np.asarray(weight.each[index, row, column])
     others = weight.each.at[index, row ^ 1, column].get(mode="fill", fill_value=0)
     wide, high = -(-columns // TILE_COLUMNS), -(-rows // tile_rows)
@@ -219,17 +218,22 @@ def decode(weight: ResidentTensor, dtype: Any) -> Shaped[Array, "rows columns"]:
 
 
 def take(weight: ResidentTensor, ids: Int[Array, " ids"], dtype: Any) -> Shaped[Array, "ids rows"]:
-    """Columns of the packed matrix, one after the other.
+    """Columns of the packed matrix, one after the other, each out of the 128 that it lies among.
 
-    XLA would copy all words to gather columns at once, in an order where that is fast.
+    To take columns alone, XLA would first copy all words to an order where that is fast.
     """
     arrays, tile_columns = weight.arrays, weight.option("tile_columns")
     tile_rows = weight.option("tile_rows")
 
     def one(at: Array) -> Array:
-        words, top = (
-            jax.lax.dynamic_slice_in_dim(arrays[name], at, 1, axis=-1) for name in ("words", "top")
-        )
+        register, lane = jnp.divmod(at, LANES)
+
+        def column(array: Array) -> Array:
+            near = jax.lax.dynamic_slice_in_dim(array, register * LANES, LANES, axis=-1)
+            is_it = (jnp.arange(LANES) == lane).reshape(*(1,) * (array.ndim - 1), LANES)
+            return jnp.where(is_it, near, 0).max(axis=-1, keepdims=True)
+
+        words, top = column(arrays["words"]), column(arrays["top"])
         codes = _unpack_words(words, top, tile_rows)[:, 0]
         tile, within = jnp.divmod(at, tile_columns)
         lists = jax.lax.dynamic_index_in_dim(arrays["escapes"], tile, keepdims=False)

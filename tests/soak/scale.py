@@ -47,7 +47,7 @@ def run(folder: Path, bundles: int, bundle_bytes: int, *, orbax: bool = True) ->
     tensors = {f"t{i}": ("U8", [bundle_bytes]) for i in range(bundles)}
     write_safetensors(source / "model.safetensors", tensors, noise)
     told("compress", lambda: jentropy.compress_checkpoint(source, dst))
-    assert len(list((dst / "state").glob("bundles.*"))) == bundles
+    assert len(list((dst / "state").glob("bundles.*"))) >= bundles
     told("open", lambda: jentropy.open_checkpoint(dst))
     tree = told("load", lambda: jentropy.load(dst))
     told("read all", lambda: sum(int(jentropy.decompress(t)[0]) for t in list(tree.values())))

@@ -1,0 +1,169 @@
+"""Entries of an index that are checked all at once, a column at a time, and read when asked for.
+
+What is not as it should be is left to the reading of one entry after another, which says where.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jentropy.codecs import stored
+from jentropy.containers.tensor import MAX_SIZE, chunk_length, is_shape
+
+from .entries import Entry
+
+HASHES = re.compile("[0-9a-f]*")
+DIGITS = 16  # of a hash
+BASE64 = re.compile("([0-9A-Za-z+/]{4})*([0-9A-Za-z+/]{2}==|[0-9A-Za-z+/]{3}=)?")
+# Types of values that may be left out, and what stands for one that is.
+OPTIONAL: dict[str, tuple[set[type], Any]] = {
+    "head": ({str}, ""),
+    "joint_entropy_bits": ({int, float, type(None)}, None),
+    "jax": ({bool}, False),
+    "scalar": ({bool}, False),
+    "key": ({str}, ""),
+}
+
+
+class UnreadEntry(Entry):
+    """An entry whose JSON has been checked.
+
+    Args:
+      told: its JSON.
+      read: makes the entry of it.
+    """
+
+    __slots__ = ("_entry", "_read", "_told")
+
+    def __init__(self, told: Mapping[str, Any], read: Callable[[Any], Entry]):
+        set_slot = object.__setattr__
+        set_slot(self, "name", told["name"])
+        set_slot(self, "_told", told)
+        set_slot(self, "_read", read)
+        set_slot(self, "_entry", None)
+
+    def _whole(self) -> Entry:
+        if self._entry is None:
+            object.__setattr__(self, "_entry", self._read(self._told))
+        return self._entry
+
+    @property
+    def header(self) -> Any:
+        return self._whole().header
+
+    @property
+    def places(self) -> Any:
+        return self._whole().places
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self._told["shape"])
+
+    @property
+    def dtype(self) -> str:
+        return self._told["dtype"]
+
+
+class UnreadEntries(tuple):
+    """Entries that are sound but for where their chunks lie.
+
+    Attributes:
+      ends: int64[bundles]: behind the last byte that a chunk has in each.
+    """
+
+    ends: np.ndarray
+
+
+def unread(
+    told: Any,
+    read: Callable[[Any], Entry],
+    check_kind: Callable[[str, str, str], Any],
+) -> UnreadEntries | None:
+    """The entries of a list's JSON, if all of it is sound.
+
+    Args:
+      read: makes the entry of one.
+      check_kind: raises an InputError unless a dtype, a format and a codec are known and go
+        together.
+
+    Returns:
+      None if anything is not as it should be.
+    """
+    if type(told) is not list or not told:
+        return None
+    try:
+        ends = _ends(told, check_kind)
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError):
+        return None
+    if ends is None:
+        return None
+    entries = UnreadEntries([UnreadEntry(one, read) for one in told])
+    entries.ends = ends
+    return entries
+
+
+def _types(values: Sequence[Any]) -> set[type]:
+    return set(map(type, values))
+
+
+def _ends(told: list[Any], check_kind: Callable[[str, str, str], Any]) -> np.ndarray | None:
+    if _types(told) != {dict} or _types([one["name"] for one in told]) != {str}:
+        return None
+    kinds = [(one["dtype"], one["format"], one["codec"]) for one in told]
+    for kind in set(kinds):
+        if _types(kind) != {str}:
+            return None
+        check_kind(*kind)
+    if not _types([one["entropy_bits"] for one in told]) <= {int, float}:
+        return None
+    for key, (types, default) in OPTIONAL.items():
+        if not _types([one.get(key, default) for one in told]) <= types:
+            return None
+    if not all(BASE64.fullmatch(one["head"]) for one in told if "head" in one):
+        return None
+    return _ends_of_chunks(told, [kind[2] == stored.NAME for kind in kinds])
+
+
+def _ends_of_chunks(told: list[Any], is_stored: list[bool]) -> np.ndarray | None:
+    shapes = [tuple(one["shape"]) for one in told]
+    if _types([one["shape"] for one in told]) != {list}:
+        return None
+    counts = {shape: _chunks(shape) for shape in set(shapes)}
+    groups = [one["chunks"] for one in told]
+    if _types(groups) != {list} or [counts[shape] for shape in shapes] != list(map(len, groups)):
+        return None
+    rows = list(itertools.chain.from_iterable(groups))
+    if not rows:
+        return np.zeros(0, np.int64)
+    if _types(rows) != {list}:
+        return None
+    lengths = {
+        (len(row), one) for group, one in zip(groups, is_stored, strict=True) for row in group
+    }
+    if not lengths <= {(4, True), (5, False)}:
+        return None
+    numbers = [row[:3] for row in rows]
+    if _types(list(itertools.chain.from_iterable(numbers))) != {int}:
+        return None
+    hashes = list(itertools.chain.from_iterable(row[3:] for row in rows))
+    if set(map(len, hashes)) != {DIGITS} or not HASHES.fullmatch("".join(hashes)):
+        return None
+    places = np.array(numbers, np.int64)
+    if places.min() < 0 or places[:, 0].max() >= len(rows) or places.max() > MAX_SIZE:
+        return None
+    ends = np.zeros(int(places[:, 0].max()) + 1, np.int64)
+    np.maximum.at(ends, places[:, 0], places[:, 1] + places[:, 2])
+    return ends
+
+
+def _chunks(shape: tuple[Any, ...]) -> int:
+    """How many chunks a tensor has; -1 of what is no shape."""
+    if not _types(shape) <= {int} or min(shape, default=0) < 0 or not is_shape(shape):
+        return -1
+    return -(-math.prod(shape) // chunk_length(shape))

@@ -1,0 +1,94 @@
+"""What models take of a device: counted from shapes, by a TPU's compiler, and while they load."""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+
+import jax
+import pytest
+from flax import nnx
+
+import jentropy
+from jentropy.errors import InputError
+from jentropy.models import footprint, spreading
+from jentropy.models.footprint import abstract_model, described
+from jentropy.pallas_kernels.filling import put
+
+from .compilers import needs, outputs
+from .conftest import HERE
+
+CONFIGS = HERE / "configs"  # of published models, without weights
+SMALL = 1 << 12  # bytes of numbers that JAX keeps
+LLAMA, QWEN = CONFIGS / "llama-3.1-8b", CONFIGS / "qwen3-8b"
+
+
+def nbytes(tree) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize("backend", ["reference", "tpu", "gpu"])
+@pytest.mark.parametrize("path", [LLAMA, QWEN / "config.json"], ids=lambda path: path.stem)
+def test_a_bf16_model_holds_three_quarters_of_its_bytes(path, backend):
+    config, formats = described(path)
+    dense = nbytes(nnx.state(abstract_model(config, None, formats)))
+    assert 16.0e9 < dense < 16.4e9
+    assert 0.75 * dense < nbytes(nnx.state(abstract_model(config, backend, formats))) < 0.76 * dense
+
+
+def test_formats_are_those_of_the_weights(fixtures, packed):
+    for path in (packed["gptq_v1"], packed["llama_bf16"]):
+        config, formats = described(path)
+        model, real = abstract_model(config, "reference", formats), jentropy.models.load(path)
+        assert nbytes(nnx.state(model)) == pytest.approx(nbytes(nnx.state(real)), rel=0.03)
+
+
+def test_loading_holds_little_more_than_the_model(packed, monkeypatch):
+    """Buffers of the device, whenever a matrix goes into its stack: it may be there twice."""
+    held = []
+
+    def watched(*arguments):
+        held.append(nbytes(jax.live_arrays()))
+        stack = put(*arguments)
+        held.append(nbytes(jax.live_arrays()))
+        return stack
+
+    monkeypatch.setattr(spreading, "put", watched)
+    for name in ("llama_bf16", "gptq_v1"):
+        source = jentropy.open_checkpoint(packed[name])
+        largest = 2 * max(math.prod(source.tensor(n).shape) for n in source.names())  # of BF16
+        gc.collect()
+        before = nbytes(jax.live_arrays())
+        held.clear()
+        model = jentropy.models.load(packed[name])
+        resident = nbytes(
+            [v.get_value() for _, v in nnx.to_flat_state(nnx.state(model, nnx.Param))]
+        )
+        assert len(held) > 20
+        assert max(held) - before <= resident + 2 * largest + SMALL
+        assert nbytes(jax.live_arrays()) - before <= resident + SMALL
+
+
+def test_what_is_no_model_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no checkpoint"):
+        described(tmp_path)
+    assert footprint.main([str(tmp_path), "--tpu", "v5e"]) == footprint.BAD_INPUT
+
+
+@needs("v5e")
+def test_llama_fits_a_v5e():
+    """An 8B model bit for bit in 16 GB, which dense weights alone exceed."""
+    command = ("-m", "jentropy.models.footprint", str(LLAMA), "--tpu", "v5e", "--json", "-")
+    (found,) = outputs((*command, "--context", "1024", "--batch", "8", "--dense"))
+    ours, dense = found["compressed"], found["dense"]
+    assert ours["fits"]
+    assert ours["weight_bytes"] < 12.1e9
+    assert ours["cache_bytes"] == 8 * 1024 * 2 * 32 * 8 * 128 * 2
+    for program in ours["programs"].values():
+        assert ours["weight_bytes"] + ours["cache_bytes"] < program["peak_bytes"] < 15e9
+        assert program["temporary_bytes"] < 1.3e9
+    assert not dense["fits"]
+    for program in dense["programs"].values():
+        assert "exceeds available HBM" in program["refused"]
+    assert json.loads((LLAMA / "config.json").read_text())["num_hidden_layers"] == 32
