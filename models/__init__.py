@@ -18,6 +18,7 @@ from .loading import load
 from .reading import bytes_per_token
 from .sampling import Sampling, sampling_of
 from .session import Answer, Session
+from .spilling import Spilled, spill
 from .state import State, prefill
 from .text import continue_text, encode, load_tokenizer
 
@@ -36,6 +37,7 @@ __all__ = [
     "RopeConfig",
     "Sampling",
     "Session",
+    "Spilled",
     "State",
     "advance",
     "bytes_per_token",
@@ -50,6 +52,7 @@ __all__ = [
     "prefill",
     "sample",
     "sampling_of",
+    "spill",
     "step",
     "stream",
 ]

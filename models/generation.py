@@ -28,6 +28,7 @@ from jentropy import modes
 from jentropy.errors import InputError
 
 from .decoder import Decoder
+from .placing import held
 from .sampling import Sampling, draw
 from .state import State, prefill, refuse_more, renewed, token_rows, until_outgrown, with_room
 
@@ -253,7 +254,8 @@ def _step(
     def run(weights: nnx.State, *arguments: Any) -> State:
         return _added(nnx.merge(graph, weights), *arguments)
 
-    return modes.automatic(run, weights, state, tokens, stops, out=state.specs)
+    state = modes.automatic(run, weights, state, tokens, stops, out=state.specs)
+    return held(graph, weights, state)
 
 
 @partial(jax.jit, static_argnames="graph", donate_argnames="state")
@@ -280,7 +282,8 @@ def advance_in_place(
 
         return jax.lax.while_loop(more, add, (state, new))[0]
 
-    return modes.automatic(run, weights, state, numbers, stops, new, out=state.specs)
+    state = modes.automatic(run, weights, state, numbers, stops, new, out=state.specs)
+    return held(graph, weights, state)
 
 
 def _chosen(state: State, numbers: Mapping[str, Any]) -> Int[Array, " batch"]:

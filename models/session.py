@@ -16,7 +16,7 @@ from .decoder import Decoder
 from .decoding import Pieces
 from .generation import GREEDY, stream
 from .sampling import Sampling
-from .state import State, prefill
+from .state import State, prefill, refuse_more
 
 
 @dataclass(slots=True, kw_only=True)
@@ -97,6 +97,7 @@ class Session:
           InputError: as of `prefill`, and more positions than the model has.
         """
         began = time.perf_counter()
+        refuse_more(self.model, len(prompt) + max_new_tokens, "prompt and new tokens")
         answer = self.answer = Answer(prompt_ids=list(prompt))
         self.state = self._read(answer.prompt_ids, max_new_tokens)
         pieces = Pieces(self.tokenizer, answer.prompt_ids, self.stop)
@@ -139,7 +140,9 @@ class Session:
             tokens = np.asarray(state.tokens)[0, :length]
             differs = np.flatnonzero(tokens[: len(prompt)] != np.array(prompt[:length]))
             same = min(int(differs[0]) if differs.size else length, len(prompt) - 1)
-            same = same if same == length or state.keeps_all() else 0
+            limit = self.model.config.outgrown
+            is_outgrown = limit is not None and same <= limit < length
+            same = same if same == length or (state.keeps_all() and not is_outgrown) else 0
         if not same:
             return prefill(self.model, [prompt], capacity=needed, seed=self.seed)
         state = replace(state, lengths=jnp.full_like(state.lengths, same))

@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import PartitionSpec
 from jaxtyping import Array, Int
 
 from jentropy import modes
@@ -25,6 +24,7 @@ from jentropy.errors import InputError
 
 from .caches import Cache
 from .decoder import Decoder
+from .placing import held, over_mesh
 
 CHUNK = 512  # most tokens of a sequence that go through the model at once
 SHORTEST = 16  # tokens of a chunk; fewer cost about as much
@@ -66,10 +66,8 @@ class State:
         return all(int(self.lengths.max()) <= size for size in slots)
 
     def specs(self) -> State:
-        """How its arrays are split over a mesh with Explicit axes: by sequences, as `lengths`."""
-        by = modes.spec_of(self.lengths)
-        specs = jax.tree.map(lambda _: by, self)
-        return replace(specs, cache=jax.tree.map(lambda _: PartitionSpec(None, *by), self.cache))
+        """How its arrays are split over a mesh with Explicit axes."""
+        return jax.tree.map(modes.spec_of, self)
 
 
 @modes.standard
@@ -207,15 +205,25 @@ def _seeds(seed: int | Sequence[int], batch: int) -> np.ndarray:
 def empty(model: Decoder, seeds: np.ndarray, capacity: int) -> State:
     """Sequences without tokens; `seeds` are uint32[batch]."""
     batch = len(seeds)
-    return State(
-        cache=model.new_cache(batch, capacity),
-        tokens=jnp.zeros((batch, capacity), jnp.int32),
-        logprobs=jnp.zeros((batch, capacity), jnp.float32),
-        lengths=jnp.zeros(batch, jnp.int32),
-        logits=jnp.zeros((batch, model.config.vocab_size), jnp.float32),
-        seeds=jnp.asarray(seeds),
-        done=jnp.zeros(batch, bool),
-    )
+
+    def make(seeds: jax.Array) -> State:
+        return State(
+            cache=model.new_cache(batch, capacity),
+            tokens=jnp.zeros((batch, capacity), jnp.int32),
+            logprobs=jnp.zeros((batch, capacity), jnp.float32),
+            lengths=jnp.zeros(batch, jnp.int32),
+            logits=jnp.zeros((batch, model.config.vocab_size), jnp.float32),
+            seeds=seeds,
+            done=jnp.zeros(batch, bool),
+        )
+
+    shapes = jax.eval_shape(make, seeds)
+    places = over_mesh(model, shapes)
+    if places is None:
+        return make(jnp.asarray(seeds))
+    zeros = jax.tree.map(lambda a, at: jnp.zeros(a.shape, a.dtype, device=at), shapes, places)
+    here = jax.make_array_from_callback(seeds.shape, places.seeds, lambda index: seeds[index])
+    return replace(zeros, seeds=here)
 
 
 @partial(jax.jit, static_argnames="graph", donate_argnames="state")
@@ -232,7 +240,8 @@ def read_chunk(
     def run(weights: nnx.State, state: State, *numbers: jax.Array) -> State:
         return _after(nnx.merge(graph, weights), state, *numbers)
 
-    return modes.automatic(run, weights, state, ids, counts, lengths, out=state.specs)
+    state = modes.automatic(run, weights, state, ids, counts, lengths, out=state.specs)
+    return held(graph, weights, state)
 
 
 def _after(

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float32, Shaped, UInt16
+from jaxtyping import Array, Float32, Shaped, UInt8, UInt16
 
 from jentropy.codecs import window12
 from jentropy.formats import Format
@@ -35,6 +35,20 @@ def tops(codes: UInt16[Array, "rows columns"], axis: int) -> UInt16[Array, " oth
         lambda e: (exponents == e).sum(axis, dtype=jnp.int32), jnp.arange(256, dtype=jnp.uint8)
     )
     return window12.choose_top(counts.T).astype(jnp.uint16)
+
+
+def marked(
+    marks: UInt8[np.ndarray, "*stack rows bytes"],
+) -> tuple[np.ndarray, ...]:
+    """Indices, in order, of what `jnp.packbits` along the last axis marks; few of many.
+
+    Example:
+      >>> marked(np.array([[0, 64], [1, 0]], np.uint8))
+      (array([0, 1]), array([9, 7]))
+    """
+    *before, byte = np.nonzero(marks)
+    one, bit = np.nonzero(np.unpackbits(marks[*before, byte][:, None], axis=1))
+    return *(index[one] for index in before), 8 * byte[one] + bit
 
 
 def numbers(codes: UInt16[Array, "*shape"], dtype: Any) -> Shaped[Array, "*shape"]:

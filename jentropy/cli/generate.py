@@ -159,10 +159,10 @@ class Talk:
             new = max(1, min(new, session.model.config.max_position_embeddings - len(ids)))
         try:
             yield from session.stream(ids, new)
-        finally:
-            answer = session.answer
-            self.ids = ids + answer.ids
-            self.messages.append({"role": "assistant", "content": answer.text})
+        finally:  # an answer that Ctrl-C ended is one too
+            if answer := session.answer:
+                self.ids = ids + answer.ids
+                self.messages.append({"role": "assistant", "content": answer.text})
 
     def summarize(self) -> None:
         """Says how fast the last answer was, and what it read."""

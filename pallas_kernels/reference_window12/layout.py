@@ -26,7 +26,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int, Shaped, UInt8, UInt16
+from jaxtyping import Array, Int, Shaped, UInt8, UInt16
 
 from jentropy import modes
 from jentropy.codecs import window12
@@ -79,9 +79,9 @@ def pack(weight: Matrices) -> Packed:
         host = np.asarray(matrix)
         counts = histogram.count(host, bits=16).reshape(2, 256, 128).sum(axis=(0, 2))
         tops.append(window12.choose_top(counts))
-        *packed, escapes = _pack_planes(matrix, np.uint16(tops[-1]), blocks=blocks)
+        *packed, marks = _pack_planes(matrix, np.uint16(tops[-1]), blocks=blocks)
         planes.append(packed)
-        row, column = np.nonzero(np.asarray(escapes))
+        row, column = bf16.marked(np.asarray(marks))
         place = row % (rows // blocks) * columns + column
         listed.append((np.bincount(row, minlength=rows), place, host[row, column]))
     planned = shapes(
@@ -121,8 +121,9 @@ def _pack_planes(
 ) -> tuple[
     UInt8[Array, "blocks 2 half columns"],
     UInt8[Array, "blocks half columns"],
-    Bool[Array, "rows columns"],
+    UInt8[Array, "rows bytes"],
 ]:
+    """Signs, ranks, and a bit for every escape."""
     slots = window12.to_slots(codes, top)
     rows = codes.shape[0] // blocks
     slots = slots.reshape(blocks, rows, -1)
@@ -130,7 +131,8 @@ def _pack_planes(
     ranks = (slots >> MANTISSA & RANK).astype(jnp.uint8)
     signs = slots >> 8 & SIGN | slots & (SIGN - 1)
     pairs = ranks[:, 0] | ranks[:, 1] << NIBBLE
-    return signs.astype(jnp.uint8), pairs, window12.is_escape(codes, top)
+    marks = jnp.packbits(window12.is_escape(codes, top), axis=-1)
+    return signs.astype(jnp.uint8), pairs, marks
 
 
 def _slots(signs: Array, ranks: Array, top: Array) -> UInt16[Array, "*shape"]:

@@ -105,8 +105,7 @@ def pack(weight: Matrices) -> Packed:
     words, top, marks = zip(
         *(_pack_words(codes, tile_rows=tile_rows) for codes in weight.each), strict=True
     )
-    marked = np.unpackbits(np.stack([np.asarray(m) for m in marks]), axis=-1, count=columns)
-    index, row, column = np.nonzero(marked)
+    index, row, column = bf16.marked(np.stack([np.asarray(m) for m in marks]))
     codes = np.asarray(weight.each[index, row, column])
     others = weight.each.at[index, row ^ 1, column].get(mode="fill", fill_value=0)
     wide, high = -(-columns // TILE_COLUMNS), -(-rows // tile_rows)
