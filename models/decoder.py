@@ -136,7 +136,7 @@ class Decoder(nnx.Module):
 
         def step(kind: int, carry: tuple, at: jax.Array) -> tuple:
             x, cache = carry
-            turn = Turn(at, start, *(table[at] for table in tables[kind]), count=count)
+            turn = Turn(at, start, *(table[at] for table in tables[kind]))._replace(valid=count)
             # A layer is the same bits within a loop and without: XLA fuses nothing across its ends.
             x, turn = jax.lax.optimization_barrier((x, turn))
             x, new = take(self.layers[kind], at)(x, cache[kind], turn)

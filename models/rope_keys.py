@@ -85,7 +85,7 @@ def rope_config(
                 raise InputError(f"config.json: {name}", expected=expected, found=value)
     kind = str(told.get("rope_type") or "default")
     kind = (names or {}).get(kind, kind)
-    defaults = dict(_DEFAULTS)
+    defaults: dict[str, Any] = dict(_DEFAULTS)
     if kind in ("yarn", "longrope"):
         length = require(config, "max_position_embeddings", int, 2048)
         original = told.get("original_max_position_embeddings")

@@ -128,8 +128,8 @@ def test_parts_are_cut_between_blocks():
     blocks = weight("FP8 128x128", (384, 256))
     assert split(Q, blocks) == (("model",), -2, 4, 96, False)  # blocks of 32
     assert split(DOWN, blocks, SUMS) == (("model",), -1, 4, 64, False)  # blocks of 64
-    assert split(DOWN, blocks, SUMS, model=3) == (("model",), -1, 3, 128, True)
-    assert split(DOWN, blocks, SUMS, model=16) == (("model",), -1, 16, 128, True)  # 16 are none
+    assert split(DOWN, blocks, SUMS, model=3) == (("model",), -1, 3, 96, True)
+    assert split(DOWN, blocks, SUMS, model=16) == (("model",), -1, 16, 32, True)  # not 16
     scattered = formats.GROUP_INDEX
     act_order = QuantizedTensor(
         number_format=blocks.number_format, codes=blocks.codes | {scattered: np.zeros(256, int)}
