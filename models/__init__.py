@@ -11,13 +11,15 @@ from .architectures import ARCHITECTURES, OTHER_NAMES
 from .chat import ChatTemplate, load_chat_template
 from .compressed_params import CompressedParam, compress_params
 from .compressing import Compressed, compress_module
-from .config import DecoderConfig, RopeConfig
+from .config import DecoderConfig, LatentConfig, RopeConfig
 from .decoder import Decoder
+from .expert_config import ExpertsConfig
 from .generation import advance, generate, sample, step, stream
 from .loading import load
 from .reading import bytes_per_token
 from .sampling import Sampling, sampling_of
 from .session import Answer, Session
+from .spilling import Spilled, spill
 from .state import State, prefill
 from .text import continue_text, encode, load_tokenizer
 
@@ -32,10 +34,13 @@ __all__ = [
     "CompressedParam",
     "Decoder",
     "DecoderConfig",
+    "ExpertsConfig",
+    "LatentConfig",
     "OTHER_NAMES",
     "RopeConfig",
     "Sampling",
     "Session",
+    "Spilled",
     "State",
     "advance",
     "bytes_per_token",
@@ -50,6 +55,7 @@ __all__ = [
     "prefill",
     "sample",
     "sampling_of",
+    "spill",
     "step",
     "stream",
 ]

@@ -56,6 +56,12 @@ class ExpertsConfig:
                 0 < self.kept_groups <= self.groups,
                 f"1 to {self.groups}",
             ),
+            (
+                "scores of a group",
+                self.best_of_group,
+                self.groups == 1 or self.best_of_group * self.groups <= self.count,
+                f"those of {self.count} experts in {self.groups} groups",
+            ),
             ("experts of a token", self.per_token, 0 < self.per_token <= kept, f"1 to {kept}"),
             ("swiglu_limit", self.limit, self.limit is None or self.limit > 0, "above 0"),
         ):

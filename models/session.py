@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
 
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from .decoder import Decoder
 from .decoding import Pieces
 from .generation import GREEDY, stream
 from .sampling import Sampling
-from .state import State, prefill
+from .state import State, prefill, refuse_more
 
 
 @dataclass(slots=True, kw_only=True)
@@ -31,6 +31,10 @@ class Answer:
       ended: whether a stop token or string ended it.
       first_seconds: until the prompt was read and the first new token was there.
       seconds: from then on until the last.
+
+    Example:
+      >>> Answer(prompt_ids=[607, 546], text=".path").ended
+      False
     """
 
     prompt_ids: list[int] = field(repr=False)
@@ -80,10 +84,10 @@ class Session:
         self.sampling, self.seed = sampling, seed
         self.stop, self.stop_tokens = stop, tuple(stop_tokens)
         self.state: State | None = None
-        self.answer: Answer | None = None
+        self.answer = Answer(prompt_ids=[])
 
     @modes.standard
-    def stream(self, prompt: Sequence[int], max_new_tokens: int) -> Iterator[str]:
+    def stream(self, prompt: Sequence[int], max_new_tokens: int) -> Generator[str, None, None]:
         """Continues a prompt.
 
         Args:
@@ -97,6 +101,7 @@ class Session:
           InputError: as of `prefill`, and more positions than the model has.
         """
         began = time.perf_counter()
+        refuse_more(self.model, len(prompt) + max_new_tokens, "prompt and new tokens")
         answer = self.answer = Answer(prompt_ids=list(prompt))
         self.state = self._read(answer.prompt_ids, max_new_tokens)
         pieces = Pieces(self.tokenizer, answer.prompt_ids, self.stop)
@@ -139,8 +144,10 @@ class Session:
             tokens = np.asarray(state.tokens)[0, :length]
             differs = np.flatnonzero(tokens[: len(prompt)] != np.array(prompt[:length]))
             same = min(int(differs[0]) if differs.size else length, len(prompt) - 1)
-            same = same if same == length or state.keeps_all() else 0
-        if not same:
+            limit = self.model.config.outgrown
+            is_outgrown = limit is not None and same <= limit < length
+            same = same if same == length or (state.keeps_all() and not is_outgrown) else 0
+        if state is None or not same:
             return prefill(self.model, [prompt], capacity=needed, seed=self.seed)
         state = replace(state, lengths=jnp.full_like(state.lengths, same))
         return prefill(self.model, [prompt[same:]], capacity=needed, state=state)

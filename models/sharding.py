@@ -149,9 +149,9 @@ class Sharding:
         length = shape[axis]
         size = -(-length // count)
         blocks = [] if axis < -len(weight.shape) else _blocks(weight, axis)
-        if length % count or (axis == -1 and any(_cut(b, size) < LEAST_BLOCK for b in blocks)):
-            whole = math.lcm(1, *(min(block, length) for block in blocks))
-            size = -(-size // whole) * whole
+        if length % count or (axis == -1 and any(math.gcd(b, size) < LEAST_BLOCK for b in blocks)):
+            step = math.lcm(1, *(math.gcd(block, LEAST_BLOCK) for block in blocks))
+            size = -(-size // step) * step
         even = size * count == length and name in STAY_SPLIT
         stays = even and (name == "mlp" or not self.kv_heads % count)
         return Split(axes=axes, axis=axis, count=count, size=size, shape=shape, gathered=not stays)
@@ -183,11 +183,6 @@ def _blocks(weight: Any, axis: int) -> list[int]:
     return [block for block in blocks if block not in (1, WHOLE)]
 
 
-def _cut(block: int, size: int) -> int:
-    """The length of the blocks of parts: that of the weight, or a divisor of it."""
-    return math.gcd(block, size)
-
-
 def part(weight: Any, axis: int, first: int, size: int) -> Any:
     """Some rows, columns or matrices of a weight.
 
@@ -208,7 +203,7 @@ def part(weight: Any, axis: int, first: int, size: int) -> Any:
         blocks = list(parameter.blocks(rank))
         if blocks[axis] == WHOLE:
             continue
-        block = _cut(blocks[axis], size)
+        block = math.gcd(blocks[axis], size)  # that of the weight, or a divisor of it
         entries = np.arange(first, first + size, block)  # weights that they begin with
         array = codes[parameter.name]
         last = array.shape[axis] - 1

@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import PartitionSpec
 from jaxtyping import Array, Int
 
 from jentropy import modes
@@ -25,6 +24,7 @@ from jentropy.errors import InputError
 
 from .caches import Cache
 from .decoder import Decoder
+from .placing import held, over_mesh
 
 CHUNK = 512  # most tokens of a sequence that go through the model at once
 SHORTEST = 16  # tokens of a chunk; fewer cost about as much
@@ -45,6 +45,12 @@ class State:
       logits: float32[batch, vocabulary] of the next tokens.
       seeds: uint32[batch] of the sequences' random numbers.
       done: bool[batch], which sequences ended with a stop token, and grow no more.
+
+    Example:
+      >>> from jentropy import models
+      >>> state = models.prefill(models.load(models.BUNDLED), [[607, 546], [607]])
+      >>> state.capacity, state.lengths.tolist(), state.tokens[0, :2].tolist()
+      (128, [2, 1], [607, 546])
     """
 
     cache: tuple[Cache, ...]
@@ -66,10 +72,8 @@ class State:
         return all(int(self.lengths.max()) <= size for size in slots)
 
     def specs(self) -> State:
-        """How its arrays are split over a mesh with Explicit axes: by sequences, as `lengths`."""
-        by = modes.spec_of(self.lengths)
-        specs = jax.tree.map(lambda _: by, self)
-        return replace(specs, cache=jax.tree.map(lambda _: PartitionSpec(None, *by), self.cache))
+        """How its arrays are split over a mesh with Explicit axes."""
+        return jax.tree.map(modes.spec_of, self)
 
 
 @modes.standard
@@ -142,8 +146,10 @@ def until_outgrown(model: Decoder, state: State) -> int | None:
 
 def renewed(model: Decoder, state: State, lengths: np.ndarray) -> State:
     """The state, its cache made anew if one of these lengths has outgrown its rope by now."""
-    limit, tokens, now = model.config.outgrown, *map(np.asarray, (state.tokens, state.lengths))
-    if limit is None or not ((lengths > 0) & (lengths <= limit) & (now > limit)).any():
+    if (limit := model.config.outgrown) is None:
+        return state
+    tokens, now = np.asarray(state.tokens), np.asarray(state.lengths)
+    if not ((lengths > 0) & (lengths <= limit) & (now > limit)).any():
         return state
     rows = [row[:length] for row, length in zip(tokens, now, strict=True)]
     new = prefill(model, rows, capacity=state.capacity)
@@ -207,15 +213,25 @@ def _seeds(seed: int | Sequence[int], batch: int) -> np.ndarray:
 def empty(model: Decoder, seeds: np.ndarray, capacity: int) -> State:
     """Sequences without tokens; `seeds` are uint32[batch]."""
     batch = len(seeds)
-    return State(
-        cache=model.new_cache(batch, capacity),
-        tokens=jnp.zeros((batch, capacity), jnp.int32),
-        logprobs=jnp.zeros((batch, capacity), jnp.float32),
-        lengths=jnp.zeros(batch, jnp.int32),
-        logits=jnp.zeros((batch, model.config.vocab_size), jnp.float32),
-        seeds=jnp.asarray(seeds),
-        done=jnp.zeros(batch, bool),
-    )
+
+    def make(seeds: jax.Array) -> State:
+        return State(
+            cache=model.new_cache(batch, capacity),
+            tokens=jnp.zeros((batch, capacity), jnp.int32),
+            logprobs=jnp.zeros((batch, capacity), jnp.float32),
+            lengths=jnp.zeros(batch, jnp.int32),
+            logits=jnp.zeros((batch, model.config.vocab_size), jnp.float32),
+            seeds=seeds,
+            done=jnp.zeros(batch, bool),
+        )
+
+    shapes = jax.eval_shape(make, seeds)
+    places = over_mesh(model, shapes)
+    if places is None:
+        return make(jnp.asarray(seeds))
+    zeros = jax.tree.map(lambda a, at: jnp.zeros(a.shape, a.dtype, device=at), shapes, places)
+    here = jax.make_array_from_callback(seeds.shape, places.seeds, lambda index: seeds[index])
+    return replace(zeros, seeds=here)
 
 
 @partial(jax.jit, static_argnames="graph", donate_argnames="state")
@@ -232,7 +248,8 @@ def read_chunk(
     def run(weights: nnx.State, state: State, *numbers: jax.Array) -> State:
         return _after(nnx.merge(graph, weights), state, *numbers)
 
-    return modes.automatic(run, weights, state, ids, counts, lengths, out=state.specs)
+    state = modes.automatic(run, weights, state, ids, counts, lengths, out=state.specs)
+    return held(graph, weights, state)
 
 
 def _after(

@@ -234,12 +234,12 @@ class ResidentTensor:
         return jax.lax.dynamic_index_in_dim(array, self.index, keepdims=False)
 
     def which(self) -> list[jax.Array]:
-        """The scalar int32[1] that says which matrix it is, as kernels take it; none of no stack.
+        """int32[1] that says which matrix it is, or int32[matrices] of several; none of no stack.
 
         What a kernel is given a slice of, XLA copies first: three times the bytes. So kernels take
         whole arrays of a stack.
         """
-        return [] if self.index is None else [self.index.reshape(1)]
+        return [] if self.index is None else [self.index.reshape(-1)]
 
     def alone(self) -> ResidentTensor:
         """The same tensor without a stack around it: a copy of the matrices that lie in one."""

@@ -30,6 +30,8 @@ SLOW = (
     "test_aot.py",
     "test_gpu.py",
     "test_gpu_code.py",
+    "test_generation.py::test_a_sequence_is_the_same_in_any_batch",
+    "test_generation.py::test_a_turn_goes_on_where_the_last_one_ended",
     "test_imports.py::test_works_without",
     "test_matmul.py::test_kernels_that_do_not_work_are_not_taken",
     "test_matmul.py::test_matrices_of_a_stack",

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import types
 
 import jax.numpy as jnp
 import numpy as np
@@ -381,6 +382,17 @@ class Terminal(io.StringIO):
         return True
 
 
+class Silent:
+    """A session that adds nothing."""
+
+    def __init__(self, model, tokenizer, **_):
+        self.model, self.tokenizer = model, tokenizer
+
+    def stream(self, prompt, most):
+        self.answer = models.Answer(prompt_ids=prompt)
+        yield from ()
+
+
 LONG = {
     "generate": ["SRC", "--prompt", "x"],
     "analyze": ["SRC"],
@@ -411,8 +423,10 @@ def test_long_commands_know_how_much_there_is(command, fixtures, packed_one, tmp
 
     monkeypatch.setattr(progress, "Bar", Watched)
     monkeypatch.setattr(sys, "stderr", Terminal())
-    monkeypatch.setattr(models, "load_tokenizer", lambda path: None)
-    monkeypatch.setattr(models, "continue_text", lambda *_, **__: ([], ""))
+    tokenizer = types.SimpleNamespace(decode=lambda ids: "")
+    monkeypatch.setattr(models, "load_tokenizer", lambda path: tokenizer)
+    monkeypatch.setattr(models, "encode", lambda *_, **__: [1])
+    monkeypatch.setattr(models, "Session", Silent)
     name = "qwen3_bf16_sharded"
     paths = {"SRC": fixtures / name, "DST": packed_one, "NEW": tmp_path / "new"}
     assert cli.main([command, *(str(paths.get(a, a)) for a in LONG[command])]) == 0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -51,15 +53,16 @@ def analyze(
     if isinstance(source, str | Path):
         checkpoint = open_checkpoint(source, step=step, strict=strict)
         builder = entropy.ReportBuilder(str(source), checkpoint.notes)
-        weights = checkpoint.read_all()
+        weights = checkpoint.read_runs()
         shapes = (checkpoint.tensor(name).shape for name in checkpoint.names())
         expect(progress, sum(map(math.prod, shapes)))
     else:
         tensors, notes = _leaves(source, strict=strict)
         builder = entropy.ReportBuilder("pytree", notes)
-        weights = ((tensor, tensor.codes) for tensor in tensors)
-    for tensor, codes in weights:
-        counts = entropy.measure_weight(codes, tensor.number_format)
+        weights = ((tensor, iter([tensor.codes])) for tensor in tensors)
+    for tensor, parts in weights:
+        counted = (entropy.measure_weight(codes, tensor.number_format) for codes in parts)
+        counts = functools.reduce(operator.add, counted)
         builder.add(tensor.name, tensor.dialect, tensor.shape, counts, tensor.note)
         if progress:
             progress(counts.weights)

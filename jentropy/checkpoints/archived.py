@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -44,6 +44,7 @@ class Archive(Source):
         self.root = store.path / folder
         if within and not self._files:
             raise InputError("no such file or directory in it", file=store.path / within)
+        self._inside: dict[str, list[tuple[str, int | Blocks]]] = {}
         self._leaves = list(_leaves(store)) if store.index.has_tree else []
         shown = self._files if folder else paths
         self.whole = (len(shown) != 1 or bool(store.index.stores)) and not is_file
@@ -90,6 +91,8 @@ class Archive(Source):
         return {name: self._array(name, part) for name, part in self._parts(file)}
 
     def recorded(self, component: Component, arrays: Mapping[str, StoredArray]) -> list[Tensor]:
+        if not (self._store.index.weights or TREE in component.files):
+            return []
         numbers: dict[int, StoredArray] = {}
         for name, part in self._shown(component):
             number = part.fields[0] if isinstance(part, Blocks) else part
@@ -107,11 +110,15 @@ class Archive(Source):
     def _names(self, file: str) -> list[str]:
         return [name for name, _ in self._parts(file)]
 
-    def _parts(self, file: str) -> Iterator[tuple[str, int | Blocks]]:
+    def _parts(self, file: str) -> Sequence[tuple[str, int | Blocks]]:
         """Arrays of a file by their names in it; those of the tree."""
         if file == TREE:
-            yield from self._leaves
-            return
+            return self._leaves
+        if file not in self._inside:
+            self._inside[file] = list(self._arrays_of(file))
+        return self._inside[file]
+
+    def _arrays_of(self, file: str) -> Iterator[tuple[str, int | Blocks]]:
         parts = self._files[file].parts
         if parts is None:
             raise CorruptError(
@@ -142,8 +149,8 @@ class Archive(Source):
         entry = store.index.tensors[part]
         return StoredArray(
             name=name,
-            shape=entry.header.shape,
-            dtype=dtype_named(entry.header.dtype),
+            shape=entry.shape,
+            dtype=dtype_named(entry.dtype),
             file=store.path,
             read=partial(read_entry, store, entry),
         )
@@ -158,10 +165,11 @@ class Archive(Source):
         if not file.endswith(safetensors.SUFFIX):
             return {}
         blob = read_entry(self._store, self._store.index.blobs[self._files[file].blob])
-        header = safetensors.parse_header(
-            self.root / file, blob[safetensors.LENGTH_BYTES :].tobytes()
-        )
-        return safetensors.text_metadata(header.get("__metadata__"))
+        text = blob[safetensors.LENGTH_BYTES :].tobytes()
+        if safetensors.METADATA.encode() not in text:  # most have none, and are long
+            return {}
+        header = safetensors.parse_header(self.root / file, text)
+        return safetensors.text_metadata(header.get(safetensors.METADATA))
 
 
 def inside_archive(path: Path) -> tuple[Path, str] | None:

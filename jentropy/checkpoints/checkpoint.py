@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -158,6 +158,35 @@ jax.tree_util.register_pytree_with_keys(
 )
 
 
+class Unmade(Sequence[Tensor]):
+    """Weights without parameters that are made when they are asked for.
+
+    Args:
+      names: of all.
+      make: gives one by its place.
+
+    Example:
+      >>> Unmade(["w"], lambda place: None).names
+      ['w']
+    """
+
+    def __init__(self, names: Sequence[str], make: Callable[[int], Tensor]):
+        self.names = names
+        self._make = make
+        self._made: dict[int, Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, slice):
+            return [self[n] for n in range(*place.indices(len(self)))]
+        at = range(len(self))[place]
+        if at not in self._made:
+            self._made[at] = self._make(at)
+        return self._made[at]
+
+
 class Checkpoint:
     """Weights by name, unread: what `open_checkpoint` gives.
 
@@ -186,11 +215,14 @@ class Checkpoint:
         self.source = source
         self.config = config
         self.notes = tuple(notes)
-        self._tensors = {tensor.name: tensor for tensor in tensors}
+        self._tensors: Sequence[Tensor] = tensors if isinstance(tensors, Unmade) else [*tensors]
+        unmade = self._tensors if isinstance(self._tensors, Unmade) else None
+        names = unmade.names if unmade else (tensor.name for tensor in self._tensors)
+        self._places = {name: place for place, name in enumerate(names)}
 
     def names(self) -> list[str]:
         """Names of all weights, in the order of the files."""
-        return list(self._tensors)
+        return list(self._places)
 
     def tensor(self, name: str) -> Tensor:
         """One weight, unread.
@@ -204,9 +236,9 @@ class Checkpoint:
         Raises:
           InputError: no such weight.
         """
-        if name not in self._tensors:
+        if name not in self._places:
             raise InputError("no such tensor", file=self.source, tensor=name)
-        return self._tensors[name]
+        return self._tensors[self._places[name]]
 
     def read_all(self, parts: Parts | None = None) -> Iterator[tuple[Tensor, Arrays]]:
         """Every weight and its codes, in order, one at a time.
@@ -219,11 +251,21 @@ class Checkpoint:
           The `Tensor`, and what its `codes` gives, or that part of it.
         """
         parts = parts or {}
-        for name, tensor in self._tensors.items():
-            part = parts.get(name, ())
+        for name, place in self._places.items():
+            part, tensor = parts.get(name, ()), self._tensors[place]
             if part is not None:
                 codes = tensor.codes
                 yield tensor, codes | {"code": codes["code"][part]} if part else codes
+
+    def read_runs(self) -> Iterator[tuple[Tensor, Iterator[Arrays]]]:
+        """Every weight and its codes, in order; those of one that has no parameters in runs.
+
+        Yields:
+          The `Tensor`, and what its `codes` gives of one run of its numbers after another, as
+          one axis, or of all at once. They are to be used up before the next tensor's.
+        """
+        for tensor, codes in self.read_all():
+            yield tensor, iter([codes])
 
     def read_text(self, file: str) -> str | None:
         """A text file that lies beside the weights.

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 
 from jentropy.formats import codes_of
 
+from . import collecting
 from .archived import Archive
 from .checkpoint import Arrays, Checkpoint, Parts, Tensor
 from .contents import decode_text
-from .decoding import read_entries, read_part
+from .decoding import read_chunks, read_entries, read_part
 from .entries import Entry
 from .store import Store
 
@@ -35,11 +37,27 @@ class CompressedCheckpoint(Checkpoint):
     def __init__(
         self, path: Path, within: str = "", *, strict: bool = False, lenient: bool = False
     ):
-        self.store = Store(path)
-        self.archive = Archive(self.store, within)
-        self.arrays = dict(self.archive.arrays())
-        view = self.archive.view(strict=strict, lenient=lenient)
+        with collecting.put_off():
+            self.store = Store(path)
+            self.archive = Archive(self.store, within)
+            view = self.archive.view(strict=strict, lenient=lenient)
         super().__init__(path / within, view.tensors, view.config, view.notes)
+
+    @cached_property
+    def arrays(self) -> dict[str, dict[str, Entry]]:
+        """The entries that each array is made of, by its name."""
+        return dict(self.archive.arrays())
+
+    def read_runs(self) -> Iterator[tuple[Tensor, Iterator[Arrays]]]:
+        entries = {name: self._plain(self.tensor(name)) for name in self.names()}
+        plain = [entry for entry in entries.values() if entry and entry.places]
+        decoded = read_chunks(self.store, plain)
+        for name, entry in entries.items():
+            tensor = self.tensor(name)
+            if entry and entry.places:
+                yield tensor, ({"code": codes} for codes in next(decoded))
+            else:
+                yield tensor, iter([tensor.codes])
 
     def read_all(self, parts: Parts | None = None) -> Iterator[tuple[Tensor, Arrays]]:
         wanted = {name: (parts or {}).get(name, ()) for name in self.names()}

@@ -54,6 +54,22 @@ def read_entries(
     return counted((coder.assemble(decoded, entry.header) for entry in entries), progress)
 
 
+def read_chunks(
+    store: Store, entries: Iterable[Entry], progress: Progress | None = None
+) -> Iterator[Iterator[np.ndarray]]:
+    """The codes of entries, in order, in parts; each one's are to be used up before the next's.
+
+    The chunks of many decode together, and no array is in memory as a whole.
+    """
+    entries = list(entries)
+    decoded = coder.decode(
+        coded_chunk(store, entry, chunk) for entry in entries for chunk in range(len(entry.places))
+    )
+    for entry in entries:
+        chunks = (codes for _, codes in itertools.islice(decoded, len(entry.places)))
+        yield counted(chunks, progress)
+
+
 def all_bytes(store: Store) -> int:
     """Bytes of all tensors and blobs, decoded."""
     return sum(e.header.raw_bytes for e in (*store.index.tensors, *store.index.blobs))

@@ -32,6 +32,16 @@ class Entry:
     places: tuple[tuple[int, int], ...]  # bundle and offset in it, of each chunk's payload
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what it holds."""
+        return self.header.shape
+
+    @property
+    def dtype(self) -> str:
+        """NumPy's name of that of what it holds."""
+        return self.header.dtype
+
+    @property
     def rows(self) -> Iterable[tuple[int, ...]]:
         """Of each chunk bundle, offset, bytes, and its hashes, once if they are the same."""
         is_stored = self.header.coding.codec == stored.NAME
@@ -245,5 +255,9 @@ def _check_names(place: str, names: Iterable[str]) -> None:
 
 def is_safe_path(path: str) -> bool:
     """Whether a file of this relative path may be written below a directory, on any system."""
+    try:
+        path.encode("utf-8", "surrogateescape")  # as names that are no UTF-8 are read
+    except UnicodeEncodeError:
+        return False
     parts = PurePosixPath(path).parts
     return bool(parts) and not (path.startswith("/") or ".." in parts or set(path) & set("\\\0"))

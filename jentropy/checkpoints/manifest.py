@@ -66,7 +66,7 @@ def collect(source: FileSource | OrbaxSource, *, strict: bool = False) -> Manife
     Raises:
       InputError: a name of a file that not every system has.
     """
-    tensors = source.view(strict=strict, lenient=not strict).tensors
+    tensors = source.view(strict=strict, lenient=not strict).quantised
     manifest = Manifest(_elements(tensors))
     if isinstance(source, FileSource):
         names, shown, opened = source.files, source.shown, source.opened

@@ -9,6 +9,7 @@ import mmap
 import os
 import sys
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,9 @@ class File:
             stream.seek(offset)
             return stream.read(size)
 
-    def __del__(self) -> None:
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
         if self._descriptor >= 0:
-            os.close(self._descriptor)
+            close(self._descriptor)
 
 
 def mapped(path: Path, size: int | None = None) -> np.ndarray:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from jentropy.errors import InputError
 
+from . import collecting
 from .archived import inside_archive
 from .checkpoint import Checkpoint
 from .compressed import CompressedCheckpoint
@@ -52,7 +53,8 @@ def open_checkpoint(
                 f"step {step}", file=source, expected="the source", found="a compressed checkpoint"
             )
         return CompressedCheckpoint(*(inside or (source,)), strict=strict)
-    view = read_source(source, step).view(strict=strict)
+    with collecting.put_off():
+        view = read_source(source, step).view(strict=strict)
     return Checkpoint(source, view.tensors, view.config, view.notes)
 
 

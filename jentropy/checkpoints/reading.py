@@ -9,7 +9,7 @@ a scale beside it that has no place in its format. The rest of the checkpoint is
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,7 +18,7 @@ from jentropy import formats
 from jentropy.errors import InputError, UnsupportedError
 from jentropy.formats import Format
 
-from .checkpoint import Tensor
+from .checkpoint import Tensor, Unmade
 from .companions import Companions, is_scale_name, relative, stem
 from .contents import Contents, StoredArray
 from .dialects import DIALECTS, PLAIN
@@ -42,8 +42,8 @@ class Reading:
       notes: what could not be recognised, for the user.
     """
 
-    tensors: tuple[Tensor, ...]
-    notes: tuple[str, ...]
+    tensors: Sequence[Tensor]
+    notes: tuple[str, ...] = ()
 
 
 def read(contents: Contents, recorded: Sequence[Tensor] = (), *, strict: bool = False) -> Reading:
@@ -59,6 +59,8 @@ def read(contents: Contents, recorded: Sequence[Tensor] = (), *, strict: bool = 
         missing or that is stored twice.
     """
     dialect = next(name for name, d in DIALECTS.items() if d.claims(contents))
+    if dialect == PLAIN and not recorded and _are_numbers(contents.arrays.values()):
+        return Reading(tensors=_plain(contents))
     weights = {t.stored["code"].array.name: t for t in recorded}
     known = weights.keys() | _used(weights)
     reasons: dict[str, str] = {}  # what keeps an array from being read, by its name
@@ -90,6 +92,24 @@ def read(contents: Contents, recorded: Sequence[Tensor] = (), *, strict: bool = 
             serves = name in auxiliary or name.endswith(AUXILIARY)
             tensors.append(_left_over(contents, array, reasons.get(name, ""), auxiliary=serves))
     return Reading(tensors=tuple(tensors), notes=_notes(reasons))
+
+
+def _are_numbers(arrays: Collection[StoredArray]) -> bool:
+    """Whether the dtypes of all arrays say all there is to say of them."""
+    kinds = {(array.dtype, array.packing) for array in arrays}
+    formats_of = {formats.format_of_dtype(dtype) for dtype, _ in kinds}
+    return formats_of <= {*_FULL} and not any(packing for _, packing in kinds)
+
+
+def _plain(contents: Contents) -> Unmade:
+    """All arrays as weights of their dtypes' formats."""
+    names = list(contents.arrays)
+
+    def make(place: int) -> Tensor:
+        serves = names[place].endswith(AUXILIARY)
+        return _left_over(contents, contents.arrays[names[place]], "", auxiliary=serves)
+
+    return Unmade(names, make)
 
 
 def _weight(dialect: str, contents: Contents, array: StoredArray) -> Tensor | None:

@@ -31,6 +31,7 @@ from .mapping import mapped
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 LENGTH_BYTES = 8
 SUFFIX = ".safetensors"
+METADATA = "__metadata__"  # key of a header that is no tensor's
 # Bits of an element, and the dtype of its array. Types narrower than a byte, and those that NumPy
 # has no name for, are read as the bytes that they are packed in.
 DTYPES: dict[str, tuple[int, np.dtype]] = {
@@ -114,7 +115,7 @@ def read(path: Path) -> SafetensorsFile:
             )
         header = stream.read(length)
     entries = parse_header(path, header)
-    metadata = entries.pop("__metadata__", None)
+    metadata = entries.pop(METADATA, None)
     return SafetensorsFile(
         path=path,
         header=prefix + header,
@@ -178,7 +179,7 @@ def _arrays(path: Path, entries: dict[str, Any], start: int, size: int) -> tuple
                 expected="dtype, a possible shape and two data_offsets",
                 found=f"{entry!r:.80}",
             )
-        if dtype not in DTYPES:
+        if not isinstance(dtype, str) or dtype not in DTYPES:
             raise UnsupportedError(
                 "dtype", file=path, tensor=name, expected="a safetensors dtype", found=repr(dtype)
             )

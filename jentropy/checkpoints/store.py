@@ -29,8 +29,8 @@ from jentropy.errors import (
 )
 from jentropy.schema import SIZE, TEXT, parse, record, row
 
+from . import collecting, zarr_files
 from . import index as index_lib
-from . import zarr_files
 from .index import KEY
 from .mapping import File, mapped
 
@@ -112,7 +112,8 @@ class Store:
                 expected=metadata.get("index_xxh3_64"),
                 found=digest,
             )
-        self.index = index_lib.from_bytes(text.tobytes(), self.array_path("index"))
+        with collecting.put_off():
+            self.index = index_lib.from_bytes(text.tobytes(), self.array_path("index"))
         self._maps: dict[int, np.ndarray] = {}
         self._files: OrderedDict[int, File] = OrderedDict()
         self._lock = threading.Lock()

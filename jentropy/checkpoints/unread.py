@@ -61,6 +61,14 @@ class UnreadEntry(Entry):
     def places(self) -> Any:
         return self._whole().places
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self._told["shape"])
+
+    @property
+    def dtype(self) -> str:
+        return self._told["dtype"]
+
 
 class UnreadEntries(tuple):
     """Entries that are sound but for where their chunks lie.
@@ -104,9 +112,7 @@ def _types(values: Sequence[Any]) -> set[type]:
     return set(map(type, values))
 
 
-def _ends(
-    told: list[dict[str, Any]], check_kind: Callable[[str, str, str], Any]
-) -> np.ndarray | None:
+def _ends(told: list[Any], check_kind: Callable[[str, str, str], Any]) -> np.ndarray | None:
     if _types(told) != {dict} or _types([one["name"] for one in told]) != {str}:
         return None
     kinds = [(one["dtype"], one["format"], one["codec"]) for one in told]
@@ -124,7 +130,7 @@ def _ends(
     return _ends_of_chunks(told, [kind[2] == stored.NAME for kind in kinds])
 
 
-def _ends_of_chunks(told: list[dict[str, Any]], is_stored: list[bool]) -> np.ndarray | None:
+def _ends_of_chunks(told: list[Any], is_stored: list[bool]) -> np.ndarray | None:
     shapes = [tuple(one["shape"]) for one in told]
     if _types([one["shape"] for one in told]) != {list}:
         return None
@@ -149,7 +155,7 @@ def _ends_of_chunks(told: list[dict[str, Any]], is_stored: list[bool]) -> np.nda
     if set(map(len, hashes)) != {DIGITS} or not HASHES.fullmatch("".join(hashes)):
         return None
     places = np.array(numbers, np.int64)
-    if places.min() < 0 or places[:, 0].max() > len(rows) * (1 << 20) or places.max() > MAX_SIZE:
+    if places.min() < 0 or places[:, 0].max() >= len(rows) or places.max() > MAX_SIZE:
         return None
     ends = np.zeros(int(places[:, 0].max()) + 1, np.int64)
     np.maximum.at(ends, places[:, 0], places[:, 1] + places[:, 2])

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from jentropy.errors import CheckError, CorruptError
+from jentropy.formats import codes_of
 
 from . import orbax, sources, structure
 from .contents import StoredArray, in_memory
-from .decoding import all_bytes, file_bytes, read_entries
+from .decoding import all_bytes, file_bytes, read_chunks
 from .entries import Entry, Filler
 from .hub import resolve
 from .orbax_source import ItemStore, OrbaxSource, is_orbax, read_orbax
@@ -82,11 +83,11 @@ def verify(
             root, stores = _same_files(store, source, step)
             files = {f.path: root / f.path for f in index.files}
         originals = list(_of_stores(store, stores))
-    decoded = read_entries(store, (entry for entry, _ in originals), progress)
+    decoded = read_chunks(store, (entry for entry, _ in originals), progress)
     total = 0
-    for (entry, original), values in zip(originals, decoded, strict=True):
-        total += values.nbytes
-        if original is not None and not _same(values, original.read()):
+    for (entry, original), chunks in zip(originals, decoded, strict=True):
+        total += entry.header.raw_bytes
+        if not _same_chunks(entry, chunks, None if original is None else original.read()):
             raise CheckError(f"{original.file}: tensor {entry.name!r} differs")
     for name, parts in file_bytes(store, progress):
         total += _compare(parts, files.get(name))
@@ -183,6 +184,18 @@ def _same_python(value: Any, theirs: Any) -> bool:
     if isinstance(theirs, StoredArray):
         return _same(np.asarray(value), theirs.read())
     return type(value) is type(theirs) and value == theirs
+
+
+def _same_chunks(entry: Entry, chunks: Iterable[np.ndarray], values: np.ndarray | None) -> bool:
+    """Decodes an entry, and says whether it is what an array holds, if there is one."""
+    header, same = entry.header, True
+    if values is not None:
+        same = values.dtype.name == header.dtype and values.shape == header.shape
+    flat = codes_of(values).reshape(-1) if same and values is not None else None
+    for span, codes in zip(header.spans(), chunks, strict=True):
+        if flat is not None:
+            same &= codes.tobytes() == flat[span.start : span.start + span.size].tobytes()
+    return same
 
 
 def _compare(parts: Iterable[np.ndarray], original: Path | None) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from jentropy.containers.tensor import first_twice
 from jentropy.errors import InputError
 
 from . import reading
-from .checkpoint import Tensor
+from .checkpoint import Tensor, Unmade
 from .choosing import Choice, Component, is_gguf
 from .contents import Contents, StoredArray, read_contents
 
@@ -26,9 +26,14 @@ class View:
       notes: what could not be recognised or was left out.
     """
 
-    tensors: tuple[Tensor, ...]
+    tensors: Sequence[Tensor]
     config: Mapping[str, Any] | None
     notes: tuple[str, ...]
+
+    @property
+    def quantised(self) -> Sequence[Tensor]:
+        """Those that may have parameters."""
+        return () if isinstance(self.tensors, Unmade) else self.tensors
 
 
 class Source:
@@ -74,7 +79,7 @@ class Source:
         if fault and not lenient:
             raise fault
         notes += [str(fault)] if fault else []
-        tensors: list[Tensor] = []
+        tensors: Sequence[Tensor] = ()
         config = None
         for component in self.choice.components:
             try:
@@ -89,13 +94,18 @@ class Source:
                 recognised = reading.read(contents, strict=False)
             if not component.prefix:
                 config = contents.config
-            tensors += [_within(component.prefix, tensor) for tensor in recognised.tensors]
+            if component.prefix or tensors:
+                inside = (_within(component.prefix, tensor) for tensor in recognised.tensors)
+                tensors = [*tensors, *inside]
+            else:
+                tensors = recognised.tensors
             where = f"{component.prefix}: " if component.prefix else ""
             notes += [where + note for note in recognised.notes]
-        twice = first_twice(tensor.name for tensor in tensors)
+        is_one = len(self.choice.components) < 2  # whose names are the keys of a dict
+        twice = None if is_one else first_twice(tensor.name for tensor in tensors)
         if twice is not None and not lenient:
             raise InputError("two components have a tensor of this name", tensor=twice)
-        return View(tensors=tuple(tensors), config=config, notes=tuple(notes))
+        return View(tensors=tensors, config=config, notes=tuple(notes))
 
     def _contents(self, component: Component, *, configs: bool = True) -> Contents:
         """What a dialect reads of a component, with the configs that lie beside it or without."""

@@ -23,7 +23,9 @@ from jentropy.formats import ElementFormat, code_dtype
 from .tensor import Chunk, Description, TensorHeader, checksum, dtype_named
 
 AHEAD = 16  # drafts of each core that are made before they are wanted, as others are coded
-READ_BYTES = 1 << 29  # of what is read ahead
+READ_BYTES = 1 << 28  # of what is read ahead
+SYMBOL_BYTES = 2  # as in most weights
+LEAST_SYMBOLS = 1 << 11  # of a chunk in a batch: the tables of a tiny one take memory too
 PARTS = 4  # of a batch that are coded one by one, so that there are others
 
 T = TypeVar("T")
@@ -171,6 +173,11 @@ def _batches(items: Iterable[T], weights: Callable[[T], int], enough: int) -> It
         yield batch
 
 
+def _symbols(span: Span) -> int:
+    """What a chunk takes of a batch, whose memory goes by its bytes; a symbol is two."""
+    return max(LEAST_SYMBOLS, span.size, span.size * span.dtype.itemsize // SYMBOL_BYTES)
+
+
 def encode(drafts: Iterable[Draft]) -> Iterator[tuple[Draft, list[tuple[Chunk, np.ndarray]]]]:
     """Chunks and their payloads, in order.
 
@@ -184,7 +191,7 @@ def encode(drafts: Iterable[Draft]) -> Iterator[tuple[Draft, list[tuple[Chunk, n
       ('w', 3, [0, 0, 1, 0, 2, 0])
     """
     parts = ((draft, span) for draft in drafts for span in draft.parts())
-    for batch in _batches(parts, lambda part: part[1].size, codecs.batch_symbols() // PARTS):
+    for batch in _batches(parts, lambda part: _symbols(part[1]), codecs.batch_symbols() // PARTS):
         codes = [draft.part(span) for draft, span in batch]
         payloads = codecs.encode(codes, [span for _, span in batch])
         chunks = iter(zip(threads.each(_chunk, codes, payloads), payloads, strict=True))
@@ -280,7 +287,7 @@ def decode_batches(
       ChecksumError: a payload is not what was stored.
       CorruptError: `run` raised it; by the chunk that it is about.
     """
-    for batch in _batches(items, lambda item: item.span.size, codecs.batch_symbols()):
+    for batch in _batches(items, lambda item: _symbols(item.span), codecs.batch_symbols()):
         threads.each(check_payload, batch)
         yield batch, _by_name(batch, run)
 

@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -320,6 +321,7 @@ def first_twice(names: Iterable[str]) -> str | None:
     return next((name for name, times in Counter(names).items() if times > 1), None)
 
 
+@lru_cache(maxsize=256)
 def dtype_named(name: str) -> np.dtype:
     """The dtype of a NumPy or ml_dtypes name, as `dtype.name` gives it.
 

@@ -13,34 +13,7 @@ from jentropy.models.config import Architecture, DecoderConfig, decoder_config
 from jentropy.models.expert_config import ExpertsConfig
 from jentropy.models.keys import count, flag, require
 from jentropy.models.names import EXPERT_NAMES
-from jentropy.models.rope import rope_config
-
-
-def corrected_experts(config: Mapping[str, Any], **others: Any) -> ExpertsConfig:
-    """Experts chosen by sigmoid scores and a correction, within the groups of the best pairs.
-
-    Args:
-      config: `config.json`, whose missing keys stand for GLM's.
-      others: what the architecture sets itself.
-    """
-    inner = require(config, "moe_intermediate_size", int, 1408)
-    fields = {
-        "count": require(config, "n_routed_experts", int, 128),
-        "per_token": require(config, "num_experts_per_tok", int, 8),
-        "intermediate_size": inner,
-        "groups": require(config, "n_group", int, 1),
-        "kept_groups": require(config, "topk_group", int, 1),
-        "normalized": flag(config, "norm_topk_prob", True),
-        "scale": require(config, "routed_scaling_factor", float, 1.0),
-        "shared_size": inner * count(config, "n_shared_experts", 1),
-    }
-    return ExpertsConfig(
-        scoring="sigmoid",
-        correction=True,
-        best_of_group=2,
-        logits_in_float32=True,
-        **{**fields, **others},
-    )
+from jentropy.models.rope_keys import rope_config
 
 
 def routed_from(config: Mapping[str, Any], first: int) -> tuple[bool, ...]:
@@ -55,13 +28,27 @@ def routed_from(config: Mapping[str, Any], first: int) -> tuple[bool, ...]:
 
 def config(hf_config: Mapping[str, Any]) -> DecoderConfig:
     """Reads `config.json`."""
+    inner = require(hf_config, "moe_intermediate_size", int, 1408)
     return decoder_config(
         hf_config,
         rms_norm_eps=require(hf_config, "rms_norm_eps", float, 1e-5),
         rope=rope_config(hf_config, partly=True, rotated=0.5),
         output_bias=False,
         qk_norm=flag(hf_config, "use_qk_norm"),
-        experts=corrected_experts(hf_config),
+        experts=ExpertsConfig(
+            count=require(hf_config, "n_routed_experts", int, 128),
+            per_token=require(hf_config, "num_experts_per_tok", int, 8),
+            intermediate_size=inner,
+            scoring="sigmoid",
+            correction=True,
+            groups=require(hf_config, "n_group", int, 1),
+            kept_groups=require(hf_config, "topk_group", int, 1),
+            best_of_group=2,
+            normalized=flag(hf_config, "norm_topk_prob", True),
+            scale=require(hf_config, "routed_scaling_factor", float, 1.0),
+            logits_in_float32=True,
+            shared_size=inner * count(hf_config, "n_shared_experts", 1),
+        ),
         routed=routed_from(hf_config, 1),
         extra_layers=count(hf_config, "num_nextn_predict_layers", 1),
     )

@@ -1,0 +1,184 @@
+"""What runs on virtual devices, or in processes of `jax.distributed`, for `test_mesh`.
+
+A process is told of its devices before JAX starts: another one calls a function of this file.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+import jentropy
+from jentropy import models
+from jentropy.formats import QuantizedTensor, quantize
+from jentropy.models.sharding import part
+from jentropy.pallas_kernels import ShardedTensor, take_rows
+from jentropy.pallas_kernels.filling import put
+from jentropy.pallas_kernels.variants import VARIANTS
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+IDS = np.arange(10, dtype=np.int32).reshape(2, 5)
+SUMS = [("residual", None)]
+
+
+def mesh_of(*shape: int, kind: AxisType = AxisType.Auto) -> jax.sharding.Mesh:
+    names = ("data", "model")[-len(shape) :]
+    devices = jax.devices()[: int(np.prod(shape))]
+    return jax.make_mesh(shape, names, axis_types=(kind,) * len(shape), devices=devices)
+
+
+def weight(name: str, shape: tuple[int, ...]) -> QuantizedTensor:
+    values = np.random.default_rng(0).standard_normal(shape).astype(np.float32) * 0.02
+    values.reshape(-1)[::97] *= 2.0**20  # escapes
+    values.reshape(-1)[5:40] = -0.0
+    number_format = VARIANTS[name].number_format
+    codes = quantize(jnp.asarray(values), number_format)
+    return QuantizedTensor(
+        number_format=number_format, codes={key: np.asarray(code) for key, code in codes.items()}
+    )
+
+
+def over(mesh: Any, stored: QuantizedTensor, axis: int, size: int, **options: Any) -> ShardedTensor:
+    """A weight, or a stack of two, whose parts are laid out one by one and put on the devices."""
+    backend, stacked, layers = options.pop("backend", "reference"), None, options.pop("layers", ())
+    count = mesh.shape["model"]
+    for number in range(count):
+        laid = jentropy.to_resident(part(stored, axis, number * size, size), backend)
+        for layer in np.ndindex(layers):
+            one = laid[layer].alone() if layers else laid
+            stacked = put(stacked, (*layers, count), (*layer, number), one)
+    place = NamedSharding(mesh, PartitionSpec(*(None for _ in layers), "model"))
+    return ShardedTensor(
+        parts=jax.device_put(stacked, place),
+        mesh=mesh,
+        axes=("model",),
+        split=axis,
+        logical=stored.shape[len(layers) :],
+        **options,
+    )
+
+
+def same_bits(a: Any, b: Any) -> bool:
+    a, b = np.asarray(a), np.asarray(b)
+    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+
+
+def close(a: Any, b: Any) -> None:
+    np.testing.assert_allclose(a, b, atol=1e-5 * float(np.abs(b).max()))
+
+
+@jax.jit
+def everything(w: Any, x: Any, ids: Any) -> tuple[jax.Array, ...]:
+    """Numbers, rows and a product of a matrix."""
+    taken = take_rows(w, ids, jnp.float32)
+    return jentropy.decode(w), taken, jentropy.matmul(x, w, transpose_w=True)
+
+
+@jax.jit
+def grouped(w: Any, rows: Any, sizes: Any) -> jax.Array:
+    return jentropy.grouped_matmul(rows, w, sizes, transpose_w=True)
+
+
+def products() -> None:
+    """What products over a mesh give, against those of one device."""
+    rng = np.random.default_rng(1)
+    x, rows = (rng.standard_normal((n, 320)).astype(np.float32) for n in (4, 10))
+    ids = np.array([[0, 5], [199, 1000]], np.int32)
+    sizes = np.array([2, 0, 5, 1, 0, 1], np.int32)
+    for kind, names in (
+        (AxisType.Auto, ("BF16", "INT4 g32 zeros", "NVFP4")),
+        (AxisType.Explicit, ("FP8 128x128",)),
+    ):
+        mesh = mesh_of(2, 3, kind=kind)
+        for name in names:
+            stored, experts = weight(name, (200, 320)), weight(name, (6, 72, 320))
+            one = everything(jentropy.to_resident(stored, "reference"), x, ids)
+            for axis, size in ((-2, 128), (-1, 128)):
+                w = over(mesh, stored, axis, size, batch=("data",))
+                assert w.shape == (200, 320)
+                dense, taken, y = everything(w, x, ids)
+                assert same_bits(dense, one[0]), name
+                assert same_bits(taken, one[1]), name
+                assert same_bits(y, one[2]) or axis == -1, name
+                close(y, one[2])
+            expected = grouped(jentropy.to_resident(experts, "reference"), rows, sizes)
+            for axis, size in ((-3, 2), (-2, 32), (-1, 128)):
+                y = grouped(over(mesh, experts, axis, size), rows, sizes)
+                assert (np.asarray(y) == np.asarray(expected)).all() or axis == -1, (name, axis)
+                close(y, expected)
+    in_a_loop()
+
+
+def in_a_loop() -> None:
+    """Derivatives, and a stack of layers in a scan, by TPU's kernels too."""
+    mesh = mesh_of(2)
+    x = jnp.asarray(np.random.default_rng(1).standard_normal((4, 256)), jnp.float32)
+    stored = weight("BF16", (2, 256, 256))
+    for backend, axis in (("reference", -2), ("tpu", -2), ("tpu", -1)):
+        whole = jentropy.to_resident(stored, backend)
+        stack = over(mesh, stored, axis, 128, backend=backend, layers=(2,))
+        run = jax.jit(
+            jax.value_and_grad(partial(through, interpret="hlo" if backend == "tpu" else False))
+        )
+        for found, expected in zip(run(x, stack), run(x, whole), strict=True):
+            close(found, expected)
+
+
+def through(x: jax.Array, w: Any, interpret: Any) -> jax.Array:
+    def layer(x: jax.Array, i: jax.Array) -> tuple[jax.Array, None]:
+        options = {"transpose_w": True, "precision": "highest", "interpret": interpret}
+        return jnp.tanh(jentropy.matmul(x, w.layer(i), **options) * 1e-4), None
+
+    return jax.lax.scan(layer, x, jnp.arange(2))[0].sum()
+
+
+def generation(paths: list[str]) -> None:
+    """Models over meshes that divide what they have, and that do not."""
+    for path in paths:
+        one = models.load(path, compute_dtype=jnp.float32)
+        logits, text = one(IDS), models.generate(one, IDS, max_new_tokens=3)
+        meshes = [(mesh_of(8), ()), (mesh_of(2, 3, kind=AxisType.Explicit), ()), (mesh_of(2), SUMS)]
+        for mesh, rules in meshes if path == paths[0] else meshes[1:2]:
+            model = models.load(path, mesh=mesh, rules=rules, compute_dtype=jnp.float32)
+            if rules:
+                close(model(IDS), logits)
+            else:
+                assert same_bits(model(IDS), logits), (path, mesh)
+            if path == paths[0]:
+                assert same_bits(models.generate(model, IDS, max_new_tokens=3), text)
+            count, whole = mesh.shape["model"], bytes_of(one)
+            held = max(of_device(model, device) for device in mesh.devices.flat)
+            assert whole / count <= held < 1.6 * whole / count + 4096, (path, held)
+
+
+def bytes_of(model: Any) -> int:
+    """Bytes of a model's weights."""
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(nnx.state(model)))
+
+
+def of_device(model: Any, device: jax.Device) -> int:
+    """Bytes of a model's weights on a device."""
+    return sum(
+        shard.data.nbytes
+        for leaf in jax.tree.leaves(nnx.state(model))
+        for shard in leaf.addressable_shards
+        if shard.device == device
+    )
+
+
+def distributed(path: str, address: str, processes: int, number: int) -> None:
+    """One of several processes."""
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(address, processes, number)
+    model = models.load(path, mesh=mesh_of(jax.device_count()), compute_dtype=jnp.float32)
+    held = of_device(model, *jax.local_devices())
+    print(json.dumps([held, np.asarray(model(IDS)).view(np.uint32).tolist()]))
