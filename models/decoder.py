@@ -180,11 +180,13 @@ def _numbers(
     config: DecoderConfig, layers: Sequence[Layer], length: Int[Array, "*batch"]
 ) -> tuple[jax.Array, ...]:
     """Numbers in which layers of one kind differ, as `Turn` has them, a row each."""
-    frequencies = [frequencies_at(layer.rope, config.head_dim, length) for layer in layers]
+    ropes = list(dict.fromkeys(layer.rope for layer in layers))
+    frequencies = jnp.stack([frequencies_at(rope, config.head_dim, length) for rope in ropes])
+    which = np.array([ropes.index(layer.rope) for layer in layers])
     amplitudes = [layer.rope.amplitude if layer.rope else 1.0 for layer in layers]
     windows = [layer.window or 0 for layer in layers]
     return (
-        jnp.stack(frequencies),
+        frequencies[which],
         jnp.asarray(amplitudes, jnp.float32),
         jnp.asarray(windows, jnp.int32),
     )
