@@ -100,7 +100,7 @@ def test_tiny_models(name, tmp_path):
 
 
 def test_activations_in_bf16():
-    """What is loaded by default: products of latents by heads have to be ones that a CPU has too."""
+    """What is loaded by default: products of latents by heads have to be such as CPUs have."""
     model, truth = models.load(MODELS / "deepseek_v3"), reference(MODELS / "deepseek_v3")
     assert model.compute_dtype == jnp.bfloat16
     assert relative_error(logits(model, truth["input_ids"]), truth["logits"]) < 0.05
