@@ -319,7 +319,8 @@ def record(
             return make(**done)
         except InputError as error:
             placed = within(error, f".{place}" if place else "")
-            raise placed.at(tensor=told.get(tensor)) from error
+            name = told.get(tensor)
+            raise placed.at(tensor=name if isinstance(name, str) else None) from error
 
     def write(value: Any) -> dict[str, Any]:
         done = {}

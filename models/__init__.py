@@ -11,8 +11,9 @@ from .architectures import ARCHITECTURES, OTHER_NAMES
 from .chat import ChatTemplate, load_chat_template
 from .compressed_params import CompressedParam, compress_params
 from .compressing import Compressed, compress_module
-from .config import DecoderConfig, RopeConfig
+from .config import DecoderConfig, LatentConfig, RopeConfig
 from .decoder import Decoder
+from .expert_config import ExpertsConfig
 from .generation import advance, generate, sample, step, stream
 from .loading import load
 from .reading import bytes_per_token
@@ -33,6 +34,8 @@ __all__ = [
     "CompressedParam",
     "Decoder",
     "DecoderConfig",
+    "ExpertsConfig",
+    "LatentConfig",
     "OTHER_NAMES",
     "RopeConfig",
     "Sampling",

@@ -26,7 +26,7 @@ class Turn(NamedTuple):
       frequencies: of its rotary positions, radians per position; or [batch, pairs].
       amplitude: of their cosines and sines.
       window: positions that a token sees, its own included; of layers that slide.
-      count: of the tokens those that are no padding, as `start`; None: all.
+      valid: of the tokens those that are no padding, as `start`; None: all.
     """
 
     at: Int[Array, ""]
@@ -34,7 +34,7 @@ class Turn(NamedTuple):
     frequencies: Float[Array, "*batch pairs"]
     amplitude: Float[Array, ""]
     window: Int[Array, ""]
-    count: Int[Array, "*batch"] | None = None
+    valid: Int[Array, "*batch"] | None = None
 
     def positions(self, time: int) -> Int[Array, "*batch time"]:
         """Positions of so many tokens: int32[time] or [batch, time]."""
@@ -69,7 +69,7 @@ class Cache:
         """
         slots = jnp.arange(capacity := self.arrays[0].shape[2], dtype=jnp.int32)
         time = new[0].shape[1]
-        if self.sliding and not (time == 1 and turn.count is None):
+        if self.sliding and not (time == 1 and turn.valid is None):
             return self._turn_over(turn, new, slots)
         first = turn.start % capacity if self.sliding else turn.start
         arrays, seen = [], []
@@ -86,7 +86,7 @@ class Cache:
     ) -> tuple[Cache, list[jax.Array], Int[Array, "*batch seen"]]:
         """Many tokens into a ring: its last ones stay, but these see each other and all of it."""
         time = new[0].shape[1]
-        end = turn.start + (time if turn.count is None else turn.count)
+        end = turn.start + (time if turn.valid is None else turn.valid)
         taken = _last_before(end, slots) - turn.start[..., None]  # of the new ones, by slot
         arrays, seen = [], []
         for array, entries in zip(self.arrays, new, strict=True):

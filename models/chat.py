@@ -144,7 +144,7 @@ def _environment() -> Any:
     class Generation(Extension):
         """{% generation %} marks what the model wrote, for training: here it is just text."""
 
-        tags = frozenset({"generation"})
+        tags = {"generation"}  # noqa: RUF012
 
         def parse(self, parser: Any) -> Any:
             line = next(parser.stream).lineno

@@ -38,6 +38,12 @@ class CompressedParam(meta.AxisMetadata):
 
     Attributes:
       value: the array, or a part of a stack of it, as `nn.scan` takes.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> box = CompressedParam(kernels.resident_array(jnp.ones((64, 128)), [0], [1], "reference"))
+      >>> meta.unbox({"kernel": box})["kernel"].shape
+      (64, 128)
     """
 
     value: Any
@@ -127,7 +133,8 @@ def compress_params(
     Example:
       >>> import jax, jax.numpy as jnp
       >>> from flax import linen as nn
-      >>> model, x = nn.Dense(256, param_dtype=jnp.bfloat16), jnp.ones((1, 64))
+      >>> model = nn.Dense(256, param_dtype=jnp.bfloat16)
+      >>> x = jnp.ones((1, 64), jnp.bfloat16)
       >>> params = model.init(jax.random.key(0), x)
       >>> small = compress_params(params)
       >>> bool((model.apply(small, x) == model.apply(params, x)).all())

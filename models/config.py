@@ -14,7 +14,8 @@ from jentropy.errors import InputError, UnsupportedError
 from .expert_config import ExpertsConfig
 from .keys import KNOWN, flag, known, require, token_ids
 from .names import NAMES, Rule
-from .rope import RopeConfig, rope_config, rotated_channels
+from .rope import RopeConfig, rotated_channels
+from .rope_keys import rope_config
 
 ACTIVATIONS = ("silu", "gelu", "gelu_pytorch_tanh")
 # Names of a block's norms, by where they are: before and after attention, before and after the MLP.

@@ -136,19 +136,22 @@ class Decoder(nnx.Module):
 
         def step(kind: int, carry: tuple, at: jax.Array) -> tuple:
             x, cache = carry
-            turn = Turn(at, start, *(table[at] for table in tables[kind]), count=count)
+            turn = Turn(at, start, *(table[at] for table in tables[kind]))._replace(valid=count)
             # A layer is the same bits within a loop and without: XLA fuses nothing across its ends.
             x, turn = jax.lax.optimization_barrier((x, turn))
             x, new = take(self.layers[kind], at)(x, cache[kind], turn)
             return jax.lax.optimization_barrier(x), (*cache[:kind], new, *cache[kind + 1 :])
 
         x = self.embed_tokens(input_ids, self.compute_dtype)
-        factor = self.config.embedding_multiplier
-        if self.config.embedding_multiplier_rounded:
-            factor = float(np.asarray(factor, self.compute_dtype))
-        x = scaled(x, factor)
+        x = scaled(x, self.embedding_factor)
         x, cache = run(self.members, step, (x, cache))
         return self.norm(x), cache
+
+    @property
+    def embedding_factor(self) -> float:
+        """What the rows of the embedding are multiplied by."""
+        factor, rounded = self.config.embedding_multiplier, self.config.embedding_multiplier_rounded
+        return float(np.asarray(factor, self.compute_dtype)) if rounded else factor
 
     @modes.standard
     def logits(self, hidden: Float[Array, "*batch width"]) -> Float[Array, "*batch vocabulary"]:
@@ -177,11 +180,13 @@ def _numbers(
     config: DecoderConfig, layers: Sequence[Layer], length: Int[Array, "*batch"]
 ) -> tuple[jax.Array, ...]:
     """Numbers in which layers of one kind differ, as `Turn` has them, a row each."""
-    frequencies = [frequencies_at(layer.rope, config.head_dim, length) for layer in layers]
+    ropes = list(dict.fromkeys(layer.rope for layer in layers))
+    frequencies = jnp.stack([frequencies_at(rope, config.head_dim, length) for rope in ropes])
+    which = np.array([ropes.index(layer.rope) for layer in layers])
     amplitudes = [layer.rope.amplitude if layer.rope else 1.0 for layer in layers]
     windows = [layer.window or 0 for layer in layers]
     return (
-        jnp.stack(frequencies),
+        frequencies[which],
         jnp.asarray(amplitudes, jnp.float32),
         jnp.asarray(windows, jnp.int32),
     )

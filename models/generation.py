@@ -116,6 +116,13 @@ def sample(state: State, sampling: Sampling = GREEDY) -> Int[Array, " batch"]:
 
     Returns:
       int32[batch]. They depend on the state alone: another call gives the same.
+
+    Example:
+      >>> from jentropy import models
+      >>> model = models.load(models.BUNDLED)
+      >>> state = models.prefill(model, [[607, 546]], seed=5)
+      >>> models.sample(state, models.Sampling(temperature=0.8, top_k=20)).shape
+      (1,)
     """
     return _sample(state, numbers_of(sampling))
 
@@ -138,6 +145,13 @@ def step(
 
     Returns:
       The state behind them.
+
+    Example:
+      >>> from jentropy import models
+      >>> model = models.load(models.BUNDLED)
+      >>> state = models.step(model, models.prefill(model, [[607, 546]]), np.array([5]))
+      >>> state.tokens[0, :3].tolist()
+      [607, 546, 5]
     """
     tokens, stops = jnp.asarray(tokens, jnp.int32), stops_of(model, stop_tokens)
     if isinstance(state.lengths, jax.core.Tracer):
@@ -166,6 +180,13 @@ def advance(
 
     Returns:
       The state behind them.
+
+    Example:
+      >>> from jentropy import models
+      >>> model = models.load(models.BUNDLED)
+      >>> state = models.advance(model, models.prefill(model, [[607, 546], [607]]), 4)
+      >>> state.lengths.tolist()
+      [6, 5]
     """
     state = _prepared(model, state, new_tokens)
     graph, weights = nnx.split(model)
@@ -189,7 +210,9 @@ def stream(
     """Adds tokens in bursts, of one token where that takes long.
 
     Args:
-      model, state, sampling, stop_tokens: as of `advance`.
+      model: the model.
+      state: sequences; it is used up.
+      sampling, stop_tokens: as of `advance`.
       max_new_tokens: for each sequence, at the most.
 
     Yields:

@@ -18,6 +18,9 @@ def bytes_per_token(model: Decoder) -> int:
     Args:
       model: a model with weights, or without data.
 
+    Returns:
+      Bytes.
+
     Example:
       >>> from jentropy import models
       >>> model = models.load(models.BUNDLED)
@@ -25,15 +28,14 @@ def bytes_per_token(model: Decoder) -> int:
       True
     """
 
-    def size(part: object) -> int:
+    def size(part: object) -> float:
         leaves = jax.tree.leaves(nnx.state(part))
-        return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+        return float(sum(leaf.size * leaf.dtype.itemsize for leaf in leaves))
 
     total = size(model)
     if model.lm_head is not None:
         total -= size(model.embed_tokens) * (1 - 1 / model.config.vocab_size)
     for _, part in nnx.iter_modules(model):
-        if isinstance(part, ExpertMLPs):
-            experts = model.config.experts
+        if isinstance(part, ExpertMLPs) and (experts := model.config.experts):
             total -= size(part) * (1 - experts.per_token / experts.count)
     return round(total)

@@ -4,18 +4,12 @@ The frequencies of "dynamic" and "longrope" follow from the length of the whole 
 all tokens of a pass. As in transformers, keys that are cached stay as they were turned when their
 own pass was made; where it starts anew because the length outgrew them (`RopeConfig.outgrown`), so
 should whoever generates.
-
-transformers 5 writes `rope_parameters`; most published models carry `rope_theta` and
-`rope_scaling`. Where two places say different things, so would two readers: that is refused.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,48 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from jentropy.errors import InputError, UnsupportedError
 
-from .keys import Keys, flag, known, numbers, refuse_unread, require
-
-# What each kind of rope reads beside its base: fields of `RopeConfig` by keys of the config.
-_LLAMA3 = {
-    "factor": "factor",
-    "low_freq_factor": "low_freq_factor",
-    "high_freq_factor": "high_freq_factor",
-    "original_max_position_embeddings": "original_context",
-}
-_YARN = {
-    "factor": "factor",
-    "original_max_position_embeddings": "original_context",
-    **{key: key for key in ("beta_fast", "beta_slow", "attention_factor")},
-    **{key: key for key in ("mscale", "mscale_all_dim", "truncate")},
-}
-_LONGROPE = {
-    "factor": "factor",
-    "original_max_position_embeddings": "original_context",
-    "attention_factor": "attention_factor",
-    "short_factor": "short_factors",
-    "long_factor": "long_factors",
-}
-ROPE_TYPES: Mapping[str, Mapping[str, str]] = {
-    "default": {},
-    "linear": {"factor": "factor"},
-    "dynamic": {"factor": "factor"},
-    "llama3": _LLAMA3,
-    "yarn": _YARN,
-    "longrope": _LONGROPE,
-}
-# How fields are read that are no numbers with a fraction.
-_READ: Mapping[str, Callable[..., Any]] = {
-    "original_context": partial(require, kind=int),
-    "truncate": flag,
-    "short_factors": numbers,
-    "long_factors": numbers,
-}
-# What stands for keys that are missing; all others must be there.
-_DEFAULTS = {"beta_fast": 32.0, "beta_slow": 1.0, "truncate": True} | dict.fromkeys(
-    ("attention_factor", "mscale", "mscale_all_dim"), 0.0
-)
-_BESIDE = ("rope_theta", "partial_rotary_factor", "original_max_position_embeddings")
+KINDS = ("default", "linear", "dynamic", "llama3", "yarn", "longrope")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +38,7 @@ class RopeConfig:
     """
 
     theta: float  # base of the frequencies
-    kind: str = "default"  # one of ROPE_TYPES
+    kind: str = "default"  # one of KINDS
     rotated: float = 1.0  # share of a head's channels that turn, the first ones
     factor: float = 1.0  # context extension; "linear" divides positions by it
     low_freq_factor: float = 1.0  # "llama3": wavelengths above context / this are scaled
@@ -101,8 +54,8 @@ class RopeConfig:
     long_factors: tuple[float, ...] = ()  # "longrope": or these in sequences beyond that context
 
     def __post_init__(self) -> None:
-        if self.kind not in ROPE_TYPES:
-            raise UnsupportedError("rope type", expected=" or ".join(ROPE_TYPES), found=self.kind)
+        if self.kind not in KINDS:
+            raise UnsupportedError("rope type", expected=" or ".join(KINDS), found=self.kind)
         if not (math.isfinite(self.theta) and self.theta > 0 and self.factor > 0):
             raise InputError("rope parameters", expected="positive numbers", found=self)
         if not 0 < self.rotated <= 1:
@@ -161,83 +114,6 @@ class RopeConfig:
         return 0.1 * mscale * math.log(max(self.factor, 1.0)) + 1.0
 
 
-def rope_config(
-    config: Mapping[str, Any],
-    *,
-    theta: float = 10000.0,
-    partly: bool = False,
-    names: Mapping[str, str] | None = None,
-    rotated: float = 1.0,
-) -> RopeConfig:
-    """Reads `rope_parameters`, or `rope_theta` and `rope_scaling`.
-
-    Args:
-      theta: what `rope_theta` is where it is missing.
-      partly: whether the architecture knows a `partial_rotary_factor`.
-      names: the kind of rope by other names for it.
-      rotated: what that is where it is missing.
-    """
-    told = Keys({})
-    places = {place: config.get(place) or {} for place in ("rope_parameters", "rope_scaling")}
-    for place, inner in {**places, "": {key: config.get(key) for key in _BESIDE}}.items():
-        if not isinstance(inner, Mapping):
-            raise InputError(f"config.json: {place}", expected="an object", found=inner)
-        for key, value in inner.items():
-            name = "rope_type" if key == "type" else key
-            if value is not None and told.data.setdefault(name, value) != value:
-                expected = f"{told[name]!r:.60} in all places"
-                raise InputError(f"config.json: {name}", expected=expected, found=value)
-    kind = str(told.get("rope_type") or "default")
-    kind = (names or {}).get(kind, kind)
-    defaults = dict(_DEFAULTS)
-    if kind in ("yarn", "longrope"):
-        length = require(config, "max_position_embeddings", int, 2048)
-        original = told.get("original_max_position_embeddings")
-        defaults["original_max_position_embeddings"] = length
-        defaults["factor"] = length / original if original else None
-    values = {
-        field: _READ.get(field, partial(require, kind=float))(told, key, default=defaults.get(key))
-        for key, field in ROPE_TYPES.get(kind, {}).items()
-    }
-    if kind == "dynamic":
-        values["original_context"] = require(config, "max_position_embeddings", int, 2048)
-    rotated = require(told, "partial_rotary_factor", float, rotated)
-    if rotated != 1.0 and not partly:
-        raise UnsupportedError("config.json: partial_rotary_factor", expected="1", found=rotated)
-    theta = require(told, "rope_theta", float, theta)
-    rope = RopeConfig(kind=kind, theta=theta, rotated=rotated, **values)
-    where = f"config.json: rope parameters of {kind!r}"
-    refuse_unread(told.data, told.read, known("rope"), where)
-    return rope
-
-
-def ropes_by_kind(
-    config: Mapping[str, Any], *, theta: float, local: float | None = None
-) -> tuple[RopeConfig, RopeConfig]:
-    """Reads the rope of layers that see everything, and of those that slide.
-
-    Args:
-      theta: what `rope_theta` is where it is missing.
-      local: the same of `rope_local_base_freq`, for layers that slide; None: `rope_theta` is.
-    """
-    told, kinds = config.get("rope_parameters"), ("full_attention", "sliding_attention")
-    if not told:
-        full = rope_config(config, theta=theta)
-        base = (
-            full.theta if local is None else require(config, "rope_local_base_freq", float, local)
-        )
-        return full, RopeConfig(theta=base)
-    if not isinstance(told, Mapping) or set(told) - set(kinds):
-        expected = f"an object of {' and '.join(kinds)}"
-        raise InputError("config.json: rope_parameters", expected=expected, found=f"{told!r:.60}")
-    beside = {"max_position_embeddings": config.get("max_position_embeddings")}
-    full, sliding = (
-        rope_config({**beside, "rope_parameters": told.get(kind)}, theta=base)
-        for kind, base in zip(kinds, (theta, local or theta), strict=True)
-    )
-    return full, sliding
-
-
 def frequencies_at(
     config: RopeConfig | None, head_dim: int, length: Int[Array, "*batch"]
 ) -> Float[Array, "*batch pairs"]:
@@ -265,7 +141,9 @@ def rotated_channels(config: RopeConfig, head_dim: int) -> int:
       InputError: an odd number, or "longrope" has factors for another.
     """
     channels = int(head_dim * config.rotated)
-    pairs = {len(config.short_factors), len(config.long_factors)} - {0} or {channels // 2}
+    pairs = {channels // 2}
+    if config.kind == "longrope":
+        pairs = {len(config.short_factors), len(config.long_factors)}
     if channels % 2 or pairs != {channels // 2}:
         raise InputError(
             "rope parameters",

@@ -71,13 +71,19 @@ _RANGES = (
 )
 
 
-def sampling_of(config: Mapping[str, Any], **told: float | None) -> Sampling:
+def sampling_of(config: Mapping[str, Any], **told: Any) -> Sampling:
     """What `generation_config.json` says, where nothing else is told.
 
     Args:
       config: its content. Of drawing it says something only with a true `do_sample`, as for
         transformers, where temperature and top_k that it lacks are 1 and 50.
-      told: fields of `Sampling`; None: not told.
+      **told: fields of `Sampling`; None: not told.
+
+    Returns:
+      A `Sampling`.
+
+    Raises:
+      InputError: something that is no number, or out of its range.
 
     Example:
       >>> sampling_of({"do_sample": True, "top_p": 0.8, "top_k": 20}, temperature=0.5)
@@ -85,7 +91,7 @@ def sampling_of(config: Mapping[str, Any], **told: float | None) -> Sampling:
     """
     names = [field.name for field in fields(Sampling)]
     draws = config.get("do_sample") is True
-    base = {"temperature": 1.0, "top_k": 50} if draws else {}
+    base: dict[str, Any] = {"temperature": 1.0, "top_k": 50} if draws else {}
     read = names if draws else ["repetition_penalty"]
     base |= {name: config[name] for name in read if config.get(name) is not None}
     for name, value in base.items():
@@ -107,7 +113,7 @@ def processed(
       numbers: of `Sampling`, or arrays of them.
       came: which tokens came before; with a repetition penalty.
     """
-    if "repetition_penalty" in numbers:
+    if "repetition_penalty" in numbers and came is not None:
         penalty = numbers["repetition_penalty"]
         logits = jnp.where(came, jnp.where(logits < 0, logits * penalty, logits / penalty), logits)
     if "temperature" in numbers:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
 
 import jax.numpy as jnp
@@ -31,6 +31,10 @@ class Answer:
       ended: whether a stop token or string ended it.
       first_seconds: until the prompt was read and the first new token was there.
       seconds: from then on until the last.
+
+    Example:
+      >>> Answer(prompt_ids=[607, 546], text=".path").ended
+      False
     """
 
     prompt_ids: list[int] = field(repr=False)
@@ -80,10 +84,10 @@ class Session:
         self.sampling, self.seed = sampling, seed
         self.stop, self.stop_tokens = stop, tuple(stop_tokens)
         self.state: State | None = None
-        self.answer: Answer | None = None
+        self.answer = Answer(prompt_ids=[])
 
     @modes.standard
-    def stream(self, prompt: Sequence[int], max_new_tokens: int) -> Iterator[str]:
+    def stream(self, prompt: Sequence[int], max_new_tokens: int) -> Generator[str, None, None]:
         """Continues a prompt.
 
         Args:
@@ -143,7 +147,7 @@ class Session:
             limit = self.model.config.outgrown
             is_outgrown = limit is not None and same <= limit < length
             same = same if same == length or (state.keeps_all() and not is_outgrown) else 0
-        if not same:
+        if state is None or not same:
             return prefill(self.model, [prompt], capacity=needed, seed=self.seed)
         state = replace(state, lengths=jnp.full_like(state.lengths, same))
         return prefill(self.model, [prompt[same:]], capacity=needed, state=state)

@@ -64,6 +64,12 @@ class Spilled:
     Attributes:
       leaves: of the pytree, a `SpilledCache` for each `Cache`, and other arrays on the host.
       structure: of the pytree.
+
+    Example:
+      >>> cache = Cache(arrays=(jnp.zeros((2, 1, 9, 4), jnp.bfloat16),))
+      >>> spilled = spill(cache)
+      >>> spilled.bits_per_value < 16, spilled.restore().arrays[0].shape
+      (True, (2, 1, 9, 4))
     """
 
     leaves: tuple[Any, ...]

@@ -45,6 +45,12 @@ class State:
       logits: float32[batch, vocabulary] of the next tokens.
       seeds: uint32[batch] of the sequences' random numbers.
       done: bool[batch], which sequences ended with a stop token, and grow no more.
+
+    Example:
+      >>> from jentropy import models
+      >>> state = models.prefill(models.load(models.BUNDLED), [[607, 546], [607]])
+      >>> state.capacity, state.lengths.tolist(), state.tokens[0, :2].tolist()
+      (128, [2, 1], [607, 546])
     """
 
     cache: tuple[Cache, ...]
@@ -140,8 +146,10 @@ def until_outgrown(model: Decoder, state: State) -> int | None:
 
 def renewed(model: Decoder, state: State, lengths: np.ndarray) -> State:
     """The state, its cache made anew if one of these lengths has outgrown its rope by now."""
-    limit, tokens, now = model.config.outgrown, *map(np.asarray, (state.tokens, state.lengths))
-    if limit is None or not ((lengths > 0) & (lengths <= limit) & (now > limit)).any():
+    if (limit := model.config.outgrown) is None:
+        return state
+    tokens, now = np.asarray(state.tokens), np.asarray(state.lengths)
+    if not ((lengths > 0) & (lengths <= limit) & (now > limit)).any():
         return state
     rows = [row[:length] for row, length in zip(tokens, now, strict=True)]
     new = prefill(model, rows, capacity=state.capacity)

@@ -95,7 +95,6 @@ def continue_text(
     )
     ids = encode(tokenizer, prompt)
     new = "".join(session.stream(ids, max_new_tokens))
-    assert session.answer is not None
     return ids + session.answer.ids, tokenizer.decode(ids) + new
 
 
@@ -103,7 +102,12 @@ def encode(tokenizer: Tokenizer, prompt: str, *, special: bool = True) -> list[i
     """The tokens of a prompt.
 
     Args:
+      tokenizer: that of the model.
+      prompt: text.
       special: adds the tokens that the tokenizer begins a text with.
+
+    Returns:
+      Token ids.
 
     Raises:
       InputError: there are none.

@@ -325,6 +325,7 @@ HOSTILE = {
     "no chunks": ("tensors.0.chunks", [], CorruptError, "chunks"),
     "file upwards": ("files.0.path", "../evil", CorruptError, "path"),
     "file absolute": ("files.0.path", "/etc/evil", CorruptError, "path"),
+    "file no text": ("files.0.path", "\ud800", CorruptError, "path"),
     "file empty": ("files.0.path", "", CorruptError, "path"),
     "file blob": ("files.0.blob", 99, CorruptError, "blob"),
     "file parts": ("files.2.parts", [0, 999], CorruptError, "parts"),

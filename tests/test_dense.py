@@ -239,6 +239,35 @@ GRANITE_3_2B = {
     "vocab_size": 49155,
 }
 
+EXAONE_4_32B = {
+    "architectures": ["Exaone4ForCausalLM"],
+    "attention_dropout": 0.0,
+    "eos_token_id": 361,
+    "head_dim": 128,
+    "hidden_act": "silu",
+    "hidden_size": 5120,
+    "intermediate_size": 27392,
+    "layer_types": (["sliding_attention"] * 3 + ["full_attention"]) * 16,
+    "max_position_embeddings": 131072,
+    "model_type": "exaone4",
+    "num_attention_heads": 40,
+    "num_hidden_layers": 64,
+    "num_key_value_heads": 8,
+    "rms_norm_eps": 1e-05,
+    "rope_scaling": {
+        "factor": 16.0,
+        "high_freq_factor": 4.0,
+        "low_freq_factor": 1.0,
+        "original_max_position_embeddings": 8192,
+        "rope_type": "llama3",
+    },
+    "rope_theta": 1000000,
+    "sliding_window": 4096,
+    "sliding_window_pattern": "LLLG",
+    "tie_word_embeddings": False,
+    "vocab_size": 102400,
+}
+
 
 def sliding(config) -> list[int]:
     return [n for n, layer in enumerate(config.layers()) if layer.window]
@@ -317,6 +346,14 @@ def test_smollm3():
     assert read(bare).ropes == made.ropes
     with pytest.raises(InputError, match="no_rope_layers: expected 0 or 1 for each of 36 layers"):
         read({**SMOLLM3_3B, "no_rope_layers": [1, 0]})
+
+
+def test_exaone4():
+    made = read(EXAONE_4_32B)
+    assert [layer.rope is None for layer in made.layers()] == [False, False, False, True] * 16
+    assert all((layer.rope is None) == (layer.window is None) for layer in made.layers())
+    none = {"sliding_window": None, "layer_types": None, "sliding_window_pattern": None}
+    assert {layer.rope for layer in read({**EXAONE_4_32B, **none}).layers()} == {made.rope}
 
 
 def test_granite():

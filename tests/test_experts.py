@@ -20,6 +20,7 @@ from jentropy.models.names import Place
 
 from .conftest import HERE, same_bits
 from .test_layer_stacks import CONFIG, both, logits, rewritten
+from .test_truth import compiled_quickly  # noqa: F401
 
 TINY = HERE / "fixtures" / "models"
 IDS = np.random.default_rng(0).integers(0, 61, (2, 11))

@@ -37,14 +37,17 @@ def model():
 
 @pytest.fixture
 def small_chunks(monkeypatch):
-    for name, size in (("CHUNK", 8), ("SHORTEST", 4), ("CAPACITY", 16)):
+    for name, size in (("CHUNK", 8), ("SHORTEST", 4), ("CAPACITY", 48)):
         monkeypatch.setattr(state, name, size)
 
 
 def compiled(caplog) -> list[str]:
     """Of what XLA made programs: functions of generation."""
-    names = [record.getMessage() for record in caplog.records]
-    return [n for n in names if n.startswith("Finished XLA compilation") and "jit(_" in n]
+    told = [record.getMessage() for record in caplog.records]
+    names = ("jit(read_chunk)", "jit(advance_in_place)")
+    return [
+        text for text in told if "Finished XLA compilation" in text and text.split()[4] in names
+    ]
 
 
 def logits(model, ids) -> np.ndarray:
@@ -90,20 +93,6 @@ def test_what_a_checkpoint_says_of_sampling():
     for wrong in ({"top_p": 1.5}, {"min_p": -0.1}, {"repetition_penalty": 0.0}, {"top_k": -1}):
         with pytest.raises(InputError, match=f"{next(iter(wrong))}: expected"):
             Sampling(**wrong)
-
-
-def test_programs_are_few(model, caplog):
-    """None for a prompt's length, a number of tokens or of the sampling."""
-    jax.clear_caches()
-    with jax.log_compiles(), caplog.at_level(logging.WARNING, logger="jax"):
-        for length, new in ((1, 9), (5, 2), (16, 60), (11, 31), (3, 1)):
-            models.generate(model, [PROMPTS[1][:length] or [1]], max_new_tokens=new)
-        assert len(compiled(caplog)) == 2
-        for temperature, seed in ((0.5, 1), (0.7, 3)):
-            models.generate(model, [[5, 6]], max_new_tokens=3, temperature=temperature, seed=seed)
-        assert len(compiled(caplog)) == 3
-        models.generate(model, [PROMPTS[1]], max_new_tokens=2)  # a longer chunk
-        assert len(compiled(caplog)) == 4
 
 
 @pytest.mark.parametrize("options", [{}, WARM])
@@ -160,10 +149,11 @@ def test_logprobs_are_the_models_own(model):
 def test_a_turn_goes_on_where_the_last_one_ended(model, small_chunks):
     """Behind sequences that ended at different places, in a cache that grows on the way."""
     first = models.advance(model, models.prefill(model, PROMPTS), 4)
-    assert first.capacity == 32
+    assert first.capacity == 48
     before = [row[:n] for row, n in zip(np.asarray(first.tokens), first.lengths, strict=True)]
     turns = [[1, 2, 3, 4, 5, 6, 7, 8, 9], [4], [6, 6]]
-    second = models.prefill(model, turns, state=first)
+    second = models.prefill(model, turns, state=first, capacity=49)
+    assert second.capacity == 72
     second = models.advance(model, second, 5)
     for i, (start, turn) in enumerate(zip(before, turns, strict=True)):
         prompt = [*start.tolist(), *turn]
@@ -204,3 +194,17 @@ def test_prompts_that_cannot_be_read_are_refused(prompts, options, message, mode
 def test_a_state_of_other_sequences_is_refused(model):
     with pytest.raises(InputError, match="expected 1, as in the state, found 2"):
         models.prefill(model, [[1], [2]], state=models.prefill(model, [[1]]))
+
+
+def test_programs_are_few(model, caplog):
+    """None for a prompt's length, a number of tokens or of the sampling."""
+    jax.clear_caches()
+    with jax.log_compiles(), caplog.at_level(logging.WARNING, logger="jax"):
+        for length, new in ((1, 9), (5, 2), (16, 60), (11, 31), (3, 1)):
+            models.generate(model, [PROMPTS[1][:length] or [1]], max_new_tokens=new)
+        assert len(compiled(caplog)) == 2
+        for temperature, seed in ((0.5, 1), (0.7, 3)):
+            models.generate(model, [[5, 6]], max_new_tokens=3, temperature=temperature, seed=seed)
+        assert len(compiled(caplog)) == 3
+        models.generate(model, [PROMPTS[1]], max_new_tokens=2)  # a longer chunk
+        assert len(compiled(caplog)) == 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import jax.numpy as jnp
@@ -10,8 +11,12 @@ import pytest
 from flax import nnx
 
 from jentropy import modes
-from jentropy.models.layers import ACTIVATIONS, Linear
-from jentropy.models.rope import RopeConfig, inverse_frequencies, rope_config, rotate
+from jentropy.models import Decoder, DecoderConfig
+from jentropy.models.layers import ACTIVATIONS, Linear, RMSNorm, scaled
+from jentropy.models.rope import RopeConfig, inverse_frequencies, rotate
+from jentropy.models.rope_keys import rope_config
+
+from .conftest import same_bits
 
 X = np.linspace(-4, 4, 81, dtype=np.float32)
 
@@ -62,6 +67,54 @@ def test_channels_side_by_side_are_rotated_as_those_apart():
         turned = rotate(x, jnp.arange(3), frequencies, 0.5, interleaved=True)
         expected = 0.5 * rotate(apart, jnp.arange(3), frequencies)
     np.testing.assert_allclose(turned, expected, atol=1e-6)
+
+
+def test_norms_are_rounded_where_transformers_rounds_them():
+    """Llama's before they are multiplied by the weight, Gemma's and OLMo's after."""
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((64, 48)), jnp.bfloat16)
+    weight = jnp.asarray(np.random.default_rng(1).standard_normal(48), jnp.bfloat16)
+    wide = np.asarray(x, np.float32)
+    wide = wide / np.sqrt((wide * wide).mean(-1, keepdims=True) + 1e-6)
+    rounded = np.asarray(wide.astype(jnp.bfloat16), np.float32)
+    for offset, is_wide, expected in (
+        (0.0, False, rounded * np.float32(weight)),
+        (0.0, True, wide * np.float32(weight)),
+        (1.0, True, wide * (1 + np.float32(weight))),
+    ):
+        norm = RMSNorm(48, eps=1e-6, offset=offset, wide=is_wide)
+        norm.weight.set_value(weight)
+        with modes.standard_modes():
+            found = np.asarray(norm(x), np.float32)
+        differs = found != expected.astype(jnp.bfloat16).astype(np.float32)
+        assert differs.mean() < 0.01  # sums in another order
+    assert (
+        expected.astype(jnp.bfloat16) != (rounded * (1 + np.float32(weight))).astype(jnp.bfloat16)
+    ).mean() > 0.1
+
+
+def test_factors_are_rounded_as_in_transformers():
+    """A number is not, a scale that is an array (Gemma) is; the product is."""
+    x = jnp.asarray(np.random.default_rng(0).standard_normal(256), jnp.bfloat16)
+    exact = (np.float32(x) * np.float32(3.3)).astype(jnp.bfloat16)
+    assert same_bits(np.asarray(scaled(x, 3.3)), exact)
+    assert not same_bits(np.asarray(x * jnp.bfloat16(3.3)), exact)
+    config = DecoderConfig(
+        vocab_size=8,
+        hidden_size=16,
+        intermediate_size=8,
+        num_layers=1,
+        num_heads=1,
+        num_kv_heads=1,
+        head_dim=8,
+        rms_norm_eps=1e-6,
+        rope=RopeConfig(theta=1e4),
+        tie_word_embeddings=True,
+        embedding_multiplier=3.3,
+    )
+    for is_rounded, factor in ((False, 3.3), (True, 3.296875)):
+        told = dataclasses.replace(config, embedding_multiplier_rounded=is_rounded)
+        made = nnx.eval_shape(lambda told=told: Decoder(told, rngs=nnx.Rngs(0)))
+        assert made.embedding_factor == factor
 
 
 def test_a_bias_is_added():

@@ -59,6 +59,7 @@ def drawn(key, shape, dtype=jnp.float32):
 
 LINEARS = {
     "Linear": (lambda **o: nnx.Linear(64, 96, **o), (5, 64)),
+    "LoRALinear": (lambda **o: nnx.LoRALinear(64, 96, lora_rank=4, **o), (5, 64)),
     "heads": (lambda **o: nnx.LinearGeneral(64, (6, 16), **o), (2, 3, 64)),
     "heads in": (lambda **o: nnx.LinearGeneral((4, 16), 96, axis=(-2, -1), **o), (2, 3, 4, 16)),
     "axes apart": (

@@ -189,6 +189,9 @@ JOURNALS = {
         stage,
         lambda lines: [*lines[:3], lines[3].replace('"shape": [1', '"shape": [2'), *lines[4:]],
     ),
+    "other types": lambda stage: _edit(
+        stage, lambda lines: [*lines[:3], writer._hashed('[{"name": 3}]'), *lines[4:]]
+    ),
     "another release": lambda stage: _edit(stage, lambda lines: [lines[0][::-1], *lines[1:]]),
     "none": lambda stage: (stage / "journal.jsonl").unlink(),
     "binary": lambda stage: (stage / "journal.jsonl").write_bytes(b"\xff\0" * 99),
@@ -203,6 +206,7 @@ JOURNALS = {
 EXPECTED = {
     "cut off": 8,
     "a digit of a head": 5,
+    "other types": 5,
     "another release": 0,
     "none": 0,
     "binary": 0,

@@ -82,6 +82,7 @@ BAD = {
     ),
     "unknown dtype": (header_bytes({"w": entry("Q3")}) + EIGHT, UnsupportedError, "'w'.*'Q3'"),
     "dtype no string": (header_bytes({"w": entry(None)}) + EIGHT, UnsupportedError, "None"),
+    "dtype a list": (header_bytes({"w": entry(["BF16"])}) + EIGHT, UnsupportedError, "BF16"),
     "entry no object": (header_bytes({"w": 3}), CorruptError, "'w'"),
     "no offsets": (header_bytes({"w": {"dtype": "F32", "shape": [2]}}), CorruptError, "'w'"),
     "negative offset": (header_bytes({"w": entry(offsets=(-8, 0))}), CorruptError, "'w'"),

@@ -255,5 +255,9 @@ def _check_names(place: str, names: Iterable[str]) -> None:
 
 def is_safe_path(path: str) -> bool:
     """Whether a file of this relative path may be written below a directory, on any system."""
+    try:
+        path.encode("utf-8", "surrogateescape")  # as names that are no UTF-8 are read
+    except UnicodeEncodeError:
+        return False
     parts = PurePosixPath(path).parts
     return bool(parts) and not (path.startswith("/") or ".." in parts or set(path) & set("\\\0"))

@@ -179,7 +179,7 @@ def _arrays(path: Path, entries: dict[str, Any], start: int, size: int) -> tuple
                 expected="dtype, a possible shape and two data_offsets",
                 found=f"{entry!r:.80}",
             )
-        if dtype not in DTYPES:
+        if not isinstance(dtype, str) or dtype not in DTYPES:
             raise UnsupportedError(
                 "dtype", file=path, tensor=name, expected="a safetensors dtype", found=repr(dtype)
             )

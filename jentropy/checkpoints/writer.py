@@ -25,6 +25,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from jentropy.containers.tensor import checksum
+from jentropy.errors import InputError
 from jentropy.schema import many, parse
 
 from . import durable, orbax, zarr_files
@@ -104,7 +105,10 @@ class Writer:
                 text = line[HASH_DIGITS + 1 : -1]
                 if line != _hashed(text):  # it was cut off, or damaged
                     return
-                yield from parse(LINE, text, self._journal_file)
+                try:
+                    yield from parse(LINE, text, self._journal_file)
+                except InputError:  # nobody's but a forger's
+                    return
 
     def take_up(self, entry: Entry) -> bool:
         """Takes over an entry as the next one, if its payloads lie in their places."""

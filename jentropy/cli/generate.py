@@ -7,7 +7,7 @@ import importlib
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager, suppress
 from typing import Any
 
@@ -140,7 +140,7 @@ class Talk:
         self.messages = [] if system is None else [{"role": "system", "content": system}]
         self.ids: list[int] = []
 
-    def answer(self, prompt: str, most: int | None = None) -> Iterator[str]:
+    def answer(self, prompt: str, most: int | None = None) -> Generator[str, None, None]:
         """What the model makes of a prompt, as it comes.
 
         Args:
@@ -160,9 +160,8 @@ class Talk:
         try:
             yield from session.stream(ids, new)
         finally:  # an answer that Ctrl-C ended is one too
-            if answer := session.answer:
-                self.ids = ids + answer.ids
-                self.messages.append({"role": "assistant", "content": answer.text})
+            self.ids = ids + session.answer.ids
+            self.messages.append({"role": "assistant", "content": session.answer.text})
 
     def summarize(self) -> None:
         """Says how fast the last answer was, and what it read."""

@@ -57,7 +57,8 @@ def fills_a_call(symbols: int) -> bool:
 def batch_symbols() -> int:
     """Symbols that are worth giving to a codec together: some calls of each thread.
 
-    They are all in memory at once, hence the bound on the threads.
+    They are all in memory at once, eight bytes of it each as they are decoded: hence the bound on
+    the threads, which keeps a process below a GiB.
 
     Returns:
       A multiple of a lane's symbols.
@@ -68,7 +69,7 @@ def batch_symbols() -> int:
     """
     if jax.default_backend() != "cpu":
         return DEVICE_LANES * LANE
-    return 16 * min(threads.count(), 8) * LANES[-1] * LANE
+    return 16 * min(threads.count(), 4) * LANES[-1] * LANE
 
 
 @dataclass(slots=True)

@@ -12,6 +12,7 @@ from jentropy.models.config import Architecture
 
 from .deepseek_v2 import DEEPSEEK_V2
 from .deepseek_v3 import DEEPSEEK_V3
+from .exaone4 import EXAONE4
 from .gemma2 import GEMMA2
 from .gemma3 import GEMMA3, GEMMA3_WITH_IMAGES
 from .glm4_moe import GLM4_MOE
@@ -31,6 +32,7 @@ from .smollm3 import SMOLLM3
 ARCHITECTURES: dict[str, Architecture] = {
     "DeepseekV2ForCausalLM": DEEPSEEK_V2,
     "DeepseekV3ForCausalLM": DEEPSEEK_V3,
+    "Exaone4ForCausalLM": EXAONE4,
     "Gemma2ForCausalLM": GEMMA2,
     "Gemma3ForCausalLM": GEMMA3,
     "Gemma3ForConditionalGeneration": GEMMA3_WITH_IMAGES,

@@ -30,9 +30,10 @@ def latent_config(config: Mapping[str, Any], *, interleaved: bool = True) -> Lat
       interleaved: whether rotated channels lie side by side.
     """
     told = with_defaults(config, LATENT)
-    absent = {"q_lora_rank"} if told["q_lora_rank"] is None else set()
-    sizes = {key: None if key in absent else require(told, key) for key in LATENT}
-    return LatentConfig(**sizes, rope_interleave=interleaved)
+    sizes: dict[str, Any] = {
+        key: require(told, key) for key in LATENT if key != "q_lora_rank" or told[key] is not None
+    }
+    return LatentConfig(**{"q_lora_rank": None, **sizes}, rope_interleave=interleaved)
 
 
 def deepseek_config(
@@ -77,8 +78,8 @@ def config(hf_config: Mapping[str, Any]) -> DecoderConfig:
     if hf_config.get("norm_topk_prob"):
         raise UnsupportedError("config.json: norm_topk_prob", expected=False, found=True)
     inner = require(hf_config, "moe_intermediate_size", int, 1407)
-    groups = require(hf_config, "n_group", int, 1), require(hf_config, "topk_group", int, 1)
-    groups, kept = groups if method == METHODS[1] else (1, 1)
+    told = require(hf_config, "n_group", int, 1), require(hf_config, "topk_group", int, 1)
+    groups, kept = told if method == METHODS[1] else (1, 1)
     experts = ExpertsConfig(
         count=require(hf_config, "n_routed_experts", int, 64),
         per_token=require(hf_config, "num_experts_per_tok"),

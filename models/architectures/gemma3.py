@@ -14,7 +14,7 @@ from jentropy.errors import InputError
 from jentropy.models.config import Architecture, DecoderConfig, decoder_config, sliding_windows
 from jentropy.models.keys import Keys, known, refuse_unread, require, with_defaults
 from jentropy.models.names import Rule
-from jentropy.models.rope import ropes_by_kind
+from jentropy.models.rope_keys import ropes_by_kind
 
 from . import gemma2
 

@@ -13,7 +13,7 @@ from jentropy.models.config import Architecture, DecoderConfig, decoder_config
 from jentropy.models.expert_config import ExpertsConfig
 from jentropy.models.keys import count, flag, require
 from jentropy.models.names import EXPERT_NAMES
-from jentropy.models.rope import rope_config
+from jentropy.models.rope_keys import rope_config
 
 
 def routed_from(config: Mapping[str, Any], first: int) -> tuple[bool, ...]:

@@ -12,7 +12,8 @@ from jentropy.models.config import Architecture, DecoderConfig, decoder_config, 
 from jentropy.models.expert_config import ExpertsConfig
 from jentropy.models.keys import flag, require, with_defaults
 from jentropy.models.names import NAMES, Rule
-from jentropy.models.rope import RopeConfig, rope_config
+from jentropy.models.rope import RopeConfig
+from jentropy.models.rope_keys import rope_config
 
 THETA = 150000.0
 # What a config that says nothing of its rope stands for.

@@ -9,7 +9,7 @@ from jentropy.models.config import Architecture, DecoderConfig, decoder_config, 
 from jentropy.models.expert_config import ExpertsConfig
 from jentropy.models.keys import require
 from jentropy.models.names import EXPERT_NAMES, Rule
-from jentropy.models.rope import rope_config
+from jentropy.models.rope_keys import rope_config
 
 _BLOCK = r"(?:model\.)?(layers\.\d+)\.block_sparse_moe\."
 _PROJECTIONS = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}

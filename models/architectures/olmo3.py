@@ -7,7 +7,7 @@ from typing import Any
 
 from jentropy.models.config import Architecture, DecoderConfig, decoder_config, sliding_windows
 from jentropy.models.keys import with_defaults
-from jentropy.models.rope import ropes_by_kind
+from jentropy.models.rope_keys import ropes_by_kind
 
 from . import olmo2
 

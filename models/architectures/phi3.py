@@ -12,7 +12,7 @@ from typing import Any
 from jentropy.models.config import Architecture, DecoderConfig, decoder_config, sliding_windows
 from jentropy.models.keys import with_defaults
 from jentropy.models.names import NAMES, Rule
-from jentropy.models.rope import rope_config
+from jentropy.models.rope_keys import rope_config
 
 DEFAULTS = {"rms_norm_eps": 1e-5, "max_position_embeddings": 4096}
 LONGROPE = {"su": "longrope", "yarn": "longrope"}  # as configs of earlier days call it

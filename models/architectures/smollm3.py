@@ -8,7 +8,7 @@ from typing import Any
 from jentropy.errors import InputError
 from jentropy.models.config import Architecture, DecoderConfig, decoder_config, sliding_windows
 from jentropy.models.keys import require, with_defaults
-from jentropy.models.rope import rope_config
+from jentropy.models.rope_keys import rope_config
 
 DEFAULTS = {"max_position_embeddings": 32768, "tie_word_embeddings": True}
 
