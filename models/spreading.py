@@ -227,6 +227,8 @@ class OverMesh(Filling):
                 shape[leading] = split.count
                 spec = PartitionSpec(*(None for _ in range(leading)), split.axes or None)
             place = NamedSharding(self.sharding.mesh, spec)
+            if not array.size:  # a program gives such an array to all devices whole
+                return jnp.zeros(shape, array.dtype, device=place)
             own = [shard.data for shard in array.addressable_shards]
             return jax.make_array_from_single_device_arrays(tuple(shape), place, own)
 
