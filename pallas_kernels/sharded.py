@@ -62,7 +62,7 @@ class ShardedTensor:
 
     parts: Any
     index: Any = None
-    mesh: Mesh = field(metadata={"static": True})
+    mesh: Mesh | AbstractMesh = field(metadata={"static": True})
     axes: Axes = field(default=(), metadata={"static": True})
     split: int | None = field(default=None, metadata={"static": True})
     logical: tuple[int, ...] = field(metadata={"static": True})

@@ -40,6 +40,9 @@ class UnreadEntry(Entry):
     """
 
     __slots__ = ("_entry", "_read", "_told")
+    _entry: Entry | None
+    _read: Callable[[Any], Entry]
+    _told: Mapping[str, Any]
 
     def __init__(self, told: Mapping[str, Any], read: Callable[[Any], Entry]):
         set_slot = object.__setattr__
