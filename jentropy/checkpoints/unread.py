@@ -52,9 +52,11 @@ class UnreadEntry(Entry):
         set_slot(self, "_entry", None)
 
     def _whole(self) -> Entry:
-        if self._entry is None:
-            object.__setattr__(self, "_entry", self._read(self._told))
-        return self._entry
+        entry = self._entry
+        if entry is None:
+            entry = self._read(self._told)
+            object.__setattr__(self, "_entry", entry)
+        return entry
 
     @property
     def header(self) -> Any:
