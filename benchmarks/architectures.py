@@ -41,7 +41,7 @@ SIZES = {
     "moe_intermediate_size": 256,
     "num_local_experts": 8,
     "num_experts": 8,
-    "n_routed_experts": 8,
+    "n_routed_experts": 12,
     "q_lora_rank": 256,
     "kv_lora_rank": 128,
     "qk_nope_head_dim": 64,

@@ -73,10 +73,9 @@ def require(config: Mapping[str, Any], key: str, kind: type = int, default: Any 
 def numbers(config: Mapping[str, Any], key: str, default: None = None) -> tuple[float, ...]:
     """The value of a key that is a list of positive numbers, which must be there."""
     values = config.get(key) or default
-    is_list = isinstance(values, list) and all(type(v) in (int, float) and v > 0 for v in values)
-    if not is_list:
-        raise _wrong(key, "a list of positive numbers", values)
-    return tuple(map(float, values))
+    if isinstance(values, list) and all(type(v) in (int, float) and v > 0 for v in values):
+        return tuple(map(float, values))
+    raise _wrong(key, "a list of positive numbers", values)
 
 
 def flag(config: Mapping[str, Any], key: str, default: bool = False) -> bool:

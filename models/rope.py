@@ -164,7 +164,7 @@ def inverse_frequencies(config: RopeConfig, head_dim: int, *, long: bool = False
     periods = np.float32(config.theta) ** exponents
     frequency = (1.0 / periods).astype(np.float32)
     if config.kind == "longrope":
-        factors = np.float32(config.long_factors if long else config.short_factors)
+        factors = np.asarray(config.long_factors if long else config.short_factors, np.float32)
         return (1.0 / (factors * periods)).astype(np.float32)
     if config.kind == "linear":
         return (frequency / config.factor).astype(np.float32)

@@ -279,6 +279,7 @@ def _holders(mesh: Mesh, axes: tuple[str, ...]) -> dict[int, tuple[jax.Device, .
     count = math.prod(mesh.shape[axis] for axis in axes)
     place = NamedSharding(mesh, PartitionSpec(axes or None))
     holders: dict[int, list[jax.Device]] = defaultdict(list)
-    for device, (where,) in place.addressable_devices_indices_map((count,)).items():
-        holders[where.start or 0].append(device)
+    for device, where in place.addressable_devices_indices_map((count,)).items():
+        assert where is not None
+        holders[where[0].start or 0].append(device)
     return {number: tuple(devices) for number, devices in sorted(holders.items())}

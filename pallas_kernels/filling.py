@@ -176,7 +176,7 @@ def side_by_side(
     made = {name: joined(name) for name in _parts(first)}
     if not isinstance(first, ResidentTensor):
         return made[""]
-    options = (weight.options for weight in weights.values())
+    options = (w.options for w in weights.values() if isinstance(w, ResidentTensor))
     largest = tuple(map(max, *options)) if len(weights) > 1 else first.options
     return replace(first, arrays=made, options=largest)
 

@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int, Shaped
 
 from jentropy import modes
@@ -62,7 +62,7 @@ class ShardedTensor:
 
     parts: Any
     index: Any = None
-    mesh: Mesh = field(metadata={"static": True})
+    mesh: Mesh | AbstractMesh = field(metadata={"static": True})
     axes: Axes = field(default=(), metadata={"static": True})
     split: int | None = field(default=None, metadata={"static": True})
     logical: tuple[int, ...] = field(metadata={"static": True})

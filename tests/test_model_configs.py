@@ -398,7 +398,7 @@ def test_an_architecture_is_known_by_each_of_its_names(names, qk_norm):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ({"model_type": "mistral"}, "'mistral'"),
+        ({"model_type": "bert"}, "'bert'"),
         ({"model_type": "mistral", "architectures": ["LlamaForCausalLM"]}, "'mistral'"),
         ({"model_type": "llama", "architectures": ["Qwen3ForCausalLM"]}, "'llama'"),
         ({"model_type": "qwen3", "architectures": ["Qwen3ForSequenceClassification"]}, "Sequence"),

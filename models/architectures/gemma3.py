@@ -31,8 +31,10 @@ DEFAULTS = {
     "vocab_size": 262208,
 }
 # What the whole says of images, and what counts for text too.
-IMAGES = ("boi_token_index", "eoi_token_index", "image_token_index", "mm_tokens_per_image")
-IMAGES += ("vision_config", "image_token_id", "boi_token_id", "eoi_token_id")
+IMAGES = (
+    *("boi_token_index", "eoi_token_index", "image_token_index", "mm_tokens_per_image"),
+    *("boi_token_id", "eoi_token_id", "image_token_id", "vision_config"),
+)
 SHARED = ("eos_token_id", "pad_token_id", "tie_word_embeddings")
 
 
