@@ -139,6 +139,5 @@ def _by_head(sum_over: str, x: Array, weight: Array) -> Array:
         x.astype(dtype),
         weight.astype(dtype),
         precision=PRECISION,
-        preferred_element_type=jnp.float32,
     )
     return y.astype(x.dtype)

@@ -99,6 +99,16 @@ def test_tiny_models(name, tmp_path):
         np.testing.assert_array_equal(greedy(dense, tokens), tokens)
 
 
+def test_activations_in_bf16():
+    """What is loaded by default: products of latents by heads have to be such as CPUs have."""
+    model, truth = models.load(MODELS / "deepseek_v3"), reference(MODELS / "deepseek_v3")
+    assert model.compute_dtype == jnp.bfloat16
+    assert relative_error(logits(model, truth["input_ids"]), truth["logits"]) < 0.05
+    two = np.concatenate((truth["greedy"], truth["greedy"]))[:, :PROMPT]
+    found = np.asarray(models.generate(model, two, max_new_tokens=2))
+    np.testing.assert_array_equal(found[0], found[1])
+
+
 def test_every_architecture_has_a_tiny_model():
     assert {class_of(MODELS / name) for name in NAMES} == set(ARCHITECTURES)
 
