@@ -250,8 +250,9 @@ def _fill(
         if progress:
             progress(math.prod(tensor.shape))
         for place in named[tensor.name]:
-            for piece in filling.pieces(tensor.name, place, make(tensor, codes, place)):
-                filling.add(tensor.name, place.path, piece, lay(tensor, piece.weight))
+            pieces = filling.pieces(tensor.name, place, make(tensor, codes, place))
+            laid = {number: lay(tensor, weight) for number, weight in pieces.weights.items()}
+            filling.add(tensor.name, place.path, pieces, laid)
 
 
 def _check(

@@ -1,8 +1,8 @@
 """Parameters that are filled in place as weights are read: on one device, or parts on each of many.
 
-Every device fills stacks of its own, as if it were alone; in the end they are the parts of arrays
-over the mesh. Processes read the same checkpoint and hear once what the others' parts came to be
-like, so that all decide alike.
+The devices of a process fill their stacks together, each with its part, by one program for all; in
+the end these are the parts of arrays over the mesh. Processes read the same checkpoint and hear
+once what the others' parts came to be like, so that all decide alike.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -24,24 +25,22 @@ from jentropy import jax_internals
 from jentropy.checkpoints import Tensor
 from jentropy.formats import Format
 from jentropy.pallas_kernels import ResidentTensor, ShardedTensor
-from jentropy.pallas_kernels.filling import filled_up, likeness, put
+from jentropy.pallas_kernels.filling import filled_up, likeness, put, side_by_side
 
-from .names import LAYERS, Path, Place
+from .names import Path, Place
 from .sharding import Sharding, Split, part
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Piece:
-    """What some devices have of a weight, all of them the same.
+class Pieces:
+    """What devices of this process have of a weight.
 
     Attributes:
-      weight: codes or numbers, not laid out.
-      devices: that have it; None is the default one.
-      axes, index: of the stack that it goes to, as of `filling.put`.
+      weights: different parts, by number: codes or numbers, not laid out.
+      axes, index: of the stack that they go to, as of `filling.put`.
     """
 
-    weight: Any
-    devices: tuple[jax.Device | None, ...] = (None,)
+    weights: dict[int, Any]
     axes: tuple[int, ...]
     index: tuple[int, ...]
 
@@ -54,7 +53,7 @@ class Filling(ABC):
         """What of a weight's codes has to be read, as of `Checkpoint.read_all`."""
 
     @abstractmethod
-    def pieces(self, name: str, place: Place, weight: Any) -> Iterator[Piece]:
+    def pieces(self, name: str, place: Place, weight: Any) -> Pieces:
         """What of a weight the devices of this process have.
 
         Args:
@@ -63,8 +62,8 @@ class Filling(ABC):
         """
 
     @abstractmethod
-    def add(self, name: str, path: Path, piece: Piece, weight: Any) -> None:
-        """Takes a piece that was laid out, of the weight called `name`, to its parameter."""
+    def add(self, name: str, path: Path, pieces: Pieces, laid: dict[int, Any]) -> None:
+        """Takes pieces that were laid out, of the weight called `name`, to their parameter."""
 
     @abstractmethod
     def alike(self) -> tuple[dict[str, Hashable], set[str], bool]:
@@ -91,14 +90,15 @@ class OnOneDevice(Filling):
     def wanted(self, tensor: Tensor, place: Place) -> tuple[slice, ...] | None:
         return ()
 
-    def pieces(self, name: str, place: Place, weight: Any) -> Iterator[Piece]:
-        yield Piece(weight=weight, axes=place.axes, index=place.index)
+    def pieces(self, name: str, place: Place, weight: Any) -> Pieces:
+        return Pieces(weights={0: weight}, axes=place.axes, index=place.index)
 
-    def add(self, name: str, path: Path, piece: Piece, weight: Any) -> None:
-        self.likes[name] = likeness(weight)
+    def add(self, name: str, path: Path, pieces: Pieces, laid: dict[int, Any]) -> None:
+        self.likes[name] = likeness(laid[0])
         self.kinds[path].add(self.likes[name])
         if len(self.kinds[path]) == 1:
-            self.stacks[path] = put(self.stacks.pop(path, None), piece.axes, piece.index, weight)
+            held = self.stacks.pop(path, None)
+            self.stacks[path] = put(held, pieces.axes, pieces.index, laid[0])
 
     def alike(self) -> tuple[dict[str, Hashable], set[str], bool]:
         return self.likes, set(), max(map(len, self.kinds.values())) == 1
@@ -116,7 +116,12 @@ class OverMesh(Filling):
 
     def __init__(self, sharding: Sharding):
         self.sharding = sharding
-        self.stacks: dict[Path, dict[jax.Device, Any]] = defaultdict(dict)
+        own = sorted(
+            (device for of in _holders(sharding.mesh, ()).values() for device in of),
+            key=lambda device: device.id,
+        )
+        self.here = Mesh(np.array(own), ("here",))
+        self.stacks: dict[Path, Any] = {}
         self.splits: dict[Path, Split | None] = {}
         # By weight of which a part was read only: how it lies, and where the part begins.
         self.read: dict[str, tuple[Split, int]] = {}
@@ -146,43 +151,48 @@ class OverMesh(Filling):
         experts = place.axes[1] if len(place.axes) > 1 else None
         return self.sharding.of(place.path, weight, experts)
 
-    def pieces(self, name: str, place: Place, weight: Any) -> Iterator[Piece]:
+    def pieces(self, name: str, place: Place, weight: Any) -> Pieces:
         split, read = self.read.get(name) or (self._split(place, weight), 0)
         self.splits[place.path] = split
-        if split is None:
-            devices = _holders(self.sharding.mesh, ())[0]
-            yield Piece(weight=weight, devices=devices, axes=place.axes, index=place.index)
-            return
-        experts = place.axes[1] if len(place.axes) > 1 else None
-        one_of_stack = split.axis is not None and split.axis < -len(weight.shape)
-        for number, devices in _holders(self.sharding.mesh, split.axes).items():
-            axes, index, first = (*place.axes[:1], 1), (*place.index[:1], 0), number * split.size
-            if one_of_stack:
-                if not first <= place.index[1] < first + split.size:
-                    continue
-                axes, index = (*axes, split.size), (*index, place.index[1] - first)
-            elif experts is not None:
-                axes, index = (*axes, experts), (*index, place.index[1])
-            cut = weight
-            if split.axis is not None and not one_of_stack:
-                cut = part(weight, split.axis, first - read, split.size)
-            yield Piece(weight=cut, devices=devices, axes=axes, index=index)
+        axes, index = place.axes, place.index
+        numbers = list(_holders(self.sharding.mesh, split.axes if split else ()))
+        if split is None or split.axis is None:
+            return Pieces(weights={0: weight}, axes=axes, index=index)
+        if split.axis < -len(weight.shape):  # one expert
+            number, at = divmod(index[1], split.size)
+            weights = {number: weight} if number in numbers else {}
+            return Pieces(weights=weights, axes=(axes[0], split.size), index=(index[0], at))
+        weights = {
+            number: part(weight, split.axis, number * split.size - read, split.size)
+            for number in numbers
+        }
+        return Pieces(weights=weights, axes=axes, index=index)
 
-    def add(self, name: str, path: Path, piece: Piece, weight: Any) -> None:
-        key = _text(path)
-        like: Any = likeness(weight)
-        self.likes[key][name].add(repr([one for one in like if not isinstance(one, Format)]))
+    def add(self, name: str, path: Path, pieces: Pieces, laid: dict[int, Any]) -> None:
+        if not laid:
+            return
+        key, split = _text(path), self.splits[path]
+        for weight in laid.values():
+            like: Any = likeness(weight)
+            self.likes[key][name].add(repr([one for one in like if not isinstance(one, Format)]))
         if len(set().union(*self.likes[key].values())) > 1:
             return
-        for device in piece.devices:
-            held = self.stacks[path].pop(device, None)
-            own = jax.device_put(weight, device)
-            self.stacks[path][device] = put(held, piece.axes, piece.index, own)
+        holders, only = _holders(self.sharding.mesh, split.axes if split else ()), None
+        if laid.keys() != holders.keys():  # an expert: what others are given is not written
+            mine = {device for number in laid for device in holders[number]}
+            only = jnp.array([device in mine for device in self.here.devices.flat])
+            laid = dict.fromkeys(holders, next(iter(laid.values())))
+        weights = {device: laid[number] for number in holders for device in holders[number]}
+        ordered = {device: weights[device] for device in self.here.devices.flat}
+        axes = None if split is None else self.here.axis_names if split.axes else ()
+        weight = side_by_side(ordered, self.here, axes)
+        held = self.stacks.pop(path, None)
+        self.stacks[path] = put(held, pieces.axes, pieces.index, weight, only)
 
     def alike(self) -> tuple[dict[str, Hashable], set[str], bool]:
         own = {
             "likes": {key: {n: sorted(t) for n, t in of.items()} for key, of in self.likes.items()},
-            "sizes": {_text(path): _sizes(of.values()) for path, of in self.stacks.items()},
+            "sizes": {_text(path): _sizes(stack) for path, stack in self.stacks.items()},
         }
         self.told = [json.loads(text) for text in jax_internals.exchanged(json.dumps(own))]
         likes: dict[str, set[str]] = defaultdict(set)
@@ -207,35 +217,33 @@ class OverMesh(Filling):
             made[path] = parts if split is None else self._sharded(parts, split)
         return made
 
-    def _assembled(self, path: Path, stacks: dict[jax.Device, Any], sizes: list[Any]) -> Any:
-        """The arrays of all devices as arrays over the mesh."""
+    def _assembled(self, path: Path, stack: Any, sizes: list[Any]) -> Any:
+        """Arrays over the mesh of those over the devices of this process."""
         split = self.splits[path]
-        layers = int(path[0] == LAYERS)
-        spec, count = PartitionSpec(), 1
-        if split is not None:
-            spec = PartitionSpec(*(None for _ in range(layers)), split.axes or None)
-            count = split.count
-        place = NamedSharding(self.sharding.mesh, spec)
 
-        def over_mesh(arrays: list[jax.Array]) -> jax.Array:
-            shape = list(arrays[0].shape)
+        def over_mesh(array: jax.Array, leading: int) -> jax.Array:
+            shape, spec = list(array.shape), PartitionSpec()
             if split is not None:
-                shape[layers] = count
-            return jax.make_array_from_single_device_arrays(tuple(shape), place, arrays)
+                shape[leading] = split.count
+                spec = PartitionSpec(*(None for _ in range(leading)), split.axes or None)
+            place = NamedSharding(self.sharding.mesh, spec)
+            if not array.size:  # a program gives such an array to all devices whole
+                return jnp.zeros(shape, array.dtype, device=place)
+            own = [shard.data for shard in array.addressable_shards]
+            return jax.make_array_from_single_device_arrays(tuple(shape), place, own)
 
-        first = next(iter(stacks.values()))
-        if not isinstance(first, ResidentTensor):
-            return over_mesh(list(stacks.values()))
-        options = {n: max(told["options"][n] for told in sizes) for n, _ in first.options}
+        leading = len(stack.shape) - 3  # axes before that of the parts
+        if not isinstance(stack, ResidentTensor):
+            return over_mesh(stack, leading)
+        options = {n: max(told["options"][n] for told in sizes) for n, _ in stack.options}
         arrays = {}
-        for name in first.arrays:
-            own = [stack.arrays[name] for stack in stacks.values()]
-            if name in first.record.lists:
-                axis, filler = first.record.lists[name]
+        for name, array in stack.arrays.items():
+            if name in stack.record.lists:
+                axis, filler = stack.record.lists[name]
                 most = max(told["lists"][name] for told in sizes)
-                own = [filled_up(array, axis, most, filler) for array in own]
-            arrays[name] = over_mesh(own)
-        return replace(first, arrays=arrays, options=tuple(sorted(options.items())))
+                array = filled_up(array, axis, most, filler)
+            arrays[name] = over_mesh(array, leading)
+        return replace(stack, arrays=arrays, options=tuple(sorted(options.items())))
 
     def _sharded(self, parts: Any, split: Split) -> ShardedTensor:
         return ShardedTensor(
@@ -253,20 +261,16 @@ def _text(path: Path) -> str:
     return ".".join(map(str, path))
 
 
-def _sizes(stacks: Iterable[Any]) -> dict[str, dict[str, int]]:
-    """The longest lists and the largest options of some devices' stacks."""
-    sizes: dict[str, dict[str, int]] = {"lists": {}, "options": {}}
-    for stack in stacks:
-        if isinstance(stack, ResidentTensor):
-            lists = {
-                n: stack.arrays[n].shape[axis]
-                for n, (axis, _) in stack.record.lists.items()
-                if n in stack.arrays
-            }
-            for kind, found in (("lists", lists), ("options", dict(stack.options))):
-                for name, value in found.items():
-                    sizes[kind][name] = max(value, sizes[kind].get(name, value))
-    return sizes
+def _sizes(stack: Any) -> dict[str, dict[str, int]]:
+    """How long lists are, and the options."""
+    if not isinstance(stack, ResidentTensor):
+        return {"lists": {}, "options": {}}
+    lists = {
+        name: stack.arrays[name].shape[axis]
+        for name, (axis, _) in stack.record.lists.items()
+        if name in stack.arrays
+    }
+    return {"lists": lists, "options": dict(stack.options)}
 
 
 @functools.cache
@@ -275,6 +279,7 @@ def _holders(mesh: Mesh, axes: tuple[str, ...]) -> dict[int, tuple[jax.Device, .
     count = math.prod(mesh.shape[axis] for axis in axes)
     place = NamedSharding(mesh, PartitionSpec(axes or None))
     holders: dict[int, list[jax.Device]] = defaultdict(list)
-    for device, (where,) in place.addressable_devices_indices_map((count,)).items():
-        holders[where.start or 0].append(device)
+    for device, where in place.addressable_devices_indices_map((count,)).items():
+        assert where is not None
+        holders[where[0].start or 0].append(device)
     return {number: tuple(devices) for number, devices in sorted(holders.items())}

@@ -6,14 +6,15 @@ depend on numbers, window12's escapes, are filled up to the longest of the stack
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+import math
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import replace
 from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from .resident import ResidentTensor
 
@@ -46,6 +47,7 @@ def put(
     axes: tuple[int, ...],
     index: tuple[int, ...],
     weight: ResidentTensor | jax.Array,
+    only: jax.Array | None = None,
 ) -> ResidentTensor | jax.Array:
     """A stack with one more of its weights; the memory of the stack that was given is used for it.
 
@@ -54,6 +56,7 @@ def put(
       axes: sizes of the stack's axes; none: there is one weight, which is given back.
       index: which weight of the stack it is.
       weight: alike (`likeness`) all others of the stack.
+      only: bool[parts], of weights `side_by_side`: which of them are written; None: all.
 
     Returns:
       The stack, [*axes, *shape of the weight]; zeros where no weight was put yet.
@@ -77,7 +80,7 @@ def put(
         most = max(arrays[name].shape[axis], stacked[name].shape[axis])
         arrays[name] = filled_up(arrays[name], axis, most, filler)
         stacked[name] = filled_up(stacked[name], axis, most, filler)
-    filled = _write(stacked, arrays, np.array(index, np.int32))
+    filled = _write(stacked, arrays, np.array(index, np.int32), only)
     if not isinstance(weight, ResidentTensor):
         return filled[""]
     before = stack.options if isinstance(stack, ResidentTensor) else weight.options
@@ -116,13 +119,66 @@ def _zeros(
 
 @partial(jax.jit, donate_argnums=0)
 def _write(
-    stacked: dict[str, jax.Array], arrays: dict[str, jax.Array], index: jax.Array
+    stacked: dict[str, jax.Array],
+    arrays: dict[str, jax.Array],
+    index: jax.Array,
+    only: jax.Array | None,
 ) -> dict[str, jax.Array]:
     def one(stack: jax.Array, array: jax.Array) -> jax.Array:
         where = (*index, *(np.int32(0) for _ in array.shape))
-        return jax.lax.dynamic_update_slice(stack, array[(None,) * index.size], where)
+        new = array[(None,) * index.size]
+        if only is not None:
+            before = jax.lax.dynamic_slice(stack, where, new.shape)
+            kept = only.reshape(-1, *(1,) * (array.ndim - 1))
+            new = jnp.where(kept, new, before)
+        return jax.lax.dynamic_update_slice(stack, new, where)
 
     return jax.tree.map(one, stacked, arrays)
+
+
+def side_by_side(
+    weights: Mapping[jax.Device, ResidentTensor | jax.Array],
+    mesh: Mesh,
+    axes: tuple[str, ...] | None,
+) -> ResidentTensor | jax.Array:
+    """What devices of a mesh have as one weight over it: its parts, or the same on all.
+
+    Args:
+      weights: of every device of this process, alike; lists are filled up to the longest.
+      mesh: of these devices, those of other processes may be among them.
+      axes: of the mesh, along which parts lie; none: all devices have the one part; None: the
+        weight has no axis of parts.
+
+    Returns:
+      [*stack, parts, ...]: parts come after the stacks that the weights are.
+    """
+    held = {device: _parts(weight) for device, weight in weights.items()}
+    first = next(iter(weights.values()))
+    count = math.prod(mesh.shape[axis] for axis in axes or ())
+    leading = len(first.shape) - 2
+
+    def joined(name: str) -> jax.Array:
+        arrays = {device: parts[name] for device, parts in held.items()}
+        if isinstance(first, ResidentTensor) and name in first.record.lists:
+            axis, filler = first.record.lists[name]
+            most = max(array.shape[axis] for array in arrays.values())
+            arrays = {d: filled_up(array, axis, most, filler) for d, array in arrays.items()}
+        shape = list(next(iter(arrays.values())).shape)
+        spec = PartitionSpec()
+        if axes is not None:
+            arrays = {d: jnp.expand_dims(array, leading) for d, array in arrays.items()}
+            shape.insert(leading, count)
+            spec = PartitionSpec(*(None for _ in range(leading)), axes or None)
+        own = [jax.device_put(array, device) for device, array in arrays.items()]
+        place = NamedSharding(mesh, spec)
+        return jax.make_array_from_single_device_arrays(tuple(shape), place, own)
+
+    made = {name: joined(name) for name in _parts(first)}
+    if not isinstance(first, ResidentTensor):
+        return made[""]
+    options = (w.options for w in weights.values() if isinstance(w, ResidentTensor))
+    largest = tuple(map(max, *options)) if len(weights) > 1 else first.options
+    return replace(first, arrays=made, options=largest)
 
 
 def filled_up(array: jax.Array, axis: int, size: int, filler: tuple[int, ...]) -> jax.Array:

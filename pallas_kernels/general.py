@@ -131,7 +131,7 @@ def fused(
       True
     """
     if precision is None:
-        precision = jax.config.jax_default_matmul_precision
+        precision = jax.config.values["jax_default_matmul_precision"]
     over_rows = set(of_w) == set(w.rows)
     if (
         w.weight.record.kernels is None

@@ -137,7 +137,7 @@ def _backward(product: Product, saved: tuple, cotangent: Array) -> tuple[Array, 
     if isinstance(w, ResidentTensor):
         return of_x, None, None
     pair = (cotangent, x) if product.transpose_w else (x, cotangent)
-    of_w = _mapped(_outer)(*pair, ends).astype(w.dtype)
+    of_w: Any = _mapped(_outer)(*pair, ends).astype(w.dtype)
     if isinstance(w, DenseLayer):
         of_w = DenseLayer(array=jnp.zeros_like(w.array).at[w.index].set(of_w), index=None)
     return of_x, of_w, None
@@ -168,7 +168,7 @@ def _products(x: Array, w: Any, ends: Int[Array, " E"], *, product: Product) -> 
         kernels, x = fused.kernels_of(w), x.astype(fused.dtype_of(x))
         if kernels.grouped is not None:
             return kernels.grouped(x, w, jnp.diff(ends, prepend=0), product)
-    options = {"transpose_w": product.transpose_w, "out_dtype": product.out_dtype}
+    options: dict[str, Any] = {"transpose_w": product.transpose_w, "out_dtype": product.out_dtype}
 
     def one(rows: Array, group: Array) -> Array:
         if kernels is not None:

@@ -68,8 +68,14 @@ def multiply(
         return product(x, jnp.int32(0))
     each = jnp.arange(blocks, dtype=jnp.int32)
     if transpose_w:
-        _, y = jax.lax.scan(lambda _, at: (None, product(x, at)), None, each)
-        return jnp.moveaxis(y, 0, -2).reshape(*x.shape[:-1], -1)
+        outputs = jax.eval_shape(product, x, each[0]).shape[-1]
+
+        def put(y: Array, at: Array) -> tuple[Array, None]:
+            here = at * outputs
+            return jax.lax.dynamic_update_slice_in_dim(y, product(x, at), here, axis=-1), None
+
+        # Into their places: a stack of blocks would be transposed, and lie there twice.
+        return jax.lax.scan(put, jnp.zeros((*x.shape[:-1], blocks * outputs)), each)[0]
     parts = jnp.moveaxis(x.reshape(*x.shape[:-1], blocks, -1), -2, 0)
     first = product(parts[0], each[0])
     return jax.lax.scan(lambda y, each: (y + product(*each), None), first, (parts[1:], each[1:]))[0]

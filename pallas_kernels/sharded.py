@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int, Shaped
 
 from jentropy import modes
@@ -41,7 +41,7 @@ class ShardedTensor:
 
     Attributes:
       parts: what every device has of it: a `ResidentTensor` or an array, whose leading axes are
-        the stack's, the parts, and what is left of a third axis of the weight.
+        the stack's, what is left of a third axis of the weight, and the parts.
       index: int32[]: the weight is this one of the stack.
       mesh: with any types of axes.
       axes: of the mesh, along which the parts lie, in this order; none: every device has all of it.
@@ -53,7 +53,7 @@ class ShardedTensor:
 
     Example:
       >>> import jax, jax.numpy as jnp, jentropy
-      >>> mesh = jax.make_mesh((1,), ("model",))
+      >>> mesh = jax.make_mesh((1,), ("model",), axis_types=(jax.sharding.AxisType.Auto,))
       >>> rows = jentropy.to_resident(jnp.ones((1, 64, 128), jnp.bfloat16), "reference")
       >>> w = ShardedTensor(parts=rows, mesh=mesh, axes=("model",), split=-2, logical=(60, 128))
       >>> w.shape, jentropy.matmul(jnp.ones((2, 128)), w, transpose_w=True).shape
@@ -62,7 +62,7 @@ class ShardedTensor:
 
     parts: Any
     index: Any = None
-    mesh: Mesh = field(metadata={"static": True})
+    mesh: Mesh | AbstractMesh = field(metadata={"static": True})
     axes: Axes = field(default=(), metadata={"static": True})
     split: int | None = field(default=None, metadata={"static": True})
     logical: tuple[int, ...] = field(metadata={"static": True})
@@ -74,6 +74,11 @@ class ShardedTensor:
         """The stack's axes."""
         shape = self.parts.shape
         return tuple(shape[: len(shape) - 1 - len(self.logical)])
+
+    @property
+    def _axis(self) -> int:
+        """Of the parts, in all arrays."""
+        return len(self.parts.shape) - 3
 
     @property
     def stack(self) -> tuple[int, ...]:
@@ -114,7 +119,7 @@ class ShardedTensor:
     @property
     def size(self) -> int:
         """Rows, columns or matrices of a part along the axis that is split."""
-        return self.parts.shape[-1 if self.split is None else self.split]
+        return self.parts.shape[-4 if self.split == -3 else self.split or -1]
 
     def __getitem__(self, at: Any) -> ShardedTensor:
         """Some weights of a stack, by its first axis: an integer, traced or not, or a slice."""
@@ -139,14 +144,13 @@ class ShardedTensor:
 
     def specs(self) -> ShardedTensor:
         """The same tensor, partition specs in the places of its arrays, as `shard_map` takes it."""
-        spec = PartitionSpec(*(None for _ in self._leading), self.axes or None)
+        spec = PartitionSpec(*(None for _ in range(self._axis)), self.axes or None)
         parts = jax.tree.map(lambda _: spec, self.parts)
         return replace(self, parts=parts, index=None if self.index is None else PartitionSpec())
 
     def own(self) -> ResidentTensor | DenseLayer | Array:
         """This device's part, inside of `shard_map`."""
-        axis = len(self._leading)
-        part = jax.tree.map(lambda array: array.squeeze(axis), self.parts)
+        part = jax.tree.map(lambda array: array.squeeze(self._axis), self.parts)
         if self.index is None:
             return part
         if isinstance(part, ResidentTensor):

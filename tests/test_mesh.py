@@ -53,9 +53,8 @@ def test_products_over_a_mesh():
 
 
 def test_generation_over_a_mesh(fixtures, packed):
-    names = ("llama_bf16", "ct_fp8_block", "gptq_v1", "mo_nvfp4")
-    paths = [*(str(packed[name]) for name in names), str(fixtures / "llama_bf16")]
-    finished(started(8, f"generation({paths!r})"))
+    paths = packed["llama_bf16"], packed["ct_fp8_block"], fixtures / "llama_bf16"
+    finished(started(8, f"generation{tuple(map(str, paths))}"))
 
 
 @pytest.mark.parametrize("processes", [2, 4])

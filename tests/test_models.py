@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import chex
@@ -330,27 +327,3 @@ def test_a_trained_model_is_saved_as_a_checkpoint(tmp_path):
     trained = models.load(models.BUNDLED)
     training.save(trained, models.load_tokenizer(models.BUNDLED), [], tmp_path)
     chex.assert_trees_all_equal(nnx.state(models.load(tmp_path)), nnx.state(trained))
-
-
-MESH = """
-import sys, jax, jax.numpy as jnp, numpy as np
-from flax import nnx
-from jentropy import models
-mesh = jax.make_mesh((4,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
-ids = jnp.arange(12)[None]
-for path in sys.argv[1:]:
-    spread = models.load(path, mesh=mesh, compute_dtype=jnp.float32)
-    one = models.load(path, compute_dtype=jnp.float32)
-    leaves = jax.tree.leaves(nnx.state(spread))
-    assert max(len(leaf.sharding.device_set) for leaf in leaves) == 4
-    split = [leaf.nbytes for leaf in leaves if not leaf.sharding.is_fully_replicated]
-    assert sum(split) > 0.9 * sum(leaf.nbytes for leaf in leaves)
-    run = nnx.jit(lambda m, i: m(i))
-    np.testing.assert_allclose(run(spread, ids), run(one, ids), rtol=1e-4, atol=1e-5)
-"""
-
-
-def test_a_mesh_spreads_the_weights(fixtures, packed):
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
-    paths = [str(p) for p in (fixtures / "llama_bf16", packed["llama_bf16"], packed["gptq_v1"])]
-    subprocess.run([sys.executable, "-c", MESH, *paths], env=environment, check=True)

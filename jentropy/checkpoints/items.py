@@ -118,9 +118,9 @@ def write(
             placed.append((writer.append(payload), chunk))
             if progress:
                 progress(chunk.weights * item.array.dtype.itemsize)
-        if (entry := _entry(item.name, described, placed)) is not None:
-            entries.append(entry)
-            writer.record(entry)
+        if (made := _entry(item.name, described, placed)) is not None:
+            entries.append(made)
+            writer.record(made)
             placed = []
     assert len(entries) == len(items)
     return tuple(entries)

@@ -58,7 +58,7 @@ def mapped(path: Path, size: int | None = None) -> np.ndarray:
         array = np.ndarray.__new__(np.memmap, (size,), np.uint8, _map(descriptor, size))
     finally:
         os.close(descriptor)
-    array.filename = path  # for messages, as NumPy has it
+    array.filename = os.fspath(path)  # for messages, as NumPy has it
     return np.asarray(array)
 
 

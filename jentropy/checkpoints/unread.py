@@ -40,6 +40,9 @@ class UnreadEntry(Entry):
     """
 
     __slots__ = ("_entry", "_read", "_told")
+    _entry: Entry | None
+    _read: Callable[[Any], Entry]
+    _told: Mapping[str, Any]
 
     def __init__(self, told: Mapping[str, Any], read: Callable[[Any], Entry]):
         set_slot = object.__setattr__
@@ -49,9 +52,11 @@ class UnreadEntry(Entry):
         set_slot(self, "_entry", None)
 
     def _whole(self) -> Entry:
-        if self._entry is None:
-            object.__setattr__(self, "_entry", self._read(self._told))
-        return self._entry
+        entry = self._entry
+        if entry is None:
+            entry = self._read(self._told)
+            object.__setattr__(self, "_entry", entry)
+        return entry
 
     @property
     def header(self) -> Any:

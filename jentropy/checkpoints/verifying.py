@@ -88,7 +88,8 @@ def verify(
     for (entry, original), chunks in zip(originals, decoded, strict=True):
         total += entry.header.raw_bytes
         if not _same_chunks(entry, chunks, None if original is None else original.read()):
-            raise CheckError(f"{original.file}: tensor {entry.name!r} differs")
+            file = store.path if original is None else original.file
+            raise CheckError(f"{file}: tensor {entry.name!r} differs")
     for name, parts in file_bytes(store, progress):
         total += _compare(parts, files.get(name))
     _check_arrays(store)

@@ -228,12 +228,12 @@ def take(weight: ResidentTensor, ids: Int[Array, " ids"], dtype: Any) -> Shaped[
     def one(at: Array) -> Array:
         register, lane = jnp.divmod(at, LANES)
 
-        def column(array: Array) -> Array:
+        def at_lane(array: Array) -> Array:
             near = jax.lax.dynamic_slice_in_dim(array, register * LANES, LANES, axis=-1)
             is_it = (jnp.arange(LANES) == lane).reshape(*(1,) * (array.ndim - 1), LANES)
             return jnp.where(is_it, near, 0).max(axis=-1, keepdims=True)
 
-        words, top = column(arrays["words"]), column(arrays["top"])
+        words, top = at_lane(arrays["words"]), at_lane(arrays["top"])
         codes = _unpack_words(words, top, tile_rows)[:, 0]
         tile, within = jnp.divmod(at, tile_columns)
         lists = jax.lax.dynamic_index_in_dim(arrays["escapes"], tile, keepdims=False)
