@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from .layers import soft_capped
+
 PRECISION = jax.lax.Precision.HIGHEST  # attention in float32 means float32, on a GPU and TPU too
 AT_ONCE = 1 << 22  # scores, 16 MiB of them: of more, those of blocks are faster on a CPU too
 QUERIES, KEYS = 256, 512  # of a chunk and a block
@@ -174,8 +176,7 @@ def _scores(q: jax.Array, k: jax.Array, scoring: Scoring) -> Float[Array, "b k g
     scores = scoring.scale * jnp.einsum(
         "btkgd,bskd->bkgts", q, k, precision=PRECISION, preferred_element_type=jnp.float32
     )
-    cap = scoring.soft_cap
-    return scores if cap is None else cap * jnp.tanh(scores / cap)
+    return soft_capped(scores, scoring.soft_cap)
 
 
 def _visible(

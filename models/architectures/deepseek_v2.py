@@ -8,10 +8,9 @@ from typing import Any
 from jentropy.errors import UnsupportedError
 from jentropy.models.config import Architecture, DecoderConfig, LatentConfig, decoder_config
 from jentropy.models.expert_config import ExpertsConfig
+from jentropy.models.expert_keys import routed_from
 from jentropy.models.keys import count, require, with_defaults
 from jentropy.models.names import EXPERT_NAMES
-
-from .glm4_moe import routed_from
 
 METHODS = ("greedy", "group_limited_greedy")
 LATENT = {

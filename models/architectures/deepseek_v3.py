@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jentropy.models.config import Architecture, DecoderConfig
-from jentropy.models.expert_config import ExpertsConfig
+from jentropy.models.expert_keys import experts_in_groups
 from jentropy.models.keys import count, flag, require
 from jentropy.models.names import EXPERT_NAMES
 
@@ -18,25 +18,10 @@ from .deepseek_v2 import deepseek_config, latent_config
 
 def config(hf_config: Mapping[str, Any]) -> DecoderConfig:
     """Reads `config.json`."""
-    inner = require(hf_config, "moe_intermediate_size", int, 2048)
-    experts = ExpertsConfig(
-        count=require(hf_config, "n_routed_experts", int, 256),
-        per_token=require(hf_config, "num_experts_per_tok", int, 8),
-        intermediate_size=inner,
-        scoring="sigmoid",
-        correction=True,
-        groups=require(hf_config, "n_group", int, 8),
-        kept_groups=require(hf_config, "topk_group", int, 4),
-        best_of_group=2,
-        normalized=flag(hf_config, "norm_topk_prob", True),
-        scale=require(hf_config, "routed_scaling_factor", float, 2.5),
-        logits_in_float32=True,
-        shared_size=inner * count(hf_config, "n_shared_experts", 1),
-    )
     return deepseek_config(
         hf_config,
         latent_config(hf_config, interleaved=flag(hf_config, "rope_interleave", True)),
-        experts,
+        experts_in_groups(hf_config, inner=2048, experts=256, groups=8, kept=4, scale=2.5),
         dense=3,
         scoring="sigmoid",
         method=("noaux_tc",),
