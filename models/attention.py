@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from .attending import attend
 from .caches import Cache, Turn
 from .config import DecoderConfig, Layer
-from .layers import Linear, RMSNorm
+from .layers import Linear, RMSNorm, over_a_mesh
 from .rope import rotate
 
 
@@ -76,6 +76,7 @@ class Attention(nnx.Module):
             in_order=seen.in_order,
             window=turn.window if cache.sliding else None,
             soft_cap=config.attention_soft_cap,
+            sharded=over_a_mesh(self.k_proj, self.o_proj),
             sinks=None if self.sinks is None else self.sinks.get_value(),
         )
         return self.o_proj(mixed.swapaxes(1, 2).reshape(batch, time, -1)), cache

@@ -15,7 +15,9 @@ from typing import Any, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
+
+from jentropy import jax_internals
 
 
 class Turn(NamedTuple):
@@ -132,6 +134,18 @@ class Cache:
         return replace(self, arrays=tuple(padded))
 
 
+def visible(
+    positions: Int[Array, "*queries time"],
+    slots: Int[Array, "*keys slots"],
+    window: Int[Array, ""] | int | None,
+) -> Bool[Array, "b 1 1 time slots"]:
+    """Which keys each query sees, of every sequence or of all alike."""
+    before = positions[..., :, None] - slots[..., None, :]
+    seen = (before >= 0) & (slots >= 0)[..., None, :]
+    seen = seen if window is None else seen & (before < window)
+    return seen.reshape(-1, 1, 1, *seen.shape[-2:])
+
+
 def _last_before(
     end: Int[Array, "*batch"], slots: Int[Array, " slots"]
 ) -> Int[Array, "*batch slots"]:
@@ -157,13 +171,14 @@ def _write(
     array: jax.Array, at: Int[Array, ""], first: Int[Array, "*batch"], entries: jax.Array
 ) -> jax.Array:
     """Writes [batch, ..., time, width] to a layer's slots from `first` on, its own of each row."""
-    zero = jnp.int32(0)
-    if first.size == 1:
-        where = (at, *(zero for _ in array.shape[1:-2]), first.reshape(()), zero)
-        return jax.lax.dynamic_update_slice(array, entries[None], where)
+    starts = first.reshape(-1)
+    rows = array.shape[1] // starts.size  # that are written at once
 
-    def one(array: jax.Array, entries: jax.Array, first: jax.Array) -> jax.Array:
-        where = (at, *(zero for _ in array.shape[1:-2]), first, zero)
-        return jax.lax.dynamic_update_slice(array, entries[None], where)
+    def write(i: Int[Array, ""] | int, array: jax.Array) -> jax.Array:
+        own = jax.lax.dynamic_slice_in_dim(entries, i * rows, rows)[None]
+        zeros = [0] * (array.ndim - 4)
+        new = jax.lax.dynamic_update_slice(array, own, (at, i * rows, *zeros, starts[i], 0))
+        return jax_internals.as_it_lies(new)
 
-    return jax.vmap(one, (1, 0, 0), 1)(array, entries, first)
+    # One after the other: XLA for TPU copies all of what it scatters to.
+    return jax.lax.fori_loop(0, starts.size, write, array) if starts.size > 1 else write(0, array)

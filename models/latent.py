@@ -31,7 +31,7 @@ from jentropy import pallas_kernels as kernels
 from .attending import PRECISION, attend
 from .caches import Cache, Turn
 from .config import DecoderConfig, Layer
-from .layers import Linear, RMSNorm
+from .layers import Linear, RMSNorm, over_a_mesh
 from .rope import rotate
 
 NORM_EPS = 1e-6  # of the latents' norms, whatever the config says of the others
@@ -100,6 +100,7 @@ class LatentAttention(nnx.Module):
                 positions=positions,
                 slots=seen.slots,
                 in_order=seen.in_order,
+                sharded=over_a_mesh(self.kv_b_proj, self.o_proj),
             ),
         )
         return self.o_proj(mixed.swapaxes(1, 2).reshape(batch, time, -1)), cache
