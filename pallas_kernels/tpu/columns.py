@@ -7,6 +7,8 @@ as much program as the compiler takes in a few seconds.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from jentropy.pallas_kernels.targets import Tpu
 from jentropy.pallas_kernels.tiles import LANES, ceil_to
 
@@ -17,9 +19,14 @@ MOST_K = 16384  # rows of a step
 STEP, STEPS = 1 << 24, 8  # weights of a step at the most, and steps that a matrix should have
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ColumnsPlan(TpuPlan):
+    """A product whose steps take whole columns."""
+
+
 def plan_columns(
     *, m: int, k: int, n: int, unit: int, bits_per_weight: float, target: Tpu, rows: int = 1
-) -> TpuPlan:
+) -> ColumnsPlan:
     """Plans a product of x [m, k].
 
     Args:
@@ -38,7 +45,7 @@ def plan_columns(
     left = m_padded if rows == 1 else rows * m
     weights = int(tile_k * tile_n * bits_per_weight / 8)
     vmem = BUFFERS * (left * tile_k * 2 + weights + m_padded * tile_n * 4)
-    return TpuPlan(
+    return ColumnsPlan(
         fused=few and m > 0 and vmem <= target.vmem_bytes,
         few=few,
         passes=passes,

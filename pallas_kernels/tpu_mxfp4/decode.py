@@ -55,25 +55,24 @@ def kernel(words: Any, delta: Any, power: Any, out: Any, *, native: int, factors
     rows, columns = out.shape
     codes = [(power[...] + i) >> (factors - 1) for i in range(factors)]
     scales = [_powers_of_two(code) for code in codes]
-    for row in range(0, rows, CHUNK):
+
+    @pl.loop(np.int32(0), np.int32(rows // CHUNK))
+    def _(chunk: Array) -> None:
+        deltas = [delta[c, pl.ds(chunk, 1), :] for c in range(columns // LANES)]
         shared = jnp.concatenate(
-            [
-                jnp.broadcast_to(delta[c, row // CHUNK : row // CHUNK + 1, :], (SUBLANES, LANES))
-                for c in range(columns // LANES)
-            ],
-            axis=1,
+            [jnp.broadcast_to(one, (SUBLANES, LANES)) for one in deltas], axis=1
         )
         for g in range(CHUNK // nibbles.ROWS):
-            at = row // 8 + g * SUBLANES
-            numbers = operand(words[at : at + SUBLANES, :], shared, native)
+            at = pl.multiple_of(chunk * (CHUNK // 8) + g * SUBLANES, SUBLANES)
+            numbers = operand(words[pl.ds(at, SUBLANES), :], shared, native)
             both = pltpu.bitcast(numbers, jnp.uint32)
             halves = both[:SUBLANES], both[SUBLANES:]
             for t in range(nibbles.BYTES):
                 numbers = rows_of(*halves, t) if native else pairs(*halves, t)
                 for scale in scales:
                     numbers *= scale
-                first = row + t * BLOCK + g * HALF
-                out[first : first + HALF, :] = numbers.astype(out.dtype)
+                first = pl.multiple_of(chunk * CHUNK + (t * BLOCK + g * HALF), HALF)
+                out[pl.ds(first, HALF), :] = numbers.astype(out.dtype)
 
 
 def rows_of(first: Words, second: Words, byte: int) -> Array:

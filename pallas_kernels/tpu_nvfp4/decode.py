@@ -26,16 +26,21 @@ from .plan import decode_tile
 
 def kernel(words: Any, scale: Any, out: Any, rows: Any) -> None:
     """One tile: words [KT / 8, NT] to out [KT, NT], by way of rows [256, 128]."""
-    for c in range(0, out.shape[1], LANES):
-        here = pl.ds(c, LANES)
-        for at in range(0, out.shape[0], CHUNK):
-            own = scale[at // BLOCK : (at + CHUNK) // BLOCK, here]
-            for i, codes in enumerate(codes_of(words, at, here)):
+
+    @pl.loop(np.int32(0), np.int32(out.shape[0] // CHUNK))
+    def _(chunk: Array) -> None:
+        block = pl.multiple_of(chunk * BLOCKS, BLOCKS)
+        word = pl.multiple_of(chunk * (CHUNK // 8), CHUNK // 8)
+        row = pl.multiple_of(chunk * CHUNK, CHUNK)
+        for c in range(0, out.shape[1], LANES):
+            here = pl.ds(c, LANES)
+            own = scale[pl.ds(block, BLOCKS), here]
+            for i, codes in enumerate(codes_of(words, word, here)):
                 numbers = codes.astype(jnp.float32) * np.float32(UNIT)
                 for half in range(2):
                     part = numbers[half * BLOCKS : (half + 1) * BLOCKS] * own
                     rows[pl.ds(2 * i + half, BLOCKS, stride=BLOCK), :] = part
-            out[at : at + CHUNK, here] = rows[...].astype(out.dtype)
+            out[pl.ds(row, CHUNK), here] = rows[...].astype(out.dtype)
 
 
 def decode(

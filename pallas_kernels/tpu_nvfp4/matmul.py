@@ -34,19 +34,20 @@ from .plan import BODY, is_few
 UNIT = 2.0**14  # of which a code is read as the part
 
 
-def codes_of(words: Any, row: int, here: Any) -> list[Array]:
-    """A chunk of rows as float8_e5m2, 32 at a time."""
+def codes_of(words: Any, word: Any, here: Any) -> list[Array]:
+    """A chunk of rows as float8_e5m2, 32 at a time, from a row of words on."""
+    packed = words[pl.ds(word, CHUNK // 8), here]
     return [
         pltpu.bitcast(half, jnp.float8_e5m2)
-        for at in range(row // 8, (row + CHUNK) // 8, SUBLANES)
-        for half in nibbles.bytes_of(words[at : at + SUBLANES, here])
+        for at in range(0, CHUNK // 8, SUBLANES)
+        for half in nibbles.bytes_of(packed[at : at + SUBLANES])
     ]
 
 
 def scaled(words: Any, row: int, here: Any, scales: Array) -> BFloat16[Array, "256 columns"]:
     """A chunk of rows times its scales, in the dtype of these at first."""
     parts = []
-    for codes in codes_of(words, row, here):
+    for codes in codes_of(words, row // 8, here):
         numbers = codes.astype(scales.dtype)
         parts += [numbers[:BLOCKS] * scales, numbers[BLOCKS:] * scales]
     return jnp.concatenate(parts, axis=0).astype(jnp.bfloat16)
@@ -76,7 +77,7 @@ def kernel(
         if not few:
             weights = scaled(words, at, here, scales)
             return [jnp.dot(chunk, weights, preferred_element_type=jnp.float32)]
-        codes = jnp.concatenate(codes_of(words, at, here), axis=0)
+        codes = jnp.concatenate(codes_of(words, at // 8, here), axis=0)
         sums = jnp.dot(chunk, codes, preferred_element_type=jnp.float32)
         return [sums[i : i + BLOCKS] * scales for i in range(0, few * BLOCKS, BLOCKS)]
 
