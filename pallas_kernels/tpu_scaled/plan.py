@@ -10,6 +10,8 @@ from jentropy.pallas_kernels import targets
 from jentropy.pallas_kernels.resident import ResidentTensor
 from jentropy.pallas_kernels.targets import Tpu
 from jentropy.pallas_kernels.tiles import LANES
+from jentropy.pallas_kernels.tpu import grouped
+from jentropy.pallas_kernels.tpu.grouped import GroupedPlan
 from jentropy.pallas_kernels.tpu.plan import TpuPlan, make_plan
 
 from .blocks import TILE_COLUMNS, offset_of
@@ -32,6 +34,18 @@ def plan(weight: ResidentTensor, rows: int, target: Tpu | None = None) -> TpuPla
         bits_per_weight=weight.bits_per_weight,
         accumulators=ACCUMULATORS,
         target=targets.current_tpu() if target is None else target,
+    )
+
+
+def grouped_plan(weight: ResidentTensor, rows: int, target: Tpu | None = None) -> GroupedPlan:
+    """How x of so many rows is multiplied by the packed matrices of its groups."""
+    return grouped.make_plan(
+        plan(weight, rows, target),
+        rows,
+        weight.stack[0],
+        bits_per_weight=weight.bits_per_weight,
+        unit=max(LANES, weight.option("block")),
+        accumulators=ACCUMULATORS,
     )
 
 
