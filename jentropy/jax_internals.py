@@ -251,3 +251,34 @@ def rows_as_wgmma(rows: Any, row_layout: Any, shape: tuple[int, int]) -> Any:
         return mgpu.FragmentedArray(_registers=out, _layout=mgpu.WGMMA_LAYOUT, _is_signed=None)
 
     return spread(*rows)
+
+
+def multiply_add(numbers: Any, factor: float, addend: Any) -> Any:
+    """Registers of bfloat16 times a number, and one or as many registers more, rounded once."""
+    from jax.experimental.mosaic.gpu import fragmented_array as mgpu
+    from jax.experimental.pallas import mosaic_gpu as plgpu
+    from jaxlib.mlir import ir
+    from jaxlib.mlir.dialects import arith, math
+
+    wgmma = plgpu.Layout.WGMMA
+    made = plgpu.ShapeDtypeStruct(numbers.shape, numbers.dtype, layout=wgmma)
+    arrays = (numbers,) if isinstance(addend, float) else (numbers, addend)
+
+    @plgpu.inline_mgpu(arg_types=(wgmma,) * len(arrays), return_type=made)
+    def fused(ctx: Any, numbers: Any, *more: Any) -> Any:
+        del ctx
+        out = np.empty(numbers.registers.shape, object)
+        pair = numbers.registers.flat[0].type
+
+        def constant(number: float) -> Any:
+            splat = ir.DenseElementsAttr.get_splat(
+                pair, ir.FloatAttr.get(ir.BF16Type.get(), number)
+            )
+            return arith.constant(pair, splat)
+
+        for i, register in np.ndenumerate(numbers.registers):
+            added = more[0].registers[i] if more else constant(addend)
+            out[i] = math.fma(register, constant(factor), added)
+        return mgpu.FragmentedArray(_registers=out, _layout=mgpu.WGMMA_LAYOUT, _is_signed=None)
+
+    return fused(*arrays)

@@ -17,7 +17,7 @@ is 64 by 64 codes, see `hopper.fragments`; how codes lie in its words says `elem
                        three of mantissa, from 2^-9 on: a byte each of four groups of 16
     zero:  uint8[row blocks, groups, 64]   zero points of groups, if there are any, plus what a
            stored integer is above its number
-    row_zero: bfloat16[rows]   the same of rows, plus the element's excess
+    row_zero: bfloat16[rows]   the same of rows, times -2^-unit of the element
     options: group (columns of a group; 0: all)
 
 An integer is stored as what the kernels read, see `integers`. Numbers survive, and codes but for
@@ -185,7 +185,8 @@ def _numbers(weight: Matrices, blocks: Blocks) -> dict[str, Array] | None:
         ones = jnp.ones((*weight.stack, 1, 1), jnp.float32)
         return {"row": _spread(ones, (WHOLE, WHOLE), 0, weight)[..., 0]}
     numbers = _scales(weight, scale)
-    if not bool(jnp.isfinite(numbers).all()):
+    most = jnp.finfo(jnp.float32).max * 2.0**-8  # room for an element's unit
+    if not bool((jnp.abs(numbers) < most).all()):
         return None
     spread_out = _spread(numbers, scale.blocks(2), blocks.group, weight)
     if blocks.kind is Kind.ROW:
@@ -260,12 +261,12 @@ def _zeros(weight: Matrices, blocks: Blocks) -> Array | None:
     element = ELEMENTS[weight.number_format.element.name]
     numbers = blocks.zero.element.decode(weight.codes[blocks.zero.name])
     above = numbers + np.float32(offset_of(weight.number_format.element))
-    least, most = (0, 127) if element.excess else (-128, 128)
+    least, most = (0, 127) if element.unit else (-128, 128)
     if not bool(((above >= least) & (above <= most)).all()):
         return None
     entries = _spread(above, blocks.zero.blocks(2), blocks.group, weight)
     if blocks.kind is Kind.ROW:
-        return (entries[..., 0] + np.float32(element.excess)).astype(jnp.bfloat16)
+        return (entries[..., 0] * np.float32(-(2.0**-element.unit))).astype(jnp.bfloat16)
     return _by_blocks(entries).astype(jnp.uint8)
 
 
@@ -341,10 +342,11 @@ def _dequantized(
         scale = bits_of(entries("row" if kind is Kind.ROW else "scale").astype(jnp.float32))
     parameters = [Parameter(name="scale", field="scale", element=number, block=(1, group))]
     held = {"code": stored, "scale": scale}
-    zeros = "row_zero" if kind is Kind.ROW else "zero"
-    if zeros in arrays:
-        excess = ELEMENTS[element.name].excess if kind is Kind.ROW else 0
-        zero = entries(zeros).astype(jnp.float32) - np.float32(excess + offset_of(element))
+    if zeros := {"zero", "row_zero"} & arrays.keys():
+        zero = entries(*zeros).astype(jnp.float32)
+        if "row_zero" in zeros:
+            zero *= np.float32(-(2.0 ** ELEMENTS[element.name].unit))
+        zero -= np.float32(offset_of(element))
         held["zero"] = bits_of(zero)
         parameters.append(
             Parameter(

@@ -7,12 +7,12 @@ from functools import partial
 from jaxtyping import Array, BFloat16, Float
 
 from jentropy.pallas_kernels.fused import Product
-from jentropy.pallas_kernels.hopper import registers, stream
+from jentropy.pallas_kernels.hopper import stream
 from jentropy.pallas_kernels.hopper.plan import HopperPlan
 from jentropy.pallas_kernels.resident import ResidentTensor
 
 from .blocks import Kind
-from .numbers import Decoding, State
+from .numbers import Decoding
 
 
 def multiply(
@@ -20,10 +20,6 @@ def multiply(
 ) -> Float[Array, "M N"]:
     """x times the transpose of the packed matrix, both padded."""
     decoding = Decoding.of(weight, product.interpret)
-
-    def finish(state: State, total: Array) -> Array:
-        return total if state.row is None else total * registers.columns_of(state.row, plan.m)
-
     source = stream.Source(
         arrays=tuple(weight.arrays[name] for name in decoding.copied()),
         columns=decoding.columns(),
@@ -34,7 +30,7 @@ def multiply(
         block=decoding.pieces,
         group=decoding.group if decoding.kind is Kind.NUMBERS else 0,
         scale=decoding.scale,
-        finish=finish,
+        finish=decoding.finish,
         name="matmul_scaled",
     )
     return stream.multiply(

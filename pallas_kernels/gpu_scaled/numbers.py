@@ -18,7 +18,7 @@ from jentropy.pallas_kernels.integers import offset_of
 from jentropy.pallas_kernels.resident import ResidentTensor
 
 from .blocks import GROUPS, Kind
-from .elements import ELEMENTS, FRAGMENTS, Element
+from .elements import ELEMENTS, EXCESS, FRAGMENTS, Element
 from .layout import EXACT_PLACE, SIXTEENTHS_PLACE, SIXTEENTHS_POWER, kind_of
 
 TWICE = 0x00010001  # times 16 bits: both halves of a word have them
@@ -141,26 +141,38 @@ class Decoding:
 
     def _piece(self, state: State, which: range, placed: Any, less: Any, *, scaled: bool) -> Array:
         """Some fragments of a step."""
-        if self.element.power:
-            factor: Any = self.element.power
+        interpret, power = self.interpret, self.element.power
+        if self.element.tiny:
+            factor: Any = power
             if self.kind is Kind.POWERS:
-                factor = [(self._byte(state, f) * np.uint32(TWICE << 7)) for f in which]
+                factor = [self._byte(state, f) * np.uint32(TWICE << 7) for f in which]
             elif self.kind is Kind.SIXTEENTHS and scaled:
                 place = np.uint32(SIXTEENTHS_PLACE * TWICE)
                 factor = [self._byte(state, f) * np.uint32(TWICE << 4) + place for f in which]
-            return registers.scaled(placed, factor, interpret=self.interpret)
-        numbers = registers.to_fragments(tuple(placed), interpret=self.interpret)
-        if less is not None:
-            numbers -= registers.to_fragments(tuple(less), interpret=self.interpret)
+            return registers.scaled(placed, factor, interpret=interpret)
+        addend: Any = -(2.0**-self.element.unit) * self.offset
         if state.row_zero is not None:
-            return numbers - state.row_zero
-        if state.zeros:
-            excess = np.uint32(0x4300 * TWICE)  # 128, to which zero points are added
+            addend = state.row_zero
+        elif state.zeros:
             own = [state.zeros[f * fragments.COLUMNS // self.group] for f in which]
-            own = [zero.astype(jnp.uint32) * np.uint32(TWICE) + excess for zero in own]
-            return numbers - registers.of_rows(own, interpret=self.interpret)
-        above = self.element.excess + self.offset
-        return numbers - ml_dtypes.bfloat16(above) if above else numbers
+            own = [zero.astype(jnp.uint32) * np.uint32(TWICE) + EXCESS for zero in own]
+            of_rows = registers.of_rows(own, interpret=interpret)  # 128 more than zero points
+            unit = 2.0**-self.element.unit
+            addend = registers.multiply_add(of_rows, -unit, 128 * unit, interpret=interpret)
+        if less is None:
+            return registers.multiply_add(
+                registers.to_fragments(tuple(placed), interpret=interpret),
+                2.0**power,
+                addend,
+                interpret=interpret,
+            )
+        numbers, less = (
+            registers.to_fragments(tuple(w), interpret=interpret) for w in (placed, less)
+        )
+        numbers -= less
+        if isinstance(addend, float):
+            return numbers + ml_dtypes.bfloat16(addend) if addend else numbers
+        return numbers + addend
 
     def _byte(self, state: State, fragment: int) -> Array:
         """The scale of a fragment, a byte of four."""
@@ -172,6 +184,14 @@ class Decoding:
     def scale(self, state: State, g: int) -> Array:
         """Of group g of a step."""
         return state.scales[g].astype(jnp.float32)
+
+    def finish(self, state: State, total: Array) -> Array:
+        """What sums over all columns are of the product."""
+        unit = np.float32(2.0**self.element.unit)
+        if state.row is not None:
+            row = state.row * unit if self.element.unit else state.row
+            return total * registers.columns_of(row, total.shape[1])
+        return total * unit if self.element.unit else total
 
     def dense(self, state: State, load: Any, b: int) -> Array:
         """Block b of a step in float32, as `layout.decode` has it."""
@@ -193,6 +213,8 @@ class Decoding:
             exact = [(self._byte(state, f) << 20) + np.uint32(EXACT_PLACE << 16) for f in which]
             of_groups = [lax.bitcast_convert_type(bits, jnp.float32) * own for bits in exact]
             scales = registers.of_rows(of_groups, interpret=self.interpret)
+        if self.element.unit:
+            scales *= np.float32(2.0**self.element.unit)
         return _joined(numbers).astype(jnp.float32) * scales
 
 

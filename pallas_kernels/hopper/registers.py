@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -108,6 +109,17 @@ def scaled(
         )
     factors = of_rows(factor, interpret=interpret)
     return _exact_product(numbers, factors) if interpret else numbers * factors
+
+
+def multiply_add(
+    numbers: BFloat16[Array, "64 columns"], factor: float, addend: Any, *, interpret: bool
+) -> BFloat16[Array, "64 columns"]:
+    """Numbers, subnormal ones too, times a power of two, and a number or numbers more; exactly."""
+    if not interpret:
+        return jax_internals.multiply_add(numbers, factor, addend)
+    of = partial(jnp.full_like, numbers)
+    addend = of(ml_dtypes.bfloat16(addend)) if isinstance(addend, float) else addend
+    return _exact_product(numbers, of(ml_dtypes.bfloat16(factor))) + addend
 
 
 def _exact_product(a: Array, b: Array) -> BFloat16[Array, "rows columns"]:
