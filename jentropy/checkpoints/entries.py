@@ -20,6 +20,7 @@ from jentropy.formats import Format
 
 from . import structure
 
+VERSION = 2  # whose index lies there twice, and whose metadata has hashes of all files
 PACKED_BITS = (4, 8)  # of codes that lie several to a number
 
 
@@ -152,6 +153,7 @@ class Index:
     tree: Any = None  # a structure, see `structure`
     stores: tuple[StoreEntry, ...] = ()
     formats: tuple[Format, ...] = ()  # of the weights and the tree
+    version: int = VERSION
     weights: tuple[WeightEntry, ...] = ()
 
     def __post_init__(self) -> None:

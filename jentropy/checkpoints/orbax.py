@@ -52,11 +52,14 @@ def shapes(path: Path) -> dict[str, tuple[int, ...]]:
     return {leaf_name(key): tuple(getattr(leaf, "shape", None) or ()) for key, leaf in leaves}
 
 
-def save_tree(path: Path, tree: Any, *, replaces: Replaces | None = None) -> None:
+def save_tree(
+    path: Path, tree: Any, *, replaces: Replaces | None = None, purpose: str = "decompress"
+) -> None:
     """Writes a pytree of arrays, numbers and texts with Orbax's defaults, whole or not at all.
 
     Args:
       replaces: see `staging.refuse_existing`.
+      purpose: see `staging.stage_of`.
 
     Raises:
       UnsupportedError: a pytree that Orbax does not store.
@@ -71,7 +74,7 @@ def save_tree(path: Path, tree: Any, *, replaces: Replaces | None = None) -> Non
             tensor=empty[0] if empty else None,
             hint="jentropy.load and jentropy.decompress give it back in Python",
         )
-    with staged(path, "decompress", replaces=replaces) as stage, destination_errors(path):
+    with staged(path, purpose, replaces=replaces) as stage, destination_errors(path):
         try:
             with destination_errors(path), _orbax(stage) as (ocp, plain):
                 ocp.save(plain / "out", tree)

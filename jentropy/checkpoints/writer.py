@@ -28,7 +28,7 @@ from jentropy.containers.tensor import checksum
 from jentropy.errors import InputError
 from jentropy.schema import many, parse
 
-from . import durable, orbax, zarr_files
+from . import durable, frames, zarr_files
 from . import index as index_lib
 from .entries import Entry, Index
 from .index import ENTRY
@@ -36,7 +36,6 @@ from .staging import OUT, destination_errors, put_in_place, staged
 from .store import ARRAYS, Store, bundle_name, is_compressed_checkpoint
 
 BUNDLE_BYTES = 1 << 26  # what a crash costs at the most, beside the tensor begun
-INDEX, BUNDLES, METADATA = "index", "bundles", "_METADATA"
 LINE = many(ENTRY)  # of the journal, after the hash of its JSON
 HASH_DIGITS = 16
 
@@ -212,30 +211,17 @@ class Writer:
         """
         self.flush()
         index = Index(bundles=tuple(self._sizes), **contents)
-        text = np.frombuffer(index_lib.to_bytes(index), np.uint8)
-        metadata = {"version": index_lib.VERSION, "index_xxh3_64": f"{checksum(text):016x}"}
+        text = index_lib.to_bytes(index)
         with destination_errors(self.path):
             frame = self.stage / "frame"
             _remove(frame)
             frame.mkdir()
-            made = orbax.save_arrays(
-                frame, {INDEX: text}, custom_metadata={index_lib.KEY: metadata}
-            )
-            self._move(made)
+            self._move(frames.make(frame, text, len(self._sizes), index.version))
             Store(self._made)  # what cannot be opened again is not put in place
             put_in_place(self._made, self.path, replace=self._overwrite)
 
     def _move(self, frame: Path) -> None:
-        """Moves what Orbax wrote of the index to the bundles, and has its metadata name them."""
-        told = json.loads((frame / ARRAYS / METADATA).read_bytes())
-        (index,) = told["tree_metadata"].values()
-        key = index["key_metadata"][0]
-        bundles = {}
-        for number in range(len(self._sizes)):
-            path = (BUNDLES, bundle_name(number).removeprefix(f"{BUNDLES}."))
-            bundles[str(path)] = {**index, "key_metadata": [{**key, "key": k} for k in path]}
-        told["tree_metadata"] = bundles | told["tree_metadata"]
-        (frame / ARRAYS / METADATA).write_text(json.dumps(told), encoding="utf-8")
+        """Moves what Orbax wrote of the index to the bundles."""
         durable.sync_tree(frame)
         for inside in (*(frame / ARRAYS).iterdir(), *frame.iterdir()):
             if inside != frame / ARRAYS:
