@@ -33,12 +33,12 @@ from jaxtyping import Array, BFloat16, Float32, Shaped, UInt32
 
 from jentropy.pallas_kernels import bf16
 from jentropy.pallas_kernels.fused import Product
+from jentropy.pallas_kernels.integers import INTEGERS
 from jentropy.pallas_kernels.resident import ResidentTensor
 from jentropy.pallas_kernels.tiles import LANES
 from jentropy.pallas_kernels.tpu.calls import call, spec
 from jentropy.pallas_kernels.tpu.plan import TpuPlan
 
-from .blocks import INTEGERS
 from .layout import column_scales
 from .plan import ACCUMULATORS, Kind, depth_of, kind_of
 
