@@ -58,6 +58,7 @@ def decode(
         row, run = lax.axis_index("row"), lax.axis_index("run")
         first = run * length
         scale = registers.load_rows(scale_g, row * fragments.ROWS, interpret=interpreted)
+        scale = registers.columns_of(scale, fragments.BLOCK)
 
         def copy_in(i: Any) -> None:
             source = words_g.at[row, pl.ds((first + i) * BLOCKS, BLOCKS)]

@@ -15,7 +15,7 @@ import numpy as np
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
-from jaxtyping import Array, BFloat16, UInt32
+from jaxtyping import Array, BFloat16, Float32, Shaped, UInt32
 
 from jentropy import jax_internals
 from jentropy.errors import UnsupportedError
@@ -25,6 +25,7 @@ from . import fragments
 WORDS = (fragments.REGISTERS, fragments.THREADS)  # of a fragment, as they lie in shared memory
 # Thread t holds words 4 t to 4 t + 3.
 STRIDED = plgpu.Layout.WG_STRIDED(WORDS, vec_size=fragments.REGISTERS)
+ROW_LAYOUT = plgpu.Layout.WGMMA.reduce(1)  # a number for each row of a block
 INTERPRETER_THREADS = 4  # three warpgroups, and one that nobody waits for
 
 
@@ -58,16 +59,23 @@ def load(ref: Any, index: tuple[Any, ...], layout: Any, *, interpret: bool, **op
     return ref[index] if interpret else jax_internals.load(ref, index, layout, **options)
 
 
-def load_rows(ref: Any, row: Any, *, interpret: bool) -> Array:
-    """A number for each row of a block, as its columns [64, 64]."""
-    numbers = load(
-        ref,
-        (pl.ds(row, fragments.ROWS),),
-        plgpu.Layout.WGMMA.reduce(1),
-        interpret=interpret,
-        optimized=False,
-    )
-    return lax.broadcast_in_dim(numbers, (fragments.ROWS, fragments.BLOCK), (0,))
+def load_rows(ref: Any, row: Any, *, interpret: bool) -> Shaped[Array, " rows"]:
+    """A number for each row of a block."""
+    index = (pl.ds(row, fragments.ROWS),)
+    return load(ref, index, ROW_LAYOUT, interpret=interpret, optimized=False)
+
+
+def columns_of(numbers: Any, columns: int) -> Any:
+    """Numbers of rows as so many columns; one number as it is."""
+    if not numbers.ndim:
+        return numbers
+    return lax.broadcast_in_dim(numbers, (fragments.ROWS, columns), (0,))
+
+
+def zeros(shape: tuple[int, int], *, interpret: bool) -> Float32[Array, "64 columns"]:
+    """Of an accumulator."""
+    made = jnp.zeros(shape, jnp.float32)
+    return made if interpret else plgpu.layout_cast(made, plgpu.Layout.WGMMA)
 
 
 def store_transposed(
@@ -105,7 +113,7 @@ def to_fragments(
 
 def staging(m: int) -> dict[str, Any]:
     """Scratch that `multiply` needs in interpret mode: both matrices of a product, by warpgroup."""
-    wide = (fragments.BLOCK, fragments.COLUMNS)  # columns of A
+    wide = (fragments.BLOCK, fragments.BLOCK // 2, fragments.COLUMNS)  # columns of A
     return {
         **{f"a{k}": plgpu.SMEM((2, fragments.ROWS, k), jnp.bfloat16) for k in wide},
         **{f"x{k}": plgpu.SMEM((2, k, m), jnp.bfloat16) for k in wide},

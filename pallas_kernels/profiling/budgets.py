@@ -1,14 +1,14 @@
 """Static figures that kernels are held to, in `budgets/kernels.json`.
 
-    {"v5e": {"BF16": {"ratio": ..., "bundles": ..., "spills": ...}, ...,
+    {"v5e": {"BF16": {"ratio": ..., "with_waits": ..., "bundles": ..., "spills": ...}, ...,
              "BF16 decode": ...}, ...,
      "h200": {"BF16 M=16": {"registers": ..., "spill_bytes": ..., "integer_per_pair": ...,
                             "slots_per_pair": ...}, ...}}
 
-On TPU of products at M = 16 and of decodes to dense BF16: bundles for a cycle of memory, bundles
-for 2^20 weights, and spilled registers for 2^20 weights; of the H200 see `hopper.Figures`. Each is
-a little above the most that was measured with any version of jax that CI has. A change that beats
-one lowers it. No budget may be above its ceiling, which every kernel has.
+On TPU of products at M = 16 and of decodes to dense BF16: bundles for a cycle of memory, the same
+with bundles that only wait, bundles and spilled registers for 2^20 weights; of the H200 see
+`hopper.Figures`. Each is a little above the most that was measured with any version of jax that CI
+has. A change that beats one lowers it. No budget may be above its ceiling, which every kernel has.
 """
 
 from __future__ import annotations
@@ -25,7 +25,14 @@ from jentropy.pallas_kernels.variants import VARIANTS
 ROWS = 16  # of x, on TPU
 HOPPER_ROWS = (1, 16, 64, 256)
 ROOM = 1.01  # above what was measured, rounded up to digits; what is not here has none
-DIGITS = {"ratio": 3, "bundles": 0, "spills": 0, "integer_per_pair": 2, "slots_per_pair": 2}
+DIGITS = {
+    "ratio": 3,
+    "with_waits": 3,
+    "bundles": 0,
+    "spills": 0,
+    "integer_per_pair": 2,
+    "slots_per_pair": 2,
+}
 
 DECODE = " decode"  # after a variant
 DECODE_RATIO = 1.00  # of every variant and TPU, at the most
@@ -74,7 +81,8 @@ def write(target: str, measured: Mapping[str, Budget], better: Callable[..., flo
     budgets = known.setdefault(target, {})
     for name, figures in measured.items():
         new = proposed(target, name, figures)
-        budgets[name] = {what: better(new[what], budgets.get(name, new)[what]) for what in new}
+        before = new | budgets.get(name, {})
+        budgets[name] = {what: better(new[what], before[what]) for what in new}
     path().write_text(json.dumps(known, indent=1) + "\n")
 
 
