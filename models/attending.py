@@ -33,17 +33,18 @@ class Scoring(NamedTuple):
 
 
 def attend(
-    q: Float[Array, "batch time heads width"],
-    k: Float[Array, "batch slots kv_heads width"],
-    v: Float[Array, "batch slots kv_heads value_width"],
+    q: Float[Array, "batch heads time width"],
+    k: Float[Array, "batch kv_heads slots width"],
+    v: Float[Array, "batch kv_heads slots value_width"],
     *,
     scale: float,
     positions: Int[Array, "*queries time"],
     slots: Int[Array, "*keys slots"],
+    in_order: bool = False,
     window: Int[Array, ""] | int | None = None,
     soft_cap: float | None = None,
     sinks: Float[Array, " heads"] | None = None,
-) -> Float[Array, "batch time heads value_width"]:
+) -> Float[Array, "batch heads time value_width"]:
     """Mixes the values of the keys that each query sees.
 
     Args:
@@ -53,6 +54,7 @@ def attend(
       scale: of the products of queries and keys.
       positions: int32[time], or [batch, time], of the queries.
       slots: int32[slots], or [batch, slots]: positions of the keys; negative where there is none.
+      in_order: whether the position of each slot is that of the slot before it and one.
       window: positions that a query sees, its own included; None: all before it.
       soft_cap: scores are soft_cap * tanh(score / soft_cap), as in Gemma 2.
       sinks: a score per head that takes its share of the softmax and adds nothing, as in gpt-oss.
@@ -61,52 +63,52 @@ def attend(
       Sums in the dtype of `v`.
 
     Example:
-      >>> k = v = jnp.eye(3)[None, :, None]
+      >>> k = v = jnp.eye(3)[None, None]
       >>> order = jnp.arange(3)
-      >>> out = attend(jnp.ones((1, 3, 2, 3)), k, v, scale=1.0, positions=order, slots=order)
-      >>> out[0, :, 0].tolist()[:2]
+      >>> out = attend(jnp.ones((1, 2, 3, 3)), k, v, scale=1.0, positions=order, slots=order)
+      >>> out[0, 0].tolist()[:2]
       [[1.0, 0.0, 0.0], [0.5, 0.5, 0.0]]
     """
-    batch, time, heads, width = q.shape
-    grouped = q.reshape(batch, time, k.shape[2], -1, width)
+    batch, heads, time, width = q.shape
+    grouped = q.reshape(batch, k.shape[1], -1, time, width)
     scoring = Scoring(scale, soft_cap)
-    sinks = None if sinks is None else sinks.astype(jnp.float32).reshape(grouped.shape[2:4])
-    few = time == 1 or batch * heads * time * k.shape[1] <= AT_ONCE
+    sinks = None if sinks is None else sinks.astype(jnp.float32).reshape(grouped.shape[1:3])
+    few = time == 1 or batch * heads * time * k.shape[2] <= AT_ONCE
     mix = at_once if few else blockwise
     mixed = mix(grouped, k, v, positions, slots, window, sinks, scoring)
-    return mixed.reshape(batch, time, heads, v.shape[-1])
+    return mixed.reshape(batch, heads, time, v.shape[-1])
 
 
 def at_once(
-    q: Float[Array, "batch time kv_heads group width"],
-    k: Float[Array, "batch slots kv_heads width"],
-    v: Float[Array, "batch slots kv_heads value_width"],
+    q: Float[Array, "batch kv_heads group time width"],
+    k: Float[Array, "batch kv_heads slots width"],
+    v: Float[Array, "batch kv_heads slots value_width"],
     positions: Int[Array, "*queries time"],
     slots: Int[Array, "*keys slots"],
     window: Int[Array, ""] | int | None,
     sinks: Float[Array, "kv_heads group"] | None,
     scoring: Scoring,
-) -> Float[Array, "batch time kv_heads group value_width"]:
+) -> Float[Array, "batch kv_heads group time value_width"]:
     """The sum with all scores in memory."""
     seen = _visible(positions, slots, window)
     scores = jnp.where(seen, _scores(q, k, scoring), -jnp.inf)
     if sinks is not None:
         sink = jnp.broadcast_to(sinks[:, :, None, None], (*scores.shape[:-1], 1))
         scores = jnp.concatenate((scores, sink), axis=-1)
-    weights = jax.nn.softmax(scores, axis=-1)[..., : k.shape[1]].astype(v.dtype)
-    return jnp.einsum("bkgts,bskd->btkgd", weights, v, precision=PRECISION)
+    weights = jax.nn.softmax(scores, axis=-1)[..., : k.shape[2]].astype(v.dtype)
+    return jnp.einsum("bkgts,bksd->bkgtd", weights, v, precision=PRECISION)
 
 
 def blockwise(
-    q: Float[Array, "batch time kv_heads group width"],
-    k: Float[Array, "batch slots kv_heads width"],
-    v: Float[Array, "batch slots kv_heads value_width"],
+    q: Float[Array, "batch kv_heads group time width"],
+    k: Float[Array, "batch kv_heads slots width"],
+    v: Float[Array, "batch kv_heads slots value_width"],
     positions: Int[Array, "*queries time"],
     slots: Int[Array, "*keys slots"],
     window: Int[Array, ""] | int | None,
     sinks: Float[Array, "kv_heads group"] | None,
     scoring: Scoring,
-) -> Float[Array, "batch time kv_heads group value_width"]:
+) -> Float[Array, "batch kv_heads group time value_width"]:
     """The sum with the scores of one chunk of queries and one block of keys in memory.
 
     Derivatives compute them again.
@@ -114,16 +116,17 @@ def blockwise(
     References:
       Rabe and Staats, arXiv 2112.05682; Milakov and Gimelshein, arXiv 1805.02867.
     """
-    time = q.shape[1]
-    queries, keys = min(QUERIES, time), min(KEYS, k.shape[1])
-    blocks = _cut(k, 1, keys, 0), _cut(v, 1, keys, 0), _cut(slots, -1, keys, -1)
+    time = q.shape[-2]
+    queries, keys = min(QUERIES, time), min(KEYS, k.shape[2])
+    blocks = _cut(k, 2, keys, 0), _cut(v, 2, keys, 0), _cut(slots, -1, keys, -1)
     chunk = jax.checkpoint(
         partial(_chunk, blocks=blocks, window=window, sinks=sinks, scoring=scoring)
     )
     if queries == time:
         return chunk((q, positions))
-    mixed = jax.lax.map(chunk, (_cut(q, 1, queries, 0), _cut(positions, -1, queries, -1)))
-    return jnp.moveaxis(mixed, 0, 1).reshape(q.shape[0], -1, *mixed.shape[3:])[:, :time]
+    mixed = jax.lax.map(chunk, (_cut(q, -2, queries, 0), _cut(positions, -1, queries, -1)))
+    whole = jnp.moveaxis(mixed, 0, -3)
+    return whole.reshape(*whole.shape[:3], -1, whole.shape[-1])[:, :, :, :time]
 
 
 def _chunk(
@@ -136,7 +139,7 @@ def _chunk(
 ) -> jax.Array:
     """The sum of a chunk of queries over all blocks of keys."""
     q, positions = one
-    batch, time, *heads, _ = q.shape
+    batch, *heads, time, _ = q.shape
     value_width = blocks[1].shape[-1]
     if sinks is None:
         greatest = jnp.full((batch, *heads, time), UNSEEN)
@@ -154,7 +157,7 @@ def _chunk(
         weights = jnp.where(seen, jnp.exp(scores - higher[..., None]), 0)
         kept = jnp.exp(jax.lax.stop_gradient(greatest) - higher)
         more = jnp.einsum(
-            "bkgts,bskd->bkgtd",
+            "bkgts,bksd->bkgtd",
             weights.astype(v.dtype),
             v,
             precision=PRECISION,
@@ -169,12 +172,12 @@ def _chunk(
 
     (_, total, mixed), _ = jax.lax.scan(step, (greatest, total, mixed), blocks)
     mixed = mixed / jnp.maximum(total, jnp.finfo(jnp.float32).tiny)[..., None]
-    return jnp.moveaxis(mixed, 3, 1).astype(blocks[1].dtype)
+    return mixed.astype(blocks[1].dtype)
 
 
 def _scores(q: jax.Array, k: jax.Array, scoring: Scoring) -> Float[Array, "b k g t s"]:
     scores = scoring.scale * jnp.einsum(
-        "btkgd,bskd->bkgts", q, k, precision=PRECISION, preferred_element_type=jnp.float32
+        "bkgtd,bksd->bkgts", q, k, precision=PRECISION, preferred_element_type=jnp.float32
     )
     return soft_capped(scores, scoring.soft_cap)
 

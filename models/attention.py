@@ -5,6 +5,7 @@ A layer makes the cache that it needs.
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
@@ -44,7 +45,7 @@ class Attention(nnx.Module):
     def new_cache(self, layers: int, batch: int, capacity: int, dtype: DTypeLike) -> Cache:
         """An empty cache of keys and values, of every position or of the window's."""
         slots = capacity if self.window is None else min(capacity, self.window)
-        shape = (layers, batch, slots, self.config.num_kv_heads, self.config.head_dim)
+        shape = (layers, batch, self.config.num_kv_heads, slots, self.config.head_dim)
         arrays = jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)
         return Cache(arrays=arrays, sliding=self.window is not None)
 
@@ -62,17 +63,19 @@ class Attention(nnx.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         positions = turn.positions(time)
         q, k = (rotate(each, positions, turn.frequencies, turn.amplitude) for each in (q, k))
-        cache, (keys, values), slots = cache.extend(turn, (k, v))
+        # Heads first, as the cache has them; no product takes them in another order.
+        q, k, v = jax.lax.optimization_barrier([each.swapaxes(1, 2) for each in (q, k, v)])
+        cache, seen = cache.extend(turn, (k, v))
 
         mixed = attend(
             q,
-            keys,
-            values,
+            *seen.arrays,
             scale=self.scale,
             positions=positions,
-            slots=slots,
+            slots=seen.slots,
+            in_order=seen.in_order,
             window=turn.window if cache.sliding else None,
             soft_cap=config.attention_soft_cap,
             sinks=None if self.sinks is None else self.sinks.get_value(),
         )
-        return self.o_proj(mixed.reshape(batch, time, -1)), cache
+        return self.o_proj(mixed.swapaxes(1, 2).reshape(batch, time, -1)), cache

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import chex
@@ -41,13 +42,27 @@ class Turn(NamedTuple):
         return self.start[..., None] + jnp.arange(time, dtype=jnp.int32)
 
 
+class Seen(NamedTuple):
+    """What tokens of a layer may see.
+
+    Attributes:
+      arrays: [batch, ..., slots, width] each, such as keys and values.
+      slots: int32, positions; negative or greater than a token's own where a slot holds nothing.
+      in_order: whether every position but the first comes next to the one before.
+    """
+
+    arrays: tuple[jax.Array, ...]
+    slots: Int[Array, "*batch slots"]
+    in_order: bool
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cache:
     """What layers of a kind remember of the tokens before.
 
     Attributes:
-      arrays: [layers, batch, capacity, ...] each, such as keys and values.
+      arrays: [layers, batch, ..., capacity, width] each, such as keys and values of heads.
       sliding: whether position p lies in slot p % capacity, so that the last ones only are kept;
         else it lies in slot p.
     """
@@ -55,52 +70,50 @@ class Cache:
     arrays: tuple[Any, ...]
     sliding: bool = field(default=False, metadata={"static": True})
 
-    def extend(
-        self, turn: Turn, new: Sequence[jax.Array]
-    ) -> tuple[Cache, list[jax.Array], Int[Array, "*batch slots"]]:
+    @property
+    def capacity(self) -> int:
+        """Slots of every sequence."""
+        return self.arrays[0].shape[-2]
+
+    def extend(self, turn: Turn, new: Sequence[jax.Array]) -> tuple[Cache, Seen]:
         """Adds tokens to one layer's part.
 
         Args:
-          new: [batch, time, ...] each, as `arrays`.
+          new: [batch, ..., time, width] each, as `arrays`.
 
         Returns:
-          The cache; what the layer's tokens may see of each array, [batch, slots, ...]; and the
-          position of every slot: negative or greater than a token's own where it holds nothing.
+          The cache, and what the layer's tokens may see of it.
         """
-        slots = jnp.arange(capacity := self.arrays[0].shape[2], dtype=jnp.int32)
-        time = new[0].shape[1]
+        slots = jnp.arange(self.capacity, dtype=jnp.int32)
+        time = new[0].shape[-2]
         if self.sliding and not (time == 1 and turn.valid is None):
-            return self._turn_over(turn, new, slots)
-        first = turn.start % capacity if self.sliding else turn.start
+            return self._turn_over(turn, new)
+        first = turn.start % self.capacity if self.sliding else turn.start
         arrays, seen = [], []
         for array, entries in zip(self.arrays, new, strict=True):
-            chex.assert_equal_shape_suffix((array, entries), array.ndim - 3)
+            chex.assert_shape(entries, (*array.shape[1:-2], time, array.shape[-1]))
             arrays.append(_write(array, turn.at, first, entries))
             seen.append(jax.lax.dynamic_index_in_dim(arrays[-1], turn.at, keepdims=False))
         if self.sliding:
             slots = _last_before(turn.start + 1, slots)
-        return replace(self, arrays=tuple(arrays)), seen, slots
+        return replace(self, arrays=tuple(arrays)), Seen(
+            tuple(seen), slots, in_order=not self.sliding
+        )
 
-    def _turn_over(
-        self, turn: Turn, new: Sequence[jax.Array], slots: Int[Array, " slots"]
-    ) -> tuple[Cache, list[jax.Array], Int[Array, "*batch seen"]]:
+    def _turn_over(self, turn: Turn, new: Sequence[jax.Array]) -> tuple[Cache, Seen]:
         """Many tokens into a ring: its last ones stay, but these see each other and all of it."""
-        time = new[0].shape[1]
-        end = turn.start + (time if turn.valid is None else turn.valid)
-        taken = _last_before(end, slots) - turn.start[..., None]  # of the new ones, by slot
+        time = new[0].shape[-2]
+        count = jnp.asarray(time if turn.valid is None else turn.valid, jnp.int32)
         arrays, seen = [], []
         for array, entries in zip(self.arrays, new, strict=True):
             layer = jax.lax.dynamic_index_in_dim(array, turn.at, keepdims=False)
-            seen.append(jnp.concatenate((entries, layer), axis=1))
-            index = jnp.broadcast_to(jnp.maximum(taken, 0), layer.shape[:2])
-            rest = tuple(range(2, layer.ndim))
-            found = jnp.take_along_axis(entries, jnp.expand_dims(index, rest), axis=1)
-            kept = jnp.where(
-                jnp.expand_dims(jnp.broadcast_to(taken >= 0, index.shape), rest), found, layer
-            )
+            both = jnp.concatenate((_turned(layer, turn.start), entries), axis=-2)
+            seen.append(both)
+            kept = _turned(_part(both, count, self.capacity), -(turn.start + count))
             arrays.append(jax.lax.dynamic_update_index_in_dim(array, kept, turn.at, 0))
-        places = turn.positions(time), _last_before(turn.start, slots)
-        return replace(self, arrays=tuple(arrays)), seen, jnp.concatenate(places, axis=-1)
+        order = jnp.arange(-self.capacity, time, dtype=jnp.int32)
+        positions = turn.start[..., None] + order
+        return replace(self, arrays=tuple(arrays)), Seen(tuple(seen), positions, in_order=True)
 
     def grown(self, capacity: int, window: int | None) -> Cache:
         """The same with room for more positions.
@@ -110,10 +123,10 @@ class Cache:
           window: the most slots of a sliding one.
         """
         slots = capacity if window is None else min(capacity, window)
-        more = max(0, slots - self.arrays[0].shape[2])
+        more = max(0, slots - self.capacity)
         # A ring that may grow has not been full: position p lies in slot p.
         padded = [
-            jnp.pad(a, [(0, more if axis == 2 else 0) for axis in range(a.ndim)])
+            jnp.pad(a, [(0, more if axis == a.ndim - 2 else 0) for axis in range(a.ndim)])
             for a in self.arrays
         ]
         return replace(self, arrays=tuple(padded))
@@ -127,17 +140,30 @@ def _last_before(
     return last - (last - slots) % slots.shape[0]
 
 
+def _turned(ring: jax.Array, by: Int[Array, "*batch"]) -> jax.Array:
+    """A ring [batch, ..., slots, width] whose first slot is the one that was `by`."""
+    return _part(jnp.concatenate((ring, ring), axis=-2), by % ring.shape[-2], ring.shape[-2])
+
+
+def _part(array: jax.Array, first: Int[Array, "*batch"], size: int) -> jax.Array:
+    """So many slots from `first` on, of each sequence its own."""
+    if first.size == 1:
+        return jax.lax.dynamic_slice_in_dim(array, first.reshape(()), size, axis=-2)
+    cut = partial(jax.lax.dynamic_slice_in_dim, slice_size=size, axis=-2)
+    return jax.vmap(cut)(array, first)
+
+
 def _write(
     array: jax.Array, at: Int[Array, ""], first: Int[Array, "*batch"], entries: jax.Array
 ) -> jax.Array:
-    """Writes [batch, time, ...] to a layer's slots from `first` on, of each sequence its own."""
+    """Writes [batch, ..., time, width] to a layer's slots from `first` on, its own of each row."""
     zero = jnp.int32(0)
     if first.size == 1:
-        where = (at, zero, first.reshape(()), *(zero for _ in array.shape[3:]))
+        where = (at, *(zero for _ in array.shape[1:-2]), first.reshape(()), zero)
         return jax.lax.dynamic_update_slice(array, entries[None], where)
 
     def one(array: jax.Array, entries: jax.Array, first: jax.Array) -> jax.Array:
-        where = (at, first, *(zero for _ in array.shape[2:]))
+        where = (at, *(zero for _ in array.shape[1:-2]), first, zero)
         return jax.lax.dynamic_update_slice(array, entries[None], where)
 
     return jax.vmap(one, (1, 0, 0), 1)(array, entries, first)

@@ -88,15 +88,21 @@ class LatentAttention(nnx.Module):
         latent, key = jnp.split(self.kv_a_proj_with_mqa(x), [sizes.kv_lora_rank], axis=-1)
         key = turned(key[:, :, None])[:, :, 0]
         new = jnp.concatenate((self.kv_a_layernorm(latent), key), axis=-1)
-        cache, (seen,), slots = cache.extend(turn, (new,))
+        cache, seen = cache.extend(turn, (new,))
         mix = self._absorbed if sizes.absorbs(time) else self._expanded
         mixed = mix(
             q,
             turned(rotary),
-            seen,
-            partial(attend, scale=self.scale, positions=positions, slots=slots),
+            *seen.arrays,
+            partial(
+                attend,
+                scale=self.scale,
+                positions=positions,
+                slots=seen.slots,
+                in_order=seen.in_order,
+            ),
         )
-        return self.o_proj(mixed.reshape(batch, time, -1)), cache
+        return self.o_proj(mixed.swapaxes(1, 2).reshape(batch, time, -1)), cache
 
     def _queries(self, x: Array) -> Array:
         if self.sizes.q_lora_rank is None:
@@ -106,20 +112,20 @@ class LatentAttention(nnx.Module):
     def _expanded(self, q: Array, rotary: Array, seen: Array, attends: partial[Array]) -> Array:
         heads, sizes = self.config.num_heads, self.sizes
         latents, key = jnp.split(seen, [sizes.kv_lora_rank], axis=-1)
-        made = self.kv_b_proj(latents).reshape(*latents.shape[:2], heads, -1)
+        made = self.kv_b_proj(latents).reshape(*latents.shape[:2], heads, -1).swapaxes(1, 2)
         keys, values = jnp.split(made, [sizes.qk_nope_head_dim], axis=-1)
-        shared = jnp.broadcast_to(key[:, :, None], (*keys.shape[:3], key.shape[-1]))
+        shared = jnp.broadcast_to(key[:, None], (*keys.shape[:3], key.shape[-1]))
         keys = jnp.concatenate((keys, shared), axis=-1)
-        return attends(jnp.concatenate((q, rotary), axis=-1), keys, values)
+        return attends(jnp.concatenate((q, rotary), axis=-1).swapaxes(1, 2), keys, values)
 
     def _absorbed(self, q: Array, rotary: Array, seen: Array, attends: partial[Array]) -> Array:
         weight = _decoded(self.kv_b_proj.weight.get_value())
         by_head = weight.reshape(self.config.num_heads, -1, weight.shape[-1])
         to_keys, to_values = jnp.split(by_head, [self.sizes.qk_nope_head_dim], axis=1)
-        q = _by_head("bthd,hdr->bthr", q, to_keys)
-        q, seen = jnp.concatenate((q, rotary), axis=-1), seen[:, :, None]
+        q = _by_head("bthd,hdr->bhtr", q, to_keys)
+        q, seen = jnp.concatenate((q, rotary.swapaxes(1, 2)), axis=-1), seen[:, None]
         mixed = attends(q, seen, seen[..., : self.sizes.kv_lora_rank])
-        return _by_head("bthr,hdr->bthd", mixed, to_values)
+        return _by_head("bhtr,hdr->bhtd", mixed, to_values)
 
 
 def _decoded(

@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jentropy import modes
 from jentropy.pallas_kernels import ShardedTensor
 
-HEADS = 5  # axes of a cache that has one for them: layers, batch, slots, heads, width
+HEADS = 5  # axes of a cache that has one for them: layers, batch, heads, slots, width
 
 
 def over_mesh(model: Any, state: Any) -> Any:
@@ -40,7 +40,7 @@ def over_mesh(model: Any, state: Any) -> Any:
         devices = math.prod(mesh.shape[axis] for axis in weight.batch)
         batch = weight.batch if weight.batch and array.shape[1] % devices == 0 else None
         by_heads = array.ndim == HEADS and weight.split == -2 and not weight.gathered
-        spec = (None, batch, None, weight.axes) if by_heads else (None, batch)
+        spec = (None, batch, weight.axes) if by_heads else (None, batch)
         return NamedSharding(mesh, PartitionSpec(*spec))
 
     made = jax.tree.map(lambda _: everywhere, state)

@@ -38,8 +38,8 @@ class SpilledCache:
         """Codes the first slots of a cache; None: all."""
         packed = []
         for array in cache.arrays:
-            layers = np.asarray(array[:, :, :slots])
-            packed.append(tuple(compress(np.moveaxis(one, 1, -1).copy()) for one in layers))
+            layers = np.asarray(array[..., :slots, :])
+            packed.append(tuple(compress(one.swapaxes(-1, -2).copy()) for one in layers))
         abstract = [
             jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding) for a in cache.arrays
         ]
@@ -51,8 +51,8 @@ class SpilledCache:
         for empty, layers in zip(self.empty.arrays, self.packed, strict=True):
             host = np.zeros(empty.shape, empty.dtype)
             for target, one in zip(host, layers, strict=True):
-                found = np.moveaxis(decompress(one), -1, 1)
-                target[:, : found.shape[1]] = found
+                found = decompress(one).swapaxes(-1, -2)
+                target[..., : found.shape[-2], :] = found
             arrays.append(jax.device_put(host, empty.sharding))
         return replace(self.empty, arrays=tuple(arrays))
 

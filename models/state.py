@@ -68,7 +68,7 @@ class State:
 
     def keeps_all(self) -> bool:
         """Whether every position is in the caches, so that shorter `lengths` are sequences too."""
-        slots = [one.arrays[0].shape[2] for one in self.cache if one.sliding]
+        slots = [one.capacity for one in self.cache if one.sliding]
         return all(int(self.lengths.max()) <= size for size in slots)
 
     def specs(self) -> State:

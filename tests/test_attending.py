@@ -21,9 +21,9 @@ RNG = np.random.default_rng(0)
 Q, K, V = (
     jnp.asarray(RNG.standard_normal(shape), jnp.float32)
     for shape in (
-        (BATCH, TIME, HEADS, WIDTH),
-        (BATCH, SLOTS, KV_HEADS, WIDTH),
-        (BATCH, SLOTS, KV_HEADS, VALUES),
+        (BATCH, HEADS, TIME, WIDTH),
+        (BATCH, KV_HEADS, SLOTS, WIDTH),
+        (BATCH, KV_HEADS, SLOTS, VALUES),
     )
 )
 SINKS = jnp.asarray([0.5, -1.0, 3.0, 0.0])
@@ -51,19 +51,19 @@ def told(case) -> dict:
 
 def formula(q, k, v, scale, positions, slots, window=None, soft_cap=None, sinks=None):
     q, k, v = (np.asarray(each, np.float64) for each in (q, k, v))
-    positions = np.broadcast_to(positions, q.shape[:2])
-    slots = np.broadcast_to(slots, k.shape[:2])
+    positions = np.broadcast_to(positions, (len(q), q.shape[2]))
+    slots = np.broadcast_to(slots, (len(k), k.shape[2]))
     out = np.zeros((*q.shape[:3], v.shape[-1]))
-    for b, t, h in np.ndindex(q.shape[:3]):
+    for b, h, t in np.ndindex(q.shape[:3]):
         before = positions[b, t] - slots[b]
         seen = (before >= 0) & (slots[b] >= 0) & (before < (window or 1 << 30))
-        kv = h * k.shape[2] // q.shape[2]
-        scores = scale * k[b, seen, kv] @ q[b, t, h]
+        kv = h * k.shape[1] // q.shape[1]
+        scores = scale * k[b, kv, seen] @ q[b, h, t]
         if soft_cap:
             scores = soft_cap * np.tanh(scores / soft_cap)
         weights = np.exp(scores)
         rest = 0 if sinks is None else np.exp(float(sinks[h]))
-        out[b, t, h] = weights @ v[b, seen, kv] / max(weights.sum() + rest, 1e-30)
+        out[b, h, t] = weights @ v[b, kv, seen] / max(weights.sum() + rest, 1e-30)
     return out
 
 
@@ -102,10 +102,10 @@ def test_blocks_are_the_formula_and_its_derivatives(case, by_blocks, monkeypatch
 
 def test_blocks_that_no_query_sees_are_passed_over(by_blocks):
     """NaN in what is multiplied, be it by weights of 0, would show."""
-    hidden = jnp.where(((ORDER >= 5) & (ORDER < 10))[:, None, None], V, jnp.nan)
+    hidden = jnp.where(((ORDER >= 5) & (ORDER < 10))[:, None], V, jnp.nan)
     with modes.standard_modes():
         out = attend(
-            Q[:, :2], K, hidden, scale=1.0, positions=jnp.array([7, 8]), slots=ORDER, window=3
+            Q[:, :, :2], K, hidden, scale=1.0, positions=jnp.array([7, 8]), slots=ORDER, window=3
         )
     assert np.isfinite(out).all()
 

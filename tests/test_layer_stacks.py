@@ -139,7 +139,7 @@ def test_a_layer_sees_its_window(windows):
 def test_a_sliding_cache_keeps_its_window_only(prompt):
     model = model_of(num_layers=3, windows=(5, None, 3))
     caches = model.new_cache(2, 20)
-    assert [cache.arrays[0].shape[:3] for cache in caches] == [(2, 2, 5), (1, 2, 20)]
+    assert [cache.arrays[0].shape[:4] for cache in caches] == [(2, 2, 2, 5), (1, 2, 2, 20)]
     out = np.asarray(models.generate(model, IDS[:, :prompt], max_new_tokens=9))
     following = logits(model, out).argmax(-1)
     np.testing.assert_array_equal(following[:, prompt - 1 : -1], out[:, prompt:])

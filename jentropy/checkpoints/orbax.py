@@ -13,7 +13,9 @@ import jax
 from jentropy.containers.trees import leaf_name
 from jentropy.errors import InputError, UnsupportedError
 
-from .staging import Replaces, destination_errors, put_in_place, staged, without_glob
+from . import durable
+from .faults import writing
+from .staging import Replaces, put_in_place, staged, without_glob
 
 # Orbax takes seconds to import, so only what needs it does.
 
@@ -52,11 +54,14 @@ def shapes(path: Path) -> dict[str, tuple[int, ...]]:
     return {leaf_name(key): tuple(getattr(leaf, "shape", None) or ()) for key, leaf in leaves}
 
 
-def save_tree(path: Path, tree: Any, *, replaces: Replaces | None = None) -> None:
+def save_tree(
+    path: Path, tree: Any, *, replaces: Replaces | None = None, purpose: str = "decompress"
+) -> None:
     """Writes a pytree of arrays, numbers and texts with Orbax's defaults, whole or not at all.
 
     Args:
       replaces: see `staging.refuse_existing`.
+      purpose: see `staging.stage_of`.
 
     Raises:
       UnsupportedError: a pytree that Orbax does not store.
@@ -71,14 +76,15 @@ def save_tree(path: Path, tree: Any, *, replaces: Replaces | None = None) -> Non
             tensor=empty[0] if empty else None,
             hint="jentropy.load and jentropy.decompress give it back in Python",
         )
-    with staged(path, "decompress", replaces=replaces) as stage, destination_errors(path):
+    with staged(path, purpose, replaces=replaces) as stage, writing(path):
         try:
-            with destination_errors(path), _orbax(stage) as (ocp, plain):
+            with writing(path), _orbax(stage) as (ocp, plain):
                 ocp.save(plain / "out", tree)
         except (ValueError, TypeError) as error:
             raise UnsupportedError(
                 f"Orbax cannot store it: {_first_line(error)}", file=path
             ) from error
+        durable.sync_tree(stage / "out")
         put_in_place(stage / "out", path, replace=replaces is not None)
 
 

@@ -30,6 +30,7 @@ COMMANDS = (
     "compress",
     "decompress",
     "verify",
+    "salvage",
     "inspect",
     "generate",
     "bench",

@@ -32,6 +32,7 @@ from jaxtyping import Array, BFloat16, Float, Float32, Int, Shaped, UInt32
 
 from jentropy.pallas_kernels import bf16
 from jentropy.pallas_kernels.fused import Product
+from jentropy.pallas_kernels.integers import INTEGERS
 from jentropy.pallas_kernels.resident import ResidentTensor
 from jentropy.pallas_kernels.tiles import LANES
 from jentropy.pallas_kernels.tpu import grouped as of_groups
@@ -39,7 +40,6 @@ from jentropy.pallas_kernels.tpu import products
 from jentropy.pallas_kernels.tpu.plan import TpuPlan
 from jentropy.pallas_kernels.tpu.products import Body, Operand, Tile
 
-from .blocks import INTEGERS
 from .layout import column_scales
 from .plan import ACCUMULATORS, Kind, depth_of, grouped_plan, kind_of
 

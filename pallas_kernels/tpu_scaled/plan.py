@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 
 from jentropy.pallas_kernels import targets
+from jentropy.pallas_kernels.integers import offset_of
 from jentropy.pallas_kernels.resident import ResidentTensor
 from jentropy.pallas_kernels.targets import Tpu
 from jentropy.pallas_kernels.tiles import LANES
@@ -14,7 +15,7 @@ from jentropy.pallas_kernels.tpu import grouped
 from jentropy.pallas_kernels.tpu.grouped import GroupedPlan
 from jentropy.pallas_kernels.tpu.plan import TpuPlan, make_plan
 
-from .blocks import TILE_COLUMNS, offset_of
+from .blocks import TILE_COLUMNS
 
 ACCUMULATORS = 1
 DECODED_COLUMNS = 512  # in a step of `decode`
