@@ -108,7 +108,7 @@ TPUS = {
             depth=256,
             native_e4m3fn=True,
             fused_rows=256,
-            scaled_products_rows=0,
+            scaled_products_rows=8,
         ),
     )
 }
