@@ -144,7 +144,7 @@ def cost(dump: Path, target: str, used: Used) -> Cost:
             "kernels for TPU", expected="of each format", found=used.number_format.name
         )
     shape = used.k, used.n
-    weight = tpu.resident(used.number_format, *shape)
+    weight = tpu.resident(used.number_format, *shape, target)
     plan = kernels_of(weight).plan(weight, used.rows, TPUS[target])
     steps: float = math.prod(plan.grid)
     if steps == 1:

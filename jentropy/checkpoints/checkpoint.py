@@ -16,6 +16,7 @@ from jentropy.errors import InputError
 from jentropy.formats import Format, QuantizedTensor
 
 from .contents import StoredArray, decode_text
+from .faults import read_file
 from .unpacking import StoredCodes
 
 Arrays = Mapping[str, np.ndarray]
@@ -281,4 +282,4 @@ class Checkpoint:
         """
         folder = self.source.parent if self.source.is_file() else self.source
         path = folder / file
-        return decode_text(path, path.read_bytes()) if path.is_file() else None
+        return decode_text(path, read_file(path)) if path.is_file() else None

@@ -31,6 +31,7 @@ def compress_checkpoint(
     overwrite: bool = False,
     step: int | None = None,
     strict: bool = False,
+    follow_links: bool = True,
 ) -> None:
     """Compresses a checkpoint, with every file that lies beside its weights.
 
@@ -45,6 +46,8 @@ def compress_checkpoint(
       overwrite: whether a compressed checkpoint that is there is replaced, once this one is done.
       step: the only step of a manager's root that is wanted; None: all of them.
       strict: see `open_checkpoint`; every byte is kept either way.
+      follow_links: whether links in the source are read as what they lead to; otherwise one is an
+        error.
 
     Raises:
       InputError: a source that cannot be read, by file and tensor.
@@ -72,7 +75,7 @@ def compress_checkpoint(
         raise InputError("already a compressed checkpoint", file=source)
     if source.is_dir() and target.resolve().is_relative_to(source.resolve()):
         raise InputError("destination lies inside the source", file=target)
-    files = read_source(source, step)
+    files = read_source(source, step, follow_links=follow_links)
     manifest = collect(files, strict=strict)
     before = _state(files)
     with writing(target, _fingerprint(files), overwrite=overwrite) as writer:

@@ -7,15 +7,15 @@ from pathlib import Path
 from jentropy.containers import trees
 from jentropy.errors import InputError
 
-from . import orbax
+from . import durable, orbax
 from .decoding import all_bytes
+from .faults import writing
 from .loading import load
 from .progress import Progress, expect
 from .restoring import remaining_bytes, strange, take_up, write_files, write_store
 from .staging import (
     OUT,
     Replaces,
-    destination_errors,
     expect_space,
     put_in_place,
     recover,
@@ -77,7 +77,7 @@ def decompress_checkpoint(
         return
     with (
         staged(target, PURPOSE, resumable=True, replaces=replaces) as stage,
-        destination_errors(target),
+        writing(target),
     ):
         made = stage / OUT
         there = take_up(store, made)
@@ -86,6 +86,8 @@ def decompress_checkpoint(
         expect(progress, all_bytes(store), done)
         for item in store.index.stores:
             write_store(store, item, made / item.path, progress)
+            for above in Path(item.path).parents:
+                durable.sync_folder(made / above)
         made.mkdir(exist_ok=True)
         write_files(store, made, there, progress)
         put_in_place(made, target, replace=overwrite)

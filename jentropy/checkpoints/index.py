@@ -30,6 +30,7 @@ from jentropy.schema import (
     BASE64,
     DIGEST,
     FLAG,
+    INTEGER,
     NOT,
     NUMBER,
     OBJECT,
@@ -42,6 +43,7 @@ from jentropy.schema import (
     either,
     many,
     name_in,
+    optional,
     parse,
     record,
     row,
@@ -187,6 +189,8 @@ FILE = record(
         "blob": SIZE,
         "parts": Key(many(SECTION), default=None),
         "model": Key(FLAG, default=False),
+        "mode": Key(optional(below(1 << 9)), default=None),
+        "modified_ns": Key(optional(INTEGER), default=None),
     },
 )
 STORE = checked(
@@ -200,7 +204,10 @@ STORE = checked(
         },
     ),
     "arrays below their store",  # those of files; keys of OCDBT are no files
-    lambda store: store.ocdbt or all(not key or is_safe_path(key) for _, key, _ in store.arrays),
+    lambda store: (
+        store.ocdbt
+        or all(not key or is_safe_path(key.removesuffix("/")) for _, key, _ in store.arrays)
+    ),
 )
 PART = record(PartEntry, {"array": SIZE, "unpack": Key(TEXT, default="whole")}, rest="arguments")
 WEIGHT = record(

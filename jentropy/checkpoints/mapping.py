@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-READ = os.O_RDONLY | getattr(os, "O_BINARY", 0)
+from . import faults
+
 TRACKS = sys.version_info < (3, 13)  # from then on Python's own maps can do without a descriptor
 
 
@@ -25,7 +26,7 @@ class File:
     def __init__(self, path: Path):
         self._path = path
         self._descriptor = -1
-        self._descriptor = os.open(path, READ)
+        self._descriptor = faults.opened(path)
 
     def read(self, offset: int, size: int) -> bytes:
         """So many bytes from there on; fewer where the file ends."""
@@ -50,7 +51,7 @@ def mapped(path: Path, size: int | None = None) -> np.ndarray:
       >>> bytes(mapped(Path(__file__), 3))
       b'\"\"\"'
     """
-    descriptor = os.open(path, READ)
+    descriptor = faults.opened(path)
     try:
         size = os.fstat(descriptor).st_size if size is None else size
         if size == 0:

@@ -13,7 +13,9 @@ import jax
 from jentropy.containers.trees import leaf_name
 from jentropy.errors import InputError, UnsupportedError
 
-from .staging import Replaces, destination_errors, put_in_place, staged, without_glob
+from . import durable
+from .faults import writing
+from .staging import Replaces, put_in_place, staged, without_glob
 
 # Orbax takes seconds to import, so only what needs it does.
 
@@ -74,14 +76,15 @@ def save_tree(
             tensor=empty[0] if empty else None,
             hint="jentropy.load and jentropy.decompress give it back in Python",
         )
-    with staged(path, purpose, replaces=replaces) as stage, destination_errors(path):
+    with staged(path, purpose, replaces=replaces) as stage, writing(path):
         try:
-            with destination_errors(path), _orbax(stage) as (ocp, plain):
+            with writing(path), _orbax(stage) as (ocp, plain):
                 ocp.save(plain / "out", tree)
         except (ValueError, TypeError) as error:
             raise UnsupportedError(
                 f"Orbax cannot store it: {_first_line(error)}", file=path
             ) from error
+        durable.sync_tree(stage / "out")
         put_in_place(stage / "out", path, replace=replaces is not None)
 
 

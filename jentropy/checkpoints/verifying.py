@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from . import frames, sources, structure
 from .contents import StoredArray, in_memory
 from .decoding import all_bytes, file_bytes, read_chunks
 from .entries import Entry, Filler
+from .faults import opened
 from .hub import resolve
 from .orbax_source import ItemStore, OrbaxSource, is_orbax, read_orbax
 from .progress import Progress, expect
@@ -222,7 +224,7 @@ def _same_chunks(entry: Entry, chunks: Iterable[np.ndarray], values: np.ndarray 
 def _compare(parts: Iterable[np.ndarray], original: Path | None) -> tuple[CheckError | None, int]:
     """Decodes a file, and compares it if there is an original; how it differs, and its bytes."""
     at, error = 0, None
-    with nullcontext() if original is None else original.open("rb") as stream:
+    with nullcontext() if original is None else os.fdopen(opened(original), "rb") as stream:
         for part in parts:
             if stream is not None and error is None:
                 expected = np.frombuffer(stream.read(part.size), np.uint8)

@@ -27,9 +27,9 @@ import numpy as np
 
 from jentropy.formats import Format
 from jentropy.pallas_kernels.conversion import to_resident
-from jentropy.pallas_kernels.fused import Product, kernels_of, one_product
+from jentropy.pallas_kernels.fused import Product, as_read, kernels_of, one_product
 from jentropy.pallas_kernels.resident import ResidentTensor
-from jentropy.pallas_kernels.targets import TPUS
+from jentropy.pallas_kernels.targets import TPUS, taken_for
 from jentropy.pallas_kernels.tiles import ceil_to
 from jentropy.pallas_kernels.tpu.plan import TpuPlan
 from jentropy.pallas_kernels.tpu_window12.layout import chunks_of
@@ -130,11 +130,12 @@ class Figures:
         ]
 
 
-def resident(number_format: Format, k: int, n: int) -> ResidentTensor:
-    """A weight [n, k] without data in the TPU's layout, for products that sum over k."""
-    weight = to_resident(abstract_weight(number_format, (n, k)), "tpu")
+def resident(number_format: Format, k: int, n: int, target: str = "v5e") -> ResidentTensor:
+    """What products that sum over k read of a weight [n, k] in a TPU's layout, without data."""
+    with taken_for(target):
+        weight = to_resident(abstract_weight(number_format, (n, k)), "tpu")
     assert weight.backend == "tpu", number_format
-    return weight
+    return as_read(weight)
 
 
 def product_of(
@@ -173,7 +174,7 @@ def measure(
     dense_cycles: float | None = None,
 ) -> Figures:
     """Compiles the fused product of x [m, K] with a weight of a format, and reads its schedule."""
-    weight = resident(number_format, *shape)
+    weight = resident(number_format, *shape, target)
     plan = replace(kernels_of(weight).plan(weight, m, TPUS[target]), fused=True)
     x = jax.ShapeDtypeStruct((m, shape[0]), jnp.bfloat16)
     _compile(dump, target, product_of(weight, m, target, plan), x, weight)
@@ -192,7 +193,7 @@ def measure_decode(
     dump: Path, target: str, number_format: Format, shape: tuple[int, int] = SHAPE
 ) -> Figures:
     """The same of its decode to dense BF16."""
-    weight, (k, n) = resident(number_format, *shape), shape
+    weight, (k, n) = resident(number_format, *shape, target), shape
     kernels = kernels_of(weight)
     assert kernels.decode_tile is not None
     tile_k, tile_n = kernels.decode_tile(weight)

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 
 from jentropy.pallas_kernels import targets
+from jentropy.pallas_kernels.integers import offset_of
 from jentropy.pallas_kernels.resident import ResidentTensor
 from jentropy.pallas_kernels.targets import Tpu
 from jentropy.pallas_kernels.tiles import LANES
+from jentropy.pallas_kernels.tpu import grouped
+from jentropy.pallas_kernels.tpu.grouped import GroupedPlan
 from jentropy.pallas_kernels.tpu.plan import FEW_ROWS, ROWS, TpuPlan, make_plan
 
-from .blocks import TILE_COLUMNS, offset_of
+from .blocks import TILE_COLUMNS
 
 ACCUMULATORS = 1
 DECODED_COLUMNS = 512  # in a step of `decode`
@@ -33,6 +36,18 @@ def plan(weight: ResidentTensor, rows: int, target: Tpu | None = None) -> TpuPla
         accumulators=ACCUMULATORS,
         target=targets.current_tpu() if target is None else target,
         unit=FEW_ROWS if weight.option("group") and rows <= FEW_ROWS else ROWS,
+    )
+
+
+def grouped_plan(weight: ResidentTensor, rows: int, target: Tpu | None = None) -> GroupedPlan:
+    """How x of so many rows is multiplied by the packed matrices of its groups."""
+    return grouped.make_plan(
+        plan(weight, rows, target),
+        rows,
+        weight.stack[0],
+        bits_per_weight=weight.bits_per_weight,
+        unit=max(LANES, weight.option("block")),
+        accumulators=ACCUMULATORS,
     )
 
 
