@@ -118,7 +118,7 @@ TPUS = {
             native_e2m1=True,
             vector_bf16=True,
             fused_rows=256,
-            scaled_products_rows=0,
+            scaled_products_rows=8,
         ),
     )
 }

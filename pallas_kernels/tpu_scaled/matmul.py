@@ -10,8 +10,9 @@ With a group of rows g in a column n, sums over k in g,
     y[m, n] = sum_g scale[g, n] * (sum_k x[m, k] * code[k, n] - zero[g, n] * sum_k x[m, k])
 
 For many rows of x and short groups the codes are scaled instead, as float32 or, exactly, as
-bfloat16 where scales are powers of two. Other groups shorter than the MXU is deep are multiplied
-together: x is repeated for each, with zeros in the others' places. Where scales are narrow enough,
+bfloat16 where scales are powers of two. Other groups shorter than the MXU is deep, and short ones
+with few rows of x, are multiplied together: x is repeated for each, with zeros in the others'
+places. Where scales are narrow enough,
 zeros come off by one exact product of the sums of x with zero * scale; scales per column, and the
 constant, are multiplied in at the end.
 """

@@ -13,7 +13,7 @@ from jentropy.pallas_kernels.targets import Tpu
 from jentropy.pallas_kernels.tiles import LANES
 from jentropy.pallas_kernels.tpu import grouped
 from jentropy.pallas_kernels.tpu.grouped import GroupedPlan
-from jentropy.pallas_kernels.tpu.plan import TpuPlan, make_plan
+from jentropy.pallas_kernels.tpu.plan import FEW_ROWS, ROWS, TpuPlan, make_plan
 
 from .blocks import TILE_COLUMNS
 
@@ -35,6 +35,7 @@ def plan(weight: ResidentTensor, rows: int, target: Tpu | None = None) -> TpuPla
         bits_per_weight=weight.bits_per_weight,
         accumulators=ACCUMULATORS,
         target=targets.current_tpu() if target is None else target,
+        unit=FEW_ROWS if weight.option("group") and rows <= FEW_ROWS else ROWS,
     )
 
 
@@ -128,7 +129,8 @@ def kind_of(weight: ResidentTensor, rows: int, target: Tpu) -> Kind:
 
 def depth_of(kind: Kind, plan: TpuPlan) -> int:
     """Rows of a product where groups have scales."""
-    if kind.group <= LANES // 2:  # repeating x so often costs more than a shallow product
+    # To repeat more rows of x so often costs more than a shallow product.
+    if kind.group <= LANES // 2 and plan.m > FEW_ROWS:
         return kind.group
     whole = plan.tile_k // (2 if kind.bits == 4 else 1)
     return min(max(kind.depth, kind.group), whole)
