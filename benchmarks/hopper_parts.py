@@ -30,6 +30,7 @@ from jentropy import bench, formats, jax_internals
 from jentropy.bench import matmul, measure, tuning
 from jentropy.bench.measure import median_seconds, queued_seconds
 from jentropy.pallas_kernels import ResidentTensor, backends, reference, targets, to_resident
+from jentropy.pallas_kernels.fused import kernels_of
 from jentropy.pallas_kernels.hopper.plan import Config, make_plan
 from jentropy.pallas_kernels.hopper.tuning import path_of
 
@@ -332,8 +333,8 @@ def _product(
     del poison
     product = partial(compressed_product, out_dtype=jnp.float32, precision=precision)
     if config is not None:
-        lists, target = weight.arrays["escapes"].shape[-1], targets.current_gpu()
-        plan = make_plan(m=m, k=k, n=n, list_words=lists, target=target, config=config)
+        traits, target = kernels_of(weight).plan(weight, m).traits, targets.current_gpu()
+        plan = make_plan(m=m, k=k, n=n, traits=traits, target=target, config=config)
         product = tuning.by(plan, jnp.float32, interpret=DRY)
     product = jax.jit(product)
     runs = [np.asarray(product(x, weight)) for _ in range(1 if DRY else times)]

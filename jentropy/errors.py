@@ -8,8 +8,27 @@ code 1.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
+
+
+def shown(text: str) -> str:
+    """A text as it may be printed: whatever would move a cursor, or is no character, escaped.
+
+    Args:
+      text: with names of files and tensors, which may hold anything.
+
+    Returns:
+      Printable characters.
+
+    Example:
+      >>> print(shown("a\\x1b[2Jb"))
+      a\\x1b[2Jb
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 class JentropyError(Exception):
@@ -35,6 +54,7 @@ class InputError(JentropyError):
       expected: what a valid input has there.
       found: what this one has.
       hint: what the user can do.
+      others: what else was found, where all is looked for.
 
     Example:
       >>> error = InputError("dtype", expected="bfloat16", found="int64", hint="see --dtype")
@@ -51,20 +71,24 @@ class InputError(JentropyError):
         expected: object = None,
         found: object = None,
         hint: str | None = None,
+        others: tuple[InputError, ...] = (),
     ) -> None:
         self.what, self.file, self.tensor = what, file, tensor
         self.expected, self.found, self.hint = expected, found, hint
+        self.others = others
         parts = (
             "" if file is None else f"{file}: ",
             "" if tensor is None else f"tensor {tensor!r}: ",
             what,
             "" if expected is None else f": expected {expected}, found {found}",
             "" if hint is None else f" ({hint})",
+            f"; and {len(others)} more" if others else "",
         )
-        super().__init__("".join(parts).replace("\n", " "))
+        super().__init__(shown("".join(parts).replace("\n", " ")))
 
     def _keywords(self) -> dict[str, Any]:
-        return {key: getattr(self, key) for key in ("file", "tensor", "expected", "found", "hint")}
+        keys = ("file", "tensor", "expected", "found", "hint", "others")
+        return {key: getattr(self, key) for key in keys}
 
     def at(self, *, file: object = None, tensor: str | None = None) -> InputError:
         """The same error with the place that it lacks.
@@ -79,6 +103,21 @@ class InputError(JentropyError):
         place: dict[str, Any] = {"file": file, "tensor": tensor}
         told = {key: value for key, value in self._keywords().items() if value is not None}
         return type(self)(self.what, **(place | told))
+
+    def among(self, others: Iterable[InputError]) -> InputError:
+        """The same error as the first of several.
+
+        Args:
+          others: the rest.
+
+        Returns:
+          An error of the same class, that has the others.
+
+        Example:
+          >>> print(InputError("a", file="f").among([InputError("b"), InputError("c")]))
+          f: a; and 2 more
+        """
+        return type(self)(self.what, **(self._keywords() | {"others": tuple(others)}))
 
     def __reduce__(self):
         return partial(type(self), self.what, **self._keywords()), ()

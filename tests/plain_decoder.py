@@ -10,7 +10,6 @@ import json
 import math
 import re
 import zlib
-from pathlib import Path
 
 import numpy as np
 import xxhash
@@ -263,13 +262,13 @@ def entry(path, item):
 
 
 def index(path):
-    path = Path(path)
-    metadata = json.loads((path / "_CHECKPOINT_METADATA").read_text())["custom_metadata"]
-    require(metadata["jentropy"]["version"] == 1, "version")
-    data = array(path, "index")
-    require(hash_of(data) == metadata["jentropy"]["index_xxh3_64"], "hash of the index")
+    told = json.loads((path / "_CHECKPOINT_METADATA").read_text())["custom_metadata"]["jentropy"]
+    require(told["version"] in (1, 2), "version")
+    names = [name for name in ("index", "copy") if (path / "state" / name).is_dir()]
+    data = {hash_of(d): d for d in (array(path, n) for n in names)}.get(told["index_xxh3_64"])
+    require(data, "hash of the index")
     content = json.loads(zlib.decompress(data))
-    require(content["jentropy"] == 1, "version")
+    require(content["jentropy"] == told["version"], "version")
     return path, content
 
 

@@ -35,6 +35,7 @@ from .conftest import read_tree, same_bits
 
 FLOATS = ("llama_bf16", "llama_fp16", "llama_fp32", "qwen3_bf16_sharded", "qwen3_bf16_tied")
 BUNDLE, INDEX = "state/bundles.00000/c/0", "state/index/c/0"
+COPY = "state/copy/c/0"
 
 
 @pytest.fixture
@@ -108,11 +109,11 @@ def test_stock_orbax_opens_it_as_plain_arrays(packed):
     from orbax.checkpoint import v1 as ocp
 
     tree = ocp.load(packed["qwen3_bf16_tied"])
-    assert set(tree) == {"bundles", "index"}
+    assert set(tree) == {"bundles", "copy", "index"}
     assert {leaf.dtype for leaf in jax.tree.leaves(tree)} == {np.dtype(np.uint8)}
-    assert len(jax.tree.leaves(tree)) == 2  # small tensors are bundled
+    assert len(jax.tree.leaves(tree)) == 3  # small tensors are bundled
     index = zlib.decompress(np.asarray(tree["index"]).tobytes())
-    assert json.loads(index)["jentropy"] == 1
+    assert json.loads(index)["jentropy"] == store.index_lib.VERSION
 
 
 def test_inspect_counts_everything(packed, fixtures):
@@ -242,6 +243,11 @@ def test_a_flipped_bit_is_found_and_named(copy, where, tmp_path):
 
 def test_a_damaged_index_is_found(copy):
     flip(copy / INDEX, 50)
+    assert jentropy.inspect(copy).weights  # its copy is sound
+    with pytest.raises(ChecksumError, match=r"index.c.0: checksum") as raised:
+        jentropy.verify(copy)
+    assert not raised.value.others
+    flip(copy / COPY, 50)
     with pytest.raises(ChecksumError, match="index"):
         jentropy.inspect(copy)
 
@@ -254,8 +260,9 @@ def test_lost_data_are_found(copy, name, harm):
         file.unlink()  # zarr reads what is missing as zeros
     else:
         file.write_bytes(file.read_bytes()[:1000] if harm == "truncated" else b"")
-    with pytest.raises(TruncatedError, match=name.split("/")[1]):
+    with pytest.raises((TruncatedError, CorruptError), match=name.split("/")[1]):
         jentropy.verify(copy)
+    shutil.rmtree(copy / "state" / "copy")
     with pytest.raises(TruncatedError, match=name.split("/")[1]):
         jentropy.load(copy)
 
@@ -268,6 +275,7 @@ def test_a_lost_array_is_found(copy, name):
 
 
 def test_an_array_that_claims_to_be_huge_is_not_allocated(copy):
+    shutil.rmtree(copy / "state" / "copy")
     file = copy / "state" / "index" / "zarr.json"
     content = json.loads(file.read_text())
     content["shape"] = [3_000_000_000]
@@ -294,7 +302,7 @@ def test_other_directories_are_no_compressed_checkpoints(copy, fixtures, tmp_pat
 
 
 HOSTILE = {
-    "newer version": ("jentropy", 2, UnsupportedError, "version"),
+    "newer version": ("jentropy", 3, UnsupportedError, "version"),
     "no version": ("jentropy", None, UnsupportedError, "version"),
     "no bundles": ("bundles", 3, CorruptError, "bundles"),
     "negative bundle": ("bundles", [-1], CorruptError, "bundles"),
@@ -357,9 +365,9 @@ def test_an_index_that_is_none_is_refused(text):
 def test_a_newer_version_is_refused_by_number(copy):
     file = copy / "_CHECKPOINT_METADATA"
     content = json.loads(file.read_text())
-    content["custom_metadata"]["jentropy"]["version"] = 2
+    content["custom_metadata"]["jentropy"]["version"] = 3
     file.write_text(json.dumps(content))
-    with pytest.raises(UnsupportedError, match="expected 1 or lower, found 2"):
+    with pytest.raises(UnsupportedError, match="expected 2 or lower, found 3"):
         jentropy.load(copy)
 
 
@@ -503,7 +511,8 @@ def test_a_full_disk_leaves_what_is_done_and_says_so(fixtures, packed, tmp_path,
         patch.setattr(os, "fsync", full)
         with pytest.raises(DestinationError, match="No space left on device"):
             jentropy.save(tmp_path / "other" / "dst", np.ones(3))
-    assert left_in(tmp_path) == ["new"]
+    jentropy.save(tmp_path / "other" / "dst", np.ones(3))
+    assert left_in(tmp_path / "other") == ["dst"]
 
 
 KILLED = """

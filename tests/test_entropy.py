@@ -9,7 +9,7 @@ import pytest
 
 from jentropy import entropy, formats
 from jentropy.entropy import histogram
-from jentropy.entropy.magnitude import Magnitudes
+from jentropy.entropy.magnitude import magnitudes_of
 
 
 @pytest.mark.parametrize(("dtype", "bits"), [(np.uint8, 4), (np.uint8, 8), (np.uint16, 16)])
@@ -83,10 +83,9 @@ def test_magnitudes_of_a_gaussian():
     sigma = 0.02
     values = np.random.default_rng(4).standard_normal(1_000_000) * sigma
     values[:1000] = 0
-    magnitudes = Magnitudes()
     codes = formats.codes_of(values.astype(ml_dtypes.bfloat16))
-    magnitudes.add(entropy.measure_weight({"code": codes}, formats.FORMATS["BF16"]))
-    result = magnitudes.to_json()
+    counts = entropy.measure_weight({"code": codes}, formats.FORMATS["BF16"])
+    result = magnitudes_of([counts]).to_json()
     # log2 |x| has mean log2 sigma - (gamma + ln 2) / (2 ln 2) and deviation pi / (2 sqrt 2 ln 2);
     # leaving the smallest out moves both a little.
     assert result["mean_log2"] == pytest.approx(np.log2(sigma) - 0.9164, abs=0.01)
@@ -100,18 +99,17 @@ def test_magnitudes_of_a_gaussian():
 
 
 def test_magnitudes_leave_nan_and_inf_out():
-    magnitudes = Magnitudes()
     values = np.array([np.nan, np.inf, -np.inf, 1.0, -2.0, 0.0], np.float16)
     codes = {"code": formats.codes_of(values)}
-    magnitudes.add(entropy.measure_weight(codes, formats.FORMATS["FP16"]))
-    result = magnitudes.to_json()
+    counts = entropy.measure_weight(codes, formats.FORMATS["FP16"])
+    result = magnitudes_of([counts]).to_json()
     assert sum(result["counts"]) == 2
     assert result["small_fraction"] == pytest.approx(1 / 3)
     assert result["mean_log2"] == 0.5
 
 
 def test_magnitudes_of_nothing():
-    assert Magnitudes().to_json()["mean_log2"] is None
+    assert magnitudes_of([]).to_json()["mean_log2"] is None
 
 
 def test_a_report_pools_formats_and_keeps_tensors_apart():
@@ -170,11 +168,8 @@ def test_magnitudes_of_a_block_format_are_those_of_its_numbers():
         "code": np.array([[2, 10, 4, 0]], np.uint8),  # 1, -1, 2, 0
         "scale": np.array([[124]], np.uint8),  # 1/8
     }
-    magnitudes = Magnitudes()
-    magnitudes.add(
-        entropy.measure_weight(arrays, formats.MXFP4.with_parameter("scale", block=(4,)))
-    )
-    result = magnitudes.to_json()
+    counts = entropy.measure_weight(arrays, formats.MXFP4.with_parameter("scale", block=(4,)))
+    result = magnitudes_of([counts]).to_json()
     assert result["mean_log2"] == pytest.approx((-3 - 3 - 2) / 3, abs=0.01)
     assert result["small_fraction"] == 0.25
 

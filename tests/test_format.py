@@ -115,8 +115,25 @@ def test_the_same_input_gives_the_golden_bytes(name, tmp_path):
                 assert (golden.payload(*a, chunk.bytes) == again.payload(*b, chunk.bytes)).all()
         return
     assert (ours == theirs).all()
-    contents = [zlib.decompress(s.array("index").tobytes()) for s in (golden, again)]
+    contents = [json.loads(zlib.decompress(s.array("index").tobytes())) for s in (golden, again)]
+    assert [c.pop("jentropy") for c in contents] == [golden.index.version, again.index.version]
     assert contents[0] == contents[1]
+
+
+@pytest.mark.parametrize("lost", ["none", "index", "copy"])
+def test_either_index_of_version_2_is_enough(lost, tmp_path):
+    folder = tmp_path / "t"
+    shutil.copytree(GOLDEN / "valid" / "second", folder)
+    if lost != "none":
+        make.flip(folder / f"state/{lost}/c/0", 30)
+        with pytest.raises(errors.ChecksumError, match=lost):
+            jentropy.verify(folder)
+        shutil.rmtree(folder / "state" / lost)
+    else:
+        jentropy.verify(folder)
+    (values,) = make.small().values()
+    assert jentropy.decompress(jentropy.load(folder))["w"].tobytes() == values.tobytes()
+    assert dict(plain_decoder.read(folder)) == {"w": values.tobytes()}
 
 
 @pytest.mark.parametrize("name", EXPECTED)

@@ -37,6 +37,7 @@ from jentropy.pallas_kernels.targets import GPUS, KINDS, backend_of
 # The interpreter multiplies with NumPy, which warns of NaN and Inf.
 with_nan = pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
 NAME = "gpu_window12"
+TRAITS = gpu_window12_plan.traits(list_words=16)
 N, K = 200, 300  # of weights as they are stored: ragged in every tile
 
 
@@ -210,7 +211,7 @@ def test_products_of_every_plan(config, m, interpret, few, monkeypatch):
     """Three tiles on two multiprocessors: cut, some cut, whole; ragged everywhere."""
     dense = jnp.asarray(weights((300, 500)))
     w = resident(dense)
-    made = make_plan(m=m, k=500, n=300, list_words=16, target=few, config=config)
+    made = make_plan(m=m, k=500, n=300, traits=TRAITS, target=few, config=config)
     assert made.parts == (1 if config.rounds == 2 else 2)
     monkeypatch.setattr(gpu_window12_plan, "plan", lambda *_: made)
     x = jnp.asarray(np.random.default_rng(1).standard_normal((m, 500)), jnp.bfloat16)
@@ -223,7 +224,7 @@ def test_fewer_steps_than_blocks(monkeypatch):
     dense = jnp.asarray(weights((512, 256)))
     three = replace(GPUS["h200"], multiprocessors=3)
     config = Config(tile_k=128, stages=2, rounds=1)
-    made = make_plan(m=8, k=256, n=512, list_words=16, target=three, config=config)
+    made = make_plan(m=8, k=256, n=512, traits=TRAITS, target=three, config=config)
     assert (made.line, made.blocks, made.parts) == (2, 3, 2)
     monkeypatch.setattr(gpu_window12_plan, "plan", lambda *_: made)
     x = jnp.asarray(np.random.default_rng(1).standard_normal((8, 256)), jnp.bfloat16)
@@ -326,8 +327,8 @@ LAYERS = [
 @pytest.mark.parametrize("m", [1, 16, 64, 200, 256])
 def test_plans_deal_every_step_once(m, n, k):
     target = GPUS["h200"]
-    for config in configs(m=m, k=plan_k(k), n=n // TILE_N * TILE_N, list_words=16, target=target):
-        made = make_plan(m=m, k=k, n=n, list_words=16, target=target, config=config)
+    for config in configs(m=m, k=plan_k(k), n=n // TILE_N * TILE_N, traits=TRAITS, target=target):
+        made = make_plan(m=m, k=k, n=n, traits=TRAITS, target=target, config=config)
         assert made.shared_bytes <= target.shared_bytes
         blocks = np.arange(made.blocks)
         lengths = made.rounds_of(blocks) * made.steps
@@ -353,12 +354,18 @@ def plan_k(k: int) -> int:
 
 def test_plan_passes_and_crossover():
     target = replace(GPUS["h200"], fused_rows=512)
-    made = make_plan(m=MOST_ROWS + 1, k=4096, n=4096, list_words=16, target=target)
+    made = make_plan(m=MOST_ROWS + 1, k=4096, n=4096, traits=TRAITS, target=target)
     assert (made.fused, made.passes, made.m) == (True, 2, 136)
     assert not make_plan(
-        m=target.fused_rows + 1, k=4096, n=4096, list_words=16, target=target
+        m=target.fused_rows + 1, k=4096, n=4096, traits=TRAITS, target=target
     ).fused
-    long = make_plan(m=256, k=4096, n=4096, list_words=gpu_window12.MOST_LISTED * 64, target=target)
+    long = make_plan(
+        m=256,
+        k=4096,
+        n=4096,
+        traits=gpu_window12_plan.traits(gpu_window12.MOST_LISTED * 64),
+        target=target,
+    )
     assert not long.fused, "lists that shared memory has no room for"
 
 
@@ -389,7 +396,7 @@ def test_tuning_keeps_no_wrong_product(few, monkeypatch):
     right = jnp.dot(bench_matmul.normal(0, (8, 256)), dense.T)
     monkeypatch.setattr(bench_tuning, "program", lambda *_: lambda: [right])
     times = bench_tuning.times_of(8, dense, [resident(dense)])
-    assert set(times) == set(configs(m=8, k=256, n=256, list_words=16, target=few))
+    assert set(times) == set(configs(m=8, k=256, n=256, traits=TRAITS, target=few))
     monkeypatch.setattr(bench_tuning, "program", lambda *_: lambda: [right.at[3, 5].add(1)])
     with pytest.raises(CheckError, match="M=8 is off by"):
         bench_tuning.times_of(8, dense, [resident(dense)])

@@ -13,7 +13,8 @@ import jentropy
 from jentropy import codecs
 from jentropy.codecs import lanes
 from jentropy.codecs import on_device as coder
-from jentropy.containers import on_device, trees
+from jentropy.containers import device_hash, on_device, trees
+from jentropy.containers.tensor import checksum
 from jentropy.errors import ChecksumError, CorruptError
 
 SHAPES = [(700, 3000), (130, 257), (9001,), (2, (1 << 20) + 7), (3, 40, 50)]
@@ -80,3 +81,22 @@ def test_codes_that_no_encoder_wrote_are_refused_or_decode_to_others(at):
     except CorruptError:
         return
     assert codes.shape == (24_000,)
+
+
+def test_codes_are_hashed_on_the_device():
+    packed = jentropy.compress({"a": array((60, 400)), "w": array((61, 400))})
+    header = packed["w"].header
+    (chunk,) = header.chunks
+    other = dataclasses.replace(chunk, codes_hash=chunk.codes_hash ^ 1)
+    header = dataclasses.replace(header, chunks=(other,))
+    packed["w"] = dataclasses.replace(packed["w"], header=header)
+    with pytest.raises(ChecksumError, match=r"'w'.*chunk's codes"):
+        trees.decompress_where(packed, on_device.decodes)
+
+
+@pytest.mark.parametrize("size", [1, 120, 121, 511, 512, 513, 1025])
+def test_hashes_of_the_device_are_those_of_the_host(size):
+    rng = np.random.default_rng(size)
+    codes = [rng.integers(0, 1 << 16, size).astype(np.uint16) for _ in range(3)]
+    found = device_hash.checksums([jnp.asarray(part) for part in codes])
+    assert found == [checksum(part) for part in codes]

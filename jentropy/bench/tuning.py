@@ -71,10 +71,9 @@ def run() -> Iterator[Result]:
 
 def plans(m: int, weight: ResidentTensor) -> dict[Config, HopperPlan]:
     """Of every configuration that fits."""
-    n, k = weight.extent
-    lists, target = weight.arrays["escapes"].shape[-1], targets.current_gpu()
-    make = partial(make_plan, m=m, k=k, n=n, list_words=lists, target=target)
-    fitting = configs(m=m, k=k, n=n, list_words=lists, target=target)
+    planned, target = fused.kernels_of(weight).plan(weight, m), targets.current_gpu()
+    make = partial(make_plan, m=m, k=planned.k, n=planned.n, traits=planned.traits, target=target)
+    fitting = configs(m=planned.m, k=planned.k, n=planned.n, traits=planned.traits, target=target)
     return {config: make(config=config) for config in fitting}
 
 

@@ -9,6 +9,8 @@ from .dialects import DIALECTS
 from .inspecting import Inspection, inspect
 from .loading import load
 from .opening import open_checkpoint
+from .repairing import repair
+from .salvaging import Salvaged, salvage
 from .saving import save
 from .verifying import Verified, verify
 
@@ -17,6 +19,7 @@ __all__ = [
     "Checkpoint",
     "CompressedCheckpoint",
     "Inspection",
+    "Salvaged",
     "Tensor",
     "Verified",
     "analyze",
@@ -25,6 +28,8 @@ __all__ = [
     "inspect",
     "load",
     "open_checkpoint",
+    "repair",
+    "salvage",
     "save",
     "verify",
 ]

@@ -2,44 +2,51 @@
 
 from __future__ import annotations
 
-import functools
 import math
-import operator
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from jentropy import entropy
+from jentropy.codecs import threads, window12
 from jentropy.containers import trees
-from jentropy.entropy import EntropyReport
+from jentropy.entropy import EntropyReport, WeightCounts
 from jentropy.errors import InputError
-from jentropy.formats import QuantizedTensor
+from jentropy.formats import BF16, QuantizedTensor
 
+from . import faults, torn
 from .checkpoint import Tensor
-from .contents import PYTREE, Contents, StoredArray, of_leaf
+from .contents import PYTREE, Contents, StoredArray, of_leaf, read_contents
 from .dialects import PLAIN
 from .opening import open_checkpoint
+from .origin import origin_of
 from .progress import Progress, expect
 from .reading import read
 
+ESCAPE_BITS = 32  # of a weight outside of the window of `window12`: its place and its code
 
+
+@faults.told
 def analyze(
     source: Any,
     progress: Progress | None = None,
     *,
     step: int | None = None,
     strict: bool = False,
+    contexts: bool = True,
 ) -> EntropyReport:
     """Shannon entropy per field of every format in a checkpoint, and the magnitudes behind it.
 
     Args:
       source: a path that `open_checkpoint` takes, or a pytree of arrays, `CompressedTensor`
         or `formats.QuantizedTensor`.
-      progress: called with the elements counted since the last call; see `progress.Progress`.
+      progress: called with the bytes counted since the last call; see `progress.Progress`.
       step: the only step of the root of an Orbax `CheckpointManager` that is wanted.
       strict: see `open_checkpoint`.
+      contexts: whether to measure what neighbours, rows, columns and siblings tell of weights.
 
     Returns:
       An `EntropyReport`; `.to_json()` gives plain data.
@@ -52,21 +59,48 @@ def analyze(
     """
     if isinstance(source, str | Path):
         checkpoint = open_checkpoint(source, step=step, strict=strict)
-        builder = entropy.ReportBuilder(str(source), checkpoint.notes)
+        told = read_contents(checkpoint.source, (), checkpoint.read_text)
+        builder = entropy.ReportBuilder(str(source), checkpoint.notes, origin_of(told))
         weights = checkpoint.read_runs()
-        shapes = (checkpoint.tensor(name).shape for name in checkpoint.names())
-        expect(progress, sum(map(math.prod, shapes)))
+        expect(progress, sum(_nbytes(checkpoint.tensor(name)) for name in checkpoint.names()))
     else:
         tensors, notes = _leaves(source, strict=strict)
         builder = entropy.ReportBuilder("pytree", notes)
         weights = ((tensor, iter([tensor.codes])) for tensor in tensors)
-    for tensor, parts in weights:
-        counted = (entropy.measure_weight(codes, tensor.number_format) for codes in parts)
-        counts = functools.reduce(operator.add, counted)
-        builder.add(tensor.name, tensor.dialect, tensor.shape, counts, tensor.note)
+        expect(progress, sum(map(_nbytes, tensors)))
+    measured = entropy.measure_all(weights, threads.count(), with_contexts=contexts)
+    for tensor, counts, gains in measured:
+        builder.add(
+            tensor.name,
+            tensor.dialect,
+            tensor.shape,
+            counts,
+            tensor.note,
+            resident_bits=_resident_bits(counts),
+            contexts=gains,
+        )
         if progress:
-            progress(counts.weights)
+            progress(_nbytes(tensor))
+    if isinstance(source, str | Path):
+        torn.expect_whole(checkpoint.source)
     return builder.build()
+
+
+def _resident_bits(counts: WeightCounts) -> float | None:
+    """Bits of a weight in device memory, if they are others than it is stored in."""
+    if counts.number_format.name != BF16.name or not counts.weights:
+        return None
+    exponents = counts.code.bit_range(BF16.shift("exponent"), BF16.field_bits("exponent"))
+    top = int(window12.choose_top(exponents))
+    zeros = counts.code.slices[0][[0, 1 << BF16.code_bits - 1]].sum()
+    inside = exponents[top - window12.WINDOW + 1 : top + 1].sum() + zeros
+    return 12 + ESCAPE_BITS * (1 - int(inside) / counts.weights)
+
+
+def _nbytes(tensor: Tensor) -> int:
+    """Of a weight's codes and parameters."""
+    leaves = jax.tree.leaves(tensor.weight.codes)
+    return sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in leaves)
 
 
 def _leaves(source: Any, *, strict: bool) -> tuple[Sequence[Tensor], tuple[str, ...]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,10 +13,14 @@ import numpy as np
 from jentropy.containers import coder
 from jentropy.containers.slices import part_of
 from jentropy.containers.tensor import CompressedTensor
+from jentropy.errors import InputError
 
 from .entries import Blocks, Entry, FileEntry, Filler, Section, fields_of
 from .progress import Progress, counted
 from .store import Store
+
+NOTHING = np.zeros(0, np.uint8)
+Damaged = Callable[[InputError], None]
 
 
 def coded_chunk(
@@ -28,14 +32,35 @@ def coded_chunk(
       room: all codes of the entry, where its own are to go; None: to an array of their own.
     """
     header, place = entry.header, entry.places[chunk]
+    payload, error = NOTHING, None
+    try:
+        payload = store.payload(*place, header.chunks[chunk].bytes)
+    except InputError as found:  # who decodes raises it, or goes on
+        error = found
     return coder.Coded(
         name=entry.name,
         chunk=header.chunks[chunk],
-        payload=store.payload(*place, header.chunks[chunk].bytes),
+        payload=payload,
+        error=error,
         span=header.span(chunk * header.chunk_weights),
         file=store.bundle_path(place[0]),
         tensor=room,
     )
+
+
+def _decoded(
+    items: Iterable[coder.Coded], damaged: Damaged | None
+) -> Iterator[tuple[coder.Coded, np.ndarray]]:
+    """Each chunk and its codes; zeros of what is damaged, if somebody is told of it."""
+    if damaged is None:
+        yield from coder.decode(items)
+        return
+    for item, codes in coder.survey(items):
+        if isinstance(codes, InputError):
+            damaged(codes)
+            codes = item.out
+            codes[:] = 0
+        yield item, codes
 
 
 def _coded(store: Store, entry: Entry) -> Iterator[coder.Coded]:
@@ -46,25 +71,38 @@ def _coded(store: Store, entry: Entry) -> Iterator[coder.Coded]:
 
 
 def read_entries(
-    store: Store, entries: Iterable[Entry], progress: Progress | None = None
+    store: Store,
+    entries: Iterable[Entry],
+    progress: Progress | None = None,
+    damaged: Damaged | None = None,
 ) -> Iterator[np.ndarray]:
-    """The arrays of entries, in order; the chunks of many decode together."""
+    """The arrays of entries, in order; the chunks of many decode together.
+
+    Args:
+      damaged: is told of what is damaged, which is zeros then; None: it is raised.
+    """
     entries = list(entries)
-    decoded = coder.decode(item for entry in entries for item in _coded(store, entry))
+    items = (item for entry in entries for item in _coded(store, entry))
+    decoded = _decoded(items, damaged)
     return counted((coder.assemble(decoded, entry.header) for entry in entries), progress)
 
 
 def read_chunks(
-    store: Store, entries: Iterable[Entry], progress: Progress | None = None
+    store: Store,
+    entries: Iterable[Entry],
+    progress: Progress | None = None,
+    damaged: Damaged | None = None,
 ) -> Iterator[Iterator[np.ndarray]]:
     """The codes of entries, in order, in parts; each one's are to be used up before the next's.
 
     The chunks of many decode together, and no array is in memory as a whole.
+
+    Args:
+      damaged: see `read_entries`.
     """
     entries = list(entries)
-    decoded = coder.decode(
-        coded_chunk(store, entry, chunk) for entry in entries for chunk in range(len(entry.places))
-    )
+    items = (coded_chunk(store, entry, n) for entry in entries for n in range(len(entry.places)))
+    decoded = _decoded(items, damaged)
     for entry in entries:
         chunks = (codes for _, codes in itertools.islice(decoded, len(entry.places)))
         yield counted(chunks, progress)
@@ -85,6 +123,14 @@ def compressed_tensor(store: Store, entry: Entry) -> CompressedTensor:
             runs.append([bundle, offset, chunk.bytes])
     payload = tuple(store.mapped_payload(*run) for run in runs)
     return CompressedTensor(payload=payload, header=entry.header)
+
+
+def damage_of(store: Store, entries: Iterable[Entry]) -> Iterator[tuple[Entry, int, InputError]]:
+    """The chunks of entries whose payloads are not what was stored, and why; none is decoded."""
+    for entry in entries:
+        for number in range(len(entry.places)):
+            if error := coder.payload_error(coded_chunk(store, entry, number)):
+                yield entry, number, error
 
 
 def read_entry(store: Store, entry: Entry) -> np.ndarray:
@@ -130,6 +176,8 @@ def file_bytes(
     store: Store,
     progress: Progress | None = None,
     there: Mapping[str, Progressed] | None = None,
+    damaged: Damaged | None = None,
+    files: Iterable[FileEntry] | None = None,
 ) -> Iterator[tuple[str, Iterator[np.ndarray]]]:
     """Every file and its bytes, uint8, in order; each file's are to be used up before the next's.
 
@@ -137,19 +185,20 @@ def file_bytes(
 
     Args:
       there: how much of a file is left out; nothing of those that it does not name.
+      damaged: see `read_entries`.
+      files: which ones; None: all.
     """
-    files = []
-    for file in store.index.files:
+    all_runs = []
+    for file in store.index.files if files is None else files:
         done = (there or {}).get(file.path, Progressed())
         sections = sections_of(file)[done.sections :]
         runs = [_run(store, section) for section in sections]
         if runs:
             runs[0] = replace(runs[0], places=runs[0].places[done.chunks :])
-        files.append((file.path, runs))
-    decoded = coder.decode(
-        item for _, runs in files for run in runs for item in _coded_run(store, run)
-    )
-    for name, runs in files:
+        all_runs.append((file.path, runs))
+    items = (item for _, runs in all_runs for run in runs for item in _coded_run(store, run))
+    decoded = _decoded(items, damaged)
+    for name, runs in all_runs:
         yield name, counted((part for run in runs for part in _bytes(run, decoded)), progress)
 
 

@@ -30,6 +30,7 @@ from jentropy.schema import (
     BASE64,
     DIGEST,
     FLAG,
+    INTEGER,
     NOT,
     NUMBER,
     OBJECT,
@@ -42,6 +43,7 @@ from jentropy.schema import (
     either,
     many,
     name_in,
+    optional,
     parse,
     record,
     row,
@@ -52,6 +54,7 @@ from jentropy.schema import (
 from . import structure
 from .entries import (
     PACKED_BITS,
+    VERSION,
     Blocks,
     Entry,
     FileEntry,
@@ -64,9 +67,12 @@ from .entries import (
 )
 from .unread import unread
 
-VERSION = 1
 MAX_BYTES = 1 << 31  # of JSON: that of some millions of tensors
 MAX_RATIO, SLACK_BYTES = 200, 1 << 20  # of JSON to a deflated index; real ones have 20
+# Bytes that Python takes for what a character of JSON begins or parts, at the most, and how many
+# for a byte of a deflated index: real ones have up to 80.
+COSTS = {b"{": 250, b"[": 60, b'"': 28, b",": 36}
+MAX_COST, SLACK_COST = 200, 1 << 28
 KEY = "jentropy"  # names the version, here and in the custom metadata
 
 
@@ -139,6 +145,7 @@ def _read_entries(values: Any) -> tuple[Entry, ...]:
 
 def _index(*, tree: Any, formats: tuple[Format, ...], **told: Any) -> Index:
     """The index of the values of INDEX."""
+    told["version"] = told.pop(KEY)
     try:
         nodes = structure.from_json(tree, formats)
     except InputError as error:
@@ -186,6 +193,8 @@ FILE = record(
         "blob": SIZE,
         "parts": Key(many(SECTION), default=None),
         "model": Key(FLAG, default=False),
+        "mode": Key(optional(below(1 << 9)), default=None),
+        "modified_ns": Key(optional(INTEGER), default=None),
     },
 )
 STORE = checked(
@@ -199,7 +208,10 @@ STORE = checked(
         },
     ),
     "arrays below their store",  # those of files; keys of OCDBT are no files
-    lambda store: store.ocdbt or all(not key or is_safe_path(key) for _, key, _ in store.arrays),
+    lambda store: (
+        store.ocdbt
+        or all(not key or is_safe_path(key.removesuffix("/")) for _, key, _ in store.arrays)
+    ),
 )
 PART = record(PartEntry, {"array": SIZE, "unpack": Key(TEXT, default="whole")}, rest="arguments")
 WEIGHT = record(
@@ -218,6 +230,7 @@ WEIGHT = record(
 INDEX = record(
     _index,
     {
+        KEY: Key(Kind(lambda value: check_version(value)), "version"),
         "bundles": many(SIZE),
         "files": many(FILE),
         "blobs": ENTRIES,
@@ -233,8 +246,7 @@ INDEX = record(
 
 def to_bytes(index: Index) -> bytes:
     """An index as it is stored: compact JSON in ASCII, deflated."""
-    content = {KEY: VERSION, **INDEX.write(index)}
-    return zlib.compress(json.dumps(content, separators=(",", ":")).encode(), 9)
+    return zlib.compress(json.dumps(INDEX.write(index), separators=(",", ":")).encode(), 9)
 
 
 def from_bytes(data: bytes, file: Path) -> Index:
@@ -255,6 +267,11 @@ def from_bytes(data: bytes, file: Path) -> Index:
         raise CorruptError(
             "index", file=file, expected="JSON in proportion, and nothing after", found="others"
         )
+    cost = sum(bytes_ * text.count(char) for char, bytes_ in COSTS.items())
+    if cost > SLACK_COST + MAX_COST * len(data):
+        raise CorruptError(
+            "index", file=file, expected="no more than its bytes may hold", found=f"{cost} bytes"
+        )
     return from_json(text, file)
 
 
@@ -265,20 +282,16 @@ def from_json(text: bytes, file: Path) -> Index:
       CorruptError: anything that is not as FORMAT.md says.
       UnsupportedError: another version, codec, format or dtype, by name.
     """
-    return parse(Kind(_content), text, file, "index")
+    return parse(INDEX, text, file, "index")
 
 
-def _content(value: Any) -> Index:
-    check_version(OBJECT.read(value).get(KEY))
-    return INDEX.read(value)
-
-
-def check_version(version: Any) -> None:
-    """Raises UnsupportedError unless this release reads what is of that version."""
-    if type(version) is not int or version != VERSION:
+def check_version(version: Any) -> int:
+    """The same version; raises UnsupportedError unless this release reads what is of it."""
+    if type(version) is not int or not 1 <= version <= VERSION:
         raise UnsupportedError(
             "version of the compressed checkpoint",
             expected=f"{VERSION} or lower",
             found=f"{version!r:.40}",
             hint="a newer jentropy wrote it",
         )
+    return version

@@ -10,15 +10,19 @@ from jentropy.containers import trees
 from jentropy.containers.tensor import CompressedTensor, first_twice
 from jentropy.errors import InputError
 
-from . import structure, targets
+from . import faults, structure, targets
 from .archived import Archive
-from .decoding import compressed_tensor
+from .decoding import compressed_tensor, damage_of
+from .entries import Entry
 from .store import Store
 
 logger = logging.getLogger(__name__)
 
 
-def load(path: str | Path, sharding: Any = None, *, target: Any = None) -> Any:
+@faults.told
+def load(
+    path: str | Path, sharding: Any = None, *, target: Any = None, damaged: str = "raise"
+) -> Any:
     """Opens a compressed checkpoint without reading or decoding a weight.
 
     Without a target the tree is nested dicts, lists and tuples: named tuples, dataclasses and Flax
@@ -37,6 +41,9 @@ def load(path: str | Path, sharding: Any = None, *, target: Any = None) -> Any:
         texts: `nnx.state(model)`, a `TrainState`, or an abstract one. Leaves are found by their
         paths and come with the target's types and shardings. What it has and the checkpoint has
         not, or the other way round, is an error; JSON beside an item may be left out.
+      damaged: `"raise"`: damage of the index is an error here, that of a tensor when it is decoded;
+        `"leave_out"`: every payload is read and held to its hash, and None stands for tensors that
+        are damaged, which the logger names.
 
     Returns:
       A pytree of `CompressedTensor`, and of Python's numbers and texts: the one that was saved; of
@@ -58,15 +65,29 @@ def load(path: str | Path, sharding: Any = None, *, target: Any = None) -> Any:
     """
     if sharding is not None and target is not None:
         raise InputError("arguments of load", expected="sharding or target", found="both")
-    store = Store(Path(path))
+    if damaged not in ("raise", "leave_out"):
+        raise InputError("damaged", expected="raise or leave_out", found=f"{damaged!r:.40}")
+    found: list[InputError] = []
+    store = Store(Path(path), found if damaged == "leave_out" else None)
     index = store.index
+    left_out = set[int]()
+    if damaged == "leave_out":
+        for entry, _, error in damage_of(store, index.tensors):
+            left_out.add(id(entry))
+            found.append(error)
+        for error in found:
+            logger.warning("%s", error)
+
+    def packed_of(entry: Entry) -> CompressedTensor | None:
+        return None if id(entry) in left_out else compressed_tensor(store, entry)
+
     if not index.has_tree:
         entries = [item for _, array in Archive(store).arrays() for item in array.items()]
         if (twice := first_twice(name for name, _ in entries)) is not None:
             raise InputError("two arrays have this name", file=store.path, tensor=twice)
-        tree = required = {name: compressed_tensor(store, entry) for name, entry in entries}
+        tree = required = {name: packed_of(entry) for name, entry in entries}
     else:
-        packed = _with_numbers([compressed_tensor(store, entry) for entry in index.tensors])
+        packed = _with_numbers([packed_of(entry) for entry in index.tensors])
         try:
             tree = structure.fill(index.tree, packed)
         except InputError as error:
@@ -85,9 +106,9 @@ def load(path: str | Path, sharding: Any = None, *, target: Any = None) -> Any:
     return tree if sharding is None else trees.with_sharding(tree, sharding)
 
 
-def _with_numbers(packed: list[CompressedTensor]) -> list[Any]:
+def _with_numbers(packed: list[CompressedTensor | None]) -> list[Any]:
     """The same, Python's numbers decoded: they are no tensors."""
-    numbers = [i for i, tensor in enumerate(packed) if tensor.header.scalar]
+    numbers = [i for i, tensor in enumerate(packed) if tensor and tensor.header.scalar]
     out: list[Any] = list(packed)
     for i, number in zip(numbers, trees.decompress([packed[i] for i in numbers]), strict=True):
         out[i] = number

@@ -12,6 +12,8 @@ only what is asked for is read, and few of the files are open at a time.
 from __future__ import annotations
 
 import json
+import logging
+import os
 import threading
 from collections import OrderedDict
 from pathlib import Path
@@ -29,13 +31,17 @@ from jentropy.errors import (
 )
 from jentropy.schema import SIZE, TEXT, parse, record, row
 
-from . import collecting, zarr_files
+from . import collecting, faults, zarr_files
 from . import index as index_lib
 from .index import KEY
 from .mapping import File, mapped
 
+logger = logging.getLogger(__name__)
+
 METADATA_FILE = "_CHECKPOINT_METADATA"  # Orbax's; holds the custom metadata
 ARRAYS = "state"  # Orbax's folder of the arrays, when they were saved part by part
+INDEX, COPY = "index", "copy"  # arrays of the same bytes
+HASH = "index_xxh3_64"
 OPEN_FILES = 32  # descriptors of bundles at a time
 
 
@@ -72,10 +78,12 @@ def is_orbax_checkpoint(path: Path) -> bool:
 
 
 def _custom_metadata(path: Path) -> dict[str, Any] | None:
+    if not os.path.lexists(path / METADATA_FILE):
+        return None
+    data = faults.read_file(path / METADATA_FILE)
     try:
-        document = json.loads((path / METADATA_FILE).read_bytes())
-        told = document["custom_metadata"][KEY]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        told = json.loads(data)["custom_metadata"][KEY]
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
     return told if isinstance(told, dict) else {}
 
@@ -83,40 +91,75 @@ def _custom_metadata(path: Path) -> dict[str, Any] | None:
 class Store:
     """A compressed checkpoint, opened: its index, and payloads on demand.
 
+    Args:
+      damage: where errors go that do not keep it from being read; None: those of its metadata are
+        raised, and that the copy of the index was needed is said to the logger.
+
     Raises:
       InputError: not a compressed checkpoint, another version, a damaged index.
     """
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, damage: list[InputError] | None = None):
+        self.path, self._damage = path, damage
+        self.text = b""  # of the index, as it is stored; where damage is noted
         if not path.exists():
             raise InputError("not a compressed checkpoint: no such file or directory", file=path)
-        metadata = _custom_metadata(path)
-        if metadata is None:
-            raise InputError(
-                "not a compressed checkpoint",
-                file=path,
-                expected=f"an Orbax checkpoint with {KEY!r} in its custom metadata",
-                found="none",
-            )
+        told = _custom_metadata(path)
+        if told is None:
+            self._go_on(_no_metadata(path))
+        self.metadata: dict[str, Any] = told or {}
         try:
-            index_lib.check_version(metadata.get("version"))
+            index_lib.check_version(self.metadata.get("version"))
         except UnsupportedError as error:
-            raise error.at(file=path) from error
-        text = self.array("index")
-        digest = f"{checksum(text):016x}"
-        if digest != metadata.get("index_xxh3_64"):
-            raise ChecksumError(
-                "checksum of the index",
-                file=self.array_path("index"),
-                expected=metadata.get("index_xxh3_64"),
-                found=digest,
-            )
+            if told is not None:
+                self._go_on(error.at(file=path / METADATA_FILE))
         with collecting.put_off():
-            self.index = index_lib.from_bytes(text.tobytes(), self.array_path("index"))
+            self.index = self._read_index()
         self._maps: dict[int, np.ndarray] = {}
         self._files: OrderedDict[int, File] = OrderedDict()
         self._lock = threading.Lock()
+
+    def _go_on(self, error: InputError) -> None:
+        """Notes an error, if that is wanted and there is something to go on with."""
+        arrays = (self.array_path(name) for name in (INDEX, COPY))
+        if self._damage is None or not any(folder.is_dir() for folder in arrays):
+            raise error
+        self._damage.append(error)
+
+    def _read_index(self) -> index_lib.Index:
+        """The index, or its copy if that alone is sound.
+
+        A checkpoint whose metadata is damaged has either one that is as its own checksum says.
+        """
+        errors: list[InputError] = []
+        names = (INDEX, COPY) if self.array_path(COPY).is_dir() else (INDEX,)
+        hashes = [self.metadata[HASH]] if HASH in self.metadata else []
+        for wanted in hashes or ["one"] if self._damage is None else [*hashes, None]:
+            for name in names:
+                try:
+                    index = self._index_of(name, wanted)
+                except InputError as error:
+                    errors.append(error)
+                    continue
+                if errors and self._damage is None:
+                    logger.warning("%s; its copy is used", errors[0])
+                elif errors:  # those of hashes are found with the hashes of all files
+                    whole = COPY not in names
+                    self._damage += [e for e in errors if whole or type(e) is not ChecksumError]
+                return index
+        raise errors[0]
+
+    def _index_of(self, name: str, wanted: Any) -> index_lib.Index:
+        """What an array says, if it has a hash that is wanted."""
+        file, folder = self.array_path(name) / zarr_files.CHUNK, self.array_path(name)
+        data = self.array(name).tobytes()
+        digest = f"{checksum(np.frombuffer(data, np.uint8)):016x}"
+        if wanted not in (digest, None):
+            raise ChecksumError("checksum of the index", file=file, expected=wanted, found=digest)
+        index = index_lib.from_bytes(data, folder)
+        if self._damage is not None:
+            self.text = data
+        return index
 
     def array_path(self, name: str) -> Path:
         """Folder of an array of the checkpoint."""
@@ -136,7 +179,8 @@ class Store:
         folder = self.array_path(name)
         size = _declared_size(folder)
         file = folder / zarr_files.CHUNK
-        on_disk = file.stat().st_size if file.is_file() else 0
+        with faults.reading(file):
+            on_disk = file.stat().st_size if file.is_file() else 0
         if on_disk < size:
             raise TruncatedError(
                 "array of the checkpoint", file=file, expected=f"{size} bytes", found=on_disk
@@ -145,6 +189,13 @@ class Store:
 
     def _bundle_file(self, bundle: int) -> Path:
         """The file of a bundle, which has the bytes that the index tells of."""
+        if self._damage is not None:  # which may be in what zarr says of it
+            folder = self.bundle_path(bundle)
+            if not (folder / zarr_files.CHUNK).is_file():
+                raise CorruptError(
+                    "array of the checkpoint", file=folder, expected="it", found="none"
+                )
+            return folder / zarr_files.CHUNK
         file, size = self._array_file(bundle_name(bundle))
         expected = self.index.bundles[bundle]
         if size != expected:
@@ -169,7 +220,8 @@ class Store:
 
     def payload(self, bundle: int, offset: int, size: int) -> np.ndarray:
         """Payloads in a bundle, read and unchecked. uint8[size]."""
-        data = self._opened(bundle).read(offset, size)
+        with faults.reading(self.bundle_path(bundle)):
+            data = self._opened(bundle).read(offset, size)
         if len(data) != size:
             raise TruncatedError(
                 "bundle",
@@ -186,6 +238,15 @@ class Store:
         return self._maps[bundle][offset : offset + size]
 
 
+def _no_metadata(path: Path) -> InputError:
+    return InputError(
+        "not a compressed checkpoint",
+        file=path,
+        expected=f"an Orbax checkpoint with {KEY!r} in its custom metadata",
+        found="none",
+    )
+
+
 def bundle_name(number: int) -> str:
     """Name of a bundle's folder."""
     return f"bundles.{number:05d}"
@@ -194,12 +255,7 @@ def bundle_name(number: int) -> str:
 def _declared_size(folder: Path) -> int:
     """Bytes of an array of the layout that FORMAT.md describes: one dimension, one chunk."""
     file = folder / "zarr.json"
-    try:
-        text = file.read_bytes()
-    except FileNotFoundError:
-        raise CorruptError(
-            "array of the checkpoint", file=folder, expected="it", found="none"
-        ) from None
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror}", file=file) from error
+    if not os.path.lexists(file):
+        raise CorruptError("array of the checkpoint", file=folder, expected="it", found="none")
+    text = faults.read_file(file)
     return parse(ARRAY, text, file, "array of the checkpoint")

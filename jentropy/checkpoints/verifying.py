@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -10,13 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from jentropy.errors import CheckError, CorruptError
+from jentropy.containers import memory
+from jentropy.errors import CheckError, InputError
 from jentropy.formats import codes_of
 
-from . import orbax, sources, structure
+from . import faults, frames, sources, structure
 from .contents import StoredArray, in_memory
 from .decoding import all_bytes, file_bytes, read_chunks
 from .entries import Entry, Filler
+from .faults import opened
 from .hub import resolve
 from .orbax_source import ItemStore, OrbaxSource, is_orbax, read_orbax
 from .progress import Progress, expect
@@ -41,6 +44,7 @@ class Verified:
     compared: bool  # with the source
 
 
+@faults.told
 def verify(
     path: str | Path,
     against: str | Path | None = None,
@@ -48,7 +52,7 @@ def verify(
     *,
     step: int | None = None,
 ) -> Verified:
-    """Checks every checksum of a compressed checkpoint and decodes all of it.
+    """Checks every byte of a compressed checkpoint's files and decodes all of it.
 
     Args:
       path: a compressed checkpoint.
@@ -57,7 +61,8 @@ def verify(
       step: the only step of the source that was compressed.
 
     Raises:
-      ChecksumError, CorruptError: damaged data, by file and tensor.
+      InputError: damaged data, by file and tensor: the first of all that is damaged, which its
+        `others` are (ChecksumError, CorruptError, TruncatedError).
       CheckError: sound data that differ from the source, by file.
 
     Returns:
@@ -71,28 +76,40 @@ def verify(
       >>> result.tensors, result.bytes, result.compared
       (1, 3, False)
     """
-    store = Store(Path(path))
+    found: list[InputError] = []
+    store = Store(Path(path), found)
     index, source = store.index, None if against is None else resolve(against)
     expect(progress, all_bytes(store))
+    memory.expect(min(memory.WORKING, all_bytes(store)), "verifying")
     files: dict[str, Path] = {}
     if index.is_pytree:
-        originals = list(_of_tree(store, None if source is None else read_orbax(source, step)))
+        originals = list(of_tree(store, None if source is None else read_orbax(source, step)))
     else:
         stores: dict[str, ItemStore] = {}
         if source is not None:
             root, stores = _same_files(store, source, step)
             files = {f.path: root / f.path for f in index.files}
         originals = list(_of_stores(store, stores))
-    decoded = read_chunks(store, (entry for entry, _ in originals), progress)
-    total = 0
+    decoded = read_chunks(store, (entry for entry, _ in originals), progress, found.append)
+    total, differs = 0, list[CheckError]()
     for (entry, original), chunks in zip(originals, decoded, strict=True):
+        before = len(found)
         total += entry.header.raw_bytes
-        if not _same_chunks(entry, chunks, None if original is None else original.read()):
+        same = _same_chunks(entry, chunks, None if original is None else original.read())
+        if not same and len(found) == before:
             file = store.path if original is None else original.file
-            raise CheckError(f"{file}: tensor {entry.name!r} differs")
-    for name, parts in file_bytes(store, progress):
-        total += _compare(parts, files.get(name))
-    _check_arrays(store)
+            differs.append(CheckError(f"{file}: tensor {entry.name!r} differs"))
+    for name, parts in file_bytes(store, progress, damaged=found.append):
+        before = len(found)
+        error, size = _compare(parts, files.get(name))
+        total += size
+        differs += [error] if error and len(found) == before else []
+    if damage := [*_distinct(found), *frames.faults(store, {error.file for error in found})]:
+        raise damage[0].among(damage[1:])
+    for error in frames.of_orbax(store):
+        raise error
+    if differs:
+        raise differs[0]
     inside = [part for f in index.files for part in f.parts or () if not isinstance(part, Filler)]
     return Verified(
         tensors=len(inside) + sum(len(item.arrays) for item in index.stores)
@@ -103,6 +120,14 @@ def verify(
         bytes=total,
         compared=against is not None,
     )
+
+
+def _distinct(errors: Iterable[InputError]) -> list[InputError]:
+    """Of the errors of one tensor in one file the first."""
+    first: dict[tuple[object, str | None], InputError] = {}
+    for number, error in enumerate(errors):
+        first.setdefault((error.file, error.tensor or str(number)), error)
+    return list(first.values())
 
 
 def _same_files(store: Store, source: Path, step: int | None) -> tuple[Path, dict[str, ItemStore]]:
@@ -158,7 +183,7 @@ def _of_stores(store: Store, theirs: Mapping[str, ItemStore]) -> Iterator[Origin
             yield index.blobs[blob], None if value is None else in_memory(key, value, store.path)
 
 
-def _of_tree(store: Store, source: OrbaxSource | None) -> Iterator[Original]:
+def of_tree(store: Store, source: OrbaxSource | None) -> Iterator[Original]:
     """The leaves of a pytree and of an Orbax checkpoint of it, if it is given.
 
     Raises:
@@ -199,35 +224,23 @@ def _same_chunks(entry: Entry, chunks: Iterable[np.ndarray], values: np.ndarray 
     return same
 
 
-def _compare(parts: Iterable[np.ndarray], original: Path | None) -> int:
-    """Decodes a file, and compares it if there is an original; its bytes."""
-    at = 0
-    with nullcontext() if original is None else original.open("rb") as stream:
+def _compare(parts: Iterable[np.ndarray], original: Path | None) -> tuple[CheckError | None, int]:
+    """Decodes a file, and compares it if there is an original; how it differs, and its bytes."""
+    at, error = 0, None
+    with nullcontext() if original is None else os.fdopen(opened(original), "rb") as stream:
         for part in parts:
-            if stream is not None:
+            if stream is not None and error is None:
                 expected = np.frombuffer(stream.read(part.size), np.uint8)
                 if not np.array_equal(expected, part):
                     same = [*(expected == part[: expected.size]), False]
-                    raise CheckError(f"{original}: differs from byte {at + same.index(False)} on")
+                    what = f"differs from byte {at + same.index(False)} on"
+                    error = CheckError(f"{original}: {what}")
             at += part.size
-        if stream is not None and stream.read(1):
-            raise CheckError(f"{original}: is longer than the {at} bytes that were compressed")
-    return at
+        if stream is not None and error is None and stream.read(1):
+            what = f"is longer than the {at} bytes that were compressed"
+            error = CheckError(f"{original}: {what}")
+    return error, at
 
 
 def _same(a: np.ndarray, b: np.ndarray) -> bool:
     return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
-
-
-def _check_arrays(store: Store) -> None:
-    """Raises CorruptError unless Orbax finds the arrays that the index tells of."""
-    shapes = orbax.shapes(store.path)
-    expected = {f"bundles.{i:05d}": (size,) for i, size in enumerate(store.index.bundles)}
-    for name in sorted(expected.keys() | shapes.keys() - {"index"}):
-        if expected.get(name) != shapes.get(name):
-            raise CorruptError(
-                f"array {name} in Orbax's metadata",
-                file=store.path,
-                expected=expected.get(name, "none"),
-                found=shapes.get(name, "none"),
-            )

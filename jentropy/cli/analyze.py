@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterator
 
 import jentropy
-from jentropy.entropy import EntropyReport, counted
+from jentropy.entropy import EntropyReport, compare, counted
 
 from .arguments import JSON, STEP, STRICT, Arguments
 from .console import print_notes, print_table, write_json
@@ -22,6 +22,11 @@ ARGUMENTS: Arguments = {
     },
     "--html": {"metavar": "F", "help": "write the report as a page"},
     "--png": {"metavar": "DIR", "help": "write the figures"},
+    "--csv": {"metavar": "F", "help": "write a row for each tensor"},
+    "--no-contexts": {
+        "action": "store_true",
+        "help": "leave out what neighbours, rows, columns and siblings tell of weights (faster)",
+    },
     **JSON,
     **STRICT,
     **STEP,
@@ -32,9 +37,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Analyses every source, then prints and writes."""
     reports = []
     for source in arguments.sources:
-        with progress_bar(f"analyze {source}", unit=" weights", quiet=arguments.quiet) as advance:
+        with progress_bar(f"analyze {source}", unit="B", quiet=arguments.quiet) as advance:
             report = jentropy.analyze(
-                source, progress=advance, step=arguments.step, strict=arguments.strict
+                source,
+                progress=advance,
+                step=arguments.step,
+                strict=arguments.strict,
+                contexts=not arguments.no_contexts,
             )
         reports.append(report)
         print_notes(report.notes, quiet=arguments.quiet)
@@ -43,16 +52,20 @@ def run(arguments: argparse.Namespace) -> int:
             print_report(report)
     if arguments.json:
         content = [report.to_json() for report in reports]
-        write_json(arguments.json, content[0] if len(content) == 1 else {"reports": content})
+        compared = {"comparison": compare(reports).to_json()}
+        many = {"reports": content, **compared}
+        write_json(arguments.json, content[0] if len(content) == 1 else many)
     if arguments.html:
         jentropy.report.write_html(reports, arguments.html)
     if arguments.png:
         jentropy.report.write_png(reports, arguments.png)
+    if arguments.csv:
+        jentropy.report.write_csv(reports, arguments.csv)
     return 0
 
 
 def print_report(report: EntropyReport) -> None:
-    """Prints a report's formats and fields.
+    """Prints a report's formats and fields, what contexts tell, and what coding saves.
 
     Args:
       report: what `jentropy.analyze` gives.
@@ -62,6 +75,11 @@ def print_report(report: EntropyReport) -> None:
         ("format", "weights", "allocated", "entropy", "joint entropy", "used"),
         _rows(report),
     )
+    if report.weights:
+        print(f"{report.savings.verdict}; weights are read {report.savings.speed_bound:.2f} times")
+    gains = {name: f"{gain.bits:.4f} {name}" for name, gain in report.contexts.items()}
+    if gains:
+        print(f"bits that contexts would save: {', '.join(gains.values())}")
 
 
 def _rows(report: EntropyReport) -> Iterator[tuple[str, ...]]:

@@ -9,6 +9,7 @@ from jentropy.errors import CheckError, CorruptError, TruncatedError
 
 from .arguments import PACKED, STEP, Arguments
 from .progress import progress_bar
+from .salvage import print_damage
 
 HELP = "check every checksum of a compressed checkpoint and decode all of it"
 ARGUMENTS: Arguments = {
@@ -26,7 +27,10 @@ def run(arguments: argparse.Namespace) -> int:
                 arguments.checkpoint, arguments.against, progress=advance, step=arguments.step
             )
     except (CorruptError, TruncatedError) as error:  # here damage is a check that failed
-        raise CheckError(str(error)) from error
+        damage = [error.among(()), *error.others]
+        print_damage(damage if error.others else ())
+        told = f"{arguments.checkpoint}: {len(damage)} damages" if error.others else str(error)
+        raise CheckError(told) from error
     if not arguments.quiet:
         compared = f", the same as {arguments.against}" if result.compared else ""
         print(

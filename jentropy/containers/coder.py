@@ -17,9 +17,10 @@ import numpy as np
 
 from jentropy import codecs, entropy, formats, modes
 from jentropy.codecs import Coding, Span, deflate, threads
-from jentropy.errors import ChecksumError, CorruptError
+from jentropy.errors import ChecksumError, CorruptError, InputError
 from jentropy.formats import ElementFormat, code_dtype
 
+from . import memory
 from .tensor import Chunk, Description, TensorHeader, checksum, dtype_named
 
 AHEAD = 16  # drafts of each core that are made before they are wanted, as others are coded
@@ -218,6 +219,7 @@ class Coded:
       payload: uint8[chunk.bytes].
       file: where it was read, for messages.
       tensor: all codes of its tensor, where its own are to go; None: to an array of their own.
+      error: why the payload cannot be read, if it cannot.
 
     Example:
       >>> made = draft("w", np.arange(3, dtype=np.int16))
@@ -233,6 +235,7 @@ class Coded:
     span: Span
     file: object = None
     tensor: np.ndarray | None = None
+    error: InputError | None = None
 
     @property
     def out(self) -> np.ndarray:
@@ -245,11 +248,15 @@ class Coded:
 def room(header: TensorHeader) -> np.ndarray:
     """An array for all codes of a tensor (`Coded.tensor`).
 
+    Raises:
+      InputError: there is not so much memory.
+
     Example:
       >>> import jentropy
       >>> room(jentropy.compress(np.ones((2, 3), np.float32)).header).shape
       (6,)
     """
+    memory.expect(header.raw_bytes, f"a {header.dtype} tensor of {list(header.shape)}")
     return np.empty(header.size, code_dtype(dtype_named(header.dtype)))
 
 
@@ -273,9 +280,26 @@ def decode(items: Iterable[Coded]) -> Iterator[tuple[Coded, np.ndarray]]:
       >>> [(item.name, codes.tolist()) for item, codes in decode(items)]
       [('w', [0, 1, 2])]
     """
-    for batch, codes in decode_batches(items, decode_on_host):
-        threads.each(_check_codes, batch, codes)
-        yield from zip(batch, codes, strict=True)
+    for item, codes in survey(items):
+        if isinstance(codes, InputError):
+            raise codes
+        yield item, codes
+
+
+def survey(items: Iterable[Coded]) -> Iterator[tuple[Coded, np.ndarray | InputError]]:
+    """Each chunk and its codes, or what is wrong with it, in order.
+
+    Example:
+      >>> import dataclasses, jentropy
+      >>> from jentropy.containers.chunks import coded_chunks
+      >>> (item,) = coded_chunks("w", jentropy.compress(np.ones(3)))
+      >>> damaged = dataclasses.replace(item, payload=item.payload[::-1])
+      >>> [type(codes).__name__ for _, codes in survey([item, damaged])]
+      ['ndarray', 'ChecksumError']
+    """
+    for batch, codes in _surveyed(items, decode_on_host):
+        errors = threads.each(_codes_error, batch, codes)
+        yield from zip(batch, (e or c for e, c in zip(errors, codes, strict=True)), strict=True)
 
 
 def decode_batches(
@@ -287,18 +311,31 @@ def decode_batches(
       ChecksumError: a payload is not what was stored.
       CorruptError: `run` raised it; by the chunk that it is about.
     """
+    for batch, codes in _surveyed(items, run):
+        for error in codes:
+            if isinstance(error, InputError):
+                raise error
+        yield batch, codes
+
+
+def _surveyed(
+    items: Iterable[Coded], run: Callable[[list[Coded]], Sequence[Any]]
+) -> Iterator[tuple[list[Coded], list[Any]]]:
+    """What `decode_batches` gives, with errors in the places of damaged chunks."""
     for batch in _batches(items, lambda item: _symbols(item.span), codecs.batch_symbols()):
-        threads.each(check_payload, batch)
-        yield batch, _by_name(batch, run)
+        errors = threads.each(payload_error, batch)
+        sound = [item for item, error in zip(batch, errors, strict=True) if error is None]
+        decoded = iter(_by_name(sound, run) if sound else ())
+        yield batch, [next(decoded) if error is None else error for error in errors]
 
 
 def _by_name(batch: list[Coded], run: Callable[[list[Coded]], Sequence[Any]]) -> Sequence[Any]:
     try:
         return run(batch)
     except CorruptError as error:
-        if len(batch) > 1:  # find the one that it is about
+        if len(batch) > 1:  # find the ones that it is about
             return [codes for item in batch for codes in _by_name([item], run)]
-        raise error.at(file=batch[0].file, tensor=batch[0].name) from error
+        return [error.at(file=batch[0].file, tensor=batch[0].name)]
 
 
 def assemble(decoded: Iterator[tuple[Coded, np.ndarray]], header: TensorHeader) -> np.ndarray:
@@ -327,20 +364,38 @@ def check_payload(item: Coded) -> None:
       >>> for item in coded_chunks("w", jentropy.compress(np.ones(3))):
       ...     check_payload(item)
     """
-    _expect_hash(item, "payload", item.chunk.payload_hash, item.payload)
+    if (error := payload_error(item)) is not None:
+        raise error
 
 
-def _check_codes(item: Coded, codes: np.ndarray) -> None:
-    _expect_hash(item, "codes", item.chunk.codes_hash, codes)
+def payload_error(item: Coded) -> InputError | None:
+    """What is wrong with a payload, if it is not the one that was stored.
+
+    Example:
+      >>> import jentropy
+      >>> from jentropy.containers.chunks import coded_chunks
+      >>> [payload_error(item) for item in coded_chunks("w", jentropy.compress(np.ones(3)))]
+      [None]
+    """
+    if item.error is not None:
+        return item.error.at(file=item.file, tensor=item.name)
+    return hash_error(item, "payload", item.chunk.payload_hash, checksum(item.payload))
 
 
-def _expect_hash(item: Coded, what: str, expected: int, data: np.ndarray) -> None:
-    found = checksum(data)
-    if expected != found:
-        raise ChecksumError(
-            f"checksum of a chunk's {what}",
-            file=item.file,
-            tensor=item.name,
-            expected=f"{expected:016x}",
-            found=f"{found:016x}",
-        )
+def _codes_error(item: Coded, codes: np.ndarray | InputError) -> InputError | None:
+    if isinstance(codes, InputError):
+        return codes
+    return hash_error(item, "codes", item.chunk.codes_hash, checksum(codes))
+
+
+def hash_error(item: Coded, what: str, expected: int, found: int) -> ChecksumError | None:
+    """The error of a hash that is not the one that was stored."""
+    if expected == found:
+        return None
+    return ChecksumError(
+        f"checksum of a chunk's {what}",
+        file=item.file,
+        tensor=item.name,
+        expected=f"{expected:016x}",
+        found=f"{found:016x}",
+    )

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jentropy import modes
 from jentropy.codecs import context, on_device
 
-from . import coder
+from . import coder, device_hash
 from .chunks import coded_chunks
 from .tensor import CompressedTensor
 
@@ -29,8 +29,7 @@ def decodes(tensor: CompressedTensor) -> bool:
 def decompress(tensors: Sequence[CompressedTensor], names: Sequence[str]) -> Iterator[jax.Array]:
     """Tensors on the default device, in order; chunks of many decode together.
 
-    Payloads are held to their checksums and lanes to their ends; codes are not hashed, since they
-    do not come to the host.
+    Payloads and codes are held to their checksums, those of codes on the device.
 
     Raises:
       ChecksumError, CorruptError: damaged data.
@@ -40,7 +39,11 @@ def decompress(tensors: Sequence[CompressedTensor], names: Sequence[str]) -> Ite
         for tensor, name in zip(tensors, names, strict=True)
         for item in coded_chunks(name, tensor)
     )
-    decoded = (part for _, parts in coder.decode_batches(items, _decode) for part in parts)
+    decoded = (
+        part
+        for batch, parts in coder.decode_batches(items, _decode)
+        for part in _checked(batch, parts)
+    )
     for tensor in tensors:
         parts = [next(decoded) for _ in tensor.header.chunks]
         yield _join(parts, shape=tensor.shape, dtype=tensor.header.dtype)
@@ -49,6 +52,14 @@ def decompress(tensors: Sequence[CompressedTensor], names: Sequence[str]) -> Ite
 def _decode(items: Sequence[coder.Coded]) -> list[jax.Array]:
     """Codes of chunks, on the device."""
     return on_device.decode([item.payload for item in items], [item.span for item in items])
+
+
+def _checked(items: Sequence[coder.Coded], parts: Sequence[jax.Array]) -> Sequence[jax.Array]:
+    """The same codes; raises ChecksumError unless they are those that were stored."""
+    for item, found in zip(items, device_hash.checksums(parts), strict=True):
+        if error := coder.hash_error(item, "codes", item.chunk.codes_hash, found):
+            raise error
+    return parts
 
 
 @modes.detached

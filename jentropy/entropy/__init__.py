@@ -1,29 +1,47 @@
-"""Histograms, entropies and magnitudes of codes, and the report made of them."""
+"""Histograms, entropies, magnitudes and contexts of codes, and the report made of them."""
 
+from .building import ReportBuilder
+from .comparison import Comparison, compare
+from .contexts import Gain
 from .estimators import shannon_bits
+from .gains import Savings
+from .magnitude import Magnitudes
+from .metering import measure_all
 from .report import (
     EntropyReport,
     FieldReport,
     FormatReport,
-    ReportBuilder,
+    Origin,
+    PooledReport,
     TensorReport,
     counted,
 )
+from .roles import Role, role_of
 from .statistics import Counts, count_bytes, measure, measure_packed
 from .weights import WeightCounts, measure_weight
 
 __all__ = [
+    "Comparison",
     "Counts",
     "EntropyReport",
     "FieldReport",
     "FormatReport",
+    "Gain",
+    "Magnitudes",
+    "Origin",
+    "PooledReport",
     "ReportBuilder",
+    "Role",
+    "Savings",
     "TensorReport",
     "WeightCounts",
+    "compare",
     "counted",
     "count_bytes",
     "measure",
+    "measure_all",
     "measure_packed",
     "measure_weight",
+    "role_of",
     "shannon_bits",
 ]

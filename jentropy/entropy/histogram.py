@@ -18,6 +18,7 @@ from jentropy import modes
 # Codes that programs are compiled for: a compile takes half a second and 2 MB, what is cut to sizes
 # that are there microseconds. Counts of the largest fit uint32 by a wide margin.
 PROGRAMS = (1 << 16, 1 << 18, 1 << 20, 1 << 22)
+MOST_PADDING = 1 / 4  # of a program, where one of fewer codes is there
 SMALL = 1 << 14  # not worth a call of the device
 _SCATTER_BLOCK = 1 << 14  # codes of one scatter
 _MATMUL_BLOCK = 1 << 14  # codes of one one-hot product; its counts are exact in float32
@@ -82,12 +83,24 @@ def count(codes: np.ndarray, *, bits: int) -> np.ndarray:
     flat = codes.reshape(-1)
     if flat.size <= SMALL:
         return np.bincount(flat, minlength=1 << bits)
-    total = np.zeros(1 << bits, np.int64)
-    for start in range(0, flat.size, PROGRAMS[-1]):
-        part = np.asarray(flat[start : start + PROGRAMS[-1]])
-        # Counted, and taken off.
-        padding = next(size for size in PROGRAMS if size >= part.size) - part.size
+    total, start = np.zeros(1 << bits, np.int64), 0
+    while start < flat.size:
+        left = flat.size - start
+        if left <= SMALL:
+            return total + np.bincount(flat[start:], minlength=1 << bits)
+        size = _program(left)
+        part = np.asarray(flat[start : start + size])
+        padding = size - part.size  # counted, and taken off
         filled = np.pad(part, (0, padding)) if padding else part
         total += jax.device_get(_count(filled, bits=bits))
         total[0] -= padding
+        start += part.size
     return total
+
+
+def _program(left: int) -> int:
+    """Codes of the program for what is left: one that holds it all and little else, or is full."""
+    whole = next((size for size in PROGRAMS if size >= left), PROGRAMS[-1])
+    if whole - left <= whole * MOST_PADDING:
+        return whole
+    return max((size for size in PROGRAMS if size <= left), default=PROGRAMS[0])

@@ -1,17 +1,24 @@
 """The entropy report: plain data, in the form that `jentropy analyze --json` writes.
 
-Bits are per weight. A format's figures pool its tensors' histograms; a tensor's are its own.
+Bits are per weight. Figures of a format, or of a role in it, pool its tensors' histograms; a
+tensor's are its own. RAW tensors (indices, position ids, unknown dtypes) have a row among the
+formats, and are in nothing else: they are no weights.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from jentropy.formats import RAW
 
+from .contexts import SAMPLE, SEED, Gain
+from .gains import Savings
 from .magnitude import Magnitudes
-from .weights import WeightCounts
+from .reference import REFERENCE, distance
+from .roles import Role
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,14 +37,28 @@ class FieldReport:
     allocated_bits: float
     entropy_bits: float
 
+    def to_json(self) -> dict[str, float]:
+        """Plain data."""
+        return {"allocated_bits": self.allocated_bits, "entropy_bits": self.entropy_bits}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FormatReport:
-    """All tensors of one format, pooled.
+class PooledReport:
+    """Tensors that are pooled.
+
+    Attributes:
+      weights, tensors: how many.
+      allocated_bits: stored.
+      entropy_bits: sum of the fields' entropies.
+      joint_entropy_bits: entropy of whole codes; None above 16 bits.
+      fields: by name.
+      magnitudes: of the weights; None of RAW ones.
+      contexts: what contexts save, mean over the tensors that were looked at, by context.
+      savings: what coding saves; None of RAW ones.
 
     Example:
       >>> sign = FieldReport(allocated_bits=1.0, entropy_bits=1.0)
-      >>> row = FormatReport(
+      >>> row = PooledReport(
       ...     weights=10,
       ...     allocated_bits=16.0,
       ...     entropy_bits=10.0,
@@ -50,17 +71,57 @@ class FormatReport:
 
     weights: int
     allocated_bits: float
-    entropy_bits: float  # sum of the fields' entropies
-    joint_entropy_bits: float | None  # entropy of whole codes; None above 16 bits
-    fields: dict[str, FieldReport]
+    entropy_bits: float
+    joint_entropy_bits: float | None
+    fields: Mapping[str, FieldReport]
+    tensors: int = 0
+    magnitudes: Magnitudes | None = None
+    contexts: Mapping[str, Gain] = field(default_factory=dict)
+    savings: Savings | None = None
 
     @property
     def used_fraction(self) -> float:
         """Share of the allocated bits that carries information."""
         return self.entropy_bits / self.allocated_bits if self.allocated_bits else 0.0
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "weights": self.weights,
+            "tensors": self.tensors,
+            "allocated_bits": self.allocated_bits,
+            "entropy_bits": self.entropy_bits,
+            "joint_entropy_bits": self.joint_entropy_bits,
+            "fields": {name: one.to_json() for name, one in self.fields.items()},
+            "used_fraction": self.used_fraction,
+            **({"magnitude": self.magnitudes.to_json()} if self.magnitudes else {}),
+            **_contexts_json(self.contexts),
+            **({"savings": self.savings.to_json()} if self.savings else {}),
+        }
 
-def counted(name: str, row: FormatReport) -> tuple[str, str]:
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FormatReport(PooledReport):
+    """All tensors of one format.
+
+    Attributes:
+      roles: those of one role, by its name, in the order of `roles.NAMES`.
+
+    Example:
+      >>> import numpy as np, jentropy
+      >>> report = jentropy.analyze({"q_proj": np.ones((4, 4), np.float16)})
+      >>> list(report.formats["FP16"].roles)
+      ['q']
+    """
+
+    roles: Mapping[str, PooledReport] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        roles = {name: one.to_json() for name, one in self.roles.items()}
+        return {**PooledReport.to_json(self), **({"roles": roles} if roles else {})}
+
+
+def counted(name: str, row: PooledReport) -> tuple[str, str]:
     """A format and how many weights it has, as a table says so; RAW numbers are no weights.
 
     Args:
@@ -89,46 +150,133 @@ def counted(name: str, row: FormatReport) -> tuple[str, str]:
 class TensorReport:
     """One tensor.
 
+    Attributes:
+      name, format, dialect, shape: of it.
+      allocated_bits, entropy_bits, joint_entropy_bits: as of `PooledReport`.
+      described_bits: of its codes and all that a decoder has to know of them.
+      fields: entropy of each field.
+      role: what it does; None of RAW ones.
+      contexts: what contexts save, as of `PooledReport`; empty of one that was not looked at.
+      note: why it is RAW, if it may be more.
+
     Example:
       >>> report = TensorReport(
       ...     name="w",
       ...     format="BF16",
       ...     dialect="plain",
       ...     shape=(2, 3),
+      ...     allocated_bits=16.0,
       ...     entropy_bits=10.6,
       ...     joint_entropy_bits=10.5,
+      ...     described_bits=10.5,
       ... )
-      >>> report.shape, report.note
-      ((2, 3), '')
+      >>> report.weights, round(report.wasted_bytes, 3)
+      (6, 4.125)
     """
 
     name: str
     format: str
     dialect: str
     shape: tuple[int, ...]
+    allocated_bits: float
     entropy_bits: float
     joint_entropy_bits: float | None
-    note: str = ""  # why it is RAW, if it may be more
+    described_bits: float
+    fields: Mapping[str, float] = field(default_factory=dict)
+    role: Role | None = None
+    contexts: Mapping[str, Gain] = field(default_factory=dict)
+    note: str = ""
+
+    @property
+    def weights(self) -> int:
+        """How many it has."""
+        return math.prod(self.shape)
+
+    @property
+    def wasted_bytes(self) -> float:
+        """Stored, without information."""
+        return self.weights * max(0.0, self.allocated_bits - self.described_bits) / 8
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        role = self.role
+        return {
+            "name": self.name,
+            "format": self.format,
+            "dialect": self.dialect,
+            "shape": list(self.shape),
+            "allocated_bits": self.allocated_bits,
+            "entropy_bits": self.entropy_bits,
+            "joint_entropy_bits": self.joint_entropy_bits,
+            "described_bits": self.described_bits,
+            "fields": dict(self.fields),
+            **({} if role is None else role.to_json()),
+            **_contexts_json(self.contexts),
+            **({"note": self.note} if self.note else {}),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where a model's precision came from.
+
+    Attributes:
+      kind: "native" (trained in it, or never quantised), "QAT" (trained with quantisation), "PTQ"
+        (quantised after training) or "unknown".
+      told: what says so.
+
+    Example:
+      >>> Origin(kind="PTQ", told="config.json: quant_method awq").kind
+      'PTQ'
+    """
+
+    kind: str = "unknown"
+    told: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EntropyReport:
     """What a checkpoint's bits carry.
 
-    RAW tensors (indices, position ids, unknown dtypes) have a row among the formats but are no
-    weights.
+    Attributes:
+      source: what was analysed.
+      formats: by name.
+      tensors: in the order of the checkpoint.
+      magnitudes: of all weights.
+      contexts: what contexts save, mean over all tensors that were looked at.
+      savings: what coding saves, all in all.
+      origin: of the precision.
+      notes: what could not be recognised.
 
     Example:
-      >>> ReportBuilder("nothing").build().headline
+      >>> import jentropy
+      >>> jentropy.analyze({}).headline
       '0 weights in 0 tensors'
     """
 
     source: str
-    weights: int
-    formats: dict[str, FormatReport]
+    formats: Mapping[str, FormatReport]
     tensors: list[TensorReport]
-    magnitude: dict[str, Any]
-    notes: tuple[str, ...] = ()  # what could not be recognised
+    magnitudes: Magnitudes
+    contexts: Mapping[str, Gain] = field(default_factory=dict)
+    savings: Savings
+    origin: Origin = field(default_factory=Origin)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def weights(self) -> int:
+        """How many there are."""
+        return sum(one.weights for name, one in self.formats.items() if name != RAW)
+
+    @property
+    def magnitude(self) -> dict[str, Any]:
+        """The contract's figures of all weights' magnitudes."""
+        return self.magnitudes.to_json()
+
+    @property
+    def distance(self) -> float | None:
+        """Largest between its normalised cumulative curve and the reference; None without one."""
+        return distance(self.magnitudes.cumulative(), REFERENCE)
 
     @property
     def headline(self) -> str:
@@ -138,129 +286,22 @@ class EntropyReport:
         return f"{text}, and {raw:,} RAW tensors (no weights)" if raw else text
 
     def to_json(self) -> dict[str, Any]:
-        """The contract's form."""
+        """The contract's form; docs/entropy-report.md says what each key means."""
         return {
             "source": self.source,
             "weights": self.weights,
-            "formats": {
-                name: {
-                    "weights": f.weights,
-                    "allocated_bits": f.allocated_bits,
-                    "entropy_bits": f.entropy_bits,
-                    "joint_entropy_bits": f.joint_entropy_bits,
-                    "fields": {
-                        key: {
-                            "allocated_bits": field.allocated_bits,
-                            "entropy_bits": field.entropy_bits,
-                        }
-                        for key, field in f.fields.items()
-                    },
-                    "used_fraction": f.used_fraction,
-                }
-                for name, f in self.formats.items()
-            },
-            "tensors": [
-                {
-                    "name": t.name,
-                    "format": t.format,
-                    "dialect": t.dialect,
-                    "shape": list(t.shape),
-                    "entropy_bits": t.entropy_bits,
-                    "joint_entropy_bits": t.joint_entropy_bits,
-                    **({"note": t.note} if t.note else {}),
-                }
-                for t in self.tensors
-            ],
+            "formats": {name: one.to_json() for name, one in self.formats.items()},
+            "tensors": [tensor.to_json() for tensor in self.tensors],
             "magnitude": self.magnitude,
+            "distance": self.distance,
+            **_contexts_json(self.contexts, sample=SAMPLE, seed=SEED),
+            "savings": self.savings.to_json(),
+            "origin": {"kind": self.origin.kind, "told": self.origin.told},
             **({"notes": list(self.notes)} if self.notes else {}),
         }
 
 
-class ReportBuilder:
-    """Collects tensors, in any order, into a report.
-
-    Example:
-      >>> import numpy as np
-      >>> from jentropy.entropy import measure_weight
-      >>> from jentropy.formats import FORMATS
-      >>> builder = ReportBuilder("test")
-      >>> counts = measure_weight({"code": np.zeros(8, np.uint16)}, FORMATS["BF16"])
-      >>> builder.add("w", "plain", (8,), counts)
-      >>> builder.build().formats["BF16"].weights
-      8
-    """
-
-    def __init__(self, source: str, notes: tuple[str, ...] = ()):
-        self._source = source
-        self._notes = notes
-        self._pooled: dict[tuple, WeightCounts] = {}
-        self._tensors: list[TensorReport] = []
-        self._magnitudes = Magnitudes()
-
-    def add(
-        self,
-        name: str,
-        dialect: str,
-        shape: tuple[int, ...],
-        counts: WeightCounts,
-        note: str = "",
-    ) -> None:
-        """Adds a tensor's counts."""
-        key = counts.key
-        self._pooled[key] = self._pooled[key] + counts if key in self._pooled else counts
-        self._magnitudes.add(counts)
-        self._tensors.append(
-            TensorReport(
-                name=name,
-                format=counts.number_format.name,
-                dialect=dialect,
-                shape=shape,
-                entropy_bits=counts.entropy_bits(),
-                joint_entropy_bits=counts.joint_entropy_bits(),
-                note=note,
-            )
-        )
-
-    def build(self) -> EntropyReport:
-        """The report of what was added."""
-        names = dict.fromkeys(name for name, *_ in self._pooled)
-        formats = {
-            name: _pool([c for (n, *_), c in self._pooled.items() if n == name]) for name in names
-        }
-        return EntropyReport(
-            source=self._source,
-            weights=sum(f.weights for name, f in formats.items() if name != RAW),
-            formats=formats,
-            tensors=self._tensors,
-            magnitude=self._magnitudes.to_json(),
-            notes=self._notes,
-        )
-
-
-def _pool(parts: list[WeightCounts]) -> FormatReport:
-    """One row of weights of one format, whose elements or parameters may differ in width."""
-    weights = sum(c.weights for c in parts)
-
-    def mean(values: list[float]) -> float:
-        scale = [c.weights / weights if weights else 1 / len(parts) for c in parts]
-        return sum(s * v for s, v in zip(scale, values, strict=True))
-
-    allocated = [c.field_allocated_bits() for c in parts]
-    entropies = [c.field_entropy_bits() for c in parts]
-    joints = [c.joint_entropy_bits() for c in parts]
-    names = dict.fromkeys(name for fields in allocated for name in fields)
-    fields = {
-        name: FieldReport(
-            allocated_bits=mean([a.get(name, 0.0) for a in allocated]),
-            entropy_bits=mean([e.get(name, 0.0) for e in entropies]),
-        )
-        for name in names
-    }
-    known = [j for j in joints if j is not None]
-    return FormatReport(
-        weights=weights,
-        allocated_bits=sum(f.allocated_bits for f in fields.values()),
-        entropy_bits=sum(f.entropy_bits for f in fields.values()),
-        joint_entropy_bits=mean(known) if len(known) == len(joints) else None,
-        fields=fields,
-    )
+def _contexts_json(contexts: Mapping[str, Gain], **more: int) -> dict[str, Any]:
+    if not contexts:
+        return {}
+    return {"contexts": {**{name: gain.to_json() for name, gain in contexts.items()}, **more}}

@@ -95,6 +95,28 @@ class Counts:
         joint = self.joint_entropy_bits()
         return self.entropy_bits() if joint is None else joint
 
+    def described_bits(self) -> float:
+        """Bits per weight of the codes and of what a decoder has to know of them.
+
+        The shorter of two descriptions: each code with a probability of its own, or field by field.
+        A probability costs half of log2(weights) bits.
+
+        References:
+          Rissanen 1986, Stochastic complexity and modeling.
+        """
+        a_cell = 0.5 * np.log2(max(2, self.weights)) / max(1, self.weights)
+        bits = 0.0
+        for field in self.element.fields:
+            for part in self._parts_of(self.element.shift(field.name), field.bits):
+                counts = self.bit_range(*part)
+                # A field that is as good as full is not worth its probabilities.
+                cost = shannon_bits(counts) + a_cell * (np.count_nonzero(counts) - 1)
+                bits += min(float(part[1]), cost)
+        if len(self.slices) > 1:
+            return bits
+        whole = shannon_bits(self._in_use[0][1])
+        return float(min(bits, whole + a_cell * max(0, self._in_use[0][0].size - 1)))
+
 
 def measure(codes: np.ndarray, element: ElementFormat) -> Counts:
     """Counts the codes of a tensor.

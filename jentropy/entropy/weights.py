@@ -44,6 +44,9 @@ class WeightCounts:
             parameters={
                 key: self.parameters[key] + other.parameters[key] for key in self.parameters
             },
+            magnitudes=None
+            if self.magnitudes is None or other.magnitudes is None
+            else self.magnitudes + other.magnitudes,
         )
 
     @property
@@ -79,6 +82,12 @@ class WeightCounts:
     def _parameter_bits(self, parameter: Parameter) -> float:
         """Entropy of an entry of a parameter."""
         return self.parameters[parameter.name].whole_entropy_bits()
+
+    def described_bits(self) -> float:
+        """`Counts.described_bits` of codes and parameters, per weight."""
+        described = {name: counts.described_bits() for name, counts in self.parameters.items()}
+        parameters = self._with_parameters({}, lambda p: described[p.name])
+        return self.code.described_bits() + sum(parameters.values())
 
     def allocated_bits(self) -> float:
         """Bits stored for each weight."""

@@ -71,8 +71,8 @@ def multiply(
         columns=(fragments.BLOCK, LISTED),
         rows=(arrays["scale"],),
         which=weight.which(),
-        begin=lambda load_rows: load_rows(0),
-        block=partial(block, interpret=interpreted),
+        begin=lambda load_rows: registers.columns_of(load_rows(0), fragments.BLOCK),
+        block=lambda *of: [block(*of, interpret=interpreted)],
         patch=partial(patch, interpret=interpreted),
         name="matmul_window12",
     )

@@ -27,11 +27,27 @@ TILE_N = 128  # rows of the weight that a block of threads multiplies: 64 to eac
 WARPGROUPS = 2  # that multiply; a third one copies
 ROWS = 8  # M is padded to these: columns of the smallest WGMMA
 MOST_ROWS = 256  # of x in one pass over the weight: columns of the largest
-TILES_K = (256, 128)
+UNIT = 128  # columns that every tile is a multiple of
+TILES_K = (512, 256, 128)
 MOST_STAGES = 8
 LATENCY_SECONDS = 1e-6  # of memory under load
 STEP_SECONDS = 2e-8  # that a step costs whatever its size: barriers
 RESERVED_BYTES = 2048  # of shared memory: barriers, and alignment
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traits:
+    """What plans must know of packed weights.
+
+    Attributes:
+      unit_bytes: of 128 x 128 weights, with everything that is copied beside them.
+      tiles_k: columns of a step that are tried, of `TILES_K`.
+      most_rows: of x in one pass over the weight.
+    """
+
+    unit_bytes: int
+    tiles_k: tuple[int, ...] = TILES_K
+    most_rows: int = MOST_ROWS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,11 +70,13 @@ class HopperPlan(Plan):
     """A product of x [m, k] with packed weights [n, k].
 
     Attributes:
+      traits: of the weights.
       config: tiles and stages.
       blocks: of threads, one to a multiprocessor.
       shared_bytes: that each takes.
     """
 
+    traits: Traits
     config: Config
     blocks: int
     shared_bytes: int
@@ -94,6 +112,12 @@ class HopperPlan(Plan):
         """Blocks of threads that the line is dealt to: none gets nothing where others get some."""
         return min(self.blocks, self.line // self.unit)
 
+    @property
+    def longest(self) -> int:
+        """Steps of the block of threads that has the most."""
+        units = self.line // self.unit
+        return self.rounds_of(0) * self.steps + -(-units // self.dealers) * self.unit
+
     # What follows takes integers or arrays of them.
 
     def rounds_of(self, block: Any) -> Any:
@@ -123,19 +147,19 @@ class HopperPlan(Plan):
 
 
 def make_plan(
-    *, m: int, k: int, n: int, list_words: int, target: Gpu, config: Config | None = None
+    *, m: int, k: int, n: int, traits: Traits, target: Gpu, config: Config | None = None
 ) -> HopperPlan:
     """Plans a product.
 
     Args:
       m: rows of x, all parts of a full-precision one counted.
       k, n: of the weight.
-      list_words: of a list of escapes, of 64 by 128 weights.
+      traits: of its layout.
       target: the GPU.
       config: a tuned one; None estimates the best.
     """
-    few, passes = m <= target.fused_rows, max(1, -(-m // MOST_ROWS))
-    rows, k, n = ceil_to(-(-m // passes), ROWS), ceil_to(k, TILE_N), ceil_to(n, TILE_N)
+    few, passes = m <= target.fused_rows, max(1, -(-m // traits.most_rows))
+    rows, k, n = ceil_to(-(-m // passes), ROWS), ceil_to(k, UNIT), ceil_to(n, TILE_N)
 
     def of(config: Config) -> HopperPlan:
         tiles, steps = n // TILE_N, k // config.tile_k
@@ -146,31 +170,30 @@ def make_plan(
             m=rows,
             k=k,
             n=n,
+            traits=traits,
             config=config,
             blocks=min(target.multiprocessors, tiles if config.rounds else tiles * steps),
-            shared_bytes=RESERVED_BYTES
-            + config.stages * stage_bytes(rows, config.tile_k, list_words),
+            shared_bytes=RESERVED_BYTES + config.stages * stage_bytes(rows, config.tile_k, traits),
         )
 
     if config is not None:
         return of(config)
-    chosen = [of(c) for c in configs(m=rows, k=k, n=n, list_words=list_words, target=target)]
+    chosen = [of(c) for c in configs(m=rows, k=k, n=n, traits=traits, target=target)]
     if not chosen:  # lists too long for shared memory
-        return replace(of(Config(tile_k=TILES_K[-1], stages=1)), fused=False)
+        return replace(of(Config(tile_k=UNIT, stages=1)), fused=False)
     return min(chosen, key=lambda plan: estimated_seconds(plan, target))
 
 
-def stage_bytes(m: int, tile_k: int, list_words: int) -> int:
-    """Shared memory of a step: x, weights at 12 bits, and lists of escapes."""
-    lists = WARPGROUPS * tile_k // 128 * list_words * 4
-    return m * tile_k * 2 + TILE_N * tile_k * 3 // 2 + lists
+def stage_bytes(m: int, tile_k: int, traits: Traits) -> int:
+    """Shared memory of a step: x, weights and what comes with them."""
+    return m * tile_k * 2 + tile_k // UNIT * traits.unit_bytes
 
 
-def configs(*, m: int, k: int, n: int, list_words: int, target: Gpu) -> Iterator[Config]:
+def configs(*, m: int, k: int, n: int, traits: Traits, target: Gpu) -> Iterator[Config]:
     """Everything that fits, of each tile with as many stages as there is room for."""
     most, left = divmod(n // TILE_N, target.multiprocessors)
-    for tile_k in TILES_K:
-        room = (target.shared_bytes - RESERVED_BYTES) // stage_bytes(m, tile_k, list_words)
+    for tile_k in traits.tiles_k:
+        room = (target.shared_bytes - RESERVED_BYTES) // stage_bytes(m, tile_k, traits)
         if k % tile_k == 0 and room >= 2:
             for rounds in sorted({0, most, most + (most > 0 and left > 0)}):
                 yield Config(tile_k=tile_k, stages=min(room, MOST_STAGES), rounds=rounds)
@@ -182,14 +205,12 @@ def estimated_seconds(plan: HopperPlan, target: Gpu) -> float:
     Memory is kept busy by the weights of steps that are under way, one of them being multiplied.
     """
     config = plan.config
-    step_bytes = TILE_N * config.tile_k * 3 / 2
+    step_bytes = config.tile_k // UNIT * plan.traits.unit_bytes
     wanted = LATENCY_SECONDS * target.bytes_per_second / target.multiprocessors
     busy = min(1.0, (config.stages - 1) * step_bytes / wanted)
     moved = step_bytes / (busy * target.bytes_per_second)
     multiplied = 2 * plan.m * TILE_N * config.tile_k / target.flops_per_second
     step = target.multiprocessors * max(moved, multiplied) + STEP_SECONDS
-    units = plan.line // plan.unit
-    longest = plan.rounds_of(0) * plan.steps + -(-units // plan.dealers) * plan.unit
     cut = plan.n - plan.dealt * TILE_N
     added = 0 if plan.parts == 1 else 8 * cut * plan.m * (plan.parts - 1)
-    return longest * step + added / target.bytes_per_second
+    return plan.longest * step + added / target.bytes_per_second

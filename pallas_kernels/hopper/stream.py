@@ -41,11 +41,16 @@ class Source:
       rows: arrays [N], read where a tile begins.
       which: int32[1]: all of these have another axis before, of which this matrix is one; or none.
       begin: (load_rows) -> state of a tile; `load_rows(i)` is array i, a number for each row of a
-        block, as columns of [64, 64].
-      block: (state, load, b) -> bfloat16[64, 64], block b of a step; `load(i, index, layout)` reads
-        array i in shared memory.
+        block [64].
+      prepare: (state, load) -> state of a step; `load(i, index, layout)` reads array i in shared
+        memory.
+      block: (state, load, b) -> bfloat16[64, columns], one after the other: block b of a step, in
+        pieces of as many columns as a group has, if those are fewer than 64.
+      group: columns whose sum has a scale of its own, in float32; 0: all sums go into one.
+      scale: (state, g) -> float32, or float32[64]: of group g of a step.
       patch: (load, step_columns, multiply), after the blocks of a step: `multiply(a, column)` adds
         the product of bfloat16[64, 16] with x from a column of the step on.
+      finish: (state of the tile, float32[64, M]) -> what a tile adds to the product.
       name: of the kernel.
     """
 
@@ -54,8 +59,12 @@ class Source:
     rows: Sequence[jax.Array]
     which: Sequence[jax.Array]
     begin: Callable[..., Any]
-    block: Callable[..., Array]
-    patch: Callable[..., None]
+    prepare: Callable[[Any, Any], Any] = lambda state, load: state
+    block: Callable[..., Sequence[Array]]
+    group: int = 0
+    scale: Callable[..., Array] | None = None
+    patch: Callable[..., None] | None = None
+    finish: Callable[[Any, Array], Array] | None = None
     name: str
 
 
@@ -91,6 +100,41 @@ def multiply(
         part = jnp.where(has, others[i - 1], 0)
         total += jnp.pad(part, ((0, 0), (plan.n - cut, 0)))
     return total
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a warpgroup multiplies in a step, in shared memory.
+
+    Attributes:
+      interpreted: by the interpreter.
+      stage, warpgroup: of the arrays.
+      x, weights: arrays of all stages.
+      staging: see `registers.multiply`.
+    """
+
+    interpreted: bool
+    stage: Any
+    warpgroup: Any
+    x: Any
+    weights: Any
+    staging: Any
+
+    def load(self, i: int, index: tuple[Any, ...], layout: Any = None) -> Any:
+        """Part of array i: in registers of a layout, or a number."""
+        index = (self.stage, self.warpgroup, *index)
+        if layout is None:
+            return self.weights[i][index]
+        return registers.load(self.weights[i], index, layout, interpret=self.interpreted)
+
+    def multiply(self, acc: Any, a: Array, column: Any) -> None:
+        """Adds the product with x from a column of the step on."""
+        if not isinstance(column, int):
+            column = pl.multiple_of(column, fragments.COLUMNS)
+            columns: Any = pl.ds(column, a.shape[1])
+        else:
+            columns = slice(column, column + a.shape[1])
+        registers.multiply(acc, a, self.x, (self.stage, slice(None), columns), self.staging)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,28 +240,27 @@ class _Kernel:
         staging: Any,
     ) -> None:
         """Multiplies one warpgroup's rows of every tile that this block of threads has steps of."""
-        plan, block = self.plan, lax.axis_index("block")
+        plan, source, block = self.plan, self.source, lax.axis_index("block")
         stages, steps = np.int32(plan.config.stages), np.int32(plan.steps)
 
-        def add(i: Any, acc: Any, state: Any) -> None:
+        def staged(i: Any, of_step: Callable[[Step], Any]) -> Any:
             stage = lax.rem(i, stages)
             plgpu.barrier_wait(full.at[stage])
-            self._step(acc, state, stage, warpgroup, x_s, w_s, staging)
-            plgpu.wgmma_wait(0)
+            staging_of = (staging, warpgroup) if self.interpreted else None
+            made = of_step(Step(self.interpreted, stage, warpgroup, x_s, w_s, staging_of))
             plgpu.commit_smem()  # reads come before what the copy engine writes next
             plgpu.barrier_arrive(empty.at[stage])
+            return made
 
         def of_tile(tile: Any, start: Any, stop: Any, part: Any) -> None:
             row = tile * TILE_N + warpgroup * fragments.ROWS
-
-            def accumulate(acc: Any) -> Array:
-                state = self.source.begin(
-                    lambda i: registers.load_rows(rows[i], row, interpret=self.interpreted)
-                )
-                lax.fori_loop(start, stop, lambda i, _: add(i, acc, state), None)
-                return acc[...]
-
-            product = pl.run_scoped(accumulate, plgpu.ACC((fragments.ROWS, plan.m), jnp.float32))
+            state = source.begin(
+                lambda i: registers.load_rows(rows[i], row, interpret=self.interpreted)
+            )
+            sums = self._sum_of_groups if source.group else self._sum
+            product = sums(start, stop, state, staged)
+            if source.finish is not None:
+                product = source.finish(state, product)
 
             store = partial(registers.store_transposed, interpret=self.interpreted)
             if plan.parts == 1:
@@ -254,27 +297,65 @@ class _Kernel:
         cut = jnp.where(first < last, (last - 1) // steps - first // steps + 1, 0)
         lax.fori_loop(np.int32(0), rounds + cut, one, None)
 
-    def _step(
-        self, acc: Any, state: Any, stage: Any, warpgroup: Any, x_s: Any, w_s: Any, staging: Any
-    ) -> None:
-        """Adds the product of one step."""
+    def _sum(self, start: Any, stop: Any, state: Any, staged: Any) -> Array:
+        """Of all steps, in one accumulator."""
         source, tile_k = self.source, self.plan.config.tile_k
-        staged = (staging, warpgroup) if self.interpreted else None
 
-        def load(i: int, index: tuple[Any, ...], layout: Any = None) -> Any:
-            index = (stage, warpgroup, *index)
-            if layout is None:
-                return w_s[i][index]
-            return registers.load(w_s[i], index, layout, interpret=self.interpreted)
+        def accumulate(acc: Any) -> Array:
+            def add(step: Step) -> None:
+                ready = source.prepare(state, step.load)
+                for b in range(tile_k // fragments.BLOCK):
+                    column = b * fragments.BLOCK
+                    for a in source.block(ready, step.load, b):
+                        step.multiply(acc, a, column)
+                        column += a.shape[1]
+                    if not self.interpreted:
+                        plgpu.wgmma_wait(1)  # registers of the block before are free again
+                if source.patch is not None:
+                    source.patch(step.load, tile_k, partial(step.multiply, acc))
+                plgpu.wgmma_wait(0)
 
-        def add(a: Array, column: Any) -> None:
-            columns = pl.ds(pl.multiple_of(column, fragments.COLUMNS), a.shape[1])
-            registers.multiply(acc, a, x_s, (stage, slice(None), columns), staged)
+            lax.fori_loop(start, stop, lambda i, _: staged(i, add), None)
+            return acc[...]
 
-        for b in range(tile_k // fragments.BLOCK):
-            a = source.block(state, load, b)
-            columns = slice(b * fragments.BLOCK, (b + 1) * fragments.BLOCK)
-            registers.multiply(acc, a, x_s, (stage, slice(None), columns), staged)
-            if staged is None:
-                plgpu.wgmma_wait(1)  # registers of the block before this one are free again
-        source.patch(load, tile_k, add)
+        return pl.run_scoped(accumulate, self._accumulator())
+
+    def _sum_of_groups(self, start: Any, stop: Any, state: Any, staged: Any) -> Array:
+        """Of all steps, each group's sum scaled; during products the next weights are decoded."""
+        source, m = self.source, self.plan.m
+        span = max(source.group, fragments.BLOCK)  # columns that are decoded together
+        spans, groups = self.plan.config.tile_k // span, span // source.group
+
+        def add(step: Step, total: Array) -> Array:
+            ready = source.prepare(state, step.load)
+
+            def decoded(s: int) -> list[Array]:
+                blocks = span // fragments.BLOCK
+                return [
+                    a for b in range(blocks) for a in source.block(ready, step.load, s * blocks + b)
+                ]
+
+            pieces = decoded(0)
+            for s in range(spans):
+
+                def multiplied(*accs: Any, s: int = s, pieces: Any = pieces) -> Any:
+                    column = 0
+                    for a in pieces:
+                        step.multiply(accs[column // source.group], a, s * span + column)
+                        column += a.shape[1]
+                    following = decoded(s + 1) if s + 1 < spans else []
+                    return [acc[...] for acc in accs], following
+
+                sums, pieces = pl.run_scoped(multiplied, *[self._accumulator()] * groups)
+                for g, product in enumerate(sums):
+                    scale = source.scale(ready, s * groups + g)
+                    total += product * registers.columns_of(scale, m)
+            return total
+
+        zero = registers.zeros((fragments.ROWS, m), interpret=self.interpreted)
+        return lax.fori_loop(
+            start, stop, lambda i, total: staged(i, lambda step: add(step, total)), zero
+        )
+
+    def _accumulator(self) -> Any:
+        return plgpu.ACC((fragments.ROWS, self.plan.m), jnp.float32)

@@ -23,7 +23,7 @@ from jentropy.errors import CorruptError
 from jentropy.pallas_kernels.targets import Gpu
 from jentropy.pallas_kernels.tiles import ceil_to
 
-from .plan import ROWS, TILE_N, TILES_K, Config
+from .plan import ROWS, TILE_N, TILES_K, UNIT, Config
 
 Key = tuple[int, int, int]  # m, k, n, padded
 
@@ -46,7 +46,7 @@ class Tuned:
 
 def key_of(m: int, k: int, n: int) -> Key:
     """Under which a product is found."""
-    return ceil_to(m, ROWS), ceil_to(k, TILE_N), ceil_to(n, TILE_N)
+    return ceil_to(m, ROWS), ceil_to(k, UNIT), ceil_to(n, TILE_N)
 
 
 def path_of(device_kind: str) -> Path:

@@ -1,17 +1,19 @@
 """Reads what libtpu scheduled for a kernel: the bundles of one step of its grid.
 
-A bundle is one instruction word, one cycle unless it waits: for a copy, or for a result of the MXU
-that the compiler left to the hardware. Waits are not in these counts, which makes them a lower
-bound of time; they hold as a budget since compiling again gives the same.
+A bundle is one instruction word, one cycle. Where a result is not there yet, or the MXU takes no
+more, the scheduler leaves bundles empty; `packed-bundles-post-ra` has them, `final_bundles` has
+none, since the hardware waits by itself. Both are counted. Waits for copies are in neither, which
+makes them a lower bound of time; they hold as a budget since compiling again gives the same.
 
 The dump of a kernel is a line for each bundle:
 
     0x158 PF: > { %1474 = sbr.rel (%p8) target = $region113  ;; ... } /* Start region 112 */
 
 with marks (LB: body of a loop, PF: where a skipped region ends), operations, and comments that say
-where regions of the program start and end. A branch back to the start of region r, at a mark LB,
-ends a loop; any other one skips to the bundle whose comment is `Start/End empty region r`. Some
-bundles after a branch run whether it is taken or not. The grid is the longest loop.
+where regions of the program start and end; before the last passes branches go to `bundleno = 89
+(0x59), region = 113`. A branch back to the start of region r, at a mark LB, ends a loop; any other
+one skips to the bundle whose comment is `Start/End empty region r`. Some bundles after a branch run
+whether it is taken or not. The grid is the longest loop.
 
 `pl.when(k == 0)` and `pl.when(k == last)` are branches on `scmp.ne` with 0 or the number of the
 last step: one step of a column of tiles runs what they skip. A condition for which predicates did
@@ -28,9 +30,16 @@ from pathlib import Path
 
 from jentropy.errors import InputError
 
+FILES = (
+    "final_bundles",
+    "packed-bundles-post-ra",
+    "final_hlo-static-per-bundle-utilization",
+)
 SLOTS = ("MXU", "XLU", "VALU", "VPOP", "EUP", "VLOAD", "FILL", "VSTORE", "SPILL", "SALU")
 LINE = re.compile(r"^\s*(?:0x[0-9a-f]+|0)\s+([A-Z ]*?)\s*:[\s>]*\{(.*)")
-BRANCH = re.compile(r"sbr\.rel \((!?)(%p\w+)\) target = \$region(\d+)")
+BRANCH = re.compile(
+    r"sbr\.rel \((!?)(%p\w+)\) target (?:bundleno = \d+ \(\w+\), region )?= (?:\$region)?(\d+)"
+)
 COMPARED = re.compile(r"(%p\w+) = scmp\.(ne|ge)\.\S* (%\w+), (\d+)\b")
 STORED = re.compile(r"sst \[smem:\[(#\w+_spill)\]\] (%s\w+)")
 LOADED = re.compile(r"(%s\w+) = sld \[smem:\[(#\w+_spill)\]\]")
@@ -50,6 +59,7 @@ class Schedule:
     Attributes:
       bundles: of a step, loops times their trips; blocks that only the first or the last of the
         steps along K runs count once for all of them.
+      cycles: the same, with the empty bundles in which the MXU is waited for.
       upper: the same, such blocks counted in every step.
       hot: the longest piece without a branch, and loops: arithmetic only, neither copies nor
         conditions.
@@ -59,6 +69,7 @@ class Schedule:
     """
 
     bundles: float
+    cycles: float
     upper: float
     hot: float
     slots: dict[str, float]
@@ -91,6 +102,17 @@ class _Loop:
         return self.last - self.first + 1
 
 
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """Bundles of a kernel, its loops, and how often a step runs each: in any case, and spread."""
+
+    bundles: list[_Bundle]
+    grid: _Loop
+    inner: list[_Loop]
+    every: dict[int, float]
+    times: dict[int, float]
+
+
 def read(dump: Path, kernel: str, *, steps: int, trips: float = 0) -> Schedule:
     """The schedule of a kernel of the compile that wrote a dump.
 
@@ -103,17 +125,52 @@ def read(dump: Path, kernel: str, *, steps: int, trips: float = 0) -> Schedule:
     Raises:
       InputError: the dump has no such kernel, or it is not as described above.
     """
-    path, usage = _files(dump, kernel)
-    lines = map(LINE.match, path.read_text().splitlines())
-    bundles = [_Bundle(*match.groups()) for match in lines if match]
+    final, scheduled, usage = (_file(dump, kernel, name) for name in FILES)
+    step = _step(final, steps, trips)
     rows = _used(usage)
-    loops = _loops(bundles, trips)
-    if not loops or len(rows) < len(bundles):
+    if len(rows) < len(step.bundles):
         raise InputError(
             f"schedule of {kernel}",
-            file=path,
-            expected=f"a loop, and the slots of {len(bundles)} bundles",
-            found=f"{len(loops)} loops, slots of {len(rows)} bundles",
+            file=usage,
+            expected=f"the slots of {len(step.bundles)} bundles",
+            found=f"of {len(rows)}",
+        )
+    looped = [(loop.trips, len(loop)) for loop in step.inner]
+    return Schedule(
+        bundles=sum(step.times.values()),
+        cycles=sum(_step(scheduled, steps, trips).times.values()),
+        upper=sum(step.every.values()),
+        hot=max(_straight(step)) + sum(count * size for count, size in looped),
+        slots={name: sum(n * rows[i][name] for i, n in step.times.items()) for name in SLOTS},
+        loops=tuple(looped),
+    )
+
+
+def _file(dump: Path, kernel: str, name: str) -> Path:
+    """One of the files of a kernel."""
+    found = [
+        path
+        for path in sorted(dump.glob(f"*-{kernel}*-{name}.txt"))
+        if "schedule-analysis" not in path.name
+    ]
+    if len(found) != 1:
+        raise InputError(
+            f"schedules of {kernel}",
+            file=dump,
+            expected=f"one {name}.txt",
+            found=[path.name for path in found] or "none",
+        )
+    return found[0]
+
+
+def _step(path: Path, steps: int, trips: float) -> _Step:
+    """How often a step runs each bundle of a file."""
+    lines = map(LINE.match, path.read_text().splitlines())
+    bundles = [_Bundle(*match.groups()) for match in lines if match]
+    loops = _loops(bundles, trips)
+    if not loops:
+        raise InputError(
+            "a schedule", file=path, expected="a loop", found=f"{len(bundles)} bundles"
         )
     grid = max(loops, key=len)
     inner = [loop for loop in loops if loop is not grid and loop.first in grid]
@@ -123,33 +180,7 @@ def read(dump: Path, kernel: str, *, steps: int, trips: float = 0) -> Schedule:
         for i in range(grid.first, grid.last + 1)
     }
     times = {i: count / (steps if i in once else 1) for i, count in every.items()}
-    looped = [(loop.trips, len(loop)) for loop in inner]
-    return Schedule(
-        bundles=sum(times.values()),
-        upper=sum(every.values()),
-        hot=max(_straight(bundles, grid, inner)) + sum(count * size for count, size in looped),
-        slots={name: sum(n * rows[i][name] for i, n in times.items()) for name in SLOTS},
-        loops=tuple(looped),
-    )
-
-
-def _files(dump: Path, kernel: str) -> tuple[Path, Path]:
-    """Bundles of a kernel, and the use that they make of slots."""
-    usage = "-*-final_hlo-static-per-bundle-utilization.txt"
-    pairs = [
-        (path, one)
-        for path in sorted(dump.glob(f"*-{kernel}*-final_bundles.txt"))
-        if "schedule-analysis" not in path.name
-        for one in dump.glob(re.sub(r"-\d+-final_bundles\.txt$", "", path.name) + usage)
-    ]
-    if len(pairs) != 1:
-        raise InputError(
-            f"schedules of {kernel}",
-            file=dump,
-            expected="one",
-            found=sorted(path.name for path, _ in pairs) or "none",
-        )
-    return pairs[0]
+    return _Step(bundles, grid, inner, every, times)
 
 
 def _used(usage: Path) -> list[dict[str, int]]:
@@ -236,12 +267,12 @@ def _differs(bundles: list[_Bundle]) -> dict[str, int]:
     }
 
 
-def _straight(bundles: list[_Bundle], grid: _Loop, inner: list[_Loop]) -> Iterator[int]:
+def _straight(step: _Step) -> Iterator[int]:
     """Lengths of the pieces of a step, loops apart, without a branch or a place to branch to."""
     length = 0
-    for i in range(grid.first, grid.last + 1):
-        looped = any(i in loop for loop in inner)
-        if looped or bundles[i].marks or "sbr.rel" in bundles[i - 1].text:
+    for i in step.every:
+        looped = any(i in loop for loop in step.inner)
+        if looped or step.bundles[i].marks or "sbr.rel" in step.bundles[i - 1].text:
             yield length
             length = 0
         length += not looped

@@ -4,17 +4,19 @@
               first or the last step along K does is spread over the steps; copies are included
     HBM       cycles in which memory moves the step's weights, scales and escapes, and the numbers
               that they are decoded to
-    ratio     bundles / HBM cycles: below 1, memory is what the kernel waits for
-    dense     of a product, the longer of the two against that of the dense BF16 product of the same
-              weights
+    ratio     bundles / HBM cycles
+    waits     the same with the empty bundles in which the MXU is waited for: below 1, memory is
+              what the kernel waits for
+    dense     of a product, the longer of bundles with waits and memory's cycles, against that of
+              the dense BF16 product of the same weights
     slots     operations of the step by unit, FILL and SPILL being registers from and to memory
 
-Bundles leave out waits, so they are a lower bound of time.
+Waits for copies are in none of it, so it is a lower bound of time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,21 +27,23 @@ import numpy as np
 
 from jentropy.formats import Format
 from jentropy.pallas_kernels.conversion import to_resident
-from jentropy.pallas_kernels.fused import Product, kernels_of, one_product
+from jentropy.pallas_kernels.fused import Product, as_read, kernels_of, one_product
 from jentropy.pallas_kernels.resident import ResidentTensor
-from jentropy.pallas_kernels.targets import TPUS
+from jentropy.pallas_kernels.targets import TPUS, taken_for
 from jentropy.pallas_kernels.tiles import ceil_to
+from jentropy.pallas_kernels.tpu.plan import TpuPlan
 from jentropy.pallas_kernels.tpu_window12.layout import chunks_of
 from jentropy.pallas_kernels.variants import VARIANTS, abstract_weight
 
 from . import compiling, dense, schedule
-from .budgets import DECODE, ROWS
+from .budgets import DECODE, TPU_ROWS, name_of
 
 SHAPE = (8192, 57344)  # of Llama-3-70B's gate and up: no format of it fits in VMEM as a whole
 DENSE = "dense BF16"
 UNIT = 1 << 20  # weights that bundles and spills of budgets are of
-DEFAULT_ROWS = (ROWS,)
-COLUMNS = {"format": 22, "M": 3, "tile": 9, "bundles": 7, "HBM": 5, "ratio": 5, "dense": 5}
+DEFAULT_ROWS = TPU_ROWS
+COLUMNS = {"format": 22, "M": 3, "tile": 9, "bundles": 7, "HBM": 5, "ratio": 5}
+COLUMNS |= {"waits": 5, "dense": 5}
 COLUMNS |= dict.fromkeys(schedule.SLOTS, 6)
 
 
@@ -64,8 +68,13 @@ class Figures:
 
     @property
     def ratio(self) -> float:
-        """Bundles for a cycle of memory: below 1, memory is what the kernel waits for."""
+        """Bundles for a cycle of memory."""
         return self.schedule.bundles / self.hbm_cycles
+
+    @property
+    def with_waits(self) -> float:
+        """The same with empty bundles: below 1, memory is what the kernel waits for."""
+        return self.schedule.cycles / self.hbm_cycles
 
     @property
     def share(self) -> float:
@@ -74,13 +83,14 @@ class Figures:
 
     @property
     def cycles(self) -> float:
-        """The longer of bundles and memory's cycles, for 2^20 weights."""
-        return max(self.schedule.bundles, self.hbm_cycles) * self.share
+        """The longer of the schedule's and memory's, for 2^20 weights."""
+        return max(self.schedule.cycles, self.hbm_cycles) * self.share
 
     def budgeted(self) -> dict[str, float]:
         """What budgets hold."""
         return {
             "ratio": self.ratio,
+            "with_waits": self.with_waits,
             "bundles": self.schedule.bundles * self.share,
             "spills": self.schedule.spills * self.share,
         }
@@ -94,7 +104,9 @@ class Figures:
         return {
             "tile": list(self.tile),
             "ratio": round(self.ratio, 4),
+            "with_waits": round(self.with_waits, 4),
             "bundles": round(step.bundles, 1),
+            "cycles": round(step.cycles, 1),
             "upper": round(step.upper, 1),
             "hot": round(step.hot, 1),
             "hbm_cycles": round(self.hbm_cycles, 1),
@@ -112,43 +124,43 @@ class Figures:
             f"{self.schedule.bundles:.0f}",
             f"{self.hbm_cycles:.0f}",
             f"{self.ratio:.3f}",
+            f"{self.with_waits:.3f}",
             "" if self.dense_cycles is None else f"{self.cycles / self.dense_cycles:.2f}",
             *(f"{self.schedule.slots[slot]:.0f}" for slot in schedule.SLOTS),
         ]
 
 
-def resident(number_format: Format, k: int, n: int) -> ResidentTensor:
-    """A weight [n, k] without data in the TPU's layout, for products that sum over k."""
-    weight = to_resident(abstract_weight(number_format, (n, k)), "tpu")
+def resident(number_format: Format, k: int, n: int, target: str = "v5e") -> ResidentTensor:
+    """What products that sum over k read of a weight [n, k] in a TPU's layout, without data."""
+    with taken_for(target):
+        weight = to_resident(abstract_weight(number_format, (n, k)), "tpu")
     assert weight.backend == "tpu", number_format
-    return weight
+    return as_read(weight)
 
 
-def product_of(weight: ResidentTensor, m: int, target: str) -> Any:
+def product_of(
+    weight: ResidentTensor, m: int, target: str, plan: TpuPlan | None = None
+) -> Callable[..., Any]:
     """The function (x [m, k], leaves of weight) -> x @ weight.T of a target's program."""
     product = Product(
         transpose_w=weight.transposed,
         x_dtype=np.dtype(jnp.bfloat16),
         out_dtype=np.dtype(jnp.float32),
     )
-    plan = kernels_of(weight).plan(weight, m, TPUS[target])
+    plan = kernels_of(weight).plan(weight, m, TPUS[target]) if plan is None else plan
     return lambda x, w: one_product(x, w, product, plan)
 
 
 def measured(
     dump: Path, target: str, names: Sequence[str], ms: Sequence[int], shape: tuple[int, int]
 ) -> Iterator[tuple[str, Figures]]:
-    """Products of x [m, K] with weights of variants, and decodes, by names of budgets.
-
-    Those of other rows than budgets have are named by them.
-    """
+    """Products of x [m, K] with weights of variants, and decodes, by names of budgets."""
     for m in ms:
         base = measure_dense(dump, target, m, shape)
-        suffix = "" if m == ROWS else f" M={m}"
-        yield DENSE + suffix, base
+        yield name_of(DENSE, m), base
         for name in names:
             number_format = VARIANTS[name].number_format
-            yield name + suffix, measure(dump, target, number_format, m, shape, base.cycles)
+            yield name_of(name, m), measure(dump, target, number_format, m, shape, base.cycles)
     for name in names:
         yield name + DECODE, measure_decode(dump, target, VARIANTS[name].number_format, shape)
 
@@ -162,10 +174,10 @@ def measure(
     dense_cycles: float | None = None,
 ) -> Figures:
     """Compiles the fused product of x [m, K] with a weight of a format, and reads its schedule."""
-    weight = resident(number_format, *shape)
-    plan = kernels_of(weight).plan(weight, m, TPUS[target])
+    weight = resident(number_format, *shape, target)
+    plan = replace(kernels_of(weight).plan(weight, m, TPUS[target]), fused=True)
     x = jax.ShapeDtypeStruct((m, shape[0]), jnp.bfloat16)
-    _compile(dump, target, product_of(weight, m, target), x, weight)
+    _compile(dump, target, product_of(weight, m, target, plan), x, weight)
     inline = dict(weight.options).get("inline")
     rest = 0 if inline is None else max(0, chunks_of(plan.tile_k * plan.tile_n) - inline)
     return Figures(
@@ -181,7 +193,7 @@ def measure_decode(
     dump: Path, target: str, number_format: Format, shape: tuple[int, int] = SHAPE
 ) -> Figures:
     """The same of its decode to dense BF16."""
-    weight, (k, n) = resident(number_format, *shape), shape
+    weight, (k, n) = resident(number_format, *shape, target), shape
     kernels = kernels_of(weight)
     assert kernels.decode_tile is not None
     tile_k, tile_n = kernels.decode_tile(weight)
@@ -197,18 +209,24 @@ def measure_decode(
 
 
 def measure_dense(dump: Path, target: str, m: int, shape: tuple[int, int] = SHAPE) -> Figures:
-    """The same as `measure` of the dense product."""
+    """The same as `measure` of the dense product, by the better of two ways to read weights."""
     (k, n), (tile_k, tile_n) = shape, dense.TILE
     x = jax.ShapeDtypeStruct((ceil_to(m, 16), k), jnp.bfloat16)
-    w = jax.ShapeDtypeStruct((k, n), jnp.bfloat16)
-    _compile(dump, target, dense.multiply, x, w)
-    figures = Figures(
-        m=m,
-        tile=dense.TILE,
-        schedule=schedule.read(dump, dense.NAME, steps=k // tile_k),
-        hbm_cycles=TPUS[target].hbm_cycles(2 * tile_k * tile_n),
+
+    def figures(w: jax.ShapeDtypeStruct) -> Figures:
+        _compile(dump, target, dense.multiply, x, w)
+        return Figures(
+            m=m,
+            tile=dense.TILE,
+            schedule=schedule.read(dump, dense.NAME, steps=k // tile_k),
+            hbm_cycles=TPUS[target].hbm_cycles(2 * tile_k * tile_n),
+        )
+
+    ways = ((k, n), jnp.bfloat16), ((k // 2, n), jnp.uint32)
+    best = min(
+        (figures(jax.ShapeDtypeStruct(*way)) for way in ways), key=lambda one: one.with_waits
     )
-    return replace(figures, dense_cycles=figures.cycles)
+    return replace(best, dense_cycles=best.cycles)
 
 
 def _kernel(what: str, weight: ResidentTensor) -> str:

@@ -238,12 +238,18 @@ def write_fixture() -> None:
     jentropy.compress_checkpoint(source, HERE / "valid" / FIXTURE)
 
 
+def write_second() -> None:
+    """What version 2 adds: a copy of the index, and hashes of files."""
+    jentropy.save(HERE / "valid" / "second", small())
+
+
 # What is written, by a folder that is not there before.
 GOLDEN = {
     **{f"valid/{name}": partial(write_tree, name) for name in TREES},
     "valid/steps": write_step,
     f"valid/{FIXTURE}": write_fixture,
     "valid/quantised": write_recorded,
+    "valid/second": write_second,
     "invalid": write_invalid,
 }
 
@@ -252,8 +258,9 @@ def main() -> None:
     for name, write in GOLDEN.items():
         if not (HERE / name).exists():
             write()
-    for file in HERE.rglob("commit_success.txt"):  # it holds a path
-        file.write_text("")
+    for file in HERE.rglob("commit_success.txt"):  # that of version 1 held a path
+        if not (file.parent / "state" / "copy").exists():
+            file.write_text("")
 
 
 if __name__ == "__main__":

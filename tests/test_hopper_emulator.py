@@ -1,0 +1,197 @@
+"""Hopper kernels as they are compiled, run instruction by instruction on a CPU; no GPU is needed.
+
+By default one product and one decode, and a few planted faults; JENTROPY_AOT=all runs every kind of
+plan and plants every fault. See `hopper_emulator`.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+
+from jentropy.pallas_kernels import targets, to_resident
+from jentropy.pallas_kernels.fused import Product, kernels_of
+from jentropy.pallas_kernels.hopper.plan import Config, make_plan
+from jentropy.pallas_kernels.targets import GPUS
+
+from .compilers import EVERYTHING, needs, outputs
+from .hopper_emulator import arithmetic, faults
+from .hopper_emulator.fault import Fault
+from .hopper_emulator.global_memory import FIRST, GlobalMemory, Seen
+from .hopper_emulator.products import TARGET, Emulator
+
+needs_compilers = needs(TARGET)
+CLOSE = 2.0**-20  # of |x| |w|: float32 sums of exact products
+
+# M, N, K; tile_k, stages, rounds; multiprocessors.
+PRODUCTS = {
+    "cut": ((5, 200, 300), (128, 2, 0), 3),
+    "whole tiles": ((1, 300, 500), (128, 3, 2), 2),
+    "some cut": ((8, 384, 512), (128, 2, 1), 2),
+    "long steps": ((17, 256, 512), (256, 2, 0), 2),
+    "many stages": ((16, 640, 1024), (128, 8, 0), 4),
+    "in many parts": ((16, 128, 1024), (128, 2, 0), 5),
+    "64 rows": ((64, 256, 384), (128, 5, 0), 3),
+    "256 rows": ((256, 128, 256), (128, 2, 0), 2),
+}
+SAMPLE = ("cut",)
+PLANTED = "long steps" if EVERYTHING else "cut"
+ORDERS = 3  # in which a fault may be found
+FAULTS = tuple(faults.PRODUCT) if EVERYTHING else ("no wait for copies", "registers are not fenced")
+
+
+def gaussian(n: int, k: int, codes: int = 40) -> np.ndarray:
+    """Weights [n, k], some of them far from the others, some rows small or zero."""
+    rng = np.random.default_rng(n + k)
+    dense = (rng.standard_normal((n, k)) * 0.02).astype(ml_dtypes.bfloat16)
+    at = rng.integers(0, n, codes), rng.integers(0, k, codes)
+    far = rng.standard_normal(codes) * 2.0 ** rng.integers(-40, 30, codes)
+    dense[at] = far.astype(ml_dtypes.bfloat16)
+    dense[3], dense[5], dense[7, :9] = 0, dense[5].astype(np.float32) * 1e-6, -0.0
+    return dense
+
+
+def product(emulator: Any, shape: Any, config: Any, processors: int) -> float:
+    """The largest error of a product, as a share of |x| |w|."""
+    m, n, k = shape
+    dense = gaussian(n, k)
+    weight = to_resident(jnp.asarray(dense), "gpu")
+    plan = make_plan(
+        m=m,
+        k=k,
+        n=n,
+        traits=kernels_of(weight).plan(weight, m, GPUS[TARGET]).traits,
+        target=replace(GPUS[TARGET], multiprocessors=processors),
+        config=Config(**dict(zip(("tile_k", "stages", "rounds"), config, strict=True))),
+    )
+    x = np.random.default_rng(m).standard_normal((m, k)).astype(ml_dtypes.bfloat16)
+    padded = np.zeros((plan.m, plan.k), ml_dtypes.bfloat16)
+    padded[:m, :k] = x
+    float32 = np.dtype(np.float32)
+    of = Product(transpose_w=True, x_dtype=np.dtype(jnp.bfloat16), out_dtype=float32)
+    with emulator.on():
+        y = np.asarray(kernels_of(weight).multiply(jnp.asarray(padded), weight, plan, of))
+    x, dense = x.astype(np.float64), dense.astype(np.float64)
+    error = np.abs(y[:m, :n] - x @ dense.T) / (np.abs(x) @ np.abs(dense).T + 1e-30)
+    return float(np.nan_to_num(error, nan=np.inf).max())
+
+
+def decode(emulator: Any, dtype: Any) -> float:
+    """How many numbers of a decoded matrix differ, of codes of every kind."""
+    dense = gaussian(128, 512)
+    codes = np.random.default_rng(1).integers(0, 1 << 16, 300).astype(np.uint16)
+    dense.view(np.uint16).reshape(-1)[:: dense.size // 300][:300] = codes
+    weight = to_resident(jnp.asarray(dense), "gpu")
+    one = replace(GPUS[TARGET], multiprocessors=1)
+    with mock.patch.object(targets, "current_gpu", return_value=one), emulator.on():
+        made = np.asarray(kernels_of(weight).decode(weight, np.dtype(dtype)))
+    expected = np.asarray(jnp.asarray(dense).astype(dtype))
+    unsigned = f"u{made.itemsize}"
+    return float((made[:128, :512].view(unsigned) != expected.view(unsigned)).sum())
+
+
+def main() -> None:
+    """Emulates, and prints what came of it as JSON."""
+    found: dict[str, Any] = {"product": {}, "decode": {}, "fault": {}}
+    with tempfile.TemporaryDirectory() as folder:
+        emulator = Emulator(Path(folder))
+
+        def seen(run: Any, *arguments: Any) -> str:
+            try:
+                return str(run(emulator, *arguments))
+            except Fault as fault:
+                return f"fault: {fault}"
+
+        def plant(planted: Any, run: Any, *arguments: Any) -> None:
+            emulator.again = True
+            for name, emulator.change in planted:
+                for emulator.seed in range(ORDERS):
+                    found["fault"][name] = seen(run, *arguments)
+                    if found["fault"][name].startswith("fault"):
+                        break
+            emulator.again, emulator.change, emulator.seed = False, None, 0
+
+        for name in PRODUCTS if EVERYTHING else SAMPLE:
+            found["product"][name] = seen(product, *PRODUCTS[name])
+            if name == PLANTED:
+                plant([(f, faults.PRODUCT[f]) for f in FAULTS], product, *PRODUCTS[name])
+        for dtype in ("float32", "bfloat16") if EVERYTHING else ("bfloat16",):
+            found["decode"][dtype] = seen(decode, jnp.dtype(dtype))
+        plant(faults.DECODE.items(), decode, jnp.dtype(jnp.bfloat16))
+    print(json.dumps(found))
+
+
+@pytest.fixture(scope="module")
+def emulated() -> dict[str, dict[str, str]]:
+    """What came of every run: an error or a count, or the fault that was found."""
+    return outputs(("-m", __name__))[0]
+
+
+@needs_compilers
+def test_products_are_right(emulated):
+    assert set(SAMPLE) <= set(emulated["product"])
+    for name, error in emulated["product"].items():
+        assert float(error) < CLOSE, name
+
+
+@needs_compilers
+def test_decoded_matrices_have_every_bit(emulated):
+    assert set(emulated["decode"].values()) == {"0.0"}
+
+
+@needs_compilers
+def test_planted_faults_are_found(emulated):
+    assert len(emulated["fault"]) >= 4
+    for name, result in emulated["fault"].items():
+        assert result.startswith("fault: ") or float(result) > CLOSE, name
+
+
+def test_numbers_are_rounded_once():
+    """To bfloat16, subnormal ones too; ties to even."""
+    codes = np.arange(1 << 16, dtype=np.uint16)
+    numbers = arithmetic.bf16_of(codes)
+    finite = np.isfinite(numbers)
+    np.testing.assert_array_equal(arithmetic.to_bf16(numbers)[finite], codes[finite])
+    near = finite[:-1] & finite[1:] & (codes[:-1] & 0x7FFF < 0x7F7F)
+    numbers = np.where(finite, numbers, 0)
+    between = numbers[:-1] * 0.5 + numbers[1:] * 0.5
+    even = codes[:-1] + (codes[:-1] & 1)
+    np.testing.assert_array_equal(arithmetic.to_bf16(between)[near], even[near])
+
+
+def test_what_is_not_fenced_may_not_be_read():
+    data = np.zeros((1, 4), np.uint8)
+    at = np.array([FIRST])
+
+    def other_reads(fence: bool, count: bool, acquire: bool) -> None:
+        memory = GlobalMemory([np.zeros(4, np.uint8), np.zeros(4, np.uint8)], {})
+        writer, reader = Seen(), Seen()
+        memory.write(at, data, ("one", 0), writer)
+        if fence:
+            memory.fence(writer)
+        if count:
+            memory.atomic(memory.address(1), "add", 4, 1, {"relaxed"}, writer)
+        assert memory.atomic(memory.address(1), "add", 4, 1, {"relaxed"}, reader) == count
+        if acquire:
+            memory.fence(reader)
+        memory.read(at, 4, "other", reader)
+
+    other_reads(True, True, True)
+    with pytest.raises(Fault, match="not fenced"):
+        other_reads(False, True, True)
+    for count, acquire in ((False, True), (True, False)):
+        with pytest.raises(Fault, match="not acquired"):
+            other_reads(True, count, acquire)
+
+
+if __name__ == "__main__":
+    main()
