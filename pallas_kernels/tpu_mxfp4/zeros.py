@@ -16,8 +16,8 @@ from jaxtyping import Array, Bool, Int32, UInt8, UInt32
 
 TILE = 1024  # rows, of which columns are whole
 WORD = 32
-ZERO_SHARE = 0.095  # of Gaussian weights
-DEVIATIONS = 6.0  # that the fullest tile of many is above it, at the most
+ZERO_SHARE = 0.088  # of Gaussian weights
+DEVIATIONS = 5.0  # that the fullest tile of many is above the mean, at the most
 
 
 def tile_rows(rows: int) -> int:

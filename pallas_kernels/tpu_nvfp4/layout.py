@@ -24,7 +24,7 @@ from jaxtyping import Array, Float32, Int, Shaped, UInt8
 
 from jentropy import formats
 from jentropy.formats import FP8_E4M3, WHOLE, Format, Parameter, Role
-from jentropy.formats.dequantizing import spread
+from jentropy.formats.dequantizing import divide, spread
 from jentropy.formats.encoding import bits_of
 from jentropy.pallas_kernels.layout import Extent, Kernels, Layout
 from jentropy.pallas_kernels.matrices import Matrices, Packed, padded, sized
@@ -141,7 +141,7 @@ def scales(
 ) -> Float32[Array, "blocks columns"]:
     """Scales with their factors, as `formats.dequantize` has them."""
     numbers = FP8_E4M3.decode(codes)
-    return numbers / factor if w.option("divides") else numbers * factor
+    return divide(numbers, factor) if w.option("divides") else numbers * factor
 
 
 def extent(weight: ResidentTensor) -> Extent:
