@@ -67,6 +67,11 @@ def dtype_of(x: Array | np.ndarray) -> np.dtype:
     return np.dtype(x.dtype if x.dtype in (jnp.bfloat16, jnp.float32) else jnp.float32)
 
 
+def summed(w: ResidentTensor, product: Product) -> int:
+    """The axis of what is packed, -1 or -2, that a product sums over."""
+    return -1 if product.transpose_w != w.transposed else -2
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def multiply(x: Float[Array, "M K"], w: ResidentTensor, product: Product) -> Float[Array, "M N"]:
     """x times w; differentiable in x, and mapped over x without reading w more than once."""
@@ -128,8 +133,7 @@ def one_product(
 
 @partial(jax.jit, static_argnames=("product", "plan", "count"))
 def _planned(x: Array, w: ResidentTensor, *, product: Product, plan: Plan, count: int) -> Array:
-    kernels = kernels_of(w)
-    axis = -1 if product.transpose_w != w.transposed else -2  # of what is packed: it is summed over
+    kernels, axis = kernels_of(w), summed(w, product)
     if axis != w.record.reduces or not plan.fused:
         exact = product.full_precision or (plan.few and _is_scaled(w))
         dense = decode(as_read(w), jnp.float32 if exact else jnp.bfloat16, product.interpret)

@@ -8,6 +8,7 @@ have lines in `variants.VARIANTS`.
 
 from __future__ import annotations
 
+from .gpu_scaled.layout import LAYOUT as GPU_SCALED
 from .gpu_window12.layout import LAYOUT as GPU_WINDOW12
 from .layout import Layout
 from .reference_codes.layout import LAYOUT as REFERENCE_CODES
@@ -27,6 +28,7 @@ LAYOUTS: dict[str, Layout] = {
         TPU_MXFP4,
         TPU_NVFP4,
         GPU_WINDOW12,
+        GPU_SCALED,
     )
 }
 BACKENDS = ("reference", "tpu", "gpu")

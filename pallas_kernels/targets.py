@@ -118,14 +118,14 @@ TPUS = {
             native_e2m1=True,
             vector_bf16=True,
             fused_rows=256,
-            scaled_products_rows=0,
+            scaled_products_rows=8,
         ),
     )
 }
 GPUS = {
     target.name: target
     for target in (
-        Gpu(name="h200", multiprocessors=132, bytes_per_second=4.3e12, flops_per_second=7.5e14),
+        Gpu(name="h200", multiprocessors=132, bytes_per_second=4.24e12, flops_per_second=7.5e14),
         Gpu(name="h100", multiprocessors=132, bytes_per_second=3.0e12, flops_per_second=7.0e14),
         Gpu(
             name="h100-pcie", multiprocessors=114, bytes_per_second=1.8e12, flops_per_second=5.5e14

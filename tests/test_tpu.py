@@ -256,12 +256,22 @@ def test_it_is_close_to_the_product_in_float64(name, target, on):
     np.testing.assert_array_less(np.abs(y - x @ w), factor * 4e-7 * sizes.max() + 1e-30)
 
 
-@pytest.mark.parametrize("name", ["BF16", "FP8 256x128", "MXFP8", "INT4 g128 zeros"])
-def test_many_tiles(name):
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [
+        ("BF16", "v5e"),
+        ("FP8 256x128", "v5e"),
+        ("MXFP8", "v7x"),
+        ("INT4 g32", "v7x"),
+        ("INT4 g128 zeros", "v6e"),
+    ],
+)
+def test_many_tiles(name, target, on):
     """By plain operations: the interpreter would take minutes."""
+    on(target)
     weight = quantized(name, (2200, 2600))
     w, x = resident(weight), inputs((3, 2600))
-    assert fused.kernels_of(w).plan(w, 3, TPUS["v5e"]).grid[1] == 2
+    assert fused.kernels_of(w).plan(w, 3, TPUS[target]).grid[1] == 2
     y = jentropy.matmul(x, w, transpose_w=True, out_dtype=jnp.float32, interpret="hlo")
     expected = np.asarray(x, np.float64) @ np.asarray(weight.dequantize(), np.float64).T
     np.testing.assert_allclose(y, expected, atol=2e-6 * np.abs(expected).max())

@@ -95,7 +95,7 @@ class Case:
         """What the product is specialised for."""
         plan = self.plan
         if isinstance(plan, HopperPlan):
-            return plan.m, plan.config.tile_k, plan.config.stages, plan.parts > 1
+            return *self.layout(), plan.m, plan.config.tile_k, plan.config.stages, plan.parts > 1
         return *self.layout(), plan.fused, plan.m, plan.tile_k, plan.tile_n
 
     def traits(self) -> set[object]:
@@ -119,7 +119,7 @@ def cases(target: str, models: Iterable[str] = tuple(LAYERS)) -> Iterator[Case]:
             weight = (
                 tpu.resident(variant.number_format, k, n, target)
                 if is_tpu
-                else hopper.resident(n, k)
+                else hopper.resident(variant.number_format, k, n)
             )
             for m in ROWS:
                 if is_tpu and name in SLOW and m > FEW_ROWS and model != MODEL_OF_SLOW:
