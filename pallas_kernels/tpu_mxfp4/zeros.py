@@ -67,6 +67,13 @@ def pack(
     return jax.lax.scan(row, start, tuple(by_row))[0][0].swapaxes(0, 1)
 
 
+def lengthened(
+    signs: UInt32[Array, "tiles words columns"], words: int
+) -> UInt32[Array, "tiles more columns"]:
+    """Signs with so many words for a column."""
+    return jnp.pad(signs, ((0, 0), (0, words - signs.shape[1]), (0, 0)))
+
+
 def unpack(
     zero: Bool[Array, "rows columns"], signs: UInt32[Array, "tiles words columns"]
 ) -> Bool[Array, "rows columns"]:

@@ -7,6 +7,7 @@ rows to a word, is read a block apart.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float32, Shaped, UInt32
 
+from jentropy.pallas_kernels import targets
 from jentropy.pallas_kernels.resident import ResidentTensor
 from jentropy.pallas_kernels.tiles import LANES, SUBLANES
 from jentropy.pallas_kernels.tpu.calls import call, spec
@@ -25,7 +27,7 @@ from .matmul import UNIT, codes_of
 from .plan import decode_tile
 
 
-def kernel(words: Any, scale: Any, out: Any, rows: Any) -> None:
+def kernel(words: Any, scale: Any, out: Any, rows: Any, *, by_bf16: bool) -> None:
     """One tile: words [KT / 8, NT] to out [KT, NT], by way of rows [256 or 128, 128]."""
     narrow = out.dtype == jnp.bfloat16
 
@@ -37,7 +39,7 @@ def kernel(words: Any, scale: Any, out: Any, rows: Any) -> None:
             here = pl.ds(c, LANES)
             own = scale[pl.ds(block, BLOCKS), here]
             for i, codes in enumerate(codes_of(words, word, here)):
-                numbers = codes.astype(jnp.float32)
+                numbers = (codes.astype(jnp.bfloat16) if by_bf16 else codes).astype(jnp.float32)
                 both = [(numbers[h * BLOCKS : (h + 1) * BLOCKS] * own) for h in range(2)]
                 if narrow:
                     rows[i * BLOCKS : (i + 1) * BLOCKS, :] = in_pairs(*both)
@@ -70,7 +72,7 @@ def decode(
     narrow = jnp.dtype(dtype) == jnp.bfloat16
     numbers = scales(weight.array("scale"), weight.array("factor"), weight) * np.float32(UNIT)
     return call(
-        kernel,
+        partial(kernel, by_bf16=targets.current_tpu().vector_bf16),
         weight,
         *(words, numbers),
         name="decode_nvfp4",
