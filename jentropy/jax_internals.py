@@ -213,3 +213,72 @@ def as_wgmma(words: tuple[Any, ...], strided: Any, shape: tuple[int, int]) -> An
         return mgpu.FragmentedArray(_registers=out, _layout=mgpu.WGMMA_LAYOUT, _is_signed=None)
 
     return reinterpret(*words)
+
+
+def rows_as_wgmma(rows: Any, row_layout: Any, shape: tuple[int, int]) -> Any:
+    """Numbers of rows as registers of WGMMA's matrix A, 16 columns each.
+
+    Args:
+      rows: numbers [64], or uint32[64] that hold a bfloat16 twice.
+      row_layout: theirs.
+      shape: of the result.
+    """
+    from jax.experimental.mosaic.gpu import fragmented_array as mgpu
+    from jax.experimental.pallas import mosaic_gpu as plgpu
+    from jaxlib.mlir import ir
+    from jaxlib.mlir.dialects import vector
+
+    is_pair = rows[0].dtype == jax.numpy.uint32
+    dtype = jax.numpy.bfloat16 if is_pair else rows[0].dtype
+    made = plgpu.ShapeDtypeStruct(shape, dtype, layout=plgpu.Layout.WGMMA)
+
+    @plgpu.inline_mgpu(arg_types=(row_layout,) * len(rows), return_type=made)
+    def spread(ctx: Any, *rows: Any) -> Any:
+        del ctx
+        registers = []
+        for row in rows:
+            if is_pair:
+                pair = ir.VectorType.get((2,), ir.BF16Type.get())
+                halves = [vector.bitcast(pair, r) for r in row.registers.flat]
+            else:
+                pair = ir.VectorType.get((2,), row.mlir_dtype)
+                halves = [
+                    vector.broadcast(pair, vector.extract(r, [], [0])) for r in row.registers.flat
+                ]
+            registers += 2 * halves  # rows 8 apart; again for the next eight columns
+        out = np.empty(mgpu.WGMMA_LAYOUT.registers_shape(shape), object)
+        out.flat[:] = np.array(registers, object)
+        return mgpu.FragmentedArray(_registers=out, _layout=mgpu.WGMMA_LAYOUT, _is_signed=None)
+
+    return spread(*rows)
+
+
+def multiply_add(numbers: Any, factor: float, addend: Any) -> Any:
+    """Registers of bfloat16 times a number, and one or as many registers more, rounded once."""
+    from jax.experimental.mosaic.gpu import fragmented_array as mgpu
+    from jax.experimental.pallas import mosaic_gpu as plgpu
+    from jaxlib.mlir import ir
+    from jaxlib.mlir.dialects import arith, math
+
+    wgmma = plgpu.Layout.WGMMA
+    made = plgpu.ShapeDtypeStruct(numbers.shape, numbers.dtype, layout=wgmma)
+    arrays = (numbers,) if isinstance(addend, float) else (numbers, addend)
+
+    @plgpu.inline_mgpu(arg_types=(wgmma,) * len(arrays), return_type=made)
+    def fused(ctx: Any, numbers: Any, *more: Any) -> Any:
+        del ctx
+        out = np.empty(numbers.registers.shape, object)
+        pair = numbers.registers.flat[0].type
+
+        def constant(number: float) -> Any:
+            splat = ir.DenseElementsAttr.get_splat(
+                pair, ir.FloatAttr.get(ir.BF16Type.get(), number)
+            )
+            return arith.constant(pair, splat)
+
+        for i, register in np.ndenumerate(numbers.registers):
+            added = more[0].registers[i] if more else constant(addend)
+            out[i] = math.fma(register, constant(factor), added)
+        return mgpu.FragmentedArray(_registers=out, _layout=mgpu.WGMMA_LAYOUT, _is_signed=None)
+
+    return fused(*arrays)

@@ -54,8 +54,13 @@ def to_resident(
     FP8 E4M3, E5M2; MXFP8  codes and scales            codes and scales       the reference layout
     INT8, INT4             codes, scales, zero points  codes; scales and      the reference layout
                                                        zero points as numbers
-    MXFP4, NVFP4, GPTQ's   codes and parameters        the reference layout   the reference layout
-    act-order, all others
+    MXFP4                  codes and scales            codes; scales of       the reference layout
+                                                       blocks that are no
+                                                       zeros
+    NVFP4                  codes and parameters        codes and scales;      the reference layout
+                                                       theirs as numbers
+    GPTQ's act-order, all  codes and parameters        the reference layout   the reference layout
+    others
     =====================  ==========================  =====================  ====================
 
     All of them decode to the same bits (`decode`). A format that the backend's kernels cannot hold

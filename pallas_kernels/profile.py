@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         type=int,
         metavar="M",
-        help="rows of x; on TPU 16, and fewer run as 16",
+        help=f"rows of x; on TPU {budgets.TPU_ROWS} by default",
     )
     parser.add_argument(
         "--shape",

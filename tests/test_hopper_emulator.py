@@ -69,7 +69,7 @@ def product(emulator: Any, shape: Any, config: Any, processors: int) -> float:
         m=m,
         k=k,
         n=n,
-        list_words=weight.arrays["escapes"].shape[-1],
+        traits=kernels_of(weight).plan(weight, m, GPUS[TARGET]).traits,
         target=replace(GPUS[TARGET], multiprocessors=processors),
         config=Config(**dict(zip(("tile_k", "stages", "rounds"), config, strict=True))),
     )

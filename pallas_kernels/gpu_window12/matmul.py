@@ -37,9 +37,9 @@ def slots_of(load: Any, index: tuple[Any, ...]) -> tuple[UInt32[Array, "4 128"],
     return window12.unpack_words(*words)
 
 
-def block(scale: Array, load: Any, b: int, *, interpret: bool) -> list[BFloat16[Array, "64 64"]]:
+def block(scale: Array, load: Any, b: int, *, interpret: bool) -> BFloat16[Array, "64 64"]:
     """A block of weights."""
-    return [registers.to_fragments(slots_of(load, (b,)), interpret=interpret) * scale]
+    return registers.to_fragments(slots_of(load, (b,)), interpret=interpret) * scale
 
 
 def patch(load: Any, columns: int, multiply: Any, *, interpret: bool) -> None:
@@ -72,7 +72,7 @@ def multiply(
         rows=(arrays["scale"],),
         which=weight.which(),
         begin=lambda load_rows: registers.columns_of(load_rows(0), fragments.BLOCK),
-        block=partial(block, interpret=interpreted),
+        block=lambda *of: [block(*of, interpret=interpreted)],
         patch=partial(patch, interpret=interpreted),
         name="matmul_window12",
     )

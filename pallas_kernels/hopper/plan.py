@@ -112,6 +112,12 @@ class HopperPlan(Plan):
         """Blocks of threads that the line is dealt to: none gets nothing where others get some."""
         return min(self.blocks, self.line // self.unit)
 
+    @property
+    def longest(self) -> int:
+        """Steps of the block of threads that has the most."""
+        units = self.line // self.unit
+        return self.rounds_of(0) * self.steps + -(-units // self.dealers) * self.unit
+
     # What follows takes integers or arrays of them.
 
     def rounds_of(self, block: Any) -> Any:
@@ -205,8 +211,6 @@ def estimated_seconds(plan: HopperPlan, target: Gpu) -> float:
     moved = step_bytes / (busy * target.bytes_per_second)
     multiplied = 2 * plan.m * TILE_N * config.tile_k / target.flops_per_second
     step = target.multiprocessors * max(moved, multiplied) + STEP_SECONDS
-    units = plan.line // plan.unit
-    longest = plan.rounds_of(0) * plan.steps + -(-units // plan.dealers) * plan.unit
     cut = plan.n - plan.dealt * TILE_N
     added = 0 if plan.parts == 1 else 8 * cut * plan.m * (plan.parts - 1)
-    return longest * step + added / target.bytes_per_second
+    return plan.longest * step + added / target.bytes_per_second

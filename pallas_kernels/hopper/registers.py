@@ -8,9 +8,12 @@ Mosaic GPU lacks stands in `jentropy.jax_internals`.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 from jax import lax
 from jax.experimental import pallas as pl
@@ -54,15 +57,16 @@ def interpret_params(interpret: Any) -> Any:
     return interpret
 
 
-def load(ref: Any, index: tuple[Any, ...], layout: Any, *, interpret: bool, **options: Any) -> Any:
+def load(ref: Any, index: tuple[Any, ...], layout: Any, *, interpret: bool) -> Any:
     """Part of a reference, in registers of a layout."""
-    return ref[index] if interpret else jax_internals.load(ref, index, layout, **options)
+    if interpret:
+        return ref[index]
+    return jax_internals.load(ref, index, layout, optimized=layout is not ROW_LAYOUT)
 
 
 def load_rows(ref: Any, row: Any, *, interpret: bool) -> Shaped[Array, " rows"]:
     """A number for each row of a block."""
-    index = (pl.ds(row, fragments.ROWS),)
-    return load(ref, index, ROW_LAYOUT, interpret=interpret, optimized=False)
+    return load(ref, (pl.ds(row, fragments.ROWS),), ROW_LAYOUT, interpret=interpret)
 
 
 def columns_of(numbers: Any, columns: int) -> Any:
@@ -70,6 +74,69 @@ def columns_of(numbers: Any, columns: int) -> Any:
     if not numbers.ndim:
         return numbers
     return lax.broadcast_in_dim(numbers, (fragments.ROWS, columns), (0,))
+
+
+def of_rows(rows: Sequence[Any], *, interpret: bool) -> Array:
+    """Numbers of rows as columns of a matrix A.
+
+    Args:
+      rows: for 16 columns each: numbers [64], or uint32[64], bfloat16 twice.
+    """
+    shape = fragments.ROWS, fragments.COLUMNS * len(rows)
+    if not interpret:
+        return jax_internals.rows_as_wgmma(rows, ROW_LAYOUT, shape)
+    if rows[0].dtype == jnp.uint32:
+        rows = [lax.bitcast_convert_type(r.astype(jnp.uint16), jnp.bfloat16) for r in rows]
+    return jnp.concatenate([columns_of(r, fragments.COLUMNS) for r in rows], axis=1)
+
+
+def scaled(
+    words: Sequence[UInt32[Array, "4 128"]], factor: Any, *, interpret: bool
+) -> BFloat16[Array, "64 columns"]:
+    """Pairs of bfloat16, subnormal ones too, times powers or numbers that make exact products.
+
+    Args:
+      words: of each fragment, see `to_fragments`.
+      factor: an integer, 2^factor; or for each fragment uint32[64], bfloat16 of each row twice.
+    """
+    numbers = to_fragments(tuple(words), interpret=interpret)
+    if isinstance(factor, int):
+        power = ml_dtypes.bfloat16(2.0**factor)
+        return (
+            _exact_product(numbers, jnp.full_like(numbers, power))
+            if interpret
+            else (numbers * power)
+        )
+    factors = of_rows(factor, interpret=interpret)
+    return _exact_product(numbers, factors) if interpret else numbers * factors
+
+
+def multiply_add(
+    numbers: BFloat16[Array, "64 columns"], factor: float, addend: Any, *, interpret: bool
+) -> BFloat16[Array, "64 columns"]:
+    """Numbers, subnormal ones too, times a power of two, and a number or numbers more; exactly."""
+    if not interpret:
+        return jax_internals.multiply_add(numbers, factor, addend)
+    of = partial(jnp.full_like, numbers)
+    addend = of(ml_dtypes.bfloat16(addend)) if isinstance(addend, float) else addend
+    return _exact_product(numbers, of(ml_dtypes.bfloat16(factor))) + addend
+
+
+def _exact_product(a: Array, b: Array) -> BFloat16[Array, "rows columns"]:
+    """Exact products that are no subnormal numbers: XLA takes subnormal factors for zeros."""
+    product, power = np.float32(1), np.int32(0)
+    sign = jnp.uint32(0)
+    for factor in (a, b):
+        bits = lax.bitcast_convert_type(factor, jnp.uint16).astype(jnp.uint32)
+        exponent, mantissa = bits >> 7 & 0xFF, bits & 0x7F
+        significand = jnp.where(exponent > 0, mantissa | 0x80, mantissa)
+        product *= significand.astype(jnp.float32)
+        power += jnp.maximum(exponent, 1).astype(jnp.int32) - (127 + 7)
+        sign ^= bits << 16 & np.uint32(1 << 31)
+    scale = jnp.where(product == 0, 0, power + 127)
+    product *= lax.bitcast_convert_type(scale.astype(jnp.uint32) << 23, jnp.float32)
+    signed = lax.bitcast_convert_type(product, jnp.uint32) | sign
+    return lax.bitcast_convert_type(signed, jnp.float32).astype(jnp.bfloat16)
 
 
 def zeros(shape: tuple[int, int], *, interpret: bool) -> Float32[Array, "64 columns"]:

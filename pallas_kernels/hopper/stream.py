@@ -42,14 +42,15 @@ class Source:
       which: int32[1]: all of these have another axis before, of which this matrix is one; or none.
       begin: (load_rows) -> state of a tile; `load_rows(i)` is array i, a number for each row of a
         block [64].
+      prepare: (state, load) -> state of a step; `load(i, index, layout)` reads array i in shared
+        memory.
       block: (state, load, b) -> bfloat16[64, columns], one after the other: block b of a step, in
-        pieces of as many columns as a group has, if those are fewer than 64; `load(i, index,
-        layout)` reads array i in shared memory.
+        pieces of as many columns as a group has, if those are fewer than 64.
       group: columns whose sum has a scale of its own, in float32; 0: all sums go into one.
-      scale: (load, g) -> float32, or float32[64]: of group g of a step.
+      scale: (state, g) -> float32, or float32[64]: of group g of a step.
       patch: (load, step_columns, multiply), after the blocks of a step: `multiply(a, column)` adds
         the product of bfloat16[64, 16] with x from a column of the step on.
-      finish: (state, float32[64, M]) -> what a tile adds to the product.
+      finish: (state of the tile, float32[64, M]) -> what a tile adds to the product.
       name: of the kernel.
     """
 
@@ -58,6 +59,7 @@ class Source:
     rows: Sequence[jax.Array]
     which: Sequence[jax.Array]
     begin: Callable[..., Any]
+    prepare: Callable[[Any, Any], Any] = lambda state, load: state
     block: Callable[..., Sequence[Array]]
     group: int = 0
     scale: Callable[..., Array] | None = None
@@ -301,9 +303,10 @@ class _Kernel:
 
         def accumulate(acc: Any) -> Array:
             def add(step: Step) -> None:
+                ready = source.prepare(state, step.load)
                 for b in range(tile_k // fragments.BLOCK):
                     column = b * fragments.BLOCK
-                    for a in source.block(state, step.load, b):
+                    for a in source.block(ready, step.load, b):
                         step.multiply(acc, a, column)
                         column += a.shape[1]
                     if not self.interpreted:
@@ -324,10 +327,12 @@ class _Kernel:
         spans, groups = self.plan.config.tile_k // span, span // source.group
 
         def add(step: Step, total: Array) -> Array:
+            ready = source.prepare(state, step.load)
+
             def decoded(s: int) -> list[Array]:
                 blocks = span // fragments.BLOCK
                 return [
-                    a for b in range(blocks) for a in source.block(state, step.load, s * blocks + b)
+                    a for b in range(blocks) for a in source.block(ready, step.load, s * blocks + b)
                 ]
 
             pieces = decoded(0)
@@ -343,7 +348,7 @@ class _Kernel:
 
                 sums, pieces = pl.run_scoped(multiplied, *[self._accumulator()] * groups)
                 for g, product in enumerate(sums):
-                    scale = source.scale(step.load, s * groups + g)
+                    scale = source.scale(ready, s * groups + g)
                     total += product * registers.columns_of(scale, m)
             return total
 

@@ -1,15 +1,18 @@
-"""What products for Hopper are made of, from the machine code.
+"""What products for Hopper are made of, from the machine code, and what it comes to.
 
 integer    operations on the integer units in the loop over steps, per pair of weights
 slots      all instructions there, per pair
-share      of the instructions that the GPU starts while memory moves those weights
+loop       cycles of a step for those in which memory moves its weights: see `pace`
+us         microseconds that a product is predicted to take, the launch included
 """
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +20,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jentropy.formats import Format
+from jentropy.pallas_kernels.backends import has_kernels
 from jentropy.pallas_kernels.conversion import to_resident
 from jentropy.pallas_kernels.fused import Product, kernels_of
 from jentropy.pallas_kernels.hopper import fragments
 from jentropy.pallas_kernels.hopper.plan import HopperPlan
 from jentropy.pallas_kernels.resident import ResidentTensor
 from jentropy.pallas_kernels.targets import GPUS
+from jentropy.pallas_kernels.variants import VARIANTS, abstract_weight
 
-from . import compiling, sass
+from . import compiling, pace, sass
 from .budgets import HOPPER_ROWS as DEFAULT_ROWS
+from .budgets import ROWS
 
 __all__ = ["COLUMNS", "DEFAULT_ROWS", "SHAPE", "Figures", "measure", "measured"]
 
 TARGET = "h200"
 SHAPE = (4096, 28672)  # K and N: gate and up of Llama-3-8B
-COLUMNS = {"format": 14, "tiles": 7, "parts": 7}
-COLUMNS |= {"registers": 9, "spills": 9, "integer": 9, "slots": 9, "share": 9}
-ISSUE_SLOTS = 128  # warps' instructions times lanes that a multiprocessor starts in a cycle
-CLOCK_HZ = 1.98e9
+COLUMNS = {"format": 20, "tiles": 7, "parts": 7}
+COLUMNS |= {"registers": 9, "spills": 9, "integer": 9, "slots": 9, "loop": 9, "us": 9}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,93 +50,115 @@ class Figures:
       m: rows of x.
       plan: how it runs.
       kernel: its code.
-      loop: operations of the loop over steps, for a thread.
-      pairs: of weights that a thread decodes in a round of it.
+      loop: where the loop over steps stands in it.
     """
 
     m: int
     plan: HopperPlan
     kernel: sass.Kernel
-    loop: Counter[str]
-    pairs: int
+    loop: tuple[int, int]
 
     @property
-    def issue_share(self) -> float:
-        """Of the slots that there are while memory moves the weights' bytes."""
-        target = GPUS[TARGET]
-        pairs = target.bytes_per_second / 3  # three bytes hold two weights
-        slots = target.multiprocessors * ISSUE_SLOTS * CLOCK_HZ
-        return self.loop.total() / self.pairs * pairs / slots
+    def pairs(self) -> int:
+        """Of weights that a thread decodes in a round of the loop."""
+        return self.plan.config.tile_k // 4
+
+    @property
+    def operations(self) -> Counter[str]:
+        """Of the loop over steps, for a thread."""
+        return sass.operations(self.kernel.code[slice(*self.loop)])
+
+    @property
+    def pace(self) -> pace.Pace:
+        """Of the loop."""
+        return pace.pace_of(self.kernel.code, self.loop)
+
+    @property
+    def loop_share(self) -> float:
+        """Cycles of a step for those in which memory moves its weights."""
+        return self.pace.cycles / pace.memory_cycles(self.plan, GPUS[TARGET])
 
     def budgeted(self) -> dict[str, float]:
         """What budgets hold."""
-        integer = sum(self.loop[name] for name in sass.INTEGER)
-        return {
+        operations = self.operations
+        integer = sum(operations[name] for name in sass.INTEGER)
+        held = {
             "registers": self.kernel.registers,
             "spill_bytes": self.kernel.spill_bytes,
             "integer_per_pair": round(integer / self.pairs, 3),
-            "slots_per_pair": round(self.loop.total() / self.pairs, 3),
+            "slots_per_pair": round(operations.total() / self.pairs, 3),
         }
+        return held if self.m != ROWS else {**held, "loop_share": round(self.loop_share, 3)}
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
         config = self.plan.config
         return {
+            "plan_m": self.plan.m,
             "tile_k": config.tile_k,
             "stages": config.stages,
             "rounds": config.rounds,
             "parts": self.plan.parts,
             "shared_bytes": self.plan.shared_bytes,
             **self.budgeted(),
-            "issue_share": round(self.issue_share, 3),
-            "loop": dict(self.loop.most_common()),
+            "loop_share": round(self.loop_share, 3),
+            "cycles": round(self.pace.cycles),
+            "predicted_microseconds": {k: round(1e6 * t, 2) for k, t in self.times().items()},
+            "loop": dict(self.operations.most_common()),
         }
+
+    def times(self) -> dict[str, float]:
+        """Seconds that the product is predicted to take, by what takes them."""
+        return pace.seconds(self.plan, self.pace, GPUS[TARGET])
 
     def cells(self) -> list[str]:
         """A row of the table, without its name."""
-        registers, spills, integer, slots = self.budgeted().values()
+        registers, spills, integer, slots, *_ = self.budgeted().values()
         return [
             f"{self.plan.config.tile_k}x{self.plan.config.stages}",
             str(self.plan.parts),
             *(str(registers), str(spills)),
-            *(f"{integer:.2f}", f"{slots:.2f}", f"{self.issue_share:.2f}"),
+            *(f"{integer:.2f}", f"{slots:.2f}", f"{self.loop_share:.2f}"),
+            f"{1e6 * sum(self.times().values()):.1f}",
         ]
 
 
-def resident(n: int, k: int) -> ResidentTensor:
-    """What `to_resident` makes of a BF16 weight [n, k] with Gaussian numbers, without data."""
-    return to_resident(jax.ShapeDtypeStruct((n, k), jnp.bfloat16), "gpu")
+def resident(number_format: Format, k: int, n: int) -> ResidentTensor:
+    """A weight [n, k] in the GPU's layout, without data."""
+    weight = to_resident(abstract_weight(number_format, (n, k)), "gpu")
+    assert weight.backend == "gpu", number_format
+    return weight
 
 
-def plan_of(m: int, n: int, k: int) -> HopperPlan:
-    """How the product of x [m, k] with a weight [n, k] runs."""
-    weight = resident(n, k)
+def plan_of(weight: ResidentTensor, m: int) -> HopperPlan:
+    """How the product of x [m, k] with a weight runs."""
     return kernels_of(weight).plan(weight, m, GPUS[TARGET])
 
 
 def measured(
     dump: Path, target: str, names: Sequence[str], ms: Sequence[int], shape: tuple[int, int]
 ) -> Iterator[tuple[str, Figures]]:
-    """Products of x [m, K] with BF16 weights, by names of budgets."""
-    k, n = shape
-    for m in ms:
-        yield f"BF16 M={m}", measure(dump, target, m, plan_of(m, n, k))
+    """Products of x [m, K] with weights of the variants that have kernels, by names of budgets."""
+    for name, m in itertools.product(names, ms):
+        number_format = VARIANTS[name].number_format
+        if has_kernels("gpu", number_format):
+            weight = resident(number_format, *shape)
+            yield f"{name} M={m}", measure(dump, target, m, plan_of(weight, m), weight)
 
 
-def measure(dump: Path, target: str, m: int, plan: HopperPlan) -> Figures:
+def measure(dump: Path, target: str, m: int, plan: HopperPlan, weight: ResidentTensor) -> Figures:
     """Compiles a pass of a fused product as planned, and reads its code."""
-    weight = resident(plan.n, plan.k)
     x = jax.ShapeDtypeStruct((plan.m, plan.k), jnp.bfloat16)
     (kernel,) = code_of(dump, target, one_pass(weight, plan), x, weight)
     loop = kernel.main_loop(plan.config.tile_k // fragments.COLUMNS)
-    return Figures(m=m, plan=plan, kernel=kernel, loop=loop, pairs=plan.config.tile_k // 4)
+    return Figures(m=m, plan=plan, kernel=kernel, loop=loop)
 
 
 def one_pass(weight: ResidentTensor, plan: HopperPlan) -> Any:
     """The function (x, leaves of weight) -> y of one pass over it."""
-    kernels, dtype = kernels_of(weight), np.dtype(jnp.bfloat16)
+    dtype = np.dtype(jnp.bfloat16)
     product = Product(transpose_w=True, x_dtype=dtype, out_dtype=dtype)
-    return lambda x, w: kernels.multiply(x, w, plan, product)
+    return partial(kernels_of(weight).multiply, plan=plan, product=product)
 
 
 def code_of(dump: Path, target: str, function: Any, *arguments: Any) -> list[sass.Kernel]:

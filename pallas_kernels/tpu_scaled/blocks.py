@@ -9,6 +9,7 @@ import numpy as np
 
 from jentropy import formats
 from jentropy.formats import WHOLE, ElementFormat, Format, Parameter, Role
+from jentropy.pallas_kernels.integers import INTEGERS, is_integer
 from jentropy.pallas_kernels.matrices import Matrices
 from jentropy.pallas_kernels.tiles import LANES, ceil_to, choose_tile
 
@@ -17,24 +18,6 @@ TILE_COLUMNS = 2048  # at the most, and a multiple of blocks of columns
 GROUPS = tuple(32 << i for i in range(7))  # rows of a group
 FLOATS = {"FP8_E4M3", "FP8_E5M2"}
 NIBBLE = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """How an integer is stored."""
-
-    flipped: int  # bits of its code
-    offset: int
-
-
-INTEGERS = {
-    "INT8": Stored(0, 0),
-    "INT8_EXCESS128": Stored(0x80, 0),
-    "UINT8": Stored(0x80, -128),
-    "INT4": Stored(8, 8),
-    "INT4_EXCESS8": Stored(0, 8),
-    "UINT4": Stored(0, 0),
-}
 
 
 def holds(number_format: Format) -> bool:
@@ -47,16 +30,6 @@ def holds(number_format: Format) -> bool:
         and all(p.role is Role.SCALE for p in number_format.parameters if p.of is not None)
         and all(p.of in (None, "scale", "tensor_scale") for p in number_format.parameters)
     )
-
-
-def is_integer(element: ElementFormat) -> bool:
-    """Whether codes are integers with an excess."""
-    return element.name in INTEGERS
-
-
-def offset_of(element: ElementFormat) -> int:
-    """What a stored integer is above its number, but for the zero point."""
-    return INTEGERS[element.name].offset if is_integer(element) else 0
 
 
 def per_word(element: ElementFormat) -> int:

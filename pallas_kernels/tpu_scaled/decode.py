@@ -20,11 +20,12 @@ from jaxtyping import Array, Float32, Int32, Shaped, UInt32
 
 from jentropy.formats import FP8_E8M0, ElementFormat
 from jentropy.formats.dequantizing import times_power_of_two
+from jentropy.pallas_kernels.integers import is_integer, offset_of
 from jentropy.pallas_kernels.resident import ResidentTensor
 from jentropy.pallas_kernels.tiles import LANES
 from jentropy.pallas_kernels.tpu.calls import call, spec
 
-from .blocks import NIBBLE, is_integer, offset_of, per_word
+from .blocks import NIBBLE, per_word
 from .layout import column_scales, rare_codes
 from .plan import decode_tile
 

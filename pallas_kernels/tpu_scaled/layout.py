@@ -42,12 +42,13 @@ from jentropy.formats import WHOLE, ElementFormat, Format, Parameter, Role
 from jentropy.formats.dequantizing import spread
 from jentropy.formats.encoding import bits_of
 from jentropy.pallas_kernels import tiles
+from jentropy.pallas_kernels.integers import INTEGERS, is_integer
 from jentropy.pallas_kernels.layout import Extent, Kernels, Layout
 from jentropy.pallas_kernels.matrices import Matrices, Packed, padded, sized
 from jentropy.pallas_kernels.resident import ResidentTensor
 from jentropy.pallas_kernels.tiles import LANES, ceil_to
 
-from .blocks import FLOATS, INTEGERS, NIBBLE, Blocks, holds, is_integer, per_word
+from .blocks import FLOATS, NIBBLE, Blocks, holds, per_word
 
 NAME = "tpu_scaled"
 RARE_SHARE = 4  # a list of rare codes takes a quarter of the words' bytes at the most
@@ -259,7 +260,11 @@ def _kernels() -> Kernels:
     from . import decode, matmul, plan
 
     return Kernels(
-        plan=plan.plan, multiply=matmul.multiply, decode=decode.decode, decode_tile=plan.decode_tile
+        plan=plan.plan,
+        multiply=matmul.multiply,
+        decode=decode.decode,
+        grouped=matmul.grouped,
+        decode_tile=plan.decode_tile,
     )
 
 
