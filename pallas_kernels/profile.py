@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         type=int,
         metavar="M",
-        help=f"rows of x; on TPU {budgets.TPU_ROWS} by default",
+        help="rows of x; those that have budgets by default",
     )
     parser.add_argument(
         "--shape",
