@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-import xxhash
-
 from jentropy.errors import InputError
-from jentropy.release import RELEASE
 
-from . import index as index_lib
+from . import faults, torn
 from .hub import resolve
-from .items import JOURNAL_VERSION, write
+from .items import fingerprint, write
 from .manifest import collect
 from .opening import read_source
 from .orbax_source import OrbaxSource
@@ -23,6 +19,7 @@ from .store import is_compressed_checkpoint
 from .writer import other_than_compressed, writing
 
 
+@faults.told
 def compress_checkpoint(
     src: str | Path,
     dst: str | Path,
@@ -78,8 +75,9 @@ def compress_checkpoint(
     files = read_source(source, step, follow_links=follow_links)
     manifest = collect(files, strict=strict)
     before = _state(files)
-    with writing(target, _fingerprint(files), overwrite=overwrite) as writer:
+    with writing(target, fingerprint(str(files.root.resolve())), overwrite=overwrite) as writer:
         entries = write(writer, manifest.items, progress)
+        torn.expect_whole(files.root)
         if _state(files) != before:
             raise _changed(source)
         writer.finish(
@@ -92,12 +90,6 @@ def compress_checkpoint(
             formats=manifest.formats,
             weights=manifest.weights,
         )
-
-
-def _fingerprint(source: FileSource | OrbaxSource) -> str:
-    """Changes with the release, its format, and where the source lies."""
-    state = [RELEASE, index_lib.VERSION, JOURNAL_VERSION, str(source.root.resolve())]
-    return xxhash.xxh3_128_hexdigest(json.dumps(state).encode())
 
 
 def _state(source: FileSource | OrbaxSource) -> list[tuple[str, int, int]]:

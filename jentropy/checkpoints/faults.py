@@ -36,7 +36,7 @@ def said(error: BaseException) -> str:
     return f"{first.split(ANNEX)[0]:.200}"
 
 
-def of_system(error: ValueError) -> str:
+def of_system(error: Exception) -> str:
     """What of the system's errors TensorStore reports; empty if none."""
     text = str(error)
     if "RESOURCE_EXHAUSTED" in text:

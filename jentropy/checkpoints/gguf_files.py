@@ -17,6 +17,7 @@ import numpy as np
 from jentropy.errors import CorruptError, InputError, UnsupportedError
 from jentropy.formats import FP16
 
+from . import mapping
 from .contents import StoredArray, in_memory
 from .faults import opened, said
 from .gguf_blocks import PACKINGS
@@ -74,6 +75,7 @@ def read(path: Path) -> GgufFile:
     os.close(opened(path))
     try:
         reader = gguf.GGUFReader(path, "r")
+        mapping.watch(reader.data, path)
         big = reader.endianess == gguf.GGUFEndian.BIG
         tensors = sorted(reader.tensors, key=lambda t: t.data_offset)
         arrays = tuple(_array(path, tensor, big=big) for tensor in tensors)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from . import faults
+from . import faults, torn
 
 TRACKS = sys.version_info < (3, 13)  # from then on Python's own maps can do without a descriptor
 
@@ -60,12 +60,23 @@ def mapped(path: Path, size: int | None = None) -> np.ndarray:
     finally:
         os.close(descriptor)
     array.filename = os.fspath(path)  # for messages, as NumPy has it
+    torn.watch(array.ctypes.data, size, path)
     return np.asarray(array)
+
+
+def watch(array: np.memmap, path: Path) -> None:
+    """Has a map that somebody else made looked after as those of `mapped` are."""
+    start = array.ctypes.data
+    torn.watch(start, array.nbytes, path)
+    weakref.finalize(getattr(array, "_mmap", array), torn.forget, start).atexit = False
 
 
 def _map(descriptor: int, size: int) -> Any:
     if not TRACKS:
-        return mmap.mmap(descriptor, size, access=mmap.ACCESS_READ, trackfd=False)  # type: ignore
+        made = mmap.mmap(descriptor, size, access=mmap.ACCESS_READ, trackfd=False)  # type: ignore
+        start = np.frombuffer(made, np.uint8).ctypes.data
+        weakref.finalize(made, torn.forget, start).atexit = False
+        return made
     if os.name != "posix":
         return mmap.mmap(descriptor, size, access=mmap.ACCESS_READ)
     libc = ctypes.CDLL(None, use_errno=True)
@@ -78,5 +89,10 @@ def _map(descriptor: int, size: int) -> Any:
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error))
     buffer = (ctypes.c_ubyte * size).from_address(address)
-    weakref.finalize(buffer, libc.munmap, address, size).atexit = False
+    weakref.finalize(buffer, _unmap, libc.munmap, address, size).atexit = False
     return memoryview(buffer).toreadonly()
+
+
+def _unmap(munmap: Callable[[int, int], int], address: int, size: int) -> None:
+    torn.forget(address)
+    munmap(address, size)

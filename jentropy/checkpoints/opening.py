@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jentropy.errors import InputError
 
-from . import collecting
+from . import collecting, faults
 from .archived import inside_archive
 from .checkpoint import Checkpoint
 from .compressed import CompressedCheckpoint
@@ -16,6 +16,7 @@ from .sources import FileSource, read_file_source
 from .store import is_compressed_checkpoint
 
 
+@faults.told
 def open_checkpoint(
     path: str | Path, *, step: int | None = None, strict: bool = False
 ) -> Checkpoint:

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from jentropy.containers import memory
 from jentropy.errors import CheckError, InputError
 from jentropy.formats import codes_of
 
-from . import frames, sources, structure
+from . import faults, frames, sources, structure
 from .contents import StoredArray, in_memory
 from .decoding import all_bytes, file_bytes, read_chunks
 from .entries import Entry, Filler
@@ -43,6 +44,7 @@ class Verified:
     compared: bool  # with the source
 
 
+@faults.told
 def verify(
     path: str | Path,
     against: str | Path | None = None,
@@ -78,6 +80,7 @@ def verify(
     store = Store(Path(path), found)
     index, source = store.index, None if against is None else resolve(against)
     expect(progress, all_bytes(store))
+    memory.expect(min(memory.WORKING, all_bytes(store)), "verifying")
     files: dict[str, Path] = {}
     if index.is_pytree:
         originals = list(of_tree(store, None if source is None else read_orbax(source, step)))

@@ -35,6 +35,8 @@ from .products import Body, Operand, Tile
 MOST_CHUNK = 1024  # rows
 ROOM = 2  # times the mean of the rows of a group has a window: most groups need one
 SHARE = 4  # a block of weights takes this part of VMEM at the most
+MOST_WEIGHTS = 8 << 20  # of a tile: each makes the program longer
+UNROLLED = 2  # tiles of a block that a loop would cost more than it saves
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,8 +78,8 @@ def make_plan(
       rows: of x, all parts of a full-precision one counted.
       groups: matrices.
       bits_per_weight: of blocks.
-      unit: columns of a tile are a multiple of it; as many as the tile has where that is their
-        number.
+      unit: columns of a tile are a multiple of it; no fewer than the tile has: they are all of
+        them.
       accumulators: float32 arrays of [m, tile_n].
     """
     vmem, k = tile.target.vmem_bytes, tile.k
@@ -85,8 +87,8 @@ def make_plan(
     per_column = int(tile.tile_k * bits_per_weight / 8)
     tile_n = tile.tile_n
     if unit < tile_n:
-        fits = max(unit, vmem // SHARE // (per_column * steps) // unit * unit)
-        columns = -(-tile.n // min(fits, tile_n))
+        fits = min(vmem // SHARE // (per_column * steps), MOST_WEIGHTS // tile.tile_k)
+        columns = -(-tile.n // max(unit, fits // unit * unit))
         tile_n = min(ceil_to(-(-tile.n // columns), unit), tile.n)
     depth = max(
         d
@@ -189,8 +191,9 @@ def kernel(visits: Any, x: Any, *refs: Any, body: Body, plan: GroupedPlan) -> No
         out[window, :] = jnp.where(own, y, out[window, :])
 
     at_edge(0, begin)
-    if plan.depth == 1:
-        step(0)
+    if plan.depth <= UNROLLED:
+        for within in range(plan.depth):
+            step(within)
     else:
         pl.loop(np.int32(0), np.int32(plan.depth))(step)
     at_edge(blocks_along - 1, end)

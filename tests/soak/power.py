@@ -184,7 +184,12 @@ def trial(folder: Path, command: str, again: int, seed: int) -> tuple[int, int, 
 
 def _expect_whole(ours: Path, wanted: Path, *, there: bool) -> None:
     assert ours.exists() or not there, f"{ours} is not there"
-    assert not ours.exists() or alike(ours, wanted), f"{ours} is not what it should be"
+    if ours.exists() and not alike(ours, wanted):
+        sides = ({p.relative_to(f): p for p in f.rglob("*") if p.is_file()} for f in (ours, wanted))
+        a, b = sides
+        lost = sorted(map(str, a.keys() ^ b.keys()))
+        other = [str(n) for n in a.keys() & b.keys() if a[n].read_bytes() != b[n].read_bytes()]
+        raise AssertionError(f"{ours}: {lost} in one of the two only, {sorted(other)} differ")
 
 
 if __name__ == "__main__":
