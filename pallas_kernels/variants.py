@@ -71,7 +71,6 @@ VARIANTS: dict[str, Variant] = {
     "FP8 128x128": Variant(
         number_format=FP8_BLOCK,
         bench=True,
-        rows=(8, 16),
         ceilings=(0.22, 0.38, 0.50),
         promised=True,
     ),
@@ -83,7 +82,6 @@ VARIANTS: dict[str, Variant] = {
     "MXFP8": Variant(
         number_format=MXFP8,
         bench=True,
-        rows=(8, 16),
         ceilings=(0.45, 0.66, 1.00),
         promised=True,
     ),
@@ -97,14 +95,11 @@ VARIANTS: dict[str, Variant] = {
         number_format=UINT8_ROW.with_parameter("zero_point", element=formats.UINT8)
     ),
     "INT4 row": Variant(number_format=with_blocks(INT4_GROUP, ROW), ceilings=(0.40, 0.60, 1.00)),
-    "INT4 g32": Variant(
-        number_format=with_blocks(INT4_GROUP, (32,)), rows=(8, 16), ceilings=(1.10, 1.10, 1.90)
-    ),
+    "INT4 g32": Variant(number_format=with_blocks(INT4_GROUP, (32,)), ceilings=(1.10, 1.10, 1.90)),
     "INT4 g128": Variant(
         number_format=INT4_GROUP,
         trial=True,
         bench=True,
-        rows=(8, 16),
         ceilings=(0.75, 0.95, 1.00),
         promised=True,
     ),
@@ -113,26 +108,23 @@ VARIANTS: dict[str, Variant] = {
         number_format=with_blocks(ASYMMETRIC_INT4, ROW), ceilings=(0.40, 0.60, 1.00)
     ),
     "INT4 g32 zeros": Variant(
-        number_format=with_blocks(ASYMMETRIC_INT4, (32,)), rows=(8, 16), ceilings=(1.10, 1.10, 1.90)
+        number_format=with_blocks(ASYMMETRIC_INT4, (32,)), ceilings=(1.10, 1.10, 1.90)
     ),
     "INT4 g128 zeros": Variant(
         number_format=with_blocks(ASYMMETRIC_INT4, (128,)),
         bench=True,
-        rows=(8, 16),
         ceilings=(0.75, 0.95, 1.00),
     ),
     "MXFP4": Variant(
         number_format=formats.MXFP4,
         trial=True,
         bench=True,
-        rows=(8, 16, 64),
         ceilings=(0.52, 0.80, 0.97),
     ),
     "NVFP4": Variant(
         number_format=formats.NVFP4,
         trial=True,
         bench=True,
-        rows=(8, 16, 64),
         ceilings=(0.88, 1.15, 1.52),
     ),
 }

@@ -22,8 +22,10 @@ import pytest
 
 from jentropy.errors import InputError
 from jentropy.pallas_kernels import ResidentTensor, decode, profile, to_resident
-from jentropy.pallas_kernels.profiling import budgets, compiling, plans, schedule, tpu
+from jentropy.pallas_kernels.fused import kernels_of
+from jentropy.pallas_kernels.profiling import budgets, compiling, crossover, plans, schedule, tpu
 from jentropy.pallas_kernels.targets import TPUS
+from jentropy.pallas_kernels.tpu.crossover import FUSED_ROWS
 from jentropy.pallas_kernels.variants import VARIANTS, weight_of
 
 from .compilers import EVERYTHING, needs, outputs
@@ -183,7 +185,8 @@ def test_plans_differ_in_what_decides_a_kernel_only():
     distinct = plans.distinct(cases, plans.Case.kernel)
     assert len({str(case) for case in distinct}) == len(distinct) < len(cases)
     assert {case.variant for case in distinct} >= set(PROMISED)
-    assert not [case for case in distinct if case.m in (8, 16)], "they run as M = 1 does"
+    eight = {case.variant for case in distinct if case.m == 8}
+    assert eight <= {"NVFP4"}, "others run as M = 1 does"
     assert len(plans.distinct(distinct, plans.Case.layout)) < len(distinct)
     sample = plans.sampled(distinct)
     assert len(sample) < len(distinct) / 4
@@ -326,6 +329,26 @@ def test_budgets_are_set_by_what_was_measured(tmp_path, monkeypatch):
     assert budgets.proposed("v7x", "INT8 row", slow)["ratio"] == 0.65
     with pytest.raises(KeyError):
         budgets.proposed("v7x", "FP8", slow)
+
+
+def test_crossovers_are_where_the_passes_cost_more_than_decoding():
+    flat, macs = dict.fromkeys((16, 64, 256), 100.0), tpu.UNIT
+    steep = {16: 100.0, 64: 200.0}  # 600 for 256 rows
+    assert crossover.fused_rows(steep, 0.0, steep, macs) == 256  # then the dense one is the faster
+    assert crossover.fused_rows(steep, 200.0, flat, macs) == 112
+    assert crossover.fused_rows(flat, 0.0, flat, macs) == crossover.MOST
+    assert crossover.fused_rows(steep, 0.0, dict.fromkeys(flat, 50.0), macs) == 0
+
+
+def test_every_plan_has_a_crossover():
+    budgeted = [name for name, variant in VARIANTS.items() if variant.ceilings]
+    for target, rows in FUSED_ROWS.items():
+        assert list(rows) == budgeted
+        for name in budgeted:
+            weight = tpu.resident(VARIANTS[name].number_format, 2048, 2048, target)
+            most = rows[name]
+            assert kernels_of(weight).plan(weight, most, TPUS[target]).few
+            assert not kernels_of(weight).plan(weight, most + 1, TPUS[target]).fused
 
 
 def test_the_command_fails_where_a_budget_is_exceeded(tmp_path, monkeypatch, capsys):
