@@ -16,7 +16,7 @@ from jentropy.pallas_kernels.variants import VARIANTS
 
 from . import plans, tpu
 
-ROWS = (16, 64, MOST_ROWS)
+ROWS = (16, MOST_ROWS)
 ROWS_OF_SLOW = (16, 64)  # of formats whose kernels for many rows take minutes to compile
 MOST, UNIT = 1 << 13, 8  # rows of x: beyond the former nobody asks, of the latter is a multiple
 # Products of numbers in a cycle, from data sheets and inferred clocks.
@@ -33,7 +33,7 @@ def fused_rows(fused: Cycles, decode: float, dense: Cycles, macs: int) -> int:
 
     Example:
       >>> fused_rows({16: 600, 256: 1200}, 2000, {16: 1200, 256: 1300}, 1 << 18)
-      4008
+      3328
     """
     row = tpu.UNIT / macs
     best = 0
