@@ -16,10 +16,10 @@ SAYS = {
     "lora_on_a_compressed_base": ("moo(grass", "the compressed base is unchanged: True"),
     "tpu_check": (
         "No TPU is here",
-        "BF16: 0 wrong codes",
+        "FP8 row: 0 wrong codes",
         "INT4 g128: 0 wrong codes",
         "speedup",
-        "6 results in",
+        "5 results in",
     ),
     "where_the_bits_go": ("bits per weight on disk",),
     "your_own_flax_model": ("the same outputs, bit for bit: True", "the same outputs: True"),
