@@ -99,6 +99,7 @@ def write(target: str, measured: Mapping[str, Budget], better: Callable[..., flo
         new = proposed(target, name, figures)
         before = new | budgets.get(name, {})
         budgets[name] = {what: better(new[what], before[what]) for what in new}
+    known[target] = {name: budgets[name] for name in names(target) if name in budgets}
     path().write_text(json.dumps(known, indent=1) + "\n")
 
 
