@@ -15,6 +15,13 @@ SAYS = {
     "entropy_study": ("MXFP4: 9", "column: 0.0", "kB in report.html"),
     "inference_on_colab_tpu": ("bit for bit the same: True", "tokens/s"),
     "lora_on_a_compressed_base": ("moo(grass", "the compressed base is unchanged: True"),
+    "tpu_check": (
+        "No TPU is here",
+        "FP8 row: 0 wrong codes",
+        "INT4 g128: 0 wrong codes",
+        "speedup",
+        "5 results in",
+    ),
     "your_own_flax_model": ("the same outputs, bit for bit: True", "the same outputs: True"),
 }
 
