@@ -13,6 +13,24 @@ from functools import partial
 from typing import Any
 
 
+def shown(text: str) -> str:
+    """A text as it may be printed: whatever would move a cursor, or is no character, escaped.
+
+    Args:
+      text: with names of files and tensors, which may hold anything.
+
+    Returns:
+      Printable characters.
+
+    Example:
+      >>> print(shown("a\\x1b[2Jb"))
+      a\\x1b[2Jb
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 class JentropyError(Exception):
     """Base of every error that jentropy raises on purpose.
 
@@ -66,7 +84,7 @@ class InputError(JentropyError):
             "" if hint is None else f" ({hint})",
             f"; and {len(others)} more" if others else "",
         )
-        super().__init__("".join(parts).replace("\n", " "))
+        super().__init__(shown("".join(parts).replace("\n", " ")))
 
     def _keywords(self) -> dict[str, Any]:
         keys = ("file", "tensor", "expected", "found", "hint", "others")

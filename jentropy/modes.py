@@ -21,6 +21,7 @@ import jax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from .errors import UnsupportedError
+from .forks import expect_threads
 
 
 @contextmanager
@@ -47,8 +48,10 @@ def detached_modes() -> Iterator[None]:
     """The same, no mesh, and NaN and infinities as any other numbers.
 
     Raises:
-      UnsupportedError: what runs in it came upon numbers that are only being traced.
+      UnsupportedError: what runs in it came upon numbers that are only being traced; in a child
+        of a process that had used JAX.
     """
+    expect_threads()
     with standard_modes(), any_numbers(), _no_mesh():
         try:
             yield

@@ -18,6 +18,7 @@ from jentropy.checkpoints import Checkpoint, CompressedCheckpoint, Tensor, open_
 from jentropy.checkpoints.contents import CONFIG, read_json
 from jentropy.checkpoints.progress import Progress, expect
 from jentropy.errors import InputError, UnsupportedError
+from jentropy.pallas_kernels.matrices import on_device
 
 from .architectures import ARCHITECTURES, OTHER_NAMES
 from .config import Architecture, DecoderConfig
@@ -181,7 +182,7 @@ def load(
 
     def lay(tensor: Tensor, weight: Any) -> Any:
         if not isinstance(weight, formats.QuantizedTensor):
-            return jnp.asarray(weight)
+            return on_device(weight)
         layout = layouts[tensor.name][0]
         laid = kernels.to_resident(weight, layout or "reference")
         return laid if layout else kernels.decode(laid)

@@ -25,7 +25,7 @@ from jentropy import jax_internals
 from jentropy.checkpoints import Tensor
 from jentropy.formats import Format
 from jentropy.pallas_kernels import ResidentTensor, ShardedTensor
-from jentropy.pallas_kernels.filling import filled_up, likeness, put, side_by_side
+from jentropy.pallas_kernels.filling import filled_up, likeness, placed, put, side_by_side
 
 from .names import Path, Place
 from .sharding import Sharding, Split, part
@@ -104,7 +104,7 @@ class OnOneDevice(Filling):
         return self.likes, set(), max(map(len, self.kinds.values())) == 1
 
     def whole(self) -> dict[Path, Any]:
-        return self.stacks
+        return {path: placed(stack) for path, stack in self.stacks.items()}
 
 
 class OverMesh(Filling):

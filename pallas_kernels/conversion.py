@@ -54,10 +54,12 @@ def to_resident(
     FP8 E4M3, E5M2; MXFP8  codes and scales            codes and scales       codes; scales as
                                                                               numbers
     INT8, INT4             codes, scales, zero points  codes; scales and      codes; scales and
-                                                       zero points as         zero points as
-                                                       numbers                numbers
-    MXFP4, NVFP4           codes and parameters        the reference layout   codes; scales as
-                                                                              numbers
+                                                       zero points as numbers zero points as numbers
+    MXFP4                  codes and scales            codes; scales of       codes; scales as
+                                                       blocks that are no     numbers
+                                                       zeros
+    NVFP4                  codes and parameters        codes and scales;      codes; scales as
+                                                       theirs as numbers      numbers
     GPTQ's act-order, all  codes and parameters        the reference layout   the reference layout
     others
     =====================  ==========================  =====================  ====================

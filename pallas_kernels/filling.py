@@ -1,5 +1,8 @@
 """Stacks that are filled in place, one matrix after the other, so that no stack is ever held twice.
 
+On a CPU they are arrays of the host until they are full, which JAX then takes as they lie: what it
+writes itself, it compiles for every shape.
+
 Matrices of a stack share everything that a compiled program knows of them (`likeness`). Lists that
 depend on numbers, window12's escapes, are filled up to the longest of the stack.
 """
@@ -10,11 +13,14 @@ import math
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import replace
 from functools import lru_cache, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jentropy.codecs import buffers
 
 from .resident import ResidentTensor
 
@@ -43,12 +49,12 @@ def likeness(weight: ResidentTensor | jax.Array) -> Hashable:
 
 
 def put(
-    stack: ResidentTensor | jax.Array | None,
+    stack: ResidentTensor | jax.Array | np.ndarray | None,
     axes: tuple[int, ...],
     index: tuple[int, ...],
     weight: ResidentTensor | jax.Array,
     only: jax.Array | None = None,
-) -> ResidentTensor | jax.Array:
+) -> ResidentTensor | jax.Array | np.ndarray:
     """A stack with one more of its weights; the memory of the stack that was given is used for it.
 
     Args:
@@ -59,19 +65,22 @@ def put(
       only: bool[parts], of weights `side_by_side`: which of them are written; None: all.
 
     Returns:
-      The stack, [*axes, *shape of the weight]; zeros where no weight was put yet.
+      The stack, [*axes, *shape of the weight]; zeros where no weight was put yet. `placed` makes
+      JAX's arrays of it.
 
     Example:
       >>> import jax.numpy as jnp
-      >>> stack = put(None, (3,), (2,), jnp.ones((2, 2)))
+      >>> stack = placed(put(None, (3,), (2,), jnp.ones((2, 2))))
       >>> stack.shape, float(stack.sum())
       ((3, 2, 2), 4.0)
     """
     if not axes:
         return weight
     arrays = _parts(weight)
+    if on_host := all(map(_is_of_host, arrays.values())):
+        arrays = {name: np.asarray(array) for name, array in arrays.items()}
     if stack is None:
-        stacked = _empty(arrays, axes)
+        stacked = _zeros_on_host(arrays, axes) if on_host else _empty(arrays, axes)
     else:
         stacked = _parts(stack)
     lists = weight.record.lists if isinstance(weight, ResidentTensor) else {}
@@ -80,15 +89,45 @@ def put(
         most = max(arrays[name].shape[axis], stacked[name].shape[axis])
         arrays[name] = filled_up(arrays[name], axis, most, filler)
         stacked[name] = filled_up(stacked[name], axis, most, filler)
-    filled = _write(stacked, arrays, np.array(index, np.int32), only)
+    if on_host:
+        for name, array in arrays.items():
+            stacked[name][index] = array
+        filled = stacked
+    else:
+        filled = _write(stacked, arrays, np.array(index, np.int32), only)
     if not isinstance(weight, ResidentTensor):
         return filled[""]
     before = stack.options if isinstance(stack, ResidentTensor) else weight.options
     return replace(weight, arrays=filled, options=tuple(map(max, before, weight.options)))
 
 
-def _parts(weight: ResidentTensor | jax.Array) -> dict[str, jax.Array]:
+def placed(stack: ResidentTensor | jax.Array | np.ndarray) -> ResidentTensor | jax.Array:
+    """What `put` gave last, of JAX's arrays.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> isinstance(placed(jnp.ones(3)), jax.Array)
+      True
+    """
+    return jax.tree.map(lambda a: a if isinstance(a, jax.Array) else jax.device_put(a), stack)
+
+
+def _parts(weight: ResidentTensor | jax.Array | np.ndarray) -> dict[str, Any]:
     return dict(weight.arrays) if isinstance(weight, ResidentTensor) else {"": weight}
+
+
+def _is_of_host(array: jax.Array) -> bool:
+    """Whether an array is in memory that the host can write: that of one CPU device."""
+    return all(device.platform == "cpu" for device in array.devices()) and not isinstance(
+        array.sharding, NamedSharding
+    )
+
+
+def _zeros_on_host(arrays: dict[str, np.ndarray], axes: tuple[int, ...]) -> dict[str, np.ndarray]:
+    made = {name: buffers.empty((*axes, *a.shape), a.dtype) for name, a in arrays.items()}
+    for array in made.values():
+        array.fill(0)
+    return made
 
 
 def _empty(arrays: dict[str, jax.Array], axes: tuple[int, ...]) -> dict[str, jax.Array]:
@@ -181,10 +220,12 @@ def side_by_side(
     return replace(first, arrays=made, options=largest)
 
 
-def filled_up(array: jax.Array, axis: int, size: int, filler: tuple[int, ...]) -> jax.Array:
+def filled_up(array: Any, axis: int, size: int, filler: tuple[int, ...]) -> Any:
+    """An array of NumPy's or JAX's, with `filler`, over and over, up to a size of an axis."""
+    xp: Any = np if isinstance(array, np.ndarray) else jnp
     shape = list(array.shape)
     shape[axis] = size - array.shape[axis]
     if not shape[axis]:
         return array
     column = np.resize(np.array(filler, array.dtype), shape[axis]).reshape(-1, *(1,) * (-axis - 1))
-    return jnp.concatenate((array, jnp.broadcast_to(column, shape)), axis)
+    return xp.concatenate((array, xp.broadcast_to(column, shape)), axis)

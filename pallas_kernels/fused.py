@@ -56,9 +56,20 @@ def kernels_of(w: ResidentTensor) -> Kernels:
     return w.record.kernels()
 
 
+def as_read(w: ResidentTensor) -> ResidentTensor:
+    """What products read of a weight."""
+    kept = {name: a for name, a in w.arrays.items() if name not in w.record.unread}
+    return replace(w, arrays=kept)
+
+
 def dtype_of(x: Array | np.ndarray) -> np.dtype:
     """The dtype in which kernels take x."""
     return np.dtype(x.dtype if x.dtype in (jnp.bfloat16, jnp.float32) else jnp.float32)
+
+
+def summed(w: ResidentTensor, product: Product) -> int:
+    """The axis of what is packed, -1 or -2, that a product sums over."""
+    return -1 if product.transpose_w != w.transposed else -2
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -122,11 +133,10 @@ def one_product(
 
 @partial(jax.jit, static_argnames=("product", "plan", "count"))
 def _planned(x: Array, w: ResidentTensor, *, product: Product, plan: Plan, count: int) -> Array:
-    kernels = kernels_of(w)
-    axis = -1 if product.transpose_w != w.transposed else -2  # of what is packed: it is summed over
+    kernels, axis = kernels_of(w), summed(w, product)
     if axis != w.record.reduces or not plan.fused:
         exact = product.full_precision or (plan.few and _is_scaled(w))
-        dense = decode(w, jnp.float32 if exact else jnp.bfloat16, product.interpret)
+        dense = decode(as_read(w), jnp.float32 if exact else jnp.bfloat16, product.interpret)
         return _dense(x, dense, axis).astype(product.out_dtype)
     rows, n = x.shape[0] * count, w.extent[-1 if axis == -2 else -2]
     if count > 1:  # below each other: the weight is read once for all

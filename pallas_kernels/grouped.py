@@ -166,7 +166,8 @@ def _products(x: Array, w: Any, ends: Int[Array, " E"], *, product: Product) -> 
     kernels = None
     if isinstance(w, ResidentTensor) and w.record.kernels is not None:
         kernels, x = fused.kernels_of(w), x.astype(fused.dtype_of(x))
-        if kernels.grouped is not None:
+        direct = fused.summed(w, product) == w.record.reduces
+        if kernels.grouped is not None and direct:
             return kernels.grouped(x, w, jnp.diff(ends, prepend=0), product)
     options: dict[str, Any] = {"transpose_w": product.transpose_w, "out_dtype": product.out_dtype}
 

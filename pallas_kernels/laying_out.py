@@ -16,7 +16,7 @@ from jentropy.errors import UnsupportedError
 from jentropy.formats import QuantizedTensor
 
 from .layouts import LAYOUTS
-from .matrices import Matrices, computed, is_abstract
+from .matrices import Matrices, computed, is_abstract, on_device
 from .resident import ResidentTensor
 
 logger = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ def _log(dtype: str) -> None:
 
 
 def _array(array: Any) -> Any:
-    return array if is_abstract(array) else jnp.asarray(array)
+    return array if is_abstract(array) else on_device(array)
 
 
 def _pack(weight: QuantizedTensor, name: str, reduce_axis: int) -> ResidentTensor | None:

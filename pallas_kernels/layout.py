@@ -69,6 +69,7 @@ class Layout:
       columns, rows: axes of arrays, from the last, that a mesh may split, by what runs along them.
       lists: arrays whose sizes depend on codes: the axis, from the last, that they grow along, and
         what fills them up, over and over.
+      unread: arrays that no product needs, but `decode` does.
       largest: options that serve a whole stack where they are the largest of any matrix.
       holds: (number format) -> whether it can hold its matrices.
       shapes: (matrices) -> arrays without data and options that `pack` makes of Gaussian weights,
@@ -91,6 +92,7 @@ class Layout:
     columns: Mapping[str, int] = field(default_factory=dict)
     rows: Mapping[str, int] = field(default_factory=dict)
     lists: Mapping[str, tuple[int, tuple[int, ...]]] = field(default_factory=dict)
+    unread: tuple[str, ...] = ()
     largest: tuple[str, ...] = ()
     holds: Callable[[Format], bool]
     shapes: Callable[[Matrices], Packed | None]

@@ -13,6 +13,8 @@ from .gpu_window12.layout import LAYOUT as GPU_WINDOW12
 from .layout import Layout
 from .reference_codes.layout import LAYOUT as REFERENCE_CODES
 from .reference_window12.layout import LAYOUT as REFERENCE_WINDOW12
+from .tpu_mxfp4.layout import LAYOUT as TPU_MXFP4
+from .tpu_nvfp4.layout import LAYOUT as TPU_NVFP4
 from .tpu_scaled.layout import LAYOUT as TPU_SCALED
 from .tpu_window12.layout import LAYOUT as TPU_WINDOW12
 
@@ -23,6 +25,8 @@ LAYOUTS: dict[str, Layout] = {
         REFERENCE_CODES,
         TPU_WINDOW12,
         TPU_SCALED,
+        TPU_MXFP4,
+        TPU_NVFP4,
         GPU_WINDOW12,
         GPU_SCALED,
     )

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array
 
 from jentropy import formats
+from jentropy.codecs import buffers
 from jentropy.formats import WHOLE, Format
 
 Packed = tuple[dict[str, Any], dict[str, int]]  # arrays, and the sizes that programs must know
@@ -53,9 +54,9 @@ class Matrices:
         blocks = tuple(dataclasses.replace(p, block=p.blocks(rank)[-2:]) for p in parameters)
 
         def by_matrix(codes: Mapping[str, Any]) -> dict[str, Any]:
-            made = {"code": jnp.asarray(codes["code"])}
+            made = {"code": on_device(codes["code"])}
             for parameter in parameters:
-                array = jnp.asarray(codes[parameter.name])
+                array = on_device(codes[parameter.name])
                 made[parameter.name] = _of_each(array, parameter.blocks(rank), stack)
             groups = codes.get(formats.GROUP_INDEX)
             if groups is not None and not _in_runs(groups, blocks):
@@ -128,6 +129,18 @@ def _in_runs(groups: Any, parameters: Sequence[formats.Parameter]) -> bool:
         np.array_equal(groups, columns // block if block != WHOLE else 0 * columns)
         for block in blocks
     )
+
+
+def on_device(array: Any) -> Any:
+    """An array of JAX's. One of the host is copied: on CPU, JAX takes what it is given as it lies.
+
+    What JAX itself copies, of a new shape, is compiled.
+    """
+    if not isinstance(array, np.ndarray):
+        return jnp.asarray(array)
+    copied = buffers.empty(array.shape, array.dtype)
+    copied[...] = array
+    return jax.device_put(copied)
 
 
 def sized(dtype: Any, *shape: int) -> Any:

@@ -75,7 +75,9 @@ def _matmul(x: Array, w: ResidentTensor, *, transpose_w: bool, out_dtype: Any) -
         )
         return y.astype(out_dtype)
 
-    if w.record.blocks is None or _meeting(x.dtype, dtype) not in _BY_BLOCKS:
+    # What has parameters is multiplied as float32 is: rows that are summed over stay together.
+    apart = transpose_w != w.transposed or not w.number_format.parameters
+    if w.record.blocks is None or not apart or _meeting(x.dtype, dtype) not in _BY_BLOCKS:
         return whole(x, w)
     return _on_cpu(by_blocks, whole, x, w)
 

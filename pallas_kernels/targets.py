@@ -33,6 +33,8 @@ class Tpu:
       depth: rows of weights that the MXU takes at a time.
       native_e4m3fn: whether the MXU reads E4M3 as it is stored. If not it reads e4m3b11fnuz, whose
         numbers are 2^-4 as large and which has NaN where E4M3 has -0.
+      native_e2m1: whether float4_e2m1fn is converted by an instruction.
+      vector_bf16: whether vector units multiply bfloat16; if not they go by way of float32.
       fused_rows: rows of x up to which fused kernels are the faster.
       scaled_products_rows: rows of x up to which scaling products with short groups by powers of
         two is faster than scaling the weights.
@@ -44,6 +46,8 @@ class Tpu:
     vmem_bytes: int
     depth: int
     native_e4m3fn: bool
+    native_e2m1: bool
+    vector_bf16: bool
     fused_rows: int
     scaled_products_rows: int
 
@@ -87,6 +91,8 @@ TPUS = {
             vmem_bytes=96 << 20,
             depth=128,
             native_e4m3fn=False,
+            native_e2m1=False,
+            vector_bf16=False,
             fused_rows=2048,
             scaled_products_rows=64,
         ),
@@ -97,6 +103,8 @@ TPUS = {
             vmem_bytes=96 << 20,
             depth=256,
             native_e4m3fn=False,
+            native_e2m1=False,
+            vector_bf16=True,
             fused_rows=1024,
             scaled_products_rows=32,
         ),
@@ -107,8 +115,10 @@ TPUS = {
             vmem_bytes=48 << 20,
             depth=256,
             native_e4m3fn=True,
+            native_e2m1=True,
+            vector_bf16=True,
             fused_rows=256,
-            scaled_products_rows=0,
+            scaled_products_rows=8,
         ),
     )
 }

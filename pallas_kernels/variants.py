@@ -105,8 +105,18 @@ VARIANTS: dict[str, Variant] = {
         bench=True,
         ceilings=(0.75, 0.95, 1.00),
     ),
-    "MXFP4": Variant(number_format=formats.MXFP4),
-    "NVFP4": Variant(number_format=formats.NVFP4),
+    "MXFP4": Variant(
+        number_format=formats.MXFP4,
+        trial=True,
+        bench=True,
+        ceilings=(0.52, 0.80, 0.97),
+    ),
+    "NVFP4": Variant(
+        number_format=formats.NVFP4,
+        trial=True,
+        bench=True,
+        ceilings=(0.88, 1.15, 1.52),
+    ),
 }
 
 

@@ -20,6 +20,7 @@ from .conftest import ROOT, SLOW
 # Lower layers first. A package imports from those before it (and from itself) only.
 LAYERS = [
     {"errors", "jax_internals", "release"},
+    {"forks"},
     {"modes"},
     {"schema"},
     {"formats"},

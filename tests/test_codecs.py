@@ -430,7 +430,7 @@ def lowered(kernel, size: int, element: ElementFormat) -> str:
     jax_internals.one_kernel_mark() is None, reason=f"jax {jax.__version__} has not been tried"
 )
 @pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16])
-@pytest.mark.parametrize("size", [lanes_ * LANE for lanes_ in calls.LANES])
+@pytest.mark.parametrize("size", [calls.LANES * LANE])
 def test_a_chunk_that_fills_a_call_is_coded_as_one_that_shares_it(dtype, size, monkeypatch):
     rng = np.random.default_rng(size)
     columns = 1000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,8 @@ import pytest
 
 import jentropy
 from jentropy.errors import InputError, UnsupportedError
-from jentropy.pallas_kernels import backends
+from jentropy.pallas_kernels import backends, row_blocks
+from jentropy.pallas_kernels.variants import VARIANTS, weight_of
 
 from .conftest import same_bits
 from .test_window12 import bf16, special_weights
@@ -182,3 +184,26 @@ def test_traced_indices_of_a_stack():
     assert same_bits(every(jnp.array([-1, -3, 7, -9])), expected)
     again = jax.jit(lambda w, i: jentropy.decode(w[i]))
     assert same_bits(again(w, jnp.int32(1)), dense[1])
+
+
+@pytest.mark.parametrize("name", ["BF16", "MXFP4", "FP8 128x128"])
+def test_blocks_of_rows_are_the_matrix(name, monkeypatch):
+    """Several blocks of a small matrix, that lies in a stack too: numbers, and their product."""
+    monkeypatch.setattr(row_blocks, "WEIGHTS", 64 * 96)
+    monkeypatch.setattr(row_blocks, "LEAST", 1)
+    values, x = inputs((3, 256, 96), jnp.float32), inputs((5, 96), jnp.float32)
+    stack = jentropy.to_resident(weight_of(VARIANTS[name].number_format, values), "reference")
+    matrix = jax.tree.map(lambda array: array[1], stack)
+    dense = jentropy.decode(matrix, jnp.float32)
+    every = jnp.arange(4, dtype=jnp.int32)
+    for w in (matrix, stack[1]):
+        count, block = w.record.blocks(w)
+        assert count == every.size
+        assert same_bits(jax.lax.map(block, every).reshape(256, 96), dense)
+        y = jax.jit(partial(jentropy.matmul, transpose_w=True))(x, w)
+        assert same_bits(y, jax.jit(product)(x, dense))
+
+
+def product(x: jax.Array, w: jax.Array) -> jax.Array:
+    """Of all rows at once."""
+    return jax.lax.dot_general(x, w, (((1,), (1,)), ((), ())), precision="highest")

@@ -421,3 +421,27 @@ def test_sources_of_a_single_file_are_taken_up_too(tmp_path, monkeypatch):
     jentropy.compress_checkpoint(tmp_path / "m.safetensors", tmp_path / "dst")
     assert names == ["m.safetensors header", "a", "b", "c"]
     assert jentropy.verify(tmp_path / "dst", against=tmp_path / "m.safetensors").compared
+
+
+def test_saving_a_tree_is_taken_up_as_far_as_it_is_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(writer, "BUNDLE_BYTES", 1)
+    rng = np.random.default_rng(0)
+    tree = {name: rng.integers(0, 256, TENSOR, np.uint8) for name in "abcd"}
+    tree["e"] = jentropy.compress(rng.integers(0, 256, TENSOR, np.uint8))
+    with monkeypatch.context() as patch:
+        patch.setattr(writer, "put_in_place", die)
+        with pytest.raises(SystemExit):
+            jentropy.save(tmp_path / "t", tree)
+    names = taken_up(monkeypatch)
+    jentropy.save(tmp_path / "t", tree)
+    assert names == ["a", "b", "c", "d", "e"]
+    with monkeypatch.context() as patch:
+        patch.setattr(writer, "put_in_place", die)
+        with pytest.raises(SystemExit):
+            jentropy.save(tmp_path / "u", tree)
+    tree["c"] = tree["c"] + np.uint8(1)
+    names.clear()
+    jentropy.save(tmp_path / "u", tree)
+    assert names == ["a", "b"]
+    found = jentropy.decompress(jentropy.load(tmp_path / "u"))
+    assert all(np.array_equal(found[name], tree[name]) for name in "abcd")

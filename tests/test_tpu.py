@@ -256,12 +256,22 @@ def test_it_is_close_to_the_product_in_float64(name, target, on):
     np.testing.assert_array_less(np.abs(y - x @ w), factor * 4e-7 * sizes.max() + 1e-30)
 
 
-@pytest.mark.parametrize("name", ["BF16", "FP8 256x128", "MXFP8", "INT4 g128 zeros"])
-def test_many_tiles(name):
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [
+        ("BF16", "v5e"),
+        ("FP8 256x128", "v5e"),
+        ("MXFP8", "v7x"),
+        ("INT4 g32", "v7x"),
+        ("INT4 g128 zeros", "v6e"),
+    ],
+)
+def test_many_tiles(name, target, on):
     """By plain operations: the interpreter would take minutes."""
+    on(target)
     weight = quantized(name, (2200, 2600))
     w, x = resident(weight), inputs((3, 2600))
-    assert fused.kernels_of(w).plan(w, 3, TPUS["v5e"]).grid[1] == 2
+    assert fused.kernels_of(w).plan(w, 3, TPUS[target]).grid[1] == 2
     y = jentropy.matmul(x, w, transpose_w=True, out_dtype=jnp.float32, interpret="hlo")
     expected = np.asarray(x, np.float64) @ np.asarray(weight.dequantize(), np.float64).T
     np.testing.assert_allclose(y, expected, atol=2e-6 * np.abs(expected).max())
@@ -491,7 +501,8 @@ def test_shard_map_splits_the_outputs():
 
 
 def test_what_has_no_kernel_rests_in_the_reference_layout():
-    for number_format in (MXFP4, NVFP4, with_blocks(INT4_GROUP, (48,))):
+    others = with_blocks(MXFP4, (16,)), with_blocks(INT4_GROUP, (48,))
+    for number_format in (*others, NVFP4.with_parameter("scale", block=(32,))):
         codes = quantize(jnp.asarray(weights((64, 96))), number_format)
         weight = QuantizedTensor(number_format=number_format, codes=codes)
         w = kernels.to_resident(weight, "tpu")
@@ -523,7 +534,14 @@ DIALECTS = {  # tests/fixtures/quantised, and the layout of its weights on TPU
     "gptq_v1_asym_act": "reference_codes",
     "awq_gemm": "tpu_scaled",
     "ao_e5m2": "tpu_scaled",
-    "mo_nvfp4": "reference_codes",
+    "ct_mxfp4a16": "tpu_mxfp4",
+    "dsv4": "tpu_mxfp4",
+    "gptoss_mxfp4": "tpu_mxfp4",
+    "mo_mxfp4": "tpu_mxfp4",
+    "ao_nvfp4": "tpu_nvfp4",
+    "ct_nvfp4a16": "tpu_nvfp4",
+    "mo_nvfp4": "tpu_nvfp4",
+    "mo_nvfp4_gptoss": "tpu_nvfp4",
 }
 
 
@@ -544,7 +562,14 @@ def test_what_tools_wrote(fixtures, dialect):
 
 def test_sizes():
     """Bits per weight of a large matrix: what the format allocates, and little more."""
-    allowed = {"BF16": 12.1, "FP8 128x128": 8.03, "MXFP8": 8.26, "INT4 g128": 4.13}
+    allowed = {
+        "BF16": 12.1,
+        "FP8 128x128": 8.03,
+        "MXFP8": 8.26,
+        "INT4 g128": 4.13,
+        "MXFP4": 4.4,
+        "NVFP4": 4.52,
+    }
     for name, most in allowed.items():
         w = resident(quantized(name, (2048, 2048)))
         assert w.bits_per_weight < most, name

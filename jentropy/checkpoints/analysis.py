@@ -17,6 +17,7 @@ from jentropy.entropy import EntropyReport, WeightCounts
 from jentropy.errors import InputError
 from jentropy.formats import BF16, QuantizedTensor
 
+from . import faults, torn
 from .checkpoint import Tensor
 from .contents import PYTREE, Contents, StoredArray, of_leaf, read_contents
 from .dialects import PLAIN
@@ -28,6 +29,7 @@ from .reading import read
 ESCAPE_BITS = 32  # of a weight outside of the window of `window12`: its place and its code
 
 
+@faults.told
 def analyze(
     source: Any,
     progress: Progress | None = None,
@@ -79,6 +81,8 @@ def analyze(
         )
         if progress:
             progress(_nbytes(tensor))
+    if isinstance(source, str | Path):
+        torn.expect_whole(checkpoint.source)
     return builder.build()
 
 

@@ -7,6 +7,7 @@ What is written with the same metadata is the same array to Orbax, chunks and co
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Set
@@ -17,11 +18,13 @@ from typing import Any
 
 import numpy as np
 
+from jentropy.containers import memory
 from jentropy.containers.tensor import is_storable
 from jentropy.errors import CorruptError, UnsupportedError
 from jentropy.schema import OBJECT, parse
 
 from .contents import StoredArray
+from .faults import named_in, of_system, said
 
 MANIFEST = "manifest.ocdbt"
 DRIVERS = {".zarray": "zarr", "zarr.json": "zarr3"}  # by the file of an array's metadata
@@ -53,13 +56,8 @@ def _reading(folder: Path, name: str | None = None) -> Iterator[None]:
         yield
     except (ValueError, OSError) as error:  # of damaged files it raises no other
         raise CorruptError(
-            f"Orbax cannot read it: {_what(error)}", file=folder, tensor=name
+            f"Orbax cannot read it: {said(error)}", file=named_in(error, folder), tensor=name
         ) from error
-
-
-def _what(error: Exception) -> str:
-    """TensorStore's message without its annex."""
-    return f"{str(error).split(' [')[0]:.200}"
 
 
 def read_store(
@@ -139,7 +137,9 @@ def write_store(
             ).result()
             made: Any = tuple(array.shape), np.dtype(array.dtype.numpy_dtype)
         except ValueError as error:
-            expected, made = "what zarr takes", _what(error)
+            if of_system(error):
+                raise
+            expected, made = "what zarr takes", said(error)
         if made != expected:
             raise CorruptError(
                 "metadata of an array",
@@ -197,6 +197,7 @@ def _array(folder: Path, prefix: str, metadata: Mapping[str, Any], array: Any) -
         )
 
     def read() -> np.ndarray:
+        memory.expect(math.prod(shape) * dtype.itemsize, f"an array of {folder}", tensor=name)
         with _reading(folder, name):
             return np.ascontiguousarray(array.read().result()).reshape(shape)
 

@@ -15,7 +15,9 @@ from jentropy.containers import trees
 from jentropy.errors import InputError
 from jentropy.formats import Format, QuantizedTensor
 
+from . import torn
 from .contents import StoredArray, decode_text
+from .faults import read_file
 from .unpacking import StoredCodes
 
 Arrays = Mapping[str, np.ndarray]
@@ -256,6 +258,7 @@ class Checkpoint:
             if part is not None:
                 codes = tensor.codes
                 yield tensor, codes | {"code": codes["code"][part]} if part else codes
+                torn.expect_whole(self.source)
 
     def read_runs(self) -> Iterator[tuple[Tensor, Iterator[Arrays]]]:
         """Every weight and its codes, in order; those of one that has no parameters in runs.
@@ -281,4 +284,4 @@ class Checkpoint:
         """
         folder = self.source.parent if self.source.is_file() else self.source
         path = folder / file
-        return decode_text(path, path.read_bytes()) if path.is_file() else None
+        return decode_text(path, read_file(path)) if path.is_file() else None

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-import xxhash
-
 from jentropy.errors import InputError
-from jentropy.release import RELEASE
 
-from . import index as index_lib
+from . import faults, torn
 from .hub import resolve
-from .items import JOURNAL_VERSION, write
+from .items import fingerprint, write
 from .manifest import collect
 from .opening import read_source
 from .orbax_source import OrbaxSource
@@ -23,6 +19,7 @@ from .store import is_compressed_checkpoint
 from .writer import other_than_compressed, writing
 
 
+@faults.told
 def compress_checkpoint(
     src: str | Path,
     dst: str | Path,
@@ -31,6 +28,7 @@ def compress_checkpoint(
     overwrite: bool = False,
     step: int | None = None,
     strict: bool = False,
+    follow_links: bool = True,
 ) -> None:
     """Compresses a checkpoint, with every file that lies beside its weights.
 
@@ -45,6 +43,8 @@ def compress_checkpoint(
       overwrite: whether a compressed checkpoint that is there is replaced, once this one is done.
       step: the only step of a manager's root that is wanted; None: all of them.
       strict: see `open_checkpoint`; every byte is kept either way.
+      follow_links: whether links in the source are read as what they lead to; otherwise one is an
+        error.
 
     Raises:
       InputError: a source that cannot be read, by file and tensor.
@@ -72,11 +72,12 @@ def compress_checkpoint(
         raise InputError("already a compressed checkpoint", file=source)
     if source.is_dir() and target.resolve().is_relative_to(source.resolve()):
         raise InputError("destination lies inside the source", file=target)
-    files = read_source(source, step)
+    files = read_source(source, step, follow_links=follow_links)
     manifest = collect(files, strict=strict)
     before = _state(files)
-    with writing(target, _fingerprint(files), overwrite=overwrite) as writer:
+    with writing(target, fingerprint(str(files.root.resolve())), overwrite=overwrite) as writer:
         entries = write(writer, manifest.items, progress)
+        torn.expect_whole(files.root)
         if _state(files) != before:
             raise _changed(source)
         writer.finish(
@@ -89,12 +90,6 @@ def compress_checkpoint(
             formats=manifest.formats,
             weights=manifest.weights,
         )
-
-
-def _fingerprint(source: FileSource | OrbaxSource) -> str:
-    """Changes with the release, its format, and where the source lies."""
-    state = [RELEASE, index_lib.VERSION, JOURNAL_VERSION, str(source.root.resolve())]
-    return xxhash.xxh3_128_hexdigest(json.dumps(state).encode())
 
 
 def _state(source: FileSource | OrbaxSource) -> list[tuple[str, int, int]]:

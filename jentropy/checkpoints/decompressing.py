@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jentropy.containers import trees
+from jentropy.containers import memory, trees
 from jentropy.errors import InputError
 
-from . import orbax
+from . import durable, faults, orbax
 from .decoding import all_bytes
+from .faults import writing
 from .loading import load
 from .progress import Progress, expect
 from .restoring import remaining_bytes, strange, take_up, write_files, write_store
 from .staging import (
     OUT,
     Replaces,
-    destination_errors,
     expect_space,
     put_in_place,
     recover,
@@ -26,6 +26,7 @@ from .store import Store, is_orbax_checkpoint
 PURPOSE = "decompress"
 
 
+@faults.told
 def decompress_checkpoint(
     path: str | Path,
     out: str | Path,
@@ -72,20 +73,24 @@ def decompress_checkpoint(
         raise InputError("compressed checkpoint lies inside the destination", file=store.path)
     recover(target, PURPOSE)
     replaces = _others(store) if overwrite else None
+    total = all_bytes(store)
+    memory.expect(total if store.index.is_pytree else min(memory.WORKING, total), "decompressing")
     if store.index.is_pytree:
         orbax.save_tree(target, trees.decompress(load(path)), replaces=replaces)
         return
     with (
         staged(target, PURPOSE, resumable=True, replaces=replaces) as stage,
-        destination_errors(target),
+        writing(target),
     ):
         made = stage / OUT
         there = take_up(store, made)
         expect_space(target, remaining_bytes(store, there))
         done = sum(file.bytes for file in there.values())
-        expect(progress, all_bytes(store), done)
+        expect(progress, total, done)
         for item in store.index.stores:
             write_store(store, item, made / item.path, progress)
+            for above in Path(item.path).parents:
+                durable.sync_folder(made / above)
         made.mkdir(exist_ok=True)
         write_files(store, made, there, progress)
         put_in_place(made, target, replace=overwrite)

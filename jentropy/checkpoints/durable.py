@@ -20,6 +20,12 @@ def opened(file: Path, *, keep: bool = False) -> BinaryIO:
     return os.fdopen(os.open(file, flags, 0o666), "ab" if keep else "wb")
 
 
+def truncate(file: Path, size: int) -> None:
+    """Cuts a file, which is no link, to so many bytes."""
+    with opened(file, keep=True) as stream:
+        os.ftruncate(stream.fileno(), size)
+
+
 def close(stream: BinaryIO) -> None:
     """Closes a file that was written, when all of it is on the disk."""
     with stream:
@@ -44,6 +50,12 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_above(folder: Path, new: list[Path]) -> None:
+    """Has the names of new folders on the disk, and that of one below them."""
+    for above in {folder.parent, *(one.parent for one in new)}:
+        sync_folder(above)
 
 
 def sync_tree(root: Path) -> None:

@@ -6,9 +6,9 @@ A record that is there is sound: `Index` checks what refers to what.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,14 @@ from jentropy.formats import Format
 from . import structure
 
 VERSION = 2  # whose index lies there twice, and whose metadata has hashes of all files
+# Names that are no files on Windows, whatever follows behind a dot.
+DEVICES = {
+    "CON",
+    "PRN",
+    "AUX",
+    "NUL",
+    *(f"{n}{i}" for n in ("COM", "LPT") for i in "0123456789¹²³"),
+}
 PACKED_BITS = (4, 8)  # of codes that lie several to a number
 
 
@@ -86,6 +94,8 @@ class FileEntry:
     blob: int
     parts: tuple[Section, ...] | None = None  # None: a file of bytes
     model: bool = False  # some of its tensors are the model's weights
+    mode: int | None = None  # who may do what with it, POSIX's nine bits
+    modified_ns: int | None = None  # since 1970, in UTC
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,11 +265,23 @@ def _check_names(place: str, names: Iterable[str]) -> None:
         raise CorruptError(place, expected="every name once", found=f"{twice!r:.60}")
 
 
-def is_safe_path(path: str) -> bool:
-    """Whether a file of this relative path may be written below a directory, on any system."""
+def is_safe_path(path: str, *, windows: bool = os.name == "nt") -> bool:
+    """Whether a file of this relative path may be written below a directory.
+
+    There is one way to spell it: no part is empty, or `.`.
+    """
     try:
         path.encode("utf-8", "surrogateescape")  # as names that are no UTF-8 are read
     except UnicodeEncodeError:
         return False
-    parts = PurePosixPath(path).parts
-    return bool(parts) and not (path.startswith("/") or ".." in parts or set(path) & set("\\\0"))
+    parts = path.split("/")
+    if {"", ".", ".."} & {*parts} or set(path) & set("\\\0"):
+        return False
+    return not windows or all(map(_windows_has, parts))
+
+
+def _windows_has(name: str) -> bool:
+    """Whether a name stands for a file on Windows, and for one of that name."""
+    stem = name.split(".")[0].rstrip(" ").upper()
+    bad = set(name) & set('<>:"|?*') or name[-1] in ". " or min(name) < " "
+    return not (bad or stem in DEVICES)

@@ -1,18 +1,31 @@
-"""What a file system says of a file, as one error that names it."""
+"""Files read, and what the system says of them as one error that names the right one.
+
+Whatever is read is a regular file: a pipe would keep its reader waiting, a device has no end.
+"""
 
 from __future__ import annotations
 
 import errno
+import functools
 import os
-from collections.abc import Iterator
+import re
+import stat
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from jentropy.errors import DestinationError, InputError
 
 # What TensorStore, which knows no OSError, has in its messages for what the system says.
 SYSTEM = (errno.ENOSPC, errno.EIO, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.ENOENT)
 ANNEX = " ["  # begins what TensorStore's messages tell of its own doings
+NAMED = re.compile(r'"(/[^"]+)"')  # a file in them
+READ = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
+MOST_BYTES = 1 << 30  # of a file that is read whole
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def said(error: BaseException) -> str:
@@ -23,12 +36,20 @@ def said(error: BaseException) -> str:
     return f"{first.split(ANNEX)[0]:.200}"
 
 
-def of_system(error: ValueError) -> str:
+def of_system(error: Exception) -> str:
     """What of the system's errors TensorStore reports; empty if none."""
     text = str(error)
     if "RESOURCE_EXHAUSTED" in text:
         return os.strerror(errno.ENOSPC)
     return next((os.strerror(n) for n in SYSTEM if os.strerror(n) in text), "")
+
+
+def named_in(error: BaseException, path: object) -> object:
+    """The file that an error is about, if it says so, else the path."""
+    if isinstance(error, OSError):
+        return error.filename if isinstance(error.filename, str | Path) else path
+    found = NAMED.search(str(error))
+    return found[1] if found else path
 
 
 @contextmanager
@@ -37,8 +58,62 @@ def reading(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        place = error.filename if isinstance(error.filename, str | Path) else path
-        raise InputError(f"cannot be read: {said(error)}", file=place) from error
+        raise InputError(f"cannot be read: {said(error)}", file=named_in(error, path)) from error
+
+
+def opened(path: Path) -> int:
+    """A descriptor of a regular file, to read.
+
+    Raises:
+      InputError: there is none, it cannot be read, or it is something else.
+    """
+    with reading(path):
+        descriptor = os.open(path, READ)
+        try:
+            mode = os.fstat(descriptor).st_mode
+        except OSError:
+            os.close(descriptor)
+            raise
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        raise InputError("not a file", file=path, expected="a regular file", found="another kind")
+    return descriptor
+
+
+def read_file(path: Path, most: int = MOST_BYTES) -> bytes:
+    """All bytes of a regular file.
+
+    Args:
+      most: bytes that it may have.
+
+    Raises:
+      InputError: it cannot be read, or has more.
+
+    Example:
+      >>> read_file(Path(__file__))[:3]
+      b'\"\"\"'
+    """
+    with reading(path), os.fdopen(opened(path), "rb") as stream:
+        size = os.fstat(stream.fileno()).st_size
+        if size > most:
+            raise InputError(
+                "size of the file", file=path, expected=f"at most {most} bytes", found=size
+            )
+        return stream.read()
+
+
+def told(run: Callable[P, R]) -> Callable[P, R]:
+    """A function whose OSErrors are InputErrors that name their file."""
+
+    @functools.wraps(run)
+    def wrapped(*arguments: P.args, **keywords: P.kwargs) -> R:
+        try:
+            return run(*arguments, **keywords)
+        except OSError as error:
+            file = named_in(error, None)
+            raise InputError(f"cannot be used: {said(error)}", file=file) from error
+
+    return wrapped
 
 
 @contextmanager

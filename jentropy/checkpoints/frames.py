@@ -20,7 +20,7 @@ from jentropy.containers.tensor import checksum
 from jentropy.errors import ChecksumError, CorruptError, InputError, TruncatedError
 
 from . import orbax, zarr_files
-from .faults import reading
+from .faults import opened, read_file, reading
 from .index import KEY
 from .store import ARRAYS, COPY, HASH, INDEX, METADATA_FILE, Store, bundle_name
 
@@ -138,8 +138,7 @@ def _missing(file: Path) -> InputError:
 def _of_hash(file: Path, expected: Any, version: int) -> Iterator[InputError]:
     """The fault of a file that has not its hash; of the last file its own."""
     try:
-        with reading(file):
-            data = file.read_bytes()
+        data = read_file(file)
     except InputError as error:
         yield error
         return
@@ -157,15 +156,14 @@ def _of_bundle(folder: Path, size: int, known: Collection[object]) -> Iterator[I
     """What is wrong with the files of a bundle, but for its payloads."""
     told, chunk = folder / zarr_files.METADATA, folder / zarr_files.CHUNK
     try:
-        with reading(told):
-            same = told.read_bytes() == zarr_files.metadata(size)
+        same = read_file(told) == zarr_files.metadata(size)
         if not same and told not in known:
             expected = f"those of {size} bytes"
             yield CorruptError("metadata of a bundle", file=told, expected=expected, found="others")
     except InputError as error:
         yield error
     try:
-        with reading(chunk), chunk.open("rb") as stream:
+        with reading(chunk), os.fdopen(opened(chunk), "rb") as stream:
             end = stream.seek(0, os.SEEK_END)
             stream.seek(min(size, end))
             tail = stream.read(zarr_files.INDEX_BYTES + 1)

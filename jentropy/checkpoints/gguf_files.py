@@ -6,6 +6,7 @@ bytes, with a packing that ends in BIG; `native` swaps them.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from jentropy.errors import CorruptError, UnsupportedError
+from jentropy.errors import CorruptError, InputError, UnsupportedError
 from jentropy.formats import FP16
 
+from . import mapping
 from .contents import StoredArray, in_memory
+from .faults import opened, said
 from .gguf_blocks import PACKINGS
 
 SUFFIX = ".gguf"
@@ -69,12 +72,16 @@ def read(path: Path) -> GgufFile:
             found="none",
             hint="install the extra 'gguf'",
         ) from error
+    os.close(opened(path))
     try:
         reader = gguf.GGUFReader(path, "r")
+        mapping.watch(reader.data, path)
         big = reader.endianess == gguf.GGUFEndian.BIG
         tensors = sorted(reader.tensors, key=lambda t: t.data_offset)
         arrays = tuple(_array(path, tensor, big=big) for tensor in tensors)
         starts = tuple(int(tensor.data_offset) for tensor in tensors)
+    except OSError as error:
+        raise InputError(f"cannot be read: {said(error)}", file=path) from error
     except DAMAGED as error:
         what = " ".join(str(error).split()) or type(error).__name__
         raise CorruptError(f"GGUF cannot be read: {what:.200}", file=path) from error

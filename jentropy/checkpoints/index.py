@@ -30,6 +30,7 @@ from jentropy.schema import (
     BASE64,
     DIGEST,
     FLAG,
+    INTEGER,
     NOT,
     NUMBER,
     OBJECT,
@@ -42,6 +43,7 @@ from jentropy.schema import (
     either,
     many,
     name_in,
+    optional,
     parse,
     record,
     row,
@@ -67,6 +69,10 @@ from .unread import unread
 
 MAX_BYTES = 1 << 31  # of JSON: that of some millions of tensors
 MAX_RATIO, SLACK_BYTES = 200, 1 << 20  # of JSON to a deflated index; real ones have 20
+# Bytes that Python takes for what a character of JSON begins or parts, at the most, and how many
+# for a byte of a deflated index: real ones have up to 80.
+COSTS = {b"{": 250, b"[": 60, b'"': 28, b",": 36}
+MAX_COST, SLACK_COST = 200, 1 << 28
 KEY = "jentropy"  # names the version, here and in the custom metadata
 
 
@@ -187,6 +193,8 @@ FILE = record(
         "blob": SIZE,
         "parts": Key(many(SECTION), default=None),
         "model": Key(FLAG, default=False),
+        "mode": Key(optional(below(1 << 9)), default=None),
+        "modified_ns": Key(optional(INTEGER), default=None),
     },
 )
 STORE = checked(
@@ -200,7 +208,10 @@ STORE = checked(
         },
     ),
     "arrays below their store",  # those of files; keys of OCDBT are no files
-    lambda store: store.ocdbt or all(not key or is_safe_path(key) for _, key, _ in store.arrays),
+    lambda store: (
+        store.ocdbt
+        or all(not key or is_safe_path(key.removesuffix("/")) for _, key, _ in store.arrays)
+    ),
 )
 PART = record(PartEntry, {"array": SIZE, "unpack": Key(TEXT, default="whole")}, rest="arguments")
 WEIGHT = record(
@@ -255,6 +266,11 @@ def from_bytes(data: bytes, file: Path) -> Index:
     if not inflater.eof or inflater.unused_data:
         raise CorruptError(
             "index", file=file, expected="JSON in proportion, and nothing after", found="others"
+        )
+    cost = sum(bytes_ * text.count(char) for char, bytes_ in COSTS.items())
+    if cost > SLACK_COST + MAX_COST * len(data):
+        raise CorruptError(
+            "index", file=file, expected="no more than its bytes may hold", found=f"{cost} bytes"
         )
     return from_json(text, file)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from jentropy.formats import GROUP_INDEX, RAW
 
+from . import faults
 from .archived import inside_archive
 from .checkpoint import Tensor
 from .compressed import CompressedCheckpoint
@@ -69,6 +70,7 @@ class Inspection:
         }
 
 
+@faults.told
 def inspect(path: str | Path, *, strict: bool = False) -> Inspection:
     """Sizes and entropies of a compressed checkpoint; no weight is decoded.
 

@@ -31,6 +31,7 @@ from jentropy.schema import (
 
 from . import structure
 from .array_store import ZarrArray
+from .faults import read_file
 from .structure import MAX_DEPTH, Json, Stored
 
 METADATA, STRINGS, ARRAYS = "_METADATA", "_strings.json", "array_metadatas"
@@ -194,10 +195,10 @@ def of_files(root: Path, folder: str, kept: Sequence[str]) -> Any:
     if file.name.startswith("_") or file.stat().st_size > MAX_JSON_BYTES:
         return None
     try:
-        return Json(json.loads(file.read_bytes()))
+        return Json(json.loads(read_file(file)))
     except (ValueError, RecursionError):
         return None
 
 
 def _read(file: Path, kind: Kind) -> Any:
-    return parse(kind, file.read_bytes(), file) if file.is_file() else None
+    return parse(kind, read_file(file), file) if file.is_file() else None

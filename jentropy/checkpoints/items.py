@@ -7,6 +7,7 @@ whole, once its source has been read again and has the same hashes, or not at al
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,8 +15,9 @@ from operator import itemgetter
 from typing import Any
 
 import numpy as np
+import xxhash
 
-from jentropy.containers import coder
+from jentropy.containers import coder, memory
 from jentropy.containers.chunks import coded_chunks
 from jentropy.containers.tensor import (
     Chunk,
@@ -25,7 +27,9 @@ from jentropy.containers.tensor import (
     is_compressed,
 )
 from jentropy.formats import RAW, codes_of, format_of_dtype
+from jentropy.release import RELEASE
 
+from . import index as index_lib
 from . import space
 from .contents import StoredArray
 from .entries import Entry
@@ -66,7 +70,9 @@ class Item:
 
     def gave(self, entry: Entry) -> bool:
         """Whether an entry is what writing this item gives, by its description and hashes."""
-        if not isinstance(self.array, StoredArray) or not self._is_described_by(entry):
+        if not isinstance(self.array, StoredArray):
+            return entry.name == self.name and entry.header == self.array.header
+        if not self._is_described_by(entry):
             return False
         codes = codes_of(self.array.read()).reshape(-1)
         header = entry.header
@@ -88,6 +94,16 @@ class Item:
         return ours == theirs and all(options[key] == value for key, value in told.items())
 
 
+def fingerprint(of: str) -> str:
+    """Of work that may be taken up; changes with the release and its format.
+
+    Args:
+      of: what is written.
+    """
+    state = [RELEASE, index_lib.VERSION, JOURNAL_VERSION, of]
+    return xxhash.xxh3_128_hexdigest(json.dumps(state).encode())
+
+
 # An item, what its header says but the chunks, and its next chunks with their payloads.
 Coded = tuple[Item, Description, list[tuple[Chunk, np.ndarray]]]
 
@@ -103,6 +119,8 @@ def write(
     Returns:
       The items' entries.
     """
+    total = sum(item.nbytes for item in items)
+    memory.expect(min(memory.WORKING, total), "compressing")
     entries: list[Entry] = []
     for item, entry in zip(items, writer.journal(), strict=False):
         if not (item.gave(entry) and writer.take_up(entry)):
@@ -111,7 +129,7 @@ def write(
     writer.begin(entries)
     expect_space(writer.path, _least_bytes(items[len(entries) :]))
     done = (entry.header.raw_bytes for entry in entries)
-    expect(progress, sum(item.nbytes for item in items), sum(done))
+    expect(progress, total, sum(done))
     placed: Placed = []
     for item, described, coded in _coded(items[len(entries) :]):
         for chunk, payload in coded:

@@ -10,7 +10,7 @@ from jentropy.containers import trees
 from jentropy.containers.tensor import CompressedTensor, first_twice
 from jentropy.errors import InputError
 
-from . import structure, targets
+from . import faults, structure, targets
 from .archived import Archive
 from .decoding import compressed_tensor, damage_of
 from .entries import Entry
@@ -19,6 +19,7 @@ from .store import Store
 logger = logging.getLogger(__name__)
 
 
+@faults.told
 def load(
     path: str | Path, sharding: Any = None, *, target: Any = None, damaged: str = "raise"
 ) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -27,6 +28,7 @@ from .entries import (
     WeightEntry,
     is_safe_path,
 )
+from .faults import reading
 from .gguf_blocks import PACKINGS
 from .gguf_files import GgufFile
 from .item_tree import ARRAY, Leaf
@@ -37,6 +39,7 @@ from .safetensors import SafetensorsFile
 from .sources import FileSource, open_weights
 from .unpacking import StoredCodes
 
+MODE = 0o777  # bits that come back: no file runs as its owner
 Elements = Mapping[tuple[Path, str], ElementFormat]  # by an array's file and name
 
 
@@ -159,7 +162,7 @@ class Manifest:
         """A file's header, then its tensors and the bytes between, or all of it as bytes."""
         data = mapped(path)
         if opened is None:
-            self.files.append(FileEntry(path=name, blob=self._add_blob(name, data, path)))
+            self._append(FileEntry(path=name, blob=self._add_blob(name, data, path)), path)
             return
         starts, parts = opened.starts, list[Section]()
         at = min(starts, default=data.size)
@@ -171,7 +174,13 @@ class Manifest:
             at = start + array.nbytes
         if data.size > at:
             parts.append(Filler(self._add_blob(f"{name} filler", data[at:], path)))
-        self.files.append(FileEntry(path=name, blob=blob, parts=tuple(parts), model=is_model))
+        self._append(FileEntry(path=name, blob=blob, parts=tuple(parts), model=is_model), path)
+
+    def _append(self, file: FileEntry, path: Path) -> None:
+        with reading(path):
+            told = path.stat()
+        mode = stat.S_IMODE(told.st_mode) & MODE
+        self.files.append(replace(file, mode=mode, modified_ns=told.st_mtime_ns))
 
     def _add_blocks(self, array: StoredArray) -> Blocks:
         """The fields of blocks, each a tensor; of an unknown type the bytes as they are."""

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-READ = os.O_RDONLY | getattr(os, "O_BINARY", 0)
+from . import faults, torn
+
 TRACKS = sys.version_info < (3, 13)  # from then on Python's own maps can do without a descriptor
 
 
@@ -25,7 +26,7 @@ class File:
     def __init__(self, path: Path):
         self._path = path
         self._descriptor = -1
-        self._descriptor = os.open(path, READ)
+        self._descriptor = faults.opened(path)
 
     def read(self, offset: int, size: int) -> bytes:
         """So many bytes from there on; fewer where the file ends."""
@@ -50,7 +51,7 @@ def mapped(path: Path, size: int | None = None) -> np.ndarray:
       >>> bytes(mapped(Path(__file__), 3))
       b'\"\"\"'
     """
-    descriptor = os.open(path, READ)
+    descriptor = faults.opened(path)
     try:
         size = os.fstat(descriptor).st_size if size is None else size
         if size == 0:
@@ -59,12 +60,23 @@ def mapped(path: Path, size: int | None = None) -> np.ndarray:
     finally:
         os.close(descriptor)
     array.filename = os.fspath(path)  # for messages, as NumPy has it
+    torn.watch(array.ctypes.data, size, path)
     return np.asarray(array)
+
+
+def watch(array: np.memmap, path: Path) -> None:
+    """Has a map that somebody else made looked after as those of `mapped` are."""
+    start = array.ctypes.data
+    torn.watch(start, array.nbytes, path)
+    weakref.finalize(getattr(array, "_mmap", array), torn.forget, start).atexit = False
 
 
 def _map(descriptor: int, size: int) -> Any:
     if not TRACKS:
-        return mmap.mmap(descriptor, size, access=mmap.ACCESS_READ, trackfd=False)  # type: ignore
+        made = mmap.mmap(descriptor, size, access=mmap.ACCESS_READ, trackfd=False)  # type: ignore
+        start = np.frombuffer(made, np.uint8).ctypes.data
+        weakref.finalize(made, torn.forget, start).atexit = False
+        return made
     if os.name != "posix":
         return mmap.mmap(descriptor, size, access=mmap.ACCESS_READ)
     libc = ctypes.CDLL(None, use_errno=True)
@@ -77,5 +89,10 @@ def _map(descriptor: int, size: int) -> Any:
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error))
     buffer = (ctypes.c_ubyte * size).from_address(address)
-    weakref.finalize(buffer, libc.munmap, address, size).atexit = False
+    weakref.finalize(buffer, _unmap, libc.munmap, address, size).atexit = False
     return memoryview(buffer).toreadonly()
+
+
+def _unmap(munmap: Callable[[int, int], int], address: int, size: int) -> None:
+    torn.forget(address)
+    munmap(address, size)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jentropy.errors import InputError
 
-from . import collecting
+from . import collecting, faults
 from .archived import inside_archive
 from .checkpoint import Checkpoint
 from .compressed import CompressedCheckpoint
@@ -16,6 +16,7 @@ from .sources import FileSource, read_file_source
 from .store import is_compressed_checkpoint
 
 
+@faults.told
 def open_checkpoint(
     path: str | Path, *, step: int | None = None, strict: bool = False
 ) -> Checkpoint:
@@ -58,15 +59,18 @@ def open_checkpoint(
     return Checkpoint(source, view.tensors, view.config, view.notes)
 
 
-def read_source(path: Path, step: int | None = None) -> FileSource | OrbaxSource:
+def read_source(
+    path: Path, step: int | None = None, *, follow_links: bool = True
+) -> FileSource | OrbaxSource:
     """What a path holds that is no compressed checkpoint, read without its arrays.
 
     Args:
       step: the only step of a manager's root that is wanted; None: all of them.
+      follow_links: see `sources.walk`.
 
     Raises:
       InputError: what is there cannot be read; a step of what is no manager's root.
     """
     if step is not None or is_orbax(path):
-        return read_orbax(path, step)
-    return read_file_source(path)
+        return read_orbax(path, step, follow_links=follow_links)
+    return read_file_source(path, follow_links=follow_links)

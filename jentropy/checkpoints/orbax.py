@@ -13,9 +13,15 @@ import jax
 from jentropy.containers.trees import leaf_name
 from jentropy.errors import InputError, UnsupportedError
 
-from .staging import Replaces, destination_errors, put_in_place, staged, without_glob
+from . import durable
+from .faults import named_in, of_system, said, writing
+from .staging import Replaces, put_in_place, staged, without_glob
 
 # Orbax takes seconds to import, so only what needs it does.
+
+
+def _is_others(record: logging.LogRecord) -> bool:
+    return "orbax" not in record.pathname
 
 
 @contextmanager
@@ -24,17 +30,12 @@ def _orbax(path: Path) -> Iterator[tuple[Any, Path]]:
     from orbax.checkpoint import v1 as ocp
 
     logger = logging.getLogger("absl")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
+    logger.addFilter(_is_others)  # levels are the user's
     try:
         with without_glob(path) as plain:
             yield ocp, plain
     finally:
-        logger.setLevel(before)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).split("\n", 1)[0][:200]
+        logger.removeFilter(_is_others)
 
 
 def shapes(path: Path) -> dict[str, tuple[int, ...]]:
@@ -47,7 +48,9 @@ def shapes(path: Path) -> dict[str, tuple[int, ...]]:
         try:
             tree = ocp.metadata(plain).metadata
         except (ValueError, OSError) as error:  # of damaged files it raises no other
-            raise InputError(f"Orbax cannot read it: {_first_line(error)}", file=path) from error
+            raise InputError(
+                f"Orbax cannot read it: {said(error)}", file=named_in(error, path)
+            ) from error
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     return {leaf_name(key): tuple(getattr(leaf, "shape", None) or ()) for key, leaf in leaves}
 
@@ -74,14 +77,13 @@ def save_tree(
             tensor=empty[0] if empty else None,
             hint="jentropy.load and jentropy.decompress give it back in Python",
         )
-    with staged(path, purpose, replaces=replaces) as stage, destination_errors(path):
+    with staged(path, purpose, replaces=replaces) as stage, writing(path):
         try:
-            with destination_errors(path), _orbax(stage) as (ocp, plain):
+            with writing(path), _orbax(stage) as (ocp, plain):
                 ocp.save(plain / "out", tree)
         except (ValueError, TypeError) as error:
-            raise UnsupportedError(
-                f"Orbax cannot store it: {_first_line(error)}", file=path
-            ) from error
+            raise UnsupportedError(f"Orbax cannot store it: {said(error)}", file=path) from error
+        durable.sync_tree(stage / "out")
         put_in_place(stage / "out", path, replace=replaces is not None)
 
 
@@ -98,7 +100,12 @@ def save_arrays(folder: Path, tree: Mapping[str, Any], *, custom_metadata: dict[
         context = ocp.Context()
         context.array.saving.use_ocdbt = False
         context.array.saving.use_compression = False
-        with context:
-            ocp.partial.save(plain / "out", tree, custom_metadata=custom_metadata)
-            ocp.partial.finalize(plain / "out")
+        try:
+            with context:
+                ocp.partial.save(plain / "out", tree, custom_metadata=custom_metadata)
+                ocp.partial.finalize(plain / "out")
+        except OSError:
+            raise
+        except Exception as error:  # whatever it makes of what the system says
+            raise OSError(of_system(error) or f"Orbax: {said(error)}") from error
     return folder / "out"

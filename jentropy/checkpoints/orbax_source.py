@@ -23,6 +23,7 @@ from . import array_store, choosing, item_tree, structure
 from .array_store import DRIVERS, MANIFEST, ZarrArray
 from .choosing import Choice
 from .contents import CONFIGS, StoredArray
+from .faults import read_file
 from .indices import some
 from .sources import walk
 from .viewing import Source
@@ -95,7 +96,7 @@ class OrbaxSource(Source):
 
     def read_file(self, path: str) -> bytes | None:
         is_config = path in CONFIGS and path in self.kept
-        return (self.root / path).read_bytes() if is_config else None
+        return read_file(self.root / path) if is_config else None
 
 
 def is_orbax(path: Path) -> bool:
@@ -120,11 +121,12 @@ def _is_orbax(folder: Path, depth: int) -> bool:
     )
 
 
-def read_orbax(root: Path, step: int | None = None) -> OrbaxSource:
+def read_orbax(root: Path, step: int | None = None, *, follow_links: bool = True) -> OrbaxSource:
     """Reads what tells of the arrays below a folder; no array is read.
 
     Args:
       step: the only step of a manager's root that is wanted; None: all that is there.
+      follow_links: see `sources.walk`.
 
     Raises:
       InputError: nothing that Orbax wrote; no such step; a tree or a store that cannot be read, by
@@ -137,7 +139,7 @@ def read_orbax(root: Path, step: int | None = None) -> OrbaxSource:
             expected="an Orbax checkpoint" if step is None else "the root of a CheckpointManager",
             found="none",
         )
-    files = tuple(_of_step(root, walk(root), step))
+    files = tuple(_of_step(root, walk(root, follow_links=follow_links), step))
     stores: list[ItemStore] = []
     items: dict[str, Any] = {}
     leaves: dict[int, item_tree.Leaf] = {}

@@ -13,7 +13,7 @@ from jentropy.containers.tensor import checksum
 from jentropy.errors import InputError
 from jentropy.formats import codes_of
 
-from . import durable, frames, zarr_files
+from . import durable, faults, frames, zarr_files
 from .contents import StoredArray
 from .decoding import damage_of
 from .entries import Entry
@@ -31,6 +31,7 @@ PURPOSE = "repair"
 Damage = list[tuple[Entry, int, InputError]]  # entries and chunks of them
 
 
+@faults.told
 def repair(path: str | Path, source: str | Path | None = None) -> tuple[InputError, ...]:
     """Writes what is damaged of a compressed checkpoint anew, byte for byte as it was.
 

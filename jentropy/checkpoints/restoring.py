@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -47,6 +48,7 @@ def take_up(store: Store, folder: Path) -> dict[str, Progressed]:
     for file in store.index.files:
         path = folder / file.path
         if path.is_file() and not path.is_symlink():
+            path.chmod(0o600)  # what it was given last may forbid to go on
             there[file.path] = _sound(store, file, mapped(path))
     return there
 
@@ -115,18 +117,28 @@ def write_files(
     store: Store, folder: Path, there: Mapping[str, Progressed], progress: Progress | None
 ) -> None:
     """Writes the files, or what is left of them."""
-    folders = {folder}
+    folders, modes = {folder}, {file.path: file for file in store.index.files}
     for name, parts in file_bytes(store, progress, there):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if name in there:
-            os.truncate(path, there[name].bytes)
+            durable.truncate(path, there[name].bytes)
         with durable.opened(path, keep=name in there) as stream:
             stream.writelines(part.data for part in parts)
+            _tell(stream, modes[name])
             durable.close(stream)
         folders |= {folder / above for above in Path(name).parents}
     for above in folders:
         durable.sync_folder(above)
+
+
+def _tell(stream: BinaryIO, file: FileEntry) -> None:
+    """Gives a file its mode and the time of its last change, which writing it out may change."""
+    stream.flush()
+    if file.mode is not None and hasattr(os, "fchmod"):
+        os.fchmod(stream.fileno(), file.mode)
+    if file.modified_ns is not None and os.utime in os.supports_fd:
+        os.utime(stream.fileno(), ns=(file.modified_ns, file.modified_ns))
 
 
 def write_store(store: Store, item: StoreEntry, folder: Path, progress: Progress | None) -> None:

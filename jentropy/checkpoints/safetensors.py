@@ -14,6 +14,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +27,14 @@ from jentropy.containers.tensor import first_twice, is_shape
 from jentropy.errors import CorruptError, TruncatedError, UnsupportedError
 
 from .contents import StoredArray, in_memory
+from .faults import opened, reading
 from .mapping import mapped
 
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+MAX_TENSORS = 1_000_000
+# Brackets and commas that a header may have for each tensor, and beside them, as in a text of
+# metadata. What they make in memory is up to thirty times the header.
+BRACKETS, COMMAS, BESIDE = 3, 16, 1 << 20
 LENGTH_BYTES = 8
 SUFFIX = ".safetensors"
 METADATA = "__metadata__"  # key of a header that is no tensor's
@@ -91,8 +97,8 @@ def read(path: Path) -> SafetensorsFile:
       CorruptError: a header that contradicts itself or the file.
       UnsupportedError: a dtype that safetensors does not define.
     """
-    size = path.stat().st_size
-    with path.open("rb") as stream:
+    with reading(path), os.fdopen(opened(path), "rb") as stream:
+        size = os.fstat(stream.fileno()).st_size
         prefix = stream.read(LENGTH_BYTES)
         if len(prefix) < LENGTH_BYTES:
             raise TruncatedError(
@@ -135,7 +141,7 @@ def parse_header(path: Path, header: bytes) -> dict[str, Any]:
     """The JSON of a header, every name once.
 
     Raises:
-      CorruptError: no JSON object, or a name that occurs twice.
+      CorruptError: no JSON object, a name that occurs twice, or more than any checkpoint has.
     """
 
     def unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
@@ -145,6 +151,16 @@ def parse_header(path: Path, header: bytes) -> dict[str, Any]:
             raise CorruptError("safetensors header names it twice", file=path, tensor=twice)
         return entries
 
+    tensors = header.count(b'"data_offsets"')
+    brackets, commas = header.count(b"[") + header.count(b"{"), header.count(b",")
+    most = BRACKETS * tensors + BESIDE, COMMAS * tensors + 2 * BESIDE
+    if tensors > MAX_TENSORS or brackets > most[0] or commas > most[1]:
+        raise CorruptError(
+            "safetensors header",
+            file=path,
+            expected=f"at most {MAX_TENSORS} tensors and little else",
+            found=f"{tensors} tensors, {brackets} brackets and {commas} commas",
+        )
     try:
         entries = json.loads(header.decode("utf-8"), object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:

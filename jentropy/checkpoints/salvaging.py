@@ -13,7 +13,7 @@ import numpy as np
 from jentropy.containers import trees
 from jentropy.errors import InputError
 
-from . import array_store, durable, frames, orbax, safetensors
+from . import array_store, durable, faults, frames, orbax, safetensors
 from .decoding import damage_of, entries_of, file_bytes, read_chunks, read_entries, sections_of
 from .entries import Entry, FileEntry
 from .loading import load
@@ -45,6 +45,7 @@ class Salvaged:
     partial: tuple[str, ...]
 
 
+@faults.told
 def salvage(path: str | Path, out: str | Path, progress: Progress | None = None) -> Salvaged:
     """Writes what is sound of a compressed checkpoint, damaged or not.
 

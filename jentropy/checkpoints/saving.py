@@ -11,14 +11,18 @@ import numpy as np
 
 from jentropy.containers import coder, trees
 
-from . import structure
+from . import faults, structure
 from .contents import of_leaf
-from .items import Item, write
+from .items import Item, fingerprint, write
 from .writer import writing
 
 
+@faults.told
 def save(path: str | Path, packed: Any, *, overwrite: bool = False) -> None:
     """Writes a pytree as a compressed checkpoint.
+
+    Work that was killed or failed is taken up by the next call for this path: of each tensor that
+    it finished and that is the same, by its hashes.
 
     Args:
       path: where it will appear, whole or not at all.
@@ -43,7 +47,7 @@ def save(path: str | Path, packed: Any, *, overwrite: bool = False) -> None:
     plain = jax.tree_util.tree_unflatten(treedef, [leaf for _, leaf in leaves])
     named, tree = structure.flatten(plain)
     items = [_item(name, leaf) for name, leaf in named]
-    with writing(Path(path), overwrite=overwrite) as writer:
+    with writing(Path(path), fingerprint("pytree"), overwrite=overwrite) as writer:
         writer.finish(
             tensors=write(writer, items), tree=tree, formats=tuple(structure.formats(tree))
         )

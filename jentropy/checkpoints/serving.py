@@ -26,8 +26,8 @@ from jentropy.errors import InputError, UnsupportedError
 from .compressed import CompressedCheckpoint
 from .contents import read_json
 from .decoding import read_entries, read_entry
+from .faults import read_file, writing
 from .opening import open_checkpoint
-from .staging import destination_errors
 
 LOAD_FORMAT = "jentropy"
 POINTER = "jentropy.json"  # in a directory that is served: {"checkpoint": path}
@@ -64,7 +64,7 @@ def serving_directory(checkpoint: str | Path, out: str | Path) -> None:
     if opened.config is None:
         raise InputError("no config.json", file=opened.source, hint="a server needs one")
     store = opened.store
-    with destination_errors(out):
+    with writing(out):
         out.mkdir(parents=True)
         for file in store.index.files:
             if file.parts is None and not file.path.endswith(_WEIGHTS):
@@ -87,7 +87,7 @@ def served_checkpoint(directory: str | Path) -> Path:
     directory = Path(directory)
     if not (directory / POINTER).is_file():
         return directory
-    pointer = read_json(directory / POINTER, (directory / POINTER).read_text())
+    pointer = read_json(directory / POINTER, read_file(directory / POINTER))
     path = pointer.get("checkpoint")
     if not isinstance(path, str):
         raise InputError(

@@ -12,10 +12,12 @@ from jentropy.errors import InputError, UnsupportedError
 from . import choosing, gguf_files, safetensors
 from .choosing import Choice
 from .contents import CONFIGS, StoredArray, decode_text
+from .faults import read_file, reading
 from .gguf_files import GgufFile
 from .safetensors import SafetensorsFile
 from .viewing import Source
 
+MAX_LINKED, MAX_DEPTH = 10_000, 100  # folders below links, and below each other
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
@@ -62,16 +64,19 @@ class FileSource(Source):
 
 
 def _read(path: Path) -> bytes | None:
-    return path.read_bytes() if path.is_file() else None
+    return read_file(path) if path.is_file() else None
 
 
-def read_file_source(path: Path) -> FileSource:
+def read_file_source(path: Path, *, follow_links: bool = True) -> FileSource:
     """Reads the headers of a file of tensors, or of a directory's model files.
+
+    Args:
+      follow_links: see `walk`.
 
     Raises:
       InputError: no checkpoint, a pickle; whatever `safetensors.read` and `gguf_files.read` raise.
     """
-    root, files = files_of(path)
+    root, files = files_of(path, follow_links=follow_links)
     if not path.is_dir():
         _refuse_unknown_file(path)
     opened: dict[str, SafetensorsFile | GgufFile] = {}
@@ -94,9 +99,13 @@ def open_weights(path: Path) -> SafetensorsFile | GgufFile:
     return (gguf_files if path.suffix == choosing.GGUF else safetensors).read(path)
 
 
-def files_of(path: Path) -> tuple[Path, tuple[str, ...]]:
+def files_of(path: Path, *, follow_links: bool = True) -> tuple[Path, tuple[str, ...]]:
     """The directory of a source, and its files: all of them, or the one that it is."""
-    return (path, tuple(walk(path))) if path.is_dir() else (path.parent, (path.name,))
+    if path.is_dir():
+        return path, tuple(walk(path, follow_links=follow_links))
+    if not follow_links and path.is_symlink():
+        raise _link(path)
+    return path.parent, (path.name,)
 
 
 def _refuse_no_checkpoint(root: Path, files: tuple[str, ...]) -> None:
@@ -130,23 +139,46 @@ def _refuse_unknown_file(path: Path) -> None:
         )
 
 
-def walk(root: Path) -> list[str]:
-    """Every file below root, links followed, as sorted relative paths."""
+def walk(root: Path, *, follow_links: bool = True) -> list[str]:
+    """Every file below root as sorted relative paths.
+
+    Args:
+      follow_links: whether links are read as what they lead to; otherwise one is an error.
+
+    Raises:
+      InputError: what is no file; links that lead around, or to more folders than a source has.
+    """
+    linked = 0
 
     def visit(folder: Path, above: frozenset[str]) -> Iterator[str]:
+        nonlocal linked
         real = os.path.realpath(folder)
         if real in above:
             raise InputError("a link that leads around in a circle", file=folder)
-        try:
+        linked += real != os.path.join(os.path.realpath(root), folder.relative_to(root))
+        if linked > MAX_LINKED or len(above) > MAX_DEPTH:
+            raise InputError(
+                "folders reached by links, and how deep they lie",
+                file=folder,
+                expected=f"at most {MAX_LINKED} and {MAX_DEPTH}",
+                found="more",
+            )
+        with reading(folder):
             inside = list(folder.iterdir())
-        except OSError as error:
-            raise InputError(f"cannot be read: {error.strerror}", file=folder) from error
         for path in inside:
-            if path.is_dir():
+            if not follow_links and path.is_symlink():
+                raise _link(path)
+            with reading(path):
+                is_folder, is_file = path.is_dir(), path.is_file()
+            if is_folder:
                 yield from visit(path, above | {real})
-            elif path.is_file():
+            elif is_file:
                 yield path.relative_to(root).as_posix()
             else:
                 raise InputError("not a file", file=path, expected="a regular file", found="none")
 
     return sorted(visit(root, frozenset()))
+
+
+def _link(path: Path) -> InputError:
+    return InputError("a link", file=path, expected="a file or a folder", found="a link")

@@ -7,7 +7,6 @@ look into it. Of its insides this module knows `out`, what is made, and `replace
 
 from __future__ import annotations
 
-import errno
 import os
 import shlex
 import shutil
@@ -20,6 +19,7 @@ from pathlib import Path
 from jentropy.errors import DestinationError, Interrupted
 
 from . import durable
+from .faults import writing
 
 try:
     import fcntl
@@ -29,20 +29,6 @@ except ImportError:  # Windows: no lock
 OUT, REPLACED, LOCK = "out", "replaced", "lock"
 _GLOB = frozenset("[]*?")
 Replaces = Callable[[Path], str]  # what of a destination may not be replaced; "" if all may
-
-
-@contextmanager
-def destination_errors(path: Path) -> Iterator[None]:
-    """Turns what the file system says about writing `path` into one DestinationError."""
-    try:
-        yield
-    except OSError as error:
-        raise DestinationError(f"cannot write: {error.strerror or error}", file=path) from error
-    except ValueError as error:  # tensorstore reports a full disk so
-        full = os.strerror(errno.ENOSPC)
-        if "RESOURCE_EXHAUSTED" in str(error) or full in str(error):
-            raise DestinationError(f"cannot write: {full}", file=path) from error
-        raise
 
 
 def refuse_existing(path: Path, replaces: Replaces | None = None) -> None:
@@ -117,7 +103,7 @@ def recover(path: Path, purpose: str) -> None:
     if not (folder / LOCK).is_file():
         return
     old, made = folder / REPLACED, folder / OUT
-    with _locked(folder, path), destination_errors(path):
+    with _locked(folder, path), writing(path):
         if old.exists() and not path.exists():
             os.rename(old, path)
         elif path.exists() and not made.exists():
@@ -131,7 +117,7 @@ def expect_space(path: Path, needed: int) -> None:
       path: where they would go; a folder above it is there.
     """
     above = next(folder for folder in path.absolute().parents if folder.exists())
-    with destination_errors(path):
+    with writing(path):
         free = shutil.disk_usage(above).free
     if free < needed:
         raise DestinationError(
@@ -171,17 +157,19 @@ def staged(
     refuse_existing(path, replaces)
     folder = stage_of(path, purpose)
     missing = [p for p in (path.parent, *path.parent.parents) if not p.exists()]
-    with destination_errors(path):
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(mode=0o700, exist_ok=True)
     _refuse_foreign(folder, path)
     with _locked(folder, path):
         if not resumable:
-            with destination_errors(path):
+            with writing(path):
                 for inside in list(_work(folder)):
                     shutil.rmtree(inside) if inside.is_dir() else inside.unlink()
         try:
             yield folder
+            with writing(path):
+                durable.sync_above(folder, missing)
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt)
             if resumable and any(_work(folder)):
@@ -204,22 +192,24 @@ def staged(
 
 
 def _refuse_foreign(folder: Path, path: Path) -> None:
-    """Raises DestinationError if a stage is a link, or someone else's."""
+    """Raises DestinationError if a stage is a link, someone else's, or others may write there."""
     told = folder.lstat()
     ours = not hasattr(os, "getuid") or told.st_uid == os.getuid()
-    if not stat.S_ISDIR(told.st_mode) or not ours:
+    shared = os.name == "posix" and told.st_mode & 0o022
+    is_folder = stat.S_ISDIR(told.st_mode)
+    if not is_folder or not ours or shared:
         raise DestinationError(
             f"{folder.name} beside it",
             file=path,
-            expected="a folder of this user",
-            found="another's" if not ours else "no folder",
+            expected="a folder of this user alone",
+            found="no folder" if not is_folder else "others may write" if ours else "another's",
             hint="remove it, or take another path",
         )
 
 
 @contextmanager
 def _locked(folder: Path, path: Path) -> Iterator[None]:
-    with destination_errors(path):
+    with writing(path):
         lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | durable.NO_LINK, 0o600)
     try:
         if fcntl is not None:

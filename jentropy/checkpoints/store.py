@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
 from collections import OrderedDict
 from pathlib import Path
@@ -30,9 +31,8 @@ from jentropy.errors import (
 )
 from jentropy.schema import SIZE, TEXT, parse, record, row
 
-from . import collecting, zarr_files
+from . import collecting, faults, zarr_files
 from . import index as index_lib
-from .faults import reading, said
 from .index import KEY
 from .mapping import File, mapped
 
@@ -78,10 +78,12 @@ def is_orbax_checkpoint(path: Path) -> bool:
 
 
 def _custom_metadata(path: Path) -> dict[str, Any] | None:
+    if not os.path.lexists(path / METADATA_FILE):
+        return None
+    data = faults.read_file(path / METADATA_FILE)
     try:
-        document = json.loads((path / METADATA_FILE).read_bytes())
-        told = document["custom_metadata"][KEY]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        told = json.loads(data)["custom_metadata"][KEY]
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
     return told if isinstance(told, dict) else {}
 
@@ -177,7 +179,7 @@ class Store:
         folder = self.array_path(name)
         size = _declared_size(folder)
         file = folder / zarr_files.CHUNK
-        with reading(file):
+        with faults.reading(file):
             on_disk = file.stat().st_size if file.is_file() else 0
         if on_disk < size:
             raise TruncatedError(
@@ -218,7 +220,7 @@ class Store:
 
     def payload(self, bundle: int, offset: int, size: int) -> np.ndarray:
         """Payloads in a bundle, read and unchecked. uint8[size]."""
-        with reading(self.bundle_path(bundle)):
+        with faults.reading(self.bundle_path(bundle)):
             data = self._opened(bundle).read(offset, size)
         if len(data) != size:
             raise TruncatedError(
@@ -253,12 +255,7 @@ def bundle_name(number: int) -> str:
 def _declared_size(folder: Path) -> int:
     """Bytes of an array of the layout that FORMAT.md describes: one dimension, one chunk."""
     file = folder / "zarr.json"
-    try:
-        text = file.read_bytes()
-    except FileNotFoundError:
-        raise CorruptError(
-            "array of the checkpoint", file=folder, expected="it", found="none"
-        ) from None
-    except OSError as error:
-        raise InputError(f"cannot be read: {said(error)}", file=file) from error
+    if not os.path.lexists(file):
+        raise CorruptError("array of the checkpoint", file=folder, expected="it", found="none")
+    text = faults.read_file(file)
     return parse(ARRAY, text, file, "array of the checkpoint")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -10,13 +11,15 @@ from typing import Any
 
 import numpy as np
 
+from jentropy.containers import memory
 from jentropy.errors import CheckError, InputError
 from jentropy.formats import codes_of
 
-from . import frames, sources, structure
+from . import faults, frames, sources, structure
 from .contents import StoredArray, in_memory
 from .decoding import all_bytes, file_bytes, read_chunks
 from .entries import Entry, Filler
+from .faults import opened
 from .hub import resolve
 from .orbax_source import ItemStore, OrbaxSource, is_orbax, read_orbax
 from .progress import Progress, expect
@@ -41,6 +44,7 @@ class Verified:
     compared: bool  # with the source
 
 
+@faults.told
 def verify(
     path: str | Path,
     against: str | Path | None = None,
@@ -76,6 +80,7 @@ def verify(
     store = Store(Path(path), found)
     index, source = store.index, None if against is None else resolve(against)
     expect(progress, all_bytes(store))
+    memory.expect(min(memory.WORKING, all_bytes(store)), "verifying")
     files: dict[str, Path] = {}
     if index.is_pytree:
         originals = list(of_tree(store, None if source is None else read_orbax(source, step)))
@@ -222,7 +227,7 @@ def _same_chunks(entry: Entry, chunks: Iterable[np.ndarray], values: np.ndarray 
 def _compare(parts: Iterable[np.ndarray], original: Path | None) -> tuple[CheckError | None, int]:
     """Decodes a file, and compares it if there is an original; how it differs, and its bytes."""
     at, error = 0, None
-    with nullcontext() if original is None else original.open("rb") as stream:
+    with nullcontext() if original is None else os.fdopen(opened(original), "rb") as stream:
         for part in parts:
             if stream is not None and error is None:
                 expected = np.frombuffer(stream.read(part.size), np.uint8)

@@ -28,11 +28,11 @@ from jentropy.containers.tensor import checksum
 from jentropy.errors import InputError
 from jentropy.schema import many, parse
 
-from . import durable, frames, zarr_files
+from . import durable, faults, frames, zarr_files
 from . import index as index_lib
 from .entries import Entry, Index
 from .index import ENTRY
-from .staging import OUT, destination_errors, put_in_place, staged
+from .staging import OUT, put_in_place, staged
 from .store import ARRAYS, Store, bundle_name, is_compressed_checkpoint
 
 BUNDLE_BYTES = 1 << 26  # what a crash costs at the most, beside the tensor begun
@@ -127,16 +127,23 @@ class Writer:
         return True
 
     def _staged(self, bundle: int, offset: int, size: int) -> np.ndarray:
+        chunk = self._chunk(bundle)
+        places = (chunk, chunk.parent, chunk.parent.parent, self._made / ARRAYS, self._made)
         try:
-            return np.fromfile(self._chunk(bundle), np.uint8, size, offset=offset)
+            if any(place.is_symlink() for place in places):
+                return np.zeros(0, np.uint8)
+            return np.fromfile(chunk, np.uint8, size, offset=offset)
         except OSError:
             return np.zeros(0, np.uint8)
 
     def begin(self, entries: Sequence[Entry] = ()) -> None:
         """Removes all that is staged but the entries that were taken up."""
-        with destination_errors(self.path):
+        with faults.writing(self.path):
             arrays = self._made / ARRAYS
-            arrays.mkdir(parents=True, exist_ok=True)
+            for folder in (self._made, arrays):
+                if folder.is_symlink():
+                    folder.unlink()
+                folder.mkdir(exist_ok=True)
             begun = len(self._sizes)
             kept = {bundle_name(number) for number in range(begun + (self._size > 0))}
             for folder, names in ((self._made, {ARRAYS}), (arrays, kept)):
@@ -145,10 +152,10 @@ class Writer:
                         _remove(inside)
             for number, size in enumerate(self._sizes):
                 if not zarr_files.is_array(self._bundle(number), size):
-                    os.truncate(self._chunk(number), size)
+                    durable.truncate(self._chunk(number), size)
                     self._complete(number, size, durable.opened(self._chunk(number), keep=True))
             if self._size:
-                os.truncate(self._chunk(begun), self._size)
+                durable.truncate(self._chunk(begun), self._size)
             lines = _hashed(json.dumps(LINE.write(entries)))
             renewed = self.stage / "journal.renewed"
             durable.write(renewed, (self._first + lines).encode())
@@ -161,7 +168,7 @@ class Writer:
         if self._size >= BUNDLE_BYTES:
             self.flush()
         place = len(self._sizes), self._size
-        with destination_errors(self.path):
+        with faults.writing(self.path):
             if self._stream is None:
                 chunk = self._chunk(place[0])
                 chunk.parent.mkdir(parents=True, exist_ok=True)
@@ -176,7 +183,7 @@ class Writer:
 
     def flush(self) -> None:
         """Ends the bundle begun; what is recorded so far survives."""
-        with destination_errors(self.path):
+        with faults.writing(self.path):
             if self._size:
                 stream = self._stream or durable.opened(self._chunk(len(self._sizes)), keep=True)
                 self._stream = None
@@ -212,7 +219,7 @@ class Writer:
         self.flush()
         index = Index(bundles=tuple(self._sizes), **contents)
         text = index_lib.to_bytes(index)
-        with destination_errors(self.path):
+        with faults.writing(self.path):
             frame = self.stage / "frame"
             _remove(frame)
             frame.mkdir()

@@ -18,6 +18,10 @@ ARGUMENTS: Arguments = {
     **OVERWRITE,
     **STRICT,
     **STEP,
+    "--no-follow-links": {
+        "action": "store_true",
+        "help": "refuse a source with links, instead of reading what they lead to",
+    },
 }
 
 
@@ -31,6 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
             overwrite=arguments.overwrite,
             step=arguments.step,
             strict=arguments.strict,
+            follow_links=not arguments.no_follow_links,
         )
     if not arguments.quiet:
         inspection = jentropy.inspect(arguments.destination)

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from jentropy.errors import DestinationError
+from jentropy.errors import DestinationError, shown
 from jentropy.pallas_kernels import backends, targets
 
 from .progress import is_terminal
@@ -27,8 +27,8 @@ def print_table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) 
     for i, name in enumerate(head):
         table.add_column(name, justify="right" if i else "left", overflow="fold")
     for row in rows:
-        table.add_row(*map(Text, row))  # text, not rich's markup
-    print(title)
+        table.add_row(*(Text(shown(cell)) for cell in row))  # text, not rich's markup
+    print(shown(title))
     Console(width=None if is_terminal(sys.stdout) else WIDTH, highlight=False).print(table)
 
 
@@ -36,7 +36,7 @@ def print_notes(notes: Iterable[str], *, quiet: bool = False) -> None:
     """Prints what the user should know beside the results, on standard error."""
     if sys.stderr is not None and not quiet:
         for note in notes:
-            print("jentropy: note:", note, file=sys.stderr)
+            print("jentropy: note:", shown(note), file=sys.stderr)
 
 
 def print_device_note() -> None:

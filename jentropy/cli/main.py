@@ -20,7 +20,7 @@ from contextlib import contextmanager
 
 import jentropy
 from jentropy.codecs import threads
-from jentropy.errors import CheckError, JentropyError
+from jentropy.errors import CheckError, JentropyError, shown
 
 from .arguments import JOBS, QUIET
 
@@ -110,9 +110,14 @@ def _run(argv: Sequence[str] | None) -> int:
     if arguments.command != "bench":  # which measures what whoever imports the library has
         _keep_memory()
     # What libraries say of themselves is not for the user of a command.
-    warnings.simplefilter("ignore")
+    before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
-    code = arguments.run(arguments)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            code = arguments.run(arguments)
+    finally:
+        logging.disable(before)
     if sys.stdout is not None:
         sys.stdout.flush()
     return code
@@ -134,7 +139,7 @@ def _keep_memory() -> None:
 def _fail(error: object, code: int) -> int:
     if sys.stderr is not None:
         told = ". ".join([str(error), *getattr(error, "__notes__", [])])
-        print("jentropy:", " ".join(told.split()), file=sys.stderr)
+        print("jentropy:", shown(" ".join(told.split())), file=sys.stderr)
     return code
 
 

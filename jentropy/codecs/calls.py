@@ -7,7 +7,7 @@ a call of its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,11 +15,14 @@ import jax
 import numpy as np
 
 from . import buffers, threads
-from .rans import FEW, LANE, LOWER, SLOTS
+from .rans import FEW as FEW_TABLES
+from .rans import LANE, LOWER, SLOTS
 from .tables import IDLE, Tables
 
-STEPS = (512, 2048, LANE)  # of compiled programs
-LANES = (32, 64, 96, 128)  # of compiled programs; a chunk of 2^20 symbols has 128
+STEPS = (512, LANE)  # of compiled programs
+LANES = 128  # of a program; a chunk of 2^20 symbols has as many
+BATCH = 32, 64  # calls, at the least and at the most, that are worth giving to a codec together
+FEW = 31  # calls, fewer than a full batch, that cost less than compiling programs that fit better
 OPEN_CALLS = 4  # that still take streams
 DEVICE_LANES = 1 << 17  # of a call on an accelerator, which needs many at once
 
@@ -51,7 +54,7 @@ def lane_count(symbols: int) -> int:
 
 def fills_a_call(symbols: int) -> bool:
     """Whether a stream of so many symbols has all lanes and steps of a program on CPU."""
-    return jax.default_backend() == "cpu" and symbols in {lanes * LANE for lanes in LANES}
+    return jax.default_backend() == "cpu" and symbols == LANES * LANE
 
 
 def batch_symbols() -> int:
@@ -69,7 +72,8 @@ def batch_symbols() -> int:
     """
     if jax.default_backend() != "cpu":
         return DEVICE_LANES * LANE
-    return 16 * min(threads.count(), 4) * LANES[-1] * LANE
+    least, most = BATCH
+    return min(max(least, 16 * threads.count()), most) * LANES * LANE
 
 
 @dataclass(slots=True)
@@ -99,14 +103,13 @@ class Call:
     @property
     def lanes(self) -> int:
         """Of the program."""
-        return next((n for n in LANES if n >= self.used), 1 << (self.used - 1).bit_length())
+        return max(LANES, 1 << (self.used - 1).bit_length())
 
     def takes(self, job: Job, limit: int, most_tables: int) -> bool:
         """Whether there is room for a job."""
         tables = self.table_count + (0 if job.tables in self._base_of else job.tables.count)
         return (
             not (job.fused or self.jobs[0].fused)
-            and self.steps == _program_steps(job.size)
             and self.used + lane_count(job.size) <= limit
             and tables <= most_tables
         )
@@ -157,7 +160,7 @@ class Call:
     def idle_table(self) -> int:
         """The last of a power of two of tables, for places that have no symbol."""
         count = self.table_count
-        return (FEW if count < FEW else 1 << count.bit_length()) - 1
+        return (FEW_TABLES if count < FEW_TABLES else 1 << count.bit_length()) - 1
 
     def streams(self) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
         """Streams of the jobs, `Decoding`s, side by side.
@@ -172,8 +175,8 @@ class Call:
         states = np.full(self.lanes, LOWER, np.uint32)
         pointers, ends = np.zeros(self.lanes, np.uint32), np.zeros(self.lanes, np.uint32)
         total = sum(job.words.size for job in self.jobs)
-        most = self.steps * self.lanes  # a word a symbol; a quarter is enough for nearly all
-        words = buffers.empty((1 << (max(total, most // 4) - 1).bit_length(),), np.uint16)
+        most = self.steps * self.lanes  # a word a symbol; half is enough for nearly all
+        words = buffers.empty((1 << (max(total, most // 2) - 1).bit_length(),), np.uint16)
         np.concatenate([job.words for job in self.jobs], out=words[:total])
         words[total:], begin = 0, 0
         for job, columns in zip(self.jobs, self.columns, strict=True):
@@ -207,21 +210,36 @@ def pick(grid: np.ndarray, columns: slice, size: int) -> np.ndarray:
 
 
 def calls_of(jobs: Iterable[Job], limit: int, most_tables: int) -> list[Call]:
-    """Calls that jobs go into, largest first.
-
-    The longest streams go first, each into the first call that has room for it, of those few that
-    were begun last.
+    """Calls that jobs go into, largest first; if these are few, all of them of one program.
 
     Args:
       limit: lanes of a call, if one stream does not have more.
       most_tables: of a call.
     """
+    jobs = list(jobs)
+    fused = [job.fused for job in jobs]
+    for job in jobs:
+        job.fused = False
+    calls = _dealt(jobs, lambda _: LANE, limit, FEW_TABLES - 1 if limit == LANES else most_tables)
+    if len(calls) > FEW:
+        for job, whether in zip(jobs, fused, strict=True):
+            job.fused = whether
+        calls = _dealt(jobs, _program_steps, limit, most_tables)
+    return sorted(calls, key=lambda call: -call.steps * call.used)
+
+
+def _dealt(
+    jobs: Sequence[Job], steps_of: Callable[[int], int], limit: int, most_tables: int
+) -> list[Call]:
+    """The longest streams go first, each into the first call that has room for it, of those few
+    that were begun last."""
     calls: list[Call] = []
     for place, job in sorted(enumerate(jobs), key=lambda item: -item[1].size):
-        begun = calls[-OPEN_CALLS:]
+        steps = steps_of(job.size)
+        begun = [call for call in calls[-OPEN_CALLS:] if call.steps == steps]
         call = next((call for call in begun if call.takes(job, limit, most_tables)), None)
         if call is None:
-            call = Call(_program_steps(job.size))
+            call = Call(steps)
             calls.append(call)
         call.add(place, job)
-    return sorted(calls, key=lambda call: -call.steps * call.used)
+    return calls

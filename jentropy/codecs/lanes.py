@@ -88,7 +88,7 @@ def read_sections(reader: bits.Reader, size: int) -> tuple[np.ndarray, np.ndarra
 
 def _run(jobs: Iterable[Job], run: Callable[[Call], list[Any]]) -> list[Any]:
     """Results of all jobs, in order."""
-    limit = LANES[-1] if jax.default_backend() == "cpu" else DEVICE_LANES
+    limit = LANES if jax.default_backend() == "cpu" else DEVICE_LANES
     calls = calls_of(jobs, limit, TABLES)
     results: dict[int, Any] = {}
 

@@ -20,6 +20,7 @@ from jentropy.codecs import Coding, Span, deflate, threads
 from jentropy.errors import ChecksumError, CorruptError, InputError
 from jentropy.formats import ElementFormat, code_dtype
 
+from . import memory
 from .tensor import Chunk, Description, TensorHeader, checksum, dtype_named
 
 AHEAD = 16  # drafts of each core that are made before they are wanted, as others are coded
@@ -247,11 +248,15 @@ class Coded:
 def room(header: TensorHeader) -> np.ndarray:
     """An array for all codes of a tensor (`Coded.tensor`).
 
+    Raises:
+      InputError: there is not so much memory.
+
     Example:
       >>> import jentropy
       >>> room(jentropy.compress(np.ones((2, 3), np.float32)).header).shape
       (6,)
     """
+    memory.expect(header.raw_bytes, f"a {header.dtype} tensor of {list(header.shape)}")
     return np.empty(header.size, code_dtype(dtype_named(header.dtype)))
 
 

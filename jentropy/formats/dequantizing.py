@@ -151,10 +151,22 @@ def spread(
             index = groups
         elif step == block:
             continue
+        elif block % step == 0 and numbers.shape[axis] * (block // step) == size:
+            numbers = _repeated(numbers, block // step, axis)
+            continue
         else:
             index = np.arange(size) * step // block
         numbers = numbers.take(index, axis=axis)
     return numbers
+
+
+def _repeated(numbers: Any, times: int, axis: int) -> Any:
+    """Every entry so often along an axis, without an index: XLA fuses it with what follows."""
+    if isinstance(numbers, np.ndarray):
+        return numbers.repeat(times, axis)
+    before, after = numbers.shape[: axis + 1], numbers.shape[axis + 1 :]
+    apart = jnp.broadcast_to(jnp.expand_dims(numbers, axis + 1), (*before, times, *after))
+    return apart.reshape(*before[:-1], -1, *after)
 
 
 def _apply(numbers: Any, factors: Any, role: Role, element: ElementFormat) -> Any:

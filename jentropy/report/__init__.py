@@ -1,8 +1,9 @@
-"""Reports as pictures: PNG figures and a self-contained HTML page, from report data."""
+"""Reports as a self-contained HTML page, PNG figures and CSV, from report data."""
 
 from . import figures
-from .html import write_html
+from .page import write_html
 from .png import write_png
 from .speeds import write_speeds
+from .tensors_csv import write_csv
 
-__all__ = ["figures", "write_html", "write_png", "write_speeds"]
+__all__ = ["figures", "write_csv", "write_html", "write_png", "write_speeds"]

@@ -1,8 +1,4 @@
-"""The figures of a report, drawn with Matplotlib (extra `report`).
-
-Two figures per report: where the bits go (one bar per format, each field's entropy against what it
-is allocated) and how large the weights are.
-"""
+"""The figures of a report, drawn with Matplotlib (extra `report`): fit for a paper."""
 
 from __future__ import annotations
 
@@ -12,20 +8,15 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from jentropy.entropy import EntropyReport
+from jentropy.entropy.contexts import CONTEXTS
 from jentropy.errors import UnsupportedError
+from jentropy.formats import RAW
+
+from .labels import FIELD_COLORS, OTHER_COLOR, UNUSED, Look, looks_of
+from .layers import layers
 
 Figure: TypeAlias = Any  # matplotlib's, which is imported at first use
-
-COLORS = {
-    "sign": "#4c72b0",
-    "exponent": "#dd8452",
-    "mantissa": "#55a868",
-    "code": "#8172b3",
-    "scale": "#c44e52",
-    "zero_point": "#937860",
-    "tensor_scale": "#da8bc3",
-}
-UNUSED = "#e6e6e6"
+Reports: TypeAlias = EntropyReport | Sequence[EntropyReport]
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -44,11 +35,11 @@ def new_figure(width: float, height: float) -> Figure:
     return figure.Figure(figsize=(width, height), layout="constrained")
 
 
-def bits_figure(report: EntropyReport) -> Figure:
-    """Where the bits go: entropy of each field against its allocation, bits per weight.
+def bits_figure(reports: Reports) -> Figure:
+    """Where the bits go: a bar for each format of each source, entropy stacked by field.
 
     Args:
-      report: a bar for each of its formats.
+      reports: one report, or several to compare.
 
     Returns:
       A figure of Matplotlib's.
@@ -59,42 +50,55 @@ def bits_figure(report: EntropyReport) -> Figure:
       >>> [text.get_text() for text in bits.axes[0].get_yticklabels()]
       ['FP16']
     """
-    rows = list(report.formats.items())
-    figure = new_figure(8, 1.3 + 0.9 * max(1, len(rows)))
+    many = _many(reports)
+    rows = sorted(
+        (
+            (name, look.label, row)
+            for report, look in zip(many, looks_of(many), strict=True)
+            for name, row in report.formats.items()
+            if name != RAW
+        ),
+        key=lambda one: (-one[2].allocated_bits, one[0]),
+    )
+    figure = new_figure(7, 1.2 + 0.3 * max(1, len(rows)))
     axes = figure.subplots()
-    for y, (_, row) in enumerate(rows):
+    for y, (_, _, row) in enumerate(rows):
         left = 0.0
         for name, field in row.fields.items():
-            color = COLORS.get(name, "#888888")
-            axes.barh(y, field.allocated_bits, left=left, color=UNUSED, edgecolor="white")
-            axes.barh(y, field.entropy_bits, left=left, color=color, edgecolor="white")
-            axes.text(
-                left + field.allocated_bits / 2,
-                y + 0.47,
-                f"{name} {field.entropy_bits:.2f} of {field.allocated_bits:g}",
-                ha="center",
-                va="bottom",
-                fontsize=8,
-            )
-            left += field.allocated_bits
-        axes.text(left, y, f"  {row.used_fraction:.0%} used", va="center", fontsize=9)
-    axes.set_yticks(range(len(rows)), [name for name, _ in rows])
-    widest = max([row.allocated_bits for _, row in rows], default=1.0)
-    axes.set_xlim(0, widest * 1.12)
-    axes.set_ylim(-0.6, len(rows) - 0.2)
-    axes.set_xlabel("bits per weight (coloured: entropy, grey: allocated and unused)")
-    axes.set_title(f"Where the bits go: {report.source}", fontsize=10)
+            color = FIELD_COLORS.get(name, OTHER_COLOR)
+            axes.barh(y, field.entropy_bits, left=left, color=color, label=name.replace("_", " "))
+            left += field.entropy_bits
+        axes.barh(y, row.allocated_bits - left, left=left, color=UNUSED, label="unused")
+        axes.text(row.allocated_bits, y, f" {row.used_fraction:.1%}", va="center", fontsize=8)
+    several = len(many) > 1
+    names = [f"{label}, {name}" if several else name for name, label, _ in rows]
+    axes.set_yticks(range(len(rows)), names, fontsize=8)
+    axes.invert_yaxis()
+    widest = max([row.allocated_bits for *_, row in rows], default=1.0)
+    axes.set_xlim(0, widest * 1.1)
+    axes.set_xlabel("bits per weight")
+    keys = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    if keys:
+        figure.legend(
+            keys.values(),
+            keys.keys(),
+            loc="outside upper center",
+            ncols=8,
+            fontsize=7,
+            frameon=False,
+        )
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
-def magnitude_figure(reports: Sequence[EntropyReport]) -> Figure:
-    """Distribution of log2 |w|, and the same shifted by its mean and scaled by its deviation.
+def magnitude_figure(reports: Reports) -> Figure:
+    """Density of log2 |w|, and the same shifted by its mean and scaled by its deviation.
 
-    Trained models fall on one curve.
+    Trained models fall on one curve. Lines of quantised sources are dashed; bars at the left are
+    the shares of weights below 2^-16, which are in no curve.
 
     Args:
-      reports: a line for each.
+      reports: one report, or several to compare.
 
     Returns:
       A figure of Matplotlib's.
@@ -105,55 +109,110 @@ def magnitude_figure(reports: Sequence[EntropyReport]) -> Figure:
       >>> [line.get_label() for line in magnitude_figure([report]).axes[0].lines]
       ['pytree']
     """
-    figure = new_figure(8, 3.2)
+    many = _many(reports)
+    figure = new_figure(7, 3)
     plain, scaled = figure.subplots(1, 2)
-    for report in reports:
-        magnitude: dict[str, Any] = report.magnitude
-        counts = np.asarray(magnitude["counts"], np.float64)
-        if not counts.sum():
+    looks = looks_of(many)
+    for i, (report, look) in enumerate(zip(many, looks, strict=True)):
+        sizes = report.magnitudes
+        if not sizes.counted:
             continue
-        edges = np.asarray(magnitude["log2_edges"])
-        centers, widths = (edges[:-1] + edges[1:]) / 2, np.diff(edges)
-        density = counts / counts.sum() / widths
-        label = report.source.rstrip("/").rsplit("/", 1)[-1]
-        plain.plot(centers, density, label=label)
-        if spread := magnitude["std_log2"]:
-            scaled.semilogy((centers - magnitude["mean_log2"]) / spread, density * spread, ".-")
-    plain.set_xlabel("log2 |w|")
+        line = {"color": _color(look), "linestyle": "--" if look.quantised else "-"}
+        points, density = sizes.density()
+        plain.plot(points, density, label=look.label, linewidth=1.2, **line)
+        plain.bar(
+            -19 + 2 * i / len(many), sizes.small_fraction, 1.6 / len(many), color=_color(look)
+        )
+        if sizes.deviation:
+            x, y = (points - sizes.mean) / sizes.deviation, density * sizes.deviation
+            scaled.semilogy(x, np.where(y > 1e-6, y, np.nan), linewidth=1.2, **line)
+    plain.set_xlabel("log2 |w| (bars: below 2^-16)")
     plain.set_ylabel("density")
     scaled.set_xlabel("(log2 |w| - mean) / standard deviation")
+    scaled.set_xlim(-5, 4)
+    scaled.set_ylim(1e-5, 1)
     if plain.lines:
-        plain.legend(fontsize=8)
+        figure.legend(loc="outside upper center", ncols=3, fontsize=7, frameon=False)
     for axes in (plain, scaled):
         axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
-def tensor_figure(report: EntropyReport) -> Figure:
-    """Entropy of every tensor in the order of the checkpoint, bits per weight.
+def layers_figure(report: EntropyReport) -> Figure | None:
+    """Share of the bits that is used, by layer and role.
 
     Args:
-      report: a dot for each of its tensors.
+      report: of one source.
 
     Returns:
-      A figure of Matplotlib's.
+      A figure of Matplotlib's; None if no tensor's name tells of a layer.
 
     Example:
       >>> import numpy as np, jentropy
-      >>> dots = tensor_figure(jentropy.analyze({"w": np.ones((4, 4), np.float16)}))
-      >>> dots.axes[0].lines[0].get_xydata().tolist()
-      [[0.0, 0.0]]
+      >>> report = jentropy.analyze({"layers.0.mlp.up_proj": np.ones((4, 4), np.float16)})
+      >>> [text.get_text() for text in layers_figure(report).axes[0].get_yticklabels()]
+      ['up']
     """
-    figure = new_figure(8, 2.6)
+    shown = layers(report)
+    if shown is None:
+        return None
+    figure = new_figure(7, 0.8 + 0.25 * len(shown.roles))
     axes = figure.subplots()
-    names = dict.fromkeys(t.format for t in report.tensors)
-    for name in names:
-        points = [(i, t.entropy_bits) for i, t in enumerate(report.tensors) if t.format == name]
-        axes.plot(*zip(*points, strict=True), ".", markersize=4, label=name)
-    axes.set_xlabel("tensor, in the order of the checkpoint")
+    shares = np.array(shown.shares, np.float64) / 10
+    image = axes.imshow(np.ma.masked_less(shares, 0), aspect="auto", cmap="viridis")
+    axes.set_yticks(range(len(shown.roles)), shown.roles, fontsize=8)
+    step = max(1, len(shown.numbers) // 16)
+    axes.set_xticks(range(0, len(shown.numbers), step), shown.numbers[::step], fontsize=8)
+    axes.set_xlabel("layer")
+    figure.colorbar(image, label="% of the bits used")
+    return figure
+
+
+def contexts_figure(reports: Reports) -> Figure | None:
+    """What contexts save, with intervals of 95%.
+
+    Args:
+      reports: one report, or several to compare.
+
+    Returns:
+      A figure of Matplotlib's; None if contexts were not measured.
+
+    Example:
+      >>> import numpy as np, jentropy
+      >>> contexts_figure(jentropy.analyze({"w": np.ones(4, np.float16)})) is None
+      True
+    """
+    many = _many(reports)
+    pairs = zip(many, looks_of(many), strict=True)
+    known = [(report.contexts, look) for report, look in pairs if report.contexts]
+    if not known:
+        return None
+    figure = new_figure(7, 2.6)
+    axes = figure.subplots()
+    for i, (gains, look) in enumerate(known):
+        places = [(j, gains[name]) for j, name in enumerate(CONTEXTS) if name in gains]
+        axes.bar(
+            [j + 0.8 * (i + 0.5) / len(known) - 0.4 for j, _ in places],
+            [gain.bits for _, gain in places],
+            0.8 / len(known),
+            yerr=[gain.bits - gain.interval[0] for _, gain in places],
+            color=_color(look),
+            label=look.label,
+        )
+    axes.set_xticks(range(len(CONTEXTS)), CONTEXTS)
     axes.set_ylabel("bits per weight")
-    axes.set_ylim(bottom=0)
-    if names:
-        axes.legend(fontsize=8)
+    axes.axhline(0, color="#888888", linewidth=0.6)
+    figure.legend(loc="outside upper center", ncols=3, fontsize=7, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def _many(reports: Reports) -> list[EntropyReport]:
+    return [reports] if isinstance(reports, EntropyReport) else list(reports)
+
+
+def _color(look: Look) -> tuple[float, float, float]:
+    from matplotlib.colors import hsv_to_rgb
+
+    red, green, blue = hsv_to_rgb((look.hue / 360, 0.85, 0.9 - 0.35 * look.size))
+    return float(red), float(green), float(blue)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jentropy.entropy import EntropyReport
+from jentropy.errors import DestinationError
 
 from . import figures
 
@@ -15,35 +16,41 @@ DPI = 150
 def write_png(
     reports: EntropyReport | Sequence[EntropyReport], directory: str | Path
 ) -> list[Path]:
-    """Writes `bits.png`, `tensors.png` (numbered if there are several reports) and `magnitude.png`.
+    """Writes `bits.png`, `magnitude.png`, `contexts.png`, `layers.png` (numbered if many).
 
     Args:
       reports: one report, or several to compare.
       directory: made if it is missing.
 
     Returns:
-      The files written.
+      The files written: without contexts that were not measured, and layers that are not told of.
 
     Raises:
       UnsupportedError: Matplotlib is not installed.
+      DestinationError: a file cannot be written.
 
     Example:
       >>> import tempfile, numpy as np, jentropy
-      >>> report = jentropy.analyze({"w": np.ones((4, 4), np.float16)})
+      >>> report = jentropy.analyze({"layers.0.w": np.ones((4, 4), np.float16)})
       >>> with tempfile.TemporaryDirectory() as folder:
       ...     [file.name for file in write_png(report, folder)]
-      ['magnitude.png', 'bits.png', 'tensors.png']
+      ['bits.png', 'magnitude.png', 'layers.png']
     """
     many = [reports] if isinstance(reports, EntropyReport) else list(reports)
-    folder = Path(directory)
-    folder.mkdir(parents=True, exist_ok=True)
-    drawn = {"magnitude": figures.magnitude_figure(many)}
+    drawn = {
+        "bits": figures.bits_figure(many),
+        "magnitude": figures.magnitude_figure(many),
+        "contexts": figures.contexts_figure(many),
+    }
     for i, report in enumerate(many):
-        suffix = f"-{i}" if len(many) > 1 else ""
-        drawn[f"bits{suffix}"] = figures.bits_figure(report)
-        drawn[f"tensors{suffix}"] = figures.tensor_figure(report)
-    written = []
-    for name, figure in drawn.items():
-        written.append(folder / f"{name}.png")
-        figure.savefig(written[-1], dpi=DPI)
+        drawn[f"layers-{i}" if len(many) > 1 else "layers"] = figures.layers_figure(report)
+    folder, written = Path(directory), []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, figure in drawn.items():
+            if figure is not None:
+                written.append(folder / f"{name}.png")
+                figure.savefig(written[-1], dpi=DPI)
+    except OSError as error:
+        raise DestinationError(f"cannot write: {error.strerror}", file=folder) from error
     return written

@@ -10,6 +10,7 @@ import importlib.util
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from importlib import metadata, resources
 from pathlib import Path
@@ -20,6 +21,7 @@ from jax.sharding import SingleDeviceSharding
 
 from jentropy import jax_internals
 from jentropy.errors import UnsupportedError
+from jentropy.pallas_kernels.targets import TPUS, taken_for
 
 from . import sass
 
@@ -143,9 +145,10 @@ def lower_for(
     target: str, function: Callable[..., Any], *arguments: Any, **static: Any
 ) -> jax.stages.Lowered:
     """The program that `compile_for` compiles."""
-    return jax.jit(function, static_argnames=tuple(static)).lower(
-        *placed(target, arguments), **static
-    )
+    with taken_for(target) if target in TPUS else nullcontext():
+        return jax.jit(function, static_argnames=tuple(static)).lower(
+            *placed(target, arguments), **static
+        )
 
 
 def placed(target: str, arguments: Any) -> Any:

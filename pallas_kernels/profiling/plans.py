@@ -15,6 +15,7 @@ from jentropy.pallas_kernels.fused import kernels_of
 from jentropy.pallas_kernels.hopper.plan import HopperPlan
 from jentropy.pallas_kernels.resident import ResidentTensor
 from jentropy.pallas_kernels.targets import GPUS, TPUS
+from jentropy.pallas_kernels.tpu.columns import ColumnsPlan
 from jentropy.pallas_kernels.tpu.plan import TpuPlan
 from jentropy.pallas_kernels.variants import VARIANTS
 
@@ -98,11 +99,11 @@ class Case:
         return *self.layout(), plan.fused, plan.m, plan.tile_k, plan.tile_n
 
     def traits(self) -> set[object]:
-        """What plans differ in, one by one."""
-        return {
-            self.variant,
-            *((self.weight.layout, i, value) for i, value in enumerate(self.kernel()[-3:])),
-        }
+        """What plans differ in, one by one; not tiles that are as large as the matrix lets them."""
+        kind = self.kernel()[-3:]
+        if isinstance(self.plan, ColumnsPlan):
+            kind = self.plan.m, self.plan.grid[1] > 1
+        return {self.variant, *((self.weight.layout, i, value) for i, value in enumerate(kind))}
 
 
 def cases(target: str, models: Iterable[str] = tuple(LAYERS)) -> Iterator[Case]:
@@ -115,7 +116,11 @@ def cases(target: str, models: Iterable[str] = tuple(LAYERS)) -> Iterator[Case]:
         ):
             continue
         for layer, (k, n) in LAYERS[model].items():
-            weight = (tpu if is_tpu else hopper).resident(variant.number_format, k, n)
+            weight = (
+                tpu.resident(variant.number_format, k, n, target)
+                if is_tpu
+                else hopper.resident(variant.number_format, k, n)
+            )
             for m in ROWS:
                 if is_tpu and name in SLOW and m > FEW_ROWS and model != MODEL_OF_SLOW:
                     continue

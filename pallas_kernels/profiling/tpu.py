@@ -16,7 +16,7 @@ Waits for copies are in none of it, so it is a lower bound of time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,20 +27,21 @@ import numpy as np
 
 from jentropy.formats import Format
 from jentropy.pallas_kernels.conversion import to_resident
-from jentropy.pallas_kernels.fused import Product, kernels_of, one_product
+from jentropy.pallas_kernels.fused import Product, as_read, kernels_of, one_product
 from jentropy.pallas_kernels.resident import ResidentTensor
-from jentropy.pallas_kernels.targets import TPUS
+from jentropy.pallas_kernels.targets import TPUS, taken_for
 from jentropy.pallas_kernels.tiles import ceil_to
+from jentropy.pallas_kernels.tpu.plan import TpuPlan
 from jentropy.pallas_kernels.tpu_window12.layout import chunks_of
 from jentropy.pallas_kernels.variants import VARIANTS, abstract_weight
 
 from . import compiling, dense, schedule
-from .budgets import DECODE, ROWS
+from .budgets import DECODE, TPU_ROWS, name_of
 
 SHAPE = (8192, 57344)  # of Llama-3-70B's gate and up: no format of it fits in VMEM as a whole
 DENSE = "dense BF16"
 UNIT = 1 << 20  # weights that bundles and spills of budgets are of
-DEFAULT_ROWS = (ROWS,)
+DEFAULT_ROWS = TPU_ROWS
 COLUMNS = {"format": 22, "M": 3, "tile": 9, "bundles": 7, "HBM": 5, "ratio": 5}
 COLUMNS |= {"waits": 5, "dense": 5}
 COLUMNS |= dict.fromkeys(schedule.SLOTS, 6)
@@ -129,38 +130,37 @@ class Figures:
         ]
 
 
-def resident(number_format: Format, k: int, n: int) -> ResidentTensor:
-    """A weight [n, k] without data in the TPU's layout, for products that sum over k."""
-    weight = to_resident(abstract_weight(number_format, (n, k)), "tpu")
+def resident(number_format: Format, k: int, n: int, target: str = "v5e") -> ResidentTensor:
+    """What products that sum over k read of a weight [n, k] in a TPU's layout, without data."""
+    with taken_for(target):
+        weight = to_resident(abstract_weight(number_format, (n, k)), "tpu")
     assert weight.backend == "tpu", number_format
-    return weight
+    return as_read(weight)
 
 
-def product_of(weight: ResidentTensor, m: int, target: str) -> Any:
+def product_of(
+    weight: ResidentTensor, m: int, target: str, plan: TpuPlan | None = None
+) -> Callable[..., Any]:
     """The function (x [m, k], leaves of weight) -> x @ weight.T of a target's program."""
     product = Product(
         transpose_w=weight.transposed,
         x_dtype=np.dtype(jnp.bfloat16),
         out_dtype=np.dtype(jnp.float32),
     )
-    plan = kernels_of(weight).plan(weight, m, TPUS[target])
+    plan = kernels_of(weight).plan(weight, m, TPUS[target]) if plan is None else plan
     return lambda x, w: one_product(x, w, product, plan)
 
 
 def measured(
     dump: Path, target: str, names: Sequence[str], ms: Sequence[int], shape: tuple[int, int]
 ) -> Iterator[tuple[str, Figures]]:
-    """Products of x [m, K] with weights of variants, and decodes, by names of budgets.
-
-    Those of other rows than budgets have are named by them.
-    """
+    """Products of x [m, K] with weights of variants, and decodes, by names of budgets."""
     for m in ms:
         base = measure_dense(dump, target, m, shape)
-        suffix = "" if m == ROWS else f" M={m}"
-        yield DENSE + suffix, base
+        yield name_of(DENSE, m), base
         for name in names:
             number_format = VARIANTS[name].number_format
-            yield name + suffix, measure(dump, target, number_format, m, shape, base.cycles)
+            yield name_of(name, m), measure(dump, target, number_format, m, shape, base.cycles)
     for name in names:
         yield name + DECODE, measure_decode(dump, target, VARIANTS[name].number_format, shape)
 
@@ -174,10 +174,10 @@ def measure(
     dense_cycles: float | None = None,
 ) -> Figures:
     """Compiles the fused product of x [m, K] with a weight of a format, and reads its schedule."""
-    weight = resident(number_format, *shape)
-    plan = kernels_of(weight).plan(weight, m, TPUS[target])
+    weight = resident(number_format, *shape, target)
+    plan = replace(kernels_of(weight).plan(weight, m, TPUS[target]), fused=True)
     x = jax.ShapeDtypeStruct((m, shape[0]), jnp.bfloat16)
-    _compile(dump, target, product_of(weight, m, target), x, weight)
+    _compile(dump, target, product_of(weight, m, target, plan), x, weight)
     inline = dict(weight.options).get("inline")
     rest = 0 if inline is None else max(0, chunks_of(plan.tile_k * plan.tile_n) - inline)
     return Figures(
@@ -193,7 +193,7 @@ def measure_decode(
     dump: Path, target: str, number_format: Format, shape: tuple[int, int] = SHAPE
 ) -> Figures:
     """The same of its decode to dense BF16."""
-    weight, (k, n) = resident(number_format, *shape), shape
+    weight, (k, n) = resident(number_format, *shape, target), shape
     kernels = kernels_of(weight)
     assert kernels.decode_tile is not None
     tile_k, tile_n = kernels.decode_tile(weight)

@@ -14,6 +14,7 @@ from jaxtyping import Array, Int, Shaped
 
 from jentropy import formats
 from jentropy.formats import Format
+from jentropy.pallas_kernels import row_blocks
 from jentropy.pallas_kernels.layout import Extent, Layout
 from jentropy.pallas_kernels.matrices import Matrices, Packed
 from jentropy.pallas_kernels.resident import ResidentTensor
@@ -67,15 +68,41 @@ def take(
     weight: ResidentTensor, ids: Int[Array, " ids"], dtype: Any
 ) -> Shaped[Array, "ids columns"]:
     """Rows of the weight."""
-    number_format, arrays = weight.number_format, dict(weight.arrays)
-    arrays["code"] = _codes(arrays["code"][ids], weight)
+    return _numbers(weight, weight.arrays["code"][ids], ids, dtype)
+
+
+def _numbers(
+    weight: ResidentTensor, code: Array, rows: Int[Array, " rows"], dtype: Any
+) -> Shaped[Array, "rows columns"]:
+    """Numbers of some rows, whose codes are given, of a matrix where it lies."""
+    number_format, arrays = weight.number_format, {"code": _codes(code, weight)}
+    if formats.GROUP_INDEX in weight.arrays:
+        arrays[formats.GROUP_INDEX] = weight.array(formats.GROUP_INDEX)
     for parameter in weight.number_format.parameters:
-        rows, columns = parameter.blocks(2)
+        high, columns = parameter.blocks(2)
+        array = weight.arrays[parameter.name]
         # A row for each id: blocks of one row, however many shared an entry before.
-        row = jnp.zeros_like(ids) if rows == formats.WHOLE else ids // rows
-        arrays[parameter.name] = arrays[parameter.name][row]
+        row = jnp.zeros_like(rows) if high == formats.WHOLE else rows // high
+        if weight.index is not None:
+            row += weight.index * array.shape[-2]
+        arrays[parameter.name] = array.reshape(-1, array.shape[-1])[row]
         number_format = number_format.with_parameter(parameter.name, block=(1, columns))
     return formats.dequantize(number_format, arrays, dtype)
+
+
+def blocks(weight: ResidentTensor) -> tuple[int, row_blocks.Block]:
+    """Blocks as they lie, in a stack too."""
+    code = weight.arrays["code"]
+    count = row_blocks.count(code.shape[-2], weight.matrix[1])
+    high, flat = code.shape[-2] // count, code.reshape(-1, code.shape[-1])
+    first = 0 if weight.index is None else weight.index * code.shape[-2]
+
+    def block(at: Array) -> Array:
+        own = jax.lax.dynamic_slice_in_dim(flat, first + at * high, high)
+        rows = at * high + jnp.arange(high, dtype=jnp.int32)
+        return _numbers(weight, own, rows, jnp.float32)
+
+    return count, block
 
 
 LAYOUT = Layout(
@@ -88,4 +115,5 @@ LAYOUT = Layout(
     extent=extent,
     decode=decode,
     take=take,
+    blocks=blocks,
 )

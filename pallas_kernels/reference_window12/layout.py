@@ -28,9 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Shaped, UInt8, UInt16
 
-from jentropy import modes
-from jentropy.codecs import window12
-from jentropy.entropy import histogram
+from jentropy.codecs import buffers, threads, window12
 from jentropy.pallas_kernels import bf16, row_blocks
 from jentropy.pallas_kernels.layout import Extent, Layout
 from jentropy.pallas_kernels.matrices import Matrices, Packed, sized
@@ -39,6 +37,7 @@ from jentropy.pallas_kernels.tiles import ceil_to
 
 LEAST_ESCAPES, SHARE = 8, 1 << 11  # of lists and rows; weights for each escape
 SIGN, MANTISSA, RANK, NIBBLE = 0x80, 7, 0xF, 4
+EXPONENT, MAGNITUDE = 0xFF, 0x7FFF  # of a code, shifted and not
 FLOAT_MANTISSA, HALF, SIGN_AND_MANTISSA = 23, 16, 0x807F0000  # of float32
 
 
@@ -70,20 +69,23 @@ def shapes(
 
 
 def pack(weight: Matrices) -> Packed:
-    """Lays out BF16 codes."""
-    codes, (rows, columns) = weight.codes["code"], weight.matrix
-    alone = not weight.stack and modes.explicit_mesh(codes) is None  # is taken as it lies
+    """Lays out BF16 codes, on the host: what JAX does with a new shape is compiled."""
+    rows, columns = weight.matrix
+    each = np.asarray(weight.codes["code"]).reshape(-1, rows, columns)
     blocks = row_blocks.count(rows, columns)
-    tops, planes, listed = [], [], []
-    for matrix in [codes] if alone else weight.each:
-        host = np.asarray(matrix)
-        counts = histogram.count(host, bits=16).reshape(2, 256, 128).sum(axis=(0, 2))
-        tops.append(window12.choose_top(counts))
-        *packed, marks = _pack_planes(matrix, np.uint16(tops[-1]), blocks=blocks)
-        planes.append(packed)
-        row, column = bf16.marked(np.asarray(marks))
-        place = row % (rows // blocks) * columns + column
-        listed.append((np.bincount(row, minlength=rows), place, host[row, column]))
+    half, high = -(-rows // blocks // 2), rows // blocks
+    signs = buffers.empty((len(each), blocks, 2, half, columns), np.uint8)
+    ranks = buffers.empty((len(each), blocks, half, columns), np.uint8)
+    tops, listed = [], []
+    for codes, *planes in zip(each, signs, ranks, strict=True):
+        tops.append(int(window12.choose_top(bf16.exponents(codes))))
+        by_block = codes.reshape(blocks, high, columns)
+        escapes = threads.each(partial(_pack_block, tops[-1]), by_block, *planes)
+        place = np.concatenate(escapes)
+        block = np.repeat(np.arange(blocks), [one.size for one in escapes])
+        row, column = np.divmod(place, columns)
+        row += block * high
+        listed.append((np.bincount(row, minlength=rows), place, codes[row, column]))
     planned = shapes(
         weight,
         max(place.size for _, place, _ in listed),
@@ -91,7 +93,6 @@ def pack(weight: Matrices) -> Packed:
         factors=1 if max(tops) <= bf16.BIAS + window12.WINDOW else 2,
     )
     room = planned[0]["escape_codes"].shape[-1]
-    # On the host: what JAX does with a new shape is compiled, `jnp.asarray` even.
     starts, places, filled_codes = zip(
         *(
             (
@@ -103,10 +104,9 @@ def pack(weight: Matrices) -> Packed:
         ),
         strict=True,
     )
-    signs, ranks = zip(*planes, strict=True)
     arrays = {
-        "signs": signs[0] if alone else jnp.stack(signs),
-        "ranks": ranks[0] if alone else jnp.stack(ranks),
+        "signs": signs,
+        "ranks": ranks,
         "top": np.array(tops, np.uint16),
         "escape_starts": np.stack(starts).astype(np.int32),
         "escape_places": np.stack(places).astype(np.int32),
@@ -115,24 +115,29 @@ def pack(weight: Matrices) -> Packed:
     return weight.filled(planned, arrays)
 
 
-@partial(jax.jit, static_argnames="blocks")
-def _pack_planes(
-    codes: UInt16[Array, "rows columns"], top: UInt16[Any, ""], *, blocks: int
-) -> tuple[
-    UInt8[Array, "blocks 2 half columns"],
-    UInt8[Array, "blocks half columns"],
-    UInt8[Array, "rows bytes"],
-]:
-    """Signs, ranks, and a bit for every escape."""
-    slots = window12.to_slots(codes, top)
-    rows = codes.shape[0] // blocks
-    slots = slots.reshape(blocks, rows, -1)
-    slots = jnp.pad(slots, ((0, 0), (0, rows % 2), (0, 0))).reshape(blocks, 2, -1, codes.shape[1])
-    ranks = (slots >> MANTISSA & RANK).astype(jnp.uint8)
-    signs = slots >> 8 & SIGN | slots & (SIGN - 1)
-    pairs = ranks[:, 0] | ranks[:, 1] << NIBBLE
-    marks = jnp.packbits(window12.is_escape(codes, top), axis=-1)
-    return signs.astype(jnp.uint8), pairs, marks
+def _pack_block(
+    top: int,
+    codes: UInt16[np.ndarray, "rows columns"],
+    signs: UInt8[np.ndarray, "2 half columns"],
+    ranks: UInt8[np.ndarray, "half columns"],
+) -> Int[np.ndarray, " escapes"]:
+    """Fills the planes of a block; where its escapes are, row * columns + column."""
+    high, half = len(codes), len(ranks)
+    rank = codes >> MANTISSA
+    rank &= EXPONENT
+    rank -= np.uint16(top - window12.WINDOW)  # of exponents below the window, it wraps
+    outside = rank - np.uint16(1) >= np.uint16(window12.WINDOW)
+    rank[outside] = 0
+    rank = rank.astype(np.uint8)
+    ranks[:] = rank[:half]
+    ranks[: high - half] |= rank[half:] << NIBBLE
+    flat = signs.reshape(-1, codes.shape[1])
+    np.bitwise_or(codes >> 8 & SIGN, codes & (SIGN - 1), out=flat[:high], casting="unsafe")
+    flat[high:] = 0
+    places = np.flatnonzero(outside)
+    escapes = places[codes.reshape(-1)[places] & MAGNITUDE != 0]
+    flat.reshape(-1)[escapes] = 0
+    return escapes
 
 
 def _slots(signs: Array, ranks: Array, top: Array) -> UInt16[Array, "*shape"]:

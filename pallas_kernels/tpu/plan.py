@@ -13,6 +13,7 @@ from jentropy.pallas_kernels.tiles import LANES, ceil_to
 
 LEAST_VMEM = 16 << 20
 ROWS = 16  # of a register of bfloat16: M is padded to these
+FEW_ROWS = 8  # of a register of float32, where products are scaled by group
 MOST_ROWS = 256  # of x in one pass over the weight
 BUFFERS = 2  # of each block, so that copies run beside the arithmetic
 
@@ -50,6 +51,7 @@ def make_plan(
     bits_per_weight: float,
     accumulators: int,
     target: Tpu,
+    unit: int = ROWS,
 ) -> TpuPlan:
     """Plans a product.
 
@@ -60,10 +62,11 @@ def make_plan(
       bits_per_weight: of its blocks.
       accumulators: float32 arrays of [m, tile_n] that are kept over the steps.
       target: the TPU.
+      unit: rows that x is padded to a multiple of.
     """
     few, passes = m <= target.fused_rows, max(1, -(-m // MOST_ROWS))
     fused = few and m > 0
-    m, k, n = ceil_to(-(-m // passes), ROWS), ceil_to(k, tile_k), ceil_to(n, LANES)
+    m, k, n = ceil_to(-(-m // passes), unit), ceil_to(k, tile_k), ceil_to(n, LANES)
     tile_n = min(tile_n, n)
     weights = int(tile_k * tile_n * bits_per_weight / 8)
     vmem = BUFFERS * (m * tile_k * 2 + weights + m * tile_n * 4) + accumulators * m * tile_n * 4

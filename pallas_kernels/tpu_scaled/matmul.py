@@ -10,37 +10,39 @@ With a group of rows g in a column n, sums over k in g,
     y[m, n] = sum_g scale[g, n] * (sum_k x[m, k] * code[k, n] - zero[g, n] * sum_k x[m, k])
 
 For many rows of x and short groups the codes are scaled instead, as float32 or, exactly, as
-bfloat16 where scales are powers of two. Other groups shorter than the MXU is deep are multiplied
-together: x is repeated for each, with zeros in the others' places. Where scales are narrow enough,
+bfloat16 where scales are powers of two. Other groups shorter than the MXU is deep, and short ones
+with few rows of x, are multiplied together: x is repeated for each, with zeros in the others'
+places. Where scales are narrow enough,
 zeros come off by one exact product of the sums of x with zero * scale; scales per column, and the
 constant, are multiplied in at the end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
-from jaxtyping import Array, BFloat16, Float32, Shaped, UInt32
+from jaxtyping import Array, BFloat16, Float, Float32, Int, Shaped, UInt32
 
 from jentropy.pallas_kernels import bf16
 from jentropy.pallas_kernels.fused import Product
 from jentropy.pallas_kernels.integers import INTEGERS
 from jentropy.pallas_kernels.resident import ResidentTensor
 from jentropy.pallas_kernels.tiles import LANES
-from jentropy.pallas_kernels.tpu.calls import call, spec
+from jentropy.pallas_kernels.tpu import grouped as of_groups
+from jentropy.pallas_kernels.tpu import products
 from jentropy.pallas_kernels.tpu.plan import TpuPlan
+from jentropy.pallas_kernels.tpu.products import Body, Operand, Tile
 
 from .layout import column_scales
-from .plan import ACCUMULATORS, Kind, depth_of, kind_of
+from .plan import ACCUMULATORS, Kind, depth_of, grouped_plan, kind_of
 
 CHANNEL_ROWS, CHANNEL_COLUMNS = 256, 256  # of a product where scales are per column
 EXPANDED_ROWS = 128  # of a product with scaled weights
@@ -93,57 +95,69 @@ def repeated(x: BFloat16[Array, "M depth"], group: int) -> BFloat16[Array, "copi
     return jnp.concatenate([jnp.where(one, x, zero) for one in groups], axis=0)
 
 
-def kernel(*refs: Any, kind: Kind, depth: int) -> None:
-    """One tile: adds x [M, KT] @ w [KT, NT]; the last one along K writes out [M, NT]."""
-    left: Any = iter(refs)
-    scalars: Any = next(left) if kind.block else None
-    x, words, column = next(left), next(left), next(left)
-    scale: Any = next(left) if kind.group and not kind.block else None
-    sums: Any = next(left) if kind.zeros and not kind.expanded else None
-    *zero, out, acc = left
-    columns = out.shape[1]
-    k, steps = pl.program_id(1), pl.num_programs(1)
-
-    @pl.when(k == 0)
-    def _() -> None:
-        acc[...] = jnp.zeros_like(acc)
-
+def add(
+    tile: Tile,
+    x: Any,
+    sides: Sequence[Any],
+    operands: Mapping[str, Any],
+    accumulators: Sequence[Any],
+    *,
+    kind: Kind,
+    depth: int,
+) -> None:
+    """Adds x [M, KT] @ w [KT, NT]."""
+    words, scale, zero = (operands.get(name) for name in ("words", "scale", "zero"))
+    (acc,), columns = accumulators, accumulators[0].shape[1]
     if not kind.group:
         _add_channel(x, words, acc, kind)
-    elif kind.expanded:
+        return
+    if kind.expanded:
         _add_expanded(x, words, acc, kind, _numbers(scale[0], kind), _zeros(zero, kind))
-    else:
-        scales: Any = None if scale is None else _numbers(scale[0], kind)
-        if kind.zeros == "product":
-            terms = bf16.parts(_zeros(zero, kind) * scales, kind.parts)
-            right = jnp.concatenate([terms[i] for _, i in TERMS[kind.parts]], axis=0)
-            acc[...] -= jnp.dot(
-                sums[0], right.astype(jnp.bfloat16), preferred_element_type=jnp.float32
-            )
+        return
+    scales: Any = None if kind.block else _numbers(scale[0], kind)
+    if kind.zeros == "product":
+        terms = bf16.parts(_zeros(zero, kind) * scales, kind.parts)
+        right = jnp.concatenate([terms[i] for _, i in TERMS[kind.parts]], axis=0)
+        acc[...] -= jnp.dot(
+            sides[0][...], right.astype(jnp.bfloat16), preferred_element_type=jnp.float32
+        )
 
-        def factor(g: int, c: int) -> Array:
-            if scalars is None:
-                return scales[g : g + 1, c : c + LANES]
-            row, wide = k * (x.shape[1] // kind.group) + g, pl.cdiv(columns, kind.block)
-            at = (row * pl.num_programs(0) + pl.program_id(0)) * wide + c // kind.block
-            return scalars[at]
+    def factor(g: int, c: int) -> Array:
+        if scales is not None:
+            return scales[g : g + 1, c : c + LANES]
+        wide = pl.cdiv(columns, kind.block)
+        if scale.ndim == 1:
+            row = tile.k * (x.shape[1] // kind.group) + g
+            return scale[(row * tile.columns + tile.j) * wide + c // kind.block]
+        last = scale.shape[-1] - 1  # a tile may stick out
+        return scale[tile.k, g, jnp.minimum(tile.j * wide + c // kind.block, last)]
 
-        def off(g: int, c: int) -> Array | None:
-            if kind.zeros != "each":
-                return None
-            zeros = _zeros(zero, kind)
-            if not isinstance(zeros, np.floating):
-                zeros = zeros[g : g + 1, c : c + LANES]
-            return sums[0, :, g : g + 1] * zeros
+    def off(g: int, c: int) -> Array | None:
+        if kind.zeros != "each":
+            return None
+        zeros = _zeros(zero, kind)
+        if not isinstance(zeros, np.floating):
+            zeros = zeros[g : g + 1, c : c + LANES]
+        return sides[0][:, g : g + 1] * zeros
 
-        _add_groups(x, words, acc, kind, depth, factor, off)
+    _add_groups(x, words, acc, kind, depth, factor, off)
 
-    @pl.when(k == steps - 1)
-    def _() -> None:
-        total = acc[...]
-        if kind.zeros and not kind.group:
-            total -= sums[0] * _zeros(zero, kind)
-        out[...] = total * column[...]
+
+def finish(
+    sides: Sequence[Any],
+    operands: Mapping[str, Any],
+    accumulators: Sequence[Any],
+    *,
+    kind: Kind,
+    unit: float,
+) -> Float32[Array, "M columns"]:
+    """The sum times what all rows of a column share."""
+    total = accumulators[0][...]
+    if kind.zeros and not kind.group:
+        total -= sides[0][...] * _zeros(operands.get("zero"), kind)
+    if "column" in operands:
+        total *= operands["column"][...].astype(jnp.float32).reshape(1, -1)
+    return total if unit == 1 else total * np.float32(unit)
 
 
 def _numbers(scale: Array, kind: Kind) -> Float32[Array, "groups columns"]:
@@ -181,10 +195,10 @@ def _add_expanded(x: Any, words: Any, acc: Any, kind: Kind, scales: Array, zeros
         acc[:, here] += total
 
 
-def _zeros(zero: list[Any], kind: Kind) -> Any:
+def _zeros(zero: Any, kind: Kind) -> Any:
     """Zero points of a tile, float32[groups, columns], or one for all."""
     offset = np.float32(kind.offset)
-    return zero[0][0].astype(jnp.float32) + offset if zero else offset
+    return offset if zero is None else zero[0].astype(jnp.float32) + offset
 
 
 def _add_channel(x: Any, words: Any, acc: Any, kind: Kind) -> None:
@@ -234,70 +248,78 @@ def _add_groups(
             acc[:, c : c + LANES] += total
 
 
-def multiply(
-    x: BFloat16[Array, "M K"], weight: ResidentTensor, plan: TpuPlan, product: Product
-) -> Float32[Array, "M N"]:
-    """Padded x times the padded packed matrix."""
-    chex.assert_shape(x, (plan.m, plan.k))
+def body_of(weight: ResidentTensor, plan: TpuPlan) -> Body:
+    """How tiles are multiplied, of one matrix or of those of a stack."""
     kind, arrays = kind_of(weight, plan.m, plan.target), weight.arrays
-    per_word = 32 // kind.bits
     unit = 1.0
     if kind.bits == 4 and not kind.expanded:
         unit = plan.target.integer_unit
     elif kind.element == "FP8_E4M3" and not kind.native:
         unit = 16.0
-    column = jnp.full((1, plan.n), unit, jnp.float32)
-    if kind.shift:
-        column *= 0.5
-    if not kind.group:
-        column *= column_scales(weight)[0].astype(jnp.float32)
-    if "nan" in arrays:
-        column = jnp.where(weight.array("nan"), jnp.nan, column)
 
-    inputs = [x, arrays["words"], column]
-    specs = [
-        pl.BlockSpec((plan.m, plan.tile_k), lambda j, k, *_: (0, k)),
-        spec(weight, (plan.tile_k // per_word, plan.tile_n), lambda j, k: (k, j)),
-        pl.BlockSpec((1, plan.tile_n), lambda j, k, *_: (0, j)),
-    ]
-
-    def add_groups(array: Array) -> None:
-        inputs.append(array)
+    def of_groups(array: Array) -> Operand:
         block = (1, array.shape[-2], plan.tile_n)
-        specs.append(spec(weight, block, lambda j, k: (k if kind.group else 0, 0, j)))
+        return Operand(array=array, block=block, row=0 if kind.group else None, column=2)
 
-    if kind.group and not kind.block:
-        add_groups(arrays["scale"])
-    if kind.zeros and not kind.expanded:
-        sums = _sums(x, kind, plan, unit)
-        inputs.append(sums)
-        block = (1, *sums.shape[1:])
-        specs.append(pl.BlockSpec(block, lambda j, k, *_: (k if kind.group else 0, 0, 0)))
+    words = (plan.tile_k // (32 // kind.bits), plan.tile_n)
+    operands = {"words": Operand(array=arrays["words"], block=words, row=0, column=1)}
+    if kind.block:
+        operands["scale"] = _scalars(weight, kind, plan)
+    elif kind.group:
+        operands["scale"] = of_groups(arrays["scale"])
     if "zero" in arrays:
-        add_groups(arrays["zero"])
-    return call(
-        partial(kernel, kind=kind, depth=depth_of(kind, plan)),
-        weight,
-        *inputs,
-        name="matmul_scaled",
-        grid=plan.grid,
-        in_specs=specs,
-        out_spec=pl.BlockSpec((plan.m, plan.tile_n), lambda j, k, *_: (0, j)),
-        out=jax.ShapeDtypeStruct((plan.m, plan.n), jnp.float32),
-        scratch=[pltpu.VMEM((plan.m, plan.tile_n), jnp.float32)] * ACCUMULATORS,
-        scalars=[_scalars(weight.array("scale"), kind, plan)] if kind.block else [],
-        vmem_bytes=plan.vmem_limit_bytes,
-        interpret=product.interpret,
+        operands["zero"] = of_groups(arrays["zero"])
+    factor = unit * (0.5 if kind.shift else 1.0)
+    if not weight.stack or "nan" in arrays or (weight.option("block") and not kind.group):
+        columns, factor = _columns(weight, kind, factor), 1.0
+        operands["column"] = Operand(array=columns, block=(1, plan.tile_n), column=1, own=True)
+    elif not kind.group:
+        operands["column"] = of_groups(arrays["scale"])
+    needs_sums = kind.zeros and not kind.expanded
+    return Body(
+        name="scaled",
+        operands=operands,
+        sides=lambda x: [_sums(x, kind, plan, unit)] if needs_sums else [],
+        accumulators=ACCUMULATORS,
+        add=partial(add, kind=kind, depth=depth_of(kind, plan)),
+        finish=partial(finish, kind=kind, unit=factor),
     )
 
 
-def _scalars(
-    scale: Float32[Array, "steps groups blocks"], kind: Kind, plan: TpuPlan
-) -> Float32[Array, " entries"]:
-    """Scales of blocks by group, column tile and block of the tile."""
+def _columns(weight: ResidentTensor, kind: Kind, unit: float) -> Float32[Array, "*groups 1 N"]:
+    """What products with a column are multiplied by in the end."""
+    shape = (*weight.stack, 1, weight.arrays["words"].shape[-1])
+    column = jnp.full(shape, unit, jnp.float32)
+    if not kind.group:
+        column *= column_scales(weight)[..., 0, :, :].astype(jnp.float32)
+    return jnp.where(weight.array("nan"), jnp.nan, column) if "nan" in weight.arrays else column
+
+
+def _scalars(weight: ResidentTensor, kind: Kind, plan: TpuPlan) -> Operand:
+    """Scales of blocks, of one matrix by group, column tile and block of the tile."""
+    scale = weight.arrays["scale"]
+    if weight.stack:
+        copied = scale.dtype != jnp.float32  # scalar memory has 32 bits
+        scale = weight.array("scale").astype(jnp.float32) if copied else scale
+        return Operand(array=scale, block=scale.shape[-3:], scalars=True, own=copied)
     blocks = plan.grid[0] * pl.cdiv(plan.tile_n, kind.block)
-    rows = scale.reshape(-1, scale.shape[-1]).astype(jnp.float32)
-    return jnp.pad(rows, ((0, 0), (0, blocks - rows.shape[1]))).reshape(-1)
+    rows = weight.array("scale").reshape(-1, scale.shape[-1]).astype(jnp.float32)
+    flat = jnp.pad(rows, ((0, 0), (0, blocks - rows.shape[1]))).reshape(-1)
+    return Operand(array=flat, block=flat.shape, scalars=True, own=True)
+
+
+def multiply(
+    x: BFloat16[Array, "M K"], weight: ResidentTensor, plan: TpuPlan, product: Product
+) -> Float32[Array, "M N"]:
+    """Padded x times the padded packed matrix."""
+    return products.multiply(x, weight, plan, body_of(weight, plan), product.interpret)
+
+
+def grouped(
+    x: Float[Array, "M K"], weight: ResidentTensor, sizes: Int[Array, " groups"], product: Product
+) -> Float[Array, "M N"]:
+    """x times the matrix of each row's group; 0 in rows of none."""
+    return of_groups.multiply(x, weight, sizes, product, plan_of=grouped_plan, body_of=body_of)
 
 
 def _sums(
@@ -305,7 +327,7 @@ def _sums(
 ) -> Shaped[Array, "steps M groups"]:
     """Sums of x over groups, in the units of the products, as the kernel takes them."""
     steps = plan.k // plan.tile_k if kind.group else 1
-    sums = x.astype(jnp.float32).reshape(plan.m, steps, -1, kind.group or plan.k).sum(-1)
+    sums = x.astype(jnp.float32).reshape(x.shape[0], steps, -1, kind.group or plan.k).sum(-1)
     sums = sums.swapaxes(0, 1) / unit
     if kind.zeros != "product":
         return sums

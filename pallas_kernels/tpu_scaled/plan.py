@@ -11,7 +11,9 @@ from jentropy.pallas_kernels.integers import offset_of
 from jentropy.pallas_kernels.resident import ResidentTensor
 from jentropy.pallas_kernels.targets import Tpu
 from jentropy.pallas_kernels.tiles import LANES
-from jentropy.pallas_kernels.tpu.plan import TpuPlan, make_plan
+from jentropy.pallas_kernels.tpu import grouped
+from jentropy.pallas_kernels.tpu.grouped import GroupedPlan
+from jentropy.pallas_kernels.tpu.plan import FEW_ROWS, ROWS, TpuPlan, make_plan
 
 from .blocks import TILE_COLUMNS
 
@@ -33,6 +35,19 @@ def plan(weight: ResidentTensor, rows: int, target: Tpu | None = None) -> TpuPla
         bits_per_weight=weight.bits_per_weight,
         accumulators=ACCUMULATORS,
         target=targets.current_tpu() if target is None else target,
+        unit=FEW_ROWS if weight.option("group") and rows <= FEW_ROWS else ROWS,
+    )
+
+
+def grouped_plan(weight: ResidentTensor, rows: int, target: Tpu | None = None) -> GroupedPlan:
+    """How x of so many rows is multiplied by the packed matrices of its groups."""
+    return grouped.make_plan(
+        plan(weight, rows, target),
+        rows,
+        weight.stack[0],
+        bits_per_weight=weight.bits_per_weight,
+        unit=max(LANES, weight.option("block")),
+        accumulators=ACCUMULATORS,
     )
 
 
@@ -114,7 +129,8 @@ def kind_of(weight: ResidentTensor, rows: int, target: Tpu) -> Kind:
 
 def depth_of(kind: Kind, plan: TpuPlan) -> int:
     """Rows of a product where groups have scales."""
-    if kind.group <= LANES // 2:  # repeating x so often costs more than a shallow product
+    # To repeat more rows of x so often costs more than a shallow product.
+    if kind.group <= LANES // 2 and plan.m > FEW_ROWS:
         return kind.group
     whole = plan.tile_k // (2 if kind.bits == 4 else 1)
     return min(max(kind.depth, kind.group), whole)

@@ -8,28 +8,29 @@ escapes from its registers, and scattered to their columns by a one-hot product 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import chex
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
-from jaxtyping import Array, BFloat16, Float32, Int32
+from jaxtyping import Array, BFloat16, Bool, Float, Float32, Int, Int32, UInt8
 
 from jentropy.codecs import window12
 from jentropy.pallas_kernels.bf16 import BIAS
 from jentropy.pallas_kernels.fused import Product
 from jentropy.pallas_kernels.resident import ResidentTensor
 from jentropy.pallas_kernels.tiles import LANES
-from jentropy.pallas_kernels.tpu.calls import call, spec
+from jentropy.pallas_kernels.tpu import grouped as of_groups
+from jentropy.pallas_kernels.tpu import products
 from jentropy.pallas_kernels.tpu.plan import TpuPlan
+from jentropy.pallas_kernels.tpu.products import Body, Operand, Tile
 
 from .layout import COLUMN_BLOCK, ESCAPES, UPPER, row_of
-from .plan import ACCUMULATORS
+from .plan import ACCUMULATORS, grouped_plan
 
 QUARTERS = 4
 ROWS = 64  # word rows that are unpacked for one product
@@ -70,28 +71,21 @@ def patch(
     return [products[t * m : (t + 1) * m] for t in range(columns // LANES)]
 
 
-def kernel(
-    counts: Any,
+def add(
+    tile: Tile,
     x: Any,
-    words: Any,
-    escapes: Any,
-    column: Any,
-    out: Any,
-    main: Any,
-    patches: Any,
+    sides: Sequence[Any],
+    operands: Mapping[str, Any],
+    accumulators: Sequence[Any],
     *,
     shift: int,
     inline: int,
 ) -> None:
-    """One tile: adds x [M, KT] @ w [KT, NT]; the last one along K writes out [M, NT]."""
-    k, columns = pl.program_id(1), out.shape[1]
+    """Adds x [M, KT] @ w [KT, NT], slots and escapes apart."""
+    words, escapes, (main, patches) = operands["words"], operands["escapes"], accumulators
+    columns = main.shape[1]
     quarter = x.shape[1] // QUARTERS
     rows = min(ROWS, quarter // 2)
-
-    @pl.when(k == 0)
-    def _() -> None:
-        main[...] = jnp.zeros_like(main)
-        patches[...] = jnp.zeros_like(patches)
 
     def add_chunk(c: Any) -> None:
         line = 2 * c
@@ -116,62 +110,94 @@ def kernel(
                 )
                 total = product if total is None else total + product
         main[:, here] += total
-    chunks = (counts[pl.program_id(0), k] + (ESCAPES - 1)) >> 7
+    chunks = (operands["counts"][tile.j, tile.k] + (ESCAPES - 1)) >> 7
 
     @pl.loop(inline, chunks)
     def _(c: Array) -> None:
         add_chunk(c)
 
-    @pl.when(k == pl.num_programs(1) - 1)
-    def _() -> None:
-        out[...] = main[...] * column[...] + patches[...]
+
+def finish(
+    sides: Sequence[Any], operands: Mapping[str, Any], accumulators: Sequence[Any], *, shift: int
+) -> Float32[Array, "M columns"]:
+    """Both sums, that of slots by the power of two that a column still lacks."""
+    column, (main, patches) = operands["column"][...], accumulators
+    if column.dtype == jnp.uint8:
+        column = powers_of(column, shift)
+    return main[...] * column + patches[...]
+
+
+def powers_of(top: UInt8[Array, "*groups 1 N"], shift: int) -> Float32[Array, "*groups 1 N"]:
+    """The power of two that a column lacks; top - WINDOW is the exponent field of slot 0."""
+    power = top.astype(jnp.int32) - window12.WINDOW - shift
+    return lax.bitcast_convert_type((power + BIAS) << 23, jnp.float32)
+
+
+def body_of(weight: ResidentTensor, plan: TpuPlan) -> Body:
+    """How tiles are multiplied."""
+    arrays, shift = weight.arrays, weight.option("shift")
+    counts, lists, column = arrays["counts"], arrays["escapes"], arrays["top"]
+    if not weight.stack:
+        column = powers_of(weight.array("top"), shift)
+    return Body(
+        name="window12",
+        operands={
+            "counts": Operand(array=counts, block=counts.shape[-2:], scalars=True),
+            "words": Operand(
+                array=arrays["words"], block=(3, plan.tile_k // 8, plan.tile_n), row=1, column=2
+            ),
+            "escapes": Operand(array=lists, block=(1, 1, *lists.shape[-2:]), row=1, column=0),
+            "column": Operand(array=column, block=(1, plan.tile_n), column=1, own=not weight.stack),
+        },
+        accumulators=ACCUMULATORS,
+        add=partial(add, shift=shift, inline=weight.option("inline")),
+        finish=partial(finish, shift=shift),
+    )
 
 
 def multiply(
     x: BFloat16[Array, "M K"], weight: ResidentTensor, plan: TpuPlan, product: Product
 ) -> Float32[Array, "M N"]:
     """Padded x times the padded packed matrix."""
-    chex.assert_shape(x, (plan.m, plan.k))
-    arrays, lists, shift = weight.arrays, weight.arrays["escapes"], weight.option("shift")
-    # The power of two that a column still lacks; top - WINDOW is the exponent field of slot 0.
-    power = weight.array("top").astype(jnp.int32) - window12.WINDOW - shift
-    column = lax.bitcast_convert_type((power + BIAS) << 23, jnp.float32)
-    y = call(
-        partial(kernel, shift=shift, inline=weight.option("inline")),
-        weight,
-        *(x, arrays["words"], lists, column),
-        name="matmul_window12",
-        grid=plan.grid,
-        in_specs=[
-            pl.BlockSpec((plan.m, plan.tile_k), lambda j, k, *_: (0, k)),
-            spec(weight, (3, plan.tile_k // 8, plan.tile_n), lambda j, k: (0, k, j)),
-            spec(weight, (1, 1, *lists.shape[-2:]), lambda j, k: (j, k, 0, 0)),
-            pl.BlockSpec((1, plan.tile_n), lambda j, k, *_: (0, j)),
-        ],
-        out_spec=pl.BlockSpec((plan.m, plan.tile_n), lambda j, k, *_: (0, j)),
-        out=jax.ShapeDtypeStruct((plan.m, plan.n), jnp.float32),
-        scratch=[pltpu.VMEM((plan.m, plan.tile_n), jnp.float32)] * ACCUMULATORS,
-        scalars=[weight.array("counts")],
-        vmem_bytes=plan.vmem_limit_bytes,
-        interpret=product.interpret,
-    )
-    if "special" not in arrays:
+    y = products.multiply(x, weight, plan, body_of(weight, plan), product.interpret)
+    if "special" not in weight.arrays:
         return y
-    return y + _special_products(x, weight, weight.array("special"), plan)
+    return _add_special(y, x, weight, weight.array("special"))
 
 
-def _special_products(
-    x: BFloat16[Array, "M K"],
+def grouped(
+    x: Float[Array, "M K"], weight: ResidentTensor, sizes: Int[Array, " groups"], product: Product
+) -> Float[Array, "M N"]:
+    """x times the matrix of each row's group; 0 in rows of none."""
+    y = of_groups.multiply(x, weight, sizes, product, plan_of=grouped_plan, body_of=body_of)
+    if "special" not in weight.arrays:
+        return y
+    ends = jnp.cumsum(sizes, dtype=jnp.int32)[:, None]
+    rows = jnp.arange(x.shape[0], dtype=jnp.int32)
+    own = (rows < ends) & (rows >= ends - sizes[:, None])
+    return _add_special(y, x, weight, weight.array("special"), own)
+
+
+def _add_special(
+    y: Float[Array, "M N"],
+    x: Float[Array, "M K"],
     weight: ResidentTensor,
-    special: Int32[Array, "tiles steps 3 n"],
-    plan: TpuPlan,
-) -> Float32[Array, "M N"]:
-    """Products with NaN and Inf, which `patch` leaves out."""
-    tiles, steps = (jnp.arange(n) for n in special.shape[:2])
+    special: Int32[Array, "*groups tiles steps 3 n"],
+    own: Bool[Array, "groups M"] | None = None,
+) -> Float[Array, "M N"]:
+    """Adds products with NaN and Inf, which `patch` leaves out.
+
+    Args:
+      own: which rows meet the matrix of a group; None: there is one matrix, and all do.
+    """
+    tiles, steps = (jnp.arange(size) for size in special.shape[-4:-2])
     row = special[..., 0, :] + steps[:, None] * weight.option("tile_rows")
     column = special[..., 1, :] + tiles[:, None, None] * weight.option("tile_columns")
     code = special[..., 2, :]
-    column = jnp.where(code == 0, plan.n, column).reshape(-1)
-    value = lax.bitcast_convert_type(code.reshape(-1) << 16, jnp.float32)
-    products = x[:, row.reshape(-1)].astype(jnp.float32) * value
-    return jnp.zeros((plan.m, plan.n), jnp.float32).at[:, column].add(products, mode="drop")
+    column = jnp.where(code == 0, y.shape[1], column)
+    value = lax.bitcast_convert_type(code << 16, jnp.float32)
+    products = x[:, row.reshape(-1)].astype(jnp.float32) * value.reshape(-1)
+    if own is not None:
+        products = jnp.where(jnp.repeat(own, row[0].size, axis=0).T, products, 0)
+    added = jnp.zeros(y.shape, jnp.float32).at[:, column.reshape(-1)].add(products, mode="drop")
+    return (y.astype(jnp.float32) + added).astype(y.dtype)

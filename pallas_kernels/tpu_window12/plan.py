@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from jentropy.pallas_kernels import targets
 from jentropy.pallas_kernels.resident import ResidentTensor
+from jentropy.pallas_kernels.tpu import grouped
+from jentropy.pallas_kernels.tpu.grouped import GroupedPlan
 from jentropy.pallas_kernels.tpu.plan import TpuPlan, make_plan
 
 ACCUMULATORS = 2  # of the slots, and of escapes
@@ -21,6 +23,20 @@ def plan(weight: ResidentTensor, rows: int, target: targets.Tpu | None = None) -
         bits_per_weight=weight.bits_per_weight,
         accumulators=ACCUMULATORS,
         target=targets.current_tpu() if target is None else target,
+    )
+
+
+def grouped_plan(
+    weight: ResidentTensor, rows: int, target: targets.Tpu | None = None
+) -> GroupedPlan:
+    """How x of so many rows is multiplied by the packed matrices of its groups."""
+    return grouped.make_plan(
+        plan(weight, rows, target),
+        rows,
+        weight.stack[0],
+        bits_per_weight=weight.bits_per_weight,
+        unit=weight.option("tile_columns"),
+        accumulators=ACCUMULATORS,
     )
 
 

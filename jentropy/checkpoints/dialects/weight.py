@@ -23,7 +23,7 @@ from jentropy.checkpoints.unpacking import (
     stored_weight,
 )
 from jentropy.errors import InputError
-from jentropy.formats import Format
+from jentropy.formats import GROUP_INDEX, Format
 
 # Endings of arrays that serve a quantisation, in any dialect, and are no weights of the model.
 AUXILIARY = (
@@ -128,6 +128,16 @@ def assemble(
     Raises:
       InputError: an array of another dtype or shape than such a weight has; it says why.
     """
+    for parameter in number_format.parameters if GROUP_INDEX not in stored else ():
+        pairs = zip(shape, parameter.blocks(len(shape)), strict=False)
+        cut = [(size, block) for size, block in pairs if block > 1]
+        if len(cut) == 1 and cut[0][0] % cut[0][1]:
+            raise InputError(
+                "groups",
+                tensor=name,
+                expected=f"some that divide a row of {cut[0][0]} by {why}",
+                found=cut[0][1],
+            )
     try:
         weight = stored_weight(number_format, shape, stored)
     except InputError as error:

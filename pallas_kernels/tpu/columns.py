@@ -1,0 +1,79 @@
+"""Plans of kernels whose steps go over whole columns: all of K, if it is not too long.
+
+Sums over K then stay where they are made, and the MXU's last results are waited for once for every
+few columns of the matrix. The columns of a step are taken some at a time, in a loop, whose body is
+as much program as the compiler takes in a few seconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jentropy.pallas_kernels.targets import Tpu
+from jentropy.pallas_kernels.tiles import LANES, ceil_to
+
+from .plan import BUFFERS, LEAST_VMEM, MOST_ROWS, ROWS, TpuPlan
+
+WIDE = 256  # columns of a product
+MOST_K = 16384  # rows of a step
+STEP, STEPS = 1 << 24, 8  # weights of a step at the most, and steps that a matrix should have
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ColumnsPlan(TpuPlan):
+    """A product whose steps take whole columns."""
+
+
+def plan_columns(
+    *, m: int, k: int, n: int, unit: int, bits_per_weight: float, target: Tpu, rows: int = 1
+) -> ColumnsPlan:
+    """Plans a product of x [m, k].
+
+    Args:
+      m: rows of x, all parts of a full-precision one counted.
+      k, n: of the weight.
+      unit: rows that a step has a multiple of.
+      bits_per_weight: of its blocks.
+      target: the TPU.
+      rows: of the kernel's left operand for each of x.
+    """
+    few, passes = m <= target.fused_rows, max(1, -(-m // MOST_ROWS))
+    k, n, m_padded = ceil_to(k, unit), ceil_to(n, LANES), ceil_to(-(-m // passes), ROWS)
+    tile_k = _tile_rows(k, unit)
+    tiles = max(-(-tile_k * n // STEP), min(STEPS, n // (2 * WIDE)), 1)
+    tile_n = min(n, ceil_to(-(-n // tiles), WIDE))
+    left = m_padded if rows == 1 else rows * m
+    weights = int(tile_k * tile_n * bits_per_weight / 8)
+    vmem = BUFFERS * (left * tile_k * 2 + weights + m_padded * tile_n * 4)
+    return ColumnsPlan(
+        fused=few and m > 0 and vmem <= target.vmem_bytes,
+        few=few,
+        passes=passes,
+        m=m_padded,
+        k=k,
+        n=n,
+        target=target,
+        tile_k=tile_k,
+        tile_n=tile_n,
+        vmem_bytes=vmem,
+        vmem_limit_bytes=min(max(LEAST_VMEM, 2 * vmem), target.vmem_bytes),
+    )
+
+
+def _tile_rows(k: int, unit: int) -> int:
+    """All rows, or the most that a step takes and that divide them."""
+    blocks = k // unit
+    return unit * max(d for d in range(1, MOST_K // unit + 1) if blocks % d == 0)
+
+
+def body(tile_k: int, tile_n: int, weights: int) -> int:
+    """Columns of a step that the loop's body takes: a divisor of `tile_n`.
+
+    Args:
+      weights: of a body, about.
+    """
+    if tile_n % WIDE:
+        return tile_n
+    wide = tile_n // WIDE
+    fits = (d for d in range(1, wide + 1) if wide % d == 0 and d * WIDE * tile_k <= weights)
+    return WIDE * max(fits, default=1)

@@ -1,0 +1,50 @@
+"""How products with NVFP4 run on TPU, and in which of two ways.
+
+few rows of x    each is spread over 16, one for every block of a chunk: products with codes
+                 are sums by block, which are multiplied by scales
+more             codes are multiplied by scales, exactly, as bfloat16
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from jentropy.pallas_kernels import targets
+from jentropy.pallas_kernels.resident import ResidentTensor
+from jentropy.pallas_kernels.tpu.columns import plan_columns
+from jentropy.pallas_kernels.tpu.plan import TpuPlan
+
+from .layout import BLOCKS, CHUNK, TILE
+
+FEW = {"v5e": 0, "v6e": 8, "v7x": 4}  # rows of x, at the most
+FEW_ROWS = (1, 2, 4, 8)  # to which they are filled up
+BODY = 1 << 22  # weights that a loop's body takes
+DECODED_COLUMNS = 512  # in a step of `decode`, at the most
+
+
+def plan(weight: ResidentTensor, rows: int, target: targets.Tpu | None = None) -> TpuPlan:
+    """How x of so many rows is multiplied by the packed matrix."""
+    (k, n), target = weight.extent, targets.current_tpu() if target is None else target
+    few = 0 < rows <= FEW[target.name]
+    made = plan_columns(
+        m=rows,
+        k=k,
+        n=n,
+        unit=TILE,
+        bits_per_weight=weight.bits_per_weight,
+        target=target,
+        rows=BLOCKS if few else 1,
+    )
+    return replace(made, m=next(m for m in FEW_ROWS if m >= rows)) if few else made
+
+
+def is_few(plan: TpuPlan) -> bool:
+    """Whether rows of x are spread."""
+    return plan.m <= FEW[plan.target.name]
+
+
+def decode_tile(weight: ResidentTensor) -> tuple[int, int]:
+    """Rows and columns that a step of `decode` decodes."""
+    words = weight.arrays["words"]
+    chunks = 8 * words.shape[-2] // CHUNK
+    return CHUNK * (4 if chunks % 4 == 0 else 2), min(DECODED_COLUMNS, words.shape[-1])

@@ -1,0 +1,261 @@
+"""Parsers given what nobody wrote: an error or a result, in bounded memory and time.
+
+Inputs are mutations of good ones: bits, runs, numbers of JSON, lengths, repeated and exchanged
+parts. Whatever a parser raises but an error of jentropy's is a find, and so is one that takes more
+than its seconds or its memory.
+
+    python -m tests.soak.parsers [--seconds 600] [--seed 0] [--parsers safetensors ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import random
+import resource
+import signal
+import tempfile
+import time
+import traceback
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+
+import jentropy
+from jentropy.checkpoints import index, indices, item_tree, safetensors, store, writer
+from jentropy.checkpoints.contents import read_json
+from jentropy.errors import JentropyError
+from jentropy.schema import parse
+
+from .measuring import write_safetensors
+
+MOST_SECONDS, MOST_BYTES = 20, 1 << 30  # of an input, what a process grows by
+NUMBERS = (-1, 0, 1, 2, 255, 1 << 31, 1 << 32, 1 << 62, 1 << 63, 1 << 64, 1e300, True, None, "", [])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seconds", type=float, default=600)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--parsers", nargs="*", choices=PARSERS, default=list(PARSERS))
+    given = parser.parse_args()
+    for name in given.parsers:
+        count = trial(name, given.seconds, given.seed)
+        print(f"{name}: {count} inputs, no find", flush=True)
+
+
+def _in_file(run: Callable[[Path], object], name: str) -> Callable[[bytes], object]:
+    def parse_bytes(data: bytes) -> object:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / name
+            path.write_bytes(data)
+            return run(path)
+
+    return parse_bytes
+
+
+def _tensors() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "m.safetensors"
+        tensors = {"w": ("BF16", [4, 8]), "n": ("U8", [3]), "v": ("F32", [5])}
+        write_safetensors(file, tensors, lambda _, size: [bytes(range(size % 251)) or b"x"][:1])
+        return file.read_bytes()
+
+
+def _gguf() -> bytes:
+    import gguf
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "m.gguf"
+        out = gguf.GGUFWriter(file, "llama")
+        out.add_uint32("llama.block_count", 1)
+        out.add_array("tokens", ["a", "b"])
+        out.add_tensor("w", np.zeros((2, 34), np.uint8), raw_dtype=gguf.GGMLQuantizationType.Q8_0)
+        out.add_tensor("v", np.ones(7, np.float32))
+        out.write_header_to_file()
+        out.write_kv_data_to_file()
+        out.write_tensors_to_file()
+        out.close()
+        return file.read_bytes()
+
+
+def _packed() -> Path:
+    folder = Path(tempfile.mkdtemp())
+    rng = np.random.default_rng(0)
+    tree = {
+        "a": (rng.standard_normal((20, 90)) * 0.02).astype(ml_dtypes.bfloat16),
+        "b": [np.arange(5), 3, "x"],
+        "q": {"c": np.zeros((3, 0), np.float32)},
+    }
+    jentropy.save(folder / "t", tree)
+    return folder / "t"
+
+
+def _index() -> bytes:
+    return zlib.decompress(store.Store(_packed()).array("index").tobytes())
+
+
+def _codec() -> bytes:
+    """A chunk with what its entry says, as JSON."""
+    opened = store.Store(_packed())
+    entry = next(e for e in opened.index.tensors if e.name == "a")
+    payload = opened.payload(*entry.places[0], entry.header.chunks[0].bytes)
+    told = writer.LINE.write([entry])[0] | {"payload": base64.b64encode(payload.tobytes()).decode()}
+    return json.dumps(told).encode()
+
+
+def _decode(data: bytes) -> object:
+    from jentropy import codecs
+
+    try:  # what is only this trial's
+        told = json.loads(data)
+        payload = np.frombuffer(base64.b64decode(told.pop("payload")), np.uint8)
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        return None
+    (entry,) = parse(writer.LINE, json.dumps([told]), "entry")
+    if entry.header.size > 1 << 22:
+        return None
+    span = entry.header.span(0)
+    return codecs.decode([payload], [span], [np.empty(span.size, span.dtype)])
+
+
+def _analyze(path: Path) -> object:
+    return jentropy.analyze(path)
+
+
+WEIGHTS = {"weight_map": {"a": "m-1.safetensors", "b": "m-2.safetensors"}, "metadata": {"n": 3}}
+TREE = {
+    "tree_metadata": {
+        "('a',)": {
+            "key_metadata": [{"key": "a", "key_type": 2}],
+            "value_metadata": {"value_type": "jax.Array", "skip_deserialize": False},
+        }
+    },
+    "use_zarr3": True,
+}
+# A good input, and what takes it.
+PARSERS: dict[str, tuple[Callable[[], bytes], Callable[[bytes], object]]] = {
+    "safetensors": (_tensors, _in_file(safetensors.read, "m.safetensors")),
+    "analyze": (_tensors, _in_file(_analyze, "m.safetensors")),
+    "gguf": (_gguf, _in_file(_analyze, "m.gguf")),
+    "index": (_index, lambda data: index.from_json(data, Path("index"))),
+    "deflated index": (
+        lambda: zlib.compress(_index()),
+        lambda data: index.from_bytes(data, Path("index")),
+    ),
+    "payload": (_codec, _decode),
+    "weight map": (
+        lambda: json.dumps(WEIGHTS).encode(),
+        lambda data: indices.read_weight_map(Path("i"), data),
+    ),
+    "Orbax metadata": (
+        lambda: json.dumps(TREE).encode(),
+        lambda data: parse(item_tree.TREE, data, "f"),
+    ),
+    "config": (lambda: b'{"a": [1, {"b": null}]}', lambda data: read_json(Path("c"), data)),
+}
+
+
+def mutated(dice: random.Random, good: bytes) -> bytes:
+    """A good input made bad."""
+    data = bytearray(good)
+    for _ in range(dice.choice((1, 1, 1, 2, 5))):
+        data = dice.choice((_bits, _run, _cut, _twice, _number, _node))(dice, data)
+    return bytes(data)
+
+
+def _bits(dice: random.Random, data: bytearray) -> bytearray:
+    if data:
+        data[dice.randrange(len(data))] ^= 1 << dice.randrange(8)
+    return data
+
+
+def _run(dice: random.Random, data: bytearray) -> bytearray:
+    at = dice.randrange(len(data) + 1)
+    size = dice.choice((1, 2, 4, 8))
+    data[at : at + size] = dice.choice((b"\0", b"\xff", dice.randbytes(1))) * size
+    return data
+
+
+def _cut(dice: random.Random, data: bytearray) -> bytearray:
+    at = dice.randrange(len(data) + 1)
+    return data[:at] + data[at + dice.choice((1, 8, len(data))) :]
+
+
+def _twice(dice: random.Random, data: bytearray) -> bytearray:
+    at, size = dice.randrange(len(data) + 1), dice.choice((1, 10, 100))
+    return data[:at] + data[at : at + size] * dice.choice((2, 3, 1000)) + data[at + size :]
+
+
+def _number(dice: random.Random, data: bytearray) -> bytearray:
+    places = [n for n, byte in enumerate(data) if chr(byte).isdigit()]
+    if not places:
+        return data
+    at = dice.choice(places)
+    return data[:at] + json.dumps(dice.choice(NUMBERS)).encode() + data[at + 1 :]
+
+
+def _node(dice: random.Random, data: bytearray) -> bytearray:
+    """A node of JSON replaced by another one."""
+    try:
+        begin = data.index(b"{")
+        content = json.loads(bytes(data[begin:]).decode("utf-8"))
+    except (ValueError, RecursionError):
+        return data
+    nodes = [(content, key) for key in content] if isinstance(content, dict) else []
+    for parent, key in nodes:
+        inside = parent[key]
+        if isinstance(inside, dict):
+            nodes += [(inside, k) for k in inside]
+        elif isinstance(inside, list):
+            nodes += [(inside, n) for n in range(len(inside))]
+    if not nodes:
+        return data
+    (parent, key), (other, name) = dice.choice(nodes), dice.choice(nodes)
+    parent[key] = dice.choice((*NUMBERS, {}, [[]], "w" * 99, other[name]))
+    try:
+        return data[:begin] + json.dumps(content).encode()
+    except (ValueError, RecursionError):  # it holds itself
+        return data
+
+
+def _too_long(*_: object) -> None:
+    raise TimeoutError
+
+
+def trial(parser: str, seconds: float, seed: int) -> int:
+    """Feeds a parser for so long; how many inputs it had."""
+    make, take = PARSERS[parser]
+    good, dice, count = make(), random.Random(seed), 0
+    take(good)
+    began, before = time.monotonic(), signal.signal(signal.SIGALRM, _too_long)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+    try:
+        while time.monotonic() - began < seconds or count <= 10:
+            data = mutated(dice, good)
+            signal.setitimer(signal.ITIMER_REAL, MOST_SECONDS)
+            try:
+                take(data)
+            except JentropyError as error:
+                if len(str(error)) > 2000:
+                    raise AssertionError("a long message") from error
+            except Exception as error:
+                traceback.print_exc()
+                told = base64.b64encode(data[:3000]).decode()
+                raise AssertionError(f"{parser}: {type(error).__name__} of {told}") from error
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            count += 1
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10) - peak
+    assert grown < MOST_BYTES, f"{parser} took {grown >> 20} MiB"
+    return count
+
+
+if __name__ == "__main__":
+    main()
