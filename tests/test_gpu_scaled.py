@@ -29,8 +29,8 @@ HELD = [
     n for n, v in VARIANTS.items() if n != "BF16" and backends.has_kernels("gpu", v.number_format)
 ]
 # Every kind of element, scale and zero point once.
-SOME = ("MXFP8", "NVFP4", "INT4 g32 zeros", "FP8 128x128", "UINT8 row", "FP8")
-INTERPRETED = ("NVFP4", "INT4 g32 zeros", "FP8 128x128")
+SOME = ("MXFP8", "NVFP4", "INT4 g32 zeros", "FP8")
+INTERPRETED = ("NVFP4", "INT4 g32 zeros")
 MORE = (
     "MXFP8",
     "UINT8 row",
@@ -207,18 +207,14 @@ def test_products_and_dense_weights(name, interpret):
     np.testing.assert_array_equal(bits(decoded), bits(dense))
 
 
-def test_gradient_vmap_and_stacks():
+def test_one_of_a_stack_and_gradient():
     stacked = weight("INT4 g128", (2, N, 128))
-    x = jnp.asarray(np.random.default_rng(1).standard_normal((3, 128)), jnp.bfloat16)
-    product = partial(jentropy.matmul, transpose_w=True, interpret=True)
-    second = jax.tree.map(lambda a: a[1], stacked)
-    together = product(x, second)
-    np.testing.assert_array_equal(bits(product(x, stacked[1])), bits(together))
-    each = jax.vmap(lambda x: product(x[None], second)[0])(x)
-    np.testing.assert_array_equal(bits(each), bits(together))
-    gradient = jax.grad(lambda x: product(x, second).astype(jnp.float32).sum())(x)
-    expected = np.asarray(reference.decode(second, jnp.float32)).sum(0)
-    np.testing.assert_allclose(np.asarray(gradient, np.float32)[0], expected, rtol=0.02, atol=1e-2)
+    dense = np.asarray(reference.decode(stacked[1], jnp.float32))
+    x = jnp.asarray(np.random.default_rng(1).standard_normal((3, 128)), jnp.float32)
+    y, pull = jax.vjp(partial(jentropy.matmul, w=stacked[1], transpose_w=True, interpret=True), x)
+    close(y, x.astype(jnp.bfloat16), dense)
+    (gradient,) = pull(jnp.ones_like(y))
+    np.testing.assert_allclose(np.asarray(gradient)[0], dense.sum(0), rtol=1e-5, atol=1e-5)
 
 
 def test_plans_know_what_registers_hold():

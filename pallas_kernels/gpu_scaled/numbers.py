@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
@@ -14,6 +14,7 @@ from jax.experimental import pallas as pl
 from jaxtyping import Array
 
 from jentropy.pallas_kernels.hopper import fragments, registers
+from jentropy.pallas_kernels.hopper.dense import WIDTH
 from jentropy.pallas_kernels.integers import offset_of
 from jentropy.pallas_kernels.resident import ResidentTensor
 
@@ -33,12 +34,14 @@ class State:
       row: float32[64].
       row_zero: bfloat16[64, 64].
       scales, zeros: of a step, by their units; as the arrays have them.
+      words: of blocks of a step.
     """
 
     row: Any = None
     row_zero: Any = None
     scales: tuple[Any, ...] = ()
     zeros: tuple[Any, ...] = ()
+    words: Mapping[int, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,8 +99,8 @@ class Decoding:
             loaded["row_zero"] = registers.columns_of(loaded["row_zero"], fragments.BLOCK)
         return State(**loaded)
 
-    def prepare(self, state: State, load: Any, columns: int) -> State:
-        """Of a step of so many columns: all scales and zero points."""
+    def prepare(self, state: State, load: Any, columns: int, blocks: Any = None) -> State:
+        """Of a step of so many columns: all is read at once, so that it is waited for once."""
         units = dict(zip(self.copied(), self.columns(), strict=True))
 
         def every(name: str) -> tuple[Any, ...]:
@@ -109,21 +112,20 @@ class Decoding:
                 return tuple(load(i, (u, 0)) for u in range(count))
             return tuple(load(i, (u,), registers.ROW_LAYOUT) for u in range(count))
 
-        return State(
-            row=state.row, row_zero=state.row_zero, scales=every("scale"), zeros=every("zero")
+        blocks = range(columns // fragments.BLOCK) if blocks is None else blocks
+        words = {b: self._words(load, b) for b in blocks}
+        return replace(state, scales=every("scale"), zeros=every("zero"), words=words)
+
+    def _words(self, load: Any, b: int) -> list[Any]:
+        """Of block b of a step."""
+        parts = (
+            pl.ds(fragments.REGISTERS * i, fragments.REGISTERS) for i in range(self.element.words)
         )
+        return [load(0, (b, part), registers.STRIDED) for part in parts]
 
-    def pieces(self, state: State, load: Any, b: int, *, scaled: bool = True) -> list[Array]:
-        """Block b of a step in BF16, exactly; in pieces of a group, if its sums are scaled.
-
-        Args:
-          scaled: with scales that go into BF16.
-        """
-        words = [
-            load(0, (b, pl.ds(fragments.REGISTERS * i, fragments.REGISTERS)), registers.STRIDED)
-            for i in range(self.element.words)
-        ]
-        placed, less = self.element.place(words)
+    def pieces(self, state: State, b: int) -> list[Array]:
+        """Block b of a step in BF16, exactly; in pieces of a group, if its sums are scaled."""
+        placed, less = self.element.place(state.words[b])
         width = fragments.BLOCK
         if self.kind is Kind.NUMBERS:
             width = min(self.group, width)
@@ -134,13 +136,13 @@ class Decoding:
                 range(FRAGMENTS * b + f, FRAGMENTS * b + f + step),
                 placed[f : f + step],
                 less and less[f : f + step],
-                scaled=scaled,
+                scaled=True,
             )
             for f in range(0, FRAGMENTS, step)
         ]
 
     def _piece(self, state: State, which: range, placed: Any, less: Any, *, scaled: bool) -> Array:
-        """Some fragments of a step."""
+        """Some fragments of a step; with E4M3 scales or without."""
         interpret, power = self.interpret, self.element.power
         if self.element.tiny:
             factor: Any = power
@@ -195,9 +197,9 @@ class Decoding:
 
     def dense(self, state: State, load: Any, b: int) -> Array:
         """Block b of a step in float32, as `layout.decode` has it."""
-        state = self.prepare(state, load, 2 * fragments.BLOCK)
-        numbers = self.pieces(state, load, b, scaled=False)
+        state = self.prepare(state, load, WIDTH, (b,))
         which = range(FRAGMENTS * b, FRAGMENTS * (b + 1))
+        numbers = self._piece(state, which, *self.element.place(state.words[b]), scaled=False)
         scales: Any
         if self.kind in (Kind.ROW, Kind.POWERS):
             scales = registers.columns_of(state.row, fragments.BLOCK)
@@ -215,8 +217,4 @@ class Decoding:
             scales = registers.of_rows(of_groups, interpret=self.interpret)
         if self.element.unit:
             scales *= np.float32(2.0**self.element.unit)
-        return _joined(numbers).astype(jnp.float32) * scales
-
-
-def _joined(pieces: list[jax.Array]) -> Array:
-    return pieces[0] if len(pieces) == 1 else jnp.concatenate(pieces, axis=1)
+        return numbers.astype(jnp.float32) * scales
