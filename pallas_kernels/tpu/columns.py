@@ -19,6 +19,7 @@ from jaxtyping import Array
 from jentropy.pallas_kernels.targets import Tpu
 from jentropy.pallas_kernels.tiles import LANES, ceil_to
 
+from .crossover import FUSED_ROWS
 from .plan import BUFFERS, LEAST_VMEM, MOST_ROWS, ROWS, TpuPlan
 
 ACCUMULATORS = 1  # of every step
@@ -33,7 +34,15 @@ class ColumnsPlan(TpuPlan):
 
 
 def plan_columns(
-    *, m: int, k: int, n: int, unit: int, bits_per_weight: float, target: Tpu, rows: int = 1
+    *,
+    m: int,
+    k: int,
+    n: int,
+    unit: int,
+    bits_per_weight: float,
+    target: Tpu,
+    variant: str,
+    rows: int = 1,
 ) -> ColumnsPlan:
     """Plans a product of x [m, k].
 
@@ -43,9 +52,10 @@ def plan_columns(
       unit: rows that a step has a multiple of.
       bits_per_weight: of its blocks.
       target: the TPU.
+      variant: of `FUSED_ROWS`.
       rows: of the kernel's left operand for each of x.
     """
-    few, passes = m <= target.fused_rows, max(1, -(-m // MOST_ROWS))
+    few, passes = m <= FUSED_ROWS[target.name][variant], max(1, -(-m // MOST_ROWS))
     k, n, m_padded = ceil_to(k, unit), ceil_to(n, LANES), ceil_to(-(-m // passes), ROWS)
     tile_k = _tile_rows(k, unit)
     tiles = max(-(-tile_k * n // STEP), min(STEPS, n // (2 * WIDE)), 1)

@@ -39,6 +39,7 @@ def plan(weight: ResidentTensor, rows: int, target: Tpu | None = None) -> TpuPla
         unit=TILE,
         bits_per_weight=weight.bits_per_weight,
         target=target,
+        variant="NVFP4",
         rows=BLOCKS if few else 1,
     )
     return replace(made, m=next(m for m in FEW_ROWS if m >= rows)) if few else made
