@@ -39,6 +39,7 @@ def _run(arguments: argparse.Namespace) -> int:
     target = arguments.tpu or arguments.gpu
     kind: Any = tpu if target in TPUS else hopper
     shape, rows = tuple(arguments.shape or kind.SHAPE), arguments.rows or kind.DEFAULT_ROWS
+    formats = arguments.formats or (BUDGETED if target in TPUS else budgets.HOPPER_VARIANTS)
     table = arguments.json != "-"
     figures = {}
     with tempfile.TemporaryDirectory(prefix="profile-") as folder:
@@ -52,7 +53,7 @@ def _run(arguments: argparse.Namespace) -> int:
             words = ", ".join(f"{name} {version}" for name, version in versions.items())
             print(f"{target}, {words}, weight {shape[0]} x {shape[1]}")
             print(_line(kind.COLUMNS, list(kind.COLUMNS)))
-        for name, measured in kind.measured(dump, target, arguments.formats, rows, shape):
+        for name, measured in kind.measured(dump, target, formats, rows, shape):
             figures[name] = measured
             if table:
                 print(_line(kind.COLUMNS, [name, *measured.cells()]), flush=True)
@@ -81,9 +82,8 @@ def _parser() -> argparse.ArgumentParser:
         "--formats",
         nargs="+",
         choices=BUDGETED,
-        default=BUDGETED,
         metavar="FORMAT",
-        help=f"on TPU, of {', '.join(BUDGETED)}; all by default",
+        help=f"of {', '.join(BUDGETED)}; by default all that have budgets",
     )
     parser.add_argument(
         "--rows",

@@ -22,7 +22,7 @@ import pytest
 
 from jentropy.errors import InputError
 from jentropy.pallas_kernels import ResidentTensor, decode, profile, to_resident
-from jentropy.pallas_kernels.fused import kernels_of
+from jentropy.pallas_kernels.fused import as_read, kernels_of
 from jentropy.pallas_kernels.profiling import budgets, compiling, crossover, plans, schedule, tpu
 from jentropy.pallas_kernels.targets import TPUS
 from jentropy.pallas_kernels.tpu.crossover import FUSED_ROWS
@@ -163,9 +163,9 @@ def main(target: str, part: str) -> None:
 def test_abstract_weights_are_what_to_resident_makes(name, k, n):
     number_format = VARIANTS[name].number_format
     dense = jnp.asarray(np.random.default_rng(0).standard_normal((n, k)) * 0.02, jnp.bfloat16)
-    expected = to_resident(weight_of(number_format, dense), "tpu")
+    expected = as_read(to_resident(weight_of(number_format, dense), "tpu"))
     made = tpu.resident(number_format, k, n)
-    skipped = {"shift", "inline", "exact"}  # what numbers decide
+    skipped = {"shift", "inline", "exact", "large"}  # what numbers decide
     assert made.layout == expected.layout
     assert made.shape == expected.shape
     assert made.number_format.parameters == expected.number_format.parameters

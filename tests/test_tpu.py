@@ -504,7 +504,7 @@ def test_shard_map_splits_the_outputs():
 
 def test_what_has_no_kernel_rests_in_the_reference_layout():
     others = with_blocks(MXFP4, (16,)), with_blocks(INT4_GROUP, (48,))
-    for number_format in (*others, NVFP4.with_parameter("scale", block=(32,))):
+    for number_format in (*others, NVFP4.with_parameter("scale", block=(24,))):
         codes = quantize(jnp.asarray(weights((64, 96))), number_format)
         weight = QuantizedTensor(number_format=number_format, codes=codes)
         w = kernels.to_resident(weight, "tpu")

@@ -29,7 +29,8 @@ ROWS_OF_SUMS = {32: 64, 64: 128, 128: 128}
 def plan(weight: ResidentTensor, rows: int, target: targets.Gpu | None = None) -> HopperPlan:
     """How x of so many rows is multiplied by the packed matrix: as tuned, if it was."""
     n, k = weight.extent
-    tuned = tuning.load(jax.devices()[0].device_kind, weight.layout)
+    name = f"{weight.layout} {weight.number_format.element.name} {weight.option('group')}"
+    tuned = tuning.load(jax.devices()[0].device_kind, name)
     return make_plan(
         m=rows,
         k=k,

@@ -42,7 +42,19 @@ DECODE_RATIO = 1.00  # of every variant and TPU, at the most
 HOPPER = {"registers": 168, "spill_bytes": 0, "slots_per_pair": 10.0}
 # By variants: integer operations for a pair of weights, and at M = 16 cycles of a step for those in
 # which memory moves its weights.
-HOPPER_VARIANTS = {"BF16": (3.2, 0.8)}
+HOPPER_VARIANTS = {
+    "BF16": (3.2, 0.8),
+    "FP8 row": (3.9, 0.8),
+    "FP8 128x128": (3.9, 0.8),
+    "MXFP8": (4.5, 0.8),
+    "MXFP4": (3.8, 1.0),
+    "NVFP4": (4.3, 1.0),
+    "INT8 row": (4.9, 1.0),
+    "INT4 row": (2.9, 1.0),
+    "INT4 g32": (4.3, 2.0),
+    "INT4 g128": (2.9, 1.0),
+    "INT4 g128 zeros": (2.9, 1.0),
+}
 
 Budget = dict[str, float]
 

@@ -7,7 +7,14 @@ as much program as the compiler takes in a few seconds.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import pallas as pl
+from jaxtyping import Array
 
 from jentropy.pallas_kernels.targets import Tpu
 from jentropy.pallas_kernels.tiles import LANES, ceil_to
@@ -80,7 +87,7 @@ def _tile_rows(k: int, unit: int) -> int:
     return unit * max(divide, key=lambda d: (d == blocks or d % 8 == 0, d))
 
 
-def body(tile_k: int, tile_n: int, weights: int) -> int:
+def body_columns(tile_k: int, tile_n: int, weights: int) -> int:
     """Columns of a step that the loop's body takes: a divisor of `tile_n`.
 
     Args:
@@ -91,3 +98,14 @@ def body(tile_k: int, tile_n: int, weights: int) -> int:
     wide = tile_n // WIDE
     fits = (d for d in range(1, wide + 1) if wide % d == 0 and d * WIDE * tile_k <= weights)
     return WIDE * max(fits, default=1)
+
+
+def over_columns(wide: int, columns: int, run: Callable[[Any], None]) -> None:
+    """run(first) for every `columns` of `wide`, in a kernel."""
+    if columns == wide:
+        run(jnp.int32(0))
+        return
+
+    @pl.loop(np.int32(0), np.int32(wide // columns))
+    def _(i: Array) -> None:
+        run(i * columns)
