@@ -80,9 +80,13 @@ def plan_columns(
 
 
 def _tile_rows(k: int, unit: int) -> int:
-    """All rows, or the most that a step takes and that divide them."""
+    """All rows, or the most that a step takes and that divide them: eight units, if they do.
+
+    A block of an array that has a row for each unit is all of it, or a multiple of eight.
+    """
     blocks = k // unit
-    return unit * max(d for d in range(1, MOST_K // unit + 1) if blocks % d == 0)
+    divide = [d for d in range(1, MOST_K // unit + 1) if blocks % d == 0]
+    return unit * max(divide, key=lambda d: (d == blocks or d % 8 == 0, d))
 
 
 def body_columns(tile_k: int, tile_n: int, weights: int) -> int:
