@@ -33,6 +33,7 @@ from jentropy.formats import (
 )
 from jentropy.pallas_kernels import backends, fused, reference, targets
 from jentropy.pallas_kernels.targets import TPUS
+from jentropy.pallas_kernels.tpu.crossover import FUSED_ROWS
 from jentropy.pallas_kernels.tpu.plan import MOST_ROWS, make_plan
 from jentropy.pallas_kernels.variants import VARIANTS, with_blocks
 
@@ -285,7 +286,8 @@ def test_more_rows_than_a_pass_takes(target, on):
     weight, rows = quantized("FP8 128x128"), MOST_ROWS + 5
     x = inputs((rows, K))
     y = multiply(x, resident(weight), transpose_w=True, out_dtype=jnp.float32)
-    w = weight.dequantize(jnp.float32 if rows <= TPUS[target].fused_rows else jnp.bfloat16)
+    few = rows <= FUSED_ROWS[target]["FP8 128x128"]
+    w = weight.dequantize(jnp.float32 if few else jnp.bfloat16)
     expected = np.asarray(x, np.float64) @ np.asarray(w, np.float64).T
     np.testing.assert_allclose(y, expected, atol=1e-6 * np.abs(expected).max())
 
@@ -502,7 +504,7 @@ def test_shard_map_splits_the_outputs():
 
 def test_what_has_no_kernel_rests_in_the_reference_layout():
     others = with_blocks(MXFP4, (16,)), with_blocks(INT4_GROUP, (48,))
-    for number_format in (*others, NVFP4.with_parameter("scale", block=(32,))):
+    for number_format in (*others, NVFP4.with_parameter("scale", block=(24,))):
         codes = quantize(jnp.asarray(weights((64, 96))), number_format)
         weight = QuantizedTensor(number_format=number_format, codes=codes)
         w = kernels.to_resident(weight, "tpu")
@@ -587,9 +589,17 @@ def test_bad_options_are_refused():
 def test_plans_fit(target, m, k, n):
     limits = TPUS[target]
     made = make_plan(
-        m=m, k=k, n=n, tile_k=2048, tile_n=1024, bits_per_weight=12, accumulators=2, target=limits
+        m=m,
+        k=k,
+        n=n,
+        tile_k=2048,
+        tile_n=1024,
+        bits_per_weight=12,
+        accumulators=2,
+        target=limits,
+        variant="BF16",
     )
-    assert made.fused == (m <= limits.fused_rows)
+    assert made.fused == (m <= FUSED_ROWS[target]["BF16"])
     assert made.m % 16 == 0
     assert made.passes * made.m >= m
     assert made.m <= MOST_ROWS

@@ -106,8 +106,8 @@ def verify(
         differs += [error] if error and len(found) == before else []
     if damage := [*_distinct(found), *frames.faults(store, {error.file for error in found})]:
         raise damage[0].among(damage[1:])
-    for error in frames.of_orbax(store):
-        raise error
+    for fault in frames.of_orbax(store):
+        raise fault
     if differs:
         raise differs[0]
     inside = [part for f in index.files for part in f.parts or () if not isinstance(part, Filler)]

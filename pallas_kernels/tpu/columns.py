@@ -7,11 +7,19 @@ as much program as the compiler takes in a few seconds.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import pallas as pl
+from jaxtyping import Array
 
 from jentropy.pallas_kernels.targets import Tpu
 from jentropy.pallas_kernels.tiles import LANES, ceil_to
 
+from .crossover import FUSED_ROWS
 from .plan import BUFFERS, LEAST_VMEM, MOST_ROWS, ROWS, TpuPlan
 
 WIDE = 256  # columns of a product
@@ -25,7 +33,15 @@ class ColumnsPlan(TpuPlan):
 
 
 def plan_columns(
-    *, m: int, k: int, n: int, unit: int, bits_per_weight: float, target: Tpu, rows: int = 1
+    *,
+    m: int,
+    k: int,
+    n: int,
+    unit: int,
+    bits_per_weight: float,
+    target: Tpu,
+    variant: str,
+    rows: int = 1,
 ) -> ColumnsPlan:
     """Plans a product of x [m, k].
 
@@ -35,9 +51,10 @@ def plan_columns(
       unit: rows that a step has a multiple of.
       bits_per_weight: of its blocks.
       target: the TPU.
+      variant: of `FUSED_ROWS`.
       rows: of the kernel's left operand for each of x.
     """
-    few, passes = m <= target.fused_rows, max(1, -(-m // MOST_ROWS))
+    few, passes = m <= FUSED_ROWS[target.name][variant], max(1, -(-m // MOST_ROWS))
     k, n, m_padded = ceil_to(k, unit), ceil_to(n, LANES), ceil_to(-(-m // passes), ROWS)
     tile_k = _tile_rows(k, unit)
     tiles = max(-(-tile_k * n // STEP), min(STEPS, n // (2 * WIDE)), 1)
@@ -66,7 +83,7 @@ def _tile_rows(k: int, unit: int) -> int:
     return unit * max(d for d in range(1, MOST_K // unit + 1) if blocks % d == 0)
 
 
-def body(tile_k: int, tile_n: int, weights: int) -> int:
+def body_columns(tile_k: int, tile_n: int, weights: int) -> int:
     """Columns of a step that the loop's body takes: a divisor of `tile_n`.
 
     Args:
@@ -77,3 +94,14 @@ def body(tile_k: int, tile_n: int, weights: int) -> int:
     wide = tile_n // WIDE
     fits = (d for d in range(1, wide + 1) if wide % d == 0 and d * WIDE * tile_k <= weights)
     return WIDE * max(fits, default=1)
+
+
+def over_columns(wide: int, columns: int, run: Callable[[Any], None]) -> None:
+    """run(first) for every `columns` of `wide`, in a kernel."""
+    if columns == wide:
+        run(jnp.int32(0))
+        return
+
+    @pl.loop(np.int32(0), np.int32(wide // columns))
+    def _(i: Array) -> None:
+        run(i * columns)

@@ -20,7 +20,13 @@ def plan(weight: ResidentTensor, rows: int, target: targets.Tpu | None = None) -
     """How x of so many rows is multiplied by the packed matrix."""
     (k, n), target = weight.extent, targets.current_tpu() if target is None else target
     made = plan_columns(
-        m=rows, k=k, n=n, unit=CHUNK, bits_per_weight=weight.bits_per_weight, target=target
+        m=rows,
+        k=k,
+        n=n,
+        unit=CHUNK,
+        bits_per_weight=weight.bits_per_weight,
+        target=target,
+        variant="MXFP4",
     )
     readable = target.native_e2m1 or not weight.option("native")
     return replace(made, fused=made.fused and readable)

@@ -16,8 +16,8 @@ from jaxtyping import Array, Bool, Int32, UInt8, UInt32
 
 TILE = 1024  # rows, of which columns are whole
 WORD = 32
-ZERO_SHARE = 0.095  # of Gaussian weights
-DEVIATIONS = 6.0  # that the fullest tile of many is above it, at the most
+ZERO_SHARE = 0.088  # of Gaussian weights
+DEVIATIONS = 5.0  # that the fullest tile of many is above the mean, at the most
 
 
 def tile_rows(rows: int) -> int:
@@ -65,6 +65,13 @@ def pack(
 
     start = jnp.zeros((words, *shape[1:]), jnp.uint32), jnp.zeros(shape[1:], jnp.int32)
     return jax.lax.scan(row, start, tuple(by_row))[0][0].swapaxes(0, 1)
+
+
+def lengthened(
+    signs: UInt32[Array, "tiles words columns"], words: int
+) -> UInt32[Array, "tiles more columns"]:
+    """Signs with so many words for a column."""
+    return jnp.pad(signs, ((0, 0), (0, words - signs.shape[1]), (0, 0)))
 
 
 def unpack(
