@@ -19,7 +19,7 @@ from . import faults, frames, sources, structure
 from .contents import StoredArray, in_memory
 from .decoding import all_bytes, file_bytes, read_chunks
 from .entries import Entry, Filler
-from .faults import opened
+from .faults import opened, reading
 from .hub import resolve
 from .orbax_source import ItemStore, OrbaxSource, is_orbax, read_orbax
 from .progress import Progress, expect
@@ -228,15 +228,20 @@ def _compare(parts: Iterable[np.ndarray], original: Path | None) -> tuple[CheckE
     """Decodes a file, and compares it if there is an original; how it differs, and its bytes."""
     at, error = 0, None
     with nullcontext() if original is None else os.fdopen(opened(original), "rb") as stream:
+
+        def read(size: int) -> np.ndarray:
+            with reading(original):
+                return np.frombuffer(stream.read(size), np.uint8)
+
         for part in parts:
             if stream is not None and error is None:
-                expected = np.frombuffer(stream.read(part.size), np.uint8)
+                expected = read(part.size)
                 if not np.array_equal(expected, part):
                     same = [*(expected == part[: expected.size]), False]
                     what = f"differs from byte {at + same.index(False)} on"
                     error = CheckError(f"{original}: {what}")
             at += part.size
-        if stream is not None and error is None and stream.read(1):
+        if stream is not None and error is None and read(1).size:
             what = f"is longer than the {at} bytes that were compressed"
             error = CheckError(f"{original}: {what}")
     return error, at
