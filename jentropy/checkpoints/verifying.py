@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -228,23 +228,24 @@ def _compare(parts: Iterable[np.ndarray], original: Path | None) -> tuple[CheckE
     """Decodes a file, and compares it if there is an original; how it differs, and its bytes."""
     at, error = 0, None
     with nullcontext() if original is None else os.fdopen(opened(original), "rb") as stream:
-
-        def read(size: int) -> np.ndarray:
-            with reading(original):
-                return np.frombuffer(stream.read(size), np.uint8)
-
         for part in parts:
-            if stream is not None and error is None:
-                expected = read(part.size)
+            if stream is not None and original is not None and error is None:
+                expected = _read(stream, part.size, original)
                 if not np.array_equal(expected, part):
                     same = [*(expected == part[: expected.size]), False]
                     what = f"differs from byte {at + same.index(False)} on"
                     error = CheckError(f"{original}: {what}")
             at += part.size
-        if stream is not None and error is None and read(1).size:
-            what = f"is longer than the {at} bytes that were compressed"
-            error = CheckError(f"{original}: {what}")
+        if stream is not None and original is not None and error is None:
+            if _read(stream, 1, original).size:
+                what = f"is longer than the {at} bytes that were compressed"
+                error = CheckError(f"{original}: {what}")
     return error, at
+
+
+def _read(stream: BinaryIO, size: int, path: Path) -> np.ndarray:
+    with reading(path):
+        return np.frombuffer(stream.read(size), np.uint8)
 
 
 def _same(a: np.ndarray, b: np.ndarray) -> bool:
