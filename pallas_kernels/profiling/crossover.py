@@ -33,7 +33,7 @@ def fused_rows(fused: Cycles, decode: float, dense: Cycles, macs: int) -> int:
 
     Example:
       >>> fused_rows({16: 600, 256: 1200}, 2000, {16: 1200, 256: 1300}, 1 << 18)
-      3328
+      2560
     """
     row = tpu.UNIT / macs
     best = 0
