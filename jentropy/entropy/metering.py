@@ -106,7 +106,7 @@ class _Meter:
 
     def __init__(self, pool: Executor, workers: int):
         self._pool, self._workers = pool, workers
-        self._pending: deque[Future[Contexts]] = deque()
+        self._pending: deque[Future[dict[str, Gain]]] = deque()
         self._siblings: OrderedDict[tuple, Symbols] = OrderedDict()
 
     def finished(
