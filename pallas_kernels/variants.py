@@ -125,6 +125,7 @@ VARIANTS: dict[str, Variant] = {
         number_format=formats.MXFP4,
         trial=True,
         bench=True,
+        rows=(8, 16),
         ceilings=(0.52, 0.80, 0.97),
     ),
     "NVFP4": Variant(
