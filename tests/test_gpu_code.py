@@ -58,7 +58,7 @@ def main() -> None:
         work |= {str(case): (case.m, case.plan, case.weight) for case in cases}
         figures, known = {}, {}
         for name, (m, plan, weight) in work.items():  # no kernel is compiled twice in a process
-            key = plan, weight.layout, weight.number_format
+            key = hopper.kernel_of(plan, weight)
             if key not in known:
                 known[key] = hopper.measure(dump, TARGET, m, plan, weight).to_json()
             figures[name] = known[key]
