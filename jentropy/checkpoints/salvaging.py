@@ -96,7 +96,7 @@ def salvage(path: str | Path, out: str | Path, progress: Progress | None = None)
         return Salvaged(damage=tuple(damage), whole=(), partial=())
     whole: list[str] = []
     partial: list[str] = []
-    with staged(target, PURPOSE) as stage:
+    with staged(target, PURPOSE) as stage, faults.writing(target):
         made = stage / OUT
         made.mkdir()
         for item in index.stores:

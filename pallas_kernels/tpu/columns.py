@@ -22,6 +22,7 @@ from jentropy.pallas_kernels.tiles import LANES, ceil_to
 from .crossover import FUSED_ROWS
 from .plan import BUFFERS, LEAST_VMEM, MOST_ROWS, ROWS, TpuPlan
 
+ACCUMULATORS = 1  # of every step
 WIDE = 256  # columns of a product
 MOST_K = 16384  # rows of a step
 STEP, STEPS = 1 << 24, 8  # weights of a step at the most, and steps that a matrix should have
@@ -62,6 +63,7 @@ def plan_columns(
     left = m_padded if rows == 1 else rows * m
     weights = int(tile_k * tile_n * bits_per_weight / 8)
     vmem = BUFFERS * (left * tile_k * 2 + weights + m_padded * tile_n * 4)
+    vmem += ACCUMULATORS * m_padded * tile_n * 4
     return ColumnsPlan(
         fused=few and m > 0 and vmem <= target.vmem_bytes,
         few=few,
@@ -78,9 +80,13 @@ def plan_columns(
 
 
 def _tile_rows(k: int, unit: int) -> int:
-    """All rows, or the most that a step takes and that divide them."""
+    """All rows, or the most that a step takes and that divide them: eight units, if they do.
+
+    A block of an array that has a row for each unit is all of it, or a multiple of eight.
+    """
     blocks = k // unit
-    return unit * max(d for d in range(1, MOST_K // unit + 1) if blocks % d == 0)
+    divide = [d for d in range(1, MOST_K // unit + 1) if blocks % d == 0]
+    return unit * max(divide, key=lambda d: (d == blocks or d % 8 == 0, d))
 
 
 def body_columns(tile_k: int, tile_n: int, weights: int) -> int:

@@ -145,12 +145,12 @@ def _pack(codes: Array, scales: Array, *, native: int) -> dict[str, Array]:
     empty = ((blocks & 7) == 0).all(1) & (scales != other_blocks.NAN)
     power = scales.astype(jnp.int32)
     sound = ~empty & (power >= LEAST) & (power <= MOST)
-    low = jnp.where(sound, power, MOST).min(0)
-    high = jnp.where(sound, power, LEAST).max(0)
+    low = jnp.where(sound, power, MOST).min(0, keepdims=True)
+    high = jnp.where(sound, power, LEAST).max(0, keepdims=True)
     span, held = most - least, lambda base: sound & (power >= base) & (power <= base + most - least)
     top = jnp.maximum(low, high - span)
-    low = jnp.where(held(low).sum(0) > held(top).sum(0), low, top)
-    low = jnp.where(sound.any(0), low, ONE)
+    low = jnp.where(held(low).sum(0) > held(top).sum(0), low[0], top[0])[None]
+    low = jnp.where(sound.any(0, keepdims=True), low, ONE)
     kept = held(low)
     left = ~kept & ~empty
     codes = jnp.where(left[:, None], np.uint8(0), blocks).reshape(rows, columns)
@@ -160,7 +160,7 @@ def _pack(codes: Array, scales: Array, *, native: int) -> dict[str, Array]:
     delta = sum((delta[:, t] << (8 * t + 2) for t in range(1, 4)), delta[:, 0] << 2)
     delta = delta.reshape(-1, columns // LANES, LANES).swapaxes(0, 1)
     words = _words(ordered(codes, native), native)
-    base = (low - ONE + BIAS[native])[None]
+    base = low - ONE + BIAS[native]
     return {
         "words": words,
         "delta": delta,
@@ -227,7 +227,11 @@ def _kernels() -> Kernels:
     from . import decode, matmul, plan
 
     return Kernels(
-        plan=plan.plan, multiply=matmul.multiply, decode=decode.decode, decode_tile=plan.decode_tile
+        plan=plan.plan,
+        multiply=matmul.multiply,
+        decode=decode.decode,
+        grouped=matmul.grouped,
+        decode_tile=plan.decode_tile,
     )
 
 

@@ -16,12 +16,14 @@ import numpy as np
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
-from jaxtyping import Array, BFloat16, Float32, Int32, UInt32
+from jaxtyping import Array, BFloat16, Float, Float32, Int, Int32, UInt32
 
+from jentropy.pallas_kernels import targets
 from jentropy.pallas_kernels.bf16 import BIAS
 from jentropy.pallas_kernels.fused import Product
 from jentropy.pallas_kernels.resident import ResidentTensor
 from jentropy.pallas_kernels.tiles import LANES, SUBLANES
+from jentropy.pallas_kernels.tpu import grouped as of_groups
 from jentropy.pallas_kernels.tpu import nibbles, products
 from jentropy.pallas_kernels.tpu.columns import WIDE, body_columns, over_columns
 from jentropy.pallas_kernels.tpu.plan import TpuPlan
@@ -29,12 +31,14 @@ from jentropy.pallas_kernels.tpu.products import Body, Operand, Tile
 
 from . import other_blocks
 from .orders import CHUNK, ordered_columns
-from .plan import BODY
+from .plan import BODY, grouped_plan
 
 DEPTH = 256  # rows of a product
 
 
-def operand(words: UInt32[Array, "8 128"], delta: UInt32[Array, "8 128"], native: int) -> Array:
+def operand(
+    words: UInt32[Array, "8 columns"], delta: UInt32[Array, "8 columns"], native: int
+) -> Array:
     """Eight rows of words as 64 rows of numbers, float8_e5m2."""
     if native:
         codes = pltpu.bitcast(words, jnp.float4_e2m1fn).astype(jnp.float8_e5m2)
@@ -138,6 +142,16 @@ def multiply(
     if "others" not in weight.arrays:
         return y
     return y + other_blocks.products(x, weight.array("others"))
+
+
+def grouped(
+    x: Float[Array, "M K"], weight: ResidentTensor, sizes: Int[Array, " groups"], product: Product
+) -> Float[Array, "M N"] | None:
+    """x times the matrix of each row's group; 0 in rows of none. None where words lack blocks."""
+    readable = targets.current_tpu().native_e2m1 or not weight.option("native")
+    if "others" in weight.arrays or not readable:
+        return None
+    return of_groups.multiply(x, weight, sizes, product, plan_of=grouped_plan, body_of=body_of)
 
 
 def times_powers(y: Float32[Array, "M N"], powers: Int32[Array, "1 N"]) -> Float32[Array, "M N"]:

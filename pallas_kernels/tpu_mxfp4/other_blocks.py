@@ -94,7 +94,7 @@ def put_back(
 ) -> tuple[Array, Array]:
     """Codes and scale codes of some columns, those of listed blocks in their places."""
     block, column, codes, scales = codes_of(lists[ids // LANES])
-    block += BLOCKS * jnp.arange(lists.shape[1])[:, None]
+    block += BLOCKS * jnp.arange(lists.shape[1])[None, :, None]
     block = jnp.where(column == (ids % LANES)[:, None, None], block, scale.shape[0])
     at = jnp.broadcast_to(jnp.arange(ids.size)[:, None, None], block.shape)
     whole = code.reshape(-1, BLOCK, ids.size)
@@ -113,7 +113,7 @@ def numbers_of(lists: Int32[Array, "tiles chunks 6 n"]) -> tuple[Array, Array, A
     arrays = {"code": flat, "scale": scales.reshape(1, -1)}
     numbers = formats.dequantize(number_format, arrays, jnp.float32)
     numbers = jnp.moveaxis(numbers.reshape(BLOCK, *block.shape), 0, -2)
-    row = (BLOCKS * jnp.arange(lists.shape[1])[:, None] + block) * BLOCK
+    row = (BLOCKS * jnp.arange(lists.shape[1])[None, :, None] + block) * BLOCK
     here = column + LANES * jnp.arange(lists.shape[0])[:, None, None]
     return row, jnp.where(column == LANES, LANES * lists.shape[0], here), numbers
 
@@ -121,8 +121,8 @@ def numbers_of(lists: Int32[Array, "tiles chunks 6 n"]) -> tuple[Array, Array, A
 def products(x: Array, lists: Int32[Array, "tiles chunks 6 n"]) -> Float32[Array, "M columns"]:
     """x times the listed blocks."""
     row, column, numbers = numbers_of(lists)
-    rows = row[..., None, :] + jnp.arange(BLOCK)[:, None]
-    terms = (x.astype(jnp.float32)[:, rows] * numbers).sum(-2).reshape(x.shape[0], -1)
+    rows = row[..., None, :] + jnp.arange(BLOCK)[None, None, :, None]
+    terms = (x.astype(jnp.float32)[:, rows] * numbers[None]).sum(-2).reshape(x.shape[0], -1)
     zero = jnp.zeros((x.shape[0], LANES * lists.shape[0]), jnp.float32)
     return zero.at[:, column.reshape(-1)].add(terms, mode="drop")
 

@@ -60,7 +60,7 @@ def pack(
         signs, rank = carry
         zero, minus = each
         bit = minus.astype(jnp.uint32) << (rank & WORD - 1).astype(jnp.uint32)
-        signs |= jnp.where(which == rank >> 5, bit, np.uint32(0))
+        signs |= jnp.where(which == rank[None] >> 5, bit[None], np.uint32(0))
         return (signs, rank + zero), None
 
     start = jnp.zeros((words, *shape[1:]), jnp.uint32), jnp.zeros(shape[1:], jnp.int32)

@@ -162,7 +162,11 @@ def _kernels() -> Kernels:
     from . import decode, matmul, plan
 
     return Kernels(
-        plan=plan.plan, multiply=matmul.multiply, decode=decode.decode, decode_tile=plan.decode_tile
+        plan=plan.plan,
+        multiply=matmul.multiply,
+        decode=decode.decode,
+        grouped=matmul.grouped,
+        decode_tile=plan.decode_tile,
     )
 
 

@@ -16,19 +16,20 @@ import numpy as np
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
-from jaxtyping import Array, BFloat16, Float32
+from jaxtyping import Array, BFloat16, Float, Float32, Int
 
 from jentropy.pallas_kernels.fused import Product
 from jentropy.pallas_kernels.resident import ResidentTensor
 from jentropy.pallas_kernels.targets import Tpu
 from jentropy.pallas_kernels.tiles import LANES, SUBLANES
+from jentropy.pallas_kernels.tpu import grouped as of_groups
 from jentropy.pallas_kernels.tpu import nibbles, products
 from jentropy.pallas_kernels.tpu.columns import WIDE, body_columns, over_columns
 from jentropy.pallas_kernels.tpu.plan import TpuPlan
 from jentropy.pallas_kernels.tpu.products import Body, Operand, Tile
 
 from .layout import BLOCK, BLOCKS, CHUNK, TILE, swapped_columns
-from .plan import BODY, PRODUCT, is_few
+from .plan import BODY, PRODUCT, grouped_plan, is_few
 
 UNIT = 2.0**14  # of which a code is read as the part
 
@@ -141,6 +142,13 @@ def multiply(
 ) -> Float32[Array, "M N"]:
     """Padded x times the padded packed matrix."""
     return products.multiply(x, weight, plan, body_of(weight, plan), product.interpret)
+
+
+def grouped(
+    x: Float[Array, "M K"], weight: ResidentTensor, sizes: Int[Array, " groups"], product: Product
+) -> Float[Array, "M N"]:
+    """x times the matrix of each row's group; 0 in rows of none."""
+    return of_groups.multiply(x, weight, sizes, product, plan_of=grouped_plan, body_of=body_of)
 
 
 def spread(x: BFloat16[Array, "M K"], tile: int) -> BFloat16[Array, "steps M 16 depth"]:

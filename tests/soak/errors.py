@@ -170,7 +170,10 @@ def _decompress(folder: Path) -> None:
 
 
 def _salvage(folder: Path) -> None:
-    assert not jentropy.salvage(folder / "packed", folder / "dst").damage
+    found = jentropy.salvage(folder / "packed", folder / "dst").damage
+    if found:  # what cannot be read counts as damaged
+        shutil.rmtree(folder / "dst")
+        raise found[0]
 
 
 def _load(folder: Path) -> None:
