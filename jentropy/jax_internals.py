@@ -12,6 +12,9 @@ release that moved one breaks that alone:
     topologies         `pallas_kernels.profile`, and no other command
     multihost_utils    `models.load` over a mesh of several processes
     profiler           `benchmarks/hopper.py`, its part `kernels`
+    layout             caches lie in memory as their axes do
+    splash attention   long prompts on TPU; without it blocks of keys are multiplied by XLA
+    cuDNN              the same on a GPU
 
 Kernels are written in `jax.experimental.pallas` and its `tpu` and `mosaic_gpu`, which they import
 themselves: there is no kernel without them.
@@ -19,6 +22,7 @@ themselves: there is no kernel without them.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -140,6 +144,110 @@ def wgmma_layout() -> Any:
     from jax.experimental.mosaic.gpu import fragmented_array
 
     return fragmented_array.WGMMA_LAYOUT
+
+
+def as_it_lies(array: jax.Array) -> jax.Array:
+    """The array, its last axis contiguous and so on: XLA for TPU might copy it to another order.
+
+    Example:
+      >>> as_it_lies(jax.numpy.ones((2, 3))).shape
+      (2, 3)
+    """
+    from jax.experimental.layout import Layout, with_layout_constraint
+
+    return with_layout_constraint(array, Layout(tuple(range(array.ndim))))
+
+
+@functools.cache
+def splash_attention() -> Callable[..., jax.Array] | None:
+    """JAX's flash attention for TPU, told by arrays which blocks of keys to visit; None without.
+
+    Its public constructors take masks that are known when a program is made. What they make is
+    told to the kernel by `MaskInfo`, whose arrays may be computed.
+
+    Returns:
+      A function of q [heads, time, width], k and v [kv_heads, slots, width], `numbers` int32[time]
+      and `keys` int32[parts of time, parts of slots] each, first the part of keys to read then,
+      then 1 where that is to be added and else 0. `sees` is told the number of a query and the
+      place of a key, `size` has the lengths of parts.
+    """
+    try:
+        from jax.experimental.pallas.ops.tpu.splash_attention import (
+            splash_attention_kernel as splash,
+        )
+        from jax.experimental.pallas.ops.tpu.splash_attention.splash_attention_mask_info import (
+            MaskInfo,
+        )
+    except ImportError:
+        return None
+
+    def attend(
+        q: jax.Array,
+        k: jax.Array,
+        v: jax.Array,
+        numbers: jax.Array,
+        keys: tuple[jax.Array, jax.Array],
+        sinks: jax.Array | None,
+        *,
+        sees: Callable[[jax.Array, jax.Array], jax.Array],
+        size: tuple[int, int],
+        soft_cap: float | None,
+        interpret: bool,
+    ) -> jax.Array:
+        kernel = splash.SplashAttentionKernel(
+            MaskInfo(
+                data_next=keys[0][None],
+                mask_next=None,
+                block_mask=keys[1][None],
+                partial_mask_blocks=None,
+                q_sequence=numbers,
+            ),
+            None,
+            None,
+            block_sizes=splash.BlockSizes(block_q=size[0], block_kv=size[1]),
+            is_mqa=False,
+            save_residuals=False,
+            mask_value=splash.DEFAULT_MASK_VALUE,
+            attn_logits_soft_cap=soft_cap,
+            residual_checkpoint_name=None,
+            mask_function=sees,
+            interpret=interpret,
+        )
+        return kernel(q, k, v, sinks=sinks)
+
+    return attend
+
+
+def has_cudnn() -> bool:
+    """Whether JAX can have attention computed by cuDNN.
+
+    Example:
+      >>> has_cudnn() in (True, False)
+      True
+    """
+    try:
+        from jax._src.cudnn import fused_attention_stablehlo as fused
+    except ImportError:
+        return False
+    return getattr(fused, "cuda_versions", None) is not None
+
+
+def cudnn_attention(
+    q: jax.Array, k: jax.Array, v: jax.Array, seen: jax.Array, scale: float
+) -> jax.Array:
+    """`jax.nn.dot_product_attention` by cuDNN, of arrays with heads before tokens.
+
+    The public function takes tokens before heads, for which a cache would be copied.
+
+    Args:
+      q: [batch, heads, time, width].
+      k, v: [batch, kv_heads, slots, width].
+      seen: bool[batch, 1, time, slots].
+      scale: of the products.
+    """
+    from jax._src.cudnn import fused_attention_stablehlo as fused
+
+    return fused.dot_product_attention(q, k, v, mask=seen, scale=scale, qkv_layout="BNTH")
 
 
 # Inside of kernels for Hopper, when they are compiled.

@@ -5,7 +5,8 @@ softmax are float32; weights are rounded to the values' dtype before they are mu
 
 Few scores are computed at once. Of many, chunks of queries go over blocks of keys with a running
 maximum and sum, so that memory grows with the tokens and not with their square; a block that no
-query of a chunk sees is passed over.
+query of a chunk sees is passed over. A library's kernel does the same where it covers the case
+(`attending_kernels`).
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
+from .attending_kernels import Case, by_platform, dtypes_of, kernels_for
+from .caches import visible
 from .layers import soft_capped
 
 PRECISION = jax.lax.Precision.HIGHEST  # attention in float32 means float32, on a GPU and TPU too
@@ -44,6 +47,7 @@ def attend(
     window: Int[Array, ""] | int | None = None,
     soft_cap: float | None = None,
     sinks: Float[Array, " heads"] | None = None,
+    sharded: bool = False,
 ) -> Float[Array, "batch heads time value_width"]:
     """Mixes the values of the keys that each query sees.
 
@@ -57,6 +61,7 @@ def attend(
       in_order: whether the position of each slot is that of the slot before it and one.
       window: positions that a query sees, its own included; None: all before it.
       soft_cap: scores are soft_cap * tanh(score / soft_cap), as in Gemma 2.
+      sharded: whether weights that made these arrays lie over a mesh.
       sinks: a score per head that takes its share of the softmax and adds nothing, as in gpt-oss.
 
     Returns:
@@ -73,9 +78,27 @@ def attend(
     grouped = q.reshape(batch, k.shape[1], -1, time, width)
     scoring = Scoring(scale, soft_cap)
     sinks = None if sinks is None else sinks.astype(jnp.float32).reshape(grouped.shape[1:3])
-    few = time == 1 or batch * heads * time * k.shape[2] <= AT_ONCE
-    mix = at_once if few else blockwise
-    mixed = mix(grouped, k, v, positions, slots, window, sinks, scoring)
+    arrays = grouped, k, v, positions, slots, window, sinks
+    if time == 1 or batch * heads * time * k.shape[2] <= AT_ONCE:
+        mixed = at_once(*arrays, scoring)
+    else:
+        case = Case(
+            width=width,
+            value_width=v.shape[-1],
+            queries=time,
+            slots=k.shape[2],
+            batch=batch,
+            in_order=in_order,
+            windowed=window is not None,
+            capped=soft_cap is not None,
+            sinks=sinks is not None,
+            dtypes=dtypes_of(q, k, v),
+        )
+        kernels = {
+            platform: partial(mix, **scoring._asdict())
+            for platform, mix in kernels_for(case, sharded=sharded).items()
+        }
+        mixed = by_platform(kernels, partial(blockwise, scoring=scoring), *arrays)
     return mixed.reshape(batch, heads, time, v.shape[-1])
 
 
@@ -90,7 +113,7 @@ def at_once(
     scoring: Scoring,
 ) -> Float[Array, "batch kv_heads group time value_width"]:
     """The sum with all scores in memory."""
-    seen = _visible(positions, slots, window)
+    seen = visible(positions, slots, window)
     scores = jnp.where(seen, _scores(q, k, scoring), -jnp.inf)
     if sinks is not None:
         sink = jnp.broadcast_to(sinks[:, :, None, None], (*scores.shape[:-1], 1))
@@ -167,7 +190,7 @@ def _chunk(
 
     def step(carry: tuple, block: tuple[jax.Array, ...]) -> tuple[tuple, None]:
         k, v, slots = block
-        seen = _visible(positions, slots, window)
+        seen = visible(positions, slots, window)
         return jax.lax.cond(seen.any(), add, lambda carry, *_: carry, carry, k, v, seen), None
 
     (_, total, mixed), _ = jax.lax.scan(step, (greatest, total, mixed), blocks)
@@ -180,18 +203,6 @@ def _scores(q: jax.Array, k: jax.Array, scoring: Scoring) -> Float[Array, "b k g
         "bkgtd,bksd->bkgts", q, k, precision=PRECISION, preferred_element_type=jnp.float32
     )
     return soft_capped(scores, scoring.soft_cap)
-
-
-def _visible(
-    positions: Int[Array, "*queries time"],
-    slots: Int[Array, "*keys slots"],
-    window: Int[Array, ""] | int | None,
-) -> Bool[Array, "b 1 1 time slots"]:
-    """Which keys each query sees, of every sequence or of all alike."""
-    before = positions[..., :, None] - slots[..., None, :]
-    seen = (before >= 0) & (slots >= 0)[..., None, :]
-    seen = seen if window is None else seen & (before < window)
-    return seen.reshape(-1, 1, 1, *seen.shape[-2:])
 
 
 def _cut(array: jax.Array, axis: int, size: int, fill: int) -> jax.Array:

@@ -15,7 +15,9 @@ from typing import Any, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
+
+from jentropy import jax_internals
 
 
 class Turn(NamedTuple):
@@ -75,11 +77,14 @@ class Cache:
         """Slots of every sequence."""
         return self.arrays[0].shape[-2]
 
-    def extend(self, turn: Turn, new: Sequence[jax.Array]) -> tuple[Cache, Seen]:
+    def extend(
+        self, turn: Turn, new: Sequence[jax.Array], *, sharded: bool = False
+    ) -> tuple[Cache, Seen]:
         """Adds tokens to one layer's part.
 
         Args:
           new: [batch, ..., time, width] each, as `arrays`.
+          sharded: whether it may lie over a mesh.
 
         Returns:
           The cache, and what the layer's tokens may see of it.
@@ -92,7 +97,7 @@ class Cache:
         arrays, seen = [], []
         for array, entries in zip(self.arrays, new, strict=True):
             chex.assert_shape(entries, (*array.shape[1:-2], time, array.shape[-1]))
-            arrays.append(_write(array, turn.at, first, entries))
+            arrays.append(_write(array, turn.at, first, entries, sharded))
             seen.append(jax.lax.dynamic_index_in_dim(arrays[-1], turn.at, keepdims=False))
         if self.sliding:
             slots = _last_before(turn.start + 1, slots)
@@ -132,6 +137,18 @@ class Cache:
         return replace(self, arrays=tuple(padded))
 
 
+def visible(
+    positions: Int[Array, "*queries time"],
+    slots: Int[Array, "*keys slots"],
+    window: Int[Array, ""] | int | None,
+) -> Bool[Array, "b 1 1 time slots"]:
+    """Which keys each query sees, of every sequence or of all alike."""
+    before = positions[..., :, None] - slots[..., None, :]
+    seen = (before >= 0) & (slots >= 0)[..., None, :]
+    seen = seen if window is None else seen & (before < window)
+    return seen.reshape(-1, 1, 1, *seen.shape[-2:])
+
+
 def _last_before(
     end: Int[Array, "*batch"], slots: Int[Array, " slots"]
 ) -> Int[Array, "*batch slots"]:
@@ -154,16 +171,27 @@ def _part(array: jax.Array, first: Int[Array, "*batch"], size: int) -> jax.Array
 
 
 def _write(
-    array: jax.Array, at: Int[Array, ""], first: Int[Array, "*batch"], entries: jax.Array
+    array: jax.Array,
+    at: Int[Array, ""],
+    first: Int[Array, "*batch"],
+    entries: jax.Array,
+    sharded: bool,
 ) -> jax.Array:
     """Writes [batch, ..., time, width] to a layer's slots from `first` on, its own of each row."""
-    zero = jnp.int32(0)
-    if first.size == 1:
-        where = (at, *(zero for _ in array.shape[1:-2]), first.reshape(()), zero)
-        return jax.lax.dynamic_update_slice(array, entries[None], where)
+    zeros = [0] * (array.ndim - 4)
+    if sharded and first.size > 1:  # what XLA splits between devices
 
-    def one(array: jax.Array, entries: jax.Array, first: jax.Array) -> jax.Array:
-        where = (at, *(zero for _ in array.shape[1:-2]), first, zero)
-        return jax.lax.dynamic_update_slice(array, entries[None], where)
+        def one(array: jax.Array, entries: jax.Array, first: jax.Array) -> jax.Array:
+            return jax.lax.dynamic_update_slice(array, entries[None], (at, *zeros, first, 0))
 
-    return jax.vmap(one, (1, 0, 0), 1)(array, entries, first)
+        return jax.vmap(one, (1, 0, 0), 1)(array, entries, first)
+    starts = first.reshape(-1)
+    rows = array.shape[1] // starts.size  # that are written at once
+
+    def write(i: Int[Array, ""] | int, array: jax.Array) -> jax.Array:
+        own = jax.lax.dynamic_slice_in_dim(entries, i * rows, rows)[None]
+        new = jax.lax.dynamic_update_slice(array, own, (at, i * rows, *zeros, starts[i], 0))
+        return new if sharded else jax_internals.as_it_lies(new)
+
+    # One after the other: XLA for TPU copies all of what it scatters to.
+    return jax.lax.fori_loop(0, starts.size, write, array) if starts.size > 1 else write(0, array)

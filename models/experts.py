@@ -1,9 +1,8 @@
 """Experts: MLPs of which a router gives each token a few, and one that takes all of them.
 
 Tokens are sorted by expert, so that the tokens of an expert lie next to each other and meet its
-matrices in one product of `grouped_matmul`; results go back in the order of the tokens. What is
-multiplied is told by the first expert that is here: over a mesh each device has some, and the sums
-of all are added.
+matrices in one product of `grouped_matmul`, over a mesh too; results go back in the order of the
+tokens.
 """
 
 from __future__ import annotations
@@ -156,33 +155,27 @@ def mixed(
     down: Matrices,
     *,
     gated: Callable[[Array, Array], Array],
-    first: Int[Array, ""] | int = 0,
 ) -> Float[Array, "tokens width"]:
-    """The sum over the chosen experts, of those whose matrices are given.
+    """The sum over the chosen experts.
 
     Args:
       scores: of the experts that take each token.
-      chosen: which they are, among all experts.
-      gate, up, down: matrices of some experts in a row.
+      chosen: which they are.
+      gate, up, down: matrices of all experts.
       gated: see `gating`.
-      first: the number of the first of these.
 
     Returns:
-      float32 sums. Other experts add nothing: where each has some, add theirs.
+      float32 sums.
     """
-    count = gate.weight.shape[0]
-    local = chosen.reshape(-1) - first
-    local = jnp.where((local >= 0) & (local < count), local, count)  # of others: last
-    order = jnp.argsort(local, stable=True)
-    sizes = (local[:, None] == jnp.arange(count)).sum(0, dtype=jnp.int32)
-    expert, here = local[order], local[order] < count
+    experts = chosen.reshape(-1)
+    order = jnp.argsort(experts, stable=True)
+    sizes = (experts[:, None] == jnp.arange(gate.weight.shape[0])).sum(0, dtype=jnp.int32)
 
     def project(rows: Array, part: Matrices) -> Array:
         y = kernels.grouped_matmul(rows, part.weight, sizes, transpose_w=True, precision="highest")
         if part.bias is None:
             return y
-        biases = kernels.take_rows(part.bias, expert, y.dtype)
-        return y + jnp.where(here[:, None], biases, 0)
+        return y + kernels.take_rows(part.bias, experts[order], y.dtype)
 
     rows = x[order // chosen.shape[1]]
     made = project(gated(project(rows, gate), project(rows, up)), down)

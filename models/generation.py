@@ -28,7 +28,7 @@ from jentropy import modes
 from jentropy.errors import InputError
 
 from .decoder import Decoder
-from .placing import held
+from .placing import in_place
 from .sampling import Sampling, draw
 from .state import State, prefill, refuse_more, renewed, token_rows, until_outgrown, with_room
 
@@ -274,11 +274,7 @@ def _step(
     tokens: Int[Array, " batch"],
     stops: Int[Array, " stops"],
 ) -> State:
-    def run(weights: nnx.State, *arguments: Any) -> State:
-        return _added(nnx.merge(graph, weights), *arguments)
-
-    state = modes.automatic(run, weights, state, tokens, stops, out=state.specs)
-    return held(graph, weights, state)
+    return in_place(_added, graph, weights, state, tokens, stops)
 
 
 @partial(jax.jit, static_argnames="graph", donate_argnames="state")
@@ -292,9 +288,7 @@ def advance_in_place(
 ) -> State:
     """The state after `new` tokens; the program of `advance`."""
 
-    def run(weights: nnx.State, state: State, numbers: Any, stops: Any, new: Any) -> State:
-        model = nnx.merge(graph, weights)
-
+    def run(model: Decoder, state: State, numbers: Any, stops: Any, new: Any) -> State:
         def more(carry: tuple) -> jax.Array:
             state, left = carry
             return (left > 0) & ~state.done.all()
@@ -305,8 +299,7 @@ def advance_in_place(
 
         return jax.lax.while_loop(more, add, (state, new))[0]
 
-    state = modes.automatic(run, weights, state, numbers, stops, new, out=state.specs)
-    return held(graph, weights, state)
+    return in_place(run, graph, weights, state, numbers, stops, new)
 
 
 def _chosen(state: State, numbers: Mapping[str, Any]) -> Int[Array, " batch"]:

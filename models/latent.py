@@ -31,7 +31,7 @@ from jentropy import pallas_kernels as kernels
 from .attending import PRECISION, attend
 from .caches import Cache, Turn
 from .config import DecoderConfig, Layer
-from .layers import Linear, RMSNorm
+from .layers import Linear, RMSNorm, over_a_mesh
 from .rope import rotate
 
 NORM_EPS = 1e-6  # of the latents' norms, whatever the config says of the others
@@ -88,7 +88,8 @@ class LatentAttention(nnx.Module):
         latent, key = jnp.split(self.kv_a_proj_with_mqa(x), [sizes.kv_lora_rank], axis=-1)
         key = turned(key[:, :, None])[:, :, 0]
         new = jnp.concatenate((self.kv_a_layernorm(latent), key), axis=-1)
-        cache, seen = cache.extend(turn, (new,))
+        sharded = over_a_mesh(self.kv_b_proj, self.o_proj)
+        cache, seen = cache.extend(turn, (new,), sharded=sharded)
         mix = self._absorbed if sizes.absorbs(time) else self._expanded
         mixed = mix(
             q,
@@ -100,6 +101,7 @@ class LatentAttention(nnx.Module):
                 positions=positions,
                 slots=seen.slots,
                 in_order=seen.in_order,
+                sharded=sharded,
             ),
         )
         return self.o_proj(mixed.swapaxes(1, 2).reshape(batch, time, -1)), cache

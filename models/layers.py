@@ -53,6 +53,11 @@ class Linear(nnx.Module):
         return y if self.bias is None else y + self.bias.get_value().astype(y.dtype)
 
 
+def over_a_mesh(*linears: Linear) -> bool:
+    """Whether any of the weights is split."""
+    return any(isinstance(one.weight.get_value(), kernels.ShardedTensor) for one in linears)
+
+
 class Embed(nnx.Module):
     """Rows of a table by token id; `attend` multiplies by the same table."""
 

@@ -7,6 +7,7 @@ are split by what splits activations. All else of a state every device has.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -51,12 +52,26 @@ def over_mesh(model: Any, state: Any) -> Any:
     return replace(made, cache=tuple(caches))
 
 
-def held(graph: nnx.GraphDef, weights: nnx.State, state: Any) -> Any:
-    """The state that a program gives, where the one lies that it was given: that is used up."""
-    if modes.explicit_mesh(weights, state) is not None:
-        return state
-    places = over_mesh(nnx.merge(graph, weights), state)
-    return state if places is None else jax.lax.with_sharding_constraint(state, places)
+def in_place(
+    run: Callable[..., Any], graph: nnx.GraphDef, weights: nnx.State, state: Any, *arguments: Any
+) -> Any:
+    """run(model, state, *arguments): a state, where the one lay that it was given and used up.
+
+    Args:
+      run: what is computed, of a model and a state.
+      graph, weights: of the model.
+      state: a `State`.
+      arguments: further arrays.
+    """
+
+    def merged(weights: nnx.State, *arguments: Any) -> Any:
+        return run(nnx.merge(graph, weights), *arguments)
+
+    new = modes.automatic(merged, weights, state, *arguments, out=state.specs)
+    if modes.explicit_mesh(weights, new) is not None:
+        return new
+    places = over_mesh(nnx.merge(graph, weights), new)
+    return new if places is None else jax.lax.with_sharding_constraint(new, places)
 
 
 def _of_attention(attention: Any) -> ShardedTensor | None:

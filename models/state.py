@@ -24,7 +24,7 @@ from jentropy.errors import InputError
 
 from .caches import Cache
 from .decoder import Decoder
-from .placing import held, over_mesh
+from .placing import in_place, over_mesh
 
 CHUNK = 512  # most tokens of a sequence that go through the model at once
 SHORTEST = 16  # tokens of a chunk; fewer cost about as much
@@ -244,12 +244,7 @@ def read_chunk(
     lengths: Int[Array, " batch"],
 ) -> State:
     """A chunk of prompts: of each sequence's ids the first `counts`, of prompts of `lengths`."""
-
-    def run(weights: nnx.State, state: State, *numbers: jax.Array) -> State:
-        return _after(nnx.merge(graph, weights), state, *numbers)
-
-    state = modes.automatic(run, weights, state, ids, counts, lengths, out=state.specs)
-    return held(graph, weights, state)
+    return in_place(_after, graph, weights, state, ids, counts, lengths)
 
 
 def _after(

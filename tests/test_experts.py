@@ -109,8 +109,8 @@ def test_clamped_gates():
     np.testing.assert_allclose(out, expected, rtol=1e-6)
 
 
-def test_parts_of_the_experts_add_up():
-    """What each device of a mesh computes of its experts, biases included."""
+def test_the_sum_over_chosen_experts():
+    """Token by token, biases included."""
     experts = experts_of(bias=True, limit=1.0)
     parts = [
         Matrices(jnp.asarray(numbers(COUNT, *shape, seed=i)), jnp.asarray(numbers(COUNT, shape[0])))
@@ -128,14 +128,10 @@ def test_parts_of_the_experts_add_up():
 
     @jax.jit
     @modes.standard
-    def run(first, parts):
-        return mixed(x, scores, chosen, *parts, gated=gated, first=first)
+    def run(parts):
+        return mixed(x, scores, chosen, *parts, gated=gated)
 
-    tolerance = 1e-5 * np.abs(expected).max()
-    np.testing.assert_allclose(run(0, parts), expected, atol=tolerance)
-    shares = [(0, 5), (5, COUNT)]
-    each = [run(a, jax.tree.map(lambda w, a=a, b=b: w[a:b], parts)) for a, b in shares]
-    np.testing.assert_allclose(sum(each), expected, atol=tolerance)
+    np.testing.assert_allclose(run(parts), expected, atol=1e-5 * np.abs(expected).max())
 
 
 def stacked(arrays: dict) -> dict:

@@ -217,6 +217,22 @@ def test_one_of_a_stack_and_gradient():
     np.testing.assert_allclose(np.asarray(gradient)[0], dense.sum(0), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["INT4 g32 zeros", "NVFP4", "UINT8 row", "FP8 128x128"])
+def test_parts_of_a_mesh_are_parts_of_the_matrix(name):
+    w = weight(name, (256, 512))
+    whole = np.asarray(reference.decode(w, jnp.float32))
+    for axis, expected in (("outputs", whole[128:]), ("inputs", whole[:, 256:])):
+        specs = w.partition_specs(**{axis: "d"}).arrays
+
+        def second(name, array, specs=specs):
+            for i, along in enumerate(specs[name]):
+                array = array if along is None else jnp.split(array, 2, axis=i)[1]
+            return array
+
+        part = replace(w, arrays={name: second(name, array) for name, array in w.arrays.items()})
+        np.testing.assert_array_equal(bits(reference.decode(part, jnp.float32)), bits(expected))
+
+
 def test_plans_know_what_registers_hold():
     target = GPUS["h200"]
     for name, most in (("MXFP4", 256), ("INT4 g128", 128), ("INT4 g32", 64)):

@@ -27,7 +27,7 @@ def multiply(
         which=weight.which(),
         begin=decoding.begin,
         prepare=partial(decoding.prepare, columns=plan.config.tile_k),
-        block=lambda state, load, b: decoding.pieces(state, b),
+        block=decoding.pieces,
         group=decoding.group if decoding.kind is Kind.NUMBERS else 0,
         scale=decoding.scale,
         finish=decoding.finish,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -34,14 +33,12 @@ class State:
       row: float32[64].
       row_zero: bfloat16[64, 64].
       scales, zeros: of a step, by their units; as the arrays have them.
-      words: of blocks of a step.
     """
 
     row: Any = None
     row_zero: Any = None
     scales: tuple[Any, ...] = ()
     zeros: tuple[Any, ...] = ()
-    words: Mapping[int, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,8 +96,8 @@ class Decoding:
             loaded["row_zero"] = registers.columns_of(loaded["row_zero"], fragments.BLOCK)
         return State(**loaded)
 
-    def prepare(self, state: State, load: Any, columns: int, blocks: Any = None) -> State:
-        """Of a step of so many columns: all is read at once, so that it is waited for once."""
+    def prepare(self, state: State, load: Any, columns: int) -> State:
+        """Of a step of so many columns: all scales and zero points."""
         units = dict(zip(self.copied(), self.columns(), strict=True))
 
         def every(name: str) -> tuple[Any, ...]:
@@ -112,20 +109,18 @@ class Decoding:
                 return tuple(load(i, (u, 0)) for u in range(count))
             return tuple(load(i, (u,), registers.ROW_LAYOUT) for u in range(count))
 
-        blocks = range(columns // fragments.BLOCK) if blocks is None else blocks
-        words = {b: self._words(load, b) for b in blocks}
-        return replace(state, scales=every("scale"), zeros=every("zero"), words=words)
+        return replace(state, scales=every("scale"), zeros=every("zero"))
 
-    def _words(self, load: Any, b: int) -> list[Any]:
-        """Of block b of a step."""
+    def _placed(self, load: Any, b: int) -> tuple[Any, Any]:
+        """Block b of a step, see `Element.place`."""
         parts = (
             pl.ds(fragments.REGISTERS * i, fragments.REGISTERS) for i in range(self.element.words)
         )
-        return [load(0, (b, part), registers.STRIDED) for part in parts]
+        return self.element.place([load(0, (b, part), registers.STRIDED) for part in parts])
 
-    def pieces(self, state: State, b: int) -> list[Array]:
+    def pieces(self, state: State, load: Any, b: int) -> list[Array]:
         """Block b of a step in BF16, exactly; in pieces of a group, if its sums are scaled."""
-        placed, less = self.element.place(state.words[b])
+        placed, less = self._placed(load, b)
         width = fragments.BLOCK
         if self.kind is Kind.NUMBERS:
             width = min(self.group, width)
@@ -197,9 +192,9 @@ class Decoding:
 
     def dense(self, state: State, load: Any, b: int) -> Array:
         """Block b of a step in float32, as `layout.decode` has it."""
-        state = self.prepare(state, load, WIDTH, (b,))
+        state = self.prepare(state, load, WIDTH)
         which = range(FRAGMENTS * b, FRAGMENTS * (b + 1))
-        numbers = self._piece(state, which, *self.element.place(state.words[b]), scaled=False)
+        numbers = self._piece(state, which, *self._placed(load, b), scaled=False)
         scales: Any
         if self.kind in (Kind.ROW, Kind.POWERS):
             scales = registers.columns_of(state.row, fragments.BLOCK)

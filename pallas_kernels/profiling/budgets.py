@@ -24,7 +24,6 @@ from jentropy.pallas_kernels.targets import TPUS
 from jentropy.pallas_kernels.variants import VARIANTS
 
 ROWS = 16  # of x, on TPU, where names of budgets have none
-TPU_ROWS = (ROWS,)
 HOPPER_ROWS = (1, 16, 64, 256)
 ROOM = 1.01  # above what was measured, rounded up to digits; what is not here has none
 DIGITS = {
@@ -64,8 +63,8 @@ def names(target: str) -> list[str]:
     """Kernels of a target that have budgets."""
     if target not in TPUS:
         return [f"{name} M={m}" for name in HOPPER_VARIANTS for m in HOPPER_ROWS]
-    variants = [name for name, variant in VARIANTS.items() if variant.ceilings]
-    products = [name_of(name, m) for m in sorted(TPU_ROWS, key=ROWS.__ne__) for name in variants]
+    variants = {name: variant for name, variant in VARIANTS.items() if variant.ceilings}
+    products = [name_of(name, m) for name, one in variants.items() for m in one.rows]
     return [*products, *(name + DECODE for name in variants)]
 
 
@@ -112,6 +111,7 @@ def write(target: str, measured: Mapping[str, Budget], better: Callable[..., flo
         new = proposed(target, name, figures)
         before = new | budgets.get(name, {})
         budgets[name] = {what: better(new[what], before[what]) for what in new}
+    known[target] = {name: budgets[name] for name in names(target) if name in budgets}
     path().write_text(json.dumps(known, indent=1) + "\n")
 
 

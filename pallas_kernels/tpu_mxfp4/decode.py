@@ -7,6 +7,7 @@ makes up for. Signs of zeros, and blocks that words lack, come in afterwards.
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -32,6 +33,7 @@ from .plan import decode_tile
 
 BIASES = 127 - 15  # of float32 over E5M2's
 HALF = 16
+TOGETHER = 4  # chunks of a loop's body
 Words = UInt32[Array, "8 columns"]
 
 
@@ -56,8 +58,7 @@ def kernel(words: Any, delta: Any, power: Any, out: Any, *, native: int, factors
     codes = [(power[...] + i) >> (factors - 1) for i in range(factors)]
     scales = [_powers_of_two(code) for code in codes]
 
-    @pl.loop(np.int32(0), np.int32(rows // CHUNK))
-    def _(chunk: Array) -> None:
+    def decode_chunk(chunk: Array) -> None:
         deltas = [delta[c, pl.ds(chunk, 1), :] for c in range(columns // LANES)]
         shared = jnp.concatenate(
             [jnp.broadcast_to(one, (SUBLANES, LANES)) for one in deltas], axis=1
@@ -73,6 +74,13 @@ def kernel(words: Any, delta: Any, power: Any, out: Any, *, native: int, factors
                     numbers *= scale
                 first = pl.multiple_of(chunk * CHUNK + (t * BLOCK + g * HALF), HALF)
                 out[pl.ds(first, HALF), :] = numbers.astype(out.dtype)
+
+    together = math.gcd(rows // CHUNK, TOGETHER)
+
+    @pl.loop(np.int32(0), np.int32(rows // CHUNK // together))
+    def _(i: Array) -> None:
+        for chunk in range(together):
+            decode_chunk(i * together + chunk)
 
 
 def rows_of(first: Words, second: Words, byte: int) -> Array:
