@@ -82,6 +82,7 @@ VARIANTS: dict[str, Variant] = {
     "MXFP8": Variant(
         number_format=MXFP8,
         bench=True,
+        rows=(8, 16),
         ceilings=(0.45, 0.66, 1.00),
         promised=True,
     ),
@@ -95,11 +96,14 @@ VARIANTS: dict[str, Variant] = {
         number_format=UINT8_ROW.with_parameter("zero_point", element=formats.UINT8)
     ),
     "INT4 row": Variant(number_format=with_blocks(INT4_GROUP, ROW), ceilings=(0.40, 0.60, 1.00)),
-    "INT4 g32": Variant(number_format=with_blocks(INT4_GROUP, (32,)), ceilings=(1.10, 1.10, 1.90)),
+    "INT4 g32": Variant(
+        number_format=with_blocks(INT4_GROUP, (32,)), rows=(8, 16), ceilings=(1.10, 1.10, 1.90)
+    ),
     "INT4 g128": Variant(
         number_format=INT4_GROUP,
         trial=True,
         bench=True,
+        rows=(8, 16),
         ceilings=(0.75, 0.95, 1.00),
         promised=True,
     ),

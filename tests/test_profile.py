@@ -334,7 +334,8 @@ def test_crossovers_are_where_the_passes_cost_more_than_decoding():
     steep = {16: 100.0, 64: 200.0}  # 600 for 256 rows
     assert crossover.fused_rows(steep, 0.0, steep, macs) == 256  # then the dense one is the faster
     assert crossover.fused_rows(steep, 200.0, flat, macs) == 112
-    assert crossover.fused_rows(flat, 0.0, flat, macs) == crossover.MOST
+    assert crossover.fused_rows(flat, 0.0, flat, macs) == 256  # two passes are one too many
+    assert crossover.fused_rows(dict.fromkeys(flat, 1.0), 0.0, flat, macs) == crossover.MOST
     assert crossover.fused_rows(steep, 0.0, dict.fromkeys(flat, 50.0), macs) == 0
 
 

@@ -18,7 +18,7 @@ from . import plans, tpu
 
 ROWS = (16, MOST_ROWS)
 ROWS_OF_SLOW = (16, 64)  # of formats whose kernels for many rows take minutes to compile
-MOST, UNIT = 1 << 13, 8  # rows of x: beyond the former nobody asks, of the latter is a multiple
+MOST, UNIT = 1 << 11, 8  # rows of x: more seldom go through a layer; a crossover is a multiple
 # Products of numbers in a cycle, from data sheets and inferred clocks.
 MACS = {"v5e": 1 << 16, "v6e": 1 << 18, "v7x": 1 << 18}
 
@@ -32,8 +32,8 @@ def fused_rows(fused: Cycles, decode: float, dense: Cycles, macs: int) -> int:
       macs: products of numbers in a cycle.
 
     Example:
-      >>> fused_rows({16: 600, 256: 1200}, 2000, {16: 1200, 256: 1300}, 1 << 18)
-      3328
+      >>> fused_rows({16: 600, 256: 1200}, 1000, {16: 1200, 256: 1300}, 1 << 18)
+      1280
     """
     row = tpu.UNIT / macs
     best = 0
