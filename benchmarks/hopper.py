@@ -28,8 +28,10 @@ NO_GRAPHS = "--xla_gpu_enable_command_buffer="  # which hide kernels from CUPTI
 PARTS = {
     "environment": 60,
     "right": 120,
+    "formats_right": 120,
     "ceilings": 25,
     "times": 170,
+    "formats_times": 150,
     "kernels": 60,
     "decoding": 40,
     "sweep": 60,

@@ -6,6 +6,7 @@ that it may take in `hopper.PARTS`.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -33,6 +34,7 @@ from jentropy.pallas_kernels import ResidentTensor, backends, reference, targets
 from jentropy.pallas_kernels.fused import kernels_of
 from jentropy.pallas_kernels.hopper.plan import Config, make_plan
 from jentropy.pallas_kernels.hopper.tuning import path_of
+from jentropy.pallas_kernels.variants import VARIANTS, abstract_weight, weight_of
 
 START = float(os.environ.get("HOPPER_START", time.time()))
 DRY = "HOPPER_DRY" in os.environ
@@ -51,6 +53,10 @@ LAYERS = (  # in order of what they tell
     "Llama-3-70B down",
     "Qwen3-32B down",
     "Qwen3-32B o",
+)
+TIMED_FORMATS = (
+    *("FP8 row", "MXFP4", "INT4 g128", "NVFP4", "MXFP8", "FP8 128x128", "INT4 g128 zeros"),
+    *("INT8 row", "INT4 g32", "INT4 row"),
 )
 compressed_product = partial(jentropy.matmul, transpose_w=True, interpret=DRY)
 
@@ -132,6 +138,55 @@ def decoding() -> Iterator[Finding]:
             f"decode N={n} K={k}",
             {"microseconds": 1e6 * seconds, "gigabytes_per_second": speed},
         )
+
+
+def formats_right() -> Iterator[Finding]:
+    """Products and dense weights of every format that has kernels."""
+    for name, variant in VARIANTS.items():
+        if name == "BF16" or not backends.has_kernels("gpu", variant.number_format):
+            continue
+        sizes = ((5, 70, 140),) if DRY else ((5, 200, 300), (16, 1000, 2100), (64, 520, 1024))
+        for m, n, k in sizes[: 1 if name not in TIMED_FORMATS else None]:
+            weight = _quantized(name, n, k)
+            what, figures = _product(m, weight)
+            yield f"{name}: {what}", figures
+        wrong = {}
+        for dtype in (jnp.float32,) if DRY else (jnp.bfloat16, jnp.float32):
+            made, expected = (
+                np.asarray(a)
+                for a in (
+                    jentropy.decode(weight, dtype, interpret=DRY),
+                    reference.decode(weight, dtype),
+                )
+            )
+            unsigned = np.dtype(f"u{made.itemsize}")
+            wrong[str(jnp.dtype(dtype))] = int(
+                (made.view(unsigned) != expected.view(unsigned)).sum()
+            )
+        yield f"{name}: decode", wrong
+
+
+def formats_times() -> Iterator[Finding]:
+    """Products of formats beside dense BF16 ones, and decodes, by the wall clock."""
+    for m, layer in itertools.product(() if DRY else TIMED_ROWS, LAYERS[:3]):
+        n, k = matmul.SHAPES[layer]
+        dense = matmul.layers_of(n, k)
+        theirs = matmul.seconds(matmul.dense_product, m, dense)
+        del dense
+        for name in TIMED_FORMATS:
+            weight = _random(name, n, k)
+            ours = matmul.seconds(
+                compressed_product, m, matmul.alike(weight, matmul.layer_count(n, k))
+            )
+            speed = {"gigabytes_per_second": weight.nbytes / ours / 1e9}
+            yield f"{name} {layer} M={m} N={n} K={k}", matmul.times(ours, theirs) | speed
+            if m == TIMED_ROWS[-1] and layer == LAYERS[0]:
+                seconds = queued_seconds(partial(jax.jit(jentropy.decode), weight))
+                speed = (weight.nbytes + 2 * n * k) / seconds / 1e9
+                yield (
+                    f"{name} decode N={n} K={k}",
+                    {"microseconds": 1e6 * seconds, "gigabytes_per_second": speed},
+                )
 
 
 def ceilings() -> Iterator[Finding]:
@@ -269,6 +324,27 @@ def random_weight(n: int, k: int, escapes: float = 1.3) -> ResidentTensor:
         number_format=formats.FORMATS["BF16"],
         logical=(n, k),
     )
+
+
+def _quantized(name: str, n: int, k: int) -> ResidentTensor:
+    values = jnp.asarray(_gaussian(n, k, 0), jnp.float32)
+    weight = to_resident(weight_of(VARIANTS[name].number_format, values), "gpu")
+    assert getattr(weight, "layout", None) == "gpu_scaled", weight
+    return weight
+
+
+def _random(name: str, n: int, k: int) -> ResidentTensor:
+    """A packed weight of random words: any are valid, but for NaN of floats of eight bits."""
+    weight = to_resident(abstract_weight(VARIANTS[name].number_format, (n, k)), "gpu")
+
+    def made(array: str, shape: jax.ShapeDtypeStruct) -> jax.Array:
+        if array == "words":
+            return jax.random.bits(jax.random.key(0), shape.shape, jnp.uint32)
+        if shape.dtype == jnp.uint32:
+            return jnp.full(shape.shape, 0x74747474, jnp.uint32)
+        return jnp.full(shape.shape, 8 if shape.dtype == jnp.uint8 else 2.0**-6, shape.dtype)
+
+    return replace(weight, arrays={key: made(key, array) for key, array in weight.arrays.items()})
 
 
 def _stacked(weight: ResidentTensor, count: int) -> ResidentTensor:

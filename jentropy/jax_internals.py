@@ -368,27 +368,33 @@ def multiply_add(numbers: Any, factor: float, addend: Any) -> Any:
     from jax.experimental.mosaic.gpu import fragmented_array as mgpu
     from jax.experimental.pallas import mosaic_gpu as plgpu
     from jaxlib.mlir import ir
-    from jaxlib.mlir.dialects import arith, math
+    from jaxlib.mlir.dialects import arith, llvm, vector
 
     wgmma = plgpu.Layout.WGMMA
-    made = plgpu.ShapeDtypeStruct(numbers.shape, numbers.dtype, layout=wgmma)
+    result = plgpu.ShapeDtypeStruct(numbers.shape, numbers.dtype, layout=wgmma)
     arrays = (numbers,) if isinstance(addend, float) else (numbers, addend)
 
-    @plgpu.inline_mgpu(arg_types=(wgmma,) * len(arrays), return_type=made)
+    @plgpu.inline_mgpu(arg_types=(wgmma,) * len(arrays), return_type=result)
     def fused(ctx: Any, numbers: Any, *more: Any) -> Any:
         del ctx
+        i32 = ir.IntegerType.get_signless(32)
         out = np.empty(numbers.registers.shape, object)
         pair = numbers.registers.flat[0].type
 
+        def bits(register: Any) -> Any:
+            one = vector.bitcast(ir.VectorType.get((1,), i32), register)
+            return vector.extract(one, [], [0])
+
         def constant(number: float) -> Any:
-            splat = ir.DenseElementsAttr.get_splat(
-                pair, ir.FloatAttr.get(ir.BF16Type.get(), number)
-            )
-            return arith.constant(pair, splat)
+            half = int(np.float32(number).view(np.uint32)) >> 16
+            return arith.constant(i32, ir.IntegerAttr.get(i32, half * 0x10001))
 
         for i, register in np.ndenumerate(numbers.registers):
-            added = more[0].registers[i] if more else constant(addend)
-            out[i] = math.fma(register, constant(factor), added)
+            added = bits(more[0].registers[i]) if more else constant(addend)
+            # As text: what MLIR has for it goes by way of float32.
+            operands = [bits(register), constant(factor), added]
+            made = llvm.inline_asm(i32, operands, "fma.rn.bf16x2 $0, $1, $2, $3;", "=r,r,r,r")
+            out[i] = vector.bitcast(pair, vector.broadcast(ir.VectorType.get((1,), i32), made))
         return mgpu.FragmentedArray(_registers=out, _layout=mgpu.WGMMA_LAYOUT, _is_signed=None)
 
     return fused(*arrays)

@@ -53,9 +53,9 @@ def matmul(
     On both x must be finite. Products of other formats are exact from |x w| = 2^-120 on. NaN and
     Inf in w come out as from the dense product.
 
-    For many rows of x (`fused_rows` of the target), and where products sum over the other axis than
-    `to_resident` laid the weight out for, the weight is decoded to a dense array first. For many
-    rows that is bfloat16, which rounds weights whose scales are no powers of two.
+    For many rows of x (`tpu.crossover`, and `fused_rows` of GPUs), and where products sum over the
+    other axis than `to_resident` laid the weight out for, the weight is decoded to a dense array
+    first. For many rows that is bfloat16, which rounds weights whose scales are no powers of two.
 
     Args:
       x: activations, any leading dimensions.

@@ -51,21 +51,23 @@ def to_resident(
     format                 backend "reference"         backend "tpu"          backend "gpu"
     =====================  ==========================  =====================  ====================
     BF16                   window12: every code        window12: every code   window12: every code
-    FP8 E4M3, E5M2; MXFP8  codes and scales            codes and scales       the reference layout
-    INT8, INT4             codes, scales, zero points  codes; scales and      the reference layout
-                                                       zero points as numbers
-    MXFP4                  codes and scales            codes; scales of       the reference layout
-                                                       blocks that are no
+    FP8 E4M3, E5M2; MXFP8  codes and scales            codes and scales       codes; scales as
+                                                                              numbers
+    INT8, INT4             codes, scales, zero points  codes; scales and      codes; scales and
+                                                       zero points as numbers zero points as numbers
+    MXFP4                  codes and scales            codes; scales of       codes; scales as
+                                                       blocks that are no     numbers
                                                        zeros
-    NVFP4                  codes and parameters        codes and scales;      the reference layout
-                                                       theirs as numbers
+    NVFP4                  codes and parameters        codes and scales;      codes; scales as
+                                                       theirs as numbers      numbers
     GPTQ's act-order, all  codes and parameters        the reference layout   the reference layout
     others
     =====================  ==========================  =====================  ====================
 
     All of them decode to the same bits (`decode`). A format that the backend's kernels cannot hold
-    (see the table; on TPU groups along the sum that are no power of two from 32 on; on GPU BF16 of
-    which an eighth of 64 x 128 weights are escapes) rests in the reference
+    (see the table; on TPU groups along the sum that are no power of two from 32 on; on GPU groups
+    of other sizes than 32, 64 and multiples of 128, BF16 of which an eighth of 64 x 128 weights are
+    escapes, and NaN, Inf and E8M0 scales that differ by 2^100 in a row) rests in the reference
     layout and multiplies there; `weight.backend` says so.
 
     Args:

@@ -168,7 +168,9 @@ def _products(x: Array, w: Any, ends: Int[Array, " E"], *, product: Product) -> 
         kernels, x = fused.kernels_of(w), x.astype(fused.dtype_of(x))
         direct = fused.summed(w, product) == w.record.reduces
         if kernels.grouped is not None and direct:
-            return kernels.grouped(x, w, jnp.diff(ends, prepend=0), product)
+            y = kernels.grouped(x, w, jnp.diff(ends, prepend=0), product)
+            if y is not None:
+                return y
     options: dict[str, Any] = {"transpose_w": product.transpose_w, "out_dtype": product.out_dtype}
 
     def one(rows: Array, group: Array) -> Array:

@@ -43,7 +43,7 @@ class Kernels:
         all padded, summed in float32; float32, or at once in `product.out_dtype`.
       decode: (weight, dtype, interpret) -> the packed matrix, padded.
       grouped: (x, stack, group_sizes, product) -> y [rows, n], as `grouped_matmul` has them and
-        not padded; None: matrix after matrix by the others.
+        not padded; None, also of what it gives for a weight: matrix after matrix by the others.
       decode_tile: (weight) -> rows and columns of a step of `decode`; None: it has no steps.
     """
 

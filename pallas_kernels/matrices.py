@@ -16,6 +16,7 @@ from jentropy import formats
 from jentropy.codecs import buffers
 from jentropy.formats import WHOLE, Format
 
+PLACES = 1 << 10  # that the smallest program of `at_places` takes
 Packed = tuple[dict[str, Any], dict[str, int]]  # arrays, and the sizes that programs must know
 
 
@@ -141,6 +142,29 @@ def on_device(array: Any) -> Any:
     copied = buffers.empty(array.shape, array.dtype)
     copied[...] = array
     return jax.device_put(copied)
+
+
+def at_places(codes: Array, *index: np.ndarray) -> np.ndarray:
+    """Codes at a few places, 0 outside; a program serves a power of four of them, not one number.
+
+    Args:
+      index: int[places] for each axis, 0 or more.
+
+    Example:
+      >>> codes = jnp.arange(6, dtype=jnp.uint8).reshape(2, 3)
+      >>> at_places(codes, np.array([1, 2]), np.array([2, 0]))
+      array([5, 0], dtype=uint8)
+    """
+    count, room = index[0].size, PLACES
+    while room < count:
+        room *= 4
+    filled = (np.pad(axis, (0, room - count)).astype(np.int32) for axis in index)
+    return np.asarray(_at_places(codes, *filled))[:count]
+
+
+@jax.jit
+def _at_places(codes: Array, *index: Array) -> Array:
+    return codes.at[index].get(mode="fill", fill_value=0)
 
 
 def sized(dtype: Any, *shape: int) -> Any:

@@ -17,7 +17,7 @@ from typing import Any
 
 from jentropy.errors import CheckError, JentropyError
 
-from .profiling import budgets, compiling, hopper, tpu
+from .profiling import budgets, compiling, crossover, hopper, tpu
 from .targets import TPUS
 from .variants import VARIANTS
 
@@ -39,17 +39,21 @@ def _run(arguments: argparse.Namespace) -> int:
     target = arguments.tpu or arguments.gpu
     kind: Any = tpu if target in TPUS else hopper
     shape, rows = tuple(arguments.shape or kind.SHAPE), arguments.rows or kind.DEFAULT_ROWS
+    formats = arguments.formats or (BUDGETED if target in TPUS else budgets.HOPPER_VARIANTS)
     table = arguments.json != "-"
     figures = {}
     with tempfile.TemporaryDirectory(prefix="profile-") as folder:
         dump = Path(folder)
         compiling.prepare(target, dump)
         versions = compiling.versions(target)
+        if arguments.crossover:
+            print(json.dumps({target: crossover.measured(dump, target, arguments.formats)}))
+            return 0
         if table:
             words = ", ".join(f"{name} {version}" for name, version in versions.items())
             print(f"{target}, {words}, weight {shape[0]} x {shape[1]}")
             print(_line(kind.COLUMNS, list(kind.COLUMNS)))
-        for name, measured in kind.measured(dump, target, arguments.formats, rows, shape):
+        for name, measured in kind.measured(dump, target, formats, rows, shape):
             figures[name] = measured
             if table:
                 print(_line(kind.COLUMNS, [name, *measured.cells()]), flush=True)
@@ -78,16 +82,15 @@ def _parser() -> argparse.ArgumentParser:
         "--formats",
         nargs="+",
         choices=BUDGETED,
-        default=BUDGETED,
         metavar="FORMAT",
-        help=f"on TPU, of {', '.join(BUDGETED)}; all by default",
+        help=f"of {', '.join(BUDGETED)}; by default all that have budgets",
     )
     parser.add_argument(
         "--rows",
         nargs="+",
         type=int,
         metavar="M",
-        help=f"rows of x; on TPU {budgets.TPU_ROWS} by default",
+        help="rows of x; those that have budgets by default",
     )
     parser.add_argument(
         "--shape",
@@ -95,6 +98,11 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         metavar=("K", "N"),
         help=f"of the weight; on TPU {tpu.SHAPE}, multiples of 2048, two along K at least",
+    )
+    parser.add_argument(
+        "--crossover",
+        action="store_true",
+        help="on TPU, print up to how many rows of x fused products are the faster, and no more",
     )
     parser.add_argument("--check", action="store_true", help="fail where a budget is exceeded")
     parser.add_argument(

@@ -59,12 +59,16 @@ def matmul(
     return _matmul(x, w, transpose_w=transpose_w, out_dtype=jnp.dtype(out_dtype))
 
 
+# Traced once for products with any number of rows of x.
+_decoded = jax.jit(decode, static_argnums=1)
+
+
 @partial(jax.jit, static_argnames=("transpose_w", "out_dtype"))
 def _matmul(x: Array, w: ResidentTensor, *, transpose_w: bool, out_dtype: Any) -> Array:
     dtype = jnp.dtype(jnp.float32 if w.number_format.parameters else w.dtype)
 
     def whole(x: Array, w: ResidentTensor) -> Array:
-        dense = jax.lax.optimization_barrier(decode(w, dtype))
+        dense = jax.lax.optimization_barrier(_decoded(w, dtype))
         return _product(x, dense, transpose_w=transpose_w, out_dtype=out_dtype)
 
     def by_blocks(x: Array, w: ResidentTensor) -> Array:

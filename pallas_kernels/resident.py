@@ -276,13 +276,15 @@ class ResidentTensor:
                 "splitting a resident weight", expected="tpu", found=self.backend
             )
 
+        of_columns, of_rows = (inputs, outputs) if record.reduces == -1 else (outputs, inputs)
+
         def spec(name: str, array: Any) -> jax.sharding.PartitionSpec:
             axes: list[str | None] = [None] * array.ndim
             if name in record.columns:
-                axes[record.columns[name]] = outputs
+                axes[record.columns[name]] = of_columns
             axis = record.rows.get(name)
             if axis is not None and array.shape[axis] > 1:  # one entry serves all rows
-                axes[axis] = inputs
+                axes[axis] = of_rows
             return jax.sharding.PartitionSpec(*axes)
 
         specs = {name: spec(name, array) for name, array in self.arrays.items()}

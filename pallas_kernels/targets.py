@@ -35,7 +35,6 @@ class Tpu:
         numbers are 2^-4 as large and which has NaN where E4M3 has -0.
       native_e2m1: whether float4_e2m1fn is converted by an instruction.
       vector_bf16: whether vector units multiply bfloat16; if not they go by way of float32.
-      fused_rows: rows of x up to which fused kernels are the faster.
       scaled_products_rows: rows of x up to which scaling products with short groups by powers of
         two is faster than scaling the weights.
     """
@@ -48,7 +47,6 @@ class Tpu:
     native_e4m3fn: bool
     native_e2m1: bool
     vector_bf16: bool
-    fused_rows: int
     scaled_products_rows: int
 
     @property
@@ -93,7 +91,6 @@ TPUS = {
             native_e4m3fn=False,
             native_e2m1=False,
             vector_bf16=False,
-            fused_rows=2048,
             scaled_products_rows=64,
         ),
         Tpu(
@@ -105,7 +102,6 @@ TPUS = {
             native_e4m3fn=False,
             native_e2m1=False,
             vector_bf16=True,
-            fused_rows=1024,
             scaled_products_rows=32,
         ),
         Tpu(
@@ -117,7 +113,6 @@ TPUS = {
             native_e4m3fn=True,
             native_e2m1=True,
             vector_bf16=True,
-            fused_rows=256,
             scaled_products_rows=8,
         ),
     )

@@ -32,15 +32,19 @@ class Variant:
     Attributes:
       trial: tried before a backend's kernels are used.
       bench: timed.
-      ceilings: what budgets of products must not be above, in bundles for a cycle of memory on v5e,
-        v6e and v7x; () if it has no budgets.
+      rows: of x in products that have budgets on TPU.
+      ceilings: what budgets of products of 16 rows must not be above, in bundles for a cycle of
+        memory on v5e, v6e and v7x; () if it has no budgets.
+      decode_ceilings: the same of decodes to dense BF16.
       promised: what README says of its products.
     """
 
     number_format: Format
     trial: bool = False
     bench: bool = False
+    rows: tuple[int, ...] = (16,)
     ceilings: tuple[float, ...] = ()
+    decode_ceilings: tuple[float, ...] = (1.00, 1.00, 1.00)
     promised: bool = False
 
 
@@ -67,14 +71,23 @@ VARIANTS: dict[str, Variant] = {
     "FP8 row": Variant(number_format=FP8_ROW, trial=True, bench=True, ceilings=(0.22, 0.38, 0.50)),
     "E5M2 row": Variant(number_format=FP8_ROW.with_element(formats.FP8_E5M2)),
     "FP8 128x128": Variant(
-        number_format=FP8_BLOCK, bench=True, ceilings=(0.22, 0.38, 0.50), promised=True
+        number_format=FP8_BLOCK,
+        bench=True,
+        ceilings=(0.22, 0.38, 0.50),
+        promised=True,
     ),
     "FP8 64x64": Variant(number_format=with_blocks(FP8_BLOCK, (64, 64))),
     "FP8 256x128": Variant(number_format=with_blocks(FP8_BLOCK, (256, 128))),
     "FP8 128x128 E8M0": Variant(
         number_format=with_blocks(FP8_BLOCK, (128, 128), element=formats.FP8_E8M0)
     ),
-    "MXFP8": Variant(number_format=MXFP8, bench=True, ceilings=(0.45, 0.66, 1.00), promised=True),
+    "MXFP8": Variant(
+        number_format=MXFP8,
+        bench=True,
+        rows=(8, 16),
+        ceilings=(0.45, 0.66, 1.00),
+        promised=True,
+    ),
     "INT8 row": Variant(number_format=INT8_ROW, bench=True, ceilings=(0.45, 0.50, 0.65)),
     "INT8 32": Variant(
         number_format=with_blocks(INT8_ROW, (32,), element=formats.FP16).with_element(
@@ -85,11 +98,14 @@ VARIANTS: dict[str, Variant] = {
         number_format=UINT8_ROW.with_parameter("zero_point", element=formats.UINT8)
     ),
     "INT4 row": Variant(number_format=with_blocks(INT4_GROUP, ROW), ceilings=(0.40, 0.60, 1.00)),
-    "INT4 g32": Variant(number_format=with_blocks(INT4_GROUP, (32,)), ceilings=(1.10, 1.10, 1.90)),
+    "INT4 g32": Variant(
+        number_format=with_blocks(INT4_GROUP, (32,)), rows=(8, 16), ceilings=(1.10, 1.10, 1.90)
+    ),
     "INT4 g128": Variant(
         number_format=INT4_GROUP,
         trial=True,
         bench=True,
+        rows=(8, 16),
         ceilings=(0.75, 0.95, 1.00),
         promised=True,
     ),
@@ -109,6 +125,7 @@ VARIANTS: dict[str, Variant] = {
         number_format=formats.MXFP4,
         trial=True,
         bench=True,
+        rows=(8, 16),
         ceilings=(0.52, 0.80, 0.97),
     ),
     "NVFP4": Variant(
@@ -116,6 +133,7 @@ VARIANTS: dict[str, Variant] = {
         trial=True,
         bench=True,
         ceilings=(0.88, 1.15, 1.52),
+        decode_ceilings=(1.00, 1.00, 1.56),
     ),
 }
 

@@ -18,7 +18,7 @@ import rich.progress
 
 import jentropy
 from jentropy import models
-from jentropy.checkpoints import compressing, decompressing
+from jentropy.checkpoints import decompressing, writer
 from jentropy.cli import main as cli
 from jentropy.cli import progress
 from jentropy.codecs import threads
@@ -483,7 +483,7 @@ def test_an_interrupt_says_what_it_left(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(compressing.index_lib, "to_bytes", interrupt)
+        patch.setattr(writer.index_lib, "to_bytes", interrupt)
         patch.setattr(decompressing, "put_in_place", interrupt)
         code, _, err = run(capsys, command, given, dst)
     assert (code, err.count("\n")) == (130, 1)

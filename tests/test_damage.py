@@ -173,3 +173,22 @@ def test_version_1_is_checked_and_repaired_as_far_as_it_tells(tmp_path):
     (tmp_path / "one" / "stranger").write_text("x")
     with pytest.raises(InputError, match="stranger"):
         jentropy.verify(tmp_path / "one")
+
+
+def test_what_is_sound_of_what_orbax_wrote_is_orbax_s(tmp_path):
+    from orbax.checkpoint import v1 as ocp
+
+    rng = np.random.default_rng(0)
+    tree = {name: rng.integers(0, 256, 500, np.uint8) for name in "abc"}
+    ocp.save(tmp_path / "src", tree)
+    jentropy.compress_checkpoint(tmp_path / "src", tmp_path / "t")
+    (entry,) = (e for e in store.Store(tmp_path / "t").index.tensors if e.name == "b")
+    flip(chunk(tmp_path / "t", entry.places[0][0]), entry.places[0][1] + 9)
+    found = jentropy.salvage(tmp_path / "t", tmp_path / "out")
+    assert [error.tensor for error in found.damage] == ["b"]
+    assert [Path(name).name for name in found.partial] == ["_METADATA"]
+    loaded = ocp.load(tmp_path / "out")
+    assert {name: values.tobytes() for name, values in loaded.items()} == {
+        name: tree[name].tobytes() for name in "ac"
+    }
+    assert jentropy.open_checkpoint(tmp_path / "out").names() == ["a", "c"]

@@ -13,7 +13,7 @@ from flax import nnx
 
 import jentropy
 from jentropy.errors import InputError
-from jentropy.models import footprint, spreading
+from jentropy.models import footprint, spreading, token_step
 from jentropy.models.footprint import abstract_model, described
 from jentropy.pallas_kernels.filling import put
 
@@ -82,6 +82,39 @@ def test_what_is_no_model_is_refused(tmp_path):
     with pytest.raises(InputError, match="no checkpoint"):
         described(tmp_path)
     assert footprint.main([str(tmp_path), "--tpu", "v5e"]) == footprint.BAD_INPUT
+
+
+def test_what_a_step_multiplies_by():
+    """All matrices but the embedding; experts as often as tokens are expected to choose them."""
+    for folder, batch, billions in (
+        (LLAMA, 1, 7.504),
+        (CONFIGS / "gpt-oss-20b", 1, 3.6 - 0.579),  # of 20.9, 0.579 the embedding's
+        (CONFIGS / "gpt-oss-20b", 16, 17.7),
+        (CONFIGS / "deepseek-v3", 1, 36.7),
+    ):
+        config, formats = described(folder)
+        used = list(token_step.products(config, formats, batch))
+        read = sum(one.count * one.k * one.n for one in used)
+        assert read == pytest.approx(billions * 1e9, rel=0.02), (folder.name, batch)
+        assert {one.rows for one in used} <= set(range(1, batch + 1))
+    experts = list(token_step.chosen(config, {}, None, "FP8_BLOCK"))
+    assert experts
+    assert all("experts" in path for path in experts)
+
+
+@needs("v5e")
+def test_a_step_is_bounded_by_what_it_reads(tmp_path):
+    config = json.loads((LLAMA / "config.json").read_text()) | {"vocab_size": 4096}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    command = ("-m", "jentropy.models.token_step", str(tmp_path), "--tpu", "v6e", "--json", "-")
+    (found,) = outputs(command)
+    one, many = found["compressed"]
+    dense = found["dense"][0]
+    assert 0.74 < one["weight_bytes"] / dense["weight_bytes"] < 0.77
+    assert one["bundles"] < one["with_waits"] <= one["bound"]
+    assert one["memory"] <= one["bound"]
+    assert 1.2 < one["tokens_per_second"] / dense["tokens_per_second"] < 1.35
+    assert many["tokens_per_second"] == pytest.approx(16 * one["tokens_per_second"], rel=0.05)
 
 
 @needs("v5e")

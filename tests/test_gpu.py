@@ -20,13 +20,12 @@ import numpy as np
 import pytest
 
 import jentropy
-from jentropy import formats, jax_internals
+from jentropy import jax_internals
 from jentropy import pallas_kernels as kernels
 from jentropy.bench import matmul as bench_matmul
 from jentropy.bench import tuning as bench_tuning
 from jentropy.cli import console
 from jentropy.errors import CheckError, CorruptError, UnsupportedError
-from jentropy.formats import QuantizedTensor
 from jentropy.pallas_kernels import fused, reference, targets
 from jentropy.pallas_kernels.gpu_window12 import layout as gpu_window12
 from jentropy.pallas_kernels.gpu_window12 import plan as gpu_window12_plan
@@ -458,13 +457,6 @@ def test_interpreter_needs_threads(monkeypatch):
     monkeypatch.setenv("NPROC", "2")
     with pytest.raises(UnsupportedError, match="NPROC=4"):
         registers.interpret_params(True)
-
-
-def test_quantised_formats_rest_in_the_reference_layout():
-    number_format = formats.INT4_GROUP
-    codes = formats.quantize(jnp.asarray(weights((64, 256)), jnp.float32), number_format)
-    w = kernels.to_resident(QuantizedTensor(number_format=number_format, codes=codes), "gpu")
-    assert w.backend == "reference"
 
 
 def test_the_script_for_a_gpu_runs(tmp_path):

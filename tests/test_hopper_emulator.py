@@ -18,10 +18,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from jentropy.pallas_kernels import targets, to_resident
+from jentropy.pallas_kernels import reference, targets, to_resident
 from jentropy.pallas_kernels.fused import Product, kernels_of
 from jentropy.pallas_kernels.hopper.plan import Config, make_plan
 from jentropy.pallas_kernels.targets import GPUS
+from jentropy.pallas_kernels.variants import VARIANTS, weight_of
 
 from .compilers import EVERYTHING, needs, outputs
 from .hopper_emulator import arithmetic, faults
@@ -43,6 +44,15 @@ PRODUCTS = {
     "64 rows": ((64, 256, 384), (128, 5, 0), 3),
     "256 rows": ((256, 128, 256), (128, 2, 0), 2),
 }
+FORMATS = (
+    *("NVFP4", "MXFP8", "MXFP4", "INT4 g128 zeros", "FP8 row", "FP8 128x128", "INT4 g128"),
+    *("INT8 row", "INT4 g32 zeros", "INT4 g32", "INT4 row zeros", "UINT8 row", "E5M2 row"),
+)
+FORMAT_PLANS = (
+    ((5, 70, 140), (128, 2, 0), 2),
+    ((16, 256, 512), (256, 2, 1), 2),
+    ((40, 200, 1024), (256, 3, 0), 3),
+)
 SAMPLE = ("cut",)
 PLANTED = "long steps" if EVERYTHING else "cut"
 ORDERS = 3  # in which a fault may be found
@@ -60,11 +70,19 @@ def gaussian(n: int, k: int, codes: int = 40) -> np.ndarray:
     return dense
 
 
-def product(emulator: Any, shape: Any, config: Any, processors: int) -> float:
+def packed(name: str, n: int, k: int) -> Any:
+    """A weight of a variant."""
+    dense = jnp.asarray(gaussian(n, k) if name == "BF16" else gaussian(n, k, 0))
+    weight = to_resident(weight_of(VARIANTS[name].number_format, dense), "gpu")
+    assert weight.backend == "gpu", name
+    return weight
+
+
+def product(emulator: Any, shape: Any, config: Any, processors: int, name: str = "BF16") -> float:
     """The largest error of a product, as a share of |x| |w|."""
     m, n, k = shape
-    dense = gaussian(n, k)
-    weight = to_resident(jnp.asarray(dense), "gpu")
+    weight = packed(name, n, k)
+    dense = np.asarray(reference.decode(weight, jnp.float32))
     plan = make_plan(
         m=m,
         k=k,
@@ -85,18 +103,22 @@ def product(emulator: Any, shape: Any, config: Any, processors: int) -> float:
     return float(np.nan_to_num(error, nan=np.inf).max())
 
 
-def decode(emulator: Any, dtype: Any) -> float:
+def decode(emulator: Any, dtype: Any, name: str = "BF16") -> float:
     """How many numbers of a decoded matrix differ, of codes of every kind."""
-    dense = gaussian(128, 512)
-    codes = np.random.default_rng(1).integers(0, 1 << 16, 300).astype(np.uint16)
-    dense.view(np.uint16).reshape(-1)[:: dense.size // 300][:300] = codes
-    weight = to_resident(jnp.asarray(dense), "gpu")
+    if name == "BF16":
+        dense = gaussian(128, 512)
+        codes = np.random.default_rng(1).integers(0, 1 << 16, 300).astype(np.uint16)
+        dense.view(np.uint16).reshape(-1)[:: dense.size // 300][:300] = codes
+        weight = to_resident(jnp.asarray(dense), "gpu")
+    else:
+        weight = packed(name, 128, 256)
+        dense = np.asarray(reference.decode(weight, dtype))
     one = replace(GPUS[TARGET], multiprocessors=1)
     with mock.patch.object(targets, "current_gpu", return_value=one), emulator.on():
         made = np.asarray(kernels_of(weight).decode(weight, np.dtype(dtype)))
     expected = np.asarray(jnp.asarray(dense).astype(dtype))
     unsigned = f"u{made.itemsize}"
-    return float((made[:128, :512].view(unsigned) != expected.view(unsigned)).sum())
+    return float((made.view(unsigned) != expected.view(unsigned)).sum())
 
 
 def main() -> None:
@@ -124,6 +146,11 @@ def main() -> None:
             found["product"][name] = seen(product, *PRODUCTS[name])
             if name == PLANTED:
                 plant([(f, faults.PRODUCT[f]) for f in FAULTS], product, *PRODUCTS[name])
+        for name in FORMATS if EVERYTHING else FORMATS[:1]:
+            for plan in FORMAT_PLANS if EVERYTHING else FORMAT_PLANS[:1]:
+                found["product"][f"{name} {plan}"] = seen(product, *plan, name)
+            for dtype in ("float32", "bfloat16") if EVERYTHING else ():
+                found["decode"][f"{name} {dtype}"] = seen(decode, jnp.dtype(dtype), name)
         for dtype in ("float32", "bfloat16") if EVERYTHING else ("bfloat16",):
             found["decode"][dtype] = seen(decode, jnp.dtype(dtype))
         plant(faults.DECODE.items(), decode, jnp.dtype(jnp.bfloat16))

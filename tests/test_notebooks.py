@@ -12,9 +12,16 @@ from .conftest import ROOT
 # What each prints, once its figures are there.
 SAYS = {
     "convert_a_checkpoint": ("bits per weight on disk", "the same bytes: model.safetensors"),
+    "entropy_study": ("MXFP4: 9", "column: 0.0", "kB in report.html"),
     "inference_on_colab_tpu": ("bit for bit the same: True", "tokens/s"),
     "lora_on_a_compressed_base": ("moo(grass", "the compressed base is unchanged: True"),
-    "where_the_bits_go": ("bits per weight on disk",),
+    "tpu_check": (
+        "No TPU is here",
+        "FP8 row: 0 wrong codes",
+        "INT4 g128: 0 wrong codes",
+        "speedup",
+        "5 results in",
+    ),
     "your_own_flax_model": ("the same outputs, bit for bit: True", "the same outputs: True"),
 }
 

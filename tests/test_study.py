@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import subprocess
+import sys
 
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
@@ -262,3 +267,43 @@ def test_the_origin_of_a_precision_is_read_from_the_config(tmp_path, config, kin
     origin = jentropy.analyze(tmp_path).origin
     assert origin.kind == kind
     assert bool(origin.told) == (kind != "unknown" or "quantization_config" in config)
+
+
+def on_devices() -> None:
+    """Reports of arrays over a mesh are those of the same arrays in NumPy."""
+    values = RNG.standard_normal((64, 1024)) * 0.02
+    plain = {"layers.0.q_proj": bf16(values), "layers.1.q_proj": values.astype(np.float32)}
+    mesh = jax.make_mesh((2, 2), ("a", "b"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    for spec in (("a", "b"), (None, "b"), ("b", None), (("a", "b"), None)):
+        place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))
+        tree = {name: jax.device_put(array, place) for name, array in plain.items()}
+        assert jentropy.analyze(tree).to_json() == jentropy.analyze(plain).to_json()
+
+
+def in_processes(number: int, port: int) -> None:
+    """The same, of arrays that no process has all of."""
+    jax.distributed.initialize(f"localhost:{port}", 2, number)
+    values = bf16(RNG.standard_normal((64, 1024)) * 0.02)
+    mesh = jax.make_mesh((2,), ("a",), axis_types=(jax.sharding.AxisType.Auto,))
+    place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("a"))
+    array = jax.make_array_from_callback(values.shape, place, lambda index: values[index])
+    told = jentropy.analyze({"w": array}, contexts=False).to_json()
+    assert told == jentropy.analyze({"w": values}, contexts=False).to_json()
+
+
+def start(call: str, **environment: str) -> subprocess.Popen:
+    program = f"from tests import test_study; test_study.{call}"
+    return subprocess.Popen([sys.executable, "-c", program], env={**os.environ, **environment})
+
+
+def test_arrays_over_a_mesh_are_counted_where_they_lie():
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
+    assert start("on_devices()", XLA_FLAGS=flags).wait() == 0
+
+
+def test_processes_count_together():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    started = [start(f"in_processes({number}, {port})") for number in range(2)]
+    assert [process.wait() for process in started] == [0, 0]

@@ -33,6 +33,7 @@ from jentropy.formats import (
 )
 from jentropy.pallas_kernels import backends, fused, reference, targets
 from jentropy.pallas_kernels.targets import TPUS
+from jentropy.pallas_kernels.tpu.crossover import FUSED_ROWS
 from jentropy.pallas_kernels.tpu.plan import MOST_ROWS, make_plan
 from jentropy.pallas_kernels.variants import VARIANTS, with_blocks
 
@@ -239,7 +240,10 @@ def test_identity_gives_the_weights(name, target, on):
         here = expected[-rows:]
         normal = np.abs(here) >= 2.0**-126
         assert normal.mean() > 0.5
-        np.testing.assert_array_equal(np.asarray(y)[normal], here[normal])
+        if name == "NVFP4":  # its numbers are rounded twice, products of them once
+            np.testing.assert_allclose(np.asarray(y)[normal], here[normal], rtol=1.2e-7)
+        else:
+            np.testing.assert_array_equal(np.asarray(y)[normal], here[normal])
 
 
 @every_format
@@ -285,7 +289,8 @@ def test_more_rows_than_a_pass_takes(target, on):
     weight, rows = quantized("FP8 128x128"), MOST_ROWS + 5
     x = inputs((rows, K))
     y = multiply(x, resident(weight), transpose_w=True, out_dtype=jnp.float32)
-    w = weight.dequantize(jnp.float32 if rows <= TPUS[target].fused_rows else jnp.bfloat16)
+    few = rows <= FUSED_ROWS[target]["FP8 128x128"]
+    w = weight.dequantize(jnp.float32 if few else jnp.bfloat16)
     expected = np.asarray(x, np.float64) @ np.asarray(w, np.float64).T
     np.testing.assert_allclose(y, expected, atol=1e-6 * np.abs(expected).max())
 
@@ -502,7 +507,7 @@ def test_shard_map_splits_the_outputs():
 
 def test_what_has_no_kernel_rests_in_the_reference_layout():
     others = with_blocks(MXFP4, (16,)), with_blocks(INT4_GROUP, (48,))
-    for number_format in (*others, NVFP4.with_parameter("scale", block=(32,))):
+    for number_format in (*others, NVFP4.with_parameter("scale", block=(24,))):
         codes = quantize(jnp.asarray(weights((64, 96))), number_format)
         weight = QuantizedTensor(number_format=number_format, codes=codes)
         w = kernels.to_resident(weight, "tpu")
@@ -536,12 +541,10 @@ DIALECTS = {  # tests/fixtures/quantised, and the layout of its weights on TPU
     "ao_e5m2": "tpu_scaled",
     "ct_mxfp4a16": "tpu_mxfp4",
     "dsv4": "tpu_mxfp4",
-    "gptoss_mxfp4": "tpu_mxfp4",
     "mo_mxfp4": "tpu_mxfp4",
     "ao_nvfp4": "tpu_nvfp4",
     "ct_nvfp4a16": "tpu_nvfp4",
     "mo_nvfp4": "tpu_nvfp4",
-    "mo_nvfp4_gptoss": "tpu_nvfp4",
 }
 
 
@@ -549,7 +552,8 @@ DIALECTS = {  # tests/fixtures/quantised, and the layout of its weights on TPU
 def test_what_tools_wrote(fixtures, dialect):
     checkpoint = jentropy.open_checkpoint(fixtures / "quantised" / dialect)
     names = [n for n in checkpoint.names() if checkpoint.tensor(n).number_format.parameters]
-    tensor = checkpoint.tensor(names[0])
+    tensors = [checkpoint.tensor(name) for name in names]
+    tensor = min(tensors, key=lambda tensor: tensor.number_format.element.code_bits)
     w = kernels.to_resident(tensor, "tpu")
     assert w.layout == DIALECTS[dialect]
     expected = tensor.dequantize()
@@ -567,7 +571,7 @@ def test_sizes():
         "FP8 128x128": 8.03,
         "MXFP8": 8.26,
         "INT4 g128": 4.13,
-        "MXFP4": 4.4,
+        "MXFP4": 4.5,
         "NVFP4": 4.52,
     }
     for name, most in allowed.items():
@@ -587,9 +591,17 @@ def test_bad_options_are_refused():
 def test_plans_fit(target, m, k, n):
     limits = TPUS[target]
     made = make_plan(
-        m=m, k=k, n=n, tile_k=2048, tile_n=1024, bits_per_weight=12, accumulators=2, target=limits
+        m=m,
+        k=k,
+        n=n,
+        tile_k=2048,
+        tile_n=1024,
+        bits_per_weight=12,
+        accumulators=2,
+        target=limits,
+        variant="BF16",
     )
-    assert made.fused == (m <= limits.fused_rows)
+    assert made.fused == (m <= FUSED_ROWS[target]["BF16"])
     assert made.m % 16 == 0
     assert made.passes * made.m >= m
     assert made.m <= MOST_ROWS

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from jentropy.codecs import threads, window12
 from jentropy.containers import trees
 from jentropy.entropy import EntropyReport, WeightCounts
 from jentropy.errors import InputError
-from jentropy.formats import BF16, QuantizedTensor
+from jentropy.formats import BF16, RAW, QuantizedTensor, codes_of
 
 from . import faults, torn
 from .checkpoint import Tensor
@@ -64,11 +64,13 @@ def analyze(
         weights = checkpoint.read_runs()
         expect(progress, sum(_nbytes(checkpoint.tensor(name)) for name in checkpoint.names()))
     else:
-        tensors, notes = _leaves(source, strict=strict)
+        tensors, sharded, notes = _leaves(source, strict=strict)
         builder = entropy.ReportBuilder("pytree", notes)
-        weights = ((tensor, iter([tensor.codes])) for tensor in tensors)
+        weights = ((tensor, iter([_codes(tensor, sharded)])) for tensor in tensors)
         expect(progress, sum(map(_nbytes, tensors)))
-    measured = entropy.measure_all(weights, threads.count(), with_contexts=contexts)
+    # Processes that count together do so in the same order.
+    workers = threads.count() if jax.process_count() == 1 else 1
+    measured = entropy.measure_all(weights, workers, with_contexts=contexts)
     for tensor, counts, gains in measured:
         builder.add(
             tensor.name,
@@ -103,20 +105,33 @@ def _nbytes(tensor: Tensor) -> int:
     return sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in leaves)
 
 
-def _leaves(source: Any, *, strict: bool) -> tuple[Sequence[Tensor], tuple[str, ...]]:
-    """The weights of a pytree, and what could not be recognised among them."""
+def _codes(tensor: Tensor, sharded: Mapping[str, jax.Array]) -> Mapping[str, Any]:
+    """Codes of a leaf; of one that lies over several devices, where they are."""
+    leaf = sharded.get(tensor.name)
+    if leaf is None or tensor.number_format.parameters or tensor.format == RAW:
+        return tensor.codes
+    return {"code": codes_of(leaf)}
+
+
+def _leaves(
+    source: Any, *, strict: bool
+) -> tuple[Sequence[Tensor], Mapping[str, jax.Array], tuple[str, ...]]:
+    """The weights of a pytree, leaves over several devices, and what was not recognised."""
     leaves = jax.tree_util.tree_flatten_with_path(source, is_leaf=_is_leaf)[0]
     leaves = [(path, leaf) for path, leaf in leaves if not isinstance(leaf, str)]
     names = trees.leaf_names([path for path, _ in leaves])
     weights: dict[str, Tensor] = {}
     arrays: dict[str, StoredArray] = {}
+    sharded: dict[str, jax.Array] = {}
     for name, (_, leaf) in zip(names, leaves, strict=True):
         if isinstance(leaf, QuantizedTensor):
             weights[name] = Tensor(name=name, weight=_checked(leaf, name), dialect=PLAIN)
         else:
             arrays[name] = of_leaf(name, leaf)
+            if isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) > 1:
+                sharded[name] = leaf
     reading = read(Contents(source=PYTREE, arrays=arrays), strict=strict)
-    return [*weights.values(), *reading.tensors], reading.notes
+    return [*weights.values(), *reading.tensors], sharded, reading.notes
 
 
 def _is_leaf(node: Any) -> bool:

@@ -20,6 +20,8 @@ from jentropy.errors import DestinationError, InputError
 # What TensorStore, which knows no OSError, has in its messages for what the system says.
 SYSTEM = (errno.ENOSPC, errno.EIO, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.ENOENT)
 ANNEX = " ["  # begins what TensorStore's messages tell of its own doings
+# What begins a message that is not about what was asked for.
+STATUS = re.compile("(NOT_FOUND|PERMISSION_DENIED|UNAVAILABLE|DATA_LOSS|ABORTED|INTERNAL|UNKNOWN):")
 NAMED = re.compile(r'"(/[^"]+)"')  # a file in them
 READ = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
 MOST_BYTES = 1 << 30  # of a file that is read whole
@@ -41,7 +43,8 @@ def of_system(error: Exception) -> str:
     text = str(error)
     if "RESOURCE_EXHAUSTED" in text:
         return os.strerror(errno.ENOSPC)
-    return next((os.strerror(n) for n in SYSTEM if os.strerror(n) in text), "")
+    named = next((os.strerror(n) for n in SYSTEM if os.strerror(n) in text), "")
+    return named or (said(error) if STATUS.match(text) else "")
 
 
 def named_in(error: BaseException, path: object) -> object:

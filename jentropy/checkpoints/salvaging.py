@@ -13,7 +13,7 @@ import numpy as np
 from jentropy.containers import trees
 from jentropy.errors import InputError
 
-from . import array_store, durable, faults, frames, orbax, safetensors
+from . import array_store, durable, faults, frames, item_tree, orbax, safetensors
 from .decoding import damage_of, entries_of, file_bytes, read_chunks, read_entries, sections_of
 from .entries import Entry, FileEntry
 from .loading import load
@@ -51,8 +51,8 @@ def salvage(path: str | Path, out: str | Path, progress: Progress | None = None)
 
     Of a safetensors file the tensors that are sound come back, with a header of their own if any is
     not. Any other damaged file has zeros in the places of what is lost, and a name that ends in
-    `.damaged`. Arrays of Orbax that are damaged are left out. A pytree becomes an Orbax checkpoint
-    with None for damaged leaves.
+    `.damaged`. Arrays of Orbax that are damaged are left out, also of its metadata. A pytree
+    becomes an Orbax checkpoint with None for damaged leaves.
 
     Args:
       path: a compressed checkpoint, of which a copy of the index can be read.
@@ -96,7 +96,7 @@ def salvage(path: str | Path, out: str | Path, progress: Progress | None = None)
         return Salvaged(damage=tuple(damage), whole=(), partial=())
     whole: list[str] = []
     partial: list[str] = []
-    with staged(target, PURPOSE) as stage:
+    with staged(target, PURPOSE) as stage, faults.writing(target):
         made = stage / OUT
         made.mkdir()
         for item in index.stores:
@@ -112,12 +112,15 @@ def salvage(path: str | Path, out: str | Path, progress: Progress | None = None)
             )
         for file in index.files:
             name, parts = _salvaged(store, file, lost, progress)
+            gone = _gone(store, file, lost)
+            if gone and not _lost(store, file, lost):
+                parts = _without(gone, parts)
             target_file = made / name
             target_file.parent.mkdir(parents=True, exist_ok=True)
             with durable.opened(target_file) as stream:
                 stream.writelines(part.data for part in parts)
                 durable.close(stream)
-            is_whole = not _lost(store, file, lost)
+            is_whole = not (gone or _lost(store, file, lost))
             (whole if is_whole else partial).append(name)
         durable.sync_tree(made)
         put_in_place(made, target, replace=False)
@@ -129,14 +132,36 @@ def _lost(store: Store, file: FileEntry, lost: set[int]) -> bool:
     return any(id(entry) in lost for section in sections for entry in entries_of(store, section))
 
 
+def _gone(store: Store, file: FileEntry, lost: set[int]) -> set[str]:
+    """Names of the damaged arrays that a file is Orbax's metadata of."""
+    folder, _, name = file.path.rpartition("/")
+    items = (item for item in store.index.stores if item.path == folder)
+    arrays = (array for item in items for array in item.arrays if name == item_tree.METADATA)
+    tensors = store.index.tensors
+    return {prefix.removesuffix("/") for n, prefix, _ in arrays if id(tensors[n]) in lost}
+
+
+def _without(gone: set[str], parts: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Orbax's metadata of an item without some arrays."""
+    told = json.loads(b"".join(part.tobytes() for part in parts))
+    told["tree_metadata"] = {
+        key: leaf
+        for key, leaf in told["tree_metadata"].items()
+        if ".".join(str(step["key"]) for step in leaf["key_metadata"]) not in gone
+    }
+    yield np.frombuffer(json.dumps(told).encode(), np.uint8)
+
+
 def _salvaged(
     store: Store, file: FileEntry, lost: set[int], progress: Progress | None
 ) -> tuple[str, Iterator[np.ndarray]]:
     """The name of a file and its bytes, as far as they are sound."""
-    if _lost(store, file, lost) and file.path.endswith(safetensors.SUFFIX) and file.parts:
+    is_lost = _lost(store, file, lost)
+    if is_lost and file.path.endswith(safetensors.SUFFIX) and file.parts:
         return file.path, _of_tensors(store, file, lost, progress)
-    _, parts = next(file_bytes(store, progress, damaged=lambda _: None, files=[file]))
-    return file.path + DAMAGED * _lost(store, file, lost), parts
+    damaged = (lambda _: None) if is_lost else None
+    _, parts = next(file_bytes(store, progress, damaged=damaged, files=[file]))
+    return file.path + DAMAGED * is_lost, parts
 
 
 def _of_tensors(

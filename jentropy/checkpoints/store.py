@@ -143,7 +143,7 @@ class Store:
                     continue
                 if errors and self._damage is None:
                     logger.warning("%s; its copy is used", errors[0])
-                elif errors:  # those of hashes are found with the hashes of all files
+                elif self._damage is not None:  # hashes are held to those of all files
                     whole = COPY not in names
                     self._damage += [e for e in errors if whole or type(e) is not ChecksumError]
                 return index

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -19,7 +18,7 @@ from . import faults, frames, sources, structure
 from .contents import StoredArray, in_memory
 from .decoding import all_bytes, file_bytes, read_chunks
 from .entries import Entry, Filler
-from .faults import opened
+from .faults import opened, reading
 from .hub import resolve
 from .orbax_source import ItemStore, OrbaxSource, is_orbax, read_orbax
 from .progress import Progress, expect
@@ -106,8 +105,8 @@ def verify(
         differs += [error] if error and len(found) == before else []
     if damage := [*_distinct(found), *frames.faults(store, {error.file for error in found})]:
         raise damage[0].among(damage[1:])
-    for error in frames.of_orbax(store):
-        raise error
+    for fault in frames.of_orbax(store):
+        raise fault
     if differs:
         raise differs[0]
     inside = [part for f in index.files for part in f.parts or () if not isinstance(part, Filler)]
@@ -226,20 +225,27 @@ def _same_chunks(entry: Entry, chunks: Iterable[np.ndarray], values: np.ndarray 
 
 def _compare(parts: Iterable[np.ndarray], original: Path | None) -> tuple[CheckError | None, int]:
     """Decodes a file, and compares it if there is an original; how it differs, and its bytes."""
+    if original is None:
+        return None, sum(part.size for part in parts)
     at, error = 0, None
-    with nullcontext() if original is None else os.fdopen(opened(original), "rb") as stream:
+    with os.fdopen(opened(original), "rb") as stream:
         for part in parts:
-            if stream is not None and error is None:
-                expected = np.frombuffer(stream.read(part.size), np.uint8)
+            if error is None:
+                expected = _read(stream, part.size, original)
                 if not np.array_equal(expected, part):
                     same = [*(expected == part[: expected.size]), False]
                     what = f"differs from byte {at + same.index(False)} on"
                     error = CheckError(f"{original}: {what}")
             at += part.size
-        if stream is not None and error is None and stream.read(1):
+        if error is None and _read(stream, 1, original).size:
             what = f"is longer than the {at} bytes that were compressed"
             error = CheckError(f"{original}: {what}")
     return error, at
+
+
+def _read(stream: BinaryIO, size: int, path: Path) -> np.ndarray:
+    with reading(path):
+        return np.frombuffer(stream.read(size), np.uint8)
 
 
 def _same(a: np.ndarray, b: np.ndarray) -> bool:

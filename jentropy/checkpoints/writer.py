@@ -25,7 +25,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from jentropy.containers.tensor import checksum
-from jentropy.errors import InputError
+from jentropy.errors import DestinationError, InputError
 from jentropy.schema import many, parse
 
 from . import durable, faults, frames, zarr_files
@@ -224,8 +224,19 @@ class Writer:
             _remove(frame)
             frame.mkdir()
             self._move(frames.make(frame, text, len(self._sizes), index.version))
-            Store(self._made)  # what cannot be opened again is not put in place
+            self._open_again()
             put_in_place(self._made, self.path, replace=self._overwrite)
+
+    def _open_again(self) -> None:
+        """Raises DestinationError if what was made cannot be read: it is not put in place."""
+        found: list[InputError] = []
+        try:
+            Store(self._made, found)
+        except InputError as error:
+            found.append(error)
+        if found:
+            what = f"what was written cannot be opened again: {found[0].what}"
+            raise DestinationError(what, file=self.path) from found[0]
 
     def _move(self, frame: Path) -> None:
         """Moves what Orbax wrote of the index to the bundles."""

@@ -19,6 +19,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import numpy as np
 
 from jentropy.formats import RAW
@@ -131,8 +132,11 @@ class Sampler:
         self._at = 0
         self._parts: list[np.ndarray] = []
 
-    def add(self, codes: np.ndarray) -> None:
-        """Takes the next codes, of any shape."""
+    def add(self, codes: np.ndarray | jax.Array) -> None:
+        """Takes the next codes, of any shape; of JAX's, no more is moved than is looked at."""
+        if isinstance(codes, jax.Array):
+            self._add_rows(codes)
+            return
         flat, at = codes.reshape(-1), self._at
         self._at += flat.size
         if self._sampling is None:
@@ -144,6 +148,15 @@ class Sampler:
             if part.size:
                 whole = part.size == self._sampling.rows * columns == flat.size
                 self._parts.append(part if whole else part.copy())
+
+    def _add_rows(self, codes: jax.Array) -> None:
+        """Takes all codes of a weight that lies on devices."""
+        if self._sampling is None or not codes.is_fully_addressable:
+            self._sampling = None
+            return
+        matrix = codes.reshape(-1, codes.shape[-1])
+        for start in self._sampling.starts:
+            self._parts.append(np.asarray(matrix[start : start + self._sampling.rows]))
 
     def rows(self) -> np.ndarray | None:
         """Codes [bands, rows, columns]; None of a weight that is not looked at."""

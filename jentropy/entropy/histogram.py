@@ -64,12 +64,12 @@ def _count_by_matmul(codes: UInt[Array, " n"], *, bits: int) -> UInt32[Array, " 
     return jax.lax.scan(add, start, padded.reshape(-1, block))[0].reshape(-1)
 
 
-def count(codes: np.ndarray, *, bits: int) -> np.ndarray:
+def count(codes: np.ndarray | jax.Array, *, bits: int) -> np.ndarray:
     """How often each code occurs.
 
     Args:
       codes: unsigned integers of any shape, all below 2^bits; of a memory map a part is in
-        memory at a time.
+        memory at a time. Those of JAX are counted on the device that they are on.
       bits: width of a code, at most 16.
 
     Returns:
@@ -82,16 +82,18 @@ def count(codes: np.ndarray, *, bits: int) -> np.ndarray:
     """
     flat = codes.reshape(-1)
     if flat.size <= SMALL:
-        return np.bincount(flat, minlength=1 << bits)
+        return np.bincount(np.asarray(flat), minlength=1 << bits)
     total, start = np.zeros(1 << bits, np.int64), 0
     while start < flat.size:
         left = flat.size - start
         if left <= SMALL:
-            return total + np.bincount(flat[start:], minlength=1 << bits)
+            return total + np.bincount(np.asarray(flat[start:]), minlength=1 << bits)
         size = _program(left)
-        part = np.asarray(flat[start : start + size])
+        part = flat[start : start + size]
+        part = part if isinstance(part, jax.Array) else np.asarray(part)
         padding = size - part.size  # counted, and taken off
-        filled = np.pad(part, (0, padding)) if padding else part
+        pad = jnp.pad if isinstance(part, jax.Array) else np.pad
+        filled = pad(part, (0, padding)) if padding else part
         total += jax.device_get(_count(filled, bits=bits))
         total[0] -= padding
         start += part.size

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from typing import Protocol, TypeVar, runtime_checkable
-
-import numpy as np
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from jentropy.formats import Format
 
@@ -19,7 +17,7 @@ from .weights import WeightCounts, measure_weight
 SIBLINGS = 64 << 20  # bytes of symbols that are kept for weights to come
 
 Contexts = Mapping[str, Gain]
-Runs = Iterator[Mapping[str, np.ndarray]]
+Runs = Iterator[Mapping[str, Any]]
 
 
 @runtime_checkable
@@ -55,6 +53,7 @@ def measure_all(
       is too small or has neither exponents nor codes of four bits.
 
     Example:
+      >>> import numpy as np
       >>> from types import SimpleNamespace
       >>> from jentropy.formats import FORMATS
       >>> w = SimpleNamespace(name="w", shape=(64, 128), number_format=FORMATS["FP8_E4M3"])
@@ -107,7 +106,7 @@ class _Meter:
 
     def __init__(self, pool: Executor, workers: int):
         self._pool, self._workers = pool, workers
-        self._pending: deque[Future[Contexts]] = deque()
+        self._pending: deque[Future[dict[str, Gain]]] = deque()
         self._siblings: OrderedDict[tuple, Symbols] = OrderedDict()
 
     def finished(

@@ -13,11 +13,12 @@ import itertools
 from dataclasses import dataclass
 from functools import cached_property
 
+import jax
 import numpy as np
 
 from jentropy.formats import ElementFormat
 
-from . import histogram
+from . import histogram, sharded
 from .estimators import shannon_bits
 
 SLICE_BITS = 16
@@ -118,12 +119,12 @@ class Counts:
         return float(min(bits, whole + a_cell * max(0, self._in_use[0][0].size - 1)))
 
 
-def measure(codes: np.ndarray, element: ElementFormat) -> Counts:
+def measure(codes: np.ndarray | jax.Array, element: ElementFormat) -> Counts:
     """Counts the codes of a tensor.
 
     Args:
       codes: unsigned integers of any shape, or a RAW array of any dtype; a memory map is read once,
-        a part at a time.
+        a part at a time. Those of JAX are counted where they lie, over a mesh too.
       element: their format.
 
     Returns:
@@ -134,6 +135,9 @@ def measure(codes: np.ndarray, element: ElementFormat) -> Counts:
       >>> measure(np.array([3, 3, 5, 5], np.uint8), INT8).joint_entropy_bits()
       1.0
     """
+    if isinstance(codes, jax.Array):
+        counts = sharded.count(codes, bits=element.code_bits)
+        return Counts(element=element, weights=codes.size, slices=tuple(counts))
     flat, bits = np.asarray(codes).reshape(-1), element.code_bits
     if bits <= SLICE_BITS:
         view = flat.view(f"uint{8 * flat.dtype.itemsize}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -105,11 +106,12 @@ class WeightCounts:
         return joint + sum(self._with_parameters({}, self._parameter_bits).values())
 
 
-def measure_weight(arrays: Mapping[str, np.ndarray], number_format: Format) -> WeightCounts:
+def measure_weight(arrays: Mapping[str, Any], number_format: Format) -> WeightCounts:
     """Counts the codes of a weight.
 
     Args:
-      arrays: `code` and every parameter of the format, as `formats.dequantize` takes them.
+      arrays: `code` and every parameter of the format, as `formats.dequantize` takes them, all of
+        NumPy; or `code` alone, of JAX, over any devices.
       number_format: their format.
 
     Returns:

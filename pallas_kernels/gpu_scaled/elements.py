@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 
 FRAGMENTS = 4
-SIGNS = np.uint32(0x80008000)
 BYTES = np.uint32(0x00FF00FF)
 NIBBLES = np.uint32(0x00780078)  # where a code of INT4 is a subnormal number
 EXCESS = np.uint32(0x43004300)  # 128 in BF16, twice: the low seven bits are added to it
@@ -83,7 +82,7 @@ def _codes_float(words: Pairs, place: Callable[..., Any], bits: int, shift: int)
 
 def _join_e4m3(a: Any, b: Any, c: Any, d: Any) -> Pairs:
     return [
-        one | (other & 0x80F080F0) >> 4 | (other & 0x07000700) << 4
+        one | (other & np.uint32(0x80F080F0)) >> 4 | (other & np.uint32(0x07000700)) << 4
         for one, other in ((a, c), (b, d))
     ]
 
@@ -98,7 +97,7 @@ def _place_e4m3(words: Pairs) -> tuple[Pairs, None]:
 
 def _join_e5m2(a: Any, b: Any, c: Any, d: Any) -> Pairs:
     return [
-        one | _right(other & 0x0F600F60, 24) | (other & 0x80808080) >> 3
+        one | _right(other & np.uint32(0x0F600F60), 24) | (other & np.uint32(0x80808080)) >> 3
         for one, other in ((a, c), (b, d))
     ]
 
@@ -113,7 +112,13 @@ def _place_e5m2(words: Pairs) -> tuple[Pairs, None]:
 
 
 def _join_e2m1(a: Any, b: Any, c: Any, d: Any) -> Pairs:
-    return [a | _right(b, 28) | c >> 6 | (d & 0x01000100) << 6 | (d & 0x80C080C0) >> 2]
+    return [
+        a
+        | _right(b, 28)
+        | c >> 6
+        | (d & np.uint32(0x01000100)) << 6
+        | (d & np.uint32(0x80C080C0)) >> 2
+    ]
 
 
 def _place_e2m1(words: Pairs) -> tuple[Pairs, None]:

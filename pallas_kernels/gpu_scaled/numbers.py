@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
@@ -14,12 +13,14 @@ from jax.experimental import pallas as pl
 from jaxtyping import Array
 
 from jentropy.pallas_kernels.hopper import fragments, registers
+from jentropy.pallas_kernels.hopper.dense import WIDTH
 from jentropy.pallas_kernels.integers import offset_of
 from jentropy.pallas_kernels.resident import ResidentTensor
 
 from .blocks import GROUPS, Kind
 from .elements import ELEMENTS, EXCESS, FRAGMENTS, Element
-from .layout import EXACT_PLACE, SIXTEENTHS_PLACE, SIXTEENTHS_POWER, kind_of
+from .layout import kind_of
+from .scales import EXACT_PLACE, SIXTEENTHS_PLACE, SIXTEENTHS_POWER
 
 TWICE = 0x00010001  # times 16 bits: both halves of a word have them
 ARRAYS, ROWS = ("words", "scale", "zero"), ("row", "row_zero")
@@ -109,21 +110,18 @@ class Decoding:
                 return tuple(load(i, (u, 0)) for u in range(count))
             return tuple(load(i, (u,), registers.ROW_LAYOUT) for u in range(count))
 
-        return State(
-            row=state.row, row_zero=state.row_zero, scales=every("scale"), zeros=every("zero")
+        return replace(state, scales=every("scale"), zeros=every("zero"))
+
+    def _placed(self, load: Any, b: int) -> tuple[Any, Any]:
+        """Block b of a step, see `Element.place`."""
+        parts = (
+            pl.ds(fragments.REGISTERS * i, fragments.REGISTERS) for i in range(self.element.words)
         )
+        return self.element.place([load(0, (b, part), registers.STRIDED) for part in parts])
 
-    def pieces(self, state: State, load: Any, b: int, *, scaled: bool = True) -> list[Array]:
-        """Block b of a step in BF16, exactly; in pieces of a group, if its sums are scaled.
-
-        Args:
-          scaled: with scales that go into BF16.
-        """
-        words = [
-            load(0, (b, pl.ds(fragments.REGISTERS * i, fragments.REGISTERS)), registers.STRIDED)
-            for i in range(self.element.words)
-        ]
-        placed, less = self.element.place(words)
+    def pieces(self, state: State, load: Any, b: int) -> list[Array]:
+        """Block b of a step in BF16, exactly; in pieces of a group, if its sums are scaled."""
+        placed, less = self._placed(load, b)
         width = fragments.BLOCK
         if self.kind is Kind.NUMBERS:
             width = min(self.group, width)
@@ -134,13 +132,13 @@ class Decoding:
                 range(FRAGMENTS * b + f, FRAGMENTS * b + f + step),
                 placed[f : f + step],
                 less and less[f : f + step],
-                scaled=scaled,
+                scaled=True,
             )
             for f in range(0, FRAGMENTS, step)
         ]
 
     def _piece(self, state: State, which: range, placed: Any, less: Any, *, scaled: bool) -> Array:
-        """Some fragments of a step."""
+        """Some fragments of a step; with E4M3 scales or without."""
         interpret, power = self.interpret, self.element.power
         if self.element.tiny:
             factor: Any = power
@@ -195,9 +193,9 @@ class Decoding:
 
     def dense(self, state: State, load: Any, b: int) -> Array:
         """Block b of a step in float32, as `layout.decode` has it."""
-        state = self.prepare(state, load, 2 * fragments.BLOCK)
-        numbers = self.pieces(state, load, b, scaled=False)
+        state = self.prepare(state, load, WIDTH)
         which = range(FRAGMENTS * b, FRAGMENTS * (b + 1))
+        numbers = self._piece(state, which, *self._placed(load, b), scaled=False)
         scales: Any
         if self.kind in (Kind.ROW, Kind.POWERS):
             scales = registers.columns_of(state.row, fragments.BLOCK)
@@ -215,8 +213,4 @@ class Decoding:
             scales = registers.of_rows(of_groups, interpret=self.interpret)
         if self.element.unit:
             scales *= np.float32(2.0**self.element.unit)
-        return _joined(numbers).astype(jnp.float32) * scales
-
-
-def _joined(pieces: list[jax.Array]) -> Array:
-    return pieces[0] if len(pieces) == 1 else jnp.concatenate(pieces, axis=1)
+        return numbers.astype(jnp.float32) * scales

@@ -23,13 +23,14 @@ from .blocks import Kind
 from .numbers import Decoding
 
 # Of x where groups have sums of their own: registers hold these and the total.
-ROWS_OF_SUMS = {32: 64, 64: 128, 128: 128}
+ROWS_OF_SUMS = {32: 32, 64: 64, 128: 128}
 
 
 def plan(weight: ResidentTensor, rows: int, target: targets.Gpu | None = None) -> HopperPlan:
     """How x of so many rows is multiplied by the packed matrix: as tuned, if it was."""
     n, k = weight.extent
-    tuned = tuning.load(jax.devices()[0].device_kind, weight.layout)
+    name = f"{weight.layout} {weight.number_format.element.name} {weight.option('group')}"
+    tuned = tuning.load(jax.devices()[0].device_kind, name)
     return make_plan(
         m=rows,
         k=k,

@@ -27,7 +27,7 @@ STAGES, LEAVING = 4, 2  # steps whose words are under way, and whose numbers are
 SWIZZLE = 128  # bytes: of the order in shared memory that no two threads meet in
 RESIDENT = 2  # blocks of threads that a multiprocessor has room for
 WIDTH = BLOCKS * fragments.BLOCK
-COPIED = 128  # bytes that a stage of an array is a multiple of
+COPIED = 128  # bytes that the copy engine moves at least
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +35,8 @@ class Packed:
     """How packed weights become numbers; most is as in `stream.Source`.
 
     Attributes:
-      arrays: [row blocks of 64, column units, ...], copied to shared memory step by step.
+      arrays: [row blocks of 64, column units, ...], copied to shared memory step by step; read
+        where they lie, if a step's part is too small for the copy engine.
       columns: of a unit of each.
       rows, which, begin: see there.
       block: (state, load, b) -> block b of a step [64, 64], in any float dtype.
@@ -70,6 +71,14 @@ def decode(packed: Packed, dtype: Any, interpret: Any) -> Shaped[Array, "rows co
         plgpu.SwizzleTransform(SWIZZLE),
     )
     count = len(packed.arrays)
+    parts = [  # of each array in a step
+        (WIDTH // columns, *array.shape[lead + 2 :])
+        for array, columns in zip(packed.arrays, packed.columns, strict=True)
+    ]
+    copied = [
+        int(np.prod(part)) * array.dtype.itemsize >= COPIED
+        for part, array in zip(parts, packed.arrays, strict=True)
+    ]
 
     def body(*refs: Any) -> None:
         inputs, (out_g, stages_s, out_s, full) = refs[:-4], refs[-4:]
@@ -85,20 +94,24 @@ def decode(packed: Packed, dtype: Any, interpret: Any) -> Shaped[Array, "rows co
 
         def copy_in(i: Any) -> None:
             stage = lax.rem(i, np.int32(STAGES))
-            for j, (array, target) in enumerate(zip(arrays_g, stages_s, strict=True)):
-                units = WIDTH // packed.columns[j]
-                source = array.at[row, pl.ds((first + i) * units, units)]
-                plgpu.copy_gmem_to_smem(source, target.at[stage, 0], full.at[stage])
+            stages = iter(stages_s)
+            for array, part, is_copied in zip(arrays_g, parts, copied, strict=True):
+                if is_copied:
+                    source = array.at[row, pl.ds((first + i) * part[0], part[0])]
+                    plgpu.copy_gmem_to_smem(source, next(stages).at[stage], full.at[stage])
 
         def step(i: Any, nothing: None) -> None:
             i = jnp.asarray(i, jnp.int32)  # with jax_enable_x64 a counter has 64 bits
             stage, place = lax.rem(i, np.int32(STAGES)), lax.rem(i, np.int32(LEAVING))
 
             def load(j: int, index: tuple[Any, ...], layout: Any = None) -> Any:
-                index = (stage, 0, *index)
+                unit, *inside = index
+                ref, index = arrays_g[j], (row, (first + i) * parts[j][0] + unit, *inside)
+                if copied[j]:
+                    ref, index = stages_s[sum(copied[:j])], (stage, unit, *inside)
                 if layout is None:
-                    return stages_s[j][index]
-                return registers.load(stages_s[j], index, layout, interpret=interpreted)
+                    return ref[index]
+                return registers.load(ref, index, layout, interpret=interpreted)
 
             plgpu.barrier_wait(full.at[stage])
             plgpu.wait_smem_to_gmem(LEAVING - 1, wait_read_only=True)
@@ -120,11 +133,6 @@ def decode(packed: Packed, dtype: Any, interpret: Any) -> Shaped[Array, "rows co
         lax.fori_loop(0, length, step, None)
         plgpu.wait_smem_to_gmem(0)
 
-    def stage_shape(array: jax.Array, columns: int) -> tuple[int, ...]:
-        own = (WIDTH // columns, *array.shape[lead + 2 :])
-        spare = -(-COPIED // (int(np.prod(own)) * array.dtype.itemsize))
-        return (STAGES, spare, *own)
-
     return plgpu.kernel(
         body,
         out_type=jax.ShapeDtypeStruct(
@@ -134,11 +142,12 @@ def decode(packed: Packed, dtype: Any, interpret: Any) -> Shaped[Array, "rows co
         grid_names=("row", "run"),
         scratch_types=(
             [
-                plgpu.SMEM(stage_shape(array, columns), array.dtype)
-                for array, columns in zip(packed.arrays, packed.columns, strict=True)
+                plgpu.SMEM((STAGES, *part), array.dtype)
+                for array, part, is_copied in zip(packed.arrays, parts, copied, strict=True)
+                if is_copied
             ],
             plgpu.SMEM((LEAVING, fragments.ROWS, WIDTH), dtype, transforms=transforms),
-            plgpu.Barrier(num_barriers=STAGES, num_arrivals=count),
+            plgpu.Barrier(num_barriers=STAGES, num_arrivals=sum(copied)),
         ),
         interpret=registers.interpret_params(interpret),
         kernel_name=packed.name,

@@ -5,6 +5,7 @@
        "fused_rows": rows of x up to which the fused kernel is the faster,
        "products": [{"m": ..., "k": ..., "n": ..., "tile_k": ..., "stages": ..., "rounds": ...}]}}}
 
+Layouts of many formats have an entry for each element and group, "gpu_scaled FP4_E2M1 32".
 `m` is padded to 8, `k` and `n` to 128. Products that are not there run as estimated: see
 `plan.make_plan`. `jentropy bench --suite matmul --tune` writes such a file.
 """

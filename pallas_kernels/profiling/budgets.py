@@ -24,7 +24,6 @@ from jentropy.pallas_kernels.targets import TPUS
 from jentropy.pallas_kernels.variants import VARIANTS
 
 ROWS = 16  # of x, on TPU, where names of budgets have none
-TPU_ROWS = (ROWS,)
 HOPPER_ROWS = (1, 16, 64, 256)
 ROOM = 1.01  # above what was measured, rounded up to digits; what is not here has none
 DIGITS = {
@@ -38,12 +37,23 @@ DIGITS = {
 }
 
 DECODE = " decode"  # after a variant
-DECODE_RATIO = 1.00  # of every variant and TPU, at the most
 # Of every kernel for Hopper.
 HOPPER = {"registers": 168, "spill_bytes": 0, "slots_per_pair": 10.0}
 # By variants: integer operations for a pair of weights, and at M = 16 cycles of a step for those in
 # which memory moves its weights.
-HOPPER_VARIANTS = {"BF16": (3.2, 0.8)}
+HOPPER_VARIANTS = {
+    "BF16": (3.2, 0.8),
+    "FP8 row": (3.9, 0.8),
+    "FP8 128x128": (3.9, 0.8),
+    "MXFP8": (4.5, 0.8),
+    "MXFP4": (3.8, 1.0),
+    "NVFP4": (4.3, 1.0),
+    "INT8 row": (4.9, 1.0),
+    "INT4 row": (2.9, 1.0),
+    "INT4 g32": (4.3, 2.0),
+    "INT4 g128": (2.9, 1.0),
+    "INT4 g128 zeros": (2.9, 1.0),
+}
 
 Budget = dict[str, float]
 
@@ -52,8 +62,8 @@ def names(target: str) -> list[str]:
     """Kernels of a target that have budgets."""
     if target not in TPUS:
         return [f"{name} M={m}" for name in HOPPER_VARIANTS for m in HOPPER_ROWS]
-    variants = [name for name, variant in VARIANTS.items() if variant.ceilings]
-    products = [name_of(name, m) for m in sorted(TPU_ROWS, key=ROWS.__ne__) for name in variants]
+    variants = {name: variant for name, variant in VARIANTS.items() if variant.ceilings}
+    products = [name_of(name, m) for name, one in variants.items() for m in one.rows]
     return [*products, *(name + DECODE for name in variants)]
 
 
@@ -75,11 +85,12 @@ def ceilings(target: str, name: str) -> Budget:
         integer, loop = HOPPER_VARIANTS[variant]
         held = {**HOPPER, "integer_per_pair": integer}
         return held if int(m) != ROWS else {**held, "loop_share": loop}
+    place = list(TPUS).index(target)
     if name.endswith(DECODE):
-        return {"ratio": DECODE_RATIO}
+        return {"ratio": VARIANTS[name.removesuffix(DECODE)].decode_ceilings[place]}
     if name not in VARIANTS:
         return {}
-    return {"ratio": VARIANTS[name].ceilings[list(TPUS).index(target)]}
+    return {"ratio": VARIANTS[name].ceilings[place]}
 
 
 def path() -> Path:
@@ -100,6 +111,7 @@ def write(target: str, measured: Mapping[str, Budget], better: Callable[..., flo
         new = proposed(target, name, figures)
         before = new | budgets.get(name, {})
         budgets[name] = {what: better(new[what], before[what]) for what in new}
+    known[target] = {name: budgets[name] for name in names(target) if name in budgets}
     path().write_text(json.dumps(known, indent=1) + "\n")
 
 

@@ -1,68 +1,68 @@
-"""From how many rows of x on decoding to dense, and the dense product, beat the fused one.
+"""Up to how many rows of x the fused product beats decoding to dense and the dense product.
 
-All by static schedules, cycles for 2^20 weights: of the fused product, its passes counted, against
-the decode and the dense product, each the longer of its schedule with waits and of memory. Between
-rows that are measured cycles lie on a line; above the most rows of a pass both grow with the rows.
+By static schedules, in cycles for 2^20 weights, each the longer of the schedule with waits and of
+memory: the passes of the fused product against the decode and the dense product. Cycles lie on
+lines through the rows that are measured; those of dense products of more rows than a pass has grow
+as the MXU multiplies. `tpu.crossover` has what comes out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-import numpy as np
 
 from jentropy.pallas_kernels.tpu.plan import MOST_ROWS
 from jentropy.pallas_kernels.variants import VARIANTS
 
-from . import tpu
+from . import plans, tpu
 
-ROWS = (8, 16, 32, 64, 128, MOST_ROWS)
-MOST = 1 << 14  # rows of x beyond which nobody asks
-UNIT = 8  # rows that a crossover is a multiple of
+ROWS = (16, MOST_ROWS)
+ROWS_OF_SLOW = (16, 64)  # of formats whose kernels for many rows take minutes to compile
+MOST, UNIT = 1 << 11, 8  # rows of x: more seldom go through a layer; a crossover is a multiple
+# Products of numbers in a cycle, from data sheets and inferred clocks.
+MACS = {"v5e": 1 << 16, "v6e": 1 << 18, "v7x": 1 << 18}
+
+Cycles = Mapping[int, float]  # by rows of x
 
 
-def fused_rows(fused: Mapping[int, float], decode: float, dense: Mapping[int, float]) -> int:
+def fused_rows(fused: Cycles, decode: float, dense: Cycles, macs: int) -> int:
     """The most rows for which the fused product is the faster; `MOST` where it always is.
 
     Args:
-      fused, dense: cycles by rows of x.
-      decode: cycles.
+      macs: products of numbers in a cycle.
 
     Example:
-      >>> fused_rows({8: 10, 256: 20}, 30, {8: 5, 256: 10})  # each pass costs ten more
-      768
+      >>> fused_rows({16: 600, 256: 1200}, 1000, {16: 1200, 256: 1300}, 1 << 18)
+      1280
     """
+    row = tpu.UNIT / macs
     best = 0
     for rows in range(UNIT, MOST + 1, UNIT):
         passes = -(-rows // MOST_ROWS)
-        other = decode + _at(rows, dense) if rows <= MOST_ROWS else decode + _scaled(rows, dense)
-        if passes * _at(rows / passes, fused) > other:
+        more = max(0, rows - MOST_ROWS) * row
+        if passes * _at(rows / passes, fused) > decode + _at(min(rows, MOST_ROWS), dense) + more:
             break
         best = rows
     return best
 
 
-def _at(rows: float, cycles: Mapping[int, float]) -> float:
-    return float(np.interp(rows, list(cycles), list(cycles.values())))
+def _at(rows: float, cycles: Cycles) -> float:
+    """On the line through two rows that are measured: those around it, or the last ones."""
+    known = sorted(cycles)
+    i = next((i for i, m in enumerate(known[1:-1], 1) if rows <= m), len(known) - 1)
+    low, high = known[i - 1], known[i]
+    slope = (cycles[high] - cycles[low]) / (high - low)
+    return cycles[low] + slope * max(0, rows - low)
 
 
-def _scaled(rows: int, cycles: Mapping[int, float]) -> float:
-    return cycles[MOST_ROWS] * rows / MOST_ROWS
-
-
-def measured(
-    dump: Path, target: str, names: Sequence[str], shape: tuple[int, int]
-) -> Iterator[tuple[str, dict[str, float]]]:
-    """Cycles by what is done, and `fused_rows`, of variants."""
-    dense = {m: tpu.measure_dense(dump, target, m, shape).cycles for m in ROWS}
+def measured(dump: Path, target: str, names: Sequence[str]) -> dict[str, int]:
+    """`fused_rows` of variants."""
+    dense = {m: tpu.measure_dense(dump, target, m).cycles for m in ROWS}
+    found = {}
     for name in names:
         number_format = VARIANTS[name].number_format
-        fused = {m: tpu.measure(dump, target, number_format, m, shape).cycles for m in ROWS}
-        decode = tpu.measure_decode(dump, target, number_format, shape).cycles
-        yield (
-            name,
-            {f"fused M={m}": round(c) for m, c in fused.items()}
-            | {f"dense M={m}": round(c) for m, c in dense.items()}
-            | {"decode": round(decode), "fused_rows": fused_rows(fused, decode, dense)},
-        )
+        rows = ROWS_OF_SLOW if name in plans.SLOW else ROWS
+        fused = {m: tpu.measure(dump, target, number_format, m).cycles for m in rows}
+        decode = tpu.measure_decode(dump, target, number_format).cycles
+        found[name] = fused_rows(fused, decode, dense, MACS[target])
+    return found

@@ -36,12 +36,12 @@ from jentropy.pallas_kernels.tpu_window12.layout import chunks_of
 from jentropy.pallas_kernels.variants import VARIANTS, abstract_weight
 
 from . import compiling, dense, schedule
-from .budgets import DECODE, TPU_ROWS, name_of
+from .budgets import DECODE, name_of
 
 SHAPE = (8192, 57344)  # of Llama-3-70B's gate and up: no format of it fits in VMEM as a whole
 DENSE = "dense BF16"
 UNIT = 1 << 20  # weights that bundles and spills of budgets are of
-DEFAULT_ROWS = TPU_ROWS
+DEFAULT_ROWS = ()  # those that have budgets
 COLUMNS = {"format": 22, "M": 3, "tile": 9, "bundles": 7, "HBM": 5, "ratio": 5}
 COLUMNS |= {"waits": 5, "dense": 5}
 COLUMNS |= dict.fromkeys(schedule.SLOTS, 6)
@@ -154,11 +154,15 @@ def product_of(
 def measured(
     dump: Path, target: str, names: Sequence[str], ms: Sequence[int], shape: tuple[int, int]
 ) -> Iterator[tuple[str, Figures]]:
-    """Products of x [m, K] with weights of variants, and decodes, by names of budgets."""
-    for m in ms:
+    """Products of x [m, K] with weights of variants, and decodes, by names of budgets.
+
+    Args:
+      ms: none: the rows that have budgets.
+    """
+    for m in ms or sorted({m for name in names for m in VARIANTS[name].rows}):
         base = measure_dense(dump, target, m, shape)
         yield name_of(DENSE, m), base
-        for name in names:
+        for name in (name for name in names if ms or m in VARIANTS[name].rows):
             number_format = VARIANTS[name].number_format
             yield name_of(name, m), measure(dump, target, number_format, m, shape, base.cycles)
     for name in names:

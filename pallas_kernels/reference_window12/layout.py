@@ -222,17 +222,22 @@ def blocks(weight: ResidentTensor) -> tuple[int, row_blocks.Block]:
             numbers *= jax.lax.bitcast_convert_type(one + bf16.BIAS << FLOAT_MANTISSA, jnp.float32)
 
         def patch(escape: Array, numbers: Array) -> Array:
-            code = jax.lax.dynamic_slice(codes, (escape,), (1,)).astype(jnp.uint32) << HALF
+            code = _one(codes, escape).astype(jnp.uint32) << HALF
             number = jax.lax.bitcast_convert_type(code, jnp.float32)
-            return jax.lax.dynamic_update_slice(numbers, number, (places[escape],))
+            return jax.lax.dynamic_update_slice(numbers, number[None], (_one(places, escape),))
 
-        begin, end = (before + starts[high * n] for n in (at, at + 1))
+        begin, end = (before + _one(starts, high * n) for n in (at, at + 1))
         numbers = jax.lax.optimization_barrier(numbers.reshape(-1))
         if places.size:
             numbers = jax.lax.fori_loop(begin, end, patch, numbers)
         return numbers.reshape(-1, columns)[:high]
 
     return count, block
+
+
+def _one(array: Array, index: Array) -> Array:
+    """array[index], not from the end: to trace and to compile takes half as long."""
+    return jax.lax.squeeze(jax.lax.dynamic_slice(array, (index,), (1,)), (0,))
 
 
 LAYOUT = Layout(

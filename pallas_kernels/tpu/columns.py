@@ -7,13 +7,22 @@ as much program as the compiler takes in a few seconds.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import pallas as pl
+from jaxtyping import Array
 
 from jentropy.pallas_kernels.targets import Tpu
 from jentropy.pallas_kernels.tiles import LANES, ceil_to
 
+from .crossover import FUSED_ROWS
 from .plan import BUFFERS, LEAST_VMEM, MOST_ROWS, ROWS, TpuPlan
 
+ACCUMULATORS = 1  # of every step
 WIDE = 256  # columns of a product
 MOST_K = 16384  # rows of a step
 STEP, STEPS = 1 << 24, 8  # weights of a step at the most, and steps that a matrix should have
@@ -25,7 +34,15 @@ class ColumnsPlan(TpuPlan):
 
 
 def plan_columns(
-    *, m: int, k: int, n: int, unit: int, bits_per_weight: float, target: Tpu, rows: int = 1
+    *,
+    m: int,
+    k: int,
+    n: int,
+    unit: int,
+    bits_per_weight: float,
+    target: Tpu,
+    variant: str,
+    rows: int = 1,
 ) -> ColumnsPlan:
     """Plans a product of x [m, k].
 
@@ -35,9 +52,10 @@ def plan_columns(
       unit: rows that a step has a multiple of.
       bits_per_weight: of its blocks.
       target: the TPU.
+      variant: of `FUSED_ROWS`.
       rows: of the kernel's left operand for each of x.
     """
-    few, passes = m <= target.fused_rows, max(1, -(-m // MOST_ROWS))
+    few, passes = m <= FUSED_ROWS[target.name][variant], max(1, -(-m // MOST_ROWS))
     k, n, m_padded = ceil_to(k, unit), ceil_to(n, LANES), ceil_to(-(-m // passes), ROWS)
     tile_k = _tile_rows(k, unit)
     tiles = max(-(-tile_k * n // STEP), min(STEPS, n // (2 * WIDE)), 1)
@@ -45,6 +63,7 @@ def plan_columns(
     left = m_padded if rows == 1 else rows * m
     weights = int(tile_k * tile_n * bits_per_weight / 8)
     vmem = BUFFERS * (left * tile_k * 2 + weights + m_padded * tile_n * 4)
+    vmem += ACCUMULATORS * m_padded * tile_n * 4
     return ColumnsPlan(
         fused=few and m > 0 and vmem <= target.vmem_bytes,
         few=few,
@@ -61,12 +80,16 @@ def plan_columns(
 
 
 def _tile_rows(k: int, unit: int) -> int:
-    """All rows, or the most that a step takes and that divide them."""
+    """All rows, or the most that a step takes and that divide them: eight units, if they do.
+
+    A block of an array that has a row for each unit is all of it, or a multiple of eight.
+    """
     blocks = k // unit
-    return unit * max(d for d in range(1, MOST_K // unit + 1) if blocks % d == 0)
+    divide = [d for d in range(1, MOST_K // unit + 1) if blocks % d == 0]
+    return unit * max(divide, key=lambda d: (d == blocks or d % 8 == 0, d))
 
 
-def body(tile_k: int, tile_n: int, weights: int) -> int:
+def body_columns(tile_k: int, tile_n: int, weights: int) -> int:
     """Columns of a step that the loop's body takes: a divisor of `tile_n`.
 
     Args:
@@ -77,3 +100,14 @@ def body(tile_k: int, tile_n: int, weights: int) -> int:
     wide = tile_n // WIDE
     fits = (d for d in range(1, wide + 1) if wide % d == 0 and d * WIDE * tile_k <= weights)
     return WIDE * max(fits, default=1)
+
+
+def over_columns(wide: int, columns: int, run: Callable[[Any], None]) -> None:
+    """run(first) for every `columns` of `wide`, in a kernel."""
+    if columns == wide:
+        run(jnp.int32(0))
+        return
+
+    @pl.loop(np.int32(0), np.int32(wide // columns))
+    def _(i: Array) -> None:
+        run(i * columns)

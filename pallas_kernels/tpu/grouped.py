@@ -237,7 +237,8 @@ def _planned(
     tile = plan.tile
     x = x.astype(jnp.bfloat16)
     x = jnp.pad(x, ((0, plan.rows - x.shape[0]), (0, tile.k - x.shape[1])))
-    y = _visited(x, weight, ends * count, plan, body_of(weight, tile), product.interpret)
+    body = body_of(weight, tile)
+    y = _visited(body.ordered(x), weight, ends * count, plan, body, product.interpret)
     y = y[: rows * count, :n]
     y = y if count == 1 else y.reshape(rows, count, n).sum(1)
     inside = jnp.arange(rows, dtype=jnp.int32) < ends[-1]

@@ -11,6 +11,8 @@ from jentropy.pallas_kernels.layout import Plan
 from jentropy.pallas_kernels.targets import Tpu
 from jentropy.pallas_kernels.tiles import LANES, ceil_to
 
+from .crossover import FUSED_ROWS
+
 LEAST_VMEM = 16 << 20
 ROWS = 16  # of a register of bfloat16: M is padded to these
 FEW_ROWS = 8  # of a register of float32, where products are scaled by group
@@ -51,6 +53,7 @@ def make_plan(
     bits_per_weight: float,
     accumulators: int,
     target: Tpu,
+    variant: str,
     unit: int = ROWS,
 ) -> TpuPlan:
     """Plans a product.
@@ -62,9 +65,10 @@ def make_plan(
       bits_per_weight: of its blocks.
       accumulators: float32 arrays of [m, tile_n] that are kept over the steps.
       target: the TPU.
+      variant: of `FUSED_ROWS`, that the weight is most like.
       unit: rows that x is padded to a multiple of.
     """
-    few, passes = m <= target.fused_rows, max(1, -(-m // MOST_ROWS))
+    few, passes = m <= FUSED_ROWS[target.name][variant], max(1, -(-m // MOST_ROWS))
     fused = few and m > 0
     m, k, n = ceil_to(-(-m // passes), unit), ceil_to(k, tile_k), ceil_to(n, LANES)
     tile_n = min(tile_n, n)

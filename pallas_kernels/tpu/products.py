@@ -83,6 +83,7 @@ class Body:
     Attributes:
       name: of the layout's kernels, after what they do.
       operands: what it reads of the weight, by name.
+      ordered: (x [M, K]) -> the same, its columns in the order in which tiles have rows.
       sides: (x [M, K]) -> arrays [steps, M, ...] with what rows of x are beside tiles along K, or
         [1, M, ...] of all.
       accumulators: float32 arrays [m, tile_n] that are kept over the tiles along K.
@@ -93,6 +94,7 @@ class Body:
 
     name: str
     operands: Mapping[str, Operand]
+    ordered: Callable[[Array], Array] = lambda x: x
     sides: Callable[[Array], Sequence[Array]] = lambda x: ()
     accumulators: int = 1
     add: Callable[..., None]
@@ -130,6 +132,7 @@ def multiply(
 ) -> Float32[Array, "M N"]:
     """Padded x times the padded packed matrix."""
     chex.assert_shape(x, (plan.m, plan.k))
+    x = body.ordered(x)
     inputs: list[Any] = [x]
     specs = [pl.BlockSpec((plan.m, plan.tile_k), lambda j, k, *_: (0, k))]
     scalars = []

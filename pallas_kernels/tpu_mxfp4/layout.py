@@ -51,6 +51,7 @@ SPANS = {0: (1, 27), 1: (0, 13)}
 BIAS = {0: 14 - 1, 1: 0}  # what 2^base makes up for
 LEAST, MOST = 2, 252  # E8M0 codes of blocks whose numbers are normal in float32
 ONE = 127  # E8M0 code of 2^0
+MOST_BASE = ONE - 112  # up to which one power of two makes up for that and E5M2's bias
 
 
 def holds(number_format: Format) -> bool:
@@ -66,7 +67,8 @@ def holds(number_format: Format) -> bool:
 
 def _fits(weight: Matrices) -> bool:
     blocks = weight.number_format.parameters[0].blocks(2)
-    return blocks == (BLOCK, 1) and formats.GROUP_INDEX not in weight.codes
+    sound = blocks[0] % BLOCK == 0 < blocks[0] and blocks[1] == 1
+    return sound and formats.GROUP_INDEX not in weight.codes
 
 
 def shapes(weight: Matrices, signs: int | None = None) -> Packed | None:
@@ -96,31 +98,36 @@ def pack(weight: Matrices) -> Packed | None:
     if not _fits(weight):
         return None
     native = int(targets.current_tpu().native_e2m1)
-    scales = weight.codes[weight.number_format.parameters[0].name]
+    scale = weight.number_format.parameters[0]
+    scales = jnp.repeat(weight.codes[scale.name], scale.blocks(2)[0] // BLOCK, axis=-2)
+    scales = scales[..., : -(-weight.matrix[0] // BLOCK), :]
     scales = scales.reshape(-1, *scales.shape[-2:])
-    whole = [_whole(*each) for each in zip(weight.each, scales, strict=True)]
-    made = [_pack(*each, native=native) for each in whole]
-    signs = max(int(zeros.needed(m["codes"], m["negative"])) for m in made)
-    signs = max(signs, zeros.words_of(zeros.tile_rows(made[0]["codes"].shape[0]))) if signs else 0
+    made: list[dict[str, Array]] = []
+    found: list[other_blocks.Found] = []
+    for codes, powers in zip(weight.each, scales, strict=True):  # one matrix at a time is unpacked
+        codes, powers = _whole(codes, powers)
+        one = _pack(codes, powers, native=native)
+        kept, negative = one.pop("codes"), one.pop("negative")
+        signs = int(zeros.needed(kept, negative))
+        signs = signs and max(signs, zeros.words_of(zeros.tile_rows(kept.shape[0])))
+        one["signs"] = zeros.pack(kept, negative, words=signs)
+        found.append(other_blocks.entries(np.asarray(one.pop("left")), codes, powers))
+        made.append(one)
+    signs = max(one["signs"].shape[1] for one in made)
     planned = shapes(weight, signs)
     assert planned is not None
     arrays = {name: jnp.stack([m[name] for m in made]) for name in ("words", "delta", "base")}
     if signs:
-        each = [zeros.pack(m["codes"], m["negative"], words=signs) for m in made]
+        each = [zeros.lengthened(one["signs"], signs) for one in made]
         arrays["signs"] = jnp.stack(each)
-    lists = other_blocks.lists(
-        [np.asarray(m["left"]) for m in made], [c for c, _ in whole], [s for _, s in whole]
-    )
+    grid = arrays["delta"].shape[1:3]
+    lists = other_blocks.lists(found, grid)
     if lists.size:
         if other_blocks.RARE_SHARE * lists.nbytes > arrays["words"].nbytes:
             return None
         arrays["others"] = lists
-    planned[1]["native"] = native
     planned[1]["large"] = int(max(int(m["base"].max()) for m in made) > MOST_BASE)
     return weight.filled(planned, arrays)
-
-
-MOST_BASE = 127 - 112  # 112 is what E5M2's bias lacks to that of float32
 
 
 @jax.jit
@@ -139,12 +146,12 @@ def _pack(codes: Array, scales: Array, *, native: int) -> dict[str, Array]:
     empty = ((blocks & 7) == 0).all(1) & (scales != other_blocks.NAN)
     power = scales.astype(jnp.int32)
     sound = ~empty & (power >= LEAST) & (power <= MOST)
-    low = jnp.where(sound, power, MOST).min(0)
-    high = jnp.where(sound, power, LEAST).max(0)
+    low = jnp.where(sound, power, MOST).min(0, keepdims=True)
+    high = jnp.where(sound, power, LEAST).max(0, keepdims=True)
     span, held = most - least, lambda base: sound & (power >= base) & (power <= base + most - least)
     top = jnp.maximum(low, high - span)
-    low = jnp.where(held(low).sum(0) > held(top).sum(0), low, top)
-    low = jnp.where(sound.any(0), low, ONE)
+    low = jnp.where(held(low).sum(0) > held(top).sum(0), low[0], top[0])[None]
+    low = jnp.where(sound.any(0, keepdims=True), low, ONE)
     kept = held(low)
     left = ~kept & ~empty
     codes = jnp.where(left[:, None], np.uint8(0), blocks).reshape(rows, columns)
@@ -154,7 +161,7 @@ def _pack(codes: Array, scales: Array, *, native: int) -> dict[str, Array]:
     delta = sum((delta[:, t] << (8 * t + 2) for t in range(1, 4)), delta[:, 0] << 2)
     delta = delta.reshape(-1, columns // LANES, LANES).swapaxes(0, 1)
     words = _words(ordered(codes, native), native)
-    base = (low - ONE + BIAS[native])[None]
+    base = low - ONE + BIAS[native]
     return {
         "words": words,
         "delta": delta,
@@ -221,7 +228,11 @@ def _kernels() -> Kernels:
     from . import decode, matmul, plan
 
     return Kernels(
-        plan=plan.plan, multiply=matmul.multiply, decode=decode.decode, decode_tile=plan.decode_tile
+        plan=plan.plan,
+        multiply=matmul.multiply,
+        decode=decode.decode,
+        grouped=matmul.grouped,
+        decode_tile=plan.decode_tile,
     )
 
 

@@ -7,35 +7,38 @@ as E5M2; so is its product with bfloat16 x in float32.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import chex
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
-from jaxtyping import Array, BFloat16, Float32, Int32, UInt32
+from jaxtyping import Array, BFloat16, Float, Float32, Int, Int32, UInt32
 
+from jentropy.pallas_kernels import targets
 from jentropy.pallas_kernels.bf16 import BIAS
 from jentropy.pallas_kernels.fused import Product
 from jentropy.pallas_kernels.resident import ResidentTensor
 from jentropy.pallas_kernels.tiles import LANES, SUBLANES
-from jentropy.pallas_kernels.tpu import nibbles
-from jentropy.pallas_kernels.tpu.calls import call, spec
-from jentropy.pallas_kernels.tpu.columns import WIDE, body
+from jentropy.pallas_kernels.tpu import grouped as of_groups
+from jentropy.pallas_kernels.tpu import nibbles, products
+from jentropy.pallas_kernels.tpu.columns import WIDE, body_columns, over_columns
 from jentropy.pallas_kernels.tpu.plan import TpuPlan
+from jentropy.pallas_kernels.tpu.products import Body, Operand, Tile
 
 from . import other_blocks
 from .orders import CHUNK, ordered_columns
-from .plan import BODY
+from .plan import BODY, grouped_plan
 
 DEPTH = 256  # rows of a product
 
 
-def operand(words: UInt32[Array, "8 128"], delta: UInt32[Array, "8 128"], native: int) -> Array:
+def operand(
+    words: UInt32[Array, "8 columns"], delta: UInt32[Array, "8 columns"], native: int
+) -> Array:
     """Eight rows of words as 64 rows of numbers, float8_e5m2."""
     if native:
         codes = pltpu.bitcast(words, jnp.float4_e2m1fn).astype(jnp.float8_e5m2)
@@ -63,90 +66,92 @@ def chunk_of(words: Any, delta: Any, row: int, column: Any, tile: Any, native: i
     return jnp.concatenate(parts, axis=0)
 
 
-def kernel(
-    x: Any, words: Any, delta: Any, out: Any, *, native: int, columns: int, steps: int
+def add(
+    tile: Tile,
+    x: Any,
+    sides: Sequence[Any],
+    operands: Mapping[str, Any],
+    accumulators: Sequence[Any],
+    *,
+    native: int,
+    columns: int,
 ) -> None:
-    """One tile: x [M, KT] @ w [KT, NT] to out, added to what is there after the first along K.
+    """Adds x [M, KT] @ w [KT, NT].
 
     Args:
       columns: of a loop's body.
-      steps: along K.
     """
+    words, delta, (out,) = operands["words"], operands["delta"], accumulators
     rows, wide = x.shape[1], out.shape[1]
-    if steps > 1:
 
-        @pl.when(pl.program_id(1) == 0)
-        def _() -> None:
-            out[...] = jnp.zeros_like(out)
-
-    def product(first: Any, size: int) -> Array:
-        total = None
+    def numbers(first: Any, size: int, at: int) -> Array:
         tile = lax.div(first, jnp.int32(LANES))
-        for at in range(0, rows, DEPTH):
-            until = min(at + DEPTH, rows)
-            numbers = jnp.concatenate(
-                [
-                    jnp.concatenate(
-                        [
-                            chunk_of(words, delta, row, first + c, tile + c // LANES, native)
-                            for row in range(at, until, CHUNK)
-                        ],
-                        axis=0,
-                    )
-                    for c in range(0, size, LANES)
-                ],
-                axis=1,
-            )
-            part = jnp.dot(x[:, at:until], numbers, preferred_element_type=jnp.float32)
-            total = part if total is None else total + part
-        assert total is not None
-        return total
+        chunks = range(at, min(at + DEPTH, rows), CHUNK)
+        made = [
+            [chunk_of(words, delta, row, first + c, tile + c // LANES, native) for row in chunks]
+            for c in range(0, size, LANES)
+        ]
+        return jnp.concatenate([jnp.concatenate(each, axis=0) for each in made], axis=1)
 
     def put(first: Any) -> None:
         for c in range(0, columns, WIDE):
-            size = min(WIDE, columns - c)
-            here = pl.ds(pl.multiple_of(first + c, LANES), size)
-            total = product(here.start, size)
-            out[:, here] = total if steps == 1 else out[:, here] + total
+            here = pl.ds(pl.multiple_of(first + c, LANES), min(WIDE, columns - c))
+            total = out[:, here]
+            for at in range(0, rows, DEPTH):
+                total += jnp.dot(
+                    x[:, at : at + DEPTH],
+                    numbers(here.start, here.size, at),
+                    preferred_element_type=jnp.float32,
+                )
+            out[:, here] = total
 
-    if columns == wide:
-        put(jnp.int32(0))
-    else:
+    over_columns(wide, columns, put)
 
-        @pl.loop(np.int32(0), np.int32(wide // columns))
-        def _(i: Array) -> None:
-            put(i * columns)
+
+def finish(
+    sides: Sequence[Any], operands: Mapping[str, Any], accumulators: Sequence[Any]
+) -> Float32[Array, "M N"]:
+    """Sums times the powers of their columns."""
+    return times_powers(accumulators[0][...], operands["base"][...])
+
+
+def body_of(weight: ResidentTensor, plan: TpuPlan) -> Body:
+    """How tiles are multiplied, of one matrix or of those of a stack."""
+    arrays, native = weight.arrays, weight.option("native")
+    words = plan.tile_k // 8, plan.tile_n
+    delta = -(-plan.tile_n // LANES), plan.tile_k // CHUNK, LANES
+    columns = body_columns(plan.tile_k, plan.tile_n, BODY[plan.target.name])
+    return Body(
+        name="mxfp4",
+        operands={
+            "words": Operand(array=arrays["words"], block=words, row=0, column=1),
+            "delta": Operand(array=arrays["delta"], block=delta, row=1, column=0),
+            "base": Operand(array=arrays["base"], block=(1, plan.tile_n), column=1),
+        },
+        ordered=partial(ordered_columns, native=native),
+        add=partial(add, native=native, columns=columns),
+        finish=finish,
+    )
 
 
 def multiply(
     x: BFloat16[Array, "M K"], weight: ResidentTensor, plan: TpuPlan, product: Product
 ) -> Float32[Array, "M N"]:
     """Padded x times the padded packed matrix."""
-    chex.assert_shape(x, (plan.m, plan.k))
-    arrays, native = weight.arrays, weight.option("native")
-    columns = body(plan.tile_k, plan.tile_n, BODY[plan.target.name])
-    y = call(
-        partial(kernel, native=native, columns=columns, steps=plan.grid[1]),
-        weight,
-        *(ordered_columns(x, native), arrays["words"], arrays["delta"]),
-        name="matmul_mxfp4",
-        grid=plan.grid,
-        in_specs=[
-            pl.BlockSpec((plan.m, plan.tile_k), lambda j, k, *_: (0, k)),
-            spec(weight, (plan.tile_k // 8, plan.tile_n), lambda j, k: (k, j)),
-            spec(
-                weight,
-                (pl.cdiv(plan.tile_n, LANES), plan.tile_k // CHUNK, LANES),
-                lambda j, k: (j, k, 0),
-            ),
-        ],
-        out_spec=pl.BlockSpec((plan.m, plan.tile_n), lambda j, k, *_: (0, j)),
-        out=jax.ShapeDtypeStruct((plan.m, plan.n), jnp.float32),
-        vmem_bytes=plan.vmem_limit_bytes,
-        interpret=product.interpret,
-    )
-    y = times_powers(y, weight.array("base"))
-    return y + other_blocks.products(x, weight.array("others")) if "others" in arrays else y
+    y = products.multiply(x, weight, plan, body_of(weight, plan), product.interpret)
+    if "others" not in weight.arrays:
+        return y
+    return y + other_blocks.products(x, weight.array("others"))
+
+
+def grouped(
+    x: Float[Array, "M K"], weight: ResidentTensor, sizes: Int[Array, " groups"], product: Product
+) -> Float[Array, "M N"] | None:
+    """x times the matrix of each row's group; 0 in rows of none. None where words lack blocks."""
+    readable = targets.current_tpu().native_e2m1 or not weight.option("native")
+    if "others" in weight.arrays or not readable:
+        return None
+    return of_groups.multiply(x, weight, sizes, product, plan_of=grouped_plan, body_of=body_of)
 
 
 def times_powers(y: Float32[Array, "M N"], powers: Int32[Array, "1 N"]) -> Float32[Array, "M N"]:

@@ -32,29 +32,45 @@ RARE_SHARE = 8  # lists take an eighth of the words' bytes at the most
 BLOCKS = CHUNK // BLOCK
 
 
+Found = tuple[np.ndarray, np.ndarray, np.ndarray]  # blocks and columns, scales, words of codes
+
+
+def entries(
+    left: Bool[np.ndarray, "blocks columns"],
+    codes: UInt8[Array, "rows columns"],
+    scales: UInt8[Array, "blocks columns"],
+) -> Found:
+    """The blocks of a matrix that are left: where they are, and what."""
+    where = np.stack(np.nonzero(left))
+    if not where.size:
+        return where, np.zeros(0, np.int32), np.zeros((0, BLOCK // 8), np.int32)
+    block, column = where
+    rows = codes.reshape(*left.shape[:1], BLOCK, left.shape[1])[block, :, column]
+    eight = np.asarray(rows).astype(np.uint32).reshape(-1, BLOCK // 8, 8)
+    words = np.bitwise_or.reduce(eight << np.arange(0, 32, 4, dtype=np.uint32), axis=-1)
+    return where, np.asarray(scales[block, column]).astype(np.int32), words.view(np.int32)
+
+
 def lists(
-    left: Sequence[Bool[np.ndarray, "blocks columns"]],
-    codes: Sequence[Array],
-    scales: Sequence[Array],
+    found: Sequence[Found], grid: tuple[int, ...]
 ) -> Int32[np.ndarray, "matrices tiles chunks 6 n"]:
-    """Lists of the blocks that are left, of each matrix its own."""
-    blocks, columns = left[0].shape
-    grid = columns // LANES, blocks // BLOCKS
-    matrix, block, column = np.nonzero(np.stack(left))
+    """Lists of the blocks that are left, of each matrix its own.
+
+    Args:
+      found: of each matrix.
+      grid: tiles of columns, and chunks.
+    """
+    matrix = np.repeat(np.arange(len(found)), [where.shape[1] for where, _, _ in found])
+    block, column = np.concatenate([where for where, _, _ in found], axis=1)
     tile = (matrix * grid[0] + column // LANES) * grid[1] + block // BLOCKS
     place = tiles.places(tile)
-    made = np.full((len(left) * grid[0] * grid[1], FIELDS, place.max(initial=-1) + 1), -1, np.int32)
+    made = np.full(
+        (len(found) * grid[0] * grid[1], FIELDS, place.max(initial=-1) + 1), -1, np.int32
+    )
     made[tile, 0, place] = block % BLOCKS << 7 | column % LANES
-    for at in range(len(left)):
-        here = matrix == at
-        if not here.any():
-            continue
-        b, c = block[here], column[here]
-        rows = np.asarray(codes[at].reshape(blocks, BLOCK, columns)[b, :, c]).astype(np.uint32)
-        eight = rows.reshape(-1, 4, 8) << np.arange(0, 32, 4, dtype=np.uint32)
-        made[tile[here], 1, place[here]] = np.asarray(scales[at][b, c])
-        made[tile[here], 2:, place[here]] = np.bitwise_or.reduce(eight, axis=-1).view(np.int32)
-    return made.reshape(len(left), *grid, *made.shape[1:])
+    made[tile, 1, place] = np.concatenate([scales for _, scales, _ in found])
+    made[tile, 2:, place] = np.concatenate([words for _, _, words in found])
+    return made.reshape(len(found), *grid, *made.shape[1:])
 
 
 def codes_of(lists: Int[Array, "*tiles 6 n"]) -> tuple[Array, Array, Array, Array]:
@@ -78,7 +94,7 @@ def put_back(
 ) -> tuple[Array, Array]:
     """Codes and scale codes of some columns, those of listed blocks in their places."""
     block, column, codes, scales = codes_of(lists[ids // LANES])
-    block += BLOCKS * jnp.arange(lists.shape[1])[:, None]
+    block += BLOCKS * jnp.arange(lists.shape[1])[None, :, None]
     block = jnp.where(column == (ids % LANES)[:, None, None], block, scale.shape[0])
     at = jnp.broadcast_to(jnp.arange(ids.size)[:, None, None], block.shape)
     whole = code.reshape(-1, BLOCK, ids.size)
@@ -97,7 +113,7 @@ def numbers_of(lists: Int32[Array, "tiles chunks 6 n"]) -> tuple[Array, Array, A
     arrays = {"code": flat, "scale": scales.reshape(1, -1)}
     numbers = formats.dequantize(number_format, arrays, jnp.float32)
     numbers = jnp.moveaxis(numbers.reshape(BLOCK, *block.shape), 0, -2)
-    row = (BLOCKS * jnp.arange(lists.shape[1])[:, None] + block) * BLOCK
+    row = (BLOCKS * jnp.arange(lists.shape[1])[None, :, None] + block) * BLOCK
     here = column + LANES * jnp.arange(lists.shape[0])[:, None, None]
     return row, jnp.where(column == LANES, LANES * lists.shape[0], here), numbers
 
@@ -105,8 +121,8 @@ def numbers_of(lists: Int32[Array, "tiles chunks 6 n"]) -> tuple[Array, Array, A
 def products(x: Array, lists: Int32[Array, "tiles chunks 6 n"]) -> Float32[Array, "M columns"]:
     """x times the listed blocks."""
     row, column, numbers = numbers_of(lists)
-    rows = row[..., None, :] + jnp.arange(BLOCK)[:, None]
-    terms = (x.astype(jnp.float32)[:, rows] * numbers).sum(-2).reshape(x.shape[0], -1)
+    rows = row[..., None, :] + jnp.arange(BLOCK)[None, None, :, None]
+    terms = (x.astype(jnp.float32)[:, rows] * numbers[None]).sum(-2).reshape(x.shape[0], -1)
     zero = jnp.zeros((x.shape[0], LANES * lists.shape[0]), jnp.float32)
     return zero.at[:, column.reshape(-1)].add(terms, mode="drop")
 

@@ -6,7 +6,10 @@ from dataclasses import replace
 
 from jentropy.pallas_kernels import targets
 from jentropy.pallas_kernels.resident import ResidentTensor
-from jentropy.pallas_kernels.tpu.columns import plan_columns
+from jentropy.pallas_kernels.targets import Tpu
+from jentropy.pallas_kernels.tpu import grouped
+from jentropy.pallas_kernels.tpu.columns import ACCUMULATORS, WIDE, plan_columns
+from jentropy.pallas_kernels.tpu.grouped import GroupedPlan
 from jentropy.pallas_kernels.tpu.plan import TpuPlan
 
 from .orders import CHUNK
@@ -16,14 +19,32 @@ BODY = {"v5e": 1 << 22, "v6e": 1 << 23, "v7x": 1 << 24}
 DECODED_ROWS, DECODED_COLUMNS = 1024, 512  # in a step of `decode`, at the most
 
 
-def plan(weight: ResidentTensor, rows: int, target: targets.Tpu | None = None) -> TpuPlan:
+def plan(weight: ResidentTensor, rows: int, target: Tpu | None = None) -> TpuPlan:
     """How x of so many rows is multiplied by the packed matrix."""
     (k, n), target = weight.extent, targets.current_tpu() if target is None else target
     made = plan_columns(
-        m=rows, k=k, n=n, unit=CHUNK, bits_per_weight=weight.bits_per_weight, target=target
+        m=rows,
+        k=k,
+        n=n,
+        unit=CHUNK,
+        bits_per_weight=weight.bits_per_weight,
+        target=target,
+        variant="MXFP4",
     )
     readable = target.native_e2m1 or not weight.option("native")
     return replace(made, fused=made.fused and readable)
+
+
+def grouped_plan(weight: ResidentTensor, rows: int, target: Tpu | None = None) -> GroupedPlan:
+    """How x of so many rows is multiplied by the packed matrices of its groups."""
+    return grouped.make_plan(
+        plan(weight, rows, target),
+        rows,
+        weight.stack[0],
+        bits_per_weight=weight.bits_per_weight,
+        unit=WIDE,
+        accumulators=ACCUMULATORS,
+    )
 
 
 def decode_tile(weight: ResidentTensor) -> tuple[int, int]:

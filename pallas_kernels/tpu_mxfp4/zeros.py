@@ -16,8 +16,8 @@ from jaxtyping import Array, Bool, Int32, UInt8, UInt32
 
 TILE = 1024  # rows, of which columns are whole
 WORD = 32
-ZERO_SHARE = 0.095  # of Gaussian weights
-DEVIATIONS = 6.0  # that the fullest tile of many is above it, at the most
+ZERO_SHARE = 0.088  # of Gaussian weights
+DEVIATIONS = 5.0  # that the fullest tile of many is above the mean, at the most
 
 
 def tile_rows(rows: int) -> int:
@@ -60,11 +60,18 @@ def pack(
         signs, rank = carry
         zero, minus = each
         bit = minus.astype(jnp.uint32) << (rank & WORD - 1).astype(jnp.uint32)
-        signs |= jnp.where(which == rank >> 5, bit, np.uint32(0))
+        signs |= jnp.where(which == rank[None] >> 5, bit[None], np.uint32(0))
         return (signs, rank + zero), None
 
     start = jnp.zeros((words, *shape[1:]), jnp.uint32), jnp.zeros(shape[1:], jnp.int32)
     return jax.lax.scan(row, start, tuple(by_row))[0][0].swapaxes(0, 1)
+
+
+def lengthened(
+    signs: UInt32[Array, "tiles words columns"], words: int
+) -> UInt32[Array, "tiles more columns"]:
+    """Signs with so many words for a column."""
+    return jnp.pad(signs, ((0, 0), (0, words - signs.shape[1]), (0, 0)))
 
 
 def unpack(

@@ -1,7 +1,8 @@
 """A tile of NVFP4 to dense numbers on TPU: the numbers of `formats.dequantize`.
 
-Scales come with their factors, rounded once as float32. A register of rows is of all blocks of a
-chunk, so that its rows are stored a block apart.
+Scales come with their factors, rounded once as float32, and with the power of two that codes lack.
+A register of rows is of all blocks of a chunk: what is written next to each other, as bfloat16 two
+rows to a word, is read a block apart.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
-from jaxtyping import Array, Shaped
+from jaxtyping import Array, Float32, Shaped, UInt32
 
 from jentropy.pallas_kernels.resident import ResidentTensor
-from jentropy.pallas_kernels.tiles import LANES
+from jentropy.pallas_kernels.tiles import LANES, SUBLANES
 from jentropy.pallas_kernels.tpu.calls import call, spec
 
 from .layout import BLOCK, BLOCKS, CHUNK, scales
@@ -25,22 +26,38 @@ from .plan import decode_tile
 
 
 def kernel(words: Any, scale: Any, out: Any, rows: Any) -> None:
-    """One tile: words [KT / 8, NT] to out [KT, NT], by way of rows [256, 128]."""
+    """One tile: words [KT / 8, NT] to out [KT, NT], by way of rows [tiles, 256 or 128, 128]."""
+    narrow = out.dtype == jnp.bfloat16
 
     @pl.loop(np.int32(0), np.int32(out.shape[0] // CHUNK))
     def _(chunk: Array) -> None:
         block = pl.multiple_of(chunk * BLOCKS, BLOCKS)
         word = pl.multiple_of(chunk * (CHUNK // 8), CHUNK // 8)
-        row = pl.multiple_of(chunk * CHUNK, CHUNK)
         for c in range(0, out.shape[1], LANES):
             here = pl.ds(c, LANES)
-            own = scale[pl.ds(block, BLOCKS), here]
+            factors, own = scale[pl.ds(block, BLOCKS), here], rows.at[c // LANES]
             for i, codes in enumerate(codes_of(words, word, here)):
-                numbers = codes.astype(jnp.float32) * np.float32(UNIT)
-                for half in range(2):
-                    part = numbers[half * BLOCKS : (half + 1) * BLOCKS] * own
-                    rows[pl.ds(2 * i + half, BLOCKS, stride=BLOCK), :] = part
-            out[pl.ds(row, CHUNK), here] = rows[...].astype(out.dtype)
+                numbers = codes.astype(jnp.float32)
+                both = [(numbers[h * BLOCKS : (h + 1) * BLOCKS] * factors) for h in range(2)]
+                if narrow:
+                    own[i * BLOCKS : (i + 1) * BLOCKS, :] = in_pairs(*both)
+                else:
+                    own[2 * i * BLOCKS : 2 * (i + 1) * BLOCKS, :] = jnp.concatenate(both, axis=0)
+            for b in range(BLOCKS):
+                first = b % 2 * SUBLANES + b // 2 if narrow else b
+                part = own[pl.ds(first, own.shape[0] // BLOCKS, stride=BLOCKS), :]
+                at = pl.multiple_of(chunk * CHUNK + b * BLOCK, BLOCK)
+                out[pl.ds(at, BLOCK), here] = pltpu.bitcast(part, jnp.bfloat16) if narrow else part
+
+
+def in_pairs(
+    low: Float32[Array, "16 columns"], high: Float32[Array, "16 columns"]
+) -> UInt32[Array, "16 columns"]:
+    """As bfloat16 in the halves of words: first the even rows, then the odd ones."""
+    low, high = (pltpu.bitcast(a.astype(jnp.bfloat16), jnp.uint32) for a in (low, high))
+    even = low & np.uint32(0xFFFF) | high << np.uint32(16)
+    odd = low >> np.uint32(16) | high & np.uint32(0xFFFF0000)
+    return jnp.concatenate([even, odd], axis=0)
 
 
 def decode(
@@ -50,7 +67,8 @@ def decode(
     words = weight.arrays["words"]
     rows, columns = 8 * words.shape[-2], words.shape[-1]
     tile_rows, tile_columns = decode_tile(weight)
-    numbers = scales(weight.array("scale"), weight.array("factor"), weight)
+    narrow = jnp.dtype(dtype) == jnp.bfloat16
+    numbers = scales(weight.array("scale"), weight.array("factor"), weight) * np.float32(UNIT)
     return call(
         kernel,
         weight,
@@ -63,6 +81,10 @@ def decode(
         ],
         out_spec=pl.BlockSpec((tile_rows, tile_columns), lambda j, k, *_: (k, j)),
         out=jax.ShapeDtypeStruct((rows, columns), dtype),
-        scratch=[pltpu.VMEM((CHUNK, LANES), jnp.float32)],
+        scratch=[
+            pltpu.VMEM((tile_columns // LANES, CHUNK // 2, LANES), jnp.uint32)
+            if narrow
+            else pltpu.VMEM((tile_columns // LANES, CHUNK, LANES), jnp.float32)
+        ],
         interpret=interpret,
     )

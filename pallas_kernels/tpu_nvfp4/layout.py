@@ -5,7 +5,8 @@ of 16 blocks of 16, columns to multiples of 128.
 
     words:  uint32[rows / 8, columns]   codes as `nibbles` says: bytes of float8_e5m2 that are
                                         2^-14 of their numbers, 0.5 and 0 among its subnormal ones
-    scale:  uint8[rows / 16, columns]   codes of E4M3 without NaN and sign
+    scale:  uint8[rows / 16, columns]   codes of E4M3 without NaN and sign; one that serves more
+                                        rows is there for every 16
     factor: float32[1, columns]   what a column's scales are multiplied by, or divided
     options: divides
 
@@ -24,7 +25,7 @@ from jaxtyping import Array, Float32, Int, Shaped, UInt8
 
 from jentropy import formats
 from jentropy.formats import FP8_E4M3, WHOLE, Format, Parameter, Role
-from jentropy.formats.dequantizing import spread
+from jentropy.formats.dequantizing import divide, spread
 from jentropy.formats.encoding import bits_of
 from jentropy.pallas_kernels.layout import Extent, Kernels, Layout
 from jentropy.pallas_kernels.matrices import Matrices, Packed, padded, sized
@@ -60,7 +61,8 @@ def _parameters(weight: Matrices) -> tuple[Parameter, Parameter | None]:
 def _fits(weight: Matrices) -> bool:
     scale, factor = _parameters(weight)
     return (
-        scale.blocks(2) == (BLOCK, 1)
+        scale.blocks(2)[0] % BLOCK == 0 < scale.blocks(2)[0]
+        and scale.blocks(2)[1] == 1
         and (factor is None or factor.blocks(2)[0] == WHOLE)
         and formats.GROUP_INDEX not in weight.codes
     )
@@ -84,7 +86,8 @@ def pack(weight: Matrices) -> Packed | None:
     if not _fits(weight):
         return None
     scale, factor = _parameters(weight)
-    codes = weight.codes[scale.name]
+    codes = jnp.repeat(weight.codes[scale.name], scale.blocks(2)[0] // BLOCK, axis=-2)
+    codes = codes[..., : -(-weight.matrix[0] // BLOCK), :]
     if bool((codes > MOST).any()):
         return None
     planned = shapes(weight)
@@ -141,7 +144,7 @@ def scales(
 ) -> Float32[Array, "blocks columns"]:
     """Scales with their factors, as `formats.dequantize` has them."""
     numbers = FP8_E4M3.decode(codes)
-    return numbers / factor if w.option("divides") else numbers * factor
+    return divide(numbers, factor) if w.option("divides") else numbers * factor
 
 
 def extent(weight: ResidentTensor) -> Extent:
@@ -159,7 +162,11 @@ def _kernels() -> Kernels:
     from . import decode, matmul, plan
 
     return Kernels(
-        plan=plan.plan, multiply=matmul.multiply, decode=decode.decode, decode_tile=plan.decode_tile
+        plan=plan.plan,
+        multiply=matmul.multiply,
+        decode=decode.decode,
+        grouped=matmul.grouped,
+        decode_tile=plan.decode_tile,
     )
 
 

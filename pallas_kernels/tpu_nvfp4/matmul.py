@@ -7,29 +7,29 @@ itself, and E4M3 read as e4m3b11fnuz a sixteenth.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import chex
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
-from jaxtyping import Array, BFloat16, Float32
+from jaxtyping import Array, BFloat16, Float, Float32, Int
 
 from jentropy.pallas_kernels.fused import Product
 from jentropy.pallas_kernels.resident import ResidentTensor
 from jentropy.pallas_kernels.targets import Tpu
 from jentropy.pallas_kernels.tiles import LANES, SUBLANES
-from jentropy.pallas_kernels.tpu import nibbles
-from jentropy.pallas_kernels.tpu.calls import call, spec
-from jentropy.pallas_kernels.tpu.columns import WIDE, body
+from jentropy.pallas_kernels.tpu import grouped as of_groups
+from jentropy.pallas_kernels.tpu import nibbles, products
+from jentropy.pallas_kernels.tpu.columns import WIDE, body_columns, over_columns
 from jentropy.pallas_kernels.tpu.plan import TpuPlan
+from jentropy.pallas_kernels.tpu.products import Body, Operand, Tile
 
 from .layout import BLOCK, BLOCKS, CHUNK, TILE, swapped_columns
-from .plan import BODY, is_few
+from .plan import BODY, PRODUCT, grouped_plan, is_few
 
 UNIT = 2.0**14  # of which a code is read as the part
 
@@ -53,37 +53,41 @@ def scaled(words: Any, row: int, here: Any, scales: Array) -> BFloat16[Array, "2
     return jnp.concatenate(parts, axis=0).astype(jnp.bfloat16)
 
 
-def kernel(
-    x: Any, words: Any, scale: Any, out: Any, *, target: Tpu, few: int, columns: int, steps: int
+def add(
+    tile: Tile,
+    x: Any,
+    sides: Sequence[Any],
+    operands: Mapping[str, Any],
+    accumulators: Sequence[Any],
+    *,
+    target: Tpu,
+    few: bool,
+    columns: int,
 ) -> None:
-    """One tile: x [M, KT] @ w [KT, NT] to out, added to what is there after the first along K.
+    """Adds x [M, KT] @ w [KT, NT].
 
     Args:
-      few: rows of x, if they are spread.
+      few: whether there are sides, rows of x that are spread: [M, 16, KT].
       columns: of a loop's body.
-      steps: along K.
     """
-    rows, wide = x.shape[1], out.shape[1]
+    words, scale, (out,) = operands["words"], operands["scale"], accumulators
+    (m, rows), wide = x.shape, out.shape[1]
     fp8 = jnp.float8_e4m3fn if target.native_e4m3fn else jnp.float8_e4m3b11fnuz
     dtype = jnp.bfloat16 if target.vector_bf16 and not few else jnp.float32
-    if steps > 1:
-
-        @pl.when(pl.program_id(1) == 0)
-        def _() -> None:
-            out[...] = jnp.zeros_like(out)
 
     def terms(here: Any, at: int, scales: Array) -> list[Array]:
-        chunk = x[:, at : at + CHUNK]
         if not few:
             weights = scaled(words, at, here, scales)
-            return [jnp.dot(chunk, weights, preferred_element_type=jnp.float32)]
+            return [jnp.dot(x[:, at : at + CHUNK], weights, preferred_element_type=jnp.float32)]
+        left = sides[0][:, :, at : at + CHUNK].reshape(m * BLOCKS, CHUNK)
         codes = jnp.concatenate(codes_of(words, at // 8, here), axis=0)
-        sums = jnp.dot(chunk, codes, preferred_element_type=jnp.float32)
-        return [sums[i : i + BLOCKS] * scales for i in range(0, few * BLOCKS, BLOCKS)]
+        sums = jnp.dot(left, codes, preferred_element_type=jnp.float32)
+        return [sums[i : i + BLOCKS] * scales for i in range(0, m * BLOCKS, BLOCKS)]
 
     def put(first: Any) -> None:
-        for c in range(0, columns, WIDE):
-            here = pl.ds(pl.multiple_of(first + c, LANES), min(WIDE, columns - c))
+        step = WIDE if few else PRODUCT[target.name]
+        for c in range(0, columns, step):
+            here = pl.ds(pl.multiple_of(first + c, LANES), min(step, columns - c))
             total: list[Array] = []
             for at in range(0, rows, TILE):
                 codes = scale[at // BLOCK : (at + TILE) // BLOCK, here]
@@ -94,55 +98,63 @@ def kernel(
                     total = [a + b for a, b in zip(total, made, strict=True)] if total else made
             if few:
                 total = [jnp.sum(one, axis=0, keepdims=True) for one in total]
-            sums = jnp.concatenate(total, axis=0)
-            out[:, here] = sums if steps == 1 else out[:, here] + sums
+            out[:, here] += jnp.concatenate(total, axis=0)
 
-    if columns == wide:
-        put(jnp.int32(0))
-    else:
+    over_columns(wide, columns, put)
 
-        @pl.loop(np.int32(0), np.int32(wide // columns))
-        def _(i: Array) -> None:
-            put(i * columns)
+
+def finish(
+    sides: Sequence[Any],
+    operands: Mapping[str, Any],
+    accumulators: Sequence[Any],
+    *,
+    unit: float,
+    divides: int,
+) -> Float32[Array, "M N"]:
+    """Sums times the factors of their columns."""
+    sums, factor = accumulators[0][...] * np.float32(unit), operands["factor"][...]
+    return sums / factor if divides else sums * factor
+
+
+def body_of(weight: ResidentTensor, plan: TpuPlan) -> Body:
+    """How tiles are multiplied, of one matrix or of those of a stack."""
+    arrays, few, tile = weight.arrays, is_few(plan), (plan.tile_k, plan.tile_n)
+    scale = plan.tile_k // BLOCK, plan.tile_n
+    words = plan.tile_k // 8, plan.tile_n
+    columns = body_columns(*tile, BODY["v5e" if few else plan.target.name])
+    unit = UNIT if plan.target.native_e4m3fn else 16 * UNIT
+    return Body(
+        name="nvfp4",
+        operands={
+            "words": Operand(array=arrays["words"], block=words, row=0, column=1),
+            "scale": Operand(array=arrays["scale"], block=scale, row=0, column=1),
+            "factor": Operand(array=arrays["factor"], block=(1, plan.tile_n), column=1),
+        },
+        ordered=swapped_columns,
+        sides=lambda x: [spread(x, plan.tile_k)] if few else [],
+        add=partial(add, target=plan.target, few=few, columns=columns),
+        finish=partial(finish, unit=unit, divides=weight.option("divides")),
+    )
 
 
 def multiply(
     x: BFloat16[Array, "M K"], weight: ResidentTensor, plan: TpuPlan, product: Product
 ) -> Float32[Array, "M N"]:
     """Padded x times the padded packed matrix."""
-    chex.assert_shape(x, (plan.m, plan.k))
-    few = plan.m if is_few(plan) else 0
-    x = swapped_columns(x)
-    left = spread(x) if few else x
-    y = call(
-        partial(
-            kernel,
-            target=plan.target,
-            few=few,
-            columns=body(plan.tile_k, plan.tile_n, BODY),
-            steps=plan.grid[1],
-        ),
-        weight,
-        *(left, weight.arrays["words"], weight.arrays["scale"]),
-        name="matmul_nvfp4",
-        grid=plan.grid,
-        in_specs=[
-            pl.BlockSpec((left.shape[0], plan.tile_k), lambda j, k, *_: (0, k)),
-            spec(weight, (plan.tile_k // 8, plan.tile_n), lambda j, k: (k, j)),
-            spec(weight, (plan.tile_k // BLOCK, plan.tile_n), lambda j, k: (k, j)),
-        ],
-        out_spec=pl.BlockSpec((plan.m, plan.tile_n), lambda j, k, *_: (0, j)),
-        out=jax.ShapeDtypeStruct((plan.m, plan.n), jnp.float32),
-        vmem_bytes=plan.vmem_limit_bytes,
-        interpret=product.interpret,
-    )
-    y *= UNIT if plan.target.native_e4m3fn else 16 * UNIT
-    factor = weight.array("factor")
-    return y / factor if weight.option("divides") else y * factor
+    return products.multiply(x, weight, plan, body_of(weight, plan), product.interpret)
 
 
-def spread(x: BFloat16[Array, "M K"]) -> BFloat16[Array, "rows K"]:
+def grouped(
+    x: Float[Array, "M K"], weight: ResidentTensor, sizes: Int[Array, " groups"], product: Product
+) -> Float[Array, "M N"]:
+    """x times the matrix of each row's group; 0 in rows of none."""
+    return of_groups.multiply(x, weight, sizes, product, plan_of=grouped_plan, body_of=body_of)
+
+
+def spread(x: BFloat16[Array, "M K"], tile: int) -> BFloat16[Array, "steps M 16 depth"]:
     """Rows of x, in the order of words, once for each block: zero outside of it."""
-    block = lax.broadcasted_iota(jnp.int32, (1, BLOCKS, x.shape[1]), 2) % BLOCKS
-    own = block == lax.broadcasted_iota(jnp.int32, (1, BLOCKS, x.shape[1]), 1)
-    return jnp.where(own, x[:, None], jnp.zeros((), x.dtype)).reshape(-1, x.shape[1])
+    steps = x.reshape(x.shape[0], -1, 1, tile).swapaxes(0, 1)
+    shape = (1, 1, BLOCKS, tile)
+    block = lax.broadcasted_iota(jnp.int32, shape, 3) % BLOCKS
+    own = block == lax.broadcasted_iota(jnp.int32, shape, 2)
+    return jnp.where(own, steps, jnp.zeros((), x.dtype))

@@ -11,18 +11,24 @@ from dataclasses import replace
 
 from jentropy.pallas_kernels import targets
 from jentropy.pallas_kernels.resident import ResidentTensor
-from jentropy.pallas_kernels.tpu.columns import plan_columns
+from jentropy.pallas_kernels.targets import Tpu
+from jentropy.pallas_kernels.tpu import grouped
+from jentropy.pallas_kernels.tpu.columns import ACCUMULATORS, WIDE, plan_columns
+from jentropy.pallas_kernels.tpu.grouped import GroupedPlan
 from jentropy.pallas_kernels.tpu.plan import TpuPlan
 
 from .layout import BLOCKS, CHUNK, TILE
 
 FEW = {"v5e": 0, "v6e": 8, "v7x": 4}  # rows of x, at the most
 FEW_ROWS = (1, 2, 4, 8)  # to which they are filled up
-BODY = 1 << 22  # weights that a loop's body takes
+# Weights that a loop's body takes, and columns of a product: where vector units are all that is
+# waited for, more of both.
+BODY = {"v5e": 1 << 22, "v6e": 1 << 24, "v7x": 1 << 22}
+PRODUCT = {"v5e": WIDE, "v6e": 8 * WIDE, "v7x": WIDE}
 DECODED_COLUMNS = 512  # in a step of `decode`, at the most
 
 
-def plan(weight: ResidentTensor, rows: int, target: targets.Tpu | None = None) -> TpuPlan:
+def plan(weight: ResidentTensor, rows: int, target: Tpu | None = None) -> TpuPlan:
     """How x of so many rows is multiplied by the packed matrix."""
     (k, n), target = weight.extent, targets.current_tpu() if target is None else target
     few = 0 < rows <= FEW[target.name]
@@ -33,6 +39,7 @@ def plan(weight: ResidentTensor, rows: int, target: targets.Tpu | None = None) -
         unit=TILE,
         bits_per_weight=weight.bits_per_weight,
         target=target,
+        variant="NVFP4",
         rows=BLOCKS if few else 1,
     )
     return replace(made, m=next(m for m in FEW_ROWS if m >= rows)) if few else made
@@ -41,6 +48,18 @@ def plan(weight: ResidentTensor, rows: int, target: targets.Tpu | None = None) -
 def is_few(plan: TpuPlan) -> bool:
     """Whether rows of x are spread."""
     return plan.m <= FEW[plan.target.name]
+
+
+def grouped_plan(weight: ResidentTensor, rows: int, target: Tpu | None = None) -> GroupedPlan:
+    """How x of so many rows is multiplied by the packed matrices of its groups."""
+    return grouped.make_plan(
+        plan(weight, rows, target),
+        rows,
+        weight.stack[0],
+        bits_per_weight=weight.bits_per_weight,
+        unit=WIDE,
+        accumulators=ACCUMULATORS,
+    )
 
 
 def decode_tile(weight: ResidentTensor) -> tuple[int, int]:

@@ -44,7 +44,7 @@ from jentropy.formats.encoding import bits_of
 from jentropy.pallas_kernels import tiles
 from jentropy.pallas_kernels.integers import INTEGERS, is_integer
 from jentropy.pallas_kernels.layout import Extent, Kernels, Layout
-from jentropy.pallas_kernels.matrices import Matrices, Packed, padded, sized
+from jentropy.pallas_kernels.matrices import Matrices, Packed, at_places, padded, sized
 from jentropy.pallas_kernels.resident import ResidentTensor
 from jentropy.pallas_kernels.tiles import LANES, ceil_to
 
@@ -148,7 +148,7 @@ def _take_out_rare(
     place = tiles.places(tile)
     lists = np.zeros((count * math.prod(grid), 2, int(place.max(initial=-1)) + 1), np.int32)
     lists[tile, 0, place] = row % tile_rows << 7 | column % LANES
-    lists[tile, 1, place] = np.asarray(codes[index, row, column])
+    lists[tile, 1, place] = at_places(codes, index, row, column)
     return lists.reshape(count, *grid, *lists.shape[1:]), kept
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 
 from jentropy.pallas_kernels import targets
-from jentropy.pallas_kernels.integers import offset_of
+from jentropy.pallas_kernels.integers import is_integer, offset_of
 from jentropy.pallas_kernels.resident import ResidentTensor
 from jentropy.pallas_kernels.targets import Tpu
 from jentropy.pallas_kernels.tiles import LANES
@@ -35,6 +35,7 @@ def plan(weight: ResidentTensor, rows: int, target: Tpu | None = None) -> TpuPla
         bits_per_weight=weight.bits_per_weight,
         accumulators=ACCUMULATORS,
         target=targets.current_tpu() if target is None else target,
+        variant=variant_of(weight),
         unit=FEW_ROWS if weight.option("group") and rows <= FEW_ROWS else ROWS,
     )
 
@@ -49,6 +50,19 @@ def grouped_plan(weight: ResidentTensor, rows: int, target: Tpu | None = None) -
         unit=max(LANES, weight.option("block")),
         accumulators=ACCUMULATORS,
     )
+
+
+def variant_of(weight: ResidentTensor) -> str:
+    """The variant with budgets that a weight is most like."""
+    element, group = weight.number_format.element, weight.option("group")
+    if element.code_bits == 4:
+        blocks = "row" if not group else "g32" if group <= SHORT else "g128"
+        return f"INT4 {blocks}" + " zeros" * ("zero" in weight.arrays)
+    if is_integer(element):
+        return "INT8 row"
+    if not group:
+        return "FP8 row"
+    return "MXFP8" if weight.arrays["scale"].dtype == jnp.uint8 else "FP8 128x128"
 
 
 def tile_columns(weight: ResidentTensor) -> int:

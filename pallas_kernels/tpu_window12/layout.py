@@ -41,7 +41,7 @@ from jaxtyping import Array, Int, Int32, Shaped, UInt16
 from jentropy.codecs import window12
 from jentropy.pallas_kernels import bf16, tiles
 from jentropy.pallas_kernels.layout import Extent, Kernels, Layout
-from jentropy.pallas_kernels.matrices import Matrices, Packed, padded, sized
+from jentropy.pallas_kernels.matrices import Matrices, Packed, at_places, padded, sized
 from jentropy.pallas_kernels.resident import ResidentTensor
 from jentropy.pallas_kernels.tiles import LANES, ceil_to, choose_tile
 
@@ -106,8 +106,8 @@ def pack(weight: Matrices) -> Packed:
         *(_pack_words(codes, tile_rows=tile_rows) for codes in weight.each), strict=True
     )
     index, row, column = bf16.marked(np.stack([np.asarray(m) for m in marks]))
-    codes = np.asarray(weight.each[index, row, column])
-    others = weight.each.at[index, row ^ 1, column].get(mode="fill", fill_value=0)
+    codes = at_places(weight.each, index, row, column)
+    others = at_places(weight.each, index, row ^ 1, column)
     wide, high = -(-columns // TILE_COLUMNS), -(-rows // tile_rows)
     tile = (index * wide + column // TILE_COLUMNS) * high + row // tile_rows
     row, column = row % tile_rows, column % TILE_COLUMNS
@@ -126,7 +126,7 @@ def pack(weight: Matrices) -> Packed:
         "words": jnp.stack(words),
         "top": jnp.stack(top),
         "counts": counts.astype(np.int32),
-        "escapes": _lists(counts.size, lines, tile, row, column, codes, np.asarray(others)),
+        "escapes": _lists(counts.size, lines, tile, row, column, codes, others),
     }
     if special.size:
         arrays["special"] = special

@@ -23,6 +23,7 @@ def plan(weight: ResidentTensor, rows: int, target: targets.Tpu | None = None) -
         bits_per_weight=weight.bits_per_weight,
         accumulators=ACCUMULATORS,
         target=targets.current_tpu() if target is None else target,
+        variant="BF16",
     )
 
 

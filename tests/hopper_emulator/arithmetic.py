@@ -130,6 +130,13 @@ def _shifted(a: Lanes, count: Lanes, kind: str, left: bool) -> Lanes:
     return np.where(count >= width, a.dtype.type(0), moved)
 
 
+def _funnel(a: Lanes, b: Lanes, count: Lanes, left: bool) -> Lanes:
+    """32 bits of b : a, moved by the count modulo 32."""
+    wide = (np.asarray(b).astype(np.uint64) << np.uint64(32)) | np.asarray(a).astype(np.uint64)
+    count = np.asarray(count).astype(np.uint64) & np.uint64(31)
+    return (wide >> (np.uint64(32) - count if left else count)).astype(np.uint32)
+
+
 def _permuted(a: Lanes, b: Lanes, selector: Lanes) -> Lanes:
     both = np.stack([*_bytes(a), *_bytes(b)])
     out = np.zeros(32, np.uint32)
@@ -239,6 +246,7 @@ def compute(name: str) -> Callable[..., Lanes] | None:
         "shl": lambda a, n: _shifted(a, n, kind, True),
         "shr": lambda a, n: _shifted(a, n, kind, False),
         "bfe": lambda a, at, length: _field(a, at, length, kind),
+        "shf": lambda a, b, n: _funnel(a, b, n, parts[1] == "l"),
         "prmt": _permuted,
         "lop3": _by_table,
         "selp": lambda a, b, p: np.where(p, a, b),

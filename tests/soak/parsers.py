@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import base64
 import json
+import math
 import random
 import resource
 import signal
@@ -20,15 +21,25 @@ import time
 import traceback
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 
 import jentropy
-from jentropy.checkpoints import index, indices, item_tree, safetensors, store, writer
+from jentropy.checkpoints import (
+    array_store,
+    index,
+    indices,
+    item_tree,
+    safetensors,
+    store,
+    writer,
+    zarr_files,
+)
 from jentropy.checkpoints.contents import read_json
-from jentropy.errors import JentropyError
+from jentropy.errors import InputError, JentropyError
 from jentropy.schema import parse
 
 from .measuring import write_safetensors
@@ -123,8 +134,26 @@ def _decode(data: bytes) -> object:
     return codecs.decode([payload], [span], [np.empty(span.size, span.dtype)])
 
 
-def _analyze(path: Path) -> object:
+def _used(path: Path) -> object:
+    """Analysed, and its values asked for."""
+    checkpoint = jentropy.open_checkpoint(path)
+    for name in checkpoint.names():
+        tensor = checkpoint.tensor(name)
+        if math.prod(tensor.shape) < 1 << 20:
+            with suppress(InputError):
+                tensor.dequantize(np.float32)
     return jentropy.analyze(path)
+
+
+def _zarr(data: bytes) -> object:
+    """An array's metadata, in a store that Orbax might have written."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "a" / "c").mkdir(parents=True)
+        (folder / "a" / "zarr.json").write_bytes(data)
+        (folder / "a" / "c" / "0").write_bytes(bytes(30) + zarr_files.shard_index(30))
+        arrays, _ = array_store.read_store(folder, ["a/"])
+        return [zarr.array.read() for zarr in arrays if zarr.array.nbytes < 1 << 20]
 
 
 WEIGHTS = {"weight_map": {"a": "m-1.safetensors", "b": "m-2.safetensors"}, "metadata": {"n": 3}}
@@ -140,8 +169,9 @@ TREE = {
 # A good input, and what takes it.
 PARSERS: dict[str, tuple[Callable[[], bytes], Callable[[bytes], object]]] = {
     "safetensors": (_tensors, _in_file(safetensors.read, "m.safetensors")),
-    "analyze": (_tensors, _in_file(_analyze, "m.safetensors")),
-    "gguf": (_gguf, _in_file(_analyze, "m.gguf")),
+    "analyze": (_tensors, _in_file(_used, "m.safetensors")),
+    "gguf": (_gguf, _in_file(_used, "m.gguf")),
+    "zarr": (lambda: zarr_files.metadata(30), _zarr),
     "index": (_index, lambda data: index.from_json(data, Path("index"))),
     "deflated index": (
         lambda: zlib.compress(_index()),

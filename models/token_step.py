@@ -1,4 +1,4 @@
-"""`python -m jentropy.models.step CONFIG --tpu v5e`: what bounds a decode step, without a device.
+"""`python -m jentropy.models.token_step CONFIG --tpu v5e`: what bounds a decode step on a TPU.
 
 Every product of one step of generation is compiled for the TPU that is named. Its schedule, waits
 for the MXU included, and the cycles in which memory moves its weight run beside each other: the
@@ -19,17 +19,21 @@ import math
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from flax import nnx
 
+from jentropy import pallas_kernels as kernels
 from jentropy.errors import JentropyError, UnsupportedError
 from jentropy.formats import FORMATS, Format
+from jentropy.pallas_kernels import ResidentTensor, abstract_weight
 from jentropy.pallas_kernels.backends import has_kernels
 from jentropy.pallas_kernels.fused import kernels_of
 from jentropy.pallas_kernels.profiling import compiling, tpu
 from jentropy.pallas_kernels.targets import TPUS
+from jentropy.pallas_kernels.tiles import ceil_to
+from jentropy.pallas_kernels.tpu.plan import ROWS
 
 from .config import DecoderConfig
 from .footprint import BAD_INPUT, abstract_model, described
@@ -138,18 +142,20 @@ class Cost:
 
 
 def cost(dump: Path, target: str, used: Used) -> Cost:
-    """Compiles a product from compressed weights; a small one is taken as part of a large one."""
+    """Of a product from compressed weights."""
     if not has_kernels("tpu", used.number_format):
         raise UnsupportedError(
             "kernels for TPU", expected="of each format", found=used.number_format.name
         )
-    shape = used.k, used.n
-    weight = tpu.resident(used.number_format, *shape, target)
+    laid_out = kernels.to_resident(abstract_weight(used.number_format, (used.n, used.k)), "tpu")
+    if not isinstance(laid_out, ResidentTensor):  # it is too small to gain
+        return dense_cost(dump, target, used)
+    weight = tpu.resident(used.number_format, used.k, used.n, target)
     plan = kernels_of(weight).plan(weight, used.rows, TPUS[target])
     steps: float = math.prod(plan.grid)
-    if steps == 1:
-        shape = tpu.SHAPE
-    one = tpu.measure(dump, target, used.number_format, used.rows, shape)
+    # A kernel of one step has no loop to read: it is taken as part of a large one.
+    shape = (used.k, used.n) if steps > 1 else tpu.SHAPE
+    one = _compressed(dump, target, used.number_format, plan.m, shape)
     if steps == 1:
         steps = one.share * plan.k * plan.n / tpu.UNIT
     return Cost(
@@ -160,9 +166,21 @@ def cost(dump: Path, target: str, used: Used) -> Cost:
     )
 
 
+@functools.cache
+def _compressed(
+    dump: Path, target: str, number_format: Format, rows: int, shape: tuple[int, int]
+) -> tpu.Figures:
+    return tpu.measure(dump, target, number_format, rows, shape)
+
+
+@functools.cache
+def _dense(dump: Path, target: str, rows: int) -> tpu.Figures:
+    return tpu.measure_dense(dump, target, rows)
+
+
 def dense_cost(dump: Path, target: str, used: Used) -> Cost:
     """Of the product with a dense BF16 weight, as part of a large one."""
-    one = tpu.measure_dense(dump, target, used.rows)
+    one = _dense(dump, target, ceil_to(used.rows, ROWS))
     weights = used.k * used.n
     part = one.share * weights / tpu.UNIT
     return Cost(
@@ -202,12 +220,11 @@ def measured(
     dump: Path, target: str, config: DecoderConfig, formats: Mapping[Parameter, Format]
 ) -> dict[str, list[Step]]:
     """Steps of BATCHES from compressed and from dense weights."""
-    compressed, dense = functools.cache(cost), functools.cache(dense_cost)
     steps: dict[str, list[Step]] = {"compressed": [], "dense": []}
     for batch in BATCHES:
         alike = list(products(config, formats, batch))
-        for name, price in {"compressed": compressed, "dense": dense}.items():
-            costs = [(used, price(dump, target, replace(used, count=1))) for used in alike]
+        for name, price in {"compressed": cost, "dense": dense_cost}.items():
+            costs = [(used, price(dump, target, used)) for used in alike]
             steps[name].append(step(target, batch, costs))
     return steps
 
@@ -217,7 +234,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(_parser().parse_args(argv))
     except JentropyError as error:
-        print(f"step: {error}", file=sys.stderr)
+        print(f"token_step: {error}", file=sys.stderr)
         return BAD_INPUT
 
 
@@ -258,7 +275,7 @@ def table(steps: Mapping[str, Sequence[Step]]) -> Iterator[str]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m jentropy.models.step",
+        prog="python -m jentropy.models.token_step",
         description="What bounds a step of generation on a TPU, by its compiler; none is needed.",
     )
     parser.add_argument(
