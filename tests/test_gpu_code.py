@@ -111,7 +111,8 @@ def test_code_of_every_kernel_is_within_its_limits(products):
             assert product.get(what, 0) <= most, (name, what)
         if "loop" in product:
             assert product["loop"]["HGMMA"] >= product["tile_k"] // 16, name
-            assert product["loop_share"] < 1 or product["plan_m"] > 64, name
+            most = 64 if "BF16" in name else 16  # fewer bytes leave less time for products
+            assert product["loop_share"] < 1 or product["plan_m"] > most, name
 
 
 @needs_compilers
