@@ -35,6 +35,7 @@ class Variant:
       rows: of x in products that have budgets on TPU.
       ceilings: what budgets of products of 16 rows must not be above, in bundles for a cycle of
         memory on v5e, v6e and v7x; () if it has no budgets.
+      decode_ceilings: the same of decodes to dense BF16.
       promised: what README says of its products.
     """
 
@@ -43,6 +44,7 @@ class Variant:
     bench: bool = False
     rows: tuple[int, ...] = (16,)
     ceilings: tuple[float, ...] = ()
+    decode_ceilings: tuple[float, ...] = (1.00, 1.00, 1.00)
     promised: bool = False
 
 
@@ -123,6 +125,7 @@ VARIANTS: dict[str, Variant] = {
         number_format=formats.MXFP4,
         trial=True,
         bench=True,
+        rows=(8, 16),
         ceilings=(0.52, 0.80, 0.97),
     ),
     "NVFP4": Variant(
@@ -130,6 +133,7 @@ VARIANTS: dict[str, Variant] = {
         trial=True,
         bench=True,
         ceilings=(0.88, 1.15, 1.52),
+        decode_ceilings=(1.00, 1.00, 1.56),
     ),
 }
 

@@ -37,7 +37,6 @@ DIGITS = {
 }
 
 DECODE = " decode"  # after a variant
-DECODE_RATIO = 1.00  # of every variant and TPU, at the most
 # Of every kernel for Hopper.
 HOPPER = {"registers": 168, "spill_bytes": 0, "slots_per_pair": 10.0}
 # By variants: integer operations for a pair of weights, and at M = 16 cycles of a step for those in
@@ -86,11 +85,12 @@ def ceilings(target: str, name: str) -> Budget:
         integer, loop = HOPPER_VARIANTS[variant]
         held = {**HOPPER, "integer_per_pair": integer}
         return held if int(m) != ROWS else {**held, "loop_share": loop}
+    place = list(TPUS).index(target)
     if name.endswith(DECODE):
-        return {"ratio": DECODE_RATIO}
+        return {"ratio": VARIANTS[name.removesuffix(DECODE)].decode_ceilings[place]}
     if name not in VARIANTS:
         return {}
-    return {"ratio": VARIANTS[name].ceilings[list(TPUS).index(target)]}
+    return {"ratio": VARIANTS[name].ceilings[place]}
 
 
 def path() -> Path:

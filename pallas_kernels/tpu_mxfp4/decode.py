@@ -1,8 +1,9 @@
 """A tile of MXFP4 to dense numbers on TPU.
 
-Numbers of E5M2 are those of the product. Rows next to each other are in the same byte of words, of
-one or of two; they become bfloat16 that lacks 2^112, which a product with the power of the column
-makes up for. Signs of zeros, and blocks that words lack, come in afterwards.
+Numbers of E5M2 are those of the product. Two rows next to each other are in the same byte of two
+words: they become bfloat16 that lacks 2^112, which a product with the power of the column makes up
+for. Where words have codes as they are, E5M2 is converted by instructions, to words of two blocks,
+which are read a row apart. Signs of zeros, and blocks that words lack, come in afterwards.
 """
 
 from __future__ import annotations
@@ -52,45 +53,64 @@ def _shifted(words: Words, left: int) -> Words:
     return words << np.uint32(left) if left > 0 else words >> np.uint32(-left)
 
 
-def kernel(words: Any, delta: Any, power: Any, out: Any, *, native: int, factors: int) -> None:
-    """One tile: words [KT / 8, NT] to out [KT, NT]."""
+def kernel(
+    words: Any, delta: Any, power: Any, out: Any, *scratch: Any, native: int, factors: int
+) -> None:
+    """One tile: words [KT / 8, NT] to out [KT, NT]; native ones by way of pairs."""
     rows, columns = out.shape
-    codes = [(power[...] + i) >> (factors - 1) for i in range(factors)]
-    scales = [_powers_of_two(code) for code in codes]
+    parts = [(power[...] + i) >> (factors - 1) for i in range(factors)]
+    scales = [_powers_of_two(part) for part in parts]
 
-    def decode_chunk(chunk: Array) -> None:
-        deltas = [delta[c, pl.ds(chunk, 1), :] for c in range(columns // LANES)]
-        shared = jnp.concatenate(
-            [jnp.broadcast_to(one, (SUBLANES, LANES)) for one in deltas], axis=1
-        )
-        for g in range(CHUNK // nibbles.ROWS):
-            at = pl.multiple_of(chunk * (CHUNK // 8) + g * SUBLANES, SUBLANES)
-            numbers = operand(words[pl.ds(at, SUBLANES), :], shared, native)
-            both = pltpu.bitcast(numbers, jnp.uint32)
-            halves = both[:SUBLANES], both[SUBLANES:]
-            for t in range(nibbles.BYTES):
-                numbers = rows_of(*halves, t) if native else pairs(*halves, t)
-                for scale in scales:
-                    numbers *= scale
-                first = pl.multiple_of(chunk * CHUNK + (t * BLOCK + g * HALF), HALF)
-                out[pl.ds(first, HALF), :] = numbers.astype(out.dtype)
+    def put(chunk: Any, block: int, g: int, here: slice, numbers: Array) -> None:
+        first = pl.multiple_of(chunk * CHUNK + (block * BLOCK + g * HALF), HALF)
+        out[pl.ds(first, HALF), here] = numbers.astype(out.dtype)
+
+    def numbers_of(chunk: Any, g: int, here: slice) -> Array:
+        tiles = range(here.start // LANES, here.stop // LANES)
+        deltas = [delta[c, pl.ds(chunk, 1), :] for c in tiles]
+        shared = [jnp.broadcast_to(one, (SUBLANES, LANES)) for one in deltas]
+        at = pl.multiple_of(chunk * (CHUNK // 8) + g * SUBLANES, SUBLANES)
+        packed = words[pl.ds(at, SUBLANES), here]
+        return operand(packed, jnp.concatenate(shared, axis=1), native)
+
+    def by_pairs(chunk: Any, g: int) -> None:
+        both = pltpu.bitcast(numbers_of(chunk, g, slice(0, columns)), jnp.uint32)
+        for t in range(nibbles.BYTES):
+            numbers = pairs(both[:SUBLANES], both[SUBLANES:], t)
+            for scale in scales:
+                numbers *= scale
+            put(chunk, t, g, slice(0, columns), numbers)
+
+    def by_rows(chunk: Any, g: int) -> None:
+        for c in range(0, columns, LANES):
+            here = slice(c, c + LANES)
+            numbers = numbers_of(chunk, g, here).astype(jnp.bfloat16)
+            numbers *= jnp.concatenate([scales[0][:, here]] * (nibbles.ROWS // HALF), axis=0)
+            own = scratch[0].at[c // LANES, g]
+            own[...] = pltpu.bitcast(numbers, jnp.uint32)
+            for t in (0, 2):
+                for block, numbers in enumerate(two_blocks(own, t // 2), t):
+                    put(chunk, block, g, here, numbers)
 
     together = math.gcd(rows // CHUNK, TOGETHER)
 
     @pl.loop(np.int32(0), np.int32(rows // CHUNK // together))
     def _(i: Array) -> None:
         for chunk in range(together):
-            decode_chunk(i * together + chunk)
+            for g in range(CHUNK // nibbles.ROWS):
+                (by_rows if native else by_pairs)(i * together + chunk, g)
 
 
-def rows_of(first: Words, second: Words, byte: int) -> Array:
-    """A byte of two words, the rows of the first above those of the second, as `pairs`."""
-    each = []
-    for words in (first, second):
-        left = pltpu.bitcast(_shifted(words, 3 * HALF // 2 - 8 * byte), jnp.int32)
-        bits = left >> 3 & np.int32(-0x70200000)  # sign, and 7 bits
-        each.append(lax.bitcast_convert_type(bits, jnp.float32))
-    return jnp.concatenate(each, axis=0).astype(jnp.bfloat16)
+def two_blocks(pairs: Any, at: int) -> list[Array]:
+    """Sixteen rows of two blocks, whose numbers are the halves of words, as bfloat16.
+
+    Args:
+      pairs: uint32[32, 128], of each row of blocks a word for two of them.
+    """
+    even, odd = (pairs[pl.ds(first + at, SUBLANES, stride=4), :] for first in (0, 2))
+    low = even & np.uint32(0xFFFF) | odd << np.uint32(16)
+    high = even >> np.uint32(16) | odd & np.uint32(0xFFFF0000)
+    return [pltpu.bitcast(each, jnp.bfloat16) for each in (low, high)]
 
 
 def _powers_of_two(power: Int32[Array, "1 columns"]) -> Array:
@@ -110,9 +130,10 @@ def decode(
         return layout.decode(weight.alone(), dtype)
     rows, columns = 8 * words.shape[-2], words.shape[-1]
     tile_rows, tile_columns = decode_tile(weight)
-    power = weight.array("base") + BIASES
+    pairs = tile_columns // LANES, CHUNK // nibbles.ROWS, nibbles.ROWS // 2, LANES
+    power = weight.array("base") + (0 if native else BIASES)
     numbers = call(
-        partial(kernel, native=native, factors=1 + weight.option("large")),
+        partial(kernel, native=native, factors=1 if native else 1 + weight.option("large")),
         weight,
         *(words, weight.arrays["delta"], power),
         name="decode_mxfp4",
@@ -128,6 +149,7 @@ def decode(
         ],
         out_spec=pl.BlockSpec((tile_rows, tile_columns), lambda j, k, *_: (k, j)),
         out=jax.ShapeDtypeStruct((rows, columns), dtype),
+        scratch=[pltpu.VMEM(pairs, jnp.uint32)] if native else [],
         interpret=interpret,
     )
     if "signs" in weight.arrays:

@@ -102,7 +102,8 @@ def pack(weight: Matrices) -> Packed | None:
     scales = jnp.repeat(weight.codes[scale.name], scale.blocks(2)[0] // BLOCK, axis=-2)
     scales = scales[..., : -(-weight.matrix[0] // BLOCK), :]
     scales = scales.reshape(-1, *scales.shape[-2:])
-    made, found = [], []
+    made: list[dict[str, Array]] = []
+    found: list[other_blocks.Found] = []
     for codes, powers in zip(weight.each, scales, strict=True):  # one matrix at a time is unpacked
         codes, powers = _whole(codes, powers)
         one = _pack(codes, powers, native=native)

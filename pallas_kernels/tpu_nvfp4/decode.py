@@ -7,7 +7,6 @@ rows to a word, is read a block apart.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -17,7 +16,6 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float32, Shaped, UInt32
 
-from jentropy.pallas_kernels import targets
 from jentropy.pallas_kernels.resident import ResidentTensor
 from jentropy.pallas_kernels.tiles import LANES, SUBLANES
 from jentropy.pallas_kernels.tpu.calls import call, spec
@@ -27,8 +25,8 @@ from .matmul import UNIT, codes_of
 from .plan import decode_tile
 
 
-def kernel(words: Any, scale: Any, out: Any, rows: Any, *, by_bf16: bool) -> None:
-    """One tile: words [KT / 8, NT] to out [KT, NT], by way of rows [256 or 128, 128]."""
+def kernel(words: Any, scale: Any, out: Any, rows: Any) -> None:
+    """One tile: words [KT / 8, NT] to out [KT, NT], by way of rows [tiles, 256 or 128, 128]."""
     narrow = out.dtype == jnp.bfloat16
 
     @pl.loop(np.int32(0), np.int32(out.shape[0] // CHUNK))
@@ -37,17 +35,17 @@ def kernel(words: Any, scale: Any, out: Any, rows: Any, *, by_bf16: bool) -> Non
         word = pl.multiple_of(chunk * (CHUNK // 8), CHUNK // 8)
         for c in range(0, out.shape[1], LANES):
             here = pl.ds(c, LANES)
-            own = scale[pl.ds(block, BLOCKS), here]
+            factors, own = scale[pl.ds(block, BLOCKS), here], rows.at[c // LANES]
             for i, codes in enumerate(codes_of(words, word, here)):
-                numbers = (codes.astype(jnp.bfloat16) if by_bf16 else codes).astype(jnp.float32)
-                both = [(numbers[h * BLOCKS : (h + 1) * BLOCKS] * own) for h in range(2)]
+                numbers = codes.astype(jnp.float32)
+                both = [(numbers[h * BLOCKS : (h + 1) * BLOCKS] * factors) for h in range(2)]
                 if narrow:
-                    rows[i * BLOCKS : (i + 1) * BLOCKS, :] = in_pairs(*both)
+                    own[i * BLOCKS : (i + 1) * BLOCKS, :] = in_pairs(*both)
                 else:
-                    rows[2 * i * BLOCKS : 2 * (i + 1) * BLOCKS, :] = jnp.concatenate(both, axis=0)
+                    own[2 * i * BLOCKS : 2 * (i + 1) * BLOCKS, :] = jnp.concatenate(both, axis=0)
             for b in range(BLOCKS):
                 first = b % 2 * SUBLANES + b // 2 if narrow else b
-                part = rows[pl.ds(first, rows.shape[0] // BLOCKS, stride=BLOCKS), :]
+                part = own[pl.ds(first, own.shape[0] // BLOCKS, stride=BLOCKS), :]
                 at = pl.multiple_of(chunk * CHUNK + b * BLOCK, BLOCK)
                 out[pl.ds(at, BLOCK), here] = pltpu.bitcast(part, jnp.bfloat16) if narrow else part
 
@@ -72,7 +70,7 @@ def decode(
     narrow = jnp.dtype(dtype) == jnp.bfloat16
     numbers = scales(weight.array("scale"), weight.array("factor"), weight) * np.float32(UNIT)
     return call(
-        partial(kernel, by_bf16=targets.current_tpu().vector_bf16),
+        kernel,
         weight,
         *(words, numbers),
         name="decode_nvfp4",
@@ -84,9 +82,9 @@ def decode(
         out_spec=pl.BlockSpec((tile_rows, tile_columns), lambda j, k, *_: (k, j)),
         out=jax.ShapeDtypeStruct((rows, columns), dtype),
         scratch=[
-            pltpu.VMEM((CHUNK // 2, LANES), jnp.uint32)
+            pltpu.VMEM((tile_columns // LANES, CHUNK // 2, LANES), jnp.uint32)
             if narrow
-            else pltpu.VMEM((CHUNK, LANES), jnp.float32)
+            else pltpu.VMEM((tile_columns // LANES, CHUNK, LANES), jnp.float32)
         ],
         interpret=interpret,
     )
