@@ -196,13 +196,13 @@ def splash_attention() -> Callable[..., jax.Array] | None:
         soft_cap: float | None,
         interpret: bool,
     ) -> jax.Array:
-        kernel = splash.SplashAttentionKernel(
+        kernel: Any = splash.SplashAttentionKernel(
             MaskInfo(
                 data_next=keys[0][None],
                 mask_next=None,
                 block_mask=keys[1][None],
                 partial_mask_blocks=None,
-                q_sequence=numbers,
+                q_sequence=numbers,  # type: ignore[arg-type]  # computed, as the others
             ),
             None,
             None,
@@ -387,13 +387,14 @@ def multiply_add(numbers: Any, factor: float, addend: Any) -> Any:
 
         def constant(number: float) -> Any:
             half = int(np.float32(number).view(np.uint32)) >> 16
-            return arith.constant(i32, ir.IntegerAttr.get(i32, half * 0x10001))
+            made: Any = arith.constant  # its stubs are those of another constant
+            return made(i32, ir.IntegerAttr.get(i32, half * 0x10001))
 
         for i, register in np.ndenumerate(numbers.registers):
             added = bits(more[0].registers[i]) if more else constant(addend)
             # As text: what MLIR has for it goes by way of float32.
             operands = [bits(register), constant(factor), added]
-            made = llvm.inline_asm(i32, operands, "fma.rn.bf16x2 $0, $1, $2, $3;", "=r,r,r,r")
+            made: Any = llvm.inline_asm(i32, operands, "fma.rn.bf16x2 $0, $1, $2, $3;", "=r,r,r,r")
             out[i] = vector.bitcast(pair, vector.broadcast(ir.VectorType.get((1,), i32), made))
         return mgpu.FragmentedArray(_registers=out, _layout=mgpu.WGMMA_LAYOUT, _is_signed=None)
 

@@ -19,6 +19,7 @@ References:
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -90,7 +91,7 @@ class LatentAttention(nnx.Module):
         new = jnp.concatenate((self.kv_a_layernorm(latent), key), axis=-1)
         sharded = over_a_mesh(self.kv_b_proj, self.o_proj)
         cache, seen = cache.extend(turn, (new,), sharded=sharded)
-        mix = self._absorbed if sizes.absorbs(time) else self._expanded
+        mix: Any = self._absorbed if sizes.absorbs(time) else self._expanded
         mixed = mix(
             q,
             turned(rotary),

@@ -102,7 +102,7 @@ def products(
     tied = not any(path[0] == HEAD for path in parameters)
     for path, one in parameters.items():
         shape = one.get_value().shape
-        stack = shape[:-2] if path[0] == LAYERS else ()
+        stack: tuple[int, ...] = shape[:-2] if path[0] == LAYERS else ()
         is_matrix = path[-1] == "weight" and len(shape) >= (3 if path[0] == LAYERS else 2)
         if not is_matrix or (path[0] == EMBEDDING and not tied):
             continue
@@ -110,7 +110,7 @@ def products(
         if EXPERTS in path:
             assert config.experts is not None
             share = config.experts.per_token / config.experts.count
-            active = stack[1] * (1 - (1 - share) ** batch)
+            active = stack[-1] * (1 - (1 - share) ** batch)
             count, rows = count * active, math.ceil(batch * config.experts.per_token / active)
         number_format = formats.get(path, FORMATS["BF16"])
         yield Used(number_format=number_format, k=shape[-1], n=shape[-2], count=count, rows=rows)

@@ -79,6 +79,8 @@ class Blocks:
         kind, group = Kind.NUMBERS, wide
         if wide == WHOLE or wide >= columns:
             kind, group = Kind.ROW, 0
+        elif scale is None:
+            return None
         elif scale.element.name == "FP8_E8M0" and wide in (32, 64) and not factors:
             kind, group = Kind.POWERS, 32
         elif scale.element.name == "FP8_E4M3" and wide == 16 and over_rows:
@@ -90,7 +92,8 @@ class Blocks:
         if kind in GROUPS and number_format.element.name in INTEGERS:
             return None
         if zero is not None and (
-            zero.blocks(2) != scale.blocks(2)
+            scale is None
+            or zero.blocks(2) != scale.blocks(2)
             or zero.element.name not in INTEGERS
             or (kind is Kind.NUMBERS and number_format.element.code_bits != 4)
         ):
@@ -106,5 +109,5 @@ class Blocks:
         if self.shared:
             return (high, columns // self.group, SHARED), np.float32
         factors = any(p.of is not None for p in number_format.parameters)
-        exact = self.scale.element.name == "BF16" and not factors
+        exact = self.scale is not None and self.scale.element.name == "BF16" and not factors
         return (high, columns // self.group, fragments.ROWS), jnp.bfloat16 if exact else np.float32

@@ -40,7 +40,7 @@ def _factors(weight: Matrices, factor: Parameter, scale: Parameter) -> Array:
     return spread(values, factor, weight.codes["code"].shape, scale, None)
 
 
-def _spread(numbers: Array, block: tuple[int, int], group: int, weight: Matrices) -> Array:
+def _spread(numbers: Array, block: tuple[int, ...], group: int, weight: Matrices) -> Array:
     """Entries of a grid for every row, and every group of columns; padded."""
     (high, wide), (rows, columns) = block, weight.matrix
     entries = -(-columns // group) if group else 1
@@ -80,7 +80,8 @@ def numbers(weight: Matrices, blocks: Blocks) -> dict[str, Array] | None:
     spread_out = _spread(numbers, scale.blocks(2), blocks.group, weight)
     if blocks.kind is Kind.ROW:
         return {"row": spread_out[..., 0]}
-    shape, dtype = blocks.scale_of(*spread_out.shape[1:], weight.number_format)
+    rows, groups = spread_out.shape[1:]
+    shape, dtype = blocks.scale_of(rows, groups, weight.number_format)
     by_blocks = _by_blocks(spread_out)
     if blocks.shared:
         by_blocks = by_blocks[..., : shape[-1]]

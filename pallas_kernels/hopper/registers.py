@@ -124,7 +124,8 @@ def multiply_add(
 
 def _exact_product(a: Array, b: Array) -> BFloat16[Array, "rows columns"]:
     """Exact products that are no subnormal numbers: XLA takes subnormal factors for zeros."""
-    product, power = np.float32(1), np.int32(0)
+    product: Any = np.float32(1)
+    power: Any = np.int32(0)
     sign = jnp.uint32(0)
     for factor in (a, b):
         bits = lax.bitcast_convert_type(factor, jnp.uint16).astype(jnp.uint32)

@@ -347,6 +347,7 @@ class _Kernel:
                     return [acc[...] for acc in accs], following
 
                 sums, pieces = pl.run_scoped(multiplied, *[self._accumulator()] * groups)
+                assert source.scale is not None
                 for g, product in enumerate(sums):
                     scale = source.scale(ready, s * groups + g)
                     total += product * registers.columns_of(scale, m)

@@ -126,8 +126,9 @@ def _path(
         i = start
         while i < stop:
             one = code[i]
-            inside = one.target is not None and start <= one.target < stop
-            if inside and one.target <= i and i != stop - 1:
+            target = -1 if one.target is None else one.target
+            inside = start <= target < stop
+            if inside and target <= i and i != stop - 1:
                 turns[i] = turns.get(i, 0) + 1
                 taken = turns[i] < ESCAPES
             else:
@@ -156,7 +157,8 @@ def _issue(warp: _Warp, now: float, units: dict[str, float]) -> None:
     one, step, taken = warp.at
     if step == len(warp.steps):
         warp.steps.append(now)
-    busy, latency = BUSY.get(_unit(one), 1), LATENCY.get(one.name, OTHER_LATENCY)
+    busy: float = BUSY.get(_unit(one), 1)
+    latency = LATENCY.get(one.name, OTHER_LATENCY)
     if one.name == PRODUCT:
         busy = _product_cycles(one)
         done = max(now + busy + PRODUCT_LATENCY, warp.last_product + busy)

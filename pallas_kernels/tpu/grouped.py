@@ -155,8 +155,8 @@ def visits_of(
 
 def kernel(visits: Any, x: Any, *refs: Any, body: Body, plan: GroupedPlan) -> None:
     """One visit, of `depth` tiles along K; the last of them writes rows of out [chunk, tile_n]."""
-    left, accumulators = refs[: -body.accumulators], refs[-body.accumulators :]
-    *left, out = left
+    *left, out = refs[: -body.accumulators]
+    accumulators = refs[-body.accumulators :]
     taken, sides = dict(zip(body.operands, left, strict=False)), left[len(body.operands) :]
     j, v, block = (pl.program_id(axis) for axis in range(3))
     m, blocks_along = plan.tile.m, plan.steps // plan.depth
@@ -291,7 +291,7 @@ def _rows(side: Array, plan: GroupedPlan) -> pl.BlockSpec:
 def _block(operand: Operand, depth: int) -> pl.BlockSpec:
     """A block of the matrix of a visit."""
     which = MATRIX if operand.own else PLACE
-    options = {"memory_space": pltpu.SMEM} if operand.scalars else {}
+    options: dict[str, Any] = {"memory_space": pltpu.SMEM} if operand.scalars else {}
     return pl.BlockSpec(
         (None, *operand.tiles(depth)),
         lambda j, v, b, visits: (visits[which, v], *operand.at(j, b)),

@@ -73,7 +73,7 @@ class Tile(NamedTuple):
 
     j: Any
     k: Any
-    columns: int
+    columns: Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

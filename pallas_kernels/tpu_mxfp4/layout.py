@@ -116,7 +116,10 @@ def pack(weight: Matrices) -> Packed | None:
     signs = max(one["signs"].shape[1] for one in made)
     planned = shapes(weight, signs)
     assert planned is not None
-    arrays = {name: jnp.stack([m[name] for m in made]) for name in ("words", "delta", "base")}
+    kept = ("words", "delta", "base")
+    arrays: dict[str, Any] = {name: jnp.stack([m[name] for m in made]) for name in kept}
+        name: jnp.stack([m[name] for m in made]) for name in ("words", "delta", "base")
+    }
     if signs:
         each = [zeros.lengthened(one["signs"], signs) for one in made]
         arrays["signs"] = jnp.stack(each)

@@ -95,12 +95,13 @@ def add(
 
     def put(first: Any) -> None:
         for c in range(0, columns, WIDE):
-            here = pl.ds(pl.multiple_of(first + c, LANES), min(WIDE, columns - c))
+            start, size = pl.multiple_of(first + c, LANES), min(WIDE, columns - c)
+            here = pl.ds(start, size)
             total = out[:, here]
             for at in range(0, rows, DEPTH):
                 total += jnp.dot(
                     x[:, at : at + DEPTH],
-                    numbers(here.start, here.size, at),
+                    numbers(start, size, at),
                     preferred_element_type=jnp.float32,
                 )
             out[:, here] = total

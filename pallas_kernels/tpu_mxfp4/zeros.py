@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -56,7 +57,7 @@ def pack(
     by_row = [a.reshape(shape[1], high, -1).swapaxes(0, 1) for a in (codes == 0, negative)]
     which = jnp.arange(words, dtype=jnp.int32)[:, None, None]
 
-    def row(carry: tuple[Array, Array], each: tuple[Array, Array]) -> tuple:
+    def row(carry: tuple[Array, Array], each: Any) -> tuple[tuple[Array, Array], None]:
         signs, rank = carry
         zero, minus = each
         bit = minus.astype(jnp.uint32) << (rank & WORD - 1).astype(jnp.uint32)

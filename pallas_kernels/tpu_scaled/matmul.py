@@ -106,7 +106,7 @@ def add(
     depth: int,
 ) -> None:
     """Adds x [M, KT] @ w [KT, NT]."""
-    words, scale, zero = (operands.get(name) for name in ("words", "scale", "zero"))
+    words, scale, zero = operands["words"], operands["scale"], operands.get("zero")
     (acc,), columns = accumulators, accumulators[0].shape[1]
     if not kind.group:
         _add_channel(x, words, acc, kind)
