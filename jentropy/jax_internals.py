@@ -149,6 +149,8 @@ def wgmma_layout() -> Any:
 def as_it_lies(array: jax.Array) -> jax.Array:
     """The array, its last axis contiguous and so on: XLA for TPU might copy it to another order.
 
+    JAX lets no program donate what it gives just so: what is given must have been changed since.
+
     Example:
       >>> as_it_lies(jax.numpy.ones((2, 3))).shape
       (2, 3)

@@ -190,8 +190,8 @@ def _write(
 
     def write(i: Int[Array, ""] | int, array: jax.Array) -> jax.Array:
         own = jax.lax.dynamic_slice_in_dim(entries, i * rows, rows)[None]
-        new = jax.lax.dynamic_update_slice(array, own, (at, i * rows, *zeros, starts[i], 0))
-        return new if sharded else jax_internals.as_it_lies(new)
+        array = array if sharded else jax_internals.as_it_lies(array)
+        return jax.lax.dynamic_update_slice(array, own, (at, i * rows, *zeros, starts[i], 0))
 
     # One after the other: XLA for TPU copies all of what it scatters to.
     return jax.lax.fori_loop(0, starts.size, write, array) if starts.size > 1 else write(0, array)

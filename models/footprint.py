@@ -3,7 +3,7 @@
 The real compiler makes the programs of generation for the TPU that is named, from shapes alone: a
 part of the prompt, and one token more. It says how many bytes the device holds while they run, and
 refuses what is too large. Weights lie as `load` would lay them out; extra `aot` has the compiler.
-`jentropy.models.step` says how fast a token can be.
+`jentropy.models.token_step` says how fast a token can be.
 Exit codes: 0 done, 1 the compiler refuses the compressed weights, 2 bad input.
 """
 

@@ -217,7 +217,7 @@ def test_one_of_a_stack_and_gradient():
     np.testing.assert_allclose(np.asarray(gradient)[0], dense.sum(0), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["INT4 g32 zeros", "NVFP4", "UINT8 row", "FP8 128x128"])
+@pytest.mark.parametrize("name", HELD if EVERYTHING else ("INT4 g32 zeros",))
 def test_parts_of_a_mesh_are_parts_of_the_matrix(name):
     w = weight(name, (256, 512))
     whole = np.asarray(reference.decode(w, jnp.float32))
@@ -235,7 +235,7 @@ def test_parts_of_a_mesh_are_parts_of_the_matrix(name):
 
 def test_plans_know_what_registers_hold():
     target = GPUS["h200"]
-    for name, most in (("MXFP4", 256), ("INT4 g128", 128), ("INT4 g32", 64)):
+    for name, most in (("MXFP4", 256), ("INT4 g128", 128), ("INT4 g32", 32)):
         w = kernels.to_resident(abstract_weight(VARIANTS[name].number_format, (4096, 4096)), "gpu")
         made = kernels_of(w).plan(w, 256, target)
         assert (made.m, made.passes) == (most, 256 // most)

@@ -156,10 +156,12 @@ def _salvaged(
     store: Store, file: FileEntry, lost: set[int], progress: Progress | None
 ) -> tuple[str, Iterator[np.ndarray]]:
     """The name of a file and its bytes, as far as they are sound."""
-    if _lost(store, file, lost) and file.path.endswith(safetensors.SUFFIX) and file.parts:
+    is_lost = _lost(store, file, lost)
+    if is_lost and file.path.endswith(safetensors.SUFFIX) and file.parts:
         return file.path, _of_tensors(store, file, lost, progress)
-    _, parts = next(file_bytes(store, progress, damaged=lambda _: None, files=[file]))
-    return file.path + DAMAGED * _lost(store, file, lost), parts
+    damaged = (lambda _: None) if is_lost else None
+    _, parts = next(file_bytes(store, progress, damaged=damaged, files=[file]))
+    return file.path + DAMAGED * is_lost, parts
 
 
 def _of_tensors(

@@ -19,7 +19,8 @@ from jentropy.pallas_kernels.resident import ResidentTensor
 
 from .blocks import GROUPS, Kind
 from .elements import ELEMENTS, EXCESS, FRAGMENTS, Element
-from .layout import EXACT_PLACE, SIXTEENTHS_PLACE, SIXTEENTHS_POWER, kind_of
+from .layout import kind_of
+from .scales import EXACT_PLACE, SIXTEENTHS_PLACE, SIXTEENTHS_POWER
 
 TWICE = 0x00010001  # times 16 bits: both halves of a word have them
 ARRAYS, ROWS = ("words", "scale", "zero"), ("row", "row_zero")

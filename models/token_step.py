@@ -1,4 +1,4 @@
-"""`python -m jentropy.models.step CONFIG --tpu v5e`: what bounds a decode step, without a device.
+"""`python -m jentropy.models.token_step CONFIG --tpu v5e`: what bounds a decode step on a TPU.
 
 Every product of one step of generation is compiled for the TPU that is named. Its schedule, waits
 for the MXU included, and the cycles in which memory moves its weight run beside each other: the
@@ -234,7 +234,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(_parser().parse_args(argv))
     except JentropyError as error:
-        print(f"step: {error}", file=sys.stderr)
+        print(f"token_step: {error}", file=sys.stderr)
         return BAD_INPUT
 
 
@@ -275,7 +275,7 @@ def table(steps: Mapping[str, Sequence[Step]]) -> Iterator[str]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m jentropy.models.step",
+        prog="python -m jentropy.models.token_step",
         description="What bounds a step of generation on a TPU, by its compiler; none is needed.",
     )
     parser.add_argument(
