@@ -118,8 +118,6 @@ def pack(weight: Matrices) -> Packed | None:
     assert planned is not None
     kept = ("words", "delta", "base")
     arrays: dict[str, Any] = {name: jnp.stack([m[name] for m in made]) for name in kept}
-        name: jnp.stack([m[name] for m in made]) for name in ("words", "delta", "base")
-    }
     if signs:
         each = [zeros.lengthened(one["signs"], signs) for one in made]
         arrays["signs"] = jnp.stack(each)
