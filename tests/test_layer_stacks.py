@@ -213,10 +213,8 @@ def test_stacks_are_filled_in_place():
     stack = put(None, (3,), (2,), packed[2])
     for i in (0, 1):
         words = stack.arrays["signs"]
-        where = words.unsafe_buffer_pointer()
         stack = put(stack, (3,), (i,), packed[i])
-        assert words.is_deleted()
-        assert stack.arrays["signs"].unsafe_buffer_pointer() == where
+        assert stack.arrays["signs"] is words, "of one CPU device, filled by NumPy"
     assert {likeness(one) for one in packed} == {likeness(packed[0])}
     assert stack.shape == (3, 64, 256)
     for i, one in enumerate(packed):
@@ -237,7 +235,7 @@ def test_a_stack_that_is_filled_is_one_that_is_packed(backend):
     whole = to_resident(jnp.asarray(np.stack(matrices)), backend)
     assert stack.layout == whole.layout == f"{backend}_window12"
     for name, array in whole.arrays.items():
-        assert same_bits(stack.arrays[name], array), name
+        assert same_bits(np.asarray(stack.arrays[name]), np.asarray(array)), name
     assert dict(stack.options).keys() == dict(whole.options).keys()
     for name in dict(whole.options).keys() - {"inline"}:  # chunks of most tiles, of some matrix
         assert stack.option(name) == whole.option(name)

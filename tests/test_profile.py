@@ -41,7 +41,10 @@ HELD = {name + kind for name in PROMISED for kind in ("", budgets.DECODE)}
 BUSY = {
     "v5e": {"INT4 g32"},
     "v6e": {"NVFP4"},
-    "v7x": {"INT4 g32", "INT4 g32 zeros", "INT4 g128", "INT4 g128 zeros", "NVFP4"},
+    "v7x": {
+        *("INT4 row", "INT4 row zeros"),  # .99, and what budgets leave room for
+        *("INT4 g32", "INT4 g32 zeros", "INT4 g128", "INT4 g128 zeros", "NVFP4"),
+    },
 }
 needs_libtpu = needs("v5e")
 

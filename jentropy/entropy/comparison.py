@@ -84,6 +84,11 @@ def compare(reports: Sequence[EntropyReport]) -> Comparison:
 
     Returns:
       A `Comparison`, whose pairs are places in `reports`.
+
+    Example:
+      >>> import jentropy
+      >>> compare([jentropy.analyze({})]).sources
+      ('pytree',)
     """
     curves = [report.magnitudes.cumulative() for report in reports]
     apart = {

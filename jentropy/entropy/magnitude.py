@@ -40,6 +40,11 @@ class Magnitudes:
       log2: float64[n]: log2 |w| of those from 2^SMALLEST on.
       counts: int64[n].
       small: how many are below.
+
+    Example:
+      >>> sizes = Magnitudes(log2=np.array([-3.0, -1.0]), counts=np.array([1, 1]), small=2)
+      >>> sizes.mean, sizes.deviation, sizes.small_fraction
+      (-2.0, 1.0, 0.5)
     """
 
     log2: np.ndarray

@@ -49,6 +49,10 @@ class Role:
       name: one of `NAMES`.
       layer: number of the layer; None: it is in none, or a stack of all.
       expert: number of the expert; None: it is of none, or a stack of all.
+
+    Example:
+      >>> Role("q", layer=3).to_json()
+      {'role': 'q', 'layer': 3}
     """
 
     name: str
