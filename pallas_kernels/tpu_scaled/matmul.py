@@ -106,7 +106,8 @@ def add(
     depth: int,
 ) -> None:
     """Adds x [M, KT] @ w [KT, NT]."""
-    words, scale, zero = operands["words"], operands["scale"], operands.get("zero")
+    words, zero = operands["words"], operands.get("zero")
+    scale: Any = operands.get("scale")
     (acc,), columns = accumulators, accumulators[0].shape[1]
     if not kind.group:
         _add_channel(x, words, acc, kind)
