@@ -178,20 +178,23 @@ def _write(
     sharded: bool,
 ) -> jax.Array:
     """Writes [batch, ..., time, width] to a layer's slots from `first` on, its own of each row."""
-    zeros = [0] * (array.ndim - 4)
+    zero = jnp.int32(0)  # indices are of one dtype, with 64 bits too
+    zeros = [zero] * (array.ndim - 4)
     if sharded and first.size > 1:  # what XLA splits between devices
 
         def one(array: jax.Array, entries: jax.Array, first: jax.Array) -> jax.Array:
-            return jax.lax.dynamic_update_slice(array, entries[None], (at, *zeros, first, 0))
+            return jax.lax.dynamic_update_slice(array, entries[None], (at, *zeros, first, zero))
 
         return jax.vmap(one, (1, 0, 0), 1)(array, entries, first)
     starts = first.reshape(-1)
     rows = array.shape[1] // starts.size  # that are written at once
 
-    def write(i: Int[Array, ""] | int, array: jax.Array) -> jax.Array:
+    def write(i: Int[Array, ""], array: jax.Array) -> jax.Array:
         own = jax.lax.dynamic_slice_in_dim(entries, i * rows, rows)[None]
         array = array if sharded else jax_internals.as_it_lies(array)
-        return jax.lax.dynamic_update_slice(array, own, (at, i * rows, *zeros, starts[i], 0))
+        return jax.lax.dynamic_update_slice(array, own, (at, i * rows, *zeros, starts[i], zero))
 
     # One after the other: XLA for TPU copies all of what it scatters to.
-    return jax.lax.fori_loop(0, starts.size, write, array) if starts.size > 1 else write(0, array)
+    if starts.size == 1:
+        return write(zero, array)
+    return jax.lax.fori_loop(zero, jnp.int32(starts.size), write, array)

@@ -477,7 +477,7 @@ def test_a_tokenizer_beside_a_single_file_is_its_own(tmp_path):
         assert models.load_tokenizer(path).encode("import os").ids == expected
     inspection = jentropy.inspect(tmp_path / "packed")
     assert inspection.other_files_bytes > 9_000
-    assert inspection.bits_per_weight < 10.6
+    assert inspection.bits_per_weight < 10.65  # the index lies there twice
     (folder / "tokenizer.json").unlink()
     with pytest.raises(InputError, match=r"no tokenizer\.json"):
         models.load_tokenizer(folder / "model.safetensors")
