@@ -76,7 +76,8 @@ def print_report(report: EntropyReport) -> None:
         _rows(report),
     )
     if report.weights:
-        print(f"{report.savings.verdict}; weights are read {report.savings.speed_bound:.2f} times")
+        bound = f"at most {report.savings.speed_bound:.2f} times as fast where reading them is all"
+        print(f"{report.savings.verdict}; {bound}")
     gains = {name: f"{gain.bits:.4f} {name}" for name, gain in report.contexts.items()}
     if gains:
         print(f"bits that contexts would save: {', '.join(gains.values())}")
