@@ -35,7 +35,7 @@ from .plan import decode_tile
 BIASES = 127 - 15  # of float32 over E5M2's
 HALF = 16
 TOGETHER = 4  # chunks of a loop's body
-Words = UInt32[Array, "8 columns"]
+Words = UInt32[Array, "8 wide"]
 
 
 def pairs(first: Words, second: Words, byte: int) -> Array:
@@ -113,7 +113,7 @@ def two_blocks(pairs: Any, at: int) -> list[Array]:
     return [pltpu.bitcast(each, jnp.bfloat16) for each in (low, high)]
 
 
-def _powers_of_two(power: Int32[Array, "1 columns"]) -> Array:
+def _powers_of_two(power: Int32[Array, "1 wide"]) -> Array:
     """BF16[16, NT] of powers."""
     code = (power + BIAS).astype(jnp.uint32) << np.uint32(7)
     return pltpu.bitcast(
@@ -137,7 +137,7 @@ def decode(
         weight,
         *(words, weight.arrays["delta"], power),
         name="decode_mxfp4",
-        grid=(pl.cdiv(columns, tile_columns), rows // tile_rows),
+        grid=(pl.cdiv(columns, tile_columns), pl.cdiv(rows, tile_rows)),
         in_specs=[
             spec(weight, (tile_rows // 8, tile_columns), lambda j, k: (k, j)),
             spec(

@@ -36,9 +36,7 @@ from .plan import BODY, grouped_plan
 DEPTH = 256  # rows of a product
 
 
-def operand(
-    words: UInt32[Array, "8 columns"], delta: UInt32[Array, "8 columns"], native: int
-) -> Array:
+def operand(words: UInt32[Array, "8 wide"], delta: UInt32[Array, "8 wide"], native: int) -> Array:
     """Eight rows of words as 64 rows of numbers, float8_e5m2."""
     if native:
         codes = pltpu.bitcast(words, jnp.float4_e2m1fn).astype(jnp.float8_e5m2)

@@ -50,6 +50,4 @@ def grouped_plan(weight: ResidentTensor, rows: int, target: Tpu | None = None) -
 def decode_tile(weight: ResidentTensor) -> tuple[int, int]:
     """Rows and columns that a step of `decode` decodes."""
     words = weight.arrays["words"]
-    chunks = 8 * words.shape[-2] // CHUNK
-    high = max(d for d in range(1, DECODED_ROWS // CHUNK + 1) if chunks % d == 0)
-    return high * CHUNK, min(DECODED_COLUMNS, words.shape[-1])
+    return min(DECODED_ROWS, 8 * words.shape[-2]), min(DECODED_COLUMNS, words.shape[-1])
