@@ -53,11 +53,20 @@ class Counts:
 
     def bit_range(self, low: int, bits: int) -> np.ndarray:
         """Histogram of bits low .. low + bits - 1 of the codes, within one slice. int64[2^bits]."""
-        index, low = divmod(low, SLICE_BITS)
-        codes, counts = self._in_use[index]
-        # Exact: bincount adds in doubles, which hold every count below 2^53.
-        part = (codes >> low) & ((1 << bits) - 1)
-        return np.bincount(part, counts, minlength=1 << bits).astype(np.int64)
+        if (low, bits) not in self._ranges:
+            index, shift = divmod(low, SLICE_BITS)
+            codes, counts = self._in_use[index]
+            # Exact: bincount adds in doubles, which hold every count below 2^53.
+            part = (codes >> shift) & ((1 << bits) - 1)
+            found = np.bincount(part, counts, minlength=1 << bits).astype(np.int64)
+            found.flags.writeable = False
+            self._ranges[low, bits] = found
+        return self._ranges[low, bits]
+
+    @cached_property
+    def _ranges(self) -> dict[tuple[int, int], np.ndarray]:
+        """What `bit_range` has found."""
+        return {}
 
     @cached_property
     def _in_use(self) -> list[tuple[np.ndarray, np.ndarray]]:

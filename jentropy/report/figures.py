@@ -12,7 +12,7 @@ from jentropy.entropy.contexts import CONTEXTS
 from jentropy.errors import UnsupportedError
 from jentropy.formats import RAW
 
-from .labels import FIELD_COLORS, OTHER_COLOR, UNUSED, Look, looks_of
+from .labels import FIELD_COLORS, OTHER_COLOR, UNUSED, Look, listed, looks_of
 from .layers import layers
 
 Figure: TypeAlias = Any  # matplotlib's, which is imported at first use
@@ -50,7 +50,7 @@ def bits_figure(reports: Reports) -> Figure:
       >>> [text.get_text() for text in bits.axes[0].get_yticklabels()]
       ['FP16']
     """
-    many = _many(reports)
+    many = listed(reports)
     rows = sorted(
         (
             (name, look.label, row)
@@ -109,7 +109,7 @@ def magnitude_figure(reports: Reports) -> Figure:
       >>> [line.get_label() for line in magnitude_figure([report]).axes[0].lines]
       ['pytree']
     """
-    many = _many(reports)
+    many = listed(reports)
     figure = new_figure(7, 3)
     plain, scaled = figure.subplots(1, 2)
     looks = looks_of(many)
@@ -182,7 +182,7 @@ def contexts_figure(reports: Reports) -> Figure | None:
       >>> contexts_figure(jentropy.analyze({"w": np.ones(4, np.float16)})) is None
       True
     """
-    many = _many(reports)
+    many = listed(reports)
     pairs = zip(many, looks_of(many), strict=True)
     known = [(report.contexts, look) for report, look in pairs if report.contexts]
     if not known:
@@ -205,10 +205,6 @@ def contexts_figure(reports: Reports) -> Figure | None:
     figure.legend(loc="outside upper center", ncols=3, fontsize=7, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
-
-
-def _many(reports: Reports) -> list[EntropyReport]:
-    return [reports] if isinstance(reports, EntropyReport) else list(reports)
 
 
 def _color(look: Look) -> tuple[float, float, float]:

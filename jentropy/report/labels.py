@@ -34,6 +34,11 @@ def shortened(text: str, most: int = _LONGEST) -> str:
     return text if len(text) <= most else f"{text[:half]}…{text[-half:]}"
 
 
+def listed(reports: EntropyReport | Sequence[EntropyReport]) -> list[EntropyReport]:
+    """One report, or several, as a list."""
+    return [reports] if isinstance(reports, EntropyReport) else list(reports)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
     """How a source is shown.

@@ -9,6 +9,7 @@ from jentropy.entropy import EntropyReport
 from jentropy.errors import DestinationError
 
 from . import figures
+from .labels import listed
 
 DPI = 150
 
@@ -36,7 +37,7 @@ def write_png(
       ...     [file.name for file in write_png(report, folder)]
       ['bits.png', 'magnitude.png', 'layers.png']
     """
-    many = [reports] if isinstance(reports, EntropyReport) else list(reports)
+    many = listed(reports)
     drawn = {
         "bits": figures.bits_figure(many),
         "magnitude": figures.magnitude_figure(many),

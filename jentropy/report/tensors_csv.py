@@ -10,7 +10,7 @@ from jentropy.entropy import EntropyReport
 from jentropy.entropy.contexts import CONTEXTS
 from jentropy.errors import DestinationError
 
-from .labels import FIELD_COLORS
+from .labels import FIELD_COLORS, listed
 
 HEAD = (
     "source", "tensor", "format", "dialect", "role", "layer", "expert", "shape", "weights",
@@ -38,7 +38,7 @@ def write_csv(reports: EntropyReport | Sequence[EntropyReport], file: str | Path
       ...     Path(folder, "tensors.csv").read_text().splitlines()[1][:20]
       'pytree,w,FP16,plain,'
     """
-    many = [reports] if isinstance(reports, EntropyReport) else list(reports)
+    many = listed(reports)
     path = Path(file)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

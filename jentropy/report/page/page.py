@@ -10,7 +10,7 @@ from typing import Any
 
 from jentropy.entropy import EntropyReport, compare
 from jentropy.errors import DestinationError
-from jentropy.report.labels import Look, looks_of
+from jentropy.report.labels import Look, listed, looks_of
 
 from . import bars, curves, data, tables
 from .elements import element, text
@@ -43,7 +43,7 @@ def write_html(reports: EntropyReport | Sequence[EntropyReport], file: str | Pat
       ...     Path(folder, "report.html").read_text().startswith("<!doctype html>")
       True
     """
-    many = [reports] if isinstance(reports, EntropyReport) else list(reports)
+    many = listed(reports)
     path = Path(file)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
