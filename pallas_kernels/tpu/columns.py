@@ -16,9 +16,11 @@ import numpy as np
 from jax.experimental import pallas as pl
 from jaxtyping import Array
 
+from jentropy.pallas_kernels.resident import ResidentTensor
 from jentropy.pallas_kernels.targets import Tpu
 from jentropy.pallas_kernels.tiles import LANES, ceil_to
 
+from . import grouped
 from .crossover import FUSED_ROWS
 from .plan import BUFFERS, LEAST_VMEM, MOST_ROWS, ROWS, TpuPlan
 
@@ -76,6 +78,18 @@ def plan_columns(
         tile_n=tile_n,
         vmem_bytes=vmem,
         vmem_limit_bytes=min(max(LEAST_VMEM, 2 * vmem), target.vmem_bytes),
+    )
+
+
+def grouped_columns(plan: TpuPlan, weight: ResidentTensor, rows: int) -> grouped.GroupedPlan:
+    """How x of so many rows is multiplied by matrices of groups, each as `plan_columns` says."""
+    return grouped.make_plan(
+        plan,
+        rows,
+        weight.stack[0],
+        bits_per_weight=weight.bits_per_weight,
+        unit=WIDE,
+        accumulators=ACCUMULATORS,
     )
 
 

@@ -12,8 +12,7 @@ from dataclasses import replace
 from jentropy.pallas_kernels import targets
 from jentropy.pallas_kernels.resident import ResidentTensor
 from jentropy.pallas_kernels.targets import Tpu
-from jentropy.pallas_kernels.tpu import grouped
-from jentropy.pallas_kernels.tpu.columns import ACCUMULATORS, WIDE, plan_columns
+from jentropy.pallas_kernels.tpu.columns import WIDE, grouped_columns, plan_columns
 from jentropy.pallas_kernels.tpu.grouped import GroupedPlan
 from jentropy.pallas_kernels.tpu.plan import TpuPlan
 
@@ -52,14 +51,7 @@ def is_few(plan: TpuPlan) -> bool:
 
 def grouped_plan(weight: ResidentTensor, rows: int, target: Tpu | None = None) -> GroupedPlan:
     """How x of so many rows is multiplied by the packed matrices of its groups."""
-    return grouped.make_plan(
-        plan(weight, rows, target),
-        rows,
-        weight.stack[0],
-        bits_per_weight=weight.bits_per_weight,
-        unit=WIDE,
-        accumulators=ACCUMULATORS,
-    )
+    return grouped_columns(plan(weight, rows, target), weight, rows)
 
 
 def decode_tile(weight: ResidentTensor) -> tuple[int, int]:
