@@ -19,7 +19,7 @@ from jentropy import pallas_kernels as kernels
 
 from .config import DecoderConfig
 from .expert_config import ExpertsConfig
-from .layers import ACTIVATIONS, INIT_STD, MLP, Linear
+from .layers import ACTIVATIONS, INIT_STD, MLP, Around, Linear
 
 LEAST = 1e-20  # added to a sum of scores that others are divided by
 
@@ -78,10 +78,13 @@ class Matrices(NamedTuple):
 
     weight: Any  # [experts, outputs, inputs]
     bias: Any = None  # [experts, outputs]
+    around: Around | None = None  # as of `Linear`
 
 
 class Projection(nnx.Module):
     """Matrices of all experts, [experts, outputs, inputs], dense or compressed."""
+
+    around: Around | None = None
 
     def __init__(self, experts: int, inputs: int, outputs: int, *, use_bias: bool, rngs: nnx.Rngs):
         normal = jax.random.normal(rngs.params(), (experts, outputs, inputs))
@@ -90,9 +93,8 @@ class Projection(nnx.Module):
 
     def matrices(self) -> Matrices:
         """The weights."""
-        return Matrices(
-            self.weight.get_value(), None if self.bias is None else self.bias.get_value()
-        )
+        bias = None if self.bias is None else self.bias.get_value()
+        return Matrices(self.weight.get_value(), bias, self.around)
 
 
 class ExpertMLPs(nnx.Module):
@@ -172,7 +174,12 @@ def mixed(
     sizes = (experts[:, None] == jnp.arange(gate.weight.shape[0])).sum(0, dtype=jnp.int32)
 
     def project(rows: Array, part: Matrices) -> Array:
-        y = kernels.grouped_matmul(rows, part.weight, sizes, transpose_w=True, precision="highest")
+        def product(rows: Array) -> Array:
+            return kernels.grouped_matmul(
+                rows, part.weight, sizes, transpose_w=True, precision="highest"
+            )
+
+        y = product(rows) if part.around is None else part.around(product, rows, sizes)
         if part.bias is None:
             return y
         return y + kernels.take_rows(part.bias, experts[order], y.dtype)
