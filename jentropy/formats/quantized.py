@@ -97,6 +97,9 @@ class QuantizedTensor:
 def least_rank(number_format: Format) -> int:
     """Axes that a weight of a format has at the least.
 
+    Args:
+      number_format: any.
+
     Example:
       >>> from jentropy.formats import FP8_BLOCK, MXFP4
       >>> least_rank(MXFP4), least_rank(FP8_BLOCK)
