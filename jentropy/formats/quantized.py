@@ -100,6 +100,9 @@ def least_rank(number_format: Format) -> int:
     Args:
       number_format: any.
 
+    Returns:
+      A number of axes.
+
     Example:
       >>> from jentropy.formats import FP8_BLOCK, MXFP4
       >>> least_rank(MXFP4), least_rank(FP8_BLOCK)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 from jaxtyping import Array, Float32, UInt
@@ -34,7 +35,7 @@ class Rules(Scales):
 @partial(jax.jit, static_argnames=("number_format", "rule"))
 def _fitted(
     weight: Float32[Array, "rows columns"],
-    factor: float,
+    factor: Any,
     *,
     number_format: Format,
     rule: str | None,
