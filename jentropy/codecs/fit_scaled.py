@@ -19,7 +19,7 @@ from .tables import BYTE
 
 SMALL = 1 << 14  # codes; smaller tensors are not worth classes
 SAMPLE = 1 << 18  # codes of a large tensor that tell whether classes are worth anything
-MIN_GAIN = 200  # of a sample: one part in this
+MIN_GAIN = 100  # of a sample: one part in this, for which encoding and decoding take longer
 RARE = 4  # a byte that fills less than one part in this of a slot escapes
 TYPICAL = 5  # bits of the median magnitude in the sums that classes are made of
 AT_ONCE = 1 << 18  # codes that are counted at a time
@@ -44,16 +44,16 @@ def choose(
     if not (row.any() or column.any()):
         return []
     shape = int(row.max()) + 1, int(column.max()) + 1
-    if codes.size > SAMPLE:
-        stride = max(1, len(matrix) * matrix.shape[1] // SAMPLE)
-        places = fit_classes.places(len(matrix), stride)
-        some = _histogram(np.asarray(matrix[places]), (row[places], column), shape)
-        plain = _bits(*_tables(some.sum(axis=(0, 1))[None]))
-        if min(_bits(*_tables(h)) for h, _ in _ways(some, row, column)) * MIN_GAIN > plain * (
-            MIN_GAIN - 1
-        ):
-            return []
-    ways = [_way(*way) for way in _ways(_histogram(matrix, (row, column), shape), row, column)]
+    places = fit_classes.places(len(matrix), max(1, matrix.size // SAMPLE))
+    some = matrix if len(places) == len(matrix) else np.asarray(matrix[places])
+    histogram = _histogram(some, (row[places], column), shape)
+    best = min(_bits(*_tables(counts)) for counts, _ in _ways(histogram, row, column))
+    plain = _bits(*_tables(histogram.sum(axis=(0, 1))[None]))
+    if MIN_GAIN * best > (MIN_GAIN - 1) * plain:
+        return []
+    if some is not matrix:
+        histogram = _histogram(matrix, (row, column), shape)
+    ways = [_way(*way) for way in _ways(histogram, row, column)]
     size, head = min(ways, key=lambda way: way[0])
     return [(size, Coding(codec=NAME, head=write_head(head)))]
 
