@@ -102,3 +102,7 @@ class Layout:
     take: Callable[[Any, Any, Any], Any]
     blocks: Callable[[Any], tuple[int, Callable[..., Any]]] | None = None
     kernels: Callable[[], Kernels] | None = None
+
+    def takes(self, number_format: Format) -> bool:
+        """Whether it can hold matrices of a format: no kernel has decoders or transforms."""
+        return (number_format.is_elementwise or self.kernels is None) and self.holds(number_format)
