@@ -16,12 +16,22 @@ import numpy as np
 from jentropy.errors import UnsupportedError
 from jentropy.formats import ElementFormat
 
-from . import byte_planes, context, deflate, fit_context, fit_planes, planes, stored
+from . import (
+    byte_planes,
+    context,
+    deflate,
+    fit_context,
+    fit_planes,
+    fit_scaled,
+    planes,
+    scaled,
+    stored,
+)
 from .calls import batch_symbols
 from .coding import Coding, Span, is_packed
 
 CODECS: dict[str, ModuleType] = {
-    module.NAME: module for module in (stored, deflate, planes, context)
+    module.NAME: module for module in (stored, deflate, planes, context, scaled)
 }
 TINY = 64  # numbers; coding fewer costs more than it saves
 SMALL = 1 << 11  # numbers; fewer are not worth the tables of codec `context`
@@ -56,6 +66,8 @@ def choose(numbers: np.ndarray, slices: Sequence[np.ndarray], element: ElementFo
     constant = None if packed else fit_planes.constant_of(numbers, slices, element)
     if not ways or constant or fit_planes.least_bytes(histograms) < ways[0][0]:
         ways.insert(0, fit_planes.choose(histograms, element, constant))
+    if numbers.dtype.itemsize == 1:
+        ways += fit_scaled.choose(numbers, histograms[0], element)
     size, best = min(ways, key=lambda way: way[0])
     gain = fit_planes.MIN_GAIN
     return best if gain * size < (gain - 1) * numbers.nbytes else stored_as_is

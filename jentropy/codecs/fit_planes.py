@@ -139,7 +139,7 @@ def _with_bytes(counts: np.ndarray, size: int) -> tuple[int, bytes]:
     kind = WITH_ESCAPES if rare else OF_BYTES
     if rare:
         inside = np.append(inside, rare)[None]
-    levels = _levels(inside)
+    levels = tables.levels_of_used(inside)
     head = bytes([kind, first, last - first]) + tables.write_levels(levels)
     return _bytes(inside, tables.frequencies_of(levels), size) + rare, head
 
@@ -147,7 +147,7 @@ def _with_bytes(counts: np.ndarray, size: int) -> tuple[int, bytes]:
 def _with_pairs(counts: np.ndarray, size: int) -> tuple[int, bytes]:
     """The same with one table for both halves of a byte."""
     square = counts.reshape(NIBBLES, NIBBLES)
-    levels = _levels((square.sum(axis=0) + square.sum(axis=1))[None])
+    levels = tables.levels_of_used((square.sum(axis=0) + square.sum(axis=1))[None])
     head = bytes([OF_PAIRS]) + tables.write_levels(levels)
     return _bytes(counts[None], pair_tables(levels).frequencies, size), head
 
@@ -156,10 +156,3 @@ def _bytes(counts: np.ndarray, frequencies: np.ndarray, size: int) -> int:
     """Bytes that symbols of such counts take, and their lanes."""
     bits = -(-int((counts * tables.costs(frequencies)).sum()) >> tables.COST_BITS)
     return -(-bits // 8) + 5 * calls.lane_count(size)
-
-
-def _levels(counts: np.ndarray) -> np.ndarray:
-    """Levels of counts of any size; 0 of those that are 0."""
-    shift = max(0, int(counts.max()).bit_length() - 31)
-    scaled = np.where(counts > 0, np.maximum(1, counts >> shift), 0)
-    return np.where(counts > 0, tables.levels_of(scaled), 0)
