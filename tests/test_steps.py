@@ -132,14 +132,15 @@ def test_arrays_of_another_weight_are_refused(name):
 
 @pytest.mark.parametrize("states", CHECKS)
 def test_a_trellis_is_decoded_by_its_states(states):
-    codes = np.random.default_rng(states).integers(0, 16, (3, 300)).astype(np.uint8)
-    levels = np.linspace(-3, 4, 16).astype(np.float32)
-    step = Step(name="trellis", settings=(("states", states),), arrays=(real("levels", 16),))
+    codes = np.random.default_rng(states).integers(96, 160, (3, 300)).astype(np.uint8)
+    step = Step(name="trellis", settings=(("states", states),), arrays=(real("levels", 4),))
+    levels = np.array([-3.5, -1.5, 0.5, 2.5], np.float32)  # of codes 126 to 129
     numbers = DECODERS["trellis"].decode(step, UINT8, codes, {"levels": levels})
     for row, told in zip(codes, numbers, strict=True):
         state = 0
         for code, number in zip(row.tolist(), told.tolist(), strict=True):
-            assert number == (-levels[code] if state & 1 else levels[code])
+            level = 2 * (code - 128) + 0.5
+            assert number == (-level if state & 1 else level)
             state = trellis(states).following[state, code & 1]
 
 

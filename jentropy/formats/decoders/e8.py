@@ -1,6 +1,6 @@
 """Vectors of eight columns are points of lattice E8, coded number by number.
 
-    levels  [levels], at most 2^bits of a code; a code beyond them is the last one
+    levels  [levels], two or more, as `even_levels` has them
     words   [rows, vectors], whole numbers below 16
 
 A vector's word of the Hamming code (`vectors.words`) tells which of its numbers are negated. With
@@ -21,21 +21,20 @@ from jentropy.formats.step import Step, namespace
 from jentropy.formats.vectors import DIMENSIONS, words
 
 from .decoder import Decoder
-from .levels import LEVELS
+from .even_levels import are_sound, taken
 
 
 def _decode(step: Step, element: ElementFormat, codes: Any, arrays: Mapping[str, Any]) -> Any:
     xp, (rows, columns) = namespace(codes), codes.shape
     word = xp.minimum(arrays["words"], 15).astype(np.int32)
     negated = xp.asarray(words()).take(word, axis=0).reshape(rows, -1)[:, :columns]
-    levels = LEVELS.decode(step, element, codes, arrays)
+    levels = taken(arrays["levels"], codes, element)
     return xp.where(negated == 1, -levels, levels)
 
 
 def _is_sound(step: Step, element: ElementFormat) -> bool:
     levels, own = step.arrays
-    table = Step(name="levels", arrays=(levels,))
-    return LEVELS.is_sound(table, element) and own.element.name == RAW and len(own.shape) == 2
+    return are_sound(levels, element) and own.element.name == RAW and len(own.shape) == 2
 
 
 def _code_shape(step: Step, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
 """A code is a place in a table of levels, with a sign that the codes before it in its row decide.
 
-    levels  [levels], at most 2^bits of a code; a code beyond them is the last one
+    levels  [levels], two or more, as `even_levels` has them
 
 Setting `states` says which trellis (`trellises`). The sign is a prefix sum over GF(2) along the
 row, so that a decoder needs no loop.
@@ -20,12 +20,12 @@ from jentropy.formats.step import Step, namespace
 from jentropy.formats.trellises import CHECKS, trellis
 
 from .decoder import Decoder
-from .levels import LEVELS
+from .even_levels import are_sound, taken
 
 
 def _decode(step: Step, element: ElementFormat, codes: Any, arrays: Mapping[str, Any]) -> Any:
     odd = is_odd(codes, step.setting("states"))
-    levels = LEVELS.decode(step, element, codes, arrays)
+    levels = taken(arrays["levels"], codes, element)
     return namespace(codes).where(odd, -levels, levels)
 
 
@@ -58,7 +58,7 @@ def is_odd(codes: Any, states: int) -> Any:
 
 
 def _is_sound(step: Step, element: ElementFormat) -> bool:
-    return LEVELS.is_sound(step, element) and step.setting("states") in CHECKS
+    return are_sound(step.arrays[0], element) and step.setting("states") in CHECKS
 
 
 TRELLIS = Decoder(decode=_decode, settings=("states",), arrays=("levels",), is_sound=_is_sound)
