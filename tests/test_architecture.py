@@ -27,7 +27,7 @@ LAYERS = [
     {"entropy"},
     {"codecs"},
     {"containers"},
-    {"checkpoints", "pallas_kernels"},
+    {"checkpoints", "pallas_kernels", "quantization"},
     {"models"},
     {"report"},
     {"bench"},

@@ -11,6 +11,7 @@ from .blocks import ASYMMETRIC_INT4, FP8_BLOCK, FP8_ROW, INT4_GROUP, INT8_ROW, M
 from .decoders import DECODERS
 from .dequantizing import GROUP_INDEX, dequantize, dequantize_slabs
 from .element import RAW, ElementFormat, Field, code_dtype, codes_of, raw_element
+from .fitting import SCALE_RULES
 from .floats import BF16, FP4_E2M1, FP8_E4M3, FP8_E5M2, FP8_E8M0, FP16, FP32
 from .format import WHOLE, Format, Parameter, Role
 from .integers import (
@@ -25,7 +26,7 @@ from .integers import (
 )
 from .packing import pack, unpack
 from .quantized import QuantizedTensor, code_arrays, least_rank
-from .quantizing import SCALE_RULES, quantize
+from .quantizing import quantize
 from .step import SideArray, Step
 from .transforms import TRANSFORMS
 

@@ -106,6 +106,12 @@ class QuantizedTensor:
 def least_rank(number_format: Format) -> int:
     """Axes that a weight of a format has at the least.
 
+    Args:
+      number_format: any.
+
+    Returns:
+      A number of axes.
+
     Example:
       >>> from jentropy.formats import FP8_BLOCK, MXFP4
       >>> least_rank(MXFP4), least_rank(FP8_BLOCK)

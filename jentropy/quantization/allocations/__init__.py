@@ -1,0 +1,13 @@
+"""Allocations: how bits are shared out among tensors.
+
+To add one: a file here with a frozen dataclass that is an `Allocation`, and a line in
+`ALLOCATIONS`.
+"""
+
+from jentropy.quantization.recipe import Allocation, Share
+
+from .equal import Equal
+
+ALLOCATIONS: dict[str, type[Allocation]] = {"equal": Equal}
+
+__all__ = ["ALLOCATIONS", "Allocation", "Equal", "Share"]
