@@ -152,7 +152,9 @@ class Model:
         made = quantize_weights(self.weights, recipe, self.statistics, bits=bits, loss=self.loss)
         other = quantizing.with_weights(self.dense, self.matrices.parts, quantizing.decoded(made))
         found = evaluation.likelihood(other, self.scored, self.dense)
-        assert found.difference is not None and found.kl is not None and found.flips is not None
+        assert found.difference is not None
+        assert found.kl is not None
+        assert found.flips is not None
         return {
             "model_bits": rates.coded(jax.tree.map(np.asarray, made)),
             "stored_bits": rates.stored(made),

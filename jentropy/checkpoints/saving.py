@@ -69,6 +69,6 @@ def _item(name: str, leaf: Any) -> Item:
     if trees.is_compressed(leaf):
         return Item(name=name, array=leaf)
     numpy, key = not isinstance(leaf, jax.Array), trees.key_implementation(leaf, name)
-    draft = partial(coder.draft, numpy=numpy, key=key)
+    draft = partial(coder.Original, numpy=numpy, key=key)
     reads = not isinstance(leaf, np.ndarray)
     return Item(name=name, array=of_leaf(name, leaf), draft=draft, reads=reads)
