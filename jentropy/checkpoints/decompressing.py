@@ -38,7 +38,7 @@ def decompress_checkpoint(
 
     An Orbax checkpoint comes back as one to Orbax: its arrays written anew as they were laid out,
     every other file byte for byte. A checkpoint that was made of a pytree becomes an Orbax
-    checkpoint of it.
+    checkpoint of it, with the texts that were saved beside it.
 
     Work that was killed, was interrupted or failed is taken up by the next call, but for that of a
     pytree: what it wrote is held to the hashes of the checkpoint.
@@ -76,7 +76,8 @@ def decompress_checkpoint(
     total = all_bytes(store)
     memory.expect(total if store.index.is_pytree else min(memory.WORKING, total), "decompressing")
     if store.index.is_pytree:
-        orbax.save_tree(target, trees.decompress(load(path)), replaces=replaces)
+        tree = trees.decompress(load(path))
+        orbax.save_tree(target, tree, replaces=replaces, beside=store.index.beside)
         return
     with (
         staged(target, PURPOSE, resumable=True, replaces=replaces) as stage,

@@ -126,7 +126,7 @@ class Manifest:
         """Adds a tensor, one of a file or what Orbax stored as a leaf; returns its number."""
         reads, leaf = leaf is not None, leaf or ARRAY
         draft = partial(
-            coder.draft, element=element, numpy=not leaf.jax, scalar=leaf.scalar, key=leaf.key
+            coder.Original, element=element, numpy=not leaf.jax, scalar=leaf.scalar, key=leaf.key
         )
         self.tensors.append(len(self.items))
         self.items.append(Item(name=array.name, array=array, draft=draft, reads=reads))

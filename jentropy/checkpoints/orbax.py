@@ -56,11 +56,17 @@ def shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def save_tree(
-    path: Path, tree: Any, *, replaces: Replaces | None = None, purpose: str = "decompress"
+    path: Path,
+    tree: Any,
+    *,
+    replaces: Replaces | None = None,
+    purpose: str = "decompress",
+    beside: Mapping[str, str] | None = None,
 ) -> None:
     """Writes a pytree of arrays, numbers and texts with Orbax's defaults, whole or not at all.
 
     Args:
+      beside: texts by name, of files that will lie in the folder too.
       replaces: see `staging.refuse_existing`.
       purpose: see `staging.stage_of`.
 
@@ -83,6 +89,8 @@ def save_tree(
                 ocp.save(plain / "out", tree)
         except (ValueError, TypeError) as error:
             raise UnsupportedError(f"Orbax cannot store it: {said(error)}", file=path) from error
+        for name, text in (beside or {}).items():
+            (stage / "out" / name).write_text(text, encoding="utf-8")
         durable.sync_tree(stage / "out")
         put_in_place(stage / "out", path, replace=replaces is not None)
 

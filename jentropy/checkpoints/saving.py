@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,13 @@ from .writer import writing
 
 
 @faults.told
-def save(path: str | Path, packed: Any, *, overwrite: bool = False) -> None:
+def save(
+    path: str | Path,
+    packed: Any,
+    *,
+    overwrite: bool = False,
+    beside: Mapping[str, str] | None = None,
+) -> None:
     """Writes a pytree as a compressed checkpoint.
 
     Work that was killed or failed is taken up by the next call for this path: of each tensor that
@@ -30,6 +37,8 @@ def save(path: str | Path, packed: Any, *, overwrite: bool = False) -> None:
         `QuantizedTensor`, None, and Python's numbers and texts come back as they are, any other
         node as a dict of its fields, unless `load` has a target.
       overwrite: whether a compressed checkpoint that is there is replaced.
+      beside: texts by the names of the files that they would be: a model's `config.json`, its
+        `tokenizer.json`, which opening it finds.
 
     Raises:
       InputError: a leaf that is no array, number or text, by its path.
@@ -49,7 +58,10 @@ def save(path: str | Path, packed: Any, *, overwrite: bool = False) -> None:
     items = [_item(name, leaf) for name, leaf in named]
     with writing(Path(path), fingerprint("pytree"), overwrite=overwrite) as writer:
         writer.finish(
-            tensors=write(writer, items), tree=tree, formats=tuple(structure.formats(tree))
+            tensors=write(writer, items),
+            tree=tree,
+            formats=tuple(structure.formats(tree)),
+            beside=dict(beside or {}),
         )
 
 
@@ -57,6 +69,6 @@ def _item(name: str, leaf: Any) -> Item:
     if trees.is_compressed(leaf):
         return Item(name=name, array=leaf)
     numpy, key = not isinstance(leaf, jax.Array), trees.key_implementation(leaf, name)
-    draft = partial(coder.draft, numpy=numpy, key=key)
+    draft = partial(coder.Original, numpy=numpy, key=key)
     reads = not isinstance(leaf, np.ndarray)
     return Item(name=name, array=of_leaf(name, leaf), draft=draft, reads=reads)

@@ -7,7 +7,8 @@ To add one: a file here with a frozen dataclass that is an `Allocation`, and a l
 from jentropy.quantization.recipe import Allocation, Share
 
 from .equal import Equal
+from .slope import Slope
 
-ALLOCATIONS: dict[str, type[Allocation]] = {"equal": Equal}
+ALLOCATIONS: dict[str, type[Allocation]] = {"equal": Equal, "slope": Slope}
 
-__all__ = ["ALLOCATIONS", "Allocation", "Equal", "Share"]
+__all__ = ["ALLOCATIONS", "Allocation", "Equal", "Share", "Slope"]

@@ -9,7 +9,8 @@ rounding to others; any other solves the whole `Problem`.
 from .alphabet import Alphabet
 from .elementwise import Elementwise
 from .of_format import OfFormat
+from .uniform import Uniform
 
-ALPHABETS: dict[str, type[Alphabet]] = {"format": OfFormat}
+ALPHABETS: dict[str, type[Alphabet]] = {"format": OfFormat, "uniform": Uniform}
 
-__all__ = ["ALPHABETS", "Alphabet", "Elementwise", "OfFormat"]
+__all__ = ["ALPHABETS", "Alphabet", "Elementwise", "OfFormat", "Uniform"]

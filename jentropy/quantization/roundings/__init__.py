@@ -4,8 +4,16 @@ To add one: a file here with a frozen dataclass that is a `Rounding`, and a line
 """
 
 from .nearest import Nearest
+from .rate_aware import RateAware
 from .rounding import Rounding
+from .sequential import Sequential
+from .stochastic import Stochastic
 
-ROUNDINGS: dict[str, type[Rounding]] = {"nearest": Nearest}
+ROUNDINGS: dict[str, type[Rounding]] = {
+    "nearest": Nearest,
+    "stochastic": Stochastic,
+    "rate_aware": RateAware,
+    "sequential": Sequential,
+}
 
-__all__ = ["ROUNDINGS", "Nearest", "Rounding"]
+__all__ = ["ROUNDINGS", "Nearest", "RateAware", "Rounding", "Sequential", "Stochastic"]

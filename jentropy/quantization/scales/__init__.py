@@ -3,9 +3,10 @@
 To add a way: a file here with a frozen dataclass that is a `Scales`, and a line in `SCALES`.
 """
 
+from .rms_step import RmsStep
 from .rules import Rules
 from .scales import Scales
 
-SCALES: dict[str, type[Scales]] = {"rules": Rules}
+SCALES: dict[str, type[Scales]] = {"rules": Rules, "rms_step": RmsStep}
 
-__all__ = ["SCALES", "Rules", "Scales"]
+__all__ = ["SCALES", "RmsStep", "Rules", "Scales"]
