@@ -52,7 +52,8 @@ def statistics_of(found: Calibration, names: Sequence[str]) -> dict[str, Statist
         told = found.of(address(name))
         made[name] = Statistics(
             hessian=told["hessian"],
-            largest=np.maximum(-told["low"], told["high"]),
+            low=told["low"],
+            high=told["high"],
             gradient=told["gradient"],
             tokens=told["tokens"],
         )

@@ -55,7 +55,11 @@ def problem():
         x = draw.normal(size=(512, 128)) * np.exp(draw.normal(size=128)) * 2.0**n
         hessian = (x.T @ x / 512).astype("f4")
         statistics[name] = Statistics(
-            hessian=hessian, largest=np.abs(x).max(0).astype("f4"), gradient=0.5, tokens=512
+            hessian=hessian,
+            low=x.min(0).astype("f4"),
+            high=x.max(0).astype("f4"),
+            gradient=0.5,
+            tokens=512,
         )
     return weights, statistics
 
