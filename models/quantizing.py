@@ -14,10 +14,10 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from jentropy import modes
-from jentropy.checkpoints import Checkpoint, open_checkpoint, save
+from jentropy.checkpoints import Checkpoint, exporting, open_checkpoint, save
 from jentropy.checkpoints.contents import CONFIG, CONFIGS
 from jentropy.checkpoints.progress import Progress
-from jentropy.errors import InputError
+from jentropy.errors import InputError, UnsupportedError
 from jentropy.formats import QuantizedTensor
 from jentropy.quantization import Recipe, Statistics, quantize_weights, rates
 from jentropy.quantization.allocations import ByRole, Equal
@@ -129,6 +129,7 @@ def quantize_checkpoint(
     sequences: int = SEQUENCES,
     length: int = LENGTH,
     sums: str | Path | None = None,
+    tool: str | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> float:
@@ -145,7 +146,9 @@ def quantize_checkpoint(
       text: calibrates; None: every second module of Python's standard library.
       sequences, length: of the text.
       sums: where those of the calibration are saved and taken up, see `calibrate`.
-      overwrite: whether a compressed checkpoint that is there is replaced.
+      tool: writes a directory that this tool reads (`checkpoints.exporting`) and no compressed
+        checkpoint.
+      overwrite: whether one that is there is replaced.
       progress: called with the sequences calibrated since the last call.
 
     Returns:
@@ -174,12 +177,19 @@ def quantize_checkpoint(
         loss = Loss(model, matrices.parts, rows[:SCORED])
     made = quantize_weights(dict(matrices), recipe, statistics, bits=bits, loss=loss)
     packed = jax.tree.map(np.asarray, made)
-    save(
-        dst,
-        {**dict(matrices.others()), **packed},
-        overwrite=overwrite,
-        beside=beside(checkpoint),
-    )
+    tensors, texts = {**dict(matrices.others()), **packed}, beside(checkpoint)
+    if tool is None:
+        save(dst, tensors, overwrite=overwrite, beside=texts)
+    else:
+        apart = [name for name, part in matrices.parts.items() if part.tensor != name]
+        if apart:
+            raise UnsupportedError(
+                f"weights of {tool}",
+                tensor=matrices.parts[apart[0]].tensor,
+                expected="each projection a tensor of its own",
+                found="one of several",
+            )
+        exporting.export(dst, tensors, tool, beside=texts, overwrite=overwrite)
     return rates.coded(packed)
 
 
