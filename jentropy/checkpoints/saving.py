@@ -15,6 +15,7 @@ from jentropy.containers import coder, trees
 from . import faults, structure
 from .contents import of_leaf
 from .items import Item, fingerprint, write
+from .mirrors import destination
 from .writer import writing
 
 
@@ -32,7 +33,7 @@ def save(
     it finished and that is the same, by its hashes.
 
     Args:
-      path: where it will appear, whole or not at all.
+      path: where it will appear, whole or not at all; see `compress_checkpoint` for URLs.
       packed: a pytree of `CompressedTensor` or arrays; arrays are compressed. Dicts, lists, tuples,
         `QuantizedTensor`, None, and Python's numbers and texts come back as they are, any other
         node as a dict of its fields, unless `load` has a target.
@@ -56,7 +57,7 @@ def save(
     plain = jax.tree_util.tree_unflatten(treedef, [leaf for _, leaf in leaves])
     named, tree = structure.flatten(plain)
     items = [_item(name, leaf) for name, leaf in named]
-    with writing(Path(path), fingerprint("pytree"), overwrite=overwrite) as writer:
+    with writing(destination(path), fingerprint("pytree"), overwrite=overwrite) as writer:
         writer.finish(
             tensors=write(writer, items),
             tree=tree,
