@@ -122,7 +122,7 @@ def test_kernels_that_do_not_work_are_not_taken(backend, monkeypatch, caplog):
         caplog.clear()
         monkeypatch.setattr(backends, "decode", decode)
         monkeypatch.setattr(backends, "matmul", matmul)
-        return backends.default_backend(number_format)
+        return backends.default_backend(of)
 
     def right(x, w, interpret, **options):
         dense = jentropy.decode(w, jnp.float32, interpret=True)
