@@ -190,8 +190,8 @@ def load(
         compute_dtype = jnp.bfloat16 if is_bf16 else jnp.float32
     sharding = mesh and Sharding(mesh=mesh, rules=rules, kv_heads=config.num_kv_heads)
     # Those of every weight in turn: parts over a mesh that came to lie differently take the next.
-    backend = kernels.default_backend()
-    layouts = {name: [backend, *({"reference"} - {backend}), ""] for name in tensors}
+    backends = {name: kernels.default_backend(t.number_format) for name, t in tensors.items()}
+    layouts = {name: [own, *({"reference"} - {own}), ""] for name, own in backends.items()}
 
     compressed, stored = isinstance(checkpoint, CompressedCheckpoint), StoredWeights(checkpoint)
 
