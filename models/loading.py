@@ -174,7 +174,7 @@ def load(
 
     def make(tensor: Tensor, codes: Any, place: Place) -> Any:
         weight = stored.of(tensor, codes)
-        is_plain = not weight.number_format.parameters
+        is_plain = weight.number_format.is_plain
         if is_plain and (dense or not compressed):
             return place.of_array(tensor.values(codes))
         part = place.of_quantized(weight)

@@ -63,7 +63,7 @@ def suitable_backend() -> str:
 def has_kernels(backend: str, number_format: Format) -> bool:
     """Whether a layout of the backend's own holds a format."""
     layouts = (layout for layout in LAYOUTS.values() if layout.backend == backend)
-    return any(layout.holds(number_format) for layout in layouts)
+    return any(layout.takes(number_format) for layout in layouts)
 
 
 @functools.cache

@@ -21,9 +21,11 @@ from jentropy.codecs import (
     context_head,
     fit_context,
     fit_planes,
+    fit_scaled,
     fused,
     planes,
     rawbits,
+    scaled,
     threads,
 )
 from jentropy.codecs.rans import LANE
@@ -88,6 +90,8 @@ def codings_of(numbers: np.ndarray, element: ElementFormat) -> list[Coding]:
         codings += [coding for _, coding in fit_context.choose([sample])]
         for head, _ in fit_context.fits([sample])[0]:
             codings.append(Coding(codec="context", head=context_head.write_head(head)))
+    if numbers.dtype.itemsize == 1:
+        codings += [c for _, c in fit_scaled.choose(numbers, slices[0], element)]
     return codings
 
 
@@ -143,6 +147,80 @@ def test_rows_and_columns_of_any_scale_come_back(shape, dtype):
     assert {c.codec for c in codings} == {"stored", "planes", "context"}
     for coding in codings:
         assert identical(round_trip(numbers, element, coding)[0], numbers)
+
+
+def on_a_grid(shape, step: float, rows: float = 0, columns: float = 0) -> np.ndarray:
+    """Codes of int8 of numbers whose rows and columns have scales of their own."""
+    rng = np.random.default_rng(2)
+    values = rng.standard_normal(shape) * np.exp(rows * rng.standard_normal((shape[0], 1)))
+    values *= np.exp(columns * rng.standard_normal(shape[1]))
+    return np.clip(np.round(values / step), -128, 127).astype(np.int8).view(np.uint8)
+
+
+@pytest.mark.parametrize("name", ["INT8", "RAW", "INT8_EXCESS128"])
+@pytest.mark.parametrize(
+    ("scales", "step"), [((0, 0.7), 1.0), ((0.5, 0), 0.3), ((0.5, 0.7), 0.5), ((0.5, 3), 0.05)]
+)
+def test_integers_whose_rows_and_columns_have_scales_cost_what_each_of_them_does(
+    name, scales, step
+):
+    numbers = on_a_grid((512, 1024), step, *scales)
+    if name == "INT8_EXCESS128":
+        numbers = numbers ^ np.uint8(128)
+    element = formats.element_named(name, np.uint8)
+    counts = entropy.measure(numbers, element)
+    coding = codecs.choose(numbers, counts.slices, element)
+    assert coding.codec == "scaled"
+    out, size = round_trip(numbers, element, coding)
+    assert identical(out, numbers)
+    even = on_a_grid((512, 1024), step)  # as if all had one
+    if scales == (0, 0.7):
+        by_column = [_entropy(np.bincount(numbers[:, i], minlength=256)) for i in range(1024)]
+        fewer = 0.17  # of 512 codes a column, whose plug-in reads low
+        assert 8 * (size + len(coding.head)) / numbers.size < np.mean(by_column) + fewer
+    assert 8 * (size + len(coding.head)) / numbers.size < counts.entropy_bits() - 0.1
+    # A piece of it that begins and ends inside of rows.
+    span = span_of(numbers, element, coding)
+    piece = dataclasses.replace(span, start=1500, size=20_000)
+    part = numbers.reshape(-1)[1500:21_500]
+    (payload,) = codecs.encode([part], [piece])
+    assert identical(codecs.decode([payload], [piece])[0], part)
+    assert not fit_scaled.choose(even, entropy.measure(even, element).slices[0], element)
+
+
+def test_damaged_payloads_of_scaled_codes_are_refused_or_give_other_codes():
+    numbers = on_a_grid((200, 600), 0.2, 0.5)
+    numbers.reshape(-1)[7::40_000] = 0x55  # escapes
+    element = formats.INT8
+    slices = entropy.measure(numbers, element).slices
+    ((_, coding),) = fit_scaled.choose(numbers, slices[0], element)
+    span = span_of(numbers, element, coding)
+    assert scaled.head_of(span).escapes
+    (payload,) = codecs.encode([numbers.reshape(-1)], [span])
+    rng, refused = np.random.default_rng(0), 0
+    for at in rng.integers(0, payload.size, 150):
+        damaged = payload.copy()
+        damaged[at] ^= 0x11
+        try:
+            (out,) = codecs.decode([damaged], [span])
+        except CorruptError:
+            refused += 1
+        else:
+            assert not identical(out, numbers)
+    assert refused > 60
+    for cut in range(0, len(coding.head), 40):
+        short = dataclasses.replace(coding, head=coding.head[:cut])
+        with pytest.raises(CorruptError):
+            codecs.decode([payload], [dataclasses.replace(span, coding=short)])
+    for at in (*range(12), *range(12, len(coding.head), 25)):
+        head = bytearray(coding.head)
+        head[at] ^= 1 << at % 8
+        other = dataclasses.replace(coding, head=bytes(head))
+        try:
+            (out,) = codecs.decode([payload], [dataclasses.replace(span, coding=other)])
+        except CorruptError:
+            continue
+        assert out.size == span.size
 
 
 def pruned(dtype, size: int, kept: float, *, signs: bool) -> np.ndarray:
@@ -279,8 +357,8 @@ def test_scales_of_rows_are_worth_a_class():
     exact = fit_context.tops_of(counts, formats.BF16)
     ((_, coding),) = fit_context.choose([fit_context.sample(numbers, exact, formats.BF16)])
     head = context_head.read_head(coding.head, formats.BF16, 512, 2048)
-    assert head.rows.any()
-    assert head.contexts > 4
+    assert head.classes.rows.any()
+    assert head.classes.count > 4
     _, size = round_trip(numbers, formats.BF16, coding)
     joint = entropy.measure(numbers, formats.BF16).joint_entropy_bits()
     assert 8 * (size + len(coding.head)) / numbers.size < joint - 0.1

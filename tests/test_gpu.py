@@ -231,6 +231,34 @@ def test_fewer_steps_than_blocks(monkeypatch):
     close(y, x, dense.T)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "rows", "precision"),
+    [((3, 0, 17, 1), 24, None), ((0, 5), 5, "highest"), ((0, 0), 3, None)],
+    ids=["some", "full precision", "none"],
+)
+def test_groups_of_rows(sizes, rows, precision):
+    """Several tiles of a group, none of others; rows of none give 0, whatever they hold."""
+    dense = weights((len(sizes), 130, 140))
+    x = np.random.default_rng(1).standard_normal((rows, 140)).astype(np.float32)
+    x = x if precision else x.astype(ml_dtypes.bfloat16)
+    x[sum(sizes) :] = np.nan
+    y = jentropy.grouped_matmul(
+        jnp.asarray(x),
+        resident(jnp.asarray(dense)),
+        jnp.asarray(sizes, jnp.int32),
+        transpose_w=True,
+        out_dtype=jnp.float32,
+        interpret=True,
+        precision=precision,
+    )
+    end = 0
+    for size, matrix in zip(sizes, dense, strict=True):
+        close(y[end : end + size], x[end : end + size], matrix.T)
+        end += size
+    assert y.shape == (rows, 130)
+    assert not np.asarray(y[end:]).any()
+
+
 def test_64_bits(request):
     """JAX's own integers are wider then, in the interpreter's threads too."""
     dense = jnp.asarray(weights((130, 140)))

@@ -13,7 +13,7 @@ import numpy as np
 
 from jentropy.containers import coder
 from jentropy.errors import InputError
-from jentropy.formats import GROUP_INDEX, ElementFormat, Format
+from jentropy.formats import ELEMENTS, GROUP_INDEX, ElementFormat, Format
 
 from . import choosing, gguf_files, recorded
 from .checkpoint import Tensor
@@ -48,15 +48,17 @@ def _elements(tensors: Iterable[Tensor]) -> Elements:
     return {
         (leaf.array.file, leaf.array.name): leaf.element
         for tensor in tensors
-        if tensor.number_format.parameters
+        if not tensor.number_format.is_plain
         for key, leaf in tensor.stored.items()
         if key != GROUP_INDEX and _fills(leaf)
     }
 
 
 def _fills(codes: StoredCodes) -> bool:
-    """Whether codes fill the stored numbers evenly."""
+    """Whether codes, of an element that the archive knows, fill the stored numbers evenly."""
     bits = codes.element.code_bits
+    if ELEMENTS.get(codes.element.name) != codes.element:
+        return False
     return bits in PACKED_BITS or bits == 8 * codes.array.dtype.itemsize
 
 

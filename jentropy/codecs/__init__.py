@@ -26,14 +26,16 @@ from . import (
     deflate,
     fit_context,
     fit_planes,
+    fit_scaled,
     planes,
+    scaled,
     stored,
 )
 from .calls import batch_symbols
 from .coding import Coding, Span, is_packed
 
 CODECS: dict[str, ModuleType] = {
-    module.NAME: module for module in (stored, deflate, planes, context)
+    module.NAME: module for module in (stored, deflate, planes, context, scaled)
 }
 TINY = 64  # numbers; coding fewer costs more than it saves
 SMALL = 1 << 11  # numbers; fewer are not worth the tables of codec `context`
@@ -47,6 +49,7 @@ class Seen:
       nbytes: of the tensor.
       sample: for codec `context`, if that may take it.
       planes: for codec `planes`; None: it is to be stored.
+      scaled: about how many bytes codec `scaled` takes, and its coding, if it may take it.
 
     Example:
       >>> Seen(nbytes=6).planes is None
@@ -56,6 +59,7 @@ class Seen:
     nbytes: int
     sample: fit_context.Sample | None = None
     planes: fit_planes.Planes | None = None
+    scaled: Sequence[tuple[int, Coding]] = ()
 
 
 def choose(numbers: np.ndarray, slices: Sequence[np.ndarray], element: ElementFormat) -> Coding:
@@ -99,15 +103,21 @@ def seen(numbers: np.ndarray, slices: Sequence[np.ndarray], element: ElementForm
     sample = None
     if numbers.size >= SMALL and element in context_head.ELEMENTS:
         sample = fit_context.sample(numbers, fit_context.tops_of(slices[0], element), element)
+    histograms = slices if packed else byte_planes.histograms(slices, element)
+    constant = None if packed else fit_planes.constant_of(numbers, slices, element)
     return Seen(
         nbytes=numbers.nbytes,
         sample=sample,
-        planes=fit_planes.Planes(
-            histograms=slices if packed else byte_planes.histograms(slices, element),
-            element=element,
-            constant=None if packed else fit_planes.constant_of(numbers, slices, element),
-        ),
+        planes=fit_planes.Planes(histograms=histograms, element=element, constant=constant),
+        scaled=_scaled(numbers, histograms, element),
     )
+
+
+def _scaled(
+    numbers: np.ndarray, histograms: Sequence[np.ndarray], element: ElementFormat
+) -> Sequence[tuple[int, Coding]]:
+    one_byte = numbers.dtype.itemsize == 1
+    return fit_scaled.choose(numbers, histograms[0], element) if one_byte else ()
 
 
 def seen_of_many(many: entropy.Many, tensors: Sequence[np.ndarray]) -> list[Seen]:
@@ -142,7 +152,8 @@ def seen_of_many(many: entropy.Many, tensors: Sequence[np.ndarray]) -> list[Seen
             sample = fit_context.sample(numbers, fit_context.tops_in(numbers, element), element)
         histograms = [plane[n] for plane in planes]
         counted = fit_planes.Planes(histograms=histograms, element=element, constant=constant)
-        looked.append(Seen(nbytes=numbers.nbytes, sample=sample, planes=counted))
+        scaled = _scaled(numbers, histograms, element)
+        looked.append(Seen(nbytes=numbers.nbytes, sample=sample, planes=counted, scaled=scaled))
     return looked
 
 
@@ -177,7 +188,9 @@ def choose_all(tensors: Sequence[Seen]) -> list[Coding]:
     fitted = fit_planes.choose([planes for _, planes in by_planes])
     for (n, _), way in zip(by_planes, fitted, strict=True):
         ways[n].insert(0, way)
-    return [_best(some, one.nbytes) for some, one in zip(ways, tensors, strict=True)]
+    return [
+        _best([*some, *one.scaled], one.nbytes) for some, one in zip(ways, tensors, strict=True)
+    ]
 
 
 def _best(ways: list[tuple[int, Coding]], nbytes: int) -> Coding:

@@ -16,18 +16,15 @@ import numpy as np
 
 from jentropy.formats import ElementFormat
 
-from . import rawbits, tables
+from . import fit_classes, rawbits
 from .coding import Coding
-from .context_head import ELEMENTS, NAME, Head, classes_bits, raw_bits_of, write_head
+from .context_head import ELEMENTS, NAME, Head, raw_bits_of, write_head
 from .fit_tables import Candidate, fit
 from .rans import SLOTS
+from .scale_classes import Classes
 
-CLASSES = 16  # of rows, and of columns: four octaves, which no matrix seen needs
 SAMPLE = 1 << 16  # codes whose tops are counted by context; of large tensors a 64th
 SMALL = 1 << 14  # codes; smaller tensors are not worth classes
-SUM_SCALE = 1023  # of a magnitude in the sums that classes are made of
-IN_CACHE = 1 << 18  # codes whose magnitudes are in memory at a time
-EXACT = 1 << 14  # so many magnitudes add to less than 2^24, which float32 does without rounding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -64,8 +61,8 @@ def sample(codes: np.ndarray, exact: np.ndarray, element: ElementFormat) -> Samp
     row, column = np.zeros(rows, np.uint8), np.zeros(columns, np.uint8)
     if rows > 1 and columns > 1 and codes.size >= SMALL:
         median = int(np.searchsorted(np.cumsum(exact), codes.size // 2, side="right"))
-        by_row, by_column = _sums(matrix, median, element)
-        row, column = _classes(by_row), _classes(by_column)
+        sums = fit_classes.sums(matrix, _magnitudes(median, element))
+        row, column = map(fit_classes.of_sums, sums)
     low, high = _range(exact)
     histogram = _histogram(matrix, row, column, (low, high), element)
     exact = np.add.reduceat(exact, [0, *range(low + 1, high)])
@@ -117,11 +114,9 @@ def _candidates(seen: Sample) -> Iterator[Candidate]:
         yield Candidate(
             element=seen.element,
             histogram=histogram,
-            rows=rows,
-            columns=columns,
+            classes=Classes(rows, columns),
             low_top=seen.low,
             exact=seen.exact,
-            class_bits=classes_bits(rows) + classes_bits(columns),
         )
 
 
@@ -129,7 +124,7 @@ def _range(exact: np.ndarray) -> tuple[int, int]:
     """Where the tops lie, but for the rarest, which no table will have in any context."""
     used = np.flatnonzero(exact)
     seen = np.flatnonzero(exact * (16 * SLOTS) >= exact.sum())
-    margin = 2 * CLASSES
+    margin = 2 * fit_classes.MOST
     low, high = int(seen[0]) - margin, int(seen[-1]) + margin
     return max(low, int(used[0])), min(high, int(used[-1])) + 1
 
@@ -148,7 +143,8 @@ def _histogram(
     rows, columns = codes.shape
     stride = max(1, codes.size // max(SAMPLE, codes.size >> 6))
     down = min(stride, max(1, rows // 64))
-    down_places, across_places = _places(rows, down), _places(columns, -(-stride // down))
+    down_places = fit_classes.places(rows, down)
+    across_places = fit_classes.places(columns, -(-stride // down))
     sample = np.asarray(codes[down_places] if down > 1 else codes)
     if across_places.size < columns:
         sample = sample.take(across_places, axis=1)
@@ -160,34 +156,6 @@ def _histogram(
     place += begins[:, None]
     place += column[across_places].astype(np.int32) * shape[2]
     return np.bincount(place.reshape(-1), minlength=math.prod(shape)).reshape(shape)
-
-
-def _places(count: int, stride: int) -> np.ndarray:
-    """One place in every `stride`, at odds with any period that data may have."""
-    starts = np.arange(0, count, stride)
-    jitter = (np.arange(starts.size) * 40503 + 12345 >> 4) % stride
-    return np.minimum(starts + jitter, count - 1)
-
-
-def _sums(codes: np.ndarray, median: int, element: ElementFormat) -> tuple[np.ndarray, np.ndarray]:
-    """Sums of magnitudes over each row and each column, about 32 a code. int64 each.
-
-    Products with ones, which run at several times the speed of a sum over rows or columns.
-
-    Args:
-      median: of the tops.
-    """
-    rows, columns = codes.shape
-    integers, ones = _magnitudes(median, element), np.ones(EXACT, np.float32)
-    by_row, by_column = np.zeros(rows, np.int64), np.zeros(columns, np.int64)
-    for left in range(0, columns, EXACT):
-        width = min(EXACT, columns - left)
-        height = min(EXACT, max(1, IN_CACHE // width))
-        for at in range(0, rows, height):
-            part = integers.take(codes[at : at + height, left : left + width], mode="wrap")
-            by_row[at : at + height] += (part @ ones[:width]).astype(np.int64)
-            by_column[left : left + width] += (ones[: len(part)] @ part).astype(np.int64)
-    return by_row, by_column
 
 
 @lru_cache(maxsize=32)  # 256 KB each; medians of weights are few
@@ -206,18 +174,4 @@ def _magnitudes(median: int, element: ElementFormat) -> np.ndarray:
     bits = (magnitude << np.uint32(23 - mantissa)) + np.uint32((127 - element.bias) << 23)
     with np.errstate(over="ignore"):
         scaled = bits.view(np.float32) * np.float32(2.0) ** np.float32(min(127, 5 - typical))
-    return np.floor(np.minimum(scaled, np.float32(SUM_SCALE)))
-
-
-def _classes(sums: np.ndarray) -> np.ndarray:
-    """Quarter octaves of sums, the CLASSES most populous in a row; others the nearest."""
-    share = (sums << 20) // max(1, int(sums.max()) >> 6)  # of the largest, in 2^26 or a bit more
-    share = np.maximum(share, 1) << 7
-    level = np.searchsorted(tables.WEIGHTS[1::2], share, side="right")
-    counts = np.bincount(level)
-    low = 0
-    if counts.size > CLASSES:
-        inside = np.convolve(counts, np.ones(CLASSES, np.int64))[CLASSES - 1 :]
-        low = int(np.argmax(inside))
-    classes = np.clip(level - low, 0, min(CLASSES, counts.size) - 1)
-    return (classes - classes.min()).astype(np.uint8)
+    return np.floor(np.minimum(scaled, np.float32(fit_classes.LARGEST)))

@@ -229,7 +229,7 @@ def _with_bytes(counts: np.ndarray, sizes: np.ndarray) -> Iterator[_Fit]:
     inside *= symbol < count[:, None]
     rare = sizes - inside.sum(axis=1)
     inside[np.arange(len(counts)), count] = rare  # nothing, where there are no escapes
-    levels = _levels(inside)
+    levels = tables.levels_of_used(inside)
     bits = (inside * tables.costs(tables.frequencies_of(levels))).sum(axis=1)
     coded = _bytes(bits, sizes) + rare
     for n, escapes in enumerate((rare > 0).tolist()):
@@ -244,7 +244,7 @@ def _with_bytes(counts: np.ndarray, sizes: np.ndarray) -> Iterator[_Fit]:
 def _with_pairs(counts: np.ndarray, size: int) -> _Fit:
     """A plane with one table for both halves of a byte."""
     square = counts.reshape(NIBBLES, NIBBLES)
-    levels = _levels((square.sum(axis=0) + square.sum(axis=1))[None])
+    levels = tables.levels_of_used((square.sum(axis=0) + square.sum(axis=1))[None])
     bits = (counts * tables.costs(pair_tables(levels).frequencies)).sum()
     return _Fit(coded=int(_bytes(bits, np.int64(size))), kind=OF_PAIRS, levels=levels)
 
@@ -253,11 +253,3 @@ def _bytes(bits: Any, size: Any) -> Any:
     """Bytes of so many bits in 2^-COST_BITS, and of the lanes of so many symbols."""
     whole = -(-bits >> tables.COST_BITS)
     return -(-whole // 8) + 5 * -(-size // LANE)
-
-
-def _levels(counts: np.ndarray) -> np.ndarray:
-    """Levels of counts of any size, int64[tables, symbols]; 0 of those that are 0."""
-    most = counts.max(axis=1, keepdims=True)
-    shift = np.maximum(0, np.frexp(most.astype(np.float64))[1] - 31)
-    scaled = np.where(counts > 0, np.maximum(1, counts >> shift), 0)
-    return np.where(counts > 0, tables.levels_of(scaled), 0)

@@ -23,6 +23,7 @@ from . import calls, tables
 from .context import IN_FULL
 from .context_head import ESCAPE, TABLES, Head, raw_bits_of
 from .rans import SLOTS
+from .scale_classes import Classes
 
 SHARE_BITS = 28  # of a share of a tensor in an estimate
 BELOW = 200  # tops below the first of a window that an escape may tell in a byte
@@ -35,19 +36,16 @@ class Candidate:
     Attributes:
       element: format of its codes.
       histogram: int64[contexts, tops] of a sample.
-      rows, columns: uint8, class of each.
+      classes: of its rows and columns.
       low_top: the first of those tops.
       exact: int64[tops] of the whole tensor: a sample may miss what lies at its period.
-      class_bits: that the classes take in a head.
     """
 
     element: ElementFormat
     histogram: np.ndarray
-    rows: np.ndarray
-    columns: np.ndarray
+    classes: Classes
     low_top: int
     exact: np.ndarray
-    class_bits: int
 
 
 def fit(candidates: Sequence[Candidate]) -> list[tuple[Head, int]]:
@@ -114,14 +112,13 @@ def fit(candidates: Sequence[Candidate]) -> list[tuple[Head, int]]:
             first=int(first[n]) % (1 << 16),
             count=int(count[n]),
             levels=levels[n, : number[n], : count[n] + 1],
-            rows=candidate.rows,
-            columns=candidate.columns,
+            classes=candidate.classes,
             base=int(base[n]),
         )
         whole = int(size[n])  # Python's: products go beyond 64 bits
         coded = int(average[n]) * whole // int(sampled[n]) + (int(more[n]) * whole >> SHARE_BITS)
         bits = (max(0, coded) >> tables.COST_BITS) + raw_bits_of(candidate.element) * whole
-        bits += int(head_bits[n]) + candidate.class_bits + 24 * calls.lane_count(whole)
+        bits += int(head_bits[n]) + candidate.classes.bits() + 24 * calls.lane_count(whole)
         fitted.append((head, bits))
     return fitted
 

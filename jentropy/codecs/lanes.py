@@ -170,6 +170,12 @@ def expect_sound(sound: bool) -> None:
         )
 
 
+def expect_no_carries(carries: np.ndarray) -> None:
+    """Raises CorruptError unless no lane's initial state carries anything."""
+    if carries.any():
+        raise CorruptError("coded symbols", expected="lanes that begin at 2^16", found="others")
+
+
 def expect_escapes(marked: int, stored: int) -> None:
     """Raises CorruptError unless a chunk has as many escapes as symbols that say so."""
     if marked != stored:

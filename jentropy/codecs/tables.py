@@ -139,6 +139,14 @@ def levels_of(counts: np.ndarray) -> np.ndarray:
     return 1 + np.searchsorted(_BOUNDS, share, side="right")
 
 
+def levels_of_used(counts: np.ndarray) -> np.ndarray:
+    """Levels of counts of any size, int64[tables, symbols]; 0 of those that are 0."""
+    most = counts.max(axis=1, keepdims=True)
+    shift = np.maximum(0, np.frexp(most.astype(np.float64))[1] - 31)
+    scaled = np.where(counts > 0, np.maximum(1, counts >> shift), 0)
+    return np.where(counts > 0, levels_of(scaled), 0)
+
+
 def costs(frequencies: np.ndarray) -> np.ndarray:
     """Cost of symbols of such frequencies, in 2^-COST_BITS bit; 0 of those that there are not."""
     return _COST[frequencies]

@@ -8,6 +8,7 @@ archive and the tests take it from there.
 from typing import Any
 
 from .blocks import ASYMMETRIC_INT4, FP8_BLOCK, FP8_ROW, INT4_GROUP, INT8_ROW, MXFP4, MXFP8, NVFP4
+from .decoders import DECODERS
 from .dequantizing import GROUP_INDEX, dequantize, dequantize_slabs
 from .element import RAW, ElementFormat, Field, code_dtype, codes_of, raw_element
 from .floats import BF16, FP4_E2M1, FP8_E4M3, FP8_E5M2, FP8_E8M0, FP16, FP32
@@ -23,8 +24,10 @@ from .integers import (
     UINT8,
 )
 from .packing import pack, unpack
-from .quantized import QuantizedTensor, code_arrays
+from .quantized import QuantizedTensor, code_arrays, least_rank
 from .quantizing import SCALE_RULES, quantize
+from .step import SideArray, Step
+from .transforms import TRANSFORMS
 
 _PLAIN = (BF16, FP16, FP32, FP8_E4M3, FP8_E5M2)  # weights without parameters; by dtype
 _PARTS = (
@@ -101,6 +104,7 @@ def plain_format(dtype: Any) -> Format:
 __all__ = [
     "ASYMMETRIC_INT4",
     "BF16",
+    "DECODERS",
     "ELEMENTS",
     "FORMATS",
     "FP16",
@@ -134,6 +138,9 @@ __all__ = [
     "Parameter",
     "SCALE_RULES",
     "Role",
+    "SideArray",
+    "Step",
+    "TRANSFORMS",
     "code_arrays",
     "code_dtype",
     "codes_of",
@@ -141,6 +148,7 @@ __all__ = [
     "dequantize_slabs",
     "element_named",
     "format_of_dtype",
+    "least_rank",
     "pack",
     "plain_format",
     "quantize",

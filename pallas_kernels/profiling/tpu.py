@@ -187,7 +187,7 @@ def measure(
     return Figures(
         m=m,
         tile=(plan.tile_k, plan.tile_n),
-        schedule=schedule.read(dump, _kernel("matmul", weight), steps=plan.grid[1], trips=rest),
+        schedule=schedule.read(dump, kernel_name("matmul", weight), steps=plan.grid[1], trips=rest),
         hbm_cycles=TPUS[target].hbm_cycles(weight.nbytes / (plan.grid[0] * plan.grid[1])),
         dense_cycles=dense_cycles,
     )
@@ -207,7 +207,7 @@ def measure_decode(
     return Figures(
         m=None,
         tile=(tile_k, tile_n),
-        schedule=schedule.read(dump, _kernel("decode", weight), steps=k // tile_k, trips=rest),
+        schedule=schedule.read(dump, kernel_name("decode", weight), steps=k // tile_k, trips=rest),
         hbm_cycles=TPUS[target].hbm_cycles(step),
     )
 
@@ -233,7 +233,7 @@ def measure_dense(dump: Path, target: str, m: int, shape: tuple[int, int] = SHAP
     return replace(best, dense_cycles=best.cycles)
 
 
-def _kernel(what: str, weight: ResidentTensor) -> str:
+def kernel_name(what: str, weight: ResidentTensor) -> str:
     """What the compiler knows a kernel as."""
     return f"{what}_{weight.layout.removeprefix('tpu_')}"
 

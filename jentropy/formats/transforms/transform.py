@@ -1,0 +1,36 @@
+"""What a transform is, on the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from jentropy.formats.step import Step
+
+
+def _sound(step: Step) -> bool:
+    return True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transform:
+    """How a matrix is transformed back. Functions are about one matrix, NumPy or JAX.
+
+    Attributes:
+      undo: (step, numbers float32 [rows, columns], its own arrays by role) -> float32 of that
+        shape, of the space that the weight came from.
+      settings: names of the step's settings.
+      arrays: roles of its own arrays.
+      is_sound: (step) -> whether its settings and the shapes of its arrays go together.
+
+    Example:
+      >>> from jentropy.formats.transforms import TRANSFORMS
+      >>> TRANSFORMS["columns"].arrays
+      ('scale',)
+    """
+
+    undo: Callable[[Step, Any, Mapping[str, Any]], Any]
+    settings: tuple[str, ...] = ()
+    arrays: tuple[str, ...] = ()
+    is_sound: Callable[[Step], bool] = _sound
