@@ -143,6 +143,22 @@ class Format:
         return self.is_elementwise and not self.parameters and not own
 
     @property
+    def by_rows(self) -> bool:
+        """Whether some rows of a matrix, with all of its side arrays, decode by themselves."""
+        return self._decoder.by_rows and not self.transforms
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Whether weights of a shape can have its steps."""
+        if self.is_elementwise:
+            return True
+        matrix = shape[-2:]
+        return (
+            len(matrix) == 2
+            and self._decoder.fits(self.decoder, matrix)
+            and all(TRANSFORMS[step.name].fits(step, matrix) for step in self.transforms)
+        )
+
+    @property
     def side_arrays(self) -> tuple[SideArray, ...]:
         """Arrays of the decoder and of the transforms."""
         return tuple(a for step in (self.decoder, *self.transforms) for a in step.arrays)

@@ -82,6 +82,10 @@ class QuantizedTensor:
         if len(of_codes) < least_rank(self.number_format):
             raise CorruptError("codes", expected="the axes of a block", found=list(of_codes))
         shape = self.number_format.shape(of_codes)
+        if not self.number_format.fits(shape):
+            raise CorruptError(
+                f"steps of {self.number_format.name}", expected="of its matrices", found=list(shape)
+            )
         expected = {
             key: (leaf.shape, leaf.dtype)
             for key, leaf in code_arrays(self.number_format, shape).items()

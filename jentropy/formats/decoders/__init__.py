@@ -5,10 +5,11 @@ matrix by itself, in NumPy and in JAX. Its name, settings and arrays are a file 
 has a paragraph for each.
 """
 
+from .choices import CHOICES
 from .decoder import Decoder
 from .elementwise import ELEMENTWISE
 from .levels import LEVELS
 
-DECODERS: dict[str, Decoder] = {"elementwise": ELEMENTWISE, "levels": LEVELS}
+DECODERS: dict[str, Decoder] = {"elementwise": ELEMENTWISE, "levels": LEVELS, "choices": CHOICES}
 
 __all__ = ["DECODERS", "Decoder"]

@@ -13,6 +13,10 @@ def _sound(step: Step) -> bool:
     return True
 
 
+def _any(step: Step, matrix: tuple[int, int]) -> bool:
+    return True
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transform:
     """How a matrix is transformed back. Functions are about one matrix, NumPy or JAX.
@@ -23,6 +27,7 @@ class Transform:
       settings: names of the step's settings.
       arrays: roles of its own arrays.
       is_sound: (step) -> whether its settings and the shapes of its arrays go together.
+      fits: (step, rows and columns of a weight) -> whether they are of such a matrix.
 
     Example:
       >>> from jentropy.formats.transforms import TRANSFORMS
@@ -34,3 +39,4 @@ class Transform:
     settings: tuple[str, ...] = ()
     arrays: tuple[str, ...] = ()
     is_sound: Callable[[Step], bool] = _sound
+    fits: Callable[[Step, tuple[int, int]], bool] = _any
