@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from . import activations, calibration, evaluation, texts
 from .architectures import ARCHITECTURES, OTHER_NAMES
 from .chat import ChatTemplate, load_chat_template
 from .compressed_params import CompressedParam, compress_params
@@ -42,12 +43,15 @@ __all__ = [
     "Session",
     "Spilled",
     "State",
+    "activations",
     "advance",
     "bytes_per_token",
+    "calibration",
     "compress_module",
     "compress_params",
     "continue_text",
     "encode",
+    "evaluation",
     "generate",
     "load",
     "load_chat_template",
@@ -58,4 +62,5 @@ __all__ = [
     "spill",
     "step",
     "stream",
+    "texts",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,22 +15,31 @@ from jentropy.containers import coder, trees
 from . import faults, structure
 from .contents import of_leaf
 from .items import Item, fingerprint, write
+from .mirrors import destination
 from .writer import writing
 
 
 @faults.told
-def save(path: str | Path, packed: Any, *, overwrite: bool = False) -> None:
+def save(
+    path: str | Path,
+    packed: Any,
+    *,
+    overwrite: bool = False,
+    beside: Mapping[str, str] | None = None,
+) -> None:
     """Writes a pytree as a compressed checkpoint.
 
     Work that was killed or failed is taken up by the next call for this path: of each tensor that
     it finished and that is the same, by its hashes.
 
     Args:
-      path: where it will appear, whole or not at all.
+      path: where it will appear, whole or not at all; see `compress_checkpoint` for URLs.
       packed: a pytree of `CompressedTensor` or arrays; arrays are compressed. Dicts, lists, tuples,
         `QuantizedTensor`, None, and Python's numbers and texts come back as they are, any other
         node as a dict of its fields, unless `load` has a target.
       overwrite: whether a compressed checkpoint that is there is replaced.
+      beside: texts by the names of the files that they would be: a model's `config.json`, its
+        `tokenizer.json`, which opening it finds.
 
     Raises:
       InputError: a leaf that is no array, number or text, by its path.
@@ -47,9 +57,12 @@ def save(path: str | Path, packed: Any, *, overwrite: bool = False) -> None:
     plain = jax.tree_util.tree_unflatten(treedef, [leaf for _, leaf in leaves])
     named, tree = structure.flatten(plain)
     items = [_item(name, leaf) for name, leaf in named]
-    with writing(Path(path), fingerprint("pytree"), overwrite=overwrite) as writer:
+    with writing(destination(path), fingerprint("pytree"), overwrite=overwrite) as writer:
         writer.finish(
-            tensors=write(writer, items), tree=tree, formats=tuple(structure.formats(tree))
+            tensors=write(writer, items),
+            tree=tree,
+            formats=tuple(structure.formats(tree)),
+            beside=dict(beside or {}),
         )
 
 
@@ -57,6 +70,6 @@ def _item(name: str, leaf: Any) -> Item:
     if trees.is_compressed(leaf):
         return Item(name=name, array=leaf)
     numpy, key = not isinstance(leaf, jax.Array), trees.key_implementation(leaf, name)
-    draft = partial(coder.draft, numpy=numpy, key=key)
+    draft = partial(coder.Original, numpy=numpy, key=key)
     reads = not isinstance(leaf, np.ndarray)
     return Item(name=name, array=of_leaf(name, leaf), draft=draft, reads=reads)

@@ -33,6 +33,7 @@ COMMANDS = (
     "salvage",
     "inspect",
     "generate",
+    "evaluate",
     "bench",
 )
 PRINT_ONLY = ("demo", "bench")  # what they measure, and that is all they do
