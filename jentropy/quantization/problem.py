@@ -47,7 +47,7 @@ class Solution:
     """Codes and arrays of one matrix, and the format that says what they mean.
 
     Attributes:
-      number_format: without transforms, which come to it later.
+      number_format: its transforms are those of what was solved, not those that led to the problem.
       codes: `code`, parameters, and arrays of the decoder, by name.
     """
 

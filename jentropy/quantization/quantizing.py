@@ -204,5 +204,6 @@ def _matrix(
         key=key,
     )
     solution: Solution = recipe.alphabet.solve(problem)
+    steps += solution.number_format.transforms
     number_format = dataclasses.replace(solution.number_format, transforms=tuple(steps))
     return QuantizedTensor(number_format=number_format, codes={**solution.codes, **beside}).check()

@@ -18,7 +18,7 @@ class Statistics:
     Attributes:
       hessian: float32[*stack, columns, columns], E[x x^T]; None: the identity, which takes no
         memory.
-      largest: float32[*stack, columns], the largest |x|.
+      low, high: float32[*stack, columns], the least and the greatest x, and 0.
       gradient: float32[*stack], mean squared gradient of the loss by an output.
       tokens: how many inputs were seen; 0: nothing was, and all of this is made up.
 
@@ -29,20 +29,27 @@ class Statistics:
     """
 
     hessian: Any
-    largest: Any
+    low: Any
+    high: Any
     gradient: Any = 1.0
     tokens: Any = 0
 
     @classmethod
     def identity(cls, columns: int) -> Statistics:
         """Where there is no calibration: inputs are independent, of unit variance."""
-        return cls(hessian=None, largest=jnp.ones(columns, jnp.float32))
+        ones = jnp.ones(columns, jnp.float32)
+        return cls(hessian=None, low=-ones, high=ones)
+
+    @property
+    def largest(self) -> Float32[Array, "*stack columns"]:
+        """The largest |x|."""
+        return jnp.maximum(-jnp.asarray(self.low), jnp.asarray(self.high))
 
     @property
     def diagonal(self) -> Float32[Array, "*stack columns"]:
         """E[x^2]."""
         if self.hessian is None:
-            return jnp.ones_like(self.largest)
+            return jnp.ones_like(self.high)
         return jnp.diagonal(jnp.asarray(self.hessian), axis1=-2, axis2=-1)
 
     @property
@@ -59,6 +66,7 @@ class Statistics:
         return replace(
             self,
             hessian=None if self.hessian is None else one(self.hessian, 2),
-            largest=one(self.largest, 1),
+            low=one(self.low, 1),
+            high=one(self.high, 1),
             gradient=one(self.gradient, 0),
         )
