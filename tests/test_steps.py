@@ -45,6 +45,11 @@ def real(name: str, *shape: int) -> SideArray:
 STEPS = {
     "elementwise": Step(name="elementwise"),
     "levels": Step(name="levels", arrays=(real("levels", 9),)),
+    "choices": Step(
+        name="choices",
+        settings=(("group", 8),),
+        arrays=(real("tables", 3, 5), whole("choice", "uint8", ROWS, 3)),
+    ),
     "trellis": Step(name="trellis", settings=(("states", 8),), arrays=(real("levels", 9),)),
     "e8": Step(name="e8", arrays=(real("levels", 9), whole("words", "uint8", ROWS, 3))),
     "ball": Step(name="ball", settings=(("columns", COLUMNS),)),

@@ -120,8 +120,9 @@ def _transformed_back(number_format: Format, numbers: Any, arrays: Mapping[str, 
 def dequantize_slabs(
     number_format: Format, arrays: Mapping[str, np.ndarray], weights: int
 ) -> Iterator[np.ndarray]:
-    """The numbers of a tensor, float32, in slabs along its first axis; a matrix that transforms
-    make one of is one slab.
+    """The numbers of a tensor, float32, in slabs along its first axis.
+
+    A matrix that decodes only as a whole is one slab.
 
     Args:
       number_format: what the codes mean.
