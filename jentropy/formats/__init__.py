@@ -14,6 +14,7 @@ from .element import RAW, ElementFormat, Field, code_dtype, codes_of, raw_elemen
 from .fitting import SCALE_RULES
 from .floats import BF16, FP4_E2M1, FP8_E4M3, FP8_E5M2, FP8_E8M0, FP16, FP32
 from .format import WHOLE, Format, Parameter, Role
+from .gradients import GRADIENT_RULES, fake_quantize
 from .integers import (
     INT4,
     INT4_EXCESS8,
@@ -116,6 +117,7 @@ __all__ = [
     "FP8_E5M2",
     "FP8_E8M0",
     "FP8_ROW",
+    "GRADIENT_RULES",
     "GROUP_INDEX",
     "INT4",
     "INT4_EXCESS8",
@@ -148,6 +150,7 @@ __all__ = [
     "dequantize",
     "dequantize_slabs",
     "element_named",
+    "fake_quantize",
     "format_of_dtype",
     "least_rank",
     "pack",

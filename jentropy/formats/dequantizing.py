@@ -120,8 +120,9 @@ def _transformed_back(number_format: Format, numbers: Any, arrays: Mapping[str, 
 def dequantize_slabs(
     number_format: Format, arrays: Mapping[str, np.ndarray], weights: int
 ) -> Iterator[np.ndarray]:
-    """The numbers of a tensor, float32, in slabs along its first axis; a matrix that transforms
-    make one of is one slab.
+    """The numbers of a tensor, float32, in slabs along its first axis.
+
+    A matrix that decodes only as a whole is one slab.
 
     Args:
       number_format: what the codes mean.
@@ -139,7 +140,7 @@ def dequantize_slabs(
     """
     shape = number_format.shape(arrays["code"].shape)
     rank, length = len(shape), shape[0] if shape else 0
-    matrix = rank == 2 and not number_format.is_by_rows
+    matrix = rank == 2 and not number_format.by_rows
     if length == 0 or math.prod(shape) <= weights or matrix:
         yield dequantize(number_format, arrays)
         return

@@ -123,8 +123,8 @@ def _refuse_derivative(primals: Any, tangents: Any) -> Any:
         "derivative of quantize",
         expected="numbers that none is taken of",
         found="numbers that one is taken of",
-        hint="it is zero almost everywhere: take jax.lax.stop_gradient(values), or x + "
-        "stop_gradient(dequantize(...) - x) for a straight-through estimate",
+        hint="it is zero almost everywhere: formats.fake_quantize has gradients that stand for it; "
+        "jax.lax.stop_gradient(values) says that none is meant",
     )
 
 

@@ -6,6 +6,7 @@ has a paragraph for each.
 """
 
 from .ball import BALL
+from .choices import CHOICES
 from .codebook import CODEBOOK
 from .decoder import Decoder
 from .e8 import E8
@@ -18,6 +19,7 @@ from .trellis import TRELLIS
 DECODERS: dict[str, Decoder] = {
     "elementwise": ELEMENTWISE,
     "levels": LEVELS,
+    "choices": CHOICES,
     "trellis": TRELLIS,
     "e8": E8,
     "ball": BALL,

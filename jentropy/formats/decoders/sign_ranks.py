@@ -42,15 +42,15 @@ def _is_sound(step: Step, element: ElementFormat) -> bool:
     )
 
 
-def _code_shape(step: Step, shape: tuple[int, ...]) -> tuple[int, ...]:
+def _fits(step: Step, matrix: tuple[int, int]) -> bool:
     left, right = step.arrays
-    return (*shape[:-2], left.shape[1], right.shape[2])
+    return (left.shape[1], right.shape[2]) == matrix
 
 
 SIGN_RANKS = Decoder(
     decode=_decode,
     arrays=("left", "right"),
-    code_shape=_code_shape,
     is_sound=_is_sound,
     by_rows=False,
+    fits=_fits,
 )

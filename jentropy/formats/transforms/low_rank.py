@@ -26,9 +26,9 @@ def _undo(step: Step, numbers: Any, arrays: Mapping[str, Any]) -> Any:
     return numbers + jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
 
 
-def _fits(step: Step, rows: int, columns: int) -> bool:
+def _fits(step: Step, matrix: tuple[int, int]) -> bool:
     left, right = step.arrays
-    return (left.shape[0], right.shape[1]) == (rows, columns)
+    return (left.shape[0], right.shape[1]) == matrix
 
 
 def _is_sound(step: Step) -> bool:

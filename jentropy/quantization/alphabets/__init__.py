@@ -7,10 +7,43 @@ rounding to others; any other solves the whole `Problem`.
 """
 
 from .alphabet import Alphabet
+from .best_of import BestOf
+from .centroids import Centroids
 from .elementwise import Elementwise
+from .integer import Integer
+from .minifloat import Minifloat
+from .mixed_tables import MixedTables
 from .of_format import OfFormat
+from .of_table import OfTable
+from .super_blocks import SuperBlocks
+from .trellis import Trellis
 from .uniform import Uniform
 
-ALPHABETS: dict[str, type[Alphabet]] = {"format": OfFormat, "uniform": Uniform}
+ALPHABETS: dict[str, type[Alphabet]] = {
+    "format": OfFormat,
+    "integer": Integer,
+    "minifloat": Minifloat,
+    "table": OfTable,
+    "super_blocks": SuperBlocks,
+    "best_of": BestOf,
+    "mixed_tables": MixedTables,
+    "uniform": Uniform,
+    "centroids": Centroids,
+    "trellis": Trellis,
+}
 
-__all__ = ["ALPHABETS", "Alphabet", "Elementwise", "OfFormat", "Uniform"]
+__all__ = [
+    "ALPHABETS",
+    "Alphabet",
+    "BestOf",
+    "Centroids",
+    "Elementwise",
+    "Integer",
+    "Minifloat",
+    "MixedTables",
+    "OfFormat",
+    "OfTable",
+    "SuperBlocks",
+    "Trellis",
+    "Uniform",
+]

@@ -3,6 +3,7 @@
 To add one: a file here with a frozen dataclass that is a `Rounding`, and a line in `ROUNDINGS`.
 """
 
+from .learned import Learned
 from .nearest import Nearest
 from .rate_aware import RateAware
 from .rounding import Rounding
@@ -14,6 +15,7 @@ ROUNDINGS: dict[str, type[Rounding]] = {
     "stochastic": Stochastic,
     "rate_aware": RateAware,
     "sequential": Sequential,
+    "learned": Learned,
 }
 
-__all__ = ["ROUNDINGS", "Nearest", "RateAware", "Rounding", "Sequential", "Stochastic"]
+__all__ = ["ROUNDINGS", "Learned", "Nearest", "RateAware", "Rounding", "Sequential", "Stochastic"]
