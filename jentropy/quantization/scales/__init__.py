@@ -3,6 +3,7 @@
 To add a way: a file here with a frozen dataclass that is a `Scales`, and a line in `SCALES`.
 """
 
+from .absolute_mean import AbsoluteMean
 from .learned_clipping import LearnedClipping
 from .rms_step import RmsStep
 from .rules import Rules
@@ -14,6 +15,7 @@ SCALES: dict[str, type[Scales]] = {
     "rms_step": RmsStep,
     "search": Search,
     "learned_clipping": LearnedClipping,
+    "absolute_mean": AbsoluteMean,
 }
 
-__all__ = ["SCALES", "LearnedClipping", "RmsStep", "Rules", "Scales", "Search"]
+__all__ = ["SCALES", "AbsoluteMean", "LearnedClipping", "RmsStep", "Rules", "Scales", "Search"]

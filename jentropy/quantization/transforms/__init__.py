@@ -5,7 +5,7 @@ the way back in `formats/transforms`.
 """
 
 from .centred import Centred
-from .column_scales import Capped, ColumnScales, Searched, Smooth
+from .column_scales import Balanced, Capped, ColumnScales, Searched, Smooth
 from .hadamard import Hadamard
 from .low_rank import LowRank
 from .outliers import Outliers
@@ -17,6 +17,7 @@ TRANSFORMS: dict[str, type[Transform]] = {
     "smooth": Smooth,
     "searched": Searched,
     "capped": Capped,
+    "balanced": Balanced,
     "centred": Centred,
     "sorted_columns": SortedColumns,
     "low_rank": LowRank,
@@ -25,6 +26,7 @@ TRANSFORMS: dict[str, type[Transform]] = {
 
 __all__ = [
     "TRANSFORMS",
+    "Balanced",
     "Capped",
     "Centred",
     "ColumnScales",

@@ -147,3 +147,29 @@ class Capped(ColumnScales):
             loss = distortions.weighted(weight, decoded, statistics) + inputs
             found.append((float(loss), i, factors))
         return min(found, key=lambda one: one[:2])[2]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Balanced(ColumnScales):
+    """D2Quant's dual scales (2026): rows and columns are divided by their root mean squares in
+    turn, until neither has outliers; the scales of rows are left to the alphabet.
+
+    Attributes:
+      rounds: of rows and columns.
+      exponent: how much of it is done; 1: all.
+    """
+
+    rounds: int = 4
+    exponent: float = 0.5
+
+    def factors(
+        self, weight: Float32[Array, "rows columns"], statistics: Statistics
+    ) -> Float32[Array, " columns"]:
+        """See `ColumnScales`."""
+        square = jnp.square(weight)
+        rows, columns = jnp.ones(len(square)), jnp.ones(square.shape[1])
+        tiny = 1e-30
+        for _ in range(self.rounds):
+            rows = jnp.maximum((square / columns[None, :]).mean(1), tiny)
+            columns = jnp.maximum((square / rows[:, None]).mean(0), LEAST**2)
+        return columns ** (-self.exponent / 2)
