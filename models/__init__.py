@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from . import activations, calibration, evaluation, texts
+from . import activations, calibration, evaluation, quantizing, texts
 from .architectures import ARCHITECTURES, OTHER_NAMES
 from .chat import ChatTemplate, load_chat_template
 from .compressed_params import CompressedParam, compress_params
@@ -57,6 +57,7 @@ __all__ = [
     "load_chat_template",
     "load_tokenizer",
     "prefill",
+    "quantizing",
     "sample",
     "sampling_of",
     "spill",

@@ -203,8 +203,8 @@ def _chunk(
 def _scores(q: jax.Array, k: jax.Array, scoring: Scoring) -> Float[Array, "b k g t s"]:
     """Scores of every query and key.
 
-    Keys are filled up to whole tiles and a lone query to two, as XLA for CPU sums in an order that
-    depends on the number of heads and sequences otherwise: parts over a mesh give the same bits.
+    Keys are filled up to whole tiles and a lone query to two: of fewer XLA for CPU sums in an order
+    that depends on the number of heads and sequences, and over a mesh a device has some of them.
     """
     group, time = q.shape[2:4]
     products = jnp.einsum(

@@ -28,7 +28,7 @@ LAYERS = [
     {"codecs"},
     {"containers"},
     {"checkpoints", "pallas_kernels", "quantization"},
-    {"models"},
+    {"models", "training"},
     {"report"},
     {"bench"},
     {"cli"},

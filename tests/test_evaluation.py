@@ -68,7 +68,7 @@ def test_likelihood_and_distance(model, other, rows, monkeypatch):
 def test_continuations(model, rows):
     prompts = rows[:3, :16]
     alone, nll = evaluation.continued(model, prompts, 6, batch=1)
-    assert evaluation.agreed(alone, [*alone, [0], [1], [0]]).tolist() == [6, 0, 6]
+    assert evaluation.agreed(alone, alone + np.array([[0], [1], [0]])).tolist() == [6, 0, 6]
     together = evaluation.continued(model, prompts, 6)[0]
     assert evaluation.agreement_of(alone, together).whole == 1
     assert (nll[alone >= 0] >= 0).all()

@@ -1,228 +1,198 @@
-"""Elements with values of their own, decoders, transforms, gradients of rounding."""
+"""Decoders and transforms of formats: in NumPy and JAX alike, and what does not fit is refused."""
 
 from __future__ import annotations
 
-import dataclasses
+import itertools
+from dataclasses import replace
+from functools import partial
 
 import jax
-import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 import pytest
 
-import jentropy
-from jentropy import formats
-from jentropy.errors import CorruptError, InputError, UnsupportedError
-from jentropy.formats import ElementFormat, Field, Format, QuantizedTensor, SideArray, Step
-from jentropy.formats.blocks import scale
-from jentropy.formats.document import FORMAT
-from jentropy.formats.encoding import encode
-from jentropy.quantization.alphabets.integer import integer_element
-from jentropy.quantization.alphabets.minifloat import minifloat_element
-from jentropy.quantization.level_tables import LEVEL_TABLES, table_element
-
-OWN = [
-    *(minifloat_element(*fields) for fields in ((2, 3), (3, 2), (6, 9), (5, 6), (4, 7), (3, 0))),
-    minifloat_element(2, 1, bias=3),
-    *(table_element(name, 3 + (name == "POSIT")) for name in LEVEL_TABLES),
-    table_element("NF", 4),
-    *(integer_element(bits, 1 << (bits - 1)) for bits in (2, 3, 16)),
-]
-
-
-def named(item) -> str:
-    return item.name
-
-
-def all_codes(element: ElementFormat) -> np.ndarray:
-    return np.arange(1 << element.code_bits, dtype=element.dtype)
-
-
-@pytest.mark.parametrize(
-    ("element", "dtype"),
-    [
-        (minifloat_element(2, 3), ml_dtypes.float6_e2m3fn),
-        (minifloat_element(3, 2), ml_dtypes.float6_e3m2fn),
-        (minifloat_element(2, 1), ml_dtypes.float4_e2m1fn),
-    ],
-    ids=["E2M3", "E3M2", "E2M1"],
+from jentropy.errors import CorruptError
+from jentropy.formats import (
+    DECODERS,
+    FP32,
+    TRANSFORMS,
+    UINT8,
+    Format,
+    QuantizedTensor,
+    SideArray,
+    Step,
+    document,
+    raw_element,
 )
-def test_small_floats_are_those_of_ml_dtypes(element, dtype):
-    codes = all_codes(element)
-    expected = codes.view(dtype).astype(np.float32)
-    assert element.decode(codes).tobytes() == expected.tobytes()
+from jentropy.formats.hadamard import base, is_order, largest_block, rotated
+from jentropy.formats.trellises import CHECKS, trellis
+from jentropy.formats.vectors import ball, words
 
-
-def test_published_tables():
-    # Of the paper's code, bitsandbytes' create_normal_map.
-    nf4 = [-1.0, -0.6961928, -0.52507305, -0.3949175, -0.28444138, -0.18477343, -0.09105004, 0.0,
-           0.0795803, 0.1609302, 0.2461123, 0.33791524, 0.44070983, 0.562617, 0.72295684, 1.0]  # fmt: skip
-    assert np.abs(np.array(LEVEL_TABLES["NF"](4)) - nf4).max() < 1e-6
-    posit = LEVEL_TABLES["POSIT"](8)
-    assert [posit[c] for c in (0x7F, 0x60, 0x50, 0x30, 0x81)] == [4096.0, 4.0, 2.0, 0.5, -4096.0]
-    assert len({*LEVEL_TABLES["APOT"](4)}) == 15
-
-
-@pytest.mark.parametrize("element", OWN, ids=named)
-def test_codes_of_own_values_come_back_and_are_the_nearest(element):
-    codes = all_codes(element)
-    numbers = element.decode(codes)
-    assert (numbers == np.asarray(element.decode(jnp.asarray(codes)))).all()
-    again = element.decode(np.asarray(jax.jit(encode, static_argnums=1)(numbers, element)))
-    assert (again == numbers).all()
-    rng = np.random.default_rng(0)
-    some = (
-        rng.standard_normal(500 if codes.size <= 4096 else 40) * np.abs(numbers).max() / 2
-    ).astype(np.float32)
-    found = element.decode(np.asarray(jax.jit(encode, static_argnums=1)(some, element)))
-    best = np.abs(numbers[None, :].astype(np.float64) - some[:, None]).min(1)
-    assert np.allclose(np.abs(found.astype(np.float64) - some), best, rtol=1e-6, atol=1e-12)
-    number_format = Format(name="X", element=element, parameters=(scale(formats.BF16, (32,)),))
-    assert FORMAT.read(FORMAT.write(number_format)) == number_format
-
-
-def test_a_code_that_its_dtype_decodes_to_something_else_is_refused():
-    fields = tuple(
-        Field(name=n, bits=b) for n, b in (("sign", 1), ("exponent", 6), ("mantissa", 9))
-    )
-    code = (Field(name="code", bits=3),)
-    for told in (
-        {"dtype": np.float16, "fields": fields, "bias": 31},  # FP16 is 1/5/10
-        {"dtype": np.float16, "fields": fields[:2], "bias": 31},
-        {"dtype": np.int8, "fields": code},  # INT3: every negative would be lost
-        {"dtype": np.uint8, "fields": code, "table": (0.0,) * 7},
-        {"dtype": np.uint8, "fields": code, "table": (0.0,) * 7 + (float("nan"),)},
-        {"dtype": np.uint8, "fields": code, "table": (0.0,) * 7 + (0.1,)},  # no float32
-        {"dtype": np.uint16, "fields": fields[::-1], "bias": 31},
-        {"dtype": np.uint16, "fields": fields, "bias": -300},
-    ):
-        with pytest.raises(UnsupportedError):
-            ElementFormat(name="X", **{**told, "dtype": np.dtype(told["dtype"])})
-
-
-def side(name: str, *shape: int, element: ElementFormat = formats.FP16) -> SideArray:
-    return SideArray(name=name, element=element, shape=shape)
-
-
-RAW8 = formats.raw_element("uint8")
-CHOICES = Step(
-    name="choices",
-    settings=(("group", 32),),
-    arrays=(side("levels", 2, 4), side("choice", 6, 3, element=RAW8)),
-)
-STEPPED = Format(
-    name="STEPPED",
-    element=integer_element(2, 0),
-    parameters=(scale(formats.FP32, (1, 32)),),
-    decoder=CHOICES,
-    transforms=(Step(name="columns", arrays=(side("each", 70),)),),
+ROWS, COLUMNS = 6, 20
+UINT16 = replace(
+    UINT8, name="UINT16", dtype=np.dtype(np.uint16), fields=(replace(UINT8.fields[0], bits=16),)
 )
 
 
-def stepped(stack: tuple[int, ...] = ()) -> QuantizedTensor:
-    rng = np.random.default_rng(1)
-    codes = {
-        "code": rng.integers(0, 4, (*stack, 6, 70), np.uint8),
-        "scale": rng.random((*stack, 6, 3), np.float32).view(np.uint32),
-        "levels": rng.random((*stack, 2, 4)).astype(np.float16).view(np.uint16),
-        "choice": rng.integers(0, 2, (*stack, 6, 3), np.uint8),
-        "each": rng.random((*stack, 70)).astype(np.float16).view(np.uint16),
-    }
-    return QuantizedTensor(number_format=STEPPED, codes=codes)
+def whole(name: str, dtype: str, *shape: int) -> SideArray:
+    return SideArray(name=name, element=raw_element(np.dtype(dtype)), shape=shape)
 
 
-@pytest.mark.parametrize("stack", [(), (2, 3)])
-def test_steps_are_undone_wherever_a_weight_is(stack, tmp_path):
-    weight = stepped(stack).check()
-    codes = weight.codes
-    levels = codes["levels"].view(np.float16).astype(np.float32)
-    group = np.arange(70) // 32
-    table = codes["choice"][..., group].astype(int)
-    at = np.arange(int(np.prod(stack, dtype=int))).reshape(*stack, 1, 1)
-    expected = levels.reshape(-1, 2, 4)[at, table, codes["code"].astype(int)]
-    expected = expected * codes["scale"].view(np.float32)[..., group]
-    expected = expected * codes["each"].view(np.float16).astype(np.float32)[..., None, :]
-    assert weight.shape == (*stack, 6, 70)
-    assert (weight.dequantize() == expected).all()
-    on_device = dataclasses.replace(weight, codes=jax.tree.map(jnp.asarray, codes))
-    assert (np.asarray(on_device.dequantize()) == expected).all()
-    slabs = formats.dequantize_slabs(weight.number_format, codes, 100)
-    assert (np.concatenate(list(slabs)) == expected).all()
-    resident = jentropy.to_resident(weight, "reference")
-    assert (np.asarray(jentropy.decode(resident, jnp.float32)) == expected).all()
-    jentropy.save(tmp_path / "w", jentropy.compress({"w": weight}))
-    assert FORMAT.read(FORMAT.write(weight.number_format)) == weight.number_format
-    again = jentropy.decompress(jentropy.load(tmp_path / "w"))["w"]
-    assert again.number_format == weight.number_format
-    assert (again.dequantize() == expected).all()
-    report = jentropy.analyze({"w": weight}).formats["STEPPED"]
-    assert report.weights == expected.size
-    assert report.allocated_bits == pytest.approx(weight.number_format.allocated_bits(weight.shape))
-    if not stack:
-        x = np.random.default_rng(2).standard_normal((3, 70)).astype(np.float32)
-        y = jentropy.matmul(jnp.asarray(x), resident, transpose_w=True)
-        assert np.allclose(y, x @ expected.T, rtol=1e-5, atol=1e-6)
+def real(name: str, *shape: int) -> SideArray:
+    return SideArray(name=name, element=FP32, shape=shape)
 
 
-def without(document: dict, *keys: str) -> dict:
-    return {key: value for key, value in document.items() if key not in keys}
+# Of every decoder and transform a step for weights [6, 20], and bounds of its whole numbers.
+STEPS = {
+    "elementwise": Step(name="elementwise"),
+    "levels": Step(name="levels", arrays=(real("levels", 9),)),
+    "choices": Step(
+        name="choices",
+        settings=(("group", 8),),
+        arrays=(real("tables", 3, 5), whole("choice", "uint8", ROWS, 3)),
+    ),
+    "trellis": Step(name="trellis", settings=(("states", 8),), arrays=(real("levels", 9),)),
+    "e8": Step(name="e8", arrays=(real("levels", 9), whole("words", "uint8", ROWS, 3))),
+    "ball": Step(name="ball", settings=(("columns", COLUMNS),)),
+    "codebook": Step(
+        name="codebook", settings=(("columns", COLUMNS),), arrays=(real("books", 5, 2, 7, 4),)
+    ),
+    "planes": Step(
+        name="planes", arrays=(real("scales", 3, ROWS, 2), whole("groups", "uint8", COLUMNS))
+    ),
+    "sign_ranks": Step(
+        name="sign_ranks", arrays=(real("left", 3, ROWS, 2), real("right", 3, 2, COLUMNS))
+    ),
+    "columns": Step(name="columns", arrays=(real("scale", COLUMNS),)),
+    "hadamard": Step(
+        name="hadamard",
+        settings=(("axis", 1), ("block", COLUMNS)),
+        arrays=(whole("signs", "uint8", COLUMNS),),
+    ),
+    "permutation": Step(name="permutation", arrays=(whole("places", "uint16", COLUMNS),)),
+    "low_rank": Step(name="low_rank", arrays=(real("left", ROWS, 2), real("right", 2, COLUMNS))),
+    "outliers": Step(name="outliers", arrays=(whole("gaps", "uint16", 5), real("values", 5))),
+    "residual_columns": Step(
+        name="residual_columns",
+        settings=(("block", 2),),
+        arrays=(
+            whole("places", "uint16", 3),
+            replace(real("second", ROWS, 3), element=UINT8),
+            real("scale", ROWS, 2),
+        ),
+    ),
+    "shift": Step(name="shift", arrays=(real("shift", COLUMNS),)),
+}
 
 
-def test_steps_that_contradict_themselves_or_the_codes_are_refused():
-    told = FORMAT.write(STEPPED)
-    decoder = told["decoder"]
-    levels, choice = decoder["arrays"]
-    for bad in (
-        {"name": "nobody's"},
-        {"settings": {}},
-        {"settings": {"group": 0}},
-        {"settings": {"group": -1}},
-        {"settings": {"group": 1 << 70}},
-        {"settings": {"group": 32, "more": 1}},
-        {"arrays": [levels]},
-        {"arrays": [levels, without(choice, "element") | {"element": "FP16"}]},
-        {"arrays": [levels | {"shape": [2, 5]}, choice]},
-        {"arrays": [levels | {"shape": [4]}, choice]},
-        {"arrays": [levels, choice | {"name": "code"}]},
-    ):
-        with pytest.raises(InputError):
-            FORMAT.read(told | {"decoder": decoder | bad})
-    for element in (
-        {"name": "INT4", "dtype": "uint8", "fields": {"code": 4}, "excess": 3},
-        {"name": "X", "dtype": "uint8", "fields": {"code": 1}, "table": [0, 1e999]},
-        {"name": "X", "dtype": "uint8", "fields": {"code": 1}, "table": [0, 10**400]},
-        {"name": "X", "dtype": "uint8", "fields": {"code": 1}, "table": [0]},
-    ):
-        with pytest.raises(InputError):
-            FORMAT.read(without(told, "decoder") | {"element": element})
-    weight = stepped()
-    for name, shape in (("levels", (2, 3)), ("choice", (5, 3)), ("each", (69,)), ("code", (7, 70))):
-        codes = weight.codes | {name: np.zeros(shape, weight.codes[name].dtype)}
-        with pytest.raises(CorruptError):
-            dataclasses.replace(weight, codes=codes).check()
+def made(name: str, stack: tuple[int, ...] = ()) -> QuantizedTensor:
+    """A tensor that the step of a name is part of."""
+    step, rng = STEPS[name], np.random.default_rng(0)
+    if name in DECODERS:
+        element = UINT16 if name == "ball" else UINT8
+        told = Format(name=name, element=element, decoder=step)
+    else:
+        told = Format(name=name, element=UINT8, transforms=(step,))
+    shape = (*stack, ROWS, COLUMNS)
+    codes = {"code": rng.integers(0, 1 << 16, told.code_shape(shape)).astype(told.element.dtype)}
+    for own in step.arrays:
+        mine = (*stack, *own.shape)
+        if own.element.name == "RAW":
+            numbers = np.sort(
+                rng.permuted(np.broadcast_to(np.arange(mine[-1]), mine), axis=-1) % 256
+            )
+            codes[own.name] = numbers.astype(own.element.dtype)
+        elif own.element is UINT8:
+            codes[own.name] = rng.integers(0, 256, mine).astype(np.uint8)
+        else:
+            codes[own.name] = rng.normal(size=mine).astype(np.float32).view(np.uint32)
+    return QuantizedTensor(number_format=told, codes=codes).check()
 
 
-def test_gradients_of_rounding_have_names():
-    weight = jnp.array([[6.0, 0.1, 0.5, -0.7, 2.9, 0.0, 1.25, 3.1]])
-    for name in formats.GRADIENT_RULES:
-        numbers = formats.fake_quantize(weight, formats.MXFP4, gradient=name)
-        codes = formats.quantize(weight, formats.MXFP4)
-        assert (numbers == formats.dequantize(formats.MXFP4, codes)).all()
+@pytest.mark.parametrize("stack", [(), (2,)])
+@pytest.mark.parametrize("name", STEPS)
+def test_numbers_are_the_same_in_numpy_and_jax(name, stack):
+    tensor = made(name, stack)
+    numbers = tensor.dequantize()
+    assert (numbers.shape, numbers.dtype) == ((*stack, ROWS, COLUMNS), np.float32)
+    others = jax.jit(QuantizedTensor.dequantize)(tensor)
+    np.testing.assert_allclose(numbers, np.asarray(others), rtol=2e-6, atol=2e-6)
+    told = document.FORMAT.read(document.FORMAT.write(tensor.number_format))
+    assert told == tensor.number_format
 
-    def gradient(rule: str) -> np.ndarray:
-        def loss(x):
-            return formats.fake_quantize(x, formats.MXFP4, gradient=rule).sum()
 
-        return np.asarray(jax.jit(jax.grad(loss))(weight))[0]
+def test_every_step_is_tried():
+    assert set(STEPS) == {*DECODERS, *TRANSFORMS}
 
-    assert (gradient("straight_through") == 1).all()
-    low, high = np.array([4, 0, 0.5, -1, 2, 0, 1, 3]), np.array([6, 0.5, 1, -0.5, 3, 0.5, 1.5, 4])
-    away = np.abs(2 * (np.asarray(weight)[0] - low) / (high - low) - 1)
-    expected = np.minimum(np.maximum(away, 1e-30) ** (1 / 5 - 1) / 5, 3)
-    assert np.allclose(gradient("dge"), expected, rtol=1e-4)
-    with pytest.raises(UnsupportedError, match="gradient rule"):
-        formats.fake_quantize(weight, formats.MXFP4, gradient="none")
-    with pytest.raises(UnsupportedError, match="derivative"):
-        jax.grad(lambda x: formats.quantize(x, formats.MXFP4)["code"].sum().astype(jnp.float32))(
-            weight
-        )
+
+@pytest.mark.parametrize("name", [name for name in STEPS if STEPS[name].arrays])
+def test_arrays_of_another_weight_are_refused(name):
+    tensor = made(name)
+    if name in ("levels", "trellis", "outliers"):  # of any weight
+        return
+    codes = dict(tensor.codes, code=np.concatenate([tensor.codes["code"]] * 2, axis=0))
+    codes["code"] = np.concatenate([codes["code"]] * 2, axis=1)
+    with pytest.raises(CorruptError):
+        replace(tensor, codes=codes).check()
+
+
+@pytest.mark.parametrize("states", CHECKS)
+def test_a_trellis_is_decoded_by_its_states(states):
+    codes = np.random.default_rng(states).integers(96, 160, (3, 300)).astype(np.uint8)
+    step = Step(name="trellis", settings=(("states", states),), arrays=(real("levels", 4),))
+    levels = np.array([-3.5, -1.5, 0.5, 2.5], np.float32)  # of codes 126 to 129
+    numbers = DECODERS["trellis"].decode(step, UINT8, codes, {"levels": levels})
+    for row, told in zip(codes, numbers, strict=True):
+        state = 0
+        for code, number in zip(row.tolist(), told.tolist(), strict=True):
+            level = 2 * (code - 128) + 0.5
+            assert number == (-level if state & 1 else level)
+            state = trellis(states).following[state, code & 1]
+
+
+@pytest.mark.parametrize(("states", "least"), [(4, 9), (8, 10), (16, 11), (32, 13), (64, 14)])
+def test_paths_that_part_and_meet_are_far_apart(states, least):
+    """The free distance of Ungerboeck's codes, in squares of a step."""
+    shape, odd = trellis(states), np.arange(states)[:, None] & 1
+    subset = np.where(odd, -2 * np.arange(2) - 1, 2 * np.arange(2)) % 4  # of a state and a code
+    apart = np.full((states, states), np.inf)  # of two paths, by the states that they are in
+    apart[shape.following[:, 0], shape.following[:, 1]] = 4
+    met = np.inf
+    for _ in range(40):
+        further = np.full_like(apart, np.inf)
+        for one, other in itertools.product((0, 1), repeat=2):
+            gap = (subset[:, None, one] - subset[None, :, other]) % 4
+            total = apart + np.array([0, 1, 4, 1])[gap]
+            places = shape.following[:, None, one], shape.following[None, :, other]
+            np.minimum.at(further, places, total)
+        met = min(met, np.diag(further).min())
+        np.fill_diagonal(further, np.inf)
+        apart = np.minimum(apart, further)
+    assert met == least
+
+
+def test_words_are_far_apart_and_the_ball_is_even():
+    distance = (words()[:, None] != words()[None]).sum(axis=2)
+    assert distance[~np.eye(16, dtype=bool)].min() == 4
+    points = ball() - np.where(np.arange(1 << 16)[:, None] >> 15 & 1, -0.25, 0.25)
+    assert len(np.unique(ball(), axis=0)) == 1 << 16
+    assert (points.sum(axis=1) % 2 == 0).all()
+    assert (np.abs(points) % 1 == 0.5).all()
+
+
+@pytest.mark.parametrize("length", [1, 64, 96, 100, 768, 14 * 64, 11008, 172])
+def test_rotations_are_orthogonal(length):
+    block = largest_block(length)
+    assert is_order(block)
+    assert length % block == 0
+    lines = np.random.default_rng(1).normal(size=(3, length)).astype(np.float32)
+    turned = rotated(lines, block)
+    np.testing.assert_allclose(rotated(turned, block, back=True), lines, atol=1e-5)
+    np.testing.assert_allclose((turned**2).sum(axis=1), (lines**2).sum(axis=1), rtol=1e-5)
+    assert (jax.jit(partial(rotated, block=block))(lines) == turned).all()
+
+
+@pytest.mark.parametrize("order", [12, 20, 28, 36, 44, 60, 76, 84, 108])
+def test_bases_are_hadamard_matrices(order):
+    matrix = base(order)
+    assert (np.abs(matrix) == 1).all()
+    assert (matrix @ matrix.T == order * np.eye(order)).all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,13 +12,16 @@ from typing import Any
 import jax
 
 from jentropy.containers.trees import leaf_name
-from jentropy.errors import InputError, UnsupportedError
+from jentropy.errors import InputError, UnsupportedError, said
 
 from . import durable
-from .faults import named_in, of_system, said, writing
+from .faults import named_in, of_system, writing
+from .remote import RemotePath
 from .staging import Replaces, put_in_place, staged, without_glob
 
 # Orbax takes seconds to import, so only what needs it does.
+# Files that it reads for what it says of arrays.
+METADATA = re.compile(r"(.*/)?(zarr\.json|\.zarray|_[A-Z_]+|orbax\.checkpoint|commit_success\.txt)")
 
 
 def _is_others(record: logging.LogRecord) -> bool:
@@ -44,6 +48,8 @@ def shapes(path: Path) -> dict[str, tuple[int, ...]]:
     Raises:
       InputError: whatever keeps Orbax from reading it.
     """
+    if isinstance(path, RemotePath):
+        path.fetch_below(METADATA)
     with _orbax(path) as (ocp, plain):
         try:
             tree = ocp.metadata(plain).metadata

@@ -317,8 +317,6 @@ def stored_weight(
     rank = least_rank(number_format)
     if len(shape) < max(rank, GROUP_INDEX in stored):
         raise InputError("weight", expected=f"{rank or 1} axes or more", found=list(shape))
-    if not number_format.fits(shape):
-        raise InputError("steps of the weight", expected="of its matrices", found=list(shape))
     grids = {key: array.shape for key, array in code_arrays(number_format, shape).items()}
     if stored.keys() - {GROUP_INDEX} != grids.keys():
         raise InputError("parts of the weight", expected=list(grids), found=list(stored))

@@ -34,6 +34,7 @@ COMMANDS = (
     "inspect",
     "generate",
     "evaluate",
+    "quantize",
     "bench",
 )
 PRINT_ONLY = ("demo", "bench")  # what they measure, and that is all they do

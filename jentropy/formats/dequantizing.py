@@ -140,7 +140,7 @@ def dequantize_slabs(
     """
     shape = number_format.shape(arrays["code"].shape)
     rank, length = len(shape), shape[0] if shape else 0
-    matrix = rank == 2 and not number_format.by_rows
+    matrix = rank == 2 and not number_format.is_by_rows
     if length == 0 or math.prod(shape) <= weights or matrix:
         yield dequantize(number_format, arrays)
         return

@@ -137,26 +137,15 @@ class Format:
         return self.decoder == ELEMENTWISE and not self.transforms
 
     @property
+    def is_by_rows(self) -> bool:
+        """Whether every row of a matrix means the same without the others, but for parameters."""
+        return self._decoder.by_rows and not self.transforms
+
+    @property
     def is_plain(self) -> bool:
         """Whether codes are the bits of numbers of the element's dtype, and that is all."""
         own = self.element.table is not None or self.element.is_minifloat
         return self.is_elementwise and not self.parameters and not own
-
-    @property
-    def by_rows(self) -> bool:
-        """Whether some rows of a matrix, with all of its side arrays, decode by themselves."""
-        return self._decoder.by_rows and not self.transforms
-
-    def fits(self, shape: tuple[int, ...]) -> bool:
-        """Whether weights of a shape can have its steps."""
-        if self.is_elementwise:
-            return True
-        matrix = shape[-2:]
-        return (
-            len(matrix) == 2
-            and self._decoder.fits(self.decoder, matrix)
-            and all(TRANSFORMS[step.name].fits(step, matrix) for step in self.transforms)
-        )
 
     @property
     def side_arrays(self) -> tuple[SideArray, ...]:

@@ -41,16 +41,17 @@ def _is_sound(step: Step, element: ElementFormat) -> bool:
     )
 
 
-def _fits(step: Step, matrix: tuple[int, int]) -> bool:
-    rows, columns = matrix
-    return step.arrays[1].shape == (rows, -(-columns // step.setting("group")))
+def _code_shape(step: Step, shape: tuple[int, ...]) -> tuple[int, ...]:
+    (rows, groups), group = step.arrays[1].shape, step.setting("group")
+    fits = -(-shape[-1] // group) == groups
+    return (*shape[:-2], rows, shape[-1] if fits else groups * group)
 
 
 CHOICES = Decoder(
     decode=_decode,
     settings=("group",),
     arrays=("levels", "choice"),
-    by_rows=False,
+    code_shape=_code_shape,
     is_sound=_is_sound,
-    fits=_fits,
+    by_rows=False,
 )

@@ -20,24 +20,18 @@ def _sound(step: Step, element: ElementFormat) -> bool:
     return True
 
 
-def _any(step: Step, matrix: tuple[int, int]) -> bool:
-    return True
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decoder:
     """A way from codes to numbers. Functions are about one matrix, NumPy or JAX.
 
     Attributes:
-      decode: (step, element, codes [rows, c], its own arrays by role) -> float32 [rows, columns];
-        every row by itself.
+      decode: (step, element, codes [rows, c], its own arrays by role) -> float32 [rows, columns].
       settings: names of the step's settings.
       arrays: roles of its own arrays.
       code_shape: (step, shape of a weight) -> shape of its codes.
       shape: (step, shape of codes) -> shape of the weight: the way back.
-      by_rows: whether its arrays serve all rows, so that some of these decode by themselves.
       is_sound: (step, element of the codes) -> whether they go together.
-      fits: (step, rows and columns of a weight) -> whether its arrays are of such a matrix.
+      by_rows: whether rows are decoded each by itself, with the same arrays.
 
     Example:
       >>> from jentropy.formats.decoders import DECODERS
@@ -50,6 +44,5 @@ class Decoder:
     arrays: tuple[str, ...] = ()
     code_shape: Callable[[Step, Shape], Shape] = _same
     shape: Callable[[Step, Shape], Shape] = _same
-    by_rows: bool = True
     is_sound: Callable[[Step, ElementFormat], bool] = _sound
-    fits: Callable[[Step, tuple[int, int]], bool] = _any
+    by_rows: bool = True

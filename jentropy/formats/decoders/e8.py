@@ -37,15 +37,16 @@ def _is_sound(step: Step, element: ElementFormat) -> bool:
     return are_sound(levels, element) and own.element.name == RAW and len(own.shape) == 2
 
 
-def _fits(step: Step, matrix: tuple[int, int]) -> bool:
-    rows, columns = matrix
-    return step.arrays[1].shape == (rows, -(-columns // DIMENSIONS))
+def _code_shape(step: Step, shape: tuple[int, ...]) -> tuple[int, ...]:
+    rows, vectors = step.arrays[1].shape
+    fits = -(-shape[-1] // DIMENSIONS) == vectors
+    return (*shape[:-2], rows, shape[-1] if fits else vectors * DIMENSIONS)
 
 
 E8 = Decoder(
     decode=_decode,
     arrays=("levels", "words"),
+    code_shape=_code_shape,
     is_sound=_is_sound,
     by_rows=False,
-    fits=_fits,
 )

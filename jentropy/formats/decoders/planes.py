@@ -42,15 +42,15 @@ def _is_sound(step: Step, element: ElementFormat) -> bool:
     )
 
 
-def _fits(step: Step, matrix: tuple[int, int]) -> bool:
+def _code_shape(step: Step, shape: tuple[int, ...]) -> tuple[int, ...]:
     scales, groups = step.arrays
-    return (scales.shape[1], groups.shape[0]) == matrix
+    return (*shape[:-2], scales.shape[1], groups.shape[0])
 
 
 PLANES = Decoder(
     decode=_decode,
     arrays=("scales", "groups"),
+    code_shape=_code_shape,
     is_sound=_is_sound,
     by_rows=False,
-    fits=_fits,
 )

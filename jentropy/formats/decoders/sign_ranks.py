@@ -42,15 +42,15 @@ def _is_sound(step: Step, element: ElementFormat) -> bool:
     )
 
 
-def _fits(step: Step, matrix: tuple[int, int]) -> bool:
+def _code_shape(step: Step, shape: tuple[int, ...]) -> tuple[int, ...]:
     left, right = step.arrays
-    return (left.shape[1], right.shape[2]) == matrix
+    return (*shape[:-2], left.shape[1], right.shape[2])
 
 
 SIGN_RANKS = Decoder(
     decode=_decode,
     arrays=("left", "right"),
+    code_shape=_code_shape,
     is_sound=_is_sound,
     by_rows=False,
-    fits=_fits,
 )

@@ -23,8 +23,4 @@ def _is_sound(step: Step) -> bool:
     return scale.element.name != RAW and len(scale.shape) == 1
 
 
-def _fits(step: Step, matrix: tuple[int, int]) -> bool:
-    return step.arrays[0].shape == matrix[1:]
-
-
-COLUMNS = Transform(undo=_undo, arrays=("scale",), is_sound=_is_sound, fits=_fits)
+COLUMNS = Transform(undo=_undo, arrays=("scale",), is_sound=_is_sound)

@@ -29,8 +29,8 @@ def _undo(step: Step, numbers: Any, arrays: Mapping[str, Any]) -> Any:
     return lines if columns else lines.T
 
 
-def _fits(step: Step, matrix: tuple[int, int]) -> bool:
-    return step.arrays[0].shape == (matrix[step.setting("axis")],)
+def _fits(step: Step, rows: int, columns: int) -> bool:
+    return step.arrays[0].shape == ((rows, columns)[step.setting("axis")],)
 
 
 def _is_sound(step: Step) -> bool:

@@ -26,9 +26,9 @@ def _undo(step: Step, numbers: Any, arrays: Mapping[str, Any]) -> Any:
     return numbers + jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
 
 
-def _fits(step: Step, matrix: tuple[int, int]) -> bool:
+def _fits(step: Step, rows: int, columns: int) -> bool:
     left, right = step.arrays
-    return (left.shape[0], right.shape[1]) == matrix
+    return (left.shape[0], right.shape[1]) == (rows, columns)
 
 
 def _is_sound(step: Step) -> bool:

@@ -45,6 +45,6 @@ def _is_sound(step: Step) -> bool:
 OUTLIERS = Transform(
     undo=_undo,
     arrays=("gaps", "values"),
-    fits=lambda step, matrix: matrix[0] * matrix[1] < 1 << 31,
+    fits=lambda step, rows, columns: rows * columns < 1 << 31,
     is_sound=_is_sound,
 )

@@ -13,7 +13,6 @@ import numpy as np
 from jentropy.formats.element import RAW
 from jentropy.formats.step import Step, namespace
 
-from .columns import COLUMNS
 from .transform import Transform
 
 
@@ -27,4 +26,4 @@ def _is_sound(step: Step) -> bool:
     return places.element.name == RAW and len(places.shape) == 1
 
 
-PERMUTATION = Transform(undo=_undo, arrays=("places",), is_sound=_is_sound, fits=COLUMNS.fits)
+PERMUTATION = Transform(undo=_undo, arrays=("places",), is_sound=_is_sound)

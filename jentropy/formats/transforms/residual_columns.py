@@ -31,8 +31,8 @@ def _undo(step: Step, numbers: Any, arrays: Mapping[str, Any]) -> Any:
     return numbers.at[:, places].add(added, mode="drop")
 
 
-def _fits(step: Step, matrix: tuple[int, int]) -> bool:
-    return step.arrays[1].shape[0] == matrix[0]
+def _fits(step: Step, rows: int, columns: int) -> bool:
+    return step.arrays[1].shape[0] == rows
 
 
 def _is_sound(step: Step) -> bool:

@@ -19,4 +19,4 @@ def _undo(step: Step, numbers: Any, arrays: Mapping[str, Any]) -> Any:
     return numbers
 
 
-SHIFT = Transform(undo=_undo, arrays=("shift",), is_sound=COLUMNS.is_sound, fits=COLUMNS.fits)
+SHIFT = Transform(undo=_undo, arrays=("shift",), is_sound=COLUMNS.is_sound)

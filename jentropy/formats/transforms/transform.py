@@ -13,8 +13,9 @@ def _sound(step: Step) -> bool:
     return True
 
 
-def _any(step: Step, matrix: tuple[int, int]) -> bool:
-    return True
+def columns_fit(step: Step, rows: int, columns: int) -> bool:
+    """Whether the first array of a step has a number for each column."""
+    return step.arrays[0].shape == (columns,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,8 +27,8 @@ class Transform:
         shape, of the space that the weight came from.
       settings: names of the step's settings.
       arrays: roles of its own arrays.
+      fits: (step, rows, columns) -> whether it is about matrices of that shape.
       is_sound: (step) -> whether its settings and the shapes of its arrays go together.
-      fits: (step, rows and columns of a weight) -> whether they are of such a matrix.
 
     Example:
       >>> from jentropy.formats.transforms import TRANSFORMS
@@ -38,5 +39,5 @@ class Transform:
     undo: Callable[[Step, Any, Mapping[str, Any]], Any]
     settings: tuple[str, ...] = ()
     arrays: tuple[str, ...] = ()
+    fits: Callable[[Step, int, int], bool] = columns_fit
     is_sound: Callable[[Step], bool] = _sound
-    fits: Callable[[Step, tuple[int, int]], bool] = _any
