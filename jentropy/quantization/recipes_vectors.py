@@ -64,7 +64,7 @@ MX, NV = OfFormat(number_format=MXFP4), OfFormat(number_format=NVFP4)
 INT4, INT8 = OfFormat(number_format=INT4_GROUP), OfFormat(number_format=INT8_ROW)
 HALF = OfFormat(number_format=FORMATS["BF16"])
 
-VECTOR_RECIPES: dict[str, Recipe] = {
+VECTORS: dict[str, Recipe] = {
     "quip": Recipe(
         alphabet=Integer(bits=2, group=0),
         scales=Search(),
