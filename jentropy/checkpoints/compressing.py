@@ -7,8 +7,9 @@ from pathlib import Path
 from jentropy.errors import InputError
 
 from . import faults, torn
+from .bases import Bases
 from .hub import resolve
-from .items import fingerprint, write
+from .items import base_digest, fingerprint, with_base, write
 from .manifest import collect
 from .opening import read_source
 from .orbax_source import OrbaxSource
@@ -29,6 +30,7 @@ def compress_checkpoint(
     step: int | None = None,
     strict: bool = False,
     follow_links: bool = True,
+    base: Bases = None,
 ) -> None:
     """Compresses a checkpoint, with every file that lies beside its weights.
 
@@ -45,6 +47,7 @@ def compress_checkpoint(
       strict: see `open_checkpoint`; every byte is kept either way.
       follow_links: whether links in the source are read as what they lead to; otherwise one is an
         error.
+      base: see `save`.
 
     Raises:
       InputError: a source that cannot be read, by file and tensor.
@@ -75,8 +78,10 @@ def compress_checkpoint(
     files = read_source(source, step, follow_links=follow_links)
     manifest = collect(files, strict=strict)
     before = _state(files)
-    with writing(target, fingerprint(str(files.root.resolve())), overwrite=overwrite) as writer:
-        entries = write(writer, manifest.items, progress)
+    items, below = with_base(manifest.items, base)
+    state = fingerprint(str(files.root.resolve()), below)
+    with writing(target, state, overwrite=overwrite) as writer:
+        entries = write(writer, items, progress)
         torn.expect_whole(files.root)
         if _state(files) != before:
             raise _changed(source)
@@ -89,6 +94,7 @@ def compress_checkpoint(
             stores=tuple(manifest.stores),
             formats=manifest.formats,
             weights=manifest.weights,
+            base=base_digest((entries[n] for n in manifest.tensors), below),
         )
 
 

@@ -8,6 +8,7 @@ from jentropy.containers import memory, trees
 from jentropy.errors import InputError
 
 from . import durable, faults, orbax
+from .bases import Bases, expect_base, with_bases
 from .decoding import all_bytes
 from .faults import writing
 from .loading import load
@@ -33,6 +34,7 @@ def decompress_checkpoint(
     progress: Progress | None = None,
     *,
     overwrite: bool = False,
+    base: Bases = None,
 ) -> None:
     """Writes the original files, byte for byte.
 
@@ -48,6 +50,7 @@ def decompress_checkpoint(
       out: the directory that will hold the files; it appears whole or not at all.
       progress: called with the bytes done since the last call; see `progress.Progress`.
       overwrite: whether a directory that holds nothing but such files is replaced.
+      base: see `load`.
 
     Raises:
       InputError: a damaged checkpoint.
@@ -66,7 +69,8 @@ def decompress_checkpoint(
       ...     (folder / "out" / "model.safetensors").read_bytes() == data
       True
     """
-    store, target = Store(Path(path)), Path(out)
+    store, target = with_bases(Path(path), base), Path(out)
+    expect_base(store)
     if target.resolve().is_relative_to(store.path.resolve()):
         raise InputError("destination lies inside the compressed checkpoint", file=target)
     if overwrite and store.path.resolve().is_relative_to(target.resolve()):
@@ -76,7 +80,7 @@ def decompress_checkpoint(
     total = all_bytes(store)
     memory.expect(total if store.index.is_pytree else min(memory.WORKING, total), "decompressing")
     if store.index.is_pytree:
-        orbax.save_tree(target, trees.decompress(load(path)), replaces=replaces)
+        orbax.save_tree(target, trees.decompress(load(path, base=base)), replaces=replaces)
         return
     with (
         staged(target, PURPOSE, resumable=True, replaces=replaces) as stage,

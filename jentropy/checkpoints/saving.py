@@ -14,13 +14,14 @@ import numpy as np
 from jentropy.containers import coder, trees
 
 from . import faults, structure
+from .bases import Bases
 from .contents import PYTREE, in_memory, of_leaf
-from .items import Item, fingerprint, write
+from .items import Item, base_digest, fingerprint, with_base, write
 from .writer import writing
 
 
 @faults.told
-def save(path: str | Path, packed: Any, *, overwrite: bool = False) -> None:
+def save(path: str | Path, packed: Any, *, overwrite: bool = False, base: Bases = None) -> None:
     """Writes a pytree as a compressed checkpoint.
 
     Work that was killed or failed is taken up by the next call for this path: of each tensor that
@@ -32,6 +33,9 @@ def save(path: str | Path, packed: Any, *, overwrite: bool = False) -> None:
         `QuantizedTensor`, None, and Python's numbers and texts come back as they are, any other
         node as a dict of its fields, unless `load` has a target.
       overwrite: whether a compressed checkpoint that is there is replaced.
+      base: a compressed checkpoint, by whose tensors those of the same names are told where that
+        takes less: the step before, or what was tuned. It is needed to read this one. If it has a
+        base itself, that follows: the nearest first.
 
     Raises:
       InputError: a leaf that is no array, number or text, by its path.
@@ -45,7 +49,7 @@ def save(path: str | Path, packed: Any, *, overwrite: bool = False) -> None:
       >>> tree["w"].tolist(), tree["rate"]
       ([0, 1, 2], 0.5)
     """
-    taken(packed).write(Path(path), overwrite=overwrite)
+    taken(packed).write(Path(path), overwrite=overwrite, base=base)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -60,12 +64,16 @@ class Taken:
     items: Sequence[Item]
     tree: Any
 
-    def write(self, path: Path, *, overwrite: bool = False) -> None:
+    def write(self, path: Path, *, overwrite: bool = False, base: Bases = None) -> None:
         """Writes it as a compressed checkpoint, see `save`."""
-        with writing(path, fingerprint("pytree"), overwrite=overwrite) as writer:
+        items, below = with_base(self.items, base)
+        state = fingerprint("pytree", below)
+        with writing(path, state, overwrite=overwrite) as writer:
+            tensors = write(writer, items)
             writer.finish(
-                tensors=write(writer, self.items),
+                tensors=tensors,
                 tree=self.tree,
+                base=base_digest(tensors, below),
                 formats=tuple(structure.formats(self.tree)),
             )
 
@@ -92,7 +100,7 @@ def taken(packed: Any, *, copied: bool = False) -> Taken:
 
 
 def _item(name: str, leaf: Any, *, copied: bool) -> Item:
-    if trees.is_compressed(leaf):
+    if trees.is_compressed(leaf) and not leaf.header.delta:
         return Item(name=name, array=leaf)
     numpy, key = not isinstance(leaf, jax.Array), trees.key_implementation(leaf, name)
     draft = partial(coder.Original, numpy=numpy, key=key)
