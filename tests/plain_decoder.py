@@ -256,9 +256,8 @@ def restored(d, b, form, has_sign):
     """Codes of differences from those of a base."""
     one, top = d.dtype.type(1), d.dtype.type(8 * d.itemsize - 1)
     sign = one << top if has_sign else one ^ one  # nothing is moved without one
-    moved = (b ^ (-(b >> top) * (sign >> top) | sign)) + ((d >> one) ^ -(d & one))
-    moved ^= -(one ^ moved >> top) * (sign >> top) | sign
-    return d ^ b if form == "xor" else moved
+    o = (b ^ (-(b >> top) * (sign >> top) | sign)) + ((d >> one) ^ -(d & one))
+    return d ^ b if form == "xor" else o ^ (-(one ^ o >> top) * (sign >> top) | sign)
 
 
 def entry(path, item, bases=()):
@@ -286,9 +285,8 @@ def entry(path, item, bases=()):
         codes = decoders[item["codec"]](payload, at, n)
         require(len(codes) == n * itemsize, f"{item['name']}: size of a chunk")
         if base:
-            both = codes, base[at * itemsize :][: n * itemsize]
-            both = (np.frombuffer(part, f"u{itemsize}") for part in both)
-            codes = restored(*both, item["delta"], has_sign).tobytes()
+            both = [np.frombuffer(p, f"u{itemsize}") for p in (codes, base[at * itemsize :])]
+            codes = restored(both[0], both[1][:n], item["delta"], has_sign).tobytes()
         require(hash_of(codes) == hashes[-1], f"{item['name']}: hash of codes")
         out, at = out + codes, at + n
     require(at == size, f"{item['name']}: chunks")
@@ -312,15 +310,13 @@ def files(path):
     for file in content["files"]:
         parts = [entry(path, blobs[file["blob"]])]
         for part in file.get("parts", ()):
-            if isinstance(part, int):
-                parts.append(entry(path, tensors[part]))
-            elif "blob" in part:
-                parts.append(entry(path, blobs[part["blob"]]))
+            if isinstance(part, int) or "blob" in part:
+                item = tensors[part] if isinstance(part, int) else blobs[part["blob"]]
+                parts.append(entry(path, item))
             else:
                 fields = [tensors[i] for i in part["fields"]]
-                sides = [
-                    np.frombuffer(entry(path, f), "u1").reshape(f["shape"][0], -1) for f in fields
-                ]
+                sides = [np.frombuffer(entry(path, f), "u1") for f in fields]
+                sides = [s.reshape(f["shape"][0], -1) for s, f in zip(sides, fields, strict=True)]
                 parts.append(np.concatenate(sides, 1).tobytes())
         yield file["path"], b"".join(parts)
 
