@@ -1,8 +1,8 @@
 """Experts: MLPs of which a router gives each token a few, and one that takes all of them.
 
 Tokens are sorted by expert, so that the tokens of an expert lie next to each other and meet its
-matrices in one product of `grouped_matmul`, over a mesh too; results go back in the order of the
-tokens.
+matrices in one product of `grouped_matmul`; results go back in the order of the tokens. Over a mesh
+whose devices have some experts each, what they make of tokens is added once a layer.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from jentropy import pallas_kernels as kernels
+from jentropy.pallas_kernels.grouped import on_groups
 
 from .config import DecoderConfig
 from .expert_config import ExpertsConfig
-from .layers import ACTIVATIONS, INIT_STD, MLP, Linear
+from .layers import ACTIVATIONS, INIT_STD, MLP, Around, Linear
 
 LEAST = 1e-20  # added to a sum of scores that others are divided by
 
@@ -78,10 +79,13 @@ class Matrices(NamedTuple):
 
     weight: Any  # [experts, outputs, inputs]
     bias: Any = None  # [experts, outputs]
+    around: Around | None = None  # as of `Linear`
 
 
 class Projection(nnx.Module):
     """Matrices of all experts, [experts, outputs, inputs], dense or compressed."""
+
+    around: Around | None = None
 
     def __init__(self, experts: int, inputs: int, outputs: int, *, use_bias: bool, rngs: nnx.Rngs):
         normal = jax.random.normal(rngs.params(), (experts, outputs, inputs))
@@ -90,9 +94,8 @@ class Projection(nnx.Module):
 
     def matrices(self) -> Matrices:
         """The weights."""
-        return Matrices(
-            self.weight.get_value(), None if self.bias is None else self.bias.get_value()
-        )
+        bias = None if self.bias is None else self.bias.get_value()
+        return Matrices(self.weight.get_value(), bias, self.around)
 
 
 class ExpertMLPs(nnx.Module):
@@ -171,14 +174,26 @@ def mixed(
     order = jnp.argsort(experts, stable=True)
     sizes = (experts[:, None] == jnp.arange(gate.weight.shape[0])).sum(0, dtype=jnp.int32)
 
-    def project(rows: Array, part: Matrices) -> Array:
-        y = kernels.grouped_matmul(rows, part.weight, sizes, transpose_w=True, precision="highest")
-        if part.bias is None:
-            return y
-        return y + kernels.take_rows(part.bias, experts[order], y.dtype)
+    def each(rows: Array, weights: Any, sizes: Array, biases: Any) -> Array:
+        def project(rows: Array, weight: Any, bias: Array | None, around: Any) -> Array:
+            def product(rows: Array) -> Array:
+                return kernels.grouped_matmul(
+                    rows, weight, sizes, transpose_w=True, precision="highest"
+                )
 
-    rows = x[order // chosen.shape[1]]
-    made = project(gated(project(rows, gate), project(rows, up)), down)
+            y = product(rows) if around is None else around(product, rows, sizes)
+            return y if bias is None else y + bias
+
+        arounds = [part.around for part in parts]
+        of_gate, of_up, of_down = zip(weights, biases, arounds, strict=True)
+        return project(gated(project(rows, *of_gate), project(rows, *of_up)), *of_down)
+
+    parts, rows = (gate, up, down), x[order // chosen.shape[1]]
+    biases = [
+        None if part.bias is None else kernels.take_rows(part.bias, experts[order], x.dtype)
+        for part in parts
+    ]
+    made = on_groups(each, rows, [part.weight for part in parts], sizes, biases)
     back = jnp.zeros(made.shape, jnp.float32).at[order].set(made.astype(jnp.float32))
     return (back.reshape(*chosen.shape, -1) * scores[:, :, None]).sum(1)
 

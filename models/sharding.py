@@ -123,7 +123,8 @@ class Sharding:
         return next(axes for name, axes in self.table if name == "batch")
 
     def of(self, path: Sequence[Any], weight: Any, experts: int | None = None) -> Split | None:
-        """How a weight lies; None of what is no matrix, which every device has as it is.
+        """How a weight lies; None of what every device has as it is: no matrix, or one that decodes
+        only as a whole.
 
         Args:
           path: of its parameter.
@@ -132,7 +133,8 @@ class Sharding:
         """
         shape = (*weight.shape,) if experts is None else (experts, *weight.shape)
         names = _names(path)
-        if names is None or len(shape) not in (2, 3):
+        whole = isinstance(weight, QuantizedTensor) and not weight.number_format.is_elementwise
+        if names is None or len(shape) not in (2, 3) or whole:
             return None
         names = ("expert", *names)[-len(shape) :]
         for name, axes in self.table:

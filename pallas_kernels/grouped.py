@@ -7,7 +7,7 @@ groups alone: dense and compressed weights are multiplied in the same order.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -119,6 +119,38 @@ def grouped_matmul(
         return sharded.grouped_matmul(x, w, ends, on_each, **options)
 
     return modes.automatic(run, x, w, group_sizes, out=lambda: modes.spec_of(x, 1))
+
+
+def on_groups(
+    run: Callable[..., Array],
+    x: Float[Array, "M K"],
+    weights: Sequence[Any],
+    group_sizes: Int[Array, " E"],
+    *beside: Any,
+) -> Float[Array, "M N"]:
+    """run(x, weights, group_sizes, *beside): what rows become by several products with groups.
+
+    Over a mesh whose devices have some matrices each, every device runs it with its own for their
+    rows, and what all make of rows is added once.
+
+    Args:
+      run: treats rows apart; what it makes of rows of no group is not used.
+      x: rows sorted by group, see `grouped_matmul`.
+      weights: stacks with a matrix for each group, as `grouped_matmul` takes them.
+      beside: pytrees of arrays that have an entry for each row of x.
+    """
+    if not sharded.split_by_matrices(weights):
+        return run(x, weights, group_sizes, *beside)
+
+    def own(x: Array, parts: Any, ends: Array, *beside: Any) -> Array:
+        return run(x, parts, jnp.diff(ends, prepend=0), *beside)
+
+    def over(x: Array, weights: Any, group_sizes: Array, beside: Any) -> Array:
+        ends = jnp.cumsum(group_sizes, dtype=jnp.int32)
+        return sharded.by_matrices(own, weights, x, ends, *beside)
+
+    arguments = x, weights, group_sizes, beside
+    return modes.automatic(over, *arguments, out=lambda: modes.spec_of(x, 1))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))

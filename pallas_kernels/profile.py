@@ -47,7 +47,8 @@ def _run(arguments: argparse.Namespace) -> int:
         compiling.prepare(target, dump)
         versions = compiling.versions(target)
         if arguments.crossover:
-            print(json.dumps({target: crossover.measured(dump, target, arguments.formats)}))
+            for name, most in crossover.measured(dump, target, formats):
+                print(json.dumps({target: {name: most}}), flush=True)
             return 0
         if table:
             words = ", ".join(f"{name} {version}" for name, version in versions.items())

@@ -72,7 +72,7 @@ def _block(w: ResidentTensor, at: Int[Array, ""]) -> Float32[Array, "rows column
 
 @partial(jax.jit, static_argnames=("transpose_w", "out_dtype"))
 def _matmul(x: Array, w: ResidentTensor, *, transpose_w: bool, out_dtype: Any) -> Array:
-    dtype = jnp.dtype(jnp.float32 if w.number_format.parameters else w.dtype)
+    dtype = jnp.dtype(w.dtype if w.number_format.is_plain else jnp.float32)
 
     def whole(x: Array, w: ResidentTensor) -> Array:
         dense = jax.lax.optimization_barrier(_decoded(w, dtype))
@@ -90,7 +90,7 @@ def _matmul(x: Array, w: ResidentTensor, *, transpose_w: bool, out_dtype: Any) -
         return y.astype(out_dtype)
 
     # What has parameters is multiplied as float32 is: rows that are summed over stay together.
-    apart = transpose_w != w.transposed or not w.number_format.parameters
+    apart = transpose_w != w.transposed or w.number_format.is_plain
     if w.record.blocks is None or not apart or _meeting(x.dtype, dtype) not in _BY_BLOCKS:
         return whole(x, w)
     return _on_cpu(by_blocks, whole, x, w)

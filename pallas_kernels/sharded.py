@@ -13,7 +13,7 @@ of its backend, under `shard_map`:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -241,23 +241,18 @@ def grouped_matmul(
 ) -> Float[Array, "M N"]:
     """x @ w with a matrix of w for every group of rows, which end before `ends`.
 
-    Of matrices that are split, each device multiplies those groups whose matrices it has.
-
     Args:
       product: (x, part, ends, out_dtype) -> their product; rows of no group give 0.
     """
+    if w.split == -3:
+        own = lambda x, parts, ends: product(x, *parts, ends, out_dtype)  # noqa: E731
+        return by_matrices(own, [w], x, ends)
     outputs = w.logical[-2 if transpose_w else -1]
     wide = jnp.promote_types(out_dtype, jnp.float32)
 
     def run(w: ShardedTensor, x: Array, ends: Array) -> Array:
         if w.split is None:
             return product(x, w.own(), ends, out_dtype)
-        if w.split == -3:
-            first = jax.lax.axis_index(w.axes) * w.size
-            before = jnp.where(first > 0, ends[first - 1], 0)
-            own = jax.lax.dynamic_slice_in_dim(ends, first, w.size) - before
-            y = product(_rolled(x, before), w.own(), own, out_dtype)
-            return jax.lax.psum(_rolled(y, x.shape[0] - before), w.axes)
         if w.split == (-1 if transpose_w else -2):
             return jax.lax.psum(product(x, w.own(), ends, wide), w.axes).astype(out_dtype)
         return w.spread(-1)(product(x, w.own(), ends, out_dtype))[..., :outputs]
@@ -268,6 +263,51 @@ def grouped_matmul(
         x = jnp.pad(x, ((0, 0), (0, w.total - x.shape[-1])))
     specs = PartitionSpec(None, columns), PartitionSpec()
     return over(w, run, specs, PartitionSpec())(x, ends)
+
+
+def split_by_matrices(weights: Sequence[Any]) -> bool:
+    """Whether each device of a mesh has the same matrices of some stacks, of any kind."""
+    first = weights[0]
+    return all(
+        isinstance(w, ShardedTensor)
+        and w.split == -3
+        and (w.mesh, w.axes, w.size) == (first.mesh, first.axes, first.size)
+        for w in weights
+    )
+
+
+@modes.standard
+def by_matrices(
+    run: Callable[..., Array],
+    weights: Sequence[ShardedTensor],
+    x: Float[Array, "M K"],
+    ends: Int[Array, " E"],
+    *beside: Any,
+) -> Float[Array, "M N"]:
+    """run(x, parts, ends, *beside) by every device for the groups whose matrices it has.
+
+    A row is one device's, so that adding what all make of rows, once, rounds nothing.
+
+    Args:
+      run: is given the device's own matrices of each weight, and their rows first.
+      weights: as `split_by_matrices` has them.
+      ends: of groups.
+      beside: pytrees of arrays that have an entry for each row of x.
+    """
+
+    def on_device(w: ShardedTensor, others: list, x: Array, ends: Array, beside: Any) -> Array:
+        first = jax.lax.axis_index(w.axes) * w.size
+        before = jnp.where(first > 0, ends[first - 1], 0)
+        own = jax.lax.dynamic_slice_in_dim(ends, first, w.size) - before
+        x, *beside = jax.tree.map(lambda rows: _rolled(rows, before), (x, *beside))
+        y = run(x, [one.own() for one in (w, *others)], own, *beside)
+        y = jnp.where(jnp.arange(y.shape[0])[:, None] < own[-1], y, 0)
+        return jax.lax.psum(_rolled(y, y.shape[0] - before), w.axes)
+
+    first, *others = weights
+    whole = PartitionSpec()
+    specs = [w.specs() for w in others], whole, whole, whole
+    return over(first, on_device, specs, whole)(others, x, ends, beside)
 
 
 def _rolled(rows: Array, shift: Int[Array, ""]) -> Array:

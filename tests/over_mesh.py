@@ -16,8 +16,9 @@ from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jentropy
-from jentropy import models
+from jentropy import models, modes
 from jentropy.formats import QuantizedTensor, quantize
+from jentropy.models.experts import Matrices, mixed
 from jentropy.models.sharding import part
 from jentropy.pallas_kernels import ShardedTensor, take_rows
 from jentropy.pallas_kernels.filling import side_by_side
@@ -116,7 +117,28 @@ def products() -> None:
                 y = grouped(over(mesh, experts, axis, size), rows, sizes)
                 assert (np.asarray(y) == np.asarray(expected)).all() or axis == -1, (name, axis)
                 close(y, expected)
+    of_experts(mesh)
     in_a_loop()
+
+
+def of_experts(mesh: jax.sharding.Mesh) -> None:
+    """What experts make of tokens, each device its own: the bits of one device, added once."""
+    rng = np.random.default_rng(2)
+    stored = [weight("BF16", shape) for shape in ((6, 64, 96), (6, 64, 96), (6, 96, 64))]
+    x, scores = (jnp.asarray(rng.standard_normal(n), jnp.float32) for n in ((5, 96), (5, 2)))
+    chosen = jnp.asarray([[0, 5], [2, 3], [3, 1], [5, 2], [4, 0]], jnp.int32)
+    biases = [jnp.asarray(rng.standard_normal((6, n)), jnp.float32) for n in (64, 64, 96)]
+
+    @jax.jit
+    @modes.standard
+    def run(x: jax.Array, weights: Any) -> jax.Array:
+        parts = (Matrices(*pair) for pair in zip(weights, biases, strict=True))
+        return mixed(x, scores, chosen, *parts, gated=lambda gate, up: jnp.tanh(gate) * up)
+
+    one = run(x, [jentropy.to_resident(w, "reference") for w in stored])
+    spread = [over(mesh, w, -3, 2) for w in stored]
+    assert same_bits(run(x, spread), one)
+    assert str(jax.make_jaxpr(run)(x, spread)).count("psum") == 1
 
 
 def in_a_loop() -> None:

@@ -127,25 +127,34 @@ def stream(reader, n, f, table, escape):
     return symbols, states & 0xFFFF, escapes
 
 
+def octets(reader, levels, table, first, escapes):
+    """Bytes of a stream whose tables have these levels; table: of each symbol."""
+    f = np.stack([frequencies([WEIGHTS[q] for q in row]) for row in levels])
+    read = lambda r: r.array("u1", r.one("<u4")) if escapes else None  # noqa: E731
+    symbols, carry, escaped = stream(reader, table.size, f, table, read)
+    require(not carry.any(), "a carry")
+    found = symbols + first
+    if escapes:
+        require((symbols == f.shape[1] - 1).sum() == escaped.size, "escapes")
+        found[symbols == f.shape[1] - 1] = escaped
+    return found.astype(np.uint8)
+
+
 def octets_of(head, reader, kind, count):
     require(kind <= 3, "kind")
     if kind == 0:
         return reader.array("u1", count)
     first, size = (0, 16) if kind == 3 else (head.one(), head.one() + 1)
-    levels = head.levels(1, size + (kind == 2))[0]
+    levels = head.levels(1, size + (kind == 2))
     if not count:
         return np.zeros(0, np.uint8)
-    f = frequencies([WEIGHTS[q] for q in levels])
-    if kind == 3:
-        f = frequencies(np.outer(f, f).reshape(-1).tolist())
-    read = lambda r: r.array("u1", r.one("<u4")) if kind == 2 else None  # noqa: E731
-    symbols, carry, escapes = stream(reader, count, f[None], np.zeros(count, int), read)
+    if kind < 3:
+        return octets(reader, levels, np.zeros(count, int), first, kind == 2)
+    f = frequencies([WEIGHTS[q] for q in levels[0]])
+    f = frequencies(np.outer(f, f).reshape(-1).tolist())
+    symbols, carry, _ = stream(reader, count, f[None], np.zeros(count, int), lambda _: None)
     require(not carry.any(), "a carry")
-    octets = symbols + first
-    if kind == 2:
-        require((symbols == size).sum() == escapes.size, "escapes")
-        octets[symbols == size] = escapes
-    return octets.astype(np.uint8)
+    return symbols.astype(np.uint8)
 
 
 def planes(head, payload, n, fmt, itemsize):
@@ -219,6 +228,19 @@ def context(head, payload, start, n, fmt, rows, columns):
     return (raw >> (r - 1) << 15 | top << (r - 1) & 0x7FFF | raw & mask).astype("<u2")
 
 
+def scaled(head, payload, start, n, rows, columns):
+    h = Reader(head)
+    flags, first, count = h.one(), h.one(), h.one() + 1
+    row, column = h.classes(rows), h.classes(columns)
+    levels = h.levels(1 + int(row.max()) + int(column.max()), count + flags)
+    h.end()
+    reader, place = Reader(payload), start + np.arange(n)
+    table = row[place // columns] + column[place % columns]
+    found = octets(reader, levels, table, first, flags)
+    reader.end()
+    return found
+
+
 def item_bytes(dtype):
     bits = re.search(r"\d+", dtype)  # float8_e4m3fn, int4, complex128; bool has none
     return max(1, int(bits[0]) // 8) if bits else 1
@@ -246,6 +268,7 @@ def entry(path, item):
         "deflate": lambda payload, at, n: zlib.decompress(payload),
         "planes": lambda payload, at, n: planes(head, payload, n, fmt, itemsize).tobytes(),
         "context": lambda payload, at, n: context(head, payload, at, n, fmt, rows, row).tobytes(),
+        "scaled": lambda payload, at, n: scaled(head, payload, at, n, rows, row).tobytes(),
     }
     require(item["codec"] in decoders, f"codec {item['codec']!r}")
     for bundle, offset, length, *hashes in item["chunks"]:

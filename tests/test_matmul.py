@@ -12,6 +12,7 @@ import pytest
 
 import jentropy
 from jentropy.errors import InputError, UnsupportedError
+from jentropy.formats import FORMATS, FP8_ROW
 from jentropy.pallas_kernels import backends, row_blocks
 from jentropy.pallas_kernels.variants import VARIANTS, weight_of
 
@@ -114,12 +115,14 @@ def test_kernels_that_do_not_work_are_not_taken(backend, monkeypatch, caplog):
     monkeypatch.setattr(logging.root.manager, "disable", 0)  # the command silences all loggers
     monkeypatch.setattr(backends, "suitable_backend", lambda: backend)
 
-    def chosen(decode=backends.decode, matmul=backends.matmul) -> str:
-        backends.trouble.cache_clear()
+    def chosen(
+        decode=backends.decode, matmul=backends.matmul, number_format=FORMATS["BF16"]
+    ) -> str:
+        backends.trouble_of.cache_clear()
         caplog.clear()
         monkeypatch.setattr(backends, "decode", decode)
         monkeypatch.setattr(backends, "matmul", matmul)
-        return backends.default_backend()
+        return backends.default_backend(of)
 
     def right(x, w, interpret, **options):
         dense = jentropy.decode(w, jnp.float32, interpret=True)
@@ -130,6 +133,9 @@ def test_kernels_that_do_not_work_are_not_taken(backend, monkeypatch, caplog):
 
     def fails(*_, **__):
         raise RuntimeError("no such instruction\nand more")
+
+    def fails_of_scaled(x, w, **options):
+        return fails() if w.layout == f"{backend}_scaled" else right(x, w, **options)
 
     assert chosen(in_plain_jax, right) == backend
     assert not caplog.text
@@ -142,7 +148,11 @@ def test_kernels_that_do_not_work_are_not_taken(backend, monkeypatch, caplog):
     assert chosen(lambda *given: in_plain_jax(*given) + (len(given) == 3)) == "reference"
     assert f"backend {backend!r}" in caplog.text
     assert "decode gives other numbers" in caplog.text
-    backends.trouble.cache_clear()
+    some = in_plain_jax, fails_of_scaled
+    assert chosen(*some) == chosen(*some, None) == backend
+    assert chosen(*some, FP8_ROW) == "reference"
+    assert f"layout {backend}_scaled" in caplog.text
+    backends.trouble_of.cache_clear()
 
 
 def test_matrices_of_a_stack():

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jentropy.errors import InputError
+from jentropy.errors import InputError, place
 
 from . import faults, torn
-from .hub import resolve
 from .items import fingerprint, write
 from .manifest import collect
+from .mirrors import destination, expect_same, resolve
 from .opening import read_source
 from .orbax_source import OrbaxSource
 from .progress import Progress
+from .remote import RemotePath
 from .sources import FileSource
 from .staging import recover, refuse_existing
 from .store import is_compressed_checkpoint
@@ -37,8 +38,9 @@ def compress_checkpoint(
 
     Args:
       src: a safetensors or GGUF file, a directory of such files, what Orbax wrote (the root of a
-        `CheckpointManager`, a step, an item), or `hf://owner/name`.
-      dst: where the compressed checkpoint will appear, whole or not at all.
+        `CheckpointManager`, a step, an item), or a URL of such (see `open_checkpoint`).
+      dst: where the compressed checkpoint will appear, whole or not at all; a path, or a URL of an
+        object store, where it cannot be read before its last file is there.
       progress: called with the bytes done since the last call; see `progress.Progress`.
       overwrite: whether a compressed checkpoint that is there is replaced, once this one is done.
       step: the only step of a manager's root that is wanted; None: all of them.
@@ -62,7 +64,7 @@ def compress_checkpoint(
       ...     jentropy.open_checkpoint(folder / "packed").tensor("w").codes["code"].tolist()
       [97, 98, 99, 100]
     """
-    target = Path(dst)
+    target = destination(dst)
     recover(target, "compress")
     refuse_existing(target, other_than_compressed if overwrite else None)
     source = resolve(src)
@@ -75,11 +77,13 @@ def compress_checkpoint(
     files = read_source(source, step, follow_links=follow_links)
     manifest = collect(files, strict=strict)
     before = _state(files)
-    with writing(target, fingerprint(str(files.root.resolve())), overwrite=overwrite) as writer:
+    origin = fingerprint(str(place(files.root.resolve())))
+    with writing(target, origin, overwrite=overwrite) as writer:
         entries = write(writer, manifest.items, progress)
         torn.expect_whole(files.root)
         if _state(files) != before:
             raise _changed(source)
+        expect_same(source)
         writer.finish(
             tensors=tuple(entries[n] for n in manifest.tensors),
             blobs=tuple(entries[n] for n in manifest.blobs),
@@ -93,7 +97,12 @@ def compress_checkpoint(
 
 
 def _state(source: FileSource | OrbaxSource) -> list[tuple[str, int, int]]:
-    """Changes with any file of the source that is written while it is read."""
+    """Changes with any file of the source that is written while it is read.
+
+    Of what a URL leads to `expect_same` tells.
+    """
+    if isinstance(source.root, RemotePath):
+        return []
     try:
         stats = [(name, (source.root / name).stat()) for name in source.files]
     except OSError as error:

@@ -49,13 +49,13 @@ class Item:
     Attributes:
       name: of its entry.
       array: what it holds; if that is compressed already, it is copied.
-      draft: how it is coded: `coder.draft` with its options, or `coder.blob`.
+      draft: how it is coded: `coder.Original` with its options, or `coder.blob`.
       reads: whether reading the array takes memory: it is not mapped.
     """
 
     name: str
     array: StoredArray | CompressedTensor
-    draft: Callable[..., coder.Draft] = coder.draft
+    draft: Callable[..., coder.Draft | coder.Original] = coder.Original
     reads: bool = False
 
     @property
@@ -63,8 +63,8 @@ class Item:
         """Bytes of the original."""
         return math.prod(self.array.shape) * self.array.dtype.itemsize
 
-    def make(self) -> coder.Draft:
-        """Its draft."""
+    def make(self) -> coder.Draft | coder.Original:
+        """Its draft, or what that is made of."""
         assert isinstance(self.array, StoredArray)
         return self.draft(self.name, self.array.read())
 
@@ -173,8 +173,8 @@ def _coded(items: Sequence[Item]) -> Iterator[Coded]:
                     coder.check_payload(coded)
                 yield item, tensor.header, [(coded.chunk, coded.payload) for coded in chunks]
         else:
-            sizes = (item.nbytes * item.reads for item in run)
-            drafts = coder.drafts((item.make for item in run), sizes)
+            sizes, reads = (item.nbytes for item in run), (item.reads for item in run)
+            drafts = coder.drafts((item.make for item in run), sizes, reads=reads)
             by_draft = itertools.groupby(coder.encode(drafts), key=itemgetter(0))
             for item, (draft, parts) in zip(run, by_draft, strict=True):
                 yield from ((item, draft, coded) for _, coded in parts)

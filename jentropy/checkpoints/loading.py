@@ -14,6 +14,7 @@ from . import faults, structure, targets
 from .archived import Archive
 from .decoding import compressed_tensor, damage_of
 from .entries import Entry
+from .mirrors import located
 from .store import Store
 
 logger = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ def load(
     tree a `target` rather than put its leaves into another structure.
 
     Args:
-      path: a compressed checkpoint.
+      path: a compressed checkpoint, or its URL, whose payloads are read here and now.
       sharding: where `decompress` will put the tensors: a `jax.sharding.Sharding` for all of them,
         or a pytree of shardings, `jax.ShapeDtypeStruct`s or None for the default, each of which
         stands for all that is below its place.
@@ -68,7 +69,7 @@ def load(
     if damaged not in ("raise", "leave_out"):
         raise InputError("damaged", expected="raise or leave_out", found=f"{damaged!r:.40}")
     found: list[InputError] = []
-    store = Store(Path(path), found if damaged == "leave_out" else None)
+    store = Store(located(path), found if damaged == "leave_out" else None)
     index = store.index
     left_out = set[int]()
     if damaged == "leave_out":

@@ -10,7 +10,7 @@ from . import collecting, faults
 from .archived import inside_archive
 from .checkpoint import Checkpoint
 from .compressed import CompressedCheckpoint
-from .hub import resolve
+from .mirrors import located, resolve
 from .orbax_source import OrbaxSource, is_orbax, read_orbax
 from .sources import FileSource, read_file_source
 from .store import is_compressed_checkpoint
@@ -26,7 +26,7 @@ def open_checkpoint(
       path: a safetensors or GGUF file, a directory of such files (in Hugging Face form, with
         `config.json` or without, or a pipeline of several), what Orbax wrote (the root of a
         `CheckpointManager`, a step, an item), a compressed checkpoint, a file or folder in one
-        (`DST/unet`), or `hf://owner/name[@revision]`.
+        (`DST/unet`), or a URL (`mirrors`): `gs://`, `s3://`, `https://`, `hf://owner/name`.
       step: the only step of a manager's root that is wanted; None: all of them.
       strict: whether a quantised weight that contradicts what its config declares, or that lacks a
         part, is an error; otherwise it is RAW, as one of an unknown method is in any case, and
@@ -46,8 +46,9 @@ def open_checkpoint(
       ...     tensor.dequantize(np.float32).tolist()
       [1.0, 1.0, 1.0]
     """
-    inside = inside_archive(Path(path))
-    source = resolve(path) if inside is None else inside[0]
+    place = located(path)
+    inside = inside_archive(place)
+    source = resolve(place) if inside is None else inside[0]
     if source.is_dir() and is_compressed_checkpoint(source):
         if step is not None:
             raise InputError(

@@ -35,9 +35,11 @@ from . import collecting, faults, zarr_files
 from . import index as index_lib
 from .index import KEY
 from .mapping import File, mapped
+from .remote import RemotePath
 
 logger = logging.getLogger(__name__)
 
+COMMITTED = "commit_success.txt"  # Orbax's, written last
 METADATA_FILE = "_CHECKPOINT_METADATA"  # Orbax's; holds the custom metadata
 ARRAYS = "state"  # Orbax's folder of the arrays, when they were saved part by part
 INDEX, COPY = "index", "copy"  # arrays of the same bytes
@@ -113,6 +115,9 @@ class Store:
         except UnsupportedError as error:
             if told is not None:
                 self._go_on(error.at(file=path / METADATA_FILE))
+        marker = path / COMMITTED
+        if isinstance(path, RemotePath) and told is not None and not marker.exists():
+            self._go_on(CorruptError("commit marker", file=marker, expected="it", found="none"))
         with collecting.put_off():
             self.index = self._read_index()
         self._maps: dict[int, np.ndarray] = {}

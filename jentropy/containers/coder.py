@@ -23,7 +23,11 @@ from jentropy.formats import ElementFormat, code_dtype
 from . import memory
 from .tensor import Chunk, Description, TensorHeader, checksum, dtype_named
 
-AHEAD = 16  # drafts of each core that are made before they are wanted, as others are coded
+AHEAD = 16  # runs of drafts of each core, made before they are wanted, as others are coded
+RUN_BYTES = 1 << 22  # of tensors whose drafts are made together
+LEAST_BYTES = 1 << 13  # that a tensor counts for in a run, however small it is
+FEW = 1 << 14  # numbers; tensors of no more are counted together
+TOGETHER = 1 << 18  # numbers that are counted together
 READ_BYTES = 1 << 28  # of what is read ahead
 SYMBOL_BYTES = 2  # as in most weights
 LEAST_SYMBOLS = 1 << 11  # of a chunk in a batch: the tables of a tiny one take memory too
@@ -57,19 +61,11 @@ class Draft(Description):
         return np.asarray(self.codes.reshape(-1)[span.start : span.start + span.size])
 
 
-@modes.detached
-def draft(
-    name: str,
-    values: np.ndarray,
-    *,
-    element: ElementFormat | None = None,
-    numpy: bool = True,
-    scalar: bool = False,
-    key: str = "",
-) -> Draft:
-    """Counts a tensor and chooses its coding.
+@dataclass(frozen=True, slots=True, eq=False)
+class Original:
+    """A tensor as it came, of which a draft is to be made.
 
-    Args:
+    Attributes:
       name: for messages.
       values: an array of any numeric dtype; a memory map is not read whole.
       element: format of the codes in it, if that is not its dtype's; a number may hold several.
@@ -77,62 +73,162 @@ def draft(
       scalar, key: see `TensorHeader`.
 
     Example:
-      >>> made = draft("w", np.zeros((2, 3), np.float32))
+      >>> made = drafted([Original("w", np.zeros((2, 3), np.float32))])[0]
       >>> made.format, made.shape, made.coding.codec
       ('FP32', (2, 3), 'stored')
     """
+
+    name: str
+    values: np.ndarray
+    element: ElementFormat | None = None
+    numpy: bool = True
+    scalar: bool = False
+    key: str = ""
+
+    def draft(self, seen: _Seen, coding: Coding) -> Draft:
+        """Its draft, once it has a coding."""
+        return Draft(
+            name=self.name,
+            codes=seen.codes,
+            shape=tuple(self.values.shape),
+            dtype=self.values.dtype.name,
+            format=seen.element.name,
+            coding=coding,
+            # Rounded, so that the last bits of a platform's log2 do not show.
+            entropy_bits=round(seen.entropy_bits, 6),
+            joint_entropy_bits=None if seen.joint_bits is None else round(seen.joint_bits, 6),
+            numpy=self.numpy,
+            scalar=self.scalar,
+            key=self.key,
+        )
+
+
+@dataclass(slots=True, kw_only=True)
+class _Seen:
+    """What is looked at of an original; entropies are of its numbers."""
+
+    codes: np.ndarray
+    element: ElementFormat
+    entropy_bits: float = 0.0
+    joint_bits: float | None = None
+    to_choose: codecs.Seen | None = None
+
+    @property
+    def is_small(self) -> bool:
+        """Whether it is counted with others."""
+        packed = codecs.is_packed(self.element, self.codes.dtype)
+        return 0 < self.codes.size <= FEW and self.codes.dtype.kind == "u" and not packed
+
+
+def drafted(originals: Sequence[Original | Draft]) -> list[Draft]:
+    """Counts tensors and chooses their codings, of all of them together; drafts stay.
+
+    Example:
+      >>> [made.name for made in drafted([Original("w", np.zeros(3, np.int8))])]
+      ['w']
+    """
+    with modes.detached_modes():
+        seen = {n: _begun(one) for n, one in enumerate(originals) if isinstance(one, Original)}
+        by_kind: dict[Any, list[_Seen]] = {}
+        for one in seen.values():
+            if one.is_small:
+                by_kind.setdefault((one.element, one.codes.dtype), []).append(one)
+            else:
+                _look(one)
+        for alike in by_kind.values():
+            for batch in _batches(alike, lambda one: one.codes.size, TOGETHER):
+                _look_at_many(batch)
+        to_choose = [one.to_choose for one in seen.values() if one.to_choose is not None]
+        codings = dict(zip(seen, codecs.choose_all(to_choose), strict=True))
+    return [
+        one.draft(seen[n], codings[n]) if isinstance(one, Original) else one
+        for n, one in enumerate(originals)
+    ]
+
+
+def _begun(original: Original) -> _Seen:
+    values, element = original.values, original.element
     if element is None:
         element = formats.element_named(formats.format_of_dtype(values.dtype), values.dtype)
-    codes = formats.codes_of(values)
-    if codecs.is_packed(element, codes.dtype):
-        slices: Sequence[np.ndarray] = [entropy.count_bytes(codes)]
-        counts = entropy.measure_packed(slices[0], element)
+    return _Seen(codes=formats.codes_of(values), element=element)
+
+
+def _look(one: _Seen) -> None:
+    """Counts a tensor."""
+    if codecs.is_packed(one.element, one.codes.dtype):
+        slices: Sequence[np.ndarray] = [entropy.count_bytes(one.codes)]
+        counts = entropy.measure_packed(slices[0], one.element)
     else:
-        counts = entropy.measure(codes, element)
+        counts = entropy.measure(one.codes, one.element)
         slices = counts.slices
-    per_number = counts.weights // max(1, values.size)
+    per_number = counts.weights // max(1, one.codes.size)
     joint = counts.joint_entropy_bits()
-    return Draft(
-        name=name,
-        codes=codes,
-        shape=tuple(values.shape),
-        dtype=values.dtype.name,
-        format=element.name,
-        coding=codecs.choose(codes, slices, element),
-        # Rounded, so that the last bits of a platform's log2 do not show.
-        entropy_bits=round(per_number * counts.entropy_bits(), 6),
-        joint_entropy_bits=None if joint is None else round(per_number * joint, 6),
-        numpy=numpy,
-        scalar=scalar,
-        key=key,
-    )
+    one.entropy_bits = per_number * counts.entropy_bits()
+    one.joint_bits = None if joint is None else per_number * joint
+    one.to_choose = codecs.seen(one.codes, slices, one.element)
+
+
+def _look_at_many(alike: Sequence[_Seen]) -> None:
+    """Counts small tensors of one kind."""
+    many = entropy.many_of([one.codes for one in alike], alike[0].element)
+    joint = many.joint_entropy_bits()
+    joints = [None] * len(alike) if joint is None else joint.tolist()
+    looked = codecs.seen_of_many(many, [one.codes for one in alike])
+    found = zip(alike, many.entropy_bits().tolist(), joints, looked, strict=True)
+    for one, bits, joint_bits, to_choose in found:
+        one.entropy_bits, one.joint_bits, one.to_choose = bits, joint_bits, to_choose
+
+
+def draft(name: str, values: np.ndarray, **options: Any) -> Draft:
+    """The draft of one tensor.
+
+    Args:
+      name, values, options: as of `Original`.
+
+    Example:
+      >>> draft("w", np.zeros((2, 3), np.float32)).coding.codec
+      'stored'
+    """
+    return drafted([Original(name, values, **options)])[0]
 
 
 def drafts(
-    makers: Iterable[Callable[[], Draft]], sizes: Iterable[int] = itertools.repeat(0)
+    makers: Iterable[Callable[[], Draft | Original]],
+    sizes: Iterable[int],
+    *,
+    reads: Iterable[bool] = itertools.repeat(False),
 ) -> Iterator[Draft]:
-    """Drafts in order, made in all threads, a few ahead of the one that is wanted.
+    """Drafts in order, made in all threads, those of many small tensors together.
 
     Args:
-      sizes: bytes that each reads into memory; about READ_BYTES are read ahead.
+      makers: give what a draft is made of, or a draft.
+      sizes: bytes of each.
+      reads: whether those are read into memory; about READ_BYTES are read ahead.
 
     Example:
-      >>> [made.name for made in drafts([lambda: draft("w", np.zeros(3, np.int8))])]
+      >>> make = lambda: Original("w", np.zeros(3, np.int8))
+      >>> [made.name for made in drafts([make], [3])]
       ['w']
     """
     workers, ahead = threads.count(), 0
-    made: deque[tuple[Future[Draft], int]] = deque()
+    made: deque[tuple[Future[list[Draft]], int]] = deque()
+    rows = zip(makers, sizes, reads, strict=False)
+
+    def run(makers: Sequence[Callable[[], Draft | Original]]) -> list[Draft]:
+        return drafted([make() for make in makers])
+
     with ThreadPoolExecutor(workers) as pool:
         try:
-            for make, size in zip(makers, sizes, strict=False):
-                made.append((pool.submit(make), size))
-                ahead += size
+            for together in _batches(rows, lambda row: max(row[1], LEAST_BYTES), RUN_BYTES):
+                taken = sum(size for _, size, is_read in together if is_read)
+                made.append((pool.submit(run, [make for make, _, _ in together]), taken))
+                ahead += taken
                 while len(made) > AHEAD * workers or ahead > READ_BYTES:
-                    future, size = made.popleft()
-                    yield future.result()
-                    ahead -= size
+                    future, taken = made.popleft()
+                    yield from future.result()
+                    ahead -= taken
             while made:
-                yield made.popleft()[0].result()
+                yield from made.popleft()[0].result()
         finally:
             for future, _ in made:
                 future.cancel()

@@ -25,6 +25,9 @@ from jentropy.pallas_kernels.variants import VARIANTS
 
 ROWS = 16  # of x, on TPU, where names of budgets have none
 HOPPER_ROWS = (1, 16, 64, 256)
+# Of experts: layers, and tokens that have windows of so many rows.
+LAYERS_OF_EXPERTS = ("gpt-oss-120b", "DeepSeek-V3 gate, up", "DeepSeek-V3 down")
+EXPERTS_ROWS = {16: 16, 32: 512}
 ROOM = 1.01  # above what was measured, rounded up to digits; what is not here has none
 DIGITS = {
     "ratio": 3,
@@ -70,6 +73,11 @@ def names(target: str) -> list[str]:
 def name_of(variant: str, m: int) -> str:
     """The budget of a product with m rows of x, on TPU."""
     return variant if m == ROWS else f"{variant} M={m}"
+
+
+def name_of_experts(variant: str, layer: str, m: int) -> str:
+    """The budget of a visit of m rows to an expert of a layer."""
+    return f"{variant} of {layer} M={m}"
 
 
 def ceilings(target: str, name: str) -> Budget:

@@ -8,7 +8,7 @@ as the MXU multiplies. `tpu.crossover` has what comes out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from jentropy.pallas_kernels.tpu.plan import MOST_ROWS
@@ -55,14 +55,12 @@ def _at(rows: float, cycles: Cycles) -> float:
     return cycles[low] + slope * max(0, rows - low)
 
 
-def measured(dump: Path, target: str, names: Sequence[str]) -> dict[str, int]:
+def measured(dump: Path, target: str, names: Sequence[str]) -> Iterator[tuple[str, int]]:
     """`fused_rows` of variants."""
     dense = {m: tpu.measure_dense(dump, target, m).cycles for m in ROWS}
-    found = {}
     for name in names:
         number_format = VARIANTS[name].number_format
         rows = ROWS_OF_SLOW if name in plans.SLOW else ROWS
         fused = {m: tpu.measure(dump, target, number_format, m).cycles for m in rows}
         decode = tpu.measure_decode(dump, target, number_format).cycles
-        found[name] = fused_rows(fused, decode, dense, MACS[target])
-    return found
+        yield name, fused_rows(fused, decode, dense, MACS[target])

@@ -264,6 +264,7 @@ def _kernels() -> Kernels:
         multiply=matmul.multiply,
         decode=decode.decode,
         grouped=matmul.grouped,
+        grouped_plan=plan.grouped_plan,
         decode_tile=plan.decode_tile,
     )
 
