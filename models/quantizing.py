@@ -28,7 +28,7 @@ from jentropy.quantization.scales import Rules
 from .calibration import Calibration, calibrate
 from .decoder import Decoder
 from .loading import load
-from .matrices import Matrices, Part, address
+from .matrices import Matrices, Part, address, located
 from .text import load_tokenizer
 from .texts import CALIBRATES, LENGTH, texts_of, token_sequences
 
@@ -72,11 +72,9 @@ def with_weights(model: Decoder, parts: Mapping[str, Part], weights: Mapping[str
     flat = dict(nnx.to_flat_state(state))
     stacks: dict[Any, np.ndarray] = {}
     for name, weight in weights.items():
-        part = parts[name]
-        path = part.place.path
+        path, index = located(model, name, parts[name])
         if path not in stacks:
             stacks[path] = np.array(flat[path].get_value(), np.float32)
-        index = part.place.index if part.expert is None else (*part.place.index, part.expert)
         stacks[path][index] = np.asarray(weight, np.float32)
     for path, stack in stacks.items():
         flat[path] = flat[path].replace(jnp.asarray(stack))
