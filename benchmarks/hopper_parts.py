@@ -58,6 +58,15 @@ TIMED_FORMATS = (
     *("FP8 row", "MXFP4", "INT4 g128", "NVFP4", "MXFP8", "FP8 128x128", "INT4 g128 zeros"),
     *("INT8 row", "INT4 g32", "INT4 row"),
 )
+SEVEN = LAYERS[:5] + LAYERS[6:8]
+# The geometric mean over these of how much faster products are than dense ones.
+GOALS = {"BF16": 1.20, "FP8 row": 1.65, "MXFP4": 2.7, "NVFP4": 2.5, "INT4 g128": 2.8}
+EXPERTS = (  # N, K, experts and how many of them a token has: gpt-oss-120b, DeepSeek-V3
+    ((128, 256, 4, 2),)
+    if DRY
+    else ((5760, 2880, 128, 4), (2880, 2880, 128, 4), (2048, 7168, 256, 8), (7168, 2048, 256, 8))
+)
+EXPERT_TOKENS = (3,) if DRY else (1, 16, 64)
 compressed_product = partial(jentropy.matmul, transpose_w=True, interpret=DRY)
 
 
@@ -187,6 +196,52 @@ def formats_times() -> Iterator[Finding]:
                     f"{name} decode N={n} K={k}",
                     {"microseconds": 1e6 * seconds, "gigabytes_per_second": speed},
                 )
+
+
+def goals() -> Iterator[Finding]:
+    """What came of the times that this run has found, beside what was aimed at, M = 16."""
+    lines = [json.loads(line) for line in (OUT / "results.jsonl").read_text().splitlines()]
+    speedups = {line["what"]: line["speedup"] for line in lines if "speedup" in line}
+    for name, goal in GOALS.items():
+        label = "" if name == "BF16" else f"{name} "
+        found = [
+            speedups[f"{label}{layer} M=16 N={n} K={k}"]
+            for layer, (n, k) in matmul.SHAPES.items()
+            if layer in SEVEN and f"{label}{layer} M=16 N={n} K={k}" in speedups
+        ]
+        if found:
+            mean = float(np.exp(np.mean(np.log(found))))
+            yield name, {"shapes": len(found), "mean": mean, "goal": goal, "least": min(found)}
+
+
+def groups() -> Iterator[Finding]:
+    """Products of tokens with their experts, against those one by one, and beside dense ones."""
+    product = partial(jentropy.grouped_matmul, transpose_w=True, interpret=DRY)
+    for (n, k, experts, top), tokens in itertools.product(EXPERTS, EXPERT_TOKENS):
+        stack = _stack(random_weight(n, k, 0.0), experts)
+        rows = tokens * top
+        chosen = np.random.default_rng(tokens).integers(0, experts, rows - top // 2)
+        sizes = jnp.asarray(np.bincount(chosen, minlength=experts), jnp.int32)  # some rows of none
+        x = jax.random.normal(jax.random.key(0), (rows, k), jnp.bfloat16)
+        y = np.asarray(jax.jit(partial(product, out_dtype=jnp.float32))(x, stack, sizes))
+        worst, end = 0.0, 0
+        for expert, size in enumerate(map(int, sizes)):
+            if size and expert < 64:  # each takes a compile of a shape, and a dense matrix
+                own = jnp.pad(x[end : end + size], ((0, -size % 8), (0, 0)))
+                expected, scale = _expected(own, stack[expert])
+                error = np.abs(y[end : end + size] - expected[:size]) / (scale[:size] + 1e-30)
+                worst = max(worst, float(np.nan_to_num(error, nan=np.inf).max()))
+            end += size
+        name = f"tokens={tokens} experts={experts} N={n} K={k}"
+        yield name, {"worst": worst, "beyond": float(np.abs(y[end:]).max(initial=0))}
+        if DRY:
+            continue
+        read = int((sizes > 0).sum()) * stack.nbytes / experts
+        ours = queued_seconds(partial(jax.jit(product), x, stack, sizes))
+        dense = jax.random.normal(jax.random.key(1), (experts, k, n), jnp.bfloat16)
+        theirs = queued_seconds(partial(jax.jit(jax.lax.ragged_dot), x, dense, sizes))
+        del dense
+        yield name, matmul.times(ours, theirs) | {"gigabytes_per_second": read / ours / 1e9}
 
 
 def ceilings() -> Iterator[Finding]:
@@ -349,9 +404,14 @@ def _random(name: str, n: int, k: int) -> ResidentTensor:
 
 def _stacked(weight: ResidentTensor, count: int) -> ResidentTensor:
     """The last of many weights that differ."""
+    return _stack(weight, count)[count - 1]
+
+
+def _stack(weight: ResidentTensor, count: int) -> ResidentTensor:
+    """Many weights that differ."""
     arrays = {name: jnp.stack([a] * count) for name, a in weight.arrays.items()}
     arrays["words"] += jnp.arange(count, dtype=jnp.uint32)[:, None, None, None, None]
-    return replace(weight, arrays=arrays)[count - 1]
+    return replace(weight, arrays=arrays)
 
 
 def _gaussian(n: int, k: int, escapes: int) -> np.ndarray:

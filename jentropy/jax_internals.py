@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import jax
@@ -264,32 +264,197 @@ def load(ref: Any, index: tuple[Any, ...], layout: Any, **options: Any) -> Any:
     return plgpu.load(ref, index, layout=layout, **options)
 
 
-def store_transposed(ref: Any, numbers: Any) -> None:
-    """Writes the transpose of an accumulator [columns, M] to a reference [M, columns].
+def store_transposed(
+    ref: Any, numbers: Any, column: Any, window: tuple[Any, Any, Any] | None = None
+) -> None:
+    """Writes the transpose of an accumulator [columns, M] to columns of a reference [rows, N].
 
-    Eight threads write eight columns of a row: whole lines of 32 bytes, where they are float32.
+    What is not in the reference is left out. Eight threads write eight columns of a row: whole
+    lines of 32 bytes, where they are float32.
+
+    Args:
+      column: int32, of the first.
+      window: int32 each, the row of the first, and which rows are written, from which to which;
+        None: all, from row 0 on.
     """
     from jax.experimental.mosaic.gpu import utils
     from jax.experimental.pallas import mosaic_gpu as plgpu
     from jaxlib.mlir import ir
     from jaxlib.mlir.dialects import arith, memref, vector
 
+    rows, columns = ref.shape
+    ragged = columns % numbers.shape[0] != 0
+    scalar = plgpu.Layout.WG_SPLAT(())
+    scalars = (column, *(window or ()))
+
+    @plgpu.inline_mgpu(arg_types=(plgpu.RefType(), plgpu.Layout.WGMMA, *[scalar] * len(scalars)))
+    def store(ctx: Any, target: Any, numbers: Any, *scalars: Any) -> None:
+        del ctx
+        index = ir.IndexType.get()
+        below = arith.CmpIPredicate.slt
+        own, row = next(iter(numbers.layout.thread_idxs(numbers.shape)))  # of the first
+        begin, *bounds = (arith.index_cast(index, s.registers.item()) for s in scalars)
+        first, low, high = bounds or (utils.c(0, index), None, utils.c(rows, index))
+        row = arith.addi(row, first)
+
+        for i, register in enumerate(numbers.registers.flat):
+            wide, eighth = divmod(i, 2)  # by eight columns of the accumulator, and eight rows
+            at_column = arith.addi(begin, arith.addi(own, utils.c(8 * eighth, index)))
+            for half in range(2):
+                if not bounds and 8 * wide + half >= rows:
+                    continue
+                at_row = arith.addi(row, utils.c(8 * wide + half, index))
+                checks = []
+                if bounds:
+                    checks.append(arith.cmpi(arith.CmpIPredicate.sge, at_row, low))
+                if bounds or 8 * wide + 8 > rows:
+                    checks.append(arith.cmpi(below, at_row, high))
+                if ragged:
+                    checks.append(arith.cmpi(below, at_column, utils.c(columns, index)))
+                number = vector.extract(register, [], [half])
+                is_there = functools.reduce(arith.andi, checks) if checks else None
+                with nullcontext() if is_there is None else utils.when(is_there):
+                    memref.store(number, target, [at_row, at_column])
+
+    store(ref, numbers, *scalars)
+
+
+# What follows is of single warps, and of the numbers that threads hold: none waits for another.
+
+
+def store_held(ref: Any, numbers: Any) -> None:
+    """Writes an accumulator as threads hold it to float32[registers, 128, 2]."""
+    from jax.experimental.mosaic.gpu import utils
+    from jax.experimental.pallas import mosaic_gpu as plgpu
+    from jaxlib.mlir import ir
+    from jaxlib.mlir.dialects import vector
+
     @plgpu.inline_mgpu(arg_types=(plgpu.RefType(), plgpu.Layout.WGMMA))
     def store(ctx: Any, target: Any, numbers: Any) -> None:
         del ctx
         index = ir.IndexType.get()
-        column, row = next(iter(numbers.layout.thread_idxs(numbers.shape)))  # of the first
         for i, register in enumerate(numbers.registers.flat):
-            wide, high = divmod(i, 2)  # by eight columns of the accumulator, and eight rows
-            for half in range(2):
-                at = (row, 8 * wide + half), (column, 8 * high)
-                memref.store(
-                    vector.extract(register, [], [half]),
-                    target,
-                    [arith.addi(first, utils.c(more, index)) for first, more in at],
-                )
+            vector.store(register, target, [utils.c(i, index), _thread(utils), utils.c(0, index)])
 
     store(ref, numbers)
+
+
+def load_held(ref: Any, shape: tuple[int, int]) -> Any:
+    """Reads an accumulator of a shape that `store_held` wrote."""
+    from jax.experimental.mosaic.gpu import fragmented_array as mgpu
+    from jax.experimental.mosaic.gpu import utils
+    from jax.experimental.pallas import mosaic_gpu as plgpu
+    from jaxlib.mlir import ir
+    from jaxlib.mlir.dialects import vector
+
+    made = plgpu.ShapeDtypeStruct(shape, np.float32, layout=plgpu.Layout.WGMMA)
+
+    @plgpu.inline_mgpu(arg_types=(plgpu.RefType(),), return_type=made)
+    def load(ctx: Any, source: Any) -> Any:
+        del ctx
+        index, pair = ir.IndexType.get(), ir.VectorType.get((2,), ir.F32Type.get())
+        out = np.empty(mgpu.WGMMA_LAYOUT.registers_shape(shape), object)
+        for i in range(out.size):
+            at = [utils.c(i, index), _thread(utils), utils.c(0, index)]
+            out.flat[i] = vector.load(pair, source, at)
+        return mgpu.FragmentedArray(_registers=out, _layout=mgpu.WGMMA_LAYOUT, _is_signed=None)
+
+    return load(ref)
+
+
+def _thread(utils: Any) -> Any:
+    """Of a warpgroup, as an index."""
+    from jaxlib.mlir import ir
+    from jaxlib.mlir.dialects import arith
+
+    inside = arith.andi(utils.thread_idx(), utils.c(127, ir.IntegerType.get_signless(32)))
+    return arith.index_cast(ir.IndexType.get(), inside)
+
+
+def wait_for_earlier_kernels() -> None:
+    """Ends when all kernels before this one have ended, which may be launched before they have.
+
+    Before jax 0.11.2 it never is, and nothing has to be waited for.
+    """
+    from jax.experimental.pallas import mosaic_gpu as plgpu
+
+    if jax.__version_info__ >= (0, 11, 2):
+        plgpu.griddepcontrol_wait()
+
+
+def arrive(counts: Any) -> Any:
+    """Counts a warp, which others see with all that it wrote before, and it with what they did.
+
+    Args:
+      counts: int32[4] on the device, one for each warp of a warpgroup.
+
+    Returns:
+      int32: how many warps came before.
+    """
+    assembly = """{
+        .reg .pred first; .reg .b32 lane; .reg .b32 before;
+        fence.acq_rel.gpu;
+        bar.warp.sync 0xffffffff;
+        mov.u32 lane, %laneid;
+        setp.eq.u32 first, lane, 0;
+        mov.b32 before, 0;
+        @first atom.relaxed.gpu.global.add.u32 before, [$1], 1;
+        bar.warp.sync 0xffffffff;
+        shfl.sync.idx.b32 $0, before, 0, 31, 0xffffffff;
+        fence.acq_rel.gpu;
+    }"""
+    return _on_count(counts, assembly)
+
+
+def reset(counts: Any) -> None:
+    """Sets a warp's count back to 0; others have no more to do with it."""
+    from jax.experimental.mosaic.gpu import utils
+    from jax.experimental.pallas import mosaic_gpu as plgpu
+    from jaxlib.mlir import ir
+    from jaxlib.mlir.dialects import arith, memref
+
+    @plgpu.inline_mgpu(arg_types=(plgpu.RefType(),))
+    def clear(ctx: Any, counts: Any) -> None:
+        del ctx
+        i32 = ir.IntegerType.get_signless(32)
+        lane = arith.andi(utils.thread_idx(), utils.c(31, i32))
+        with utils.when(arith.cmpi(arith.CmpIPredicate.eq, lane, utils.c(0, i32))):
+            memref.store(utils.c(0, i32), counts, [_warp(utils)])
+
+    clear(counts)
+
+
+def _warp(utils: Any) -> Any:
+    """Of a warpgroup, as an index."""
+    from jaxlib.mlir import ir
+    from jaxlib.mlir.dialects import arith
+
+    i32 = ir.IntegerType.get_signless(32)
+    warp = arith.shrui(utils.thread_idx(), utils.c(5, i32))
+    return arith.index_cast(ir.IndexType.get(), arith.andi(warp, utils.c(3, i32)))
+
+
+def _on_count(counts: Any, assembly: str) -> Any:
+    """What assembly makes of the address of a warp's count."""
+    from jax.experimental.mosaic.gpu import fragmented_array as mgpu
+    from jax.experimental.mosaic.gpu import utils
+    from jax.experimental.pallas import mosaic_gpu as plgpu
+    from jaxlib.mlir import ir
+    from jaxlib.mlir.dialects import llvm
+
+    made = plgpu.ShapeDtypeStruct((), np.int32, layout=plgpu.Layout.WG_SPLAT(()))
+
+    @plgpu.inline_mgpu(arg_types=(plgpu.RefType(),), return_type=made)
+    def run(ctx: Any, counts: Any) -> Any:
+        del ctx
+        i32 = ir.IntegerType.get_signless(32)
+        one = utils.memref_slice(counts, (utils.ds(_warp(utils), 1),))
+        found = llvm.inline_asm(
+            i32, [utils.memref_ptr(one)], assembly, "=r,l", has_side_effects=True
+        )
+        return mgpu.FragmentedArray.splat(found, (), is_signed=True)
+
+    return run(counts)
 
 
 def as_wgmma(words: tuple[Any, ...], strided: Any, shape: tuple[int, int]) -> Any:

@@ -114,7 +114,7 @@ def abstract_model(
         if backend is None or len(own) < 2:
             return dense
         number_format = (formats or {}).get(path, FORMATS["BF16"])
-        if not number_format.parameters:
+        if number_format.is_plain:
             return kernels.to_resident(dense, backend)
         return kernels.to_resident(abstract_weight(number_format, shape), backend)
 

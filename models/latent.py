@@ -136,7 +136,7 @@ def _decoded(
 ) -> Shaped[Array, "rows columns"]:
     """The dense matrix, every bit of it, as products of the reference backend see it."""
     number_format = getattr(weight, "number_format", None)  # of dense ones none
-    scaled = number_format is not None and number_format.parameters
+    scaled = number_format is not None and not number_format.is_plain
     dense = kernels.decode(weight, jnp.float32 if scaled else None)
     return jax.lax.optimization_barrier(dense)
 

@@ -99,8 +99,18 @@ class Place:
         """The same of codes and parameters; blocks with rows of several parameters are halved.
 
         Raises:
-          UnsupportedError: a transposed weight whose columns are of scattered groups.
+          UnsupportedError: a transposed weight whose columns are of scattered groups; part of one
+            that decodes only as a whole.
         """
+        if not weight.number_format.is_elementwise:
+            if self.rows is None and not self.transposed:
+                return weight
+            raise UnsupportedError(
+                f"part of a weight of {weight.number_format.name}",
+                expected="the whole, as it is stored",
+                found="rows of it, or its transpose",
+                hint="quantize the weights by the names that the model has for them",
+            )
         made, codes, rank = weight.number_format, dict(weight.codes), len(weight.shape)
         if self.transposed and GROUP_INDEX in codes:
             raise UnsupportedError(

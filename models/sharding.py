@@ -13,8 +13,9 @@ The names are those of the field; `rules` map them as in Flax, the first that fi
 
 A weight is split along one axis, that of the first rule that names one of its own. Where `residual`
 comes before `heads` and `mlp`, as by default, all matrices are split by their outputs and results
-are gathered: logits are the bits of one device. With `rules=[("residual", None)]` o and down are
-split by what they sum over, and each device's sums are added: half of the messages, other bits.
+are gathered: products are the bits of one device on CPU, and logits where attention is not split
+too. With `rules=[("residual", None)]` o and down are split by what they sum over, and each device's
+sums are added: half of the messages, other bits.
 
 Axes need not divide. Parts are as large as the first, the last ones filled up; results that are
 not split evenly, or between heads of keys, are gathered. Experts that do not divide are split
@@ -122,7 +123,8 @@ class Sharding:
         return next(axes for name, axes in self.table if name == "batch")
 
     def of(self, path: Sequence[Any], weight: Any, experts: int | None = None) -> Split | None:
-        """How a weight lies; None of what is no matrix, which every device has as it is.
+        """How a weight lies; None of what every device has as it is: no matrix, or one that decodes
+        only as a whole.
 
         Args:
           path: of its parameter.
@@ -131,7 +133,8 @@ class Sharding:
         """
         shape = (*weight.shape,) if experts is None else (experts, *weight.shape)
         names = _names(path)
-        if names is None or len(shape) not in (2, 3):
+        whole = isinstance(weight, QuantizedTensor) and not weight.number_format.is_elementwise
+        if names is None or len(shape) not in (2, 3) or whole:
             return None
         names = ("expert", *names)[-len(shape) :]
         for name, axes in self.table:

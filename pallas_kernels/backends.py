@@ -1,8 +1,8 @@
 """Which backend weights are laid out for, where nobody says.
 
 That a generation of devices has kernels does not mean that they work with a machine's driver,
-runtime and compiler. So they are tried first, once a process, on small weights: what fails there
-costs a message, not a crash or wrong numbers.
+runtime and compiler. So those of a layout are tried first, once a process, on small weights: what
+fails there costs a message, not a crash or wrong numbers.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jentropy import modes
-from jentropy.formats import Format
+from jentropy.formats import Format, QuantizedTensor, plain_format
 
 from .api import decode, matmul
 from .grouped import grouped_matmul
@@ -31,11 +31,15 @@ ROWS, SHAPE = (3, 5), (2, 256, 512)  # of x by group; of weights in a stack, as 
 TOLERANCE = 1e-3  # of the largest product with the same row of weights
 
 
-def default_backend() -> str:
+def default_backend(number_format: Format | None = None) -> str:
     """The backend whose layout suits this process's default device.
 
     "tpu" and "gpu" on the generations that have kernels, if these work; "reference" on everything
-    else, with a message in the log if it is a TPU or GPU.
+    else, with a message in the log if it is a TPU or GPU. Each layout is tried by itself: what
+    fails takes none of the others with it.
+
+    Args:
+      number_format: of the weight; None: the kernels of any layout have to work.
 
     Returns:
       One of `layouts.BACKENDS`.
@@ -45,7 +49,18 @@ def default_backend() -> str:
       True
     """
     wanted = suitable_backend()
-    return wanted if wanted == "reference" or not trouble(wanted) else "reference"
+    tried = layouts_of(wanted)
+    if number_format is not None:
+        tried = [name for name in tried if LAYOUTS[name].takes(number_format)][:1]
+    works = not tried or any(not trouble_of(name) for name in tried)
+    return wanted if wanted == "reference" or works else "reference"
+
+
+def default_for(weight: Any) -> str:
+    """The same for an array, or a `QuantizedTensor`."""
+    if isinstance(weight, QuantizedTensor):
+        return default_backend(weight.number_format)
+    return default_backend(plain_format(weight.dtype))
 
 
 def suitable_backend() -> str:
@@ -61,38 +76,49 @@ def suitable_backend() -> str:
     return backend_of(jax.devices()[0])
 
 
+def layouts_of(backend: str) -> list[str]:
+    """Names of the layouts that a backend's kernels read."""
+    return [name for name, layout in LAYOUTS.items() if layout.backend == backend]
+
+
 def has_kernels(backend: str, number_format: Format) -> bool:
     """Whether a layout of the backend's own holds a format."""
-    layouts = (layout for layout in LAYOUTS.values() if layout.backend == backend)
-    return any(layout.holds(number_format) for layout in layouts)
+    return any(LAYOUTS[name].takes(number_format) for name in layouts_of(backend))
 
 
-@functools.cache
 def trouble(backend: str, interpret: Any = False) -> str:
-    """What is wrong with a backend's kernels here, which is logged too; nothing if they work.
+    """What is wrong with a backend's kernels here; nothing if all of them work.
 
     Args:
       backend: one of `layouts.BACKENDS`.
       interpret: tries them in interpret mode, see `matmul`.
 
     Returns:
-      A sentence, or "".
+      A sentence for each layout whose kernels fail, or "".
 
     Example:
       >>> trouble("reference")  # has no kernels
       ''
     """
+    found = (trouble_of(name, interpret) for name in layouts_of(backend))
+    return "; ".join(message for message in found if message)
+
+
+@functools.cache
+def trouble_of(layout: str, interpret: Any = False) -> str:
+    """What is wrong with the kernels of one layout here, which is logged too."""
+    own = LAYOUTS[layout]
     for name, variant in VARIANTS.items():
-        if not variant.trial or not has_kernels(backend, variant.number_format):
+        if own.kernels is None or not variant.trial or not own.takes(variant.number_format):
             continue
         try:
-            reason = _wrong(backend, variant.number_format, interpret)
+            reason = _wrong(own.backend, variant.number_format, interpret)
         except Exception as error:  # whatever compilers, drivers and runtimes raise
             reason = f"{type(error).__name__}: {error}".partition("\n")[0]
         if reason:
             message = (
-                f"the kernels of backend {backend!r} do not work here ({name}: "
-                f"{reason:.300}); products decode the weight in plain JAX"
+                f"the kernels of layout {layout} of backend {own.backend!r} do not work here "
+                f"({name}: {reason:.300}); products decode such weights in plain JAX"
             )
             logger.warning(message)
             return message

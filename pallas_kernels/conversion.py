@@ -19,7 +19,7 @@ from jentropy.containers.trees import (
 from jentropy.errors import InputError, UnsupportedError
 from jentropy.formats import QuantizedTensor
 
-from .backends import default_backend
+from .backends import default_for
 from .folding import resident_array
 from .laying_out import lay_out
 from .layouts import BACKENDS
@@ -73,8 +73,8 @@ def to_resident(
     Args:
       packed: a pytree whose leaves are `CompressedTensor`, arrays, `formats.QuantizedTensor` (its
         codes compressed or not), tensors of `open_checkpoint`, or weights without data.
-      backend: "reference", "tpu" or "gpu"; None takes the one of the default device, if its kernels
-        pass a small trial there, once a process.
+      backend: "reference", "tpu" or "gpu"; None takes the one of the default device, where the
+        kernels of the weight's layout pass a small trial, once a process.
       reduce_axis: the axis of each matrix that products sum over: -1 for [N, K] as in checkpoints
         (`transpose_w=True`), -2 for [K, N]. The other product works too, by way of dense tiles.
       axes: how many of a leaf's last axes are rows of one matrix, and how many after these are its
@@ -101,9 +101,8 @@ def to_resident(
       >>> jentropy.to_resident(abstract, backend="tpu").arrays["words"]
       ShapeDtypeStruct(shape=(3, 512, 4096), dtype=uint32)
     """
-    chosen = default_backend() if backend is None else backend
-    if chosen not in BACKENDS:
-        raise UnsupportedError("backend", expected=" or ".join(BACKENDS), found=repr(chosen))
+    if backend is not None and backend not in BACKENDS:
+        raise UnsupportedError("backend", expected=" or ".join(BACKENDS), found=repr(backend))
     if reduce_axis not in (-1, -2):
         raise InputError("reduce_axis", expected="-1 or -2", found=reduce_axis)
 
@@ -112,7 +111,7 @@ def to_resident(
 
     def convert(path: tuple, leaf: Any) -> Any:
         try:
-            return _leaf_to_resident(leaf, chosen, reduce_axis, axes)
+            return _leaf_to_resident(leaf, backend, reduce_axis, axes)
         except InputError as error:
             raise error.at(tensor=leaf_name(path) or None) from error
 
@@ -121,7 +120,7 @@ def to_resident(
 
 @modes.detached
 def _leaf_to_resident(
-    leaf: Any, backend: str, reduce_axis: int, axes: tuple[int, int]
+    leaf: Any, backend: str | None, reduce_axis: int, axes: tuple[int, int]
 ) -> ResidentTensor | ResidentArray | jax.Array | jax.ShapeDtypeStruct:
     if any(isinstance(part, jax.core.Tracer) for part in jax.tree.leaves(leaf)):
         raise modes.traced(
@@ -132,7 +131,7 @@ def _leaf_to_resident(
     if isinstance(leaf, QuantizedTensor) and axes != (1, 1):
         raise UnsupportedError("axes of a quantised weight", expected=(1, 1), found=axes)
     if axes == (1, 1) and (isinstance(leaf, QuantizedTensor) or is_abstract(leaf)):
-        return lay_out(leaf, backend, reduce_axis)
+        return lay_out(leaf, backend or default_for(leaf), reduce_axis)
     values = decompress_where(leaf, on_accelerator) if containers.is_compressed(leaf) else leaf
     if is_python(values) or is_key(values):
         return values
@@ -145,4 +144,4 @@ def _leaf_to_resident(
         if folded is None:
             return values if is_abstract(values) else jnp.asarray(values)
         return folded
-    return lay_out(values, backend, reduce_axis)
+    return lay_out(values, backend or default_for(values), reduce_axis)

@@ -14,7 +14,7 @@ from jentropy import formats, modes
 from jentropy.errors import InputError
 from jentropy.formats import Format, QuantizedTensor
 
-from .backends import default_backend
+from .backends import default_for
 from .laying_out import lay_out
 from .matrices import computed, is_abstract
 from .resident import ResidentTensor
@@ -76,7 +76,7 @@ def resident_array(
     elif dtype == jnp.float32 and not is_abstract(weight):
         narrow = weight.astype(jnp.bfloat16)
         weight = narrow if _same_bits(narrow.astype(jnp.float32), weight) else weight
-    laid = lay_out(weight, backend or default_backend(), -2 if as_it_lies else -1)
+    laid = lay_out(weight, backend or default_for(weight), -2 if as_it_lies else -1)
     if not isinstance(laid, ResidentTensor):
         return None
     return ResidentArray(weight=laid, sizes=sizes, rows=rows, columns=columns, dtype=dtype)

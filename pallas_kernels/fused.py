@@ -150,7 +150,8 @@ def _planned(x: Array, w: ResidentTensor, *, product: Product, plan: Plan, count
     if plan.passes == 1:
         y = one_pass(x)
     else:
-        y = jax.lax.map(one_pass, x.reshape(plan.passes, plan.m, plan.k)).reshape(-1, plan.n)
+        y = jax.lax.map(one_pass, x.reshape(plan.passes, plan.m, plan.k))
+        y = y.reshape(-1, y.shape[-1])
     y = y[:rows, :n]
     y = y if count == 1 else y.reshape(count, -1, n).sum(0)
     return y.astype(product.out_dtype)

@@ -52,7 +52,7 @@ def lay_out(
     """
     if isinstance(weight, QuantizedTensor):
         codes, abstract = weight.in_memory().codes, is_abstract(weight)
-        if not weight.number_format.parameters:  # codes of plain numbers
+        if weight.number_format.is_plain:
             code = codes["code"] if abstract else as_array(weight.codes["code"])
             values = computed(weight.number_format.element.values, code)
             return lay_out(values, backend, reduce_axis)
@@ -115,7 +115,7 @@ def _array(array: Any) -> Any:
 def _pack(weight: QuantizedTensor, name: str, reduce_axis: int) -> ResidentTensor | None:
     """The weight in a layout; None where it cannot hold it."""
     layout = LAYOUTS[name]
-    if not layout.holds(weight.number_format):
+    if not layout.takes(weight.number_format):
         return None
     matrices, transposed = Matrices.of(weight), layout.reduces not in (None, reduce_axis)
     make = layout.shapes if is_abstract(weight) else layout.pack

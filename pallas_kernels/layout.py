@@ -40,7 +40,7 @@ class Kernels:
       plan: (weight, rows of x, target) -> Plan, by arithmetic alone; without a target of this
         process's device.
       multiply: (x, weight, plan, product) -> y [m, n]: bfloat16 x [m, k] times the packed matrix,
-        all padded, summed in float32; float32, or at once in `product.out_dtype`.
+        all padded, or y without padding, summed in float32; float32, or `product.out_dtype`.
       decode: (weight, dtype, interpret) -> the packed matrix, padded.
       grouped: (x, stack, group_sizes, product) -> y [rows, n], as `grouped_matmul` has them and
         not padded; None, also of what it gives for a weight: matrix after matrix by the others.
@@ -104,3 +104,7 @@ class Layout:
     take: Callable[[Any, Any, Any], Any]
     blocks: Callable[[Any], tuple[int, Callable[..., Any]]] | None = None
     kernels: Callable[[], Kernels] | None = None
+
+    def takes(self, number_format: Format) -> bool:
+        """Whether it can hold matrices of a format: no kernel has decoders or transforms."""
+        return (number_format.is_elementwise or self.kernels is None) and self.holds(number_format)

@@ -24,8 +24,9 @@ Packed = tuple[dict[str, Any], dict[str, int]]  # arrays, and the sizes that pro
 class Matrices:
     """Codes of matrices, JAX arrays or `jax.ShapeDtypeStruct`.
 
-    Invariants: `codes["code"]` is [*stack, rows, columns], every parameter [*stack, r, c] with r
-    and c entries for the blocks of rows and columns; blocks of `number_format` have two axes.
+    Invariants: `codes["code"]` is [*stack, rows, columns] (or what the format's decoder has), every
+    parameter [*stack, r, c] with r and c entries for the blocks of rows and columns; blocks of
+    `number_format` have two axes. Arrays of its steps have the stack in front.
     """
 
     number_format: Format
@@ -39,7 +40,7 @@ class Matrices:
     @property
     def matrix(self) -> tuple[int, int]:
         """Rows and columns."""
-        rows, columns = self.codes["code"].shape[-2:]
+        rows, columns = self.number_format.shape(self.codes["code"].shape)[-2:]
         return rows, columns
 
     @property
@@ -59,6 +60,8 @@ class Matrices:
             for parameter in parameters:
                 array = on_device(codes[parameter.name])
                 made[parameter.name] = _of_each(array, parameter.blocks(rank), stack)
+            for side in weight.number_format.side_arrays:
+                made[side.name] = on_device(codes[side.name])
             groups = codes.get(formats.GROUP_INDEX)
             if groups is not None and not _in_runs(groups, blocks):
                 groups = jnp.asarray(groups)

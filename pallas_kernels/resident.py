@@ -125,7 +125,7 @@ class ResidentTensor:
     def dtype(self) -> np.dtype:
         """What the weight decodes to by default."""
         element = self.number_format.element.dtype
-        return np.dtype(jnp.bfloat16) if self.number_format.parameters else element
+        return element if self.number_format.is_plain else np.dtype(jnp.bfloat16)
 
     @property
     def nbytes(self) -> int:

@@ -12,13 +12,14 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from jentropy.pallas_kernels.profiling import compiling
 
-from .conftest import ROOT
+ROOT = Path(__file__).resolve().parent.parent
 
 EVERYTHING = os.environ.get("JENTROPY_AOT") == "all"
 PROCESSES, SECONDS = 2, 1500

@@ -127,25 +127,34 @@ def stream(reader, n, f, table, escape):
     return symbols, states & 0xFFFF, escapes
 
 
+def octets(reader, levels, table, first, escapes):
+    """Bytes of a stream whose tables have these levels; table: of each symbol."""
+    f = np.stack([frequencies([WEIGHTS[q] for q in row]) for row in levels])
+    read = lambda r: r.array("u1", r.one("<u4")) if escapes else None  # noqa: E731
+    symbols, carry, escaped = stream(reader, table.size, f, table, read)
+    require(not carry.any(), "a carry")
+    found = symbols + first
+    if escapes:
+        require((symbols == f.shape[1] - 1).sum() == escaped.size, "escapes")
+        found[symbols == f.shape[1] - 1] = escaped
+    return found.astype(np.uint8)
+
+
 def octets_of(head, reader, kind, count):
     require(kind <= 3, "kind")
     if kind == 0:
         return reader.array("u1", count)
     first, size = (0, 16) if kind == 3 else (head.one(), head.one() + 1)
-    levels = head.levels(1, size + (kind == 2))[0]
+    levels = head.levels(1, size + (kind == 2))
     if not count:
         return np.zeros(0, np.uint8)
-    f = frequencies([WEIGHTS[q] for q in levels])
-    if kind == 3:
-        f = frequencies(np.outer(f, f).reshape(-1).tolist())
-    read = lambda r: r.array("u1", r.one("<u4")) if kind == 2 else None  # noqa: E731
-    symbols, carry, escapes = stream(reader, count, f[None], np.zeros(count, int), read)
+    if kind < 3:
+        return octets(reader, levels, np.zeros(count, int), first, kind == 2)
+    f = frequencies([WEIGHTS[q] for q in levels[0]])
+    f = frequencies(np.outer(f, f).reshape(-1).tolist())
+    symbols, carry, _ = stream(reader, count, f[None], np.zeros(count, int), lambda _: None)
     require(not carry.any(), "a carry")
-    octets = symbols + first
-    if kind == 2:
-        require((symbols == size).sum() == escapes.size, "escapes")
-        octets[symbols == size] = escapes
-    return octets.astype(np.uint8)
+    return symbols.astype(np.uint8)
 
 
 def planes(head, payload, n, fmt, itemsize):
@@ -219,9 +228,17 @@ def context(head, payload, start, n, fmt, rows, columns):
     return (raw >> (r - 1) << 15 | top << (r - 1) & 0x7FFF | raw & mask).astype("<u2")
 
 
-def item_bytes(dtype):
-    bits = re.search(r"\d+", dtype)  # float8_e4m3fn, int4, complex128; bool has none
-    return max(1, int(bits[0]) // 8) if bits else 1
+def scaled(head, payload, start, n, rows, columns):
+    h = Reader(head)
+    flags, first, count = h.one(), h.one(), h.one() + 1
+    row, column = h.classes(rows), h.classes(columns)
+    levels = h.levels(1 + int(row.max()) + int(column.max()), count + flags)
+    h.end()
+    reader, place = Reader(payload), start + np.arange(n)
+    table = row[place // columns] + column[place % columns]
+    found = octets(reader, levels, table, first, flags)
+    reader.end()
+    return found
 
 
 def hash_of(data):
@@ -235,10 +252,22 @@ def array(path, name):
     return data
 
 
-def entry(path, item):
-    """Bytes of an entry's codes."""
-    shape, fmt, itemsize = item["shape"], item["format"], item_bytes(item["dtype"])
-    head, at, parts = base64.b64decode(item.get("head", "")), 0, []
+def restored(d, b, form, has_sign):
+    """Codes of differences from those of a base."""
+    one, top = d.dtype.type(1), d.dtype.type(8 * d.itemsize - 1)
+    sign = one << top if has_sign else one ^ one  # nothing is moved without one
+    o = (b ^ (-(b >> top) * (sign >> top) | sign)) + ((d >> one) ^ -(d & one))
+    return d ^ b if form == "xor" else o ^ (-(one ^ o >> top) * (sign >> top) | sign)
+
+
+def entry(path, item, bases=()):
+    """Bytes of an entry's codes; `bases`: by which those of its checkpoint are told."""
+    shape, fmt, base = item["shape"], item["format"], b""
+    itemsize = max(1, int(re.search(r"\d+", item["dtype"] + "8")[0]) // 8)  # of int4 and bool 1
+    if "delta" in item:
+        base = entry(bases[0], index(bases[0])[1]["tensors"][item["base"]], bases[1:])
+    fmt, has_sign = "RAW" if base else fmt, fmt[:2] in ("BF", "FP") and fmt != "FP8_E8M0"
+    head, at, out = base64.b64decode(item.get("head", "")), 0, b""
     size, rows, row = math.prod(shape), math.prod(shape[:-1]), shape[-1] if shape else 1
     step = CHUNK // row * row if 0 < row <= CHUNK else CHUNK
     decoders = {
@@ -246,6 +275,7 @@ def entry(path, item):
         "deflate": lambda payload, at, n: zlib.decompress(payload),
         "planes": lambda payload, at, n: planes(head, payload, n, fmt, itemsize).tobytes(),
         "context": lambda payload, at, n: context(head, payload, at, n, fmt, rows, row).tobytes(),
+        "scaled": lambda payload, at, n: scaled(head, payload, at, n, rows, row).tobytes(),
     }
     require(item["codec"] in decoders, f"codec {item['codec']!r}")
     for bundle, offset, length, *hashes in item["chunks"]:
@@ -254,21 +284,22 @@ def entry(path, item):
         require(hash_of(payload) == hashes[0], f"{item['name']}: hash of a payload")
         codes = decoders[item["codec"]](payload, at, n)
         require(len(codes) == n * itemsize, f"{item['name']}: size of a chunk")
+        if base:
+            both = [np.frombuffer(p, f"u{itemsize}") for p in (codes, base[at * itemsize :])]
+            codes = restored(both[0], both[1][:n], item["delta"], has_sign).tobytes()
         require(hash_of(codes) == hashes[-1], f"{item['name']}: hash of codes")
-        parts.append(codes)
-        at += n
+        out, at = out + codes, at + n
     require(at == size, f"{item['name']}: chunks")
-    return b"".join(parts)
+    return out
 
 
 def index(path):
     told = json.loads((path / "_CHECKPOINT_METADATA").read_text())["custom_metadata"]["jentropy"]
-    require(told["version"] in (1, 2), "version")
     names = [name for name in ("index", "copy") if (path / "state" / name).is_dir()]
     data = {hash_of(d): d for d in (array(path, n) for n in names)}.get(told["index_xxh3_64"])
     require(data, "hash of the index")
     content = json.loads(zlib.decompress(data))
-    require(content["jentropy"] == told["version"], "version")
+    require(told["version"] in (1, 2, 3) and content["jentropy"] == told["version"], "version")
     return path, content
 
 
@@ -279,10 +310,9 @@ def files(path):
     for file in content["files"]:
         parts = [entry(path, blobs[file["blob"]])]
         for part in file.get("parts", ()):
-            if isinstance(part, int):
-                parts.append(entry(path, tensors[part]))
-            elif "blob" in part:
-                parts.append(entry(path, blobs[part["blob"]]))
+            if isinstance(part, int) or "blob" in part:
+                item = tensors[part] if isinstance(part, int) else blobs[part["blob"]]
+                parts.append(entry(path, item))
             else:
                 fields = [tensors[i] for i in part["fields"]]
                 sides = [np.frombuffer(entry(path, f), "u1") for f in fields]
@@ -291,8 +321,7 @@ def files(path):
         yield file["path"], b"".join(parts)
 
 
-def read(path):
+def read(path, *bases):
     """Every tensor of a compressed checkpoint: its name and the bytes of its codes."""
-    path, content = index(path)
-    for item in content["tensors"]:
-        yield item["name"], entry(path, item)
+    for item in index(path)[1]["tensors"]:
+        yield item["name"], entry(path, item, bases)

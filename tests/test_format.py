@@ -13,7 +13,7 @@ import pytest
 import jentropy
 from jentropy import errors
 from jentropy.checkpoints.store import Store
-from jentropy.codecs import planes
+from jentropy.codecs import planes, scaled
 
 from . import plain_decoder
 from .conftest import HERE, read_tree, same_tree
@@ -21,7 +21,7 @@ from .golden import make
 
 GOLDEN = HERE / "golden"
 EXPECTED = json.loads((GOLDEN / "invalid" / "expected.json").read_text())
-TREES = ("tree", "pruned")
+TREES = ("tree", "pruned", "grid")
 FIXTURE = "gptoss_mxfp4"
 SOURCE = HERE / "fixtures" / "quantised" / FIXTURE
 
@@ -37,7 +37,7 @@ def tree(name: str = "tree") -> dict[str, np.ndarray]:
 
 def test_the_plain_decoder_is_short_and_knows_nothing_of_us():
     text = (HERE / "plain_decoder.py").read_text()
-    assert len(text.splitlines()) < 300
+    assert len(text.splitlines()) < 330
     names = set()
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
@@ -68,6 +68,12 @@ def test_golden_trees_take_every_branch():
         second[e.name] = planes.planes_of(next(e.header.spans()))[1].omitted
     signed = {name: omitted.signed for name, omitted in second.items()}
     assert signed == {name: name.endswith("signs") for name in tree("pruned")}
+    heads = {}
+    for e in Store(GOLDEN / "valid" / "grid").index.tensors:
+        heads[e.name] = scaled.head_of(next(e.header.spans()))
+        assert e.header.coding.codec == "scaled"
+    assert [heads[name].escapes for name in ("rows", "both")] == [True, False]
+    assert [heads[name].classes.columns.any() for name in ("rows", "both")] == [False, True]
 
 
 def test_golden_files_are_read_by_both(tmp_path):

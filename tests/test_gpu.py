@@ -29,7 +29,7 @@ from jentropy.errors import CheckError, CorruptError, UnsupportedError
 from jentropy.pallas_kernels import fused, reference, targets
 from jentropy.pallas_kernels.gpu_window12 import layout as gpu_window12
 from jentropy.pallas_kernels.gpu_window12 import plan as gpu_window12_plan
-from jentropy.pallas_kernels.hopper import fragments, registers, tuning
+from jentropy.pallas_kernels.hopper import fragments, groups, registers, tuning
 from jentropy.pallas_kernels.hopper.plan import MOST_ROWS, TILE_N, Config, configs, make_plan
 from jentropy.pallas_kernels.targets import GPUS, KINDS, backend_of
 
@@ -229,6 +229,79 @@ def test_fewer_steps_than_blocks(monkeypatch):
     x = jnp.asarray(np.random.default_rng(1).standard_normal((8, 256)), jnp.bfloat16)
     y = jentropy.matmul(x, resident(dense), True, out_dtype=jnp.float32, interpret=True)
     close(y, x, dense.T)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "rows", "precision"),
+    [((3, 0, 17, 1), 24, None), ((0, 5), 5, "highest")],
+    ids=["some", "full precision"],
+)
+def test_groups_of_rows(sizes, rows, precision):
+    """A layer's matrices where they lie: several windows of a group, none of others.
+
+    Rows of none give 0, whatever they hold.
+    """
+    dense = weights((2, len(sizes), 130, 140))
+    x = np.random.default_rng(1).standard_normal((rows, 140)).astype(np.float32)
+    x = x if precision else x.astype(ml_dtypes.bfloat16)
+    x[sum(sizes) :] = np.nan
+    y = jentropy.grouped_matmul(
+        jnp.asarray(x),
+        resident(jnp.asarray(dense)).layer(1),
+        jnp.asarray(sizes, jnp.int32),
+        transpose_w=True,
+        out_dtype=jnp.float32,
+        interpret=True,
+        precision=precision,
+    )
+    end = 0
+    for size, matrix in zip(sizes, dense[1], strict=True):
+        close(y[end : end + size], x[end : end + size], matrix.T)
+        end += size
+    assert y.shape == (rows, 130)
+    assert not np.asarray(y[end:]).any()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "rows", "window"),
+    [
+        ((0, 8, 1, 0, 17, 3), 32, 16),
+        ((0, 0), 8, 8),
+        ((1,) * 200 + (0,) * 55 + (40,), 256, 16),
+        ((5, 3, 8, 1), 24, 8),
+    ],
+    ids=["ragged", "no rows", "many", "few windows"],
+)
+def test_visits_have_every_row_once(sizes, rows, window):
+    """In windows that lie within x, of the matrices of their groups."""
+    places = np.arange(len(sizes))[::-1] + 7
+    of = jax.jit(groups.visits_of, static_argnums=(2, 3))
+    count, table = of(jnp.asarray(sizes), jnp.asarray(places), rows, window)
+    place, start, low, high = np.asarray(table)[:, : int(count[0])]
+    assert (start % 8 == 0).all()
+    assert (start <= low).all()
+    assert (low < high).all()
+    assert (high <= start + window).all()
+    assert (start + window <= rows).all()
+    held = [(p, row) for p, *of in zip(place, low, high, strict=True) for row in range(*of)]
+    assert held == list(zip(np.repeat(places, sizes), range(sum(sizes)), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("tiles", "steps", "blocks"), [(0, 5, 4), (3, 7, 132), (11, 3, 4), (8, 2, 4)]
+)
+def test_tiles_of_visits_are_dealt_once(tiles, steps, blocks):
+    """What is left over after whole rounds in pieces of a line, each in the hands of one block."""
+    deal = groups.Visits(steps=steps, blocks=blocks, tiles=jnp.int32(tiles), whole=False)
+    block = jnp.arange(blocks + 1, dtype=jnp.int32)
+    rounds, first = (np.asarray(jax.vmap(of)(block)) for of in (deal.rounds_of, deal.first_of))
+    assert rounds[:blocks].sum() * steps + int(deal.line) == tiles * steps
+    assert first[0] == 0
+    assert first[-1] == deal.line
+    step = np.arange(int(deal.line), dtype=np.int32)
+    owner = np.asarray(deal.block_of(jnp.asarray(step)))
+    assert (first[owner] <= step).all()
+    assert (step < first[owner + 1]).all()
 
 
 def test_64_bits(request):

@@ -20,11 +20,19 @@ import jentropy
 from jentropy.pallas_kernels import to_resident
 from jentropy.pallas_kernels.fused import kernels_of
 from jentropy.pallas_kernels.profiling import budgets, compiling, hopper, pace, plans, sass
-from jentropy.pallas_kernels.variants import VARIANTS
+from jentropy.pallas_kernels.variants import VARIANTS, abstract_weight
 
 from .compilers import EVERYTHING, needs, outputs
 
 TARGET = hopper.TARGET
+EXPERTS = {  # rows of x, experts, K, N
+    "gpt-oss-120b gate and up": (64, 128, 2880, 5760),
+    "gpt-oss-120b down": (512, 128, 2880, 2880),
+    "DeepSeek-V3 gate, up": (128, 256, 7168, 2048),
+    "DeepSeek-V3 down": (4096, 256, 2048, 7168),
+    "one expert": (3, 1, 256, 128),
+}
+FEW_EXPERTS = "gpt-oss-120b gate and up", EXPERTS["gpt-oss-120b gate and up"]
 needs_compilers = needs(TARGET)
 SAMPLE = ("MXFP8 M=16", "NVFP4 M=16", "INT4 g128 zeros M=16")
 # Of BF16 for all rows of x, of other formats some if not everything is compiled.
@@ -78,9 +86,22 @@ def main() -> None:
         for name, arguments in work.items():
             (kernel,) = hopper.code_of(dump, TARGET, *arguments)
             figures[name] = {"registers": kernel.registers, "spill_bytes": kernel.spill_bytes}
+        for layer, experts in EXPERTS.items() if EVERYTHING else (FEW_EXPERTS,):
+            figures[layer] = _of_experts(dump, *experts)
         jax.clear_caches()
         figures["layers alike"] = _kernels_of_layers(weight)
     print(json.dumps(figures))
+
+
+def _of_experts(dump: Path, rows: int, experts: int, k: int, n: int) -> dict[str, int]:
+    """Registers of the one kernel of a product of rows with experts."""
+    number_format = VARIANTS["BF16"].number_format
+    weight = to_resident(abstract_weight(number_format, (experts, n, k)), "gpu")
+    x = jax.ShapeDtypeStruct((rows, k), jnp.bfloat16)
+    sizes = jax.ShapeDtypeStruct((experts,), jnp.int32)
+    product = partial(jentropy.grouped_matmul, transpose_w=True)
+    (kernel,) = hopper.code_of(dump, TARGET, product, x, weight, sizes)
+    return {"registers": kernel.registers, "spill_bytes": kernel.spill_bytes}
 
 
 def _kernels_of_layers(weight: Any) -> dict[str, int]:

@@ -207,6 +207,16 @@ def test_products_and_dense_weights(name, interpret):
     np.testing.assert_array_equal(bits(decoded), bits(dense))
 
 
+@pytest.mark.parametrize("name", HELD if EVERYTHING else ("INT4 g128 zeros",))
+def test_groups_of_rows(name):
+    w, sizes = weight(name, (3, N, K)), (2, 0, 9)
+    x = jnp.asarray(np.random.default_rng(1).standard_normal((11, K)), jnp.bfloat16)
+    options = {"transpose_w": True, "out_dtype": jnp.float32, "interpret": True}
+    y = jentropy.grouped_matmul(x, w, jnp.asarray(sizes), **options)
+    close(y[:2], x[:2], reference.decode(w[0], jnp.float32))
+    close(y[2:], x[2:], reference.decode(w[2], jnp.float32))
+
+
 def test_one_of_a_stack_and_gradient():
     stacked = weight("INT4 g128", (2, N, 128))
     dense = np.asarray(reference.decode(stacked[1], jnp.float32))

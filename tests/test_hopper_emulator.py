@@ -53,10 +53,22 @@ FORMAT_PLANS = (
     ((16, 256, 512), (256, 2, 1), 2),
     ((40, 200, 1024), (256, 3, 0), 3),
 )
-SAMPLE = ("cut",)
-PLANTED = "long steps" if EVERYTHING else "cut"
+# Rows of groups; M, N, K; multiprocessors.
+GROUPS = {
+    "three groups": ((2, 0, 9), (12, 200, 300), 3),
+    "many groups": ((0, 8, 1, 0, 17, 3), (32, 200, 300), 3),
+    "one group": ((5,), (5, 256, 128), 1),
+    "no rows of any": ((0, 0), (3, 128, 128), 2),
+}
+SAMPLE = ("cut", "three groups")
 ORDERS = 3  # in which a fault may be found
-FAULTS = tuple(faults.PRODUCT) if EVERYTHING else ("no wait for copies", "registers are not fenced")
+FEW = ("no wait for copies", "registers are not fenced")
+# By products, whose code must have what is changed.
+PLANTED = (
+    {"long steps": faults.PRODUCT, "cut": faults.PARTS}
+    if EVERYTHING
+    else {"cut": {name: faults.PRODUCT[name] for name in FEW} | faults.PARTS}
+)
 
 
 def gaussian(n: int, k: int, codes: int = 40) -> np.ndarray:
@@ -103,6 +115,29 @@ def product(emulator: Any, shape: Any, config: Any, processors: int, name: str =
     return float(np.nan_to_num(error, nan=np.inf).max())
 
 
+def grouped(
+    emulator: Any, sizes: tuple[int, ...], shape: Any, processors: int, name: str = "BF16"
+) -> float:
+    """The largest error of a product of rows in groups; infinite if rows of none are not 0."""
+    rows, n, k = shape
+    escapes = 40 if name == "BF16" else 0
+    values = np.stack([np.roll(gaussian(n, k, escapes), g, 0) for g in range(len(sizes))])
+    weight = to_resident(weight_of(VARIANTS[name].number_format, jnp.asarray(values)), "gpu")
+    assert weight.backend == "gpu", name
+    dense = np.stack([np.asarray(reference.decode(one, jnp.float32)) for one in weight])
+    x = np.random.default_rng(rows).standard_normal((rows, k)).astype(ml_dtypes.bfloat16)
+    few = replace(GPUS[TARGET], multiprocessors=processors)
+    of = Product(transpose_w=True, x_dtype=np.dtype(jnp.bfloat16), out_dtype=np.dtype(np.float32))
+    with mock.patch.object(targets, "current_gpu", return_value=few), emulator.on():
+        y = kernels_of(weight).grouped(jnp.asarray(x), weight, jnp.asarray(sizes), of)
+    group = np.repeat(np.arange(len(sizes)), sizes)
+    own, own_x = dense[group].astype(np.float64), x[: group.size].astype(np.float64)
+    expected, scale = (np.einsum("rk,rnk->rn", f(own_x), f(own)) for f in (np.asarray, np.abs))
+    error = np.abs(np.asarray(y[: group.size]) - expected) / (scale + 1e-30)
+    rest = np.asarray(y[group.size :])
+    return float(np.nan_to_num(error, nan=np.inf).max()) if not rest.any() else np.inf
+
+
 def decode(emulator: Any, dtype: Any, name: str = "BF16") -> float:
     """How many numbers of a decoded matrix differ, of codes of every kind."""
     if name == "BF16":
@@ -142,15 +177,18 @@ def main() -> None:
                         break
             emulator.again, emulator.change, emulator.seed = False, None, 0
 
-        for name in PRODUCTS if EVERYTHING else SAMPLE:
+        for name in PRODUCTS if EVERYTHING else set(PRODUCTS) & set(SAMPLE):
             found["product"][name] = seen(product, *PRODUCTS[name])
-            if name == PLANTED:
-                plant([(f, faults.PRODUCT[f]) for f in FAULTS], product, *PRODUCTS[name])
+            plant(PLANTED.get(name, {}).items(), product, *PRODUCTS[name])
         for name in FORMATS if EVERYTHING else FORMATS[:1]:
             for plan in FORMAT_PLANS if EVERYTHING else FORMAT_PLANS[:1]:
                 found["product"][f"{name} {plan}"] = seen(product, *plan, name)
+            if EVERYTHING:
+                found["product"][f"{name} groups"] = seen(grouped, *GROUPS["three groups"], name)
             for dtype in ("float32", "bfloat16") if EVERYTHING else ():
                 found["decode"][f"{name} {dtype}"] = seen(decode, jnp.dtype(dtype), name)
+        for name in GROUPS if EVERYTHING else set(GROUPS) & set(SAMPLE):
+            found["product"][name] = seen(grouped, *GROUPS[name])
         for dtype in ("float32", "bfloat16") if EVERYTHING else ("bfloat16",):
             found["decode"][dtype] = seen(decode, jnp.dtype(dtype))
         plant(faults.DECODE.items(), decode, jnp.dtype(jnp.bfloat16))

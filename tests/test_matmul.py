@@ -12,6 +12,7 @@ import pytest
 
 import jentropy
 from jentropy.errors import InputError, UnsupportedError
+from jentropy.formats import FORMATS, FP8_ROW
 from jentropy.pallas_kernels import backends, row_blocks
 from jentropy.pallas_kernels.variants import VARIANTS, weight_of
 
@@ -118,13 +119,18 @@ def test_kernels_that_do_not_work_are_not_taken(backend, monkeypatch, caplog):
         dense = jentropy.decode(w, jnp.float32, interpret=True)
         return jentropy.grouped_matmul(x, dense, sizes, **options)
 
-    def chosen(decode=backends.decode, matmul=backends.matmul, grouped=by_group) -> str:
-        backends.trouble.cache_clear()
+    def chosen(
+        decode=backends.decode,
+        matmul=backends.matmul,
+        of=FORMATS["BF16"],
+        grouped=by_group,
+    ) -> str:
+        backends.trouble_of.cache_clear()
         caplog.clear()
         monkeypatch.setattr(backends, "decode", decode)
         monkeypatch.setattr(backends, "matmul", matmul)
         monkeypatch.setattr(backends, "grouped_matmul", grouped)
-        return backends.default_backend()
+        return backends.default_backend(of)
 
     def right(x, w, interpret, **options):
         dense = jentropy.decode(w, jnp.float32, interpret=True)
@@ -136,6 +142,9 @@ def test_kernels_that_do_not_work_are_not_taken(backend, monkeypatch, caplog):
     def fails(*_, **__):
         raise RuntimeError("no such instruction\nand more")
 
+    def fails_of_scaled(x, w, **options):
+        return fails() if w.layout == f"{backend}_scaled" else right(x, w, **options)
+
     assert chosen(in_plain_jax, right) == backend
     assert not caplog.text
     assert chosen(in_plain_jax, fails) == "reference"
@@ -145,12 +154,16 @@ def test_kernels_that_do_not_work_are_not_taken(backend, monkeypatch, caplog):
     )
     assert "products are off by 1.0e-02" in caplog.text
     swapped = lambda x, w, *given, **options: by_group(x, w[::-1], *given, **options)  # noqa: E731
-    assert chosen(in_plain_jax, right, swapped) == "reference"
+    assert chosen(in_plain_jax, right, grouped=swapped) == "reference"
     assert "experts are off by" in caplog.text
     assert chosen(lambda *given: in_plain_jax(*given) + (len(given) == 3)) == "reference"
     assert f"backend {backend!r}" in caplog.text
     assert "decode gives other numbers" in caplog.text
-    backends.trouble.cache_clear()
+    some = in_plain_jax, fails_of_scaled
+    assert chosen(*some) == chosen(*some, None) == backend
+    assert chosen(*some, FP8_ROW) == "reference"
+    assert f"layout {backend}_scaled" in caplog.text
+    backends.trouble_of.cache_clear()
 
 
 def test_matrices_of_a_stack():

@@ -82,7 +82,7 @@ def _sums(values: np.ndarray, number_format: Format) -> dict[str, float]:
 
 
 def _archived_bytes(codes: Mapping[str, np.ndarray], number_format: Format) -> Iterator[int]:
-    elements = {p.name: p.element for p in number_format.parameters}
+    elements = {p.name: p.element for p in number_format.beside}
     for name, array in codes.items():
         element = elements.get(name, number_format.element)
         stored = formats.pack(array, 4) if element.code_bits == 4 else array

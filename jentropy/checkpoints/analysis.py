@@ -108,7 +108,7 @@ def _nbytes(tensor: Tensor) -> int:
 def _codes(tensor: Tensor, sharded: Mapping[str, jax.Array]) -> Mapping[str, Any]:
     """Codes of a leaf; of one that lies over several devices, where they are."""
     leaf = sharded.get(tensor.name)
-    if leaf is None or tensor.number_format.parameters or tensor.format == RAW:
+    if leaf is None or not tensor.number_format.is_plain or tensor.format == RAW:
         return tensor.codes
     return {"code": codes_of(leaf)}
 

@@ -77,7 +77,7 @@ class Tensor:
     @property
     def dtype(self) -> np.dtype | None:
         """Of its values; None if they have none of their own (a block format)."""
-        return None if self.number_format.parameters else self.number_format.element.dtype
+        return self.number_format.element.dtype if self.number_format.is_plain else None
 
     @property
     def stored(self) -> dict[str, StoredCodes]:

@@ -47,7 +47,7 @@ def record(
             for key, leaf in tensor.stored.items()
             if (number := numbers.get((leaf.array.file, leaf.array.name))) is not None
         }
-        if not tensor.number_format.parameters or parts.keys() != tensor.stored.keys():
+        if tensor.number_format.is_plain or parts.keys() != tensor.stored.keys():
             continue
         settled = (numbers.get((array.file, array.name)) for array in tensor.settled)
         weights.append(
@@ -139,7 +139,8 @@ def of_tree(tree: Any, arrays: Mapping[int, StoredArray], file: Path) -> Iterato
             stored[GROUP_INDEX] = inside[GROUP_INDEX], Groups(groups=groups)
         name = inside["code"].name.removesuffix(".codes.code")
         with _told_of(name, file):
-            weight = stored_weight(node.number_format, inside["code"].shape, stored)
+            shape = node.number_format.shape(inside["code"].shape)
+            weight = stored_weight(node.number_format, shape, stored)
         yield Tensor(name=name, weight=weight, dialect=PLAIN)
 
 

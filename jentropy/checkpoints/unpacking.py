@@ -29,6 +29,7 @@ from jentropy.formats import (
     code_arrays,
     code_dtype,
     codes_of,
+    least_rank,
     raw_element,
     unpack,
 )
@@ -313,13 +314,13 @@ def stored_weight(
     Raises:
       InputError: they are not the format's, or an array cannot be what it is said to be.
     """
-    rank = max([len(p.block or ()) for p in number_format.parameters], default=0)
+    rank = least_rank(number_format)
     if len(shape) < max(rank, GROUP_INDEX in stored):
         raise InputError("weight", expected=f"{rank or 1} axes or more", found=list(shape))
     grids = {key: array.shape for key, array in code_arrays(number_format, shape).items()}
     if stored.keys() - {GROUP_INDEX} != grids.keys():
         raise InputError("parts of the weight", expected=list(grids), found=list(stored))
-    elements = {p.name: p.element for p in number_format.parameters}
+    elements = {p.name: p.element for p in number_format.beside}
     codes = {}
     for key, told in stored.items():
         array, unpacking = told if isinstance(told, tuple) else (told, Whole())

@@ -56,7 +56,7 @@ class Encoding(lanes.Encoding):
 
     def prepare(self) -> None:
         """Contexts; symbols and raw planes where no other program makes them."""
-        self.contexts = self.head.contexts_of(self.span)
+        self.contexts = self.head.classes.contexts_of(self.span)
         if not self.fused:
             self.table_ids = table_ids(self.head, self.contexts)
             self.symbols, self.planes = _split(self.codes, self.contexts, self.head)
@@ -187,7 +187,7 @@ class Decoding(lanes.Decoding):
     def prepare(self) -> None:
         """Parts of the payload, contexts and tables."""
         self.parse()
-        self.contexts = self.head.contexts_of(self.span)
+        self.contexts = self.head.classes.contexts_of(self.span)
         if not self.fused:
             self.table_ids = table_ids(self.head, self.contexts)
 

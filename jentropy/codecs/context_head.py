@@ -12,8 +12,7 @@ Little-endian:
     u1 flags       1: there are escapes
     u1 T (1, 2 or 4), u1 count - 1, u2 first, u2 base of escapes
     levels         of T tables of count symbols, and one for escapes (`tables`)
-    classes        of rows, then of columns: u1 number of kinds, u1 each kind, the commonest first;
-                   if there are several, each row's (column's) place among them in unary
+    classes        of rows and columns (`scale_classes`)
 """
 
 from __future__ import annotations
@@ -26,8 +25,9 @@ import numpy as np
 from jentropy.errors import CorruptError
 from jentropy.formats import BF16, FP16, ElementFormat
 
-from . import bits, buffers, tables
+from . import bits, tables
 from .coding import Span
+from .scale_classes import Classes, read_classes
 from .tables import Tables
 
 NAME = "context"
@@ -52,7 +52,7 @@ class Head:
       first, count: the window of tops that have symbols, in context 0; it moves by one from a
         context to the next.
       levels: int64[T, count or count + 1], the last for escapes.
-      rows, columns: uint8, class of each.
+      classes: of rows and columns.
       base: of escapes.
     """
 
@@ -60,8 +60,7 @@ class Head:
     first: int
     count: int
     levels: np.ndarray
-    rows: np.ndarray
-    columns: np.ndarray
+    classes: Classes
     base: int
 
     @property
@@ -75,11 +74,6 @@ class Head:
         return self.levels.shape[1] > self.count
 
     @cached_property
-    def contexts(self) -> int:
-        """Number of contexts."""
-        return 1 + int(self.rows.max(initial=0)) + int(self.columns.max(initial=0))
-
-    @cached_property
     def tables(self) -> Tables:
         """The tables; a decoder is shown symbols and ESCAPE."""
         shown = np.arange(self.levels.shape[1])
@@ -91,49 +85,12 @@ class Head:
         """The table of a context is `context & mask`."""
         return np.uint8(self.tables.count - 1)
 
-    def classes_of(self, span: Span) -> tuple[np.ndarray, np.ndarray, int]:
-        """Classes of the rows that a chunk lies in and of all columns; what the first row lacks."""
-        low, high = span.start // span.columns, -(-(span.start + span.size) // span.columns)
-        return self.rows[low:high], self.columns, span.start - low * span.columns
-
-    def contexts_of(self, span: Span) -> np.ndarray:
-        """Contexts of a chunk's codes, uint8[size]."""
-        if self.contexts == 1:
-            return np.zeros(span.size, np.uint8)
-        rows, columns, skip = self.classes_of(span)
-        both = buffers.empty((rows.size, columns.size), np.uint8)
-        both[:] = rows[:, None]
-        if columns.any():
-            both += columns
-        return both.reshape(-1)[skip:][: span.size]
-
 
 def write_head(head: Head) -> bytes:
     """A head's bytes."""
     numbers = bytes([head.escapes, len(head.levels), head.count - 1])
     numbers += head.first.to_bytes(2, "little") + head.base.to_bytes(2, "little")
-    classes = _write_classes(head.rows) + _write_classes(head.columns)
-    return numbers + tables.write_levels(head.levels) + classes
-
-
-def _write_classes(classes: np.ndarray) -> bytes:
-    if not classes.any():
-        return bytes([1, 0])
-    counts = np.bincount(classes)
-    kinds = np.argsort(-counts, kind="stable")
-    kinds = kinds[counts[kinds] > 0]
-    place = np.zeros(counts.size, np.int64)
-    place[kinds] = np.arange(kinds.size)
-    head = bytes([kinds.size, *kinds.tolist()])
-    return head if kinds.size == 1 else head + bits.unary(place[classes])
-
-
-def classes_bits(classes: np.ndarray) -> int:
-    """Bits that classes take in a head, about."""
-    if not classes.any():
-        return 16
-    counts = np.sort(np.bincount(classes))[::-1]
-    return 8 + 8 * int(np.count_nonzero(counts)) + int(counts @ np.arange(1, counts.size + 1))
+    return numbers + tables.write_levels(head.levels) + head.classes.written()
 
 
 def head_of(span: Span) -> Head:
@@ -167,27 +124,10 @@ def read_head(head: bytes, element: ElementFormat, rows: int, columns: int) -> H
         count=count,
         base=base,
         levels=tables.read_levels(reader, number, count + flags),
-        rows=_read_classes(reader, rows),
-        columns=_read_classes(reader, columns),
+        classes=read_classes(reader, rows, columns),
     )
     reader.end()
-    tops = count + parsed.contexts - 1
+    tops = count + parsed.classes.count - 1
     if tops > ESCAPE:
         raise CorruptError(HEAD, expected=f"up to {ESCAPE} tops", found=tops)
     return parsed
-
-
-def _read_classes(reader: bits.Reader, count: int) -> np.ndarray:
-    kinds = reader.array("u1", reader.integer("u1"))
-    if kinds.size == 0:
-        raise CorruptError(f"classes of codec {NAME!r}", expected="a kind", found="none")
-    if kinds.size == 1:
-        return np.broadcast_to(kinds, (count,))  # takes no memory
-    places = reader.unary(count)
-    if places.max(initial=0) >= kinds.size:
-        raise CorruptError(
-            f"classes of codec {NAME!r}",
-            expected=f"places below {kinds.size}",
-            found=int(places.max()),
-        )
-    return kinds[places]

@@ -70,7 +70,7 @@ def _decode_call(call: calls.Call) -> tuple[list[jax.Array], tuple[jax.Array, li
     table_ids = jnp.full((call.steps, call.lanes), call.idle_table, jnp.uint8)
     contexts = []
     for job, columns, base in zip(call.jobs, call.columns, call.bases, strict=True):
-        rows, all_columns, skip = job.head.classes_of(job.span)
+        rows, all_columns, skip = job.head.classes.around(job.span)
         contexts.append(contexts_of(rows, all_columns, np.int32(skip), size=job.size))
         mask, lane = job.head.table_mask, np.int32(columns.start)
         table_ids = lay(table_ids, contexts[-1], mask, np.uint8(base), lane)

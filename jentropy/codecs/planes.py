@@ -249,8 +249,7 @@ class Decoding(lanes.Decoding):
 
     def finish(self, symbols: np.ndarray, carries: np.ndarray) -> np.ndarray:
         """The bytes."""
-        if carries.any():
-            raise CorruptError("coded symbols", expected="lanes that begin at 2^16", found="others")
+        lanes.expect_no_carries(carries)
         if self.marker is None:
             return symbols
         missed = np.flatnonzero(symbols == self.marker)

@@ -66,7 +66,8 @@ def measure_all(
         meter = _Meter(pool, workers)
         waiting: deque[tuple[Weight, _Sum, Sampler]] = deque()
         for weight, runs in weights:
-            total, sampler = _Sum(), Sampler(weight.shape if with_contexts else ())
+            shape = weight.number_format.code_shape(weight.shape) if with_contexts else ()
+            total, sampler = _Sum(), Sampler(shape)
             for codes in runs:
                 sampler.add(codes["code"])
                 total.add(pool.submit(measure_weight, codes, weight.number_format), workers)

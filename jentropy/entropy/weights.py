@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from jentropy import formats
-from jentropy.formats import Format, Parameter
+from jentropy.formats import Format, Parameter, SideArray
 
 from .statistics import SLICE_BITS, Counts, measure, measure_slice
 
@@ -22,8 +23,10 @@ class WeightCounts:
 
     Attributes:
       number_format: its element and parameters.
+      weights: how many were counted.
       code: counts of the element codes.
-      parameters: counts of every parameter's codes, by name.
+      parameters: counts of every parameter's codes, and of those of the arrays of decoder and
+        transforms, by name.
       magnitudes: counts of the leading 16 bits of the FP32 numbers of a block format; None where
         the codes say it themselves, or have no numbers.
 
@@ -34,6 +37,7 @@ class WeightCounts:
     """
 
     number_format: Format
+    weights: int
     code: Counts
     parameters: Mapping[str, Counts]
     magnitudes: np.ndarray | None = None
@@ -41,6 +45,7 @@ class WeightCounts:
     def __add__(self, other: WeightCounts) -> WeightCounts:
         return WeightCounts(
             number_format=self.number_format,
+            weights=self.weights + other.weights,
             code=self.code + other.code,
             parameters={
                 key: self.parameters[key] + other.parameters[key] for key in self.parameters
@@ -51,36 +56,38 @@ class WeightCounts:
         )
 
     @property
-    def weights(self) -> int:
-        """Weights counted."""
-        return self.code.weights
-
-    @property
     def key(self) -> tuple:
         """Equal where counts can be added."""
         described, code_bits = self.number_format, self.code.element.code_bits
-        elements = tuple((p.name, p.element.name) for p in described.parameters)
+        elements = tuple((p.name, p.element.name) for p in described.beside)
         return described.name, described.element.name, code_bits, elements
 
+    @property
+    def _codes(self) -> float:
+        """Element codes for each weight: fewer of vectors."""
+        return self.code.weights / self.weights if self.weights else 1.0
+
     def _with_parameters(
-        self, fields: dict[str, float], bits: Callable[[Parameter], float]
+        self, fields: dict[str, float], bits: Callable[[Any], float]
     ) -> dict[str, float]:
         """Bits of each field for each weight, once those of the parameters are added."""
-        for p in self.number_format.parameters:
+        for p in self.number_format.beside:
             entries = self.parameters[p.name].weights / max(1, self.weights)  # for each weight
             fields[p.field] = fields.get(p.field, 0.0) + bits(p) * entries
         return fields
 
     def field_allocated_bits(self) -> dict[str, float]:
         """Bits stored of each field for each weight."""
-        fields = {f.name: float(f.bits) for f in self.code.element.fields}
+        fields = {f.name: f.bits * self._codes for f in self.code.element.fields}
         return self._with_parameters(fields, lambda p: p.element.code_bits)
 
     def field_entropy_bits(self) -> dict[str, float]:
         """Entropy of each field, bits per weight."""
-        return self._with_parameters(self.code.field_entropy_bits(), self._parameter_bits)
+        fields = self.code.field_entropy_bits().items()
+        by_weight = {name: bits * self._codes for name, bits in fields}
+        return self._with_parameters(by_weight, self._parameter_bits)
 
-    def _parameter_bits(self, parameter: Parameter) -> float:
+    def _parameter_bits(self, parameter: Parameter | SideArray) -> float:
         """Entropy of an entry of a parameter."""
         return self.parameters[parameter.name].whole_entropy_bits()
 
@@ -88,7 +95,7 @@ class WeightCounts:
         """`Counts.described_bits` of codes and parameters, per weight."""
         described = {name: counts.described_bits() for name, counts in self.parameters.items()}
         parameters = self._with_parameters({}, lambda p: described[p.name])
-        return self.code.described_bits() + sum(parameters.values())
+        return self._codes * self.code.described_bits() + sum(parameters.values())
 
     def allocated_bits(self) -> float:
         """Bits stored for each weight."""
@@ -103,7 +110,7 @@ class WeightCounts:
         joint = self.code.joint_entropy_bits()
         if joint is None:
             return None
-        return joint + sum(self._with_parameters({}, self._parameter_bits).values())
+        return self._codes * joint + sum(self._with_parameters({}, self._parameter_bits).values())
 
 
 def measure_weight(arrays: Mapping[str, Any], number_format: Format) -> WeightCounts:
@@ -124,14 +131,15 @@ def measure_weight(arrays: Mapping[str, Any], number_format: Format) -> WeightCo
       {'sign': 1.0, 'exponent': 0.0, 'mantissa': 0.0}
     """
     magnitudes = None
-    if number_format.parameters:
+    if not number_format.is_plain:
         magnitudes = np.zeros(1 << SLICE_BITS, np.int64)
         top = formats.FP32.code_bits - SLICE_BITS
         for numbers in formats.dequantize_slabs(number_format, arrays, SLAB):
             magnitudes += measure_slice(numbers.view(np.uint32), top)
     return WeightCounts(
         number_format=number_format,
+        weights=math.prod(number_format.shape(tuple(arrays["code"].shape))),
         code=measure(arrays["code"], number_format.element),
-        parameters={p.name: measure(arrays[p.name], p.element) for p in number_format.parameters},
+        parameters={p.name: measure(arrays[p.name], p.element) for p in number_format.beside},
         magnitudes=magnitudes,
     )

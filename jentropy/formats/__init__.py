@@ -8,10 +8,13 @@ archive and the tests take it from there.
 from typing import Any
 
 from .blocks import ASYMMETRIC_INT4, FP8_BLOCK, FP8_ROW, INT4_GROUP, INT8_ROW, MXFP4, MXFP8, NVFP4
+from .decoders import DECODERS
 from .dequantizing import GROUP_INDEX, dequantize, dequantize_slabs
 from .element import RAW, ElementFormat, Field, code_dtype, codes_of, raw_element
+from .fitting import SCALE_RULES
 from .floats import BF16, FP4_E2M1, FP8_E4M3, FP8_E5M2, FP8_E8M0, FP16, FP32
 from .format import WHOLE, Format, Parameter, Role
+from .gradients import GRADIENT_RULES, fake_quantize
 from .integers import (
     INT4,
     INT4_EXCESS8,
@@ -23,8 +26,10 @@ from .integers import (
     UINT8,
 )
 from .packing import pack, unpack
-from .quantized import QuantizedTensor, code_arrays
-from .quantizing import SCALE_RULES, quantize
+from .quantized import QuantizedTensor, code_arrays, least_rank
+from .quantizing import quantize
+from .step import SideArray, Step
+from .transforms import TRANSFORMS
 
 _PLAIN = (BF16, FP16, FP32, FP8_E4M3, FP8_E5M2)  # weights without parameters; by dtype
 _PARTS = (
@@ -101,6 +106,7 @@ def plain_format(dtype: Any) -> Format:
 __all__ = [
     "ASYMMETRIC_INT4",
     "BF16",
+    "DECODERS",
     "ELEMENTS",
     "FORMATS",
     "FP16",
@@ -111,6 +117,7 @@ __all__ = [
     "FP8_E5M2",
     "FP8_E8M0",
     "FP8_ROW",
+    "GRADIENT_RULES",
     "GROUP_INDEX",
     "INT4",
     "INT4_EXCESS8",
@@ -134,13 +141,18 @@ __all__ = [
     "Parameter",
     "SCALE_RULES",
     "Role",
+    "SideArray",
+    "Step",
+    "TRANSFORMS",
     "code_arrays",
     "code_dtype",
     "codes_of",
     "dequantize",
     "dequantize_slabs",
     "element_named",
+    "fake_quantize",
     "format_of_dtype",
+    "least_rank",
     "pack",
     "plain_format",
     "quantize",

@@ -14,10 +14,13 @@ from jaxtyping import Array, Float32
 
 from jentropy import modes
 
+from .decoders import DECODERS
 from .element import ElementFormat
 from .encoding import bits_of, from_bits
 from .floats import FP8_E8M0
 from .format import WHOLE, Format, Parameter, Role
+from .step import Step, by_matrix
+from .transforms import TRANSFORMS, Transform
 
 # What parameters do, in the order in which they do it.
 OPERATIONS: dict[Role, Callable[[Any, Any], Any]] = {
@@ -40,13 +43,14 @@ def dequantize(number_format: Format, arrays: Mapping[str, Any], dtype: Any = np
 
     Args:
       number_format: what the arrays hold.
-      arrays: unsigned integer codes, all NumPy or all JAX: `code` [*shape], every parameter by
-        name in its grid's shape, and `group_index` int[columns] where a column's parameters are
-        those of that group instead of its block's.
+      arrays: unsigned integer codes, all NumPy or all JAX: `code` [*shape] (or what the decoder
+        has), every parameter by name in its grid's shape, the arrays of decoder and transforms,
+        and `group_index` int[columns] where a column's parameters are those of that group instead
+        of its block's.
       dtype: of the result.
 
     Returns:
-      Numbers of the codes' shape, NumPy or JAX as they are.
+      Numbers of the weight's shape, NumPy or JAX as the codes are.
 
     Example:
       >>> from jentropy.formats import INT8_ROW
@@ -58,21 +62,58 @@ def dequantize(number_format: Format, arrays: Mapping[str, Any], dtype: Any = np
 
     def run(arrays: Mapping[str, Any]) -> Any:
         with np.errstate(invalid="ignore", over="ignore"):  # signalling NaNs; overflow to Inf
-            return _numbers(number_format, arrays, None).astype(dtype)
+            shape = number_format.shape(tuple(arrays["code"].shape))
+            numbers = numbers_of(number_format, arrays, None, shape)
+            return _transformed_back(number_format, numbers, arrays).astype(dtype)
 
     return modes.automatic(run, dict(arrays), out=lambda: modes.spec_of(arrays["code"]))
 
 
-def _numbers(number_format: Format, arrays: Mapping[str, Any], of: Parameter | None) -> Any:
-    """Numbers of a parameter on its own grid, or of the weight (None)."""
-    element, name = (number_format.element, "code") if of is None else (of.element, of.name)
-    numbers = element.decode(arrays[name])
+def numbers_of(
+    number_format: Format,
+    arrays: Mapping[str, Any],
+    of: Parameter | None,
+    shape: tuple[int, ...],
+) -> Any:
+    """Numbers of a parameter on its own grid, or of the weight (None), not transformed back.
+
+    Args:
+      shape: of the weight.
+    """
+    numbers = _decoded(number_format, arrays) if of is None else of.element.decode(arrays[of.name])
     on_it = [p for p in number_format.parameters if p.of == (of and of.name)]
     for p in sorted(on_it, key=lambda p: ORDER.index(p.role)):
         groups = arrays.get(GROUP_INDEX) if of is None else None
-        shape = tuple(arrays["code"].shape)
-        factors = spread(_numbers(number_format, arrays, p), p, shape, of, groups)
+        factors = spread(numbers_of(number_format, arrays, p, shape), p, shape, of, groups)
         numbers = _apply(numbers, factors, p.role, p.element)
+    return numbers
+
+
+def _decoded(number_format: Format, arrays: Mapping[str, Any]) -> Any:
+    """Numbers of the codes, before parameters act on them."""
+    step, code = number_format.decoder, arrays["code"]
+    decoder = DECODERS[step.name]
+    if not step.arrays and not step.settings:
+        return decoder.decode(step, number_format.element, code, {})
+
+    def one(own: Mapping[str, Any]) -> Any:
+        tables = step.numbers(own, decoder.arrays)
+        return decoder.decode(step, number_format.element, own["code"], tables)
+
+    own = {name: arrays[name] for name in ("code", *(a.name for a in step.arrays))}
+    return by_matrix(one, own, tuple(code.shape[:-2]))
+
+
+def _transformed_back(number_format: Format, numbers: Any, arrays: Mapping[str, Any]) -> Any:
+    """Numbers of the space that the weight came from."""
+    for step in reversed(number_format.transforms):
+        transform = TRANSFORMS[step.name]
+
+        def one(own: Mapping[str, Any], step: Step = step, transform: Transform = transform) -> Any:
+            return transform.undo(step, own["numbers"], step.numbers(own, transform.arrays))
+
+        own = {"numbers": numbers, **{a.name: arrays[a.name] for a in step.arrays}}
+        numbers = by_matrix(one, own, tuple(numbers.shape[:-2]))
     return numbers
 
 
@@ -80,6 +121,8 @@ def dequantize_slabs(
     number_format: Format, arrays: Mapping[str, np.ndarray], weights: int
 ) -> Iterator[np.ndarray]:
     """The numbers of a tensor, float32, in slabs along its first axis.
+
+    A matrix that decodes only as a whole is one slab.
 
     Args:
       number_format: what the codes mean.
@@ -95,9 +138,10 @@ def dequantize_slabs(
       >>> [slab.shape for slab in dequantize_slabs(FORMATS["BF16"], arrays, 8)]
       [(2, 4), (2, 4), (2, 4)]
     """
-    shape = arrays["code"].shape
+    shape = number_format.shape(arrays["code"].shape)
     rank, length = len(shape), shape[0] if shape else 0
-    if length == 0 or math.prod(shape) <= weights:
+    matrix = rank == 2 and not number_format.is_by_rows
+    if length == 0 or math.prod(shape) <= weights or matrix:
         yield dequantize(number_format, arrays)
         return
     blocks = {p.name: p.blocks(rank)[0] for p in number_format.parameters}
@@ -110,6 +154,8 @@ def dequantize_slabs(
             part[name] = arrays[name]
             if block != WHOLE:
                 part[name] = arrays[name][start // block : -(-stop // block)]
+        for side in number_format.side_arrays:
+            part[side.name] = arrays[side.name][start:stop] if rank > 2 else arrays[side.name]
         if GROUP_INDEX in arrays:
             part[GROUP_INDEX] = arrays[GROUP_INDEX]
         yield dequantize(number_format, part)

@@ -20,6 +20,7 @@ from jentropy.errors import InputError, UnsupportedError
 
 RAW = "RAW"  # name of elements that are no numbers
 TABLE_BITS = 16  # codes up to this wide are decoded by a table
+LARGEST_EXPONENT, LEAST_EXPONENT = 127, -149  # of powers of two that float32 has
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,11 +40,18 @@ class Field:
 class ElementFormat:
     """An element format.
 
-    Invariants: the fields' bits are the dtype's; `exponent`, where there is one, is a single field.
-    A code of unsigned integers may be narrower than its dtype, and lies in the low bits.
+    Invariants: the fields' bits are the dtype's, or fewer of unsigned integers, whose low bits they
+    are; `exponent`, where there is one, is a single field. What a code means is said by the first
+    of these that there is:
+
+    * `table`, a number for every code;
+    * `bias`, over unsigned integers: a minifloat of a sign, exponent and mantissa of any widths,
+      finite in all of its codes, with subnormals and two zeros (FP6, 1/6/9);
+    * the dtype, less `excess`.
 
     Raises:
-      UnsupportedError: any other code that is narrower than its dtype, which decodes it.
+      UnsupportedError: a code that its dtype would decode to something else: narrower than a dtype
+        of signed numbers or floats, or of other fields; a minifloat beyond float32.
 
     Example:
       >>> from jentropy.formats import BF16
@@ -59,6 +67,7 @@ class ElementFormat:
     fields: tuple[Field, ...]  # most significant first
     bias: int | None = None  # exponent bias of the values; None where they have no exponent
     excess: int = 0  # of integers: a value is its dtype's minus this
+    table: tuple[float, ...] | None = None  # the number of every code, each a float32
 
     def __post_init__(self) -> None:
         dtype = np.dtype(self.dtype)
@@ -72,8 +81,73 @@ class ElementFormat:
                 expected=f"{bits}, as {dtype} has",
                 found=self.code_bits,
                 hint="codes are decoded by their dtype: take one as narrow as they are, or "
-                "unsigned integers with an excess",
+                "unsigned integers with an excess, a bias or a table",
             )
+        if self.name != RAW and jnp.issubdtype(dtype, jnp.floating):
+            self._check_float(dtype)
+        if self.table is not None:
+            self._check_table()
+        elif self.is_minifloat:
+            self._check_minifloat()
+
+    def _check_float(self, dtype: np.dtype) -> None:
+        """Raises unless the fields of a float are its dtype's."""
+        told = jnp.finfo(dtype)
+        found = [self.field_bits(name) for name in ("exponent", "mantissa")]
+        if found != [told.nexp, told.nmant] or self.bias is None:
+            raise UnsupportedError(
+                f"element format {self.name}: exponent and mantissa",
+                expected=f"{told.nexp} and {told.nmant} bits, as {dtype} has, and a bias",
+                found=f"{found[0]} and {found[1]} bits, bias {self.bias}",
+                hint="fields of a float's own are codes of unsigned integers with a bias",
+            )
+
+    def _check_table(self) -> None:
+        table, dtype = self.table or (), np.dtype(self.dtype)
+        with np.errstate(over="ignore"):
+            exact = all(np.isfinite(x) and float(np.float32(x)) == x for x in table)
+        if (
+            self.code_bits > TABLE_BITS
+            or len(table) != 1 << self.code_bits
+            or not exact
+            or self.bias is not None
+            or not jnp.issubdtype(dtype, jnp.unsignedinteger)
+        ):
+            raise UnsupportedError(
+                f"element format {self.name}: table",
+                expected=f"{1 << min(self.code_bits, TABLE_BITS)} finite float32 numbers, of codes "
+                f"of up to {TABLE_BITS} bits in unsigned integers, without a bias",
+                found=f"{len(table)} of {self.code_bits} bits in {dtype}",
+            )
+
+    def _check_minifloat(self) -> None:
+        widths = [self.field_bits(name) for name in ("sign", "exponent", "mantissa")]
+        names = [f.name for f in self.fields if f.name != "sign"]
+        assert self.bias is not None
+        largest = (1 << widths[1]) - 1 - self.bias
+        least = 1 - self.bias - widths[2]
+        if (
+            names not in (["exponent", "mantissa"], ["exponent"])
+            or widths[0] not in (0, 1)
+            or (widths[0] and self.fields[0].name != "sign")
+            or self.code_bits > TABLE_BITS
+            or self.excess
+            or largest > LARGEST_EXPONENT
+            or least < LEAST_EXPONENT
+        ):
+            raise UnsupportedError(
+                f"element format {self.name}: a float of its own fields",
+                expected="sign, exponent and mantissa from the highest bit down, up to "
+                f"{TABLE_BITS} bits, no excess, numbers that float32 has",
+                found=f"{[f'{f.name} {f.bits}' for f in self.fields]}, bias {self.bias}",
+            )
+
+    @property
+    def is_minifloat(self) -> bool:
+        """Whether the fields alone say what a code means."""
+        dtype = np.dtype(self.dtype)
+        unsigned = self.name != RAW and jnp.issubdtype(dtype, jnp.unsignedinteger)
+        return bool(unsigned and self.bias is not None)
 
     @property
     def code_bits(self) -> int:
@@ -145,6 +219,10 @@ def _float32_bits(element: ElementFormat) -> np.ndarray:
         raise ValueError("RAW codes have no values")
     itemsize = element.dtype.itemsize
     codes = np.arange(1 << element.code_bits, dtype=f"u{itemsize}")
+    if element.table is not None:
+        return np.array(element.table, np.float32).view(np.uint32)
+    if element.is_minifloat:
+        return _minifloats(element, codes.astype(np.int64)).view(np.uint32)
     with np.errstate(invalid="ignore"):  # signalling NaNs
         numbers = codes.view(element.dtype).astype(np.float32) - np.float32(element.excess)
     if element.bias is not None and element.dtype.itemsize == 2:
@@ -155,6 +233,16 @@ def _float32_bits(element: ElementFormat) -> np.ndarray:
         bits = numbers.view(np.uint32)
         return np.where(np.isnan(numbers), payload, bits).astype(np.uint32)
     return numbers.view(np.uint32)
+
+
+def _minifloats(element: ElementFormat, codes: np.ndarray) -> np.ndarray:
+    """Numbers of a minifloat's codes: (-1)^sign 2^(exponent - bias) (1 + mantissa / 2^bits)."""
+    fields, zeros = element.split(codes), np.zeros_like(codes)
+    exponent, mantissa = fields["exponent"], fields.get("mantissa", zeros)
+    assert element.bias is not None
+    significand = mantissa / (1 << element.field_bits("mantissa")) + (exponent > 0)
+    magnitude = np.ldexp(significand, np.maximum(exponent, 1) - element.bias)
+    return np.where(fields.get("sign", zeros) > 0, -magnitude, magnitude).astype(np.float32)
 
 
 @lru_cache

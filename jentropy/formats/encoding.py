@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float32, Int32, UInt, UInt32
 
+from jentropy.errors import UnsupportedError
+
 from .element import TABLE_BITS, ElementFormat, code_dtype
 
 MANTISSA = 23  # bits of a float32's mantissa
@@ -30,10 +32,14 @@ def encode(
 
     Args:
       numbers: finite ones saturate; infinities do where the element has none.
-      element: sign, exponent and mantissa from the most significant bit down, or an integer.
+      element: sign, exponent and mantissa from the most significant bit down, an integer, or a
+        table.
       random: uniform bits for stochastic rounding; None rounds to nearest, ties to even.
     """
-    codes = _encode_integer if element.bias is None else _encode_float
+    if element.table is not None:
+        codes = _encode_table
+    else:
+        codes = _encode_integer if element.bias is None else _encode_float
     return codes(numbers, element, random).astype(code_dtype(element.dtype))
 
 
@@ -51,6 +57,48 @@ def _encode_integer(
     limits = limits_of(element)
     integers = jnp.clip(rounded, limits.lowest, limits.largest).astype(jnp.int32)
     return integers + element.excess & (1 << element.code_bits) - 1
+
+
+def _encode_table(
+    numbers: Float32[Array, "*shape"],
+    element: ElementFormat,
+    random: UInt32[Array, "*shape"] | None,
+) -> Int32[Array, "*shape"]:
+    """Codes of the nearest of a table's numbers; of two as near, that of the even code."""
+    levels, codes = levels_of(element)
+    above = jnp.searchsorted(jnp.asarray(levels), numbers, side="right", method="scan_unrolled")
+    low = jnp.clip(above - 1, 0, levels.size - 1)
+    high = jnp.clip(above, 0, levels.size - 1)
+    table, code = jnp.asarray(levels), jnp.asarray(codes)
+    down, up = numbers - table[low], table[high] - numbers
+    if random is None:
+        goes_up = (up < down) | ((up == down) & (code[low] & 1 == 1))
+    else:
+        uniform = (random >> 8).astype(jnp.float32) * 2.0**-24
+        goes_up = uniform * (table[high] - table[low]) < down
+    return code[jnp.where(goes_up & (high > low), high, low)]
+
+
+@lru_cache
+def levels_of(element: ElementFormat) -> tuple[np.ndarray, np.ndarray]:
+    """Distinct finite numbers of an element in order, float32[levels], and a code of each, int32.
+
+    Example:
+      >>> from jentropy.formats import FP4_E2M1
+      >>> numbers, codes = levels_of(FP4_E2M1)
+      >>> numbers[:3].tolist(), codes[:3].tolist()
+      ([-6.0, -4.0, -3.0], [15, 14, 13])
+
+    Raises:
+      UnsupportedError: codes of more than 16 bits.
+    """
+    if element.code_bits > TABLE_BITS:
+        found = f"{element.code_bits} bits"
+        raise UnsupportedError(f"numbers of {element.name}", expected="up to 16", found=found)
+    numbers = element.decode(np.arange(1 << element.code_bits, dtype=code_dtype(element.dtype)))
+    finite = np.flatnonzero(np.isfinite(numbers))
+    levels, first = np.unique(numbers[finite], return_index=True)
+    return levels, finite[first].astype(np.int32)
 
 
 def _encode_float(
@@ -126,7 +174,7 @@ def limits_of(element: ElementFormat) -> Limits:
     usable = finite & (numbers >= (0 if is_power(element) else TINY)) & (numbers > 0)
     infinite = codes[np.isposinf(numbers)]
     nan = None
-    if element.bias is not None:
+    if element.bias is not None and not element.is_minifloat:
         with np.errstate(invalid="ignore"):
             quiet = np.array(np.nan, np.float32).astype(element.dtype)
         nan = int(quiet.view(codes.dtype)) if np.isnan(quiet.astype(np.float32)) else None

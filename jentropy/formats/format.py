@@ -6,8 +6,12 @@ its own element format and the block that one of them serves. With e the element
     weight = (e - zero_point) * scale - offset
 
 where every parameter may have parameters of its own: NVFP4's scale is an E4M3 code times the
-tensor's FP32 scale. A parameter's array has the weight's rank; along each axis it has an entry per
-block, the last block being cut off where it sticks out.
+tensor's FP32 scale. A decoder other than `elementwise` makes the numbers e of the codes in another
+way (from a table of the tensor's own, or as vectors), and transforms undo, last one first, what was
+done to the weight before it was quantised.
+
+A parameter's array has the weight's rank; along each axis it has an entry per block, the last block
+being cut off where it sticks out.
 """
 
 from __future__ import annotations
@@ -17,7 +21,10 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
+from .decoders import DECODERS, Decoder
 from .element import ElementFormat
+from .step import ELEMENTWISE, SideArray, Step
+from .transforms import TRANSFORMS
 
 WHOLE = 0  # in a block: the whole of that axis
 
@@ -83,8 +90,9 @@ class Parameter:
 class Format:
     """A number format.
 
-    Invariants: the parameters' names differ from each other and from `code`; `of` names another
-    of them, which acts on the weight itself.
+    Invariants: names of parameters and of the steps' arrays differ from each other and from `code`;
+    `of` names another parameter, which acts on the weight itself; steps are what `DECODERS` and
+    `TRANSFORMS` say.
 
     Example:
       >>> from jentropy.formats import MXFP4
@@ -96,14 +104,66 @@ class Format:
     name: str  # in reports
     element: ElementFormat
     parameters: tuple[Parameter, ...] = ()
+    decoder: Step = ELEMENTWISE
+    transforms: tuple[Step, ...] = ()  # in the order in which they were done
 
     def __post_init__(self) -> None:
         roots = [p.name for p in self.parameters if p.of is None]
-        names = ["code", *(p.name for p in self.parameters)]
+        names = ["code", *(p.name for p in self.beside)]
         if len(set(names)) != len(names) or any(
             p.of not in (None, *roots) for p in self.parameters
         ):
             raise ValueError(f"{self.name}: parameters {names}")
+        for what, table, steps in (
+            ("decoder", DECODERS, (self.decoder,)),
+            ("transform", TRANSFORMS, self.transforms),
+        ):
+            for step in steps:
+                known = table.get(step.name)
+                if known is None:
+                    raise ValueError(f"{self.name}: {what} {step.name!r} of {list(table)}")
+                step.has(what, known.settings, known.arrays)
+        sound = self._decoder.is_sound(self.decoder, self.element)
+        if not sound or not all(TRANSFORMS[t.name].is_sound(t) for t in self.transforms):
+            raise ValueError(f"{self.name}: steps {(self.decoder, *self.transforms)!r:.500}")
+
+    @property
+    def _decoder(self) -> Decoder:
+        return DECODERS[self.decoder.name]
+
+    @property
+    def is_elementwise(self) -> bool:
+        """Whether every code is a number by itself, which parameters scale, and that is all."""
+        return self.decoder == ELEMENTWISE and not self.transforms
+
+    @property
+    def is_by_rows(self) -> bool:
+        """Whether every row of a matrix means the same without the others, but for parameters."""
+        return self._decoder.by_rows and not self.transforms
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether codes are the bits of numbers of the element's dtype, and that is all."""
+        own = self.element.table is not None or self.element.is_minifloat
+        return self.is_elementwise and not self.parameters and not own
+
+    @property
+    def side_arrays(self) -> tuple[SideArray, ...]:
+        """Arrays of the decoder and of the transforms."""
+        return tuple(a for step in (self.decoder, *self.transforms) for a in step.arrays)
+
+    @property
+    def beside(self) -> tuple[Parameter | SideArray, ...]:
+        """All that lies beside the codes."""
+        return (*self.parameters, *self.side_arrays)
+
+    def shape(self, of_codes: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of the weight of codes of a shape."""
+        return self._decoder.shape(self.decoder, of_codes)
+
+    def code_shape(self, of_weight: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of the codes of a weight of a shape."""
+        return self._decoder.code_shape(self.decoder, of_weight)
 
     def parameter(self, name: str) -> Parameter:
         """A parameter by name."""
@@ -119,7 +179,11 @@ class Format:
         return replace(self, element=element)
 
     def allocated_bits(self, shape: tuple[int, ...]) -> float:
-        """Bits of a weight, parameters spread over the weights that they serve."""
-        weights = math.prod(shape)
+        """Bits of a weight; parameters and tables spread over the weights that they serve."""
+        weights, stack = math.prod(shape), math.prod(shape[:-2])
+        if not weights:
+            return float(self.element.code_bits)
+        codes = self.element.code_bits * math.prod(self.code_shape(shape))
         shared = sum(p.element.code_bits * math.prod(p.grid(shape)) for p in self.parameters)
-        return self.element.code_bits + (shared / weights if weights else 0.0)
+        tables = sum(a.element.code_bits * math.prod(a.shape) for a in self.side_arrays)
+        return (codes + shared + stack * tables) / weights

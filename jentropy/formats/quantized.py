@@ -14,6 +14,7 @@ from jentropy.errors import CorruptError
 from .dequantizing import GROUP_INDEX, dequantize
 from .element import code_dtype
 from .format import Format
+from .transforms import TRANSFORMS
 
 
 @jax.tree_util.register_dataclass
@@ -24,9 +25,10 @@ class QuantizedTensor:
     Invariants, which `check` holds against what other people give (a tree is also mapped to things
     that are no arrays, so that making one checks nothing):
 
-    * `codes` has `code` of the weight's shape, every parameter of `number_format` by name, in the
-      shape of its grid, and perhaps `group_index`, the group of each column: what `quantize`
-      returns and `dequantize` takes.
+    * `codes` has `code` (of the weight's shape, unless `number_format.decoder` says another), every
+      parameter of `number_format` by name, in the shape of its grid, the arrays of its steps, and
+      perhaps `group_index`, the group of each column: what `quantize` returns and `dequantize`
+      takes.
     * All but `group_index` are unsigned integers as wide as their elements' dtypes.
     * A leaf is an array of NumPy or JAX, one that is read when NumPy asks for it (on disk, from a
       checkpoint), a `CompressedTensor` (in a tree that `compress` made, or `load` opened), or a
@@ -50,7 +52,7 @@ class QuantizedTensor:
     @property
     def shape(self) -> tuple[int, ...]:
         """Of the weight."""
-        return tuple(self.codes["code"].shape)
+        return self.number_format.shape(tuple(self.codes["code"].shape))
 
     def in_memory(self) -> QuantizedTensor:
         """The same, its leaves on disk read."""
@@ -77,9 +79,18 @@ class QuantizedTensor:
             key: (tuple(getattr(leaf, "shape", ())), getattr(leaf, "dtype", None))
             for key, leaf in self.codes.items()
         }
-        shape, _ = arrays.get("code", ((), None))
-        if any(len(p.block or ()) > len(shape) for p in self.number_format.parameters):
-            raise CorruptError("codes", expected="the axes of a block", found=list(shape))
+        of_codes, _ = arrays.get("code", ((), None))
+        if len(of_codes) < least_rank(self.number_format):
+            raise CorruptError("codes", expected="the axes of a block", found=list(of_codes))
+        shape = self.number_format.shape(of_codes)
+        for step in self.number_format.transforms:
+            if not TRANSFORMS[step.name].fits(step, *shape[-2:]):
+                told = {own.name: list(own.shape) for own in step.arrays}
+                raise CorruptError(
+                    f"transform {step.name!r} of {self.number_format.name}",
+                    expected=f"one of {list(shape[-2:])}",
+                    found=f"{dict(step.settings)}, {told}",
+                )
         expected = {
             key: (leaf.shape, leaf.dtype)
             for key, leaf in code_arrays(self.number_format, shape).items()
@@ -90,6 +101,24 @@ class QuantizedTensor:
                 f"codes of {self.number_format.name}", expected=_told(expected), found=_told(arrays)
             )
         return self
+
+
+def least_rank(number_format: Format) -> int:
+    """Axes that a weight of a format has at the least.
+
+    Args:
+      number_format: any.
+
+    Returns:
+      A number of axes.
+
+    Example:
+      >>> from jentropy.formats import FP8_BLOCK, MXFP4
+      >>> least_rank(MXFP4), least_rank(FP8_BLOCK)
+      (1, 2)
+    """
+    blocks = [len(p.block or ()) for p in number_format.parameters]
+    return max([*blocks, 0 if number_format.is_elementwise else 2])
 
 
 def _in_memory(leaf: Any) -> Any:
@@ -106,7 +135,7 @@ def code_arrays(number_format: Format, shape: tuple[int, ...]) -> dict[str, jax.
     """Shapes and dtypes of the codes and parameters of a weight.
 
     Args:
-      number_format: its format, whose blocks have no more axes than the weight.
+      number_format: its format; the weight has the axes that its blocks and steps need.
       shape: of the weight.
 
     Returns:
@@ -118,7 +147,10 @@ def code_arrays(number_format: Format, shape: tuple[int, ...]) -> dict[str, jax.
       ShapeDtypeStruct(shape=(8, 2), dtype=uint8)
     """
     grids = {p.name: (p.grid(shape), p.element) for p in number_format.parameters}
-    arrays = {"code": (shape, number_format.element), **grids}
+    stack = shape[:-2]
+    tables = {a.name: ((*stack, *a.shape), a.element) for a in number_format.side_arrays}
+    code = number_format.code_shape(shape), number_format.element
+    arrays = {"code": code, **grids, **tables}
     return {
         key: jax.ShapeDtypeStruct(grid, code_dtype(element.dtype))
         for key, (grid, element) in arrays.items()

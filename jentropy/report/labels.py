@@ -16,6 +16,7 @@ FIELD_COLORS = {
     "scale": "#d55e00",
     "zero_point": "#a07850",
     "tensor_scale": "#cc79a7",
+    "table": "#f0e442",
 }
 OTHER_COLOR = "#888888"
 UNUSED = "#c9c9c9"

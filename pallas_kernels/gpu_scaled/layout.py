@@ -225,7 +225,9 @@ def _dequantized(
 def _kernels() -> Kernels:
     from . import decode, matmul, plan
 
-    return Kernels(plan=plan.plan, multiply=matmul.multiply, decode=decode.decode)
+    return Kernels(
+        plan=plan.plan, multiply=matmul.multiply, decode=decode.decode, grouped=matmul.grouped
+    )
 
 
 LAYOUT = Layout(

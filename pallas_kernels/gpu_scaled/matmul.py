@@ -4,23 +4,42 @@ from __future__ import annotations
 
 from functools import partial
 
-from jaxtyping import Array, BFloat16, Float
+from jaxtyping import Array, BFloat16, Float, Int
 
 from jentropy.pallas_kernels.fused import Product
-from jentropy.pallas_kernels.hopper import stream
+from jentropy.pallas_kernels.hopper import groups, stream
 from jentropy.pallas_kernels.hopper.plan import HopperPlan
 from jentropy.pallas_kernels.resident import ResidentTensor
 
+from . import plan as planning
 from .blocks import Kind
 from .numbers import Decoding
 
 
 def multiply(
     x: BFloat16[Array, "M K"], weight: ResidentTensor, plan: HopperPlan, product: Product
+) -> Float[Array, "rows columns"]:
+    """x times the transpose of the packed matrix, both padded; y has no padding if compiled."""
+    return stream.multiply(
+        x,
+        source(weight, plan, product),
+        plan,
+        out_dtype=product.out_dtype,
+        interpret=product.interpret,
+    )
+
+
+def grouped(
+    x: Float[Array, "M K"], weight: ResidentTensor, sizes: Int[Array, " groups"], product: Product
 ) -> Float[Array, "M N"]:
-    """x times the transpose of the packed matrix, both padded."""
+    """x times the matrix of each row's group; 0 in rows of none."""
+    return groups.multiply(x, weight, sizes, product, plan_of=planning.plan, source_of=source)
+
+
+def source(weight: ResidentTensor, plan: HopperPlan, product: Product) -> stream.Source:
+    """How weights become fragments."""
     decoding = Decoding.of(weight, product.interpret)
-    source = stream.Source(
+    return stream.Source(
         arrays=tuple(weight.arrays[name] for name in decoding.copied()),
         columns=decoding.columns(),
         rows=tuple(weight.arrays[name] for name in decoding.rows()),
@@ -32,7 +51,4 @@ def multiply(
         scale=decoding.scale,
         finish=decoding.finish,
         name="matmul_scaled",
-    )
-    return stream.multiply(
-        x, source, plan, out_dtype=product.out_dtype, interpret=product.interpret
     )

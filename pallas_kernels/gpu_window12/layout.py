@@ -185,7 +185,9 @@ def take(
 def _kernels() -> Kernels:
     from . import decode, matmul, plan
 
-    return Kernels(plan=plan.plan, multiply=matmul.multiply, decode=decode.decode)
+    return Kernels(
+        plan=plan.plan, multiply=matmul.multiply, decode=decode.decode, grouped=matmul.grouped
+    )
 
 
 LAYOUT = Layout(

@@ -5,8 +5,7 @@ Pure arithmetic on sizes; nothing here touches a device.
 The fused kernel cuts the weight into tiles of 128 rows (its outputs), a tile into steps of `tile_k`
 columns. Multiprocessors get whole tiles in rounds. What is left over, or everything where a round
 would leave some of them idle, follows in one line of steps that is dealt in equal pieces
-("stream-K"). A tile that is cut has several parts, which are added afterwards in the order of their
-steps.
+("stream-K"). A tile that is cut has several parts, which are added in the order of their steps.
 """
 
 from __future__ import annotations
@@ -32,6 +31,7 @@ TILES_K = (512, 256, 128)
 MOST_STAGES = 8
 LATENCY_SECONDS = 1e-6  # of memory under load
 STEP_SECONDS = 2e-8  # that a step costs whatever its size: barriers
+PARTS_SECONDS = 1.5e-6  # that tiles in parts cost: the last of them are added when all is done
 RESERVED_BYTES = 2048  # of shared memory: barriers, and alignment
 
 
@@ -70,12 +70,14 @@ class HopperPlan(Plan):
     """A product of x [m, k] with packed weights [n, k].
 
     Attributes:
+      result: rows and columns of the product that are no padding.
       traits: of the weights.
       config: tiles and stages.
       blocks: of threads, one to a multiprocessor.
       shared_bytes: that each takes.
     """
 
+    result: tuple[int, int]
     traits: Traits
     config: Config
     blocks: int
@@ -159,6 +161,7 @@ def make_plan(
       config: a tuned one; None estimates the best.
     """
     few, passes = m <= target.fused_rows, max(1, -(-m // traits.most_rows))
+    columns = n
     rows, k, n = ceil_to(-(-m // passes), ROWS), ceil_to(k, UNIT), ceil_to(n, TILE_N)
 
     def of(config: Config) -> HopperPlan:
@@ -170,6 +173,7 @@ def make_plan(
             m=rows,
             k=k,
             n=n,
+            result=(m if passes == 1 else rows, columns),
             traits=traits,
             config=config,
             blocks=min(target.multiprocessors, tiles if config.rounds else tiles * steps),
@@ -200,7 +204,7 @@ def configs(*, m: int, k: int, n: int, traits: Traits, target: Gpu) -> Iterator[
 
 
 def estimated_seconds(plan: HopperPlan, target: Gpu) -> float:
-    """Time of a pass: the longest piece of the line, and what adding parts moves.
+    """Time of a pass: the longest piece of the line, and what adding parts takes.
 
     Memory is kept busy by the weights of steps that are under way, one of them being multiplied.
     """
@@ -211,6 +215,4 @@ def estimated_seconds(plan: HopperPlan, target: Gpu) -> float:
     moved = step_bytes / (busy * target.bytes_per_second)
     multiplied = 2 * plan.m * TILE_N * config.tile_k / target.flops_per_second
     step = target.multiprocessors * max(moved, multiplied) + STEP_SECONDS
-    cut = plan.n - plan.dealt * TILE_N
-    added = 0 if plan.parts == 1 else 8 * cut * plan.m * (plan.parts - 1)
-    return plan.longest * step + added / target.bytes_per_second
+    return plan.longest * step + (PARTS_SECONDS if plan.parts > 1 else 0.0)

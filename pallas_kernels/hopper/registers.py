@@ -147,14 +147,27 @@ def zeros(shape: tuple[int, int], *, interpret: bool) -> Float32[Array, "64 colu
 
 
 def store_transposed(
-    ref: Any, index: tuple[Any, ...], column: Any, numbers: Any, *, interpret: bool
+    ref: Any, column: Any, numbers: Any, window: tuple[Any, Any, Any] | None, *, interpret: bool
 ) -> None:
-    """Writes the transpose of an accumulator [columns, M] to columns of a matrix [M, ...]."""
-    at = (*index, slice(None), pl.ds(column, numbers.shape[0]))
-    if interpret:
-        ref[at] = numbers.T
-    else:
-        jax_internals.store_transposed(ref.at[at], numbers)
+    """Writes the transpose of an accumulator [columns, M] to columns of a matrix from one on.
+
+    Args:
+      window: the first row, and which rows are written, from which to which; None: all. What the
+        matrix does not have is not written; interpreted it has all columns.
+    """
+    if not interpret:
+        jax_internals.store_transposed(ref, numbers, column, window)
+        return
+    columns = pl.ds(column, numbers.shape[0])
+    if window is None:
+        ref[:, columns] = numbers.T
+        return
+    first, low, high = window
+
+    def one(row: Any, _: Any) -> None:
+        ref[row, columns] = lax.dynamic_index_in_dim(numbers, row - first, axis=1, keepdims=False)
+
+    lax.fori_loop(low, high, one, None)
 
 
 def places(*, interpret: bool) -> UInt32[Array, "4 128"]:

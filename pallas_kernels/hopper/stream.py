@@ -22,8 +22,10 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, BFloat16, Float
 
-from . import fragments, registers
-from .plan import TILE_N, WARPGROUPS, HopperPlan
+from jentropy import jax_internals
+
+from . import fragments, parts, registers
+from .plan import ROWS, TILE_N, WARPGROUPS, HopperPlan
 
 COPIER = WARPGROUPS  # the warpgroup that copies
 COPIER_REGISTERS, MULTIPLIER_REGISTERS = 40, 232  # three warpgroups have 168 each to begin with
@@ -68,40 +70,6 @@ class Source:
     name: str
 
 
-def multiply(
-    x: BFloat16[Array, "M K"], source: Source, plan: HopperPlan, *, out_dtype: Any, interpret: Any
-) -> Float[Array, "M N"]:
-    """x times the transpose of the weight, both padded; float32 if parts have to be added."""
-    chex.assert_shape(x, (plan.m, plan.k))
-    kernel = _Kernel(source=source, plan=plan, interpreted=bool(interpret))
-    dtype = out_dtype if plan.parts == 1 else jnp.float32
-    cut = plan.n - plan.dealt * TILE_N  # rows of the weight whose tiles are cut
-    rest = (plan.parts - 1, plan.m, cut) if plan.parts > 1 else (1, 1, TILE_N)  # never read
-    total, others = plgpu.kernel(
-        kernel.body,
-        out_type=(
-            jax.ShapeDtypeStruct((plan.m, plan.n), dtype),
-            jax.ShapeDtypeStruct(rest, jnp.float32),
-        ),
-        grid=(plan.blocks,),
-        grid_names=("block",),
-        num_threads=WARPGROUPS + 1,
-        thread_name="warpgroup",
-        scratch_types=kernel.scratch(),
-        interpret=registers.interpret_params(interpret),
-        kernel_name=source.name,
-    )(x, *source.which, *source.arrays, *source.rows)
-    if plan.parts == 1:
-        return total
-    counts = np.array([plan.parts_of(tile) for tile in range(plan.dealt, plan.tiles)])
-    # In the order of steps; memory of a part that a tile does not have is not written.
-    for i in range(1, plan.parts):
-        has = np.repeat(counts > i, TILE_N)[None]
-        part = jnp.where(has, others[i - 1], 0)
-        total += jnp.pad(part, ((0, 0), (plan.n - cut, 0)))
-    return total
-
-
 @dataclass(frozen=True, slots=True)
 class Step:
     """What a warpgroup multiplies in a step, in shared memory.
@@ -137,8 +105,35 @@ class Step:
         registers.multiply(acc, a, self.x, (self.stage, slice(None), columns), self.staging)
 
 
+@dataclass(frozen=True, slots=True)
+class Operands:
+    """What a tile of a product is made of: whole arrays, on the device.
+
+    Attributes:
+      x: [rows, K].
+      weights, rows: of the matrix, see `Source`.
+      out: [rows, N].
+      tile: of the matrix's rows.
+      window: int32 scalars: the first of the M rows of x, a multiple of 8, and which rows of `out`
+        are written, from which to which; None: x and `out` have M rows.
+    """
+
+    x: Any
+    weights: Sequence[Any]
+    rows: Sequence[Any]
+    out: Any
+    tile: Any
+    window: tuple[Any, Any, Any] | None = None
+
+    def x_of(self, rows: int, columns: Any) -> Any:
+        """Columns of x."""
+        if self.window is None:
+            return self.x.at[:, columns]
+        return self.x.at[pl.ds(pl.multiple_of(self.window[0], ROWS), rows), columns]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Kernel:
+class Kernel:
     """The kernel of a plan."""
 
     source: Source
@@ -164,35 +159,69 @@ class _Kernel:
 
     def _block_shape(self, i: int) -> tuple[int, ...]:
         units = self.plan.config.tile_k // self.source.columns[i]
-        leading = 2 + len(self.source.which)
+        leading = 2 + self.is_stacked
         return (WARPGROUPS, units, *self.source.arrays[i].shape[leading:])
 
-    def body(self, x: Any, *refs: Any, **scratch: Any) -> None:
+    @property
+    def is_stacked(self) -> bool:
+        """Whether arrays have an axis of matrices before."""
+        return bool(self.source.which)
+
+    @property
+    def counts(self) -> bool:
+        """Whether parts of tiles are added within: the first operand counts them then."""
+        return self.plan.parts > 1 and not self.interpreted
+
+    def body(self, *refs: Any, **scratch: Any) -> None:
         """One block of threads."""
-        count = len(self.source.arrays)
-        inputs, outs = refs[:-2], refs[-2:]
+        count, own = len(self.source.arrays), 2 if self.counts or self.interpreted else 1
+        inputs, outs = refs[:-own], refs[-own:]
+        if self.counts:
+            counts, *inputs = inputs
+            outs = (*outs, counts)
+        x, *inputs = inputs
         if self.source.which:
             which, *stacked = inputs
             inputs = tuple(ref.at[which[0]] for ref in stacked)
-        weights, rows = inputs[:count], inputs[count:]
+        of = partial(Operands, x, inputs[:count], inputs[count:], outs[0])
+        self.run(self.plan, of, outs[1:], **scratch)
+
+    def run(
+        self, deal: Any, operands_of: Callable[[Any], Operands], outs: Sequence[Any], **scratch: Any
+    ) -> None:
+        """Copies in one warpgroup, multiplies in the others.
+
+        Args:
+          deal: the plan, or what deals tiles as one does.
+          operands_of: of a tile.
+          outs: memory that parts need.
+        """
         warpgroup = lax.axis_index("warpgroup")
 
         @pl.when(warpgroup == COPIER)
         def _() -> None:
             plgpu.set_max_registers(COPIER_REGISTERS, action="decrease")
-            self._copy(x, weights, **scratch)
+            self._copy(deal, operands_of, **scratch)
 
         @pl.when(warpgroup < COPIER)
         def _() -> None:
             plgpu.set_max_registers(MULTIPLIER_REGISTERS, action="increase")
-            self._multiply(rows, outs, warpgroup=warpgroup, **scratch)
+            self._multiply(deal, operands_of, outs, warpgroup=warpgroup, **scratch)
 
     def _copy(
-        self, x: Any, weights: Any, *, x_s: Any, w_s: Any, full: Any, empty: Any, staging: Any
+        self,
+        plan: Any,
+        operands_of: Any,
+        *,
+        x_s: Any,
+        w_s: Any,
+        full: Any,
+        empty: Any,
+        staging: Any,
     ) -> None:
         """Fills stages, each when it is empty again."""
         del staging
-        plan, config, block = self.plan, self.plan.config, lax.axis_index("block")
+        config, block = self.plan.config, lax.axis_index("block")
         stages, steps = np.int32(config.stages), np.int32(plan.steps)
         dealt = plan.rounds_of(block) * steps
         first = plan.first_of(block)
@@ -211,11 +240,12 @@ class _Kernel:
                 plan.dealt + lax.div(step, steps),
             )
             k = lax.rem(jnp.where(is_dealt, i, step), steps)
-            for j, (array, target) in enumerate(zip(weights, w_s, strict=True)):
+            operands = operands_of(tile)
+            for j, (array, target) in enumerate(zip(operands.weights, w_s, strict=True)):
                 high, wide = self._block_shape(j)[:2]
-                step_of_array = array.at[pl.ds(tile * high, high), pl.ds(k * wide, wide)]
-                plgpu.copy_gmem_to_smem(step_of_array, target.at[stage], full.at[stage])
-            step_of_x = x.at[:, pl.ds(k * config.tile_k, config.tile_k)]
+                step = array.at[pl.ds(operands.tile * high, high), pl.ds(k * wide, wide)]
+                plgpu.copy_gmem_to_smem(step, target.at[stage], full.at[stage])
+            step_of_x = operands.x_of(self.plan.m, pl.ds(k * config.tile_k, config.tile_k))
             plgpu.copy_gmem_to_smem(step_of_x, x_s.at[stage], full.at[stage])
 
         count = dealt + plan.first_of(block + 1) - first
@@ -229,7 +259,8 @@ class _Kernel:
 
     def _multiply(
         self,
-        rows: Any,
+        plan: Any,
+        operands_of: Any,
         outs: Any,
         *,
         warpgroup: Any,
@@ -240,8 +271,8 @@ class _Kernel:
         staging: Any,
     ) -> None:
         """Multiplies one warpgroup's rows of every tile that this block of threads has steps of."""
-        plan, source, block = self.plan, self.source, lax.axis_index("block")
-        stages, steps = np.int32(plan.config.stages), np.int32(plan.steps)
+        source, block = self.source, lax.axis_index("block")
+        stages, steps = np.int32(self.plan.config.stages), np.int32(plan.steps)
 
         def staged(i: Any, of_step: Callable[[Step], Any]) -> Any:
             stage = lax.rem(i, stages)
@@ -253,27 +284,31 @@ class _Kernel:
             return made
 
         def of_tile(tile: Any, start: Any, stop: Any, part: Any) -> None:
-            row = tile * TILE_N + warpgroup * fragments.ROWS
+            operands = operands_of(tile)
+            row = operands.tile * TILE_N + warpgroup * fragments.ROWS
             state = source.begin(
-                lambda i: registers.load_rows(rows[i], row, interpret=self.interpreted)
+                lambda i: registers.load_rows(operands.rows[i], row, interpret=self.interpreted)
             )
             sums = self._sum_of_groups if source.group else self._sum
             product = sums(start, stop, state, staged)
             if source.finish is not None:
                 product = source.finish(state, product)
 
-            store = partial(registers.store_transposed, interpret=self.interpreted)
-            if plan.parts == 1:
-                store(outs[0], (), row, product.astype(outs[0].dtype))
-                return
+            put = partial(registers.store_transposed, interpret=self.interpreted)
 
-            @pl.when(part == 0)
-            def _() -> None:
-                store(outs[0], (), row, product)
+            def store(product: Array) -> None:
+                put(operands.out, row, product.astype(operands.out.dtype), operands.window)
 
-            @pl.when(part > 0)
-            def _() -> None:
-                store(outs[1], (part - 1,), row - plan.dealt * TILE_N, product)
+            if self.counts:
+                self._add(plan, tile, part, warpgroup, product, outs, store)
+            elif self.plan.parts == 1:
+                store(product)
+            else:
+                pl.when(part == 0)(partial(store, product))
+
+                @pl.when(part > 0)
+                def _() -> None:
+                    put(outs[0].at[part - 1], row - plan.dealt * TILE_N, product, None)
 
         rounds, first, last = (
             plan.rounds_of(block),
@@ -296,6 +331,21 @@ class _Kernel:
 
         cut = jnp.where(first < last, (last - 1) // steps - first // steps + 1, 0)
         lax.fori_loop(np.int32(0), rounds + cut, one, None)
+
+    def _add(
+        self, plan: Any, tile: Any, part: Any, warpgroup: Any, product: Array, outs: Any, store: Any
+    ) -> None:
+        """Stores the product of a whole tile, or the sum if this is the last part of one."""
+        memory, counts = outs
+        start = (tile - plan.dealt) * plan.steps
+        first = plan.block_of(start)
+        count = plan.block_of(start + plan.steps - 1) - first + 1
+        is_whole = (tile < plan.dealt) | (count == 1)
+        pl.when(is_whole)(partial(store, product))
+
+        @pl.when(~is_whole)
+        def _() -> None:
+            parts.add(product, first, part, count, warpgroup, counts, memory, store)
 
     def _sum(self, start: Any, stop: Any, state: Any, staged: Any) -> Array:
         """Of all steps, in one accumulator."""
@@ -360,3 +410,62 @@ class _Kernel:
 
     def _accumulator(self) -> Any:
         return plgpu.ACC((fragments.ROWS, self.plan.m), jnp.float32)
+
+
+def multiply(
+    x: BFloat16[Array, "M K"], source: Source, plan: HopperPlan, *, out_dtype: Any, interpret: Any
+) -> Float[Array, "rows columns"]:
+    """x times the transpose of the weight, both padded; without padding, if compiled."""
+    chex.assert_shape(x, (plan.m, plan.k))
+    kernel = Kernel(source=source, plan=plan, interpreted=bool(interpret))
+    if interpret:
+        return _interpreted(x, kernel, out_dtype, interpret)
+    operands = (x, *source.which, *source.arrays, *source.rows)
+    outs = [jax.ShapeDtypeStruct(plan.result, out_dtype)]
+    if plan.parts > 1:
+        operands, outs = (parts.counts(plan), *operands), [*outs, parts.memory(plan)]
+    return call(kernel, outs, False)(*operands)[0]
+
+
+def _interpreted(
+    x: BFloat16[Array, "M K"], kernel: Kernel, out_dtype: Any, interpret: Any
+) -> Float[Array, "M N"]:
+    """The same by the interpreter, which counts nothing in memory: parts are added afterwards."""
+    source, plan = kernel.source, kernel.plan
+    dtype = out_dtype if plan.parts == 1 else jnp.float32
+    cut = plan.n - plan.dealt * TILE_N  # rows of the weight whose tiles are cut
+    rest = (plan.parts - 1, plan.m, cut) if plan.parts > 1 else (1, 1, TILE_N)  # never read
+    outs = [jax.ShapeDtypeStruct((plan.m, plan.n), dtype), jax.ShapeDtypeStruct(rest, jnp.float32)]
+    operands = (x, *source.which, *source.arrays, *source.rows)
+    total, others = call(kernel, outs, interpret)(*operands)
+    if plan.parts == 1:
+        return total
+    counts = np.array([plan.parts_of(tile) for tile in range(plan.dealt, plan.tiles)])
+    # In the order of steps; memory of a part that a tile does not have is not written.
+    for i in range(1, plan.parts):
+        has = np.repeat(counts > i, TILE_N)[None]
+        part = jnp.where(has, others[i - 1], 0)
+        total += jnp.pad(part, ((0, 0), (plan.n - cut, 0)))
+    return total.astype(out_dtype)
+
+
+def call(kernel: Kernel, outs: Sequence[Any], interpret: Any) -> Callable[..., Any]:
+    """The function of its operands."""
+    plan = kernel.plan
+
+    def body(*refs: Any, **scratch: Any) -> None:
+        if not interpret:
+            jax_internals.wait_for_earlier_kernels()
+        kernel.body(*refs, **scratch)
+
+    return plgpu.kernel(
+        body,
+        out_type=tuple(outs),
+        grid=(plan.blocks,),
+        grid_names=("block",),
+        num_threads=WARPGROUPS + 1,
+        thread_name="warpgroup",
+        scratch_types=kernel.scratch(),
+        interpret=registers.interpret_params(interpret),
+        kernel_name=kernel.source.name,
+    )

@@ -20,7 +20,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from jentropy.pallas_kernels.hopper.plan import TILE_N, UNIT, HopperPlan, stage_bytes
+from jentropy.pallas_kernels.hopper.plan import PARTS_SECONDS, UNIT, HopperPlan, stage_bytes
 from jentropy.pallas_kernels.targets import Gpu
 
 from .sass import PRODUCT, Instruction
@@ -47,9 +47,8 @@ LEAST_PRODUCT, PRODUCT_LATENCY = 16, 30  # cycles of the tensor core, and until 
 MACS = 512  # of a tensor core in a cycle
 
 
-# Of an H200, between products that follow each other: what a kernel takes to begin and to end, what
-# lies between two of a program, what adding parts in memory takes beside its bytes.
-KERNEL_SECONDS, BETWEEN_SECONDS, SUM_SECONDS = 4.8e-6, 3.0e-6, 2.0e-6
+# Of an H200: what a kernel takes to begin and to end, and what lies between two of a program.
+KERNEL_SECONDS, BETWEEN_SECONDS = 4.8e-6, 3.0e-6
 CLOCK_HZ = 1.98e9
 SHARED_BYTES_PER_SECOND = 5.0e12  # of weights and x, which comes from the cache, to all blocks
 
@@ -75,8 +74,7 @@ def seconds(plan: HopperPlan, pace: Pace, target: Gpu) -> dict[str, float]:
     step = max(cycles / CLOCK_HZ, moved / SHARED_BYTES_PER_SECOND)
     times = {"loop": plan.longest * step, "launch": KERNEL_SECONDS + BETWEEN_SECONDS}
     if plan.parts > 1:
-        added = 4 * plan.m * (plan.n - plan.dealt * TILE_N) * (plan.parts + 1)
-        times["sum"] = BETWEEN_SECONDS + SUM_SECONDS + added / target.bytes_per_second
+        times["sum"] = PARTS_SECONDS
     return times
 
 

@@ -23,8 +23,8 @@ NIBBLE = 4
 
 
 def holds(number_format: Format) -> bool:
-    """Everything that has parameters; plain numbers rest dense."""
-    return bool(number_format.parameters)
+    """Everything that is more than numbers of a dtype, which rest dense."""
+    return not number_format.is_plain
 
 
 def pack(weight: Matrices) -> Packed:
@@ -55,7 +55,8 @@ def _codes(code: Array, weight: ResidentTensor) -> Array:
     if weight.number_format.element.code_bits != NIBBLE:
         return code
     pairs = jnp.stack([code & 0xF, code >> NIBBLE], axis=-1)
-    return pairs.reshape(*code.shape[:-1], -1)[..., : weight.matrix[1]]
+    columns = weight.number_format.code_shape(weight.matrix)[-1]
+    return pairs.reshape(*code.shape[:-1], -1)[..., :columns]
 
 
 def decode(weight: ResidentTensor, dtype: Any) -> Shaped[Array, "rows columns"]:
@@ -67,7 +68,9 @@ def decode(weight: ResidentTensor, dtype: Any) -> Shaped[Array, "rows columns"]:
 def take(
     weight: ResidentTensor, ids: Int[Array, " ids"], dtype: Any
 ) -> Shaped[Array, "ids columns"]:
-    """Rows of the weight."""
+    """Rows of the weight; of one that decodes only as a whole the others are decoded too."""
+    if not weight.number_format.is_elementwise:
+        return decode(weight, dtype)[ids]
     return _numbers(weight, weight.arrays["code"][ids], ids, dtype)
 
 
@@ -91,14 +94,17 @@ def _numbers(
 
 
 def blocks(weight: ResidentTensor) -> tuple[int, row_blocks.Block]:
-    """Blocks as they lie, in a stack too."""
+    """Blocks as they lie, in a stack too; a single one of what decodes only as a whole."""
+    if not weight.number_format.is_elementwise:
+        return 1, lambda at: decode(weight.alone(), jnp.float32)
     code = weight.arrays["code"]
     count = row_blocks.count(code.shape[-2], weight.matrix[1])
     high, flat = code.shape[-2] // count, code.reshape(-1, code.shape[-1])
     first = 0 if weight.index is None else weight.index * code.shape[-2]
 
     def block(at: Array) -> Array:
-        own = jax.lax.dynamic_slice_in_dim(flat, first + at * high, high)
+        start = first + at * high
+        own = jax.lax.dynamic_slice_in_dim(flat, start, high, allow_negative_indices=False)
         rows = at * high + jnp.arange(high, dtype=jnp.int32)
         return _numbers(weight, own, rows, jnp.float32)
 

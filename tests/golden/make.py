@@ -67,6 +67,17 @@ def pruned() -> dict[str, np.ndarray]:
     }
 
 
+def grid() -> dict[str, np.ndarray]:
+    """Integers whose rows and columns have scales of their own, and some far from them."""
+    rng = np.random.default_rng(3)
+    values = rng.standard_normal((100, 400))
+    columns = values * np.exp(0.7 * rng.standard_normal(400))
+    by_row = np.round(values * np.where(np.arange(100) % 2, 1, 4)[:, None]).astype(np.int8)
+    by_row[::50, 7] = 99
+    both = np.round(columns * np.exp(0.5 * rng.standard_normal((100, 1))))
+    return {"rows": by_row, "both": np.clip(both, -128, 127).astype(np.int8)}
+
+
 def quantised() -> dict:
     """Quantised weights: codes of several formats, and one of an element of its own."""
     rng = np.random.default_rng(2)
@@ -95,7 +106,7 @@ def quantised() -> dict:
     }
 
 
-TREES = {"tree": tree, "pruned": pruned}
+TREES = {"tree": tree, "pruned": pruned, "grid": grid}
 
 
 def small() -> dict[str, np.ndarray]:

@@ -51,6 +51,17 @@ PRODUCT: dict[str, Callable[[str], str]] = {
     ),
     "no barrier before the end of setting up": partial(_replaced, old=r"bar\.sync\s+0;", new=""),
 }
+PARTS: dict[str, Callable[[str], str]] = {
+    "parts are not fenced": partial(
+        _replaced, old=r"fence\.acq_rel\.gpu;([^;]*bar\.warp)", new=r"\1"
+    ),
+    "parts of others are not acquired": partial(
+        _replaced,
+        old=r"(shfl\.sync\.idx\.b32 %r\d+, before[^;]*;[^;]*)fence\.acq_rel\.gpu;",
+        new=r"\1",
+    ),
+    "warps count twice": partial(_replaced, old=r"(atom\.[^;]*, )1;", new=r"\g<1>2;"),
+}
 DECODE: dict[str, Callable[[str], str]] = {
     "numbers are not fenced": partial(_replaced, old=r"fence\.proxy\.async[^;]*;", new=""),
     "no wait for numbers that leave": partial(

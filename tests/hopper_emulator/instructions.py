@@ -54,6 +54,7 @@ def load(warp: Warp, code: Instruction, mask: Mask) -> None:
         warp.write(names[0], made, mask)
         return
     if addresses[0] >= FIRST:
+        warp.expect_allowed()
         data = warp.block.memory.read(addresses, total, warp.block.place, warp.seen)
     else:
         data = warp.block.read(addresses, total)
@@ -77,6 +78,7 @@ def store(warp: Warp, code: Instruction, mask: Mask) -> None:
             at, value = int(warp.address(code.operands[0])[lane]), int(columns[0][lane])
             warp.block.memory.atomic(at, "exch", size, value, set(code.parts), warp.seen)
     elif addresses[0] >= FIRST:
+        warp.expect_allowed()
         warp.block.memory.write(addresses, data, warp.who, warp.seen)
     else:
         warp.block.write(addresses, data, warp.number)
@@ -145,6 +147,8 @@ def named_barrier(warp: Warp, code: Instruction, mask: Mask) -> None:
     if "arrive" in code.parts and "cluster" not in code.parts:
         raise Fault(f"not known here: {code}")
     block = warp.block
+    if "warp" in code.parts:
+        return  # threads of a warp are together
     if "cluster" in code.parts:
         everyone = [w for b in block.cluster for w in b.warps]
         key, place = -1, block.cluster[0]
@@ -254,6 +258,7 @@ def copy(warp: Warp, code: Instruction, mask: Mask) -> None:
     pointer, at = re.fullmatch(
         r"\[([%\w]+), \{(.*?)\}\s*\]", code.operands[0 if out else 1]
     ).groups()
+    warp.expect_allowed()
     box = _map_at(warp, of(warp.value(pointer)))
     coordinates = [of(np.asarray(warp.value(c.strip())).astype(np.int32)) for c in at.split(",")]
     if out:
@@ -310,6 +315,12 @@ def tensor_core(warp: Warp, code: Instruction, mask: Mask) -> None:
         multiply(warp.block, group, code.name, code.operands)
 
 
+def wait_for_grids(warp: Warp, code: Instruction, mask: Mask) -> None:
+    if "wait" in code.parts:
+        warp.expect_together(code)
+        warp.may_touch = True
+
+
 def nothing(warp: Warp, code: Instruction, mask: Mask) -> None:
     """What changes no state that is modelled."""
 
@@ -319,5 +330,5 @@ INSTRUCTIONS: dict[str, Callable[[Warp, Instruction, Mask], None]] = {
     **{"mov": move, "elect": elect, "shfl": shuffle, "cp": copy, "wgmma": tensor_core},
     **{"bar": named_barrier, "barrier": named_barrier, "mbarrier": memory_barrier},
     **{"mapa": memory_barrier, "fence": fence, "membar": fence, "prefetch": nothing},
-    **{"setmaxnreg": nothing, "griddepcontrol": nothing, "nanosleep": nothing},
+    **{"setmaxnreg": nothing, "griddepcontrol": wait_for_grids, "nanosleep": nothing},
 }

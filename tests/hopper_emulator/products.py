@@ -21,6 +21,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from jentropy.pallas_kernels.profiling import compiling
 
+from .fault import Fault
 from .machine import Machine
 
 TARGET = "h200"
@@ -75,7 +76,8 @@ class Emulator:
         before = [a.copy() for a in arrays[: len(operands)]]
         self.ran.append(Machine(ptx, host).run(arrays, self.seed))
         for number, (old, new) in enumerate(zip(before, arrays, strict=False)):
-            assert (old == new).all(), f"operand {number} was written"
+            if (old != new).any():
+                raise Fault(f"operand {number} is not as it was")
         outs = [
             jnp.asarray(bytes_.view(a.dtype).reshape(a.shape))
             for bytes_, a in zip(results, made, strict=True)

@@ -59,6 +59,7 @@ class Program:
       instructions: in order.
       labels: where they point to.
       dtypes: of registers, by the letters of their names.
+      overlaps: it may begin before earlier kernels have ended.
       variables: bytes of variables in global memory, which begin as zeros.
     """
 
@@ -66,6 +67,7 @@ class Program:
     instructions: list[Instruction]
     labels: dict[str, int]
     dtypes: dict[str, type]
+    overlaps: bool
     variables: dict[str, int]
 
 
@@ -99,6 +101,7 @@ def parse(text: str) -> Program:
         instructions=instructions,
         labels=labels,
         dtypes=dtypes,
+        overlaps="griddepcontrol.wait" in body,
         variables=variables,
     )
 
@@ -108,7 +111,7 @@ DTYPES_BYTES = {"b8": 1, "u8": 1, "b16": 2, "b32": 4, "u32": 4, "b64": 8, "u64":
 
 def _instruction(line: str) -> Instruction:
     guard = None
-    if guarded := re.fullmatch(r"@(!?)(%\w+)\s+(.*)", line, re.S):
+    if guarded := re.fullmatch(r"@(!?)(%?\w+)\s+(.*)", line, re.S):
         guard, line = (guarded[2], guarded[1] == "!"), guarded[3]
     name, _, rest = line.replace("\t", " ").partition(" ")
     operands, depth, current = [], 0, ""

@@ -36,6 +36,7 @@ class Warp:
         self.waiting: Callable[[], bool] | None = None
         self.done = False
         self.seen = Seen()
+        self.may_touch = not program.overlaps
         self.copies: list[Any] = []
         self.groups: list[list[Any]] = []  # of copies to the device
         self.group: Group
@@ -103,6 +104,11 @@ class Warp:
         """A product may take a register."""
         if self.written.get(register, 0) > self.fenced:
             raise Fault(f"{register} was written after the last wgmma.fence")
+
+    def expect_allowed(self) -> None:
+        """It may touch arrays: earlier kernels have ended, if they need not have."""
+        if not self.may_touch:
+            raise Fault("arrays are touched before griddepcontrol.wait")
 
     def mask(self, guard: tuple[str, bool] | None) -> np.ndarray:
         """Threads that run an instruction."""
