@@ -41,7 +41,7 @@ def _run(arguments: argparse.Namespace) -> int:
     kind: Any = tpu if target in TPUS else hopper
     shape, rows = tuple(arguments.shape or kind.SHAPE), arguments.rows or kind.DEFAULT_ROWS
     own = OF_EXPERTS if arguments.experts else BUDGETED
-    formats = arguments.formats or (own if target in TPUS else budgets.HOPPER_VARIANTS)
+    formats = arguments.formats or list(own if target in TPUS else budgets.HOPPER_VARIANTS)
     table = arguments.json != "-"
     figures = {}
     with tempfile.TemporaryDirectory(prefix="profile-") as folder:
