@@ -95,6 +95,7 @@ def product(emulator: Any, shape: Any, config: Any, processors: int, name: str =
     m, n, k = shape
     weight = packed(name, n, k)
     dense = np.asarray(reference.decode(weight, jnp.float32))
+    m = min(m, kernels_of(weight).plan(weight, m, GPUS[TARGET]).traits.most_rows)  # of a pass
     plan = make_plan(
         m=m,
         k=k,
