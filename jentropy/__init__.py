@@ -41,14 +41,14 @@ from jentropy.release import RELEASE
 
 __version__ = RELEASE
 
-# Flax and Matplotlib are imported when they are first used. A type checker sees the modules, and
-# no function that would make any name an attribute.
+# Flax, Matplotlib and Orbax are imported when they are first used. A type checker sees the modules,
+# and no function that would make any name an attribute.
 if TYPE_CHECKING:
-    from jentropy import models, report
+    from jentropy import models, report, training
 else:
 
     def __getattr__(name: str) -> Any:
-        if name in ("models", "report"):
+        if name in ("models", "report", "training"):
             return importlib.import_module(f"{__name__}.{name}")
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
@@ -93,5 +93,6 @@ __all__ = [
     "salvage",
     "save",
     "to_resident",
+    "training",
     "verify",
 ]

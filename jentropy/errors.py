@@ -31,6 +31,44 @@ def shown(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
+ANNEX = " ["  # begins what TensorStore's messages tell of its own doings
+
+
+def said(error: BaseException) -> str:
+    """A line of what an error of somebody else's says.
+
+    Args:
+      error: any.
+
+    Returns:
+      At most 200 characters.
+
+    Example:
+      >>> said(FileNotFoundError(2, "No such file")), said(ValueError("a\\nb"))
+      ('No such file', 'a')
+    """
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    first = next(iter(str(error).splitlines()), "") or type(error).__name__
+    return f"{first.split(ANNEX)[0]:.200}"
+
+
+def place(file: object) -> object:
+    """What messages call a file: its URL, if it stands for what lies behind one.
+
+    Args:
+      file: a path.
+
+    Returns:
+      Something to print.
+
+    Example:
+      >>> place("model.safetensors")
+      'model.safetensors'
+    """
+    return getattr(file, "url", file)
+
+
 class JentropyError(Exception):
     """Base of every error that jentropy raises on purpose.
 
@@ -77,7 +115,7 @@ class InputError(JentropyError):
         self.expected, self.found, self.hint = expected, found, hint
         self.others = others
         parts = (
-            "" if file is None else f"{file}: ",
+            "" if file is None else f"{place(file)}: ",
             "" if tensor is None else f"tensor {tensor!r}: ",
             what,
             "" if expected is None else f": expected {expected}, found {found}",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from . import activations, calibration, evaluation, quantizing, texts
 from .architectures import ARCHITECTURES, OTHER_NAMES
 from .chat import ChatTemplate, load_chat_template
 from .compressed_params import CompressedParam, compress_params
@@ -42,20 +43,25 @@ __all__ = [
     "Session",
     "Spilled",
     "State",
+    "activations",
     "advance",
     "bytes_per_token",
+    "calibration",
     "compress_module",
     "compress_params",
     "continue_text",
     "encode",
+    "evaluation",
     "generate",
     "load",
     "load_chat_template",
     "load_tokenizer",
     "prefill",
+    "quantizing",
     "sample",
     "sampling_of",
     "spill",
     "step",
     "stream",
+    "texts",
 ]

@@ -18,6 +18,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jentropy.pallas_kernels.row_blocks import TILE
+
 from .attending_kernels import Case, by_platform, dtypes_of, kernels_for
 from .caches import visible
 from .layers import soft_capped
@@ -199,10 +201,27 @@ def _chunk(
 
 
 def _scores(q: jax.Array, k: jax.Array, scoring: Scoring) -> Float[Array, "b k g t s"]:
-    scores = scoring.scale * jnp.einsum(
-        "bkgtd,bksd->bkgts", q, k, precision=PRECISION, preferred_element_type=jnp.float32
+    """Scores of every query and key.
+
+    Keys are filled up to whole tiles and a lone query to two: of fewer XLA for CPU sums in an order
+    that depends on the number of heads and sequences, and over a mesh a device has some of them.
+    """
+    group, time = q.shape[2:4]
+    products = jnp.einsum(
+        "bkgtd,bksd->bkgts",
+        _filled(q, -2, 2 if group * time == 1 else 1),
+        _filled(k, -2, TILE),
+        precision=PRECISION,
+        preferred_element_type=jnp.float32,
     )
-    return soft_capped(scores, scoring.soft_cap)
+    return soft_capped(scoring.scale * products[..., :time, : k.shape[2]], scoring.soft_cap)
+
+
+def _filled(array: jax.Array, axis: int, step: int) -> jax.Array:
+    """The array, an axis filled up with zeros to a multiple of `step`."""
+    missing = -array.shape[axis] % step
+    widths = [(0, missing if i == axis % array.ndim else 0) for i in range(array.ndim)]
+    return jnp.pad(array, widths) if missing else array
 
 
 def _cut(array: jax.Array, axis: int, size: int, fill: int) -> jax.Array:

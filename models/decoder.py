@@ -132,7 +132,7 @@ class Decoder(nnx.Module):
         """
         start = jnp.asarray(start, jnp.int32)
         length = start + input_ids.shape[1] if length is None else jnp.asarray(length, jnp.int32)
-        tables = [_numbers(self.config, kind, length) for kind in self.kinds]
+        tables = [turning(self.config, kind, length) for kind in self.kinds]
 
         def step(kind: int, carry: tuple, at: jax.Array) -> tuple:
             x, cache = carry
@@ -142,10 +142,14 @@ class Decoder(nnx.Module):
             x, new = take(self.layers[kind], at)(x, cache[kind], turn)
             return jax.lax.optimization_barrier(x), (*cache[:kind], new, *cache[kind + 1 :])
 
-        x = self.embed_tokens(input_ids, self.compute_dtype)
-        x = scaled(x, self.embedding_factor)
-        x, cache = run(self.members, step, (x, cache))
+        x, cache = run(self.members, step, (self.embedded(input_ids), cache))
         return self.norm(x), cache
+
+    def embedded(
+        self, input_ids: Int[Array | np.ndarray, "batch time"]
+    ) -> Float[Array, "batch time width"]:
+        """What the first layer is given."""
+        return scaled(self.embed_tokens(input_ids, self.compute_dtype), self.embedding_factor)
 
     @property
     def embedding_factor(self) -> float:
@@ -176,7 +180,7 @@ def _stack(config: DecoderConfig, layers: Sequence[Layer], rngs: nnx.Rngs) -> Bl
     return nnx.split_rngs(splits=len(layers))(make)(rngs)
 
 
-def _numbers(
+def turning(
     config: DecoderConfig, layers: Sequence[Layer], length: Int[Array, "*batch"]
 ) -> tuple[jax.Array, ...]:
     """Numbers in which layers of one kind differ, as `Turn` has them, a row each."""

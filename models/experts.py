@@ -20,7 +20,7 @@ from jentropy.pallas_kernels.grouped import on_groups
 
 from .config import DecoderConfig
 from .expert_config import ExpertsConfig
-from .layers import ACTIVATIONS, INIT_STD, MLP, Linear
+from .layers import ACTIVATIONS, INIT_STD, MLP, Around, Linear
 
 LEAST = 1e-20  # added to a sum of scores that others are divided by
 
@@ -79,10 +79,13 @@ class Matrices(NamedTuple):
 
     weight: Any  # [experts, outputs, inputs]
     bias: Any = None  # [experts, outputs]
+    around: Around | None = None  # as of `Linear`
 
 
 class Projection(nnx.Module):
     """Matrices of all experts, [experts, outputs, inputs], dense or compressed."""
+
+    around: Around | None = None  # as of `Linear`
 
     def __init__(self, experts: int, inputs: int, outputs: int, *, use_bias: bool, rngs: nnx.Rngs):
         normal = jax.random.normal(rngs.params(), (experts, outputs, inputs))
@@ -91,9 +94,8 @@ class Projection(nnx.Module):
 
     def matrices(self) -> Matrices:
         """The weights."""
-        return Matrices(
-            self.weight.get_value(), None if self.bias is None else self.bias.get_value()
-        )
+        bias = None if self.bias is None else self.bias.get_value()
+        return Matrices(self.weight.get_value(), bias, self.around)
 
 
 class ExpertMLPs(nnx.Module):
@@ -173,11 +175,17 @@ def mixed(
     sizes = (experts[:, None] == jnp.arange(gate.weight.shape[0])).sum(0, dtype=jnp.int32)
 
     def each(rows: Array, weights: Any, sizes: Array, biases: Any) -> Array:
-        def project(rows: Array, weight: Any, bias: Array | None) -> Array:
-            y = kernels.grouped_matmul(rows, weight, sizes, transpose_w=True, precision="highest")
+        def project(rows: Array, weight: Any, bias: Array | None, around: Any) -> Array:
+            def product(rows: Array) -> Array:
+                return kernels.grouped_matmul(
+                    rows, weight, sizes, transpose_w=True, precision="highest"
+                )
+
+            y = product(rows) if around is None else around(product, rows, sizes)
             return y if bias is None else y + bias
 
-        of_gate, of_up, of_down = zip(weights, biases, strict=True)
+        arounds = [part.around for part in parts]
+        of_gate, of_up, of_down = zip(weights, biases, arounds, strict=True)
         return project(gated(project(rows, *of_gate), project(rows, *of_up)), *of_down)
 
     parts, rows = (gate, up, down), x[order // chosen.shape[1]]

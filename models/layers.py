@@ -6,6 +6,9 @@ the same bits over either. Weights lie as in checkpoints: [out, in] and [vocabul
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +22,8 @@ from .config import DecoderConfig
 
 INIT_STD = 0.02
 TOKENS = 2048  # of a sequence that an MLP takes at once: what is between is wide
+# What stands around a product: (what multiplies, x, rows of each group or None) -> its result.
+Around = Callable[..., jax.Array]
 ACTIVATIONS = {
     "silu": jax.nn.silu,
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
@@ -40,7 +45,12 @@ class Linear(nnx.Module):
       outputs: width of y.
       use_bias: adds b.
       rngs: source of the initial weights, float32 and normal with standard deviation INIT_STD.
+
+    Attributes:
+      around: what sees the input, and may change it, or the product; None: nothing.
     """
+
+    around: Around | None = None
 
     def __init__(self, inputs: int, outputs: int, *, use_bias: bool = False, rngs: nnx.Rngs):
         self.weight = nnx.Param(INIT_STD * jax.random.normal(rngs.params(), (outputs, inputs)))
@@ -49,7 +59,8 @@ class Linear(nnx.Module):
     def __call__(
         self, x: Float[Array, "*batch inputs"], out_dtype: DTypeLike | None = None
     ) -> Float[Array, "*batch outputs"]:
-        y = _product(x, self.weight, out_dtype)
+        product = partial(_product, weight=self.weight, out_dtype=out_dtype)
+        y = product(x) if self.around is None else self.around(product, x)
         return y if self.bias is None else y + self.bias.get_value().astype(y.dtype)
 
 

@@ -29,6 +29,7 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 IDS = np.arange(10, dtype=np.int32).reshape(2, 5)
 SUMS = [("residual", None)]
+ROUNDING = 2e-6  # of the largest logit: with fewer heads or sequences XLA for CPU sums otherwise
 
 
 def mesh_of(*shape: int, kind: AxisType = AxisType.Auto) -> jax.sharding.Mesh:
@@ -73,8 +74,8 @@ def same_bits(a: Any, b: Any) -> bool:
     return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
 
 
-def close(a: Any, b: Any) -> None:
-    np.testing.assert_allclose(a, b, atol=1e-5 * float(np.abs(b).max()))
+def close(a: Any, b: Any, within: float = 1e-5) -> None:
+    np.testing.assert_allclose(a, b, rtol=0, atol=within * float(np.abs(b).max()))
 
 
 @jax.jit
@@ -165,17 +166,17 @@ def through(x: jax.Array, w: Any, interpret: Any) -> jax.Array:
 
 def generation(compressed: str, blocks: str, dense: str) -> None:
     """Models over meshes that divide what they have, and that do not."""
-    for path, mesh, rules in (
-        (compressed, mesh_of(8), ()),
-        (blocks, mesh_of(2, 3, kind=AxisType.Explicit), ()),
-        (dense, mesh_of(2), SUMS),
+    for path, mesh, rules, within in (
+        (compressed, mesh_of(8), (), 0),
+        (blocks, mesh_of(2, 3, kind=AxisType.Explicit), (), ROUNDING),
+        (dense, mesh_of(2), SUMS, 1e-5),
     ):
         one = models.load(path, compute_dtype=jnp.float32)
         model = models.load(path, mesh=mesh, rules=rules, compute_dtype=jnp.float32)
         logits = one(IDS)
-        if rules:
-            close(model(IDS), logits)
-        else:
+        if within:
+            close(model(IDS), logits, within)
+        else:  # every device has all heads and sequences
             assert same_bits(model(IDS), logits), (path, mesh)
         if path == compressed:
             text = models.generate(one, IDS, max_new_tokens=3)

@@ -29,6 +29,7 @@ from jentropy.codecs import (
     threads,
 )
 from jentropy.codecs.rans import LANE
+from jentropy.containers import coder
 from jentropy.errors import CorruptError, UnsupportedError
 from jentropy.formats import ElementFormat
 
@@ -71,17 +72,23 @@ def histograms_of(numbers: np.ndarray, element: ElementFormat) -> list[np.ndarra
     return slices if packed else byte_planes.histograms(slices, element)
 
 
+def planes_choice(histograms, element, constant=None) -> tuple[int, Coding]:
+    """Bytes and coding of a tensor by planes."""
+    counted = fit_planes.Planes(histograms=histograms, element=element, constant=constant)
+    return fit_planes.choose([counted])[0]
+
+
 def codings_of(numbers: np.ndarray, element: ElementFormat) -> list[Coding]:
     """Every way in which a codec can take these numbers."""
     if numbers.size == 0:
         return [Coding(codec="stored")]
     slices = counts_of(numbers, element)
-    planes_coding = fit_planes.choose(histograms_of(numbers, element), element)[1]
+    planes_coding = planes_choice(histograms_of(numbers, element), element)[1]
     codings = [Coding(codec="stored"), planes_coding]
-    for _, coding in fit_context.choose(numbers, slices[0], element):
-        codings.append(coding)
-        matrix = numbers.reshape(-1, numbers.shape[-1])
-        for head, _ in fit_context.candidates(matrix, slices[0], element):
+    if element in context_head.ELEMENTS:
+        sample = fit_context.sample(numbers, fit_context.tops_of(slices[0], element), element)
+        codings += [coding for _, coding in fit_context.choose([sample])]
+        for head, _ in fit_context.fits([sample])[0]:
             codings.append(Coding(codec="context", head=context_head.write_head(head)))
     if numbers.dtype.itemsize == 1:
         codings += [c for _, c in fit_scaled.choose(numbers, slices[0], element)]
@@ -238,7 +245,7 @@ def test_zeros_of_pruned_weights_cost_what_the_exponent_tells(dtype, size, kept,
     zero = np.uint32(1 << 8 * numbers.itemsize - 1)
     assert constant.negatives == np.count_nonzero(numbers == zero)
     histograms = byte_planes.histograms(counts.slices, element)
-    estimate, coding = fit_planes.choose(histograms, element, constant)
+    estimate, coding = planes_choice(histograms, element, constant)
     plane = planes.planes_of(span_of(numbers, element, coding))[1]
     assert plane.omitted == planes.Omitted(0, 0, signs)
     out, size_bytes = round_trip(numbers, element, coding)
@@ -277,7 +284,7 @@ def test_damaged_payloads_of_pruned_weights_are_refused_or_give_other_numbers():
     slices = entropy.measure(numbers, formats.BF16).slices
     constant = fit_planes.constant_of(numbers, slices, formats.BF16)
     histograms = byte_planes.histograms(slices, formats.BF16)
-    _, coding = fit_planes.choose(histograms, formats.BF16, constant)
+    _, coding = planes_choice(histograms, formats.BF16, constant)
     span = span_of(numbers, formats.BF16, coding)
     (payload,) = codecs.encode([numbers], [span])
     refused = 0
@@ -347,7 +354,8 @@ def test_scales_of_rows_are_worth_a_class():
     values = rng.standard_normal((512, 2048)) * np.exp(0.5 * rng.standard_normal((512, 1)))
     numbers = formats.codes_of(values.astype(ml_dtypes.bfloat16))
     counts = entropy.measure(numbers, formats.BF16).slices[0]
-    ((_, coding),) = fit_context.choose(numbers, counts, formats.BF16)
+    exact = fit_context.tops_of(counts, formats.BF16)
+    ((_, coding),) = fit_context.choose([fit_context.sample(numbers, exact, formats.BF16)])
     head = context_head.read_head(coding.head, formats.BF16, 512, 2048)
     assert head.classes.rows.any()
     assert head.classes.count > 4
@@ -586,3 +594,22 @@ def test_of_several_errors_the_first_is_raised(jobs, monkeypatch):
     assert threads.each(fail, range(3), "abc") == [0, 1, 2]
     with pytest.raises(ValueError, match="3 x"):
         threads.each(fail, range(9), ["x"] * 9)
+
+
+@pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16, np.float32, np.uint64, np.int8])
+def test_many_tensors_together_are_coded_as_each_alone(dtype):
+    rng = np.random.default_rng(7)
+    shapes = [(5,), (64,), (30, 70), (7, 1100), (128, 128), (200, 300)]
+    dense = [rng.standard_normal(shape) * 10.0**n for n, shape in enumerate(shapes)]
+    zeros = [rng.integers(0, 2, values.shape) * values for values in dense]
+    with np.errstate(over="ignore", invalid="ignore"):
+        tensors = [values.astype(dtype) for values in (*dense, *zeros, np.zeros(99))]
+    together = coder.drafted([coder.Original(str(n), values) for n, values in enumerate(tensors)])
+    for values, draft in zip(tensors, together, strict=True):
+        codes = formats.codes_of(values)
+        element = formats.element_named(draft.format, values.dtype)
+        counts = entropy.measure(codes, element)
+        assert draft.coding == codecs.choose(codes, counts.slices, element)
+        assert draft.entropy_bits == round(counts.entropy_bits(), 6)
+        joint = counts.joint_entropy_bits()
+        assert draft.joint_entropy_bits == (None if joint is None else round(joint, 6))

@@ -13,7 +13,8 @@ from jentropy import formats
 from jentropy.errors import InputError, UnsupportedError
 from jentropy.formats import WHOLE, Format, Parameter, Role, dequantize
 from jentropy.formats.encoding import encode
-from jentropy.formats.quantizing import SCALE_RULES, quantize
+from jentropy.formats.fitting import SCALE_RULES
+from jentropy.formats.quantizing import quantize
 
 FP8_ROWS = formats.FP8_BLOCK.with_parameter("scale", block=(1, 128))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from . import analyze, archive, formats, load, matmul, tuning
+from . import analyze, archive, formats, load, matmul, rate_distortion, tuning
 from .measure import Result, environment
 
 SUITES: dict[str, ModuleType] = {
@@ -17,6 +17,7 @@ SUITES: dict[str, ModuleType] = {
     "load": load,
     "matmul": matmul,
     "analyze": analyze,
+    "rate-distortion": rate_distortion,
 }
 
 __all__ = ["SUITES", "Result", "environment", "tuning"]

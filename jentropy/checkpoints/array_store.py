@@ -20,11 +20,12 @@ import numpy as np
 
 from jentropy.containers import memory
 from jentropy.containers.tensor import is_storable
-from jentropy.errors import CorruptError, UnsupportedError
+from jentropy.errors import CorruptError, UnsupportedError, said
 from jentropy.schema import OBJECT, parse
 
 from .contents import StoredArray
-from .faults import named_in, of_system, said
+from .faults import named_in, of_system
+from .remote import RemotePath
 
 MANIFEST = "manifest.ocdbt"
 DRIVERS = {".zarray": "zarr", "zarr.json": "zarr3"}  # by the file of an array's metadata
@@ -78,6 +79,8 @@ def read_store(
     """
     import tensorstore as ts
 
+    if isinstance(folder, RemotePath):
+        folder.fetch_below()
     ocdbt, context = is_ocdbt(folder), _context()
     spec = _kvstore(folder, ocdbt=ocdbt)
     with _reading(folder):

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jentropy.errors import InputError
+from jentropy.errors import InputError, place
 
 from . import faults, torn
-from .hub import resolve
-from .items import fingerprint, write
+from .bases import Bases
+from .items import base_digest, fingerprint, with_base, write
 from .manifest import collect
+from .mirrors import destination, expect_same, resolve
 from .opening import read_source
 from .orbax_source import OrbaxSource
 from .progress import Progress
+from .remote import RemotePath
 from .sources import FileSource
 from .staging import recover, refuse_existing
 from .store import is_compressed_checkpoint
@@ -29,6 +31,7 @@ def compress_checkpoint(
     step: int | None = None,
     strict: bool = False,
     follow_links: bool = True,
+    base: Bases = None,
 ) -> None:
     """Compresses a checkpoint, with every file that lies beside its weights.
 
@@ -37,14 +40,16 @@ def compress_checkpoint(
 
     Args:
       src: a safetensors or GGUF file, a directory of such files, what Orbax wrote (the root of a
-        `CheckpointManager`, a step, an item), or `hf://owner/name`.
-      dst: where the compressed checkpoint will appear, whole or not at all.
+        `CheckpointManager`, a step, an item), or a URL of such (see `open_checkpoint`).
+      dst: where the compressed checkpoint will appear, whole or not at all; a path, or a URL of an
+        object store, where it cannot be read before its last file is there.
       progress: called with the bytes done since the last call; see `progress.Progress`.
       overwrite: whether a compressed checkpoint that is there is replaced, once this one is done.
       step: the only step of a manager's root that is wanted; None: all of them.
       strict: see `open_checkpoint`; every byte is kept either way.
       follow_links: whether links in the source are read as what they lead to; otherwise one is an
         error.
+      base: see `save`.
 
     Raises:
       InputError: a source that cannot be read, by file and tensor.
@@ -62,7 +67,7 @@ def compress_checkpoint(
       ...     jentropy.open_checkpoint(folder / "packed").tensor("w").codes["code"].tolist()
       [97, 98, 99, 100]
     """
-    target = Path(dst)
+    target = destination(dst)
     recover(target, "compress")
     refuse_existing(target, other_than_compressed if overwrite else None)
     source = resolve(src)
@@ -75,11 +80,14 @@ def compress_checkpoint(
     files = read_source(source, step, follow_links=follow_links)
     manifest = collect(files, strict=strict)
     before = _state(files)
-    with writing(target, fingerprint(str(files.root.resolve())), overwrite=overwrite) as writer:
-        entries = write(writer, manifest.items, progress)
+    items, below = with_base(manifest.items, base)
+    state = fingerprint(str(place(files.root.resolve())), below)
+    with writing(target, state, overwrite=overwrite) as writer:
+        entries = write(writer, items, progress)
         torn.expect_whole(files.root)
         if _state(files) != before:
             raise _changed(source)
+        expect_same(source)
         writer.finish(
             tensors=tuple(entries[n] for n in manifest.tensors),
             blobs=tuple(entries[n] for n in manifest.blobs),
@@ -89,11 +97,17 @@ def compress_checkpoint(
             stores=tuple(manifest.stores),
             formats=manifest.formats,
             weights=manifest.weights,
+            base=base_digest((entries[n] for n in manifest.tensors), below),
         )
 
 
 def _state(source: FileSource | OrbaxSource) -> list[tuple[str, int, int]]:
-    """Changes with any file of the source that is written while it is read."""
+    """Changes with any file of the source that is written while it is read.
+
+    Of what a URL leads to `expect_same` tells.
+    """
+    if isinstance(source.root, RemotePath):
+        return []
     try:
         stats = [(name, (source.root / name).stat()) for name in source.files]
     except OSError as error:

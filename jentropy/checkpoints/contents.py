@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from jentropy.containers import trees
+from jentropy.containers import memory, trees
 from jentropy.errors import CorruptError, InputError
 from jentropy.schema import ANY, OBJECT, parse
+
+from .remote import RemotePath
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 MODELOPT, GPTQ = "hf_quant_config.json", "quantize_config.json"  # sidecars of those tools
@@ -69,6 +71,19 @@ def in_memory(name: str, values: np.ndarray, file: Path, packing: str = "") -> S
         packing=packing,
         read=lambda: values,
     )
+
+
+def elsewhere(
+    name: str, shape: Shape, dtype: np.dtype, file: RemotePath, begin: int
+) -> StoredArray:
+    """An array in a file behind a URL, from a byte on; it is read when it is asked for."""
+    size = math.prod(shape) * dtype.itemsize
+
+    def read() -> np.ndarray:
+        memory.expect(size, f"an array of {file.url}", tensor=name)
+        return np.frombuffer(file.read(begin, size), dtype).reshape(shape)
+
+    return StoredArray(name=name, shape=shape, dtype=dtype, file=file, read=read)
 
 
 def of_leaf(name: str, leaf: Any) -> StoredArray:

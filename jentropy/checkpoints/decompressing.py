@@ -8,9 +8,11 @@ from jentropy.containers import memory, trees
 from jentropy.errors import InputError
 
 from . import durable, faults, orbax
+from .bases import Bases, expect_base, with_bases
 from .decoding import all_bytes
 from .faults import writing
 from .loading import load
+from .mirrors import destination, located
 from .progress import Progress, expect
 from .restoring import remaining_bytes, strange, take_up, write_files, write_store
 from .staging import (
@@ -33,21 +35,24 @@ def decompress_checkpoint(
     progress: Progress | None = None,
     *,
     overwrite: bool = False,
+    base: Bases = None,
 ) -> None:
     """Writes the original files, byte for byte.
 
     An Orbax checkpoint comes back as one to Orbax: its arrays written anew as they were laid out,
     every other file byte for byte. A checkpoint that was made of a pytree becomes an Orbax
-    checkpoint of it.
+    checkpoint of it, with the texts that were saved beside it.
 
     Work that was killed, was interrupted or failed is taken up by the next call, but for that of a
     pytree: what it wrote is held to the hashes of the checkpoint.
 
     Args:
-      path: a compressed checkpoint.
-      out: the directory that will hold the files; it appears whole or not at all.
+      path: a compressed checkpoint, or its URL.
+      out: the directory that will hold the files; it appears whole or not at all. Behind a URL
+        files appear one by one, and commands refuse to read them until all are there.
       progress: called with the bytes done since the last call; see `progress.Progress`.
       overwrite: whether a directory that holds nothing but such files is replaced.
+      base: see `load`.
 
     Raises:
       InputError: a damaged checkpoint.
@@ -66,7 +71,8 @@ def decompress_checkpoint(
       ...     (folder / "out" / "model.safetensors").read_bytes() == data
       True
     """
-    store, target = Store(Path(path)), Path(out)
+    store, target = with_bases(located(path), base), destination(out)
+    expect_base(store)
     if target.resolve().is_relative_to(store.path.resolve()):
         raise InputError("destination lies inside the compressed checkpoint", file=target)
     if overwrite and store.path.resolve().is_relative_to(target.resolve()):
@@ -76,7 +82,8 @@ def decompress_checkpoint(
     total = all_bytes(store)
     memory.expect(total if store.index.is_pytree else min(memory.WORKING, total), "decompressing")
     if store.index.is_pytree:
-        orbax.save_tree(target, trees.decompress(load(path)), replaces=replaces)
+        tree = trees.decompress(load(store.path, base=base))
+        orbax.save_tree(target, tree, replaces=replaces, beside=store.index.beside)
         return
     with (
         staged(target, PURPOSE, resumable=True, replaces=replaces) as stage,

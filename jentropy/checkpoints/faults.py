@@ -15,11 +15,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from jentropy.errors import DestinationError, InputError
+from jentropy.errors import DestinationError, InputError, said
+
+from .remote import RemotePath
 
 # What TensorStore, which knows no OSError, has in its messages for what the system says.
 SYSTEM = (errno.ENOSPC, errno.EIO, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.ENOENT)
-ANNEX = " ["  # begins what TensorStore's messages tell of its own doings
 # What begins a message that is not about what was asked for.
 STATUS = re.compile("(NOT_FOUND|PERMISSION_DENIED|UNAVAILABLE|DATA_LOSS|ABORTED|INTERNAL|UNKNOWN):")
 NAMED = re.compile(r'"(/[^"]+)"')  # a file in them
@@ -28,14 +29,6 @@ MOST_BYTES = 1 << 30  # of a file that is read whole
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-def said(error: BaseException) -> str:
-    """A line of what an error says."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    first = next(iter(str(error).splitlines()), "") or type(error).__name__
-    return f"{first.split(ANNEX)[0]:.200}"
 
 
 def of_system(error: Exception) -> str:
@@ -70,6 +63,8 @@ def opened(path: Path) -> int:
     Raises:
       InputError: there is none, it cannot be read, or it is something else.
     """
+    if isinstance(path, RemotePath):
+        path.fetch()
     with reading(path):
         descriptor = os.open(path, READ)
         try:

@@ -20,15 +20,16 @@ from jentropy.containers.tensor import checksum
 from jentropy.errors import ChecksumError, CorruptError, InputError, TruncatedError
 
 from . import orbax, zarr_files
-from .faults import opened, read_file, reading
+from .faults import read_file, reading
 from .index import KEY
-from .store import ARRAYS, COPY, HASH, INDEX, METADATA_FILE, Store, bundle_name
+from .mapping import File
+from .store import ARRAYS, COMMITTED, COPY, HASH, INDEX, METADATA_FILE, Store, bundle_name
 
 FILES, SELF = "files", "self_xxh3_64"
 BUNDLES, TREE_FILE = "bundles", "_METADATA"
 OWN_HASH = re.compile(rb'(?<="self_xxh3_64": ")[0-9a-f]{16}(?=")')
 BLANK = b"0" * 16
-COMMITTED, COMMIT = "commit_success.txt", "Checkpoint commit was successful"
+COMMIT = "Checkpoint commit was successful"
 # Files that a checkpoint of version 1, which has no hashes of them, may have.
 OLD = (
     METADATA_FILE,
@@ -163,10 +164,10 @@ def _of_bundle(folder: Path, size: int, known: Collection[object]) -> Iterator[I
     except InputError as error:
         yield error
     try:
-        with reading(chunk), os.fdopen(opened(chunk), "rb") as stream:
-            end = stream.seek(0, os.SEEK_END)
-            stream.seek(min(size, end))
-            tail = stream.read(zarr_files.INDEX_BYTES + 1)
+        file = File(chunk)
+        with reading(chunk):
+            end = chunk.stat().st_size
+            tail = file.read(min(size, end), zarr_files.INDEX_BYTES + 1)
     except InputError as error:
         if folder not in known:
             yield error

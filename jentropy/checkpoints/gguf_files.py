@@ -14,12 +14,12 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from jentropy.errors import CorruptError, InputError, UnsupportedError
+from jentropy.errors import CorruptError, InputError, UnsupportedError, said
 from jentropy.formats import FP16
 
 from . import mapping
 from .contents import StoredArray, in_memory
-from .faults import opened, said
+from .faults import opened
 from .gguf_blocks import PACKINGS
 
 SUFFIX = ".gguf"

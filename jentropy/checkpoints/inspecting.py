@@ -17,6 +17,7 @@ from .archived import inside_archive
 from .checkpoint import Tensor
 from .compressed import CompressedCheckpoint
 from .index import Entry
+from .mirrors import located
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +93,8 @@ def inspect(path: str | Path, *, strict: bool = False) -> Inspection:
       ...     inspection.weights, inspection.tensors[0]["joint_entropy_bits"]
       (4096, 0.0)
     """
-    place = inside_archive(Path(path)) or (Path(path), "")
+    source = located(path)
+    place = inside_archive(source) or (source, "")
     checkpoint = CompressedCheckpoint(*place, strict=strict, lenient=not strict)
     store, arrays = checkpoint.store, checkpoint.arrays
     rows, weights, joint = [], 0, 0.0

@@ -33,8 +33,9 @@ from .gguf_blocks import PACKINGS
 from .gguf_files import GgufFile
 from .item_tree import ARRAY, Leaf
 from .items import Item
-from .mapping import mapped
+from .mapping import mapped, sliced
 from .orbax_source import OrbaxSource
+from .remote import RemotePath
 from .safetensors import SafetensorsFile
 from .sources import FileSource, open_weights
 from .unpacking import StoredCodes
@@ -124,9 +125,10 @@ class Manifest:
         self, array: StoredArray, element: ElementFormat | None, leaf: Leaf | None = None
     ) -> int:
         """Adds a tensor, one of a file or what Orbax stored as a leaf; returns its number."""
-        reads, leaf = leaf is not None, leaf or ARRAY
+        reads = leaf is not None or isinstance(array.file, RemotePath)
+        leaf = leaf or ARRAY
         draft = partial(
-            coder.draft, element=element, numpy=not leaf.jax, scalar=leaf.scalar, key=leaf.key
+            coder.Original, element=element, numpy=not leaf.jax, scalar=leaf.scalar, key=leaf.key
         )
         self.tensors.append(len(self.items))
         self.items.append(Item(name=array.name, array=array, draft=draft, reads=reads))
@@ -162,10 +164,10 @@ class Manifest:
         self, name: str, path: Path, opened: SafetensorsFile | GgufFile | None, is_model: bool
     ) -> None:
         """A file's header, then its tensors and the bytes between, or all of it as bytes."""
-        data = mapped(path)
         if opened is None:
-            self._append(FileEntry(path=name, blob=self._add_blob(name, data, path)), path)
+            self._append(FileEntry(path=name, blob=self._add_blob(name, mapped(path), path)), path)
             return
+        data = sliced(path)
         starts, parts = opened.starts, list[Section]()
         at = min(starts, default=data.size)
         blob = self._add_blob(f"{name} header", data[:at], path)
@@ -179,6 +181,9 @@ class Manifest:
         self._append(FileEntry(path=name, blob=blob, parts=tuple(parts), model=is_model), path)
 
     def _append(self, file: FileEntry, path: Path) -> None:
+        if isinstance(path, RemotePath):  # which has neither
+            self.files.append(file)
+            return
         with reading(path):
             told = path.stat()
         mode = stat.S_IMODE(told.st_mode) & MODE

@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 
 from . import faults, torn
+from .remote import RemotePath
 
+AHEAD_BYTES = 1 << 23  # of what is read from elsewhere
 TRACKS = sys.version_info < (3, 13)  # from then on Python's own maps can do without a descriptor
 
 
@@ -26,15 +28,26 @@ class File:
     def __init__(self, path: Path):
         self._path = path
         self._descriptor = -1
-        self._descriptor = faults.opened(path)
+        self._block, self._begin = b"", 0  # what was read ahead of a file that lies elsewhere
+        if not isinstance(path, RemotePath):
+            self._descriptor = faults.opened(path)
 
     def read(self, offset: int, size: int) -> bytes:
         """So many bytes from there on; fewer where the file ends."""
+        if isinstance(self._path, RemotePath):
+            return self._read_ahead(self._path, offset, size)
         if hasattr(os, "pread"):
             return os.pread(self._descriptor, size, offset)
         with self._path.open("rb") as stream:
             stream.seek(offset)
             return stream.read(size)
+
+    def _read_ahead(self, path: RemotePath, offset: int, size: int) -> bytes:
+        block, begin = self._block, self._begin
+        if not begin <= offset <= offset + size <= begin + len(block):
+            block, begin = path.read(offset, max(size, AHEAD_BYTES)), offset
+            self._block, self._begin = block, begin
+        return block[offset - begin : offset - begin + size]
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:
         if self._descriptor >= 0:
@@ -62,6 +75,23 @@ def mapped(path: Path, size: int | None = None) -> np.ndarray:
     array.filename = os.fspath(path)  # for messages, as NumPy has it
     torn.watch(array.ctypes.data, size, path)
     return np.asarray(array)
+
+
+class Elsewhere:
+    """The bytes of a file behind a URL, of which a slice is read when it is asked for."""
+
+    def __init__(self, path: RemotePath):
+        self._path = path
+        self.size = path.stat().st_size
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        begin, end, _ = part.indices(self.size)
+        return np.frombuffer(self._path.read(begin, end - begin), np.uint8)
+
+
+def sliced(path: Path) -> np.ndarray | Elsewhere:
+    """The bytes of a file, for slices of them. uint8"""
+    return Elsewhere(path) if isinstance(path, RemotePath) else mapped(path)
 
 
 def watch(array: np.memmap, path: Path) -> None:

@@ -8,9 +8,10 @@ from jentropy.errors import InputError
 
 from . import collecting, faults
 from .archived import inside_archive
+from .bases import Bases
 from .checkpoint import Checkpoint
 from .compressed import CompressedCheckpoint
-from .hub import resolve
+from .mirrors import located, resolve
 from .orbax_source import OrbaxSource, is_orbax, read_orbax
 from .sources import FileSource, read_file_source
 from .store import is_compressed_checkpoint
@@ -18,7 +19,7 @@ from .store import is_compressed_checkpoint
 
 @faults.told
 def open_checkpoint(
-    path: str | Path, *, step: int | None = None, strict: bool = False
+    path: str | Path, *, step: int | None = None, strict: bool = False, base: Bases = None
 ) -> Checkpoint:
     """Opens a checkpoint lazily.
 
@@ -26,11 +27,12 @@ def open_checkpoint(
       path: a safetensors or GGUF file, a directory of such files (in Hugging Face form, with
         `config.json` or without, or a pipeline of several), what Orbax wrote (the root of a
         `CheckpointManager`, a step, an item), a compressed checkpoint, a file or folder in one
-        (`DST/unet`), or `hf://owner/name[@revision]`.
+        (`DST/unet`), or a URL (`mirrors`): `gs://`, `s3://`, `https://`, `hf://owner/name`.
       step: the only step of a manager's root that is wanted; None: all of them.
       strict: whether a quantised weight that contradicts what its config declares, or that lacks a
         part, is an error; otherwise it is RAW, as one of an unknown method is in any case, and
         `.notes` and its `.note` say why.
+      base: of a compressed checkpoint, see `load`.
 
     Returns:
       A `Checkpoint`: `.names()`, `.tensor(name)`, `.config`, `.notes`.
@@ -46,14 +48,15 @@ def open_checkpoint(
       ...     tensor.dequantize(np.float32).tolist()
       [1.0, 1.0, 1.0]
     """
-    inside = inside_archive(Path(path))
-    source = resolve(path) if inside is None else inside[0]
+    place = located(path)
+    inside = inside_archive(place)
+    source = resolve(place) if inside is None else inside[0]
     if source.is_dir() and is_compressed_checkpoint(source):
         if step is not None:
             raise InputError(
                 f"step {step}", file=source, expected="the source", found="a compressed checkpoint"
             )
-        return CompressedCheckpoint(*(inside or (source,)), strict=strict)
+        return CompressedCheckpoint(*(inside or (source,)), strict=strict, base=base)
     with collecting.put_off():
         view = read_source(source, step).view(strict=strict)
     return Checkpoint(source, view.tensors, view.config, view.notes)

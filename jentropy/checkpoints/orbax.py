@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,13 +12,16 @@ from typing import Any
 import jax
 
 from jentropy.containers.trees import leaf_name
-from jentropy.errors import InputError, UnsupportedError
+from jentropy.errors import InputError, UnsupportedError, said
 
 from . import durable
-from .faults import named_in, of_system, said, writing
+from .faults import named_in, of_system, writing
+from .remote import RemotePath
 from .staging import Replaces, put_in_place, staged, without_glob
 
 # Orbax takes seconds to import, so only what needs it does.
+# Files that it reads for what it says of arrays.
+METADATA = re.compile(r"(.*/)?(zarr\.json|\.zarray|_[A-Z_]+|orbax\.checkpoint|commit_success\.txt)")
 
 
 def _is_others(record: logging.LogRecord) -> bool:
@@ -44,6 +48,8 @@ def shapes(path: Path) -> dict[str, tuple[int, ...]]:
     Raises:
       InputError: whatever keeps Orbax from reading it.
     """
+    if isinstance(path, RemotePath):
+        path.fetch_below(METADATA)
     with _orbax(path) as (ocp, plain):
         try:
             tree = ocp.metadata(plain).metadata
@@ -56,11 +62,17 @@ def shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def save_tree(
-    path: Path, tree: Any, *, replaces: Replaces | None = None, purpose: str = "decompress"
+    path: Path,
+    tree: Any,
+    *,
+    replaces: Replaces | None = None,
+    purpose: str = "decompress",
+    beside: Mapping[str, str] | None = None,
 ) -> None:
     """Writes a pytree of arrays, numbers and texts with Orbax's defaults, whole or not at all.
 
     Args:
+      beside: texts by name, of files that will lie in the folder too.
       replaces: see `staging.refuse_existing`.
       purpose: see `staging.stage_of`.
 
@@ -83,6 +95,8 @@ def save_tree(
                 ocp.save(plain / "out", tree)
         except (ValueError, TypeError) as error:
             raise UnsupportedError(f"Orbax cannot store it: {said(error)}", file=path) from error
+        for name, text in (beside or {}).items():
+            (stage / "out" / name).write_text(text, encoding="utf-8")
         durable.sync_tree(stage / "out")
         put_in_place(stage / "out", path, replace=replaces is not None)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from jentropy import codecs
 from jentropy.containers.tensor import checksum
-from jentropy.errors import InputError
+from jentropy.errors import InputError, UnsupportedError
 from jentropy.formats import codes_of
 
 from . import durable, faults, frames, zarr_files
@@ -18,11 +18,12 @@ from .contents import StoredArray
 from .decoding import damage_of
 from .entries import Entry
 from .faults import reading, writing
-from .hub import resolve
 from .items import Item
 from .manifest import collect
+from .mirrors import destination, resolve
 from .opening import read_source
 from .orbax_source import read_orbax
+from .remote import RemotePath
 from .staging import staged
 from .store import ARRAYS, METADATA_FILE, Store, is_compressed_checkpoint
 from .verifying import of_tree
@@ -60,7 +61,10 @@ def repair(path: str | Path, source: str | Path | None = None) -> tuple[InputErr
       (1, 1)
     """
     found: list[InputError] = []
-    store = Store(Path(path), found)
+    place = destination(path)
+    if isinstance(place, RemotePath):
+        raise UnsupportedError("repair", file=place, expected="a path", found="a URL")
+    store = Store(place, found)
     damage = list(damage_of(store, (*store.index.tensors, *store.index.blobs)))
     known = {error.file for error in (*found, *(error for _, _, error in damage))}
     outside = [*found, *frames.faults(store, known)]

@@ -14,7 +14,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +25,10 @@ import numpy as np
 from jentropy.containers.tensor import first_twice, is_shape
 from jentropy.errors import CorruptError, TruncatedError, UnsupportedError
 
-from .contents import StoredArray, in_memory
-from .faults import opened, reading
-from .mapping import mapped
+from .contents import StoredArray, elsewhere, in_memory
+from .faults import reading
+from .mapping import File, mapped
+from .remote import RemotePath
 
 MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 MAX_TENSORS = 1_000_000
@@ -97,9 +97,10 @@ def read(path: Path) -> SafetensorsFile:
       CorruptError: a header that contradicts itself or the file.
       UnsupportedError: a dtype that safetensors does not define.
     """
-    with reading(path), os.fdopen(opened(path), "rb") as stream:
-        size = os.fstat(stream.fileno()).st_size
-        prefix = stream.read(LENGTH_BYTES)
+    file = File(path)
+    with reading(path):
+        size = path.stat().st_size
+        prefix = file.read(0, LENGTH_BYTES)
         if len(prefix) < LENGTH_BYTES:
             raise TruncatedError(
                 "safetensors file", file=path, expected="at least 8 bytes", found=f"{size} bytes"
@@ -119,7 +120,7 @@ def read(path: Path) -> SafetensorsFile:
                 expected=f"{length} bytes",
                 found=f"{size - LENGTH_BYTES} bytes in the file",
             )
-        header = stream.read(length)
+        header = file.read(LENGTH_BYTES, length)
     entries = parse_header(path, header)
     metadata = entries.pop(METADATA, None)
     return SafetensorsFile(
@@ -224,12 +225,14 @@ def _arrays(path: Path, entries: dict[str, Any], start: int, size: int) -> tuple
                 expected=f"{start + end} bytes or more",
                 found=f"{size} bytes",
             )
+        shown = shape if 8 * array_dtype.itemsize == bits else (end - begin,)
+        if isinstance(path, RemotePath):
+            arrays.append(elsewhere(name, shown, array_dtype, path, start + begin))
+            continue
         if buffer is None:
             buffer = mapped(path, size)
         values = buffer[start + begin : start + end].view(array_dtype)
-        if 8 * array_dtype.itemsize == bits:
-            values = values.reshape(shape)
-        arrays.append(in_memory(name, values, path))
+        arrays.append(in_memory(name, values.reshape(shown), path))
     if start + at != size:
         raise CorruptError(
             "safetensors buffer", file=path, expected=f"{at} bytes", found=f"{size - start} bytes"

@@ -17,6 +17,7 @@ from . import array_store, durable, faults, frames, item_tree, orbax, safetensor
 from .decoding import damage_of, entries_of, file_bytes, read_chunks, read_entries, sections_of
 from .entries import Entry, FileEntry
 from .loading import load
+from .mirrors import destination, located
 from .progress import Progress
 from .staging import OUT, put_in_place, staged
 from .store import Store
@@ -81,7 +82,7 @@ def salvage(path: str | Path, out: str | Path, progress: Progress | None = None)
       (1, ('model.safetensors',))
     """
     damage: list[InputError] = []
-    store, target = Store(Path(path), damage), Path(out)
+    store, target = Store(located(path), damage), destination(out)
     if target.resolve().is_relative_to(store.path.resolve()):
         raise InputError("destination lies inside the compressed checkpoint", file=target)
     index, lost = store.index, set[int]()
@@ -91,7 +92,7 @@ def salvage(path: str | Path, out: str | Path, progress: Progress | None = None)
         lost.add(id(entry))
     damage += frames.faults(store, {error.file for error in damage})
     if index.is_pytree:
-        tree = load(path, damaged="leave_out")
+        tree = load(store.path, damaged="leave_out")
         orbax.save_tree(target, trees.decompress(tree), purpose=PURPOSE)
         return Salvaged(damage=tuple(damage), whole=(), partial=())
     whole: list[str] = []

@@ -18,8 +18,10 @@ from pathlib import Path
 
 from jentropy.errors import DestinationError, Interrupted
 
-from . import durable
+from . import delivering, durable
 from .faults import writing
+from .mirrors import mirror
+from .remote import RemotePath
 
 try:
     import fcntl
@@ -37,8 +39,14 @@ def refuse_existing(path: Path, replaces: Replaces | None = None) -> None:
     Args:
       replaces: says what may be replaced; nothing, if it is None.
     """
-    if not (path.exists() or path.is_symlink()):
+    if isinstance(path, RemotePath):
+        if not delivering.occupied(path):
+            return
+        there: Path = mirror(path.url) if replaces else path
+    elif not (path.exists() or path.is_symlink()):
         return
+    else:
+        there = path
     if replaces is None:
         raise DestinationError(
             "destination exists",
@@ -47,8 +55,8 @@ def refuse_existing(path: Path, replaces: Replaces | None = None) -> None:
             found="something",
             hint="--overwrite replaces it",
         )
-    is_empty = path.is_dir() and not any(path.iterdir())
-    if not is_empty and (other := replaces(path)):
+    is_empty = there.is_dir() and not any(there.iterdir())
+    if not is_empty and (other := replaces(there)):
         raise DestinationError(
             "destination cannot be overwritten",
             file=path,
@@ -59,7 +67,7 @@ def refuse_existing(path: Path, replaces: Replaces | None = None) -> None:
 
 
 def put_in_place(made: Path, path: Path, *, replace: bool) -> None:
-    """Renames what was made to its destination, once all of it is on the disk.
+    """Renames what was made to its destination, once all of it is on the disk, or sends it there.
 
     Args:
       made: `out` in a folder of `staged`, whose end removes what was replaced.
@@ -68,6 +76,9 @@ def put_in_place(made: Path, path: Path, *, replace: bool) -> None:
     Raises:
       DestinationError: something is there that may not be.
     """
+    if isinstance(path, RemotePath):
+        delivering.send(made, path, replace=replace)
+        return
     old = made.parent / REPLACED
     durable.sync_folder(made.parent)
     there = path.exists() or path.is_symlink()
@@ -189,6 +200,9 @@ def staged(
                 raise Interrupted(f"interrupted: nothing of {path} is left") from error
             raise
         shutil.rmtree(folder, ignore_errors=True)
+    if isinstance(path, RemotePath):  # whose stage has a folder of its own
+        with suppress(OSError):
+            path.parent.rmdir()
 
 
 def _refuse_foreign(folder: Path, path: Path) -> None:

@@ -35,9 +35,11 @@ from . import collecting, faults, zarr_files
 from . import index as index_lib
 from .index import KEY
 from .mapping import File, mapped
+from .remote import RemotePath
 
 logger = logging.getLogger(__name__)
 
+COMMITTED = "commit_success.txt"  # Orbax's, written last
 METADATA_FILE = "_CHECKPOINT_METADATA"  # Orbax's; holds the custom metadata
 ARRAYS = "state"  # Orbax's folder of the arrays, when they were saved part by part
 INDEX, COPY = "index", "copy"  # arrays of the same bytes
@@ -102,6 +104,7 @@ class Store:
     def __init__(self, path: Path, damage: list[InputError] | None = None):
         self.path, self._damage = path, damage
         self.text = b""  # of the index, as it is stored; where damage is noted
+        self.base: Store | None = None  # by whose tensors some of these are told, see `bases`
         if not path.exists():
             raise InputError("not a compressed checkpoint: no such file or directory", file=path)
         told = _custom_metadata(path)
@@ -113,6 +116,9 @@ class Store:
         except UnsupportedError as error:
             if told is not None:
                 self._go_on(error.at(file=path / METADATA_FILE))
+        marker = path / COMMITTED
+        if isinstance(path, RemotePath) and told is not None and not marker.exists():
+            self._go_on(CorruptError("commit marker", file=marker, expected="it", found="none"))
         with collecting.put_off():
             self.index = self._read_index()
         self._maps: dict[int, np.ndarray] = {}
@@ -217,6 +223,16 @@ class Store:
             if len(self._files) > OPEN_FILES:
                 self._files.popitem(last=False)
             return stream
+
+    def no_base(self) -> InputError:
+        """The error of a base that is needed and was not given."""
+        return InputError(
+            "base",
+            file=self.path,
+            expected=f"the compressed checkpoint of digest {self.index.base or 0:016x}",
+            found="none",
+            hint="name it with --base, or base=",
+        )
 
     def payload(self, bundle: int, offset: int, size: int) -> np.ndarray:
         """Payloads in a bundle, read and unchecked. uint8[size]."""

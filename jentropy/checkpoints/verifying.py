@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from jentropy.containers import memory
-from jentropy.errors import CheckError, InputError
+from jentropy.errors import CheckError, InputError, place
 from jentropy.formats import codes_of
 
 from . import faults, frames, sources, structure
+from .bases import Bases, expect_base, with_bases
 from .contents import StoredArray, in_memory
 from .decoding import all_bytes, file_bytes, read_chunks
 from .entries import Entry, Filler
-from .faults import opened, reading
-from .hub import resolve
+from .faults import reading
+from .mapping import File
+from .mirrors import located, resolve
 from .orbax_source import ItemStore, OrbaxSource, is_orbax, read_orbax
 from .progress import Progress, expect
 from .store import Store
@@ -50,14 +51,16 @@ def verify(
     progress: Progress | None = None,
     *,
     step: int | None = None,
+    base: Bases = None,
 ) -> Verified:
     """Checks every byte of a compressed checkpoint's files and decodes all of it.
 
     Args:
-      path: a compressed checkpoint.
+      path: a compressed checkpoint, or its URL.
       against: the source; every byte of its files is compared, and every array that Orbax wrote.
       progress: called with the bytes done since the last call; see `progress.Progress`.
       step: the only step of the source that was compressed.
+      base: see `load`; its own files are not gone through.
 
     Raises:
       InputError: damaged data, by file and tensor: the first of all that is damaged, which its
@@ -76,7 +79,8 @@ def verify(
       (1, 3, False)
     """
     found: list[InputError] = []
-    store = Store(Path(path), found)
+    store = with_bases(located(path), base, found)
+    expect_base(store)
     index, source = store.index, None if against is None else resolve(against)
     expect(progress, all_bytes(store))
     memory.expect(min(memory.WORKING, all_bytes(store)), "verifying")
@@ -97,7 +101,7 @@ def verify(
         same = _same_chunks(entry, chunks, None if original is None else original.read())
         if not same and len(found) == before:
             file = store.path if original is None else original.file
-            differs.append(CheckError(f"{file}: tensor {entry.name!r} differs"))
+            differs.append(CheckError(f"{place(file)}: tensor {entry.name!r} differs"))
     for name, parts in file_bytes(store, progress, damaged=found.append):
         before = len(found)
         error, size = _compare(parts, files.get(name))
@@ -148,7 +152,7 @@ def _same_files(store: Store, source: Path, step: int | None) -> tuple[Path, dic
         theirs |= _keys(their.path, [array.prefix for array in their.arrays], their.others)
     for name in sorted(ours ^ theirs):
         where = "only in the compressed checkpoint" if name in ours else "only in the source"
-        raise CheckError(f"{root / name.strip('/')}: {where}")
+        raise CheckError(f"{place(root / name.strip('/'))}: {where}")
     return root, {their.path: their for their in stores}
 
 
@@ -174,7 +178,7 @@ def _of_stores(store: Store, theirs: Mapping[str, ItemStore]) -> Iterator[Origin
             entry, original = index.tensors[number], arrays.get(prefix)
             if original is not None and original.metadata != metadata:
                 raise CheckError(
-                    f"{original.array.file}: tensor {entry.name!r} is laid out otherwise"
+                    f"{place(original.array.file)}: tensor {entry.name!r} is laid out otherwise"
                 )
             yield entry, None if original is None else original.array
         for key, blob in item.others:
@@ -195,13 +199,13 @@ def of_tree(store: Store, source: OrbaxSource | None) -> Iterator[Original]:
     ours = {entry.name: entry for entry in index.tensors} | dict(structure.others(index.tree))
     theirs = dict(source.named()) | dict(structure.others(source.tree))
     for name in sorted(ours.keys() ^ theirs.keys()):
-        raise CheckError(f"{source.root}: tensor {name!r} is in one of the two only")
+        raise CheckError(f"{place(source.root)}: tensor {name!r} is in one of the two only")
     for name, value in ours.items():
         their = theirs[name]
         if isinstance(value, Entry) and isinstance(their, StoredArray):
             yield value, their
         elif not _same_python(value, their):
-            raise CheckError(f"{source.root}: {name!r} differs")
+            raise CheckError(f"{place(source.root)}: {name!r} differs")
 
 
 def _same_python(value: Any, theirs: Any) -> bool:
@@ -227,25 +231,24 @@ def _compare(parts: Iterable[np.ndarray], original: Path | None) -> tuple[CheckE
     """Decodes a file, and compares it if there is an original; how it differs, and its bytes."""
     if original is None:
         return None, sum(part.size for part in parts)
-    at, error = 0, None
-    with os.fdopen(opened(original), "rb") as stream:
-        for part in parts:
-            if error is None:
-                expected = _read(stream, part.size, original)
-                if not np.array_equal(expected, part):
-                    same = [*(expected == part[: expected.size]), False]
-                    what = f"differs from byte {at + same.index(False)} on"
-                    error = CheckError(f"{original}: {what}")
-            at += part.size
-        if error is None and _read(stream, 1, original).size:
-            what = f"is longer than the {at} bytes that were compressed"
-            error = CheckError(f"{original}: {what}")
+    at, error, file = 0, None, File(original)
+
+    def read(size: int) -> np.ndarray:
+        with reading(original):
+            return np.frombuffer(file.read(at, size), np.uint8)
+
+    for part in parts:
+        if error is None:
+            expected = read(part.size)
+            if not np.array_equal(expected, part):
+                same = [*(expected == part[: expected.size]), False]
+                what = f"differs from byte {at + same.index(False)} on"
+                error = CheckError(f"{place(original)}: {what}")
+        at += part.size
+    if error is None and read(1).size:
+        what = f"is longer than the {at} bytes that were compressed"
+        error = CheckError(f"{place(original)}: {what}")
     return error, at
-
-
-def _read(stream: BinaryIO, size: int, path: Path) -> np.ndarray:
-    with reading(path):
-        return np.frombuffer(stream.read(size), np.uint8)
 
 
 def _same(a: np.ndarray, b: np.ndarray) -> bool:

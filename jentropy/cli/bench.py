@@ -14,7 +14,17 @@ from .arguments import JSON, Arguments
 from .console import print_device_note, print_table, write_json
 
 HELP = "time codecs and kernels on this device, against what you would have otherwise"
-OF_SUITE = {"tune": "matmul", "png": "archive"}  # arguments of one suite
+RATES = "rate-distortion"
+# Arguments that not every suite has.
+OF_SUITES = {"tune": ("matmul",), "png": ("archive", RATES), "recipes": (RATES,)}
+PICTURES = {"archive": "write_speeds", RATES: "write_rate_distortion"}
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Names of recipes, with commas between them."""
+    return tuple(text.split(","))
+
+
 ARGUMENTS: Arguments = {
     "--suite": {"choices": tuple(bench.SUITES), "default": "archive"},
     "--source": {
@@ -23,11 +33,18 @@ ARGUMENTS: Arguments = {
     },
     "--png": {
         "metavar": "F",
-        "help": "suite archive: draw speed against bits per weight (or .svg)",
+        "help": "suite archive: draw speed against bits per weight (or .svg); suite "
+        "rate-distortion: bits against what is lost",
     },
     "--tune": {
         "action": "store_true",
         "help": "suite matmul on a Hopper GPU: find and keep the best configurations",
+    },
+    "--recipes": {
+        "type": names,
+        "default": (),
+        "metavar": "NAME,NAME,...",
+        "help": "suite rate-distortion: these; default: all",
     },
     **JSON,
 }
@@ -35,14 +52,17 @@ ARGUMENTS: Arguments = {
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the suite. One that yields rows prints and writes after each: they take minutes."""
-    for name, suite in OF_SUITE.items():
-        if getattr(arguments, name) and arguments.suite != suite:
-            raise InputError(f"--{name}", expected=f"suite {suite}", found=arguments.suite)
+    for name, suites in OF_SUITES.items():
+        if getattr(arguments, name) and arguments.suite not in suites:
+            expected = f"suite {' or '.join(suites)}"
+            raise InputError(f"--{name}", expected=expected, found=arguments.suite)
     on_kernels, prints = arguments.suite == "matmul", arguments.json != "-"
     if on_kernels:
         print_device_note()
     source = arguments.source or jentropy.models.BUNDLED
-    rows = bench.tuning.run() if arguments.tune else bench.SUITES[arguments.suite].run(source)
+    options = {"recipes": arguments.recipes} if arguments.recipes else {}
+    suite = bench.SUITES[arguments.suite]
+    rows = bench.tuning.run() if arguments.tune else suite.run(source, **options)
     live = prints and not isinstance(rows, list)
     results = []
     for result in rows:
@@ -57,7 +77,8 @@ def run(arguments: argparse.Namespace) -> int:
     if on_kernels and prints and jax.default_backend() == "cpu":
         print("CPU: the reference backend, at small shapes")
     if arguments.png:
-        report.write_speeds({result.name: result.figures for result in results}, arguments.png)
+        draw = getattr(report, PICTURES[arguments.suite])
+        draw({result.name: result.figures for result in results}, arguments.png)
     return 0
 
 

@@ -33,6 +33,8 @@ COMMANDS = (
     "salvage",
     "inspect",
     "generate",
+    "evaluate",
+    "quantize",
     "bench",
 )
 PRINT_ONLY = ("demo", "bench")  # what they measure, and that is all they do

@@ -9,16 +9,20 @@ and in `choose`. A codec's name in a file means its exact layout: a change of la
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
 from types import ModuleType
 
 import numpy as np
 
+from jentropy import entropy
 from jentropy.errors import UnsupportedError
 from jentropy.formats import ElementFormat
 
 from . import (
     byte_planes,
     context,
+    context_head,
     deflate,
     fit_context,
     fit_planes,
@@ -29,12 +33,34 @@ from . import (
 )
 from .calls import batch_symbols
 from .coding import Coding, Span, is_packed
+from .difference import FORMS, Delta
 
 CODECS: dict[str, ModuleType] = {
     module.NAME: module for module in (stored, deflate, planes, context, scaled)
 }
 TINY = 64  # numbers; coding fewer costs more than it saves
 SMALL = 1 << 11  # numbers; fewer are not worth the tables of codec `context`
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Seen:
+    """What is looked at of a tensor to choose its coding: little, whatever its size is.
+
+    Attributes:
+      nbytes: of the tensor.
+      sample: for codec `context`, if that may take it.
+      planes: for codec `planes`; None: it is to be stored.
+      scaled: bytes and coding of codec `scaled`, if that may take it.
+
+    Example:
+      >>> Seen(nbytes=6).planes is None
+      True
+    """
+
+    nbytes: int
+    sample: fit_context.Sample | None = None
+    planes: fit_planes.Planes | None = None
+    scaled: Sequence[tuple[int, Coding]] = ()
 
 
 def choose(numbers: np.ndarray, slices: Sequence[np.ndarray], element: ElementFormat) -> Coding:
@@ -55,22 +81,140 @@ def choose(numbers: np.ndarray, slices: Sequence[np.ndarray], element: ElementFo
       >>> choose(numbers, entropy.measure(numbers, formats.BF16).slices, formats.BF16).codec
       'planes'
     """
-    stored_as_is = Coding(codec=stored.NAME)
+    return choose_all([seen(numbers, slices, element)])[0][1]
+
+
+def seen(numbers: np.ndarray, slices: Sequence[np.ndarray], element: ElementFormat) -> Seen:
+    """What `choose_all` takes of a tensor.
+
+    Args:
+      numbers, slices, element: as of `choose`.
+
+    Returns:
+      What its codings are fitted to.
+
+    Example:
+      >>> from jentropy.formats import BF16
+      >>> seen(np.zeros(3, np.uint16), [], BF16).nbytes
+      6
+    """
     if numbers.size < TINY:
-        return stored_as_is
+        return Seen(nbytes=numbers.nbytes)
     packed = is_packed(element, numbers.dtype)
+    sample = None
+    if numbers.size >= SMALL and element in context_head.ELEMENTS:
+        sample = fit_context.sample(numbers, fit_context.tops_of(slices[0], element), element)
     histograms = slices if packed else byte_planes.histograms(slices, element)
-    ways = []
-    if numbers.size >= SMALL:
-        ways = fit_context.choose(numbers, slices[0], element)
-    constant = None if packed else fit_planes.constant_of(numbers, slices, element)
-    if not ways or constant or fit_planes.least_bytes(histograms) < ways[0][0]:
-        ways.insert(0, fit_planes.choose(histograms, element, constant))
-    if numbers.dtype.itemsize == 1:
-        ways += fit_scaled.choose(numbers, histograms[0], element)
-    size, best = min(ways, key=lambda way: way[0])
+    return Seen(
+        nbytes=numbers.nbytes,
+        sample=sample,
+        planes=fit_planes.Planes(
+            histograms=histograms,
+            element=element,
+            constant=None if packed else fit_planes.constant_of(numbers, slices, element),
+        ),
+        scaled=fit_scaled.choose(numbers, histograms[0], element),
+    )
+
+
+def seen_by_counts(nbytes: int, slices: Sequence[np.ndarray], element: ElementFormat) -> Seen:
+    """What `choose_all` takes of numbers that are counted but not there.
+
+    Args:
+      nbytes: of all.
+      slices, element: as of `choose`; a number is a code.
+
+    Returns:
+      What codec `planes` is fitted to.
+
+    Example:
+      >>> from jentropy.formats import INT8
+      >>> counts = np.bincount([7] * 500, minlength=256)
+      >>> choose_all([seen_by_counts(500, [counts], INT8)])[0][0] < 50
+      True
+    """
+    histograms = byte_planes.histograms(slices, element)
+    return Seen(nbytes=nbytes, planes=fit_planes.Planes(histograms=histograms, element=element))
+
+
+def seen_of_many(many: entropy.Many, tensors: Sequence[np.ndarray]) -> list[Seen]:
+    """What `choose_all` takes of many small tensors, whose numbers are codes.
+
+    Args:
+      many: all of them.
+      tensors: the numbers of each.
+
+    Returns:
+      What `seen` would give of each.
+
+    Example:
+      >>> from jentropy.formats import BF16
+      >>> tensors = [np.zeros(100, np.uint16), np.zeros(7, np.uint16)]
+      >>> choose_all(seen_of_many(entropy.many_of(tensors, BF16), tensors))[1]
+      (14, Coding(codec='stored', head=b''))
+    """
+    element = many.element
+    planes = [many.counted(part, 8) for part in byte_planes.split(many.codes, element)]
+    may_have_constant = fit_planes.may_have_constants(many)
+    looked = []
+    for n, numbers in enumerate(tensors):
+        if numbers.size < TINY:
+            looked.append(Seen(nbytes=numbers.nbytes))
+            continue
+        constant, sample = None, None
+        if may_have_constant[n]:
+            slices = entropy.measure(numbers, element).slices
+            constant = fit_planes.constant_of(numbers, slices, element)
+        if numbers.size >= SMALL and element in context_head.ELEMENTS:
+            sample = fit_context.sample(numbers, fit_context.tops_in(numbers, element), element)
+        histograms = [plane[n] for plane in planes]
+        counted = fit_planes.Planes(histograms=histograms, element=element, constant=constant)
+        by_scale = fit_scaled.choose(numbers, histograms[0], element)
+        looked.append(Seen(nbytes=numbers.nbytes, sample=sample, planes=counted, scaled=by_scale))
+    return looked
+
+
+def choose_all(tensors: Sequence[Seen]) -> list[tuple[int, Coding]]:
+    """The smallest coding of each tensor; what is fitted is fitted for all of them at once.
+
+    Args:
+      tensors: what was looked at of each.
+
+    Returns:
+      About how many bytes each takes; its coding, as of `choose`.
+
+    Example:
+      >>> choose_all([Seen(nbytes=6)])
+      [(6, Coding(codec='stored', head=b''))]
+    """
+    ways: list[list[tuple[int, Coding]]] = [[] for _ in tensors]
+    sampled = [n for n, one in enumerate(tensors) if one.sample is not None]
+    samples = [one.sample for one in tensors if one.sample is not None]
+    for n, way in zip(sampled, fit_context.choose(samples), strict=True):
+        ways[n].append(way)
+    by_planes = [
+        (n, one.planes)
+        for n, one in enumerate(tensors)
+        if one.planes is not None
+        and (
+            not ways[n]
+            or one.planes.constant
+            or fit_planes.least_bytes(one.planes.histograms) < ways[n][0][0]
+        )
+    ]
+    fitted = fit_planes.choose([planes for _, planes in by_planes])
+    for (n, _), way in zip(by_planes, fitted, strict=True):
+        ways[n].insert(0, way)
+    for some, one in zip(ways, tensors, strict=True):
+        some.extend(one.scaled)
+    return [_best(some, one.nbytes) for some, one in zip(ways, tensors, strict=True)]
+
+
+def _best(ways: list[tuple[int, Coding]], nbytes: int) -> tuple[int, Coding]:
+    as_is = nbytes, Coding(codec=stored.NAME)
+    best = min(ways, key=itemgetter(0), default=as_is)
     gain = fit_planes.MIN_GAIN
-    return best if gain * size < (gain - 1) * numbers.nbytes else stored_as_is
+    return best if gain * best[0] < (gain - 1) * nbytes else as_is
 
 
 def encode(chunks: Sequence[np.ndarray], spans: Sequence[Span]) -> list[np.ndarray]:
@@ -147,10 +291,17 @@ def _by_codec(spans: Sequence[Span]) -> Iterator[tuple[ModuleType, list[int]]]:
 __all__ = [
     "CODECS",
     "Coding",
+    "Delta",
+    "FORMS",
+    "Seen",
     "Span",
     "batch_symbols",
     "choose",
+    "choose_all",
     "decode",
     "encode",
     "is_packed",
+    "seen",
+    "seen_by_counts",
+    "seen_of_many",
 ]

@@ -23,6 +23,7 @@ STEPS = (512, LANE)  # of compiled programs
 LANES = 128  # of a program; a chunk of 2^20 symbols has as many
 BATCH = 32, 64  # calls, at the least and at the most, that are worth giving to a codec together
 FEW = 31  # calls, fewer than a full batch, that cost less than compiling programs that fit better
+MANY_TABLES = 64  # of a decoder's program, if not few: what a core's second cache holds
 OPEN_CALLS = 4  # that still take streams
 DEVICE_LANES = 1 << 17  # of a call on an accelerator, which needs many at once
 
@@ -158,9 +159,9 @@ class Call:
 
     @property
     def idle_table(self) -> int:
-        """The last of a power of two of tables, for places that have no symbol."""
+        """The last of a number of tables that programs have, for places that have no symbol."""
         count = self.table_count
-        return (FEW_TABLES if count < FEW_TABLES else 1 << count.bit_length()) - 1
+        return (FEW_TABLES if count < FEW_TABLES else max(MANY_TABLES, 1 << count.bit_length())) - 1
 
     def streams(self) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
         """Streams of the jobs, `Decoding`s, side by side.
@@ -220,7 +221,7 @@ def calls_of(jobs: Iterable[Job], limit: int, most_tables: int) -> list[Call]:
     fused = [job.fused for job in jobs]
     for job in jobs:
         job.fused = False
-    calls = _dealt(jobs, lambda _: LANE, limit, FEW_TABLES - 1 if limit == LANES else most_tables)
+    calls = _dealt(jobs, lambda _: LANE, limit, most_tables)
     if len(calls) > FEW:
         for job, whether in zip(jobs, fused, strict=True):
             job.fused = whether

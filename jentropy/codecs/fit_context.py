@@ -1,76 +1,123 @@
-"""How an encoder fits codec `context` to a tensor: its classes, its window and its tables.
+"""How an encoder fits codec `context` to tensors: classes, and what `fit_tables` makes tables of.
 
 Nothing here is needed to decode. Integers throughout, so that every machine decides alike.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from operator import itemgetter
 
 import numpy as np
 
 from jentropy.formats import ElementFormat
 
-from . import calls, fit_classes, rawbits, tables
+from . import fit_classes, rawbits
 from .coding import Coding
-from .context import IN_FULL
-from .context_head import (
-    ELEMENTS,
-    ESCAPE,
-    NAME,
-    TABLES,
-    Head,
-    raw_bits_of,
-    write_head,
-)
+from .context_head import ELEMENTS, NAME, Head, raw_bits_of, write_head
+from .fit_tables import Candidate, fit
 from .rans import SLOTS
 from .scale_classes import Classes
 
 SAMPLE = 1 << 16  # codes whose tops are counted by context; of large tensors a 64th
 SMALL = 1 << 14  # codes; smaller tensors are not worth classes
-SHARE_BITS = 28  # of a share of a tensor in an estimate
 
 
-def choose(
-    codes: np.ndarray, counts: np.ndarray, element: ElementFormat
-) -> list[tuple[int, Coding]]:
-    """About how many bytes a tensor of codes takes, and its smallest coding, if there is one.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Sample:
+    """What is looked at of a tensor to fit its tables.
+
+    Attributes:
+      element: format of its codes.
+      row, column: uint8, class of each.
+      low: the first top of `exact` and `histogram`.
+      exact: int64[tops], how often each occurs.
+      histogram: int64[row classes, column classes, tops] of some of its codes.
+    """
+
+    element: ElementFormat
+    row: np.ndarray
+    column: np.ndarray
+    low: int
+    exact: np.ndarray
+    histogram: np.ndarray
+
+
+def sample(codes: np.ndarray, exact: np.ndarray, element: ElementFormat) -> Sample | None:
+    """Looks at a tensor; None if it is none for this codec.
 
     Args:
       codes: uint16 of the tensor's shape; a memory map is read in part.
-      counts: int64[2^16], how often each code occurs.
+      exact: int64[tops], how often each top occurs.
     """
     if element not in ELEMENTS or codes.size == 0:
-        return []
+        return None
     matrix = codes.reshape(-1, codes.shape[-1] if codes.shape else 1)
-    best, cost = min(candidates(matrix, counts, element), key=lambda item: item[1])
-    return [(-(-cost // 8), Coding(codec=NAME, head=write_head(best)))]
-
-
-def candidates(
-    codes: np.ndarray, counts: np.ndarray, element: ElementFormat
-) -> Iterator[tuple[Head, int]]:
-    """Heads with no classes, with classes of rows, and of rows and columns; bits of each."""
-    rows, columns = codes.shape
-    tops = 1 << (16 - raw_bits_of(element))
-    exact = counts.reshape(2, tops, -1).sum(axis=(0, 2))
-    row, column = no_row, no_column = np.zeros(rows, np.uint8), np.zeros(columns, np.uint8)
+    rows, columns = matrix.shape
+    row, column = np.zeros(rows, np.uint8), np.zeros(columns, np.uint8)
     if rows > 1 and columns > 1 and codes.size >= SMALL:
         median = int(np.searchsorted(np.cumsum(exact), codes.size // 2, side="right"))
-        sums = fit_classes.sums(codes, _magnitudes(median, element))
+        sums = fit_classes.sums(matrix, _magnitudes(median, element))
         row, column = map(fit_classes.of_sums, sums)
     low, high = _range(exact)
-    histogram = _histogram(codes, row, column, (low, high), element)
+    histogram = _histogram(matrix, row, column, (low, high), element)
     exact = np.add.reduceat(exact, [0, *range(low + 1, high)])
-    yield _candidate(element, histogram.sum(axis=(0, 1))[None], no_row, no_column, low, exact)
-    if len(histogram) > 1:
-        yield _candidate(element, histogram.sum(axis=1), row, no_column, low, exact)
-    kinds, across, width = histogram.shape
+    return Sample(
+        element=element, row=row, column=column, low=low, exact=exact, histogram=histogram
+    )
+
+
+def tops_of(counts: np.ndarray, element: ElementFormat) -> np.ndarray:
+    """How often each top occurs, of counts of codes, int64[2^16]."""
+    tops = 1 << (16 - raw_bits_of(element))
+    return counts.reshape(2, tops, -1).sum(axis=(0, 2))
+
+
+def tops_in(codes: np.ndarray, element: ElementFormat) -> np.ndarray:
+    """The same of codes."""
+    raw = raw_bits_of(element)
+    return np.bincount(rawbits.top_of(codes.reshape(-1), raw), minlength=1 << (16 - raw))
+
+
+def choose(samples: Sequence[Sample]) -> list[tuple[int, Coding]]:
+    """About how many bytes each tensor takes, and its smallest coding."""
+    return [
+        (-(-cost // 8), Coding(codec=NAME, head=write_head(best)))
+        for best, cost in (min(ways, key=itemgetter(1)) for ways in fits(samples))
+    ]
+
+
+def fits(samples: Sequence[Sample]) -> list[list[tuple[Head, int]]]:
+    """Heads of each tensor without classes, with those of rows, and of rows and columns; bits."""
+    candidates = [list(_candidates(one)) for one in samples]
+    fitted = iter(fit([one for some in candidates for one in some]))
+    return [list(itertools.islice(fitted, len(some))) for some in candidates]
+
+
+def _candidates(seen: Sample) -> Iterator[Candidate]:
+    row, column = seen.row, seen.column
+    none = np.zeros(row.size, np.uint8), np.zeros(column.size, np.uint8)
+    kinds, across, width = seen.histogram.shape
+    both = np.zeros((kinds + across - 1, width), np.int64)
+    for context, histogram in enumerate(seen.histogram):
+        both[context : context + across] += histogram
+    ways = [(seen.histogram.sum(axis=(0, 1))[None], *none)]
+    if kinds > 1:
+        ways.append((seen.histogram.sum(axis=1), row, none[1]))
     if across > 1:
-        both = np.zeros((kinds + across - 1, width), np.int64)
-        np.add.at(both, np.add.outer(np.arange(kinds), np.arange(across)), histogram)
-        yield _candidate(element, both, row, column, low, exact)
+        ways.append((both, row, column))
+    for histogram, rows, columns in ways:
+        yield Candidate(
+            element=seen.element,
+            histogram=histogram,
+            classes=Classes(rows, columns),
+            low_top=seen.low,
+            exact=seen.exact,
+        )
 
 
 def _range(exact: np.ndarray) -> tuple[int, int]:
@@ -111,6 +158,7 @@ def _histogram(
     return np.bincount(place.reshape(-1), minlength=math.prod(shape)).reshape(shape)
 
 
+@lru_cache(maxsize=32)  # 256 KB each; medians of weights are few
 def _magnitudes(median: int, element: ElementFormat) -> np.ndarray:
     """Magnitude of every code, cut to an integer below 1024, of the median about 32.
 
@@ -127,91 +175,3 @@ def _magnitudes(median: int, element: ElementFormat) -> np.ndarray:
     with np.errstate(over="ignore"):
         scaled = bits.view(np.float32) * np.float32(2.0) ** np.float32(min(127, 5 - typical))
     return np.floor(np.minimum(scaled, np.float32(fit_classes.LARGEST)))
-
-
-def _candidate(
-    element: ElementFormat,
-    histogram: np.ndarray,
-    rows: np.ndarray,
-    columns: np.ndarray,
-    low_top: int,
-    exact: np.ndarray,
-) -> tuple[Head, int]:
-    """A head, and the bits that a tensor takes with it.
-
-    Args:
-      histogram: int64[contexts, tops] of a sample.
-      low_top: the first of those tops.
-      exact: int64[tops] of the whole tensor: a sample may miss what lies at its period.
-    """
-    contexts, tops = histogram.shape
-    size = int(exact.sum())
-    number = min(TABLES, 1 << (contexts - 1).bit_length())
-    # Top t of context c lies at t - c + contexts - 1.
-    moved = np.zeros((number, tops + contexts - 1), np.int64)
-    for c, counts in enumerate(histogram):
-        begin = contexts - 1 - c
-        moved[c % number, begin : begin + tops] += counts
-    low, high = _window(moved.sum(axis=0), ESCAPE - contexts + 1)
-    counts = np.empty((number, high - low + 2), np.int64)
-    counts[:, :-1] = moved[:, low : high + 1]
-    counts[:, -1] = moved.sum(axis=1) - counts[:, :-1].sum(axis=1)
-    # What was not seen with a table may come: eight symbols, spread as over all of them.
-    pooled = counts.sum(axis=0)
-    spread = 64 * 8 * pooled // max(1, int(pooled.sum()))
-    levels = tables.levels_of(counts * 64 + np.maximum(1, spread))
-    first = low_top + low - contexts + 1
-    base = max(0, first - 200)
-    head = Head(
-        element=element,
-        first=first % (1 << 16),
-        count=high - low + 1,
-        levels=levels,
-        classes=Classes(rows, columns),
-        base=base,
-    )
-    # Cost of every top in every context.
-    place = np.arange(tops) + (contexts - 1 - low) - np.arange(contexts)[:, None]
-    escaped = (place < 0) | (place >= head.count)
-    place[escaped] = head.count
-    table = np.arange(contexts)[:, None] % number
-    costs = tables.costs(tables.frequencies_of(levels))[table, place]
-    top = np.arange(low_top, low_top + tops)
-    short = (top == 0) | (top > base) & (top < base + IN_FULL)
-    costs += escaped * (np.where(short, 8, 24) << tables.COST_BITS)
-    bits = _coded_bits(histogram, costs, exact) + head.raw_bits * size
-    bits += tables.levels_bits(levels) + head.classes.bits()
-    return head, bits + 24 * calls.lane_count(size)
-
-
-def _coded_bits(histogram: np.ndarray, costs: np.ndarray, exact: np.ndarray) -> int:
-    """Bits of a tensor's tops and escapes.
-
-    The sample says how tops and contexts go together; where it has more or less of a top than the
-    tensor, the difference counts with the top's mean cost over the contexts.
-
-    Args:
-      histogram: int64[contexts, tops] of the sample.
-      costs: int64[contexts, tops] in 2^-COST_BITS bit.
-      exact: int64[tops] of the tensor.
-    """
-    size, sampled = int(exact.sum()), int(histogram.sum())
-    average = int((histogram * costs).sum()) * size // sampled
-    share = (histogram.sum(axis=1) << 10) // sampled
-    mean = share @ costs >> 10
-    excess = (exact << SHARE_BITS) // size - (histogram.sum(axis=0) << SHARE_BITS) // sampled
-    more = int(excess @ mean) * size >> SHARE_BITS
-    return max(0, average + more) >> tables.COST_BITS
-
-
-def _window(histogram: np.ndarray, most: int) -> tuple[int, int]:
-    """First and last top worth a symbol of their own: at least a quarter of a slot.
-
-    Where they lie further apart than `most`, as zeros and weights do, those around most codes.
-    """
-    seen = np.flatnonzero(histogram * (4 * SLOTS) >= histogram.sum())
-    if seen[-1] - seen[0] >= most:
-        below = np.concatenate([[0], np.cumsum(histogram)])
-        begin = int(np.argmax(below[most:] - below[:-most]))
-        seen = seen[(seen >= begin) & (seen < begin + most)]
-    return int(seen[0]), int(seen[-1])

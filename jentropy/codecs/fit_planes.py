@@ -1,20 +1,22 @@
-"""How an encoder fits codec `planes` to a tensor: its tables, and its constant if it has one.
+"""How an encoder fits codec `planes` to tensors: tables, and a constant where there is one.
 
 Nothing here is needed to decode. Integers throughout, so that every machine decides alike.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from jentropy.entropy import shannon_bits
+from jentropy.entropy import Many, shannon_bits
 from jentropy.formats import ElementFormat, code_dtype
 from jentropy.formats.packing import NIBBLE
 
-from . import calls, tables
+from . import tables
 from .byte_planes import are_bytes, runs_of, split
 from .coding import Coding
 from .planes import (
@@ -29,12 +31,13 @@ from .planes import (
     WITH_SIGNS,
     pair_tables,
 )
-from .rans import SLOTS
+from .rans import LANE, SLOTS
 from .tables import BYTE
 
 RARE = 4  # a byte that fills less than one part in this of a slot escapes
 MIN_GAIN = 200  # a plane that does not shrink by one part in this is stored
 COMMON = 32  # a number that is more than one part in this of a tensor may be its constant
+SLICE_BITS = 16  # of a number, that tell a constant from most others
 AT_ONCE = 1 << 20  # numbers that are looked at together
 
 
@@ -49,6 +52,27 @@ class Constant:
 
     bytes: tuple[int, ...]
     negatives: int
+
+
+def may_have_constants(many: Many) -> np.ndarray:
+    """Whether each of many tensors may have a constant, bool[tensors].
+
+    Most others have none.
+    """
+    element, tensors = many.element, many.sizes.size
+    if are_bytes(element):
+        return np.zeros(tensors, bool)
+    low = element.code_bits - SLICE_BITS
+    tensor, value, counts = many.used(many.part(low, SLICE_BITS), SLICE_BITS)
+    first = np.minimum(np.searchsorted(tensor, np.arange(tensors)), max(0, tensor.size - 1))
+    order = np.lexsort((value, -counts, tensor))  # of each tensor the commonest first
+    most, common = counts[order[first]], value[order[first]]
+    ((shift, _),) = runs_of(element)[0]
+    byte, positive = shift % SLICE_BITS, (1 << SLICE_BITS - 1) - 1
+    same = (value ^ common[tensor]) >> byte & BYTE - 1 == 0
+    other = (value ^ common[tensor]) & positive != 0
+    shared = np.bincount(tensor[same & other], minlength=tensors) > 0
+    return (COMMON * most >= many.sizes) & (most < many.sizes) & ~shared
 
 
 def constant_of(
@@ -84,44 +108,103 @@ def constant_of(
     return Constant(tuple(int(plane[0]) for plane in planes), negatives)
 
 
-def choose(
-    histograms: Sequence[np.ndarray], element: ElementFormat, constant: Constant | None = None
-) -> tuple[int, Coding]:
-    """The smallest coding of a tensor by planes, and about how many bytes it takes.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Planes:
+    """What is counted of a tensor to fit its planes.
 
-    Args:
+    Attributes:
       histograms: int64[256] of every plane's bytes.
       element: format of the codes.
       constant: of `constant_of`.
     """
-    head, total = b"", 0
-    for i, counts in enumerate(histograms):
-        coded, part = _plane(counts, element)
-        if constant is not None and i:
-            omitted, byte = int(histograms[0][constant.bytes[0]]), constant.bytes[i]
-            negatives = constant.negatives if i == 1 else 0
-            left = counts.copy()
-            left[byte] -= omitted - negatives
-            left[byte | SIGN] -= negatives
-            others, rest = _plane(left, element)
-            others += omitted // 8 if negatives else 0
-            if MIN_GAIN * (coded - others) > int(counts.sum()):
-                kind = WITH_SIGNS if negatives else OF_OTHERS
-                coded, part = others, bytes([kind, constant.bytes[0], byte]) + rest
+
+    histograms: Sequence[np.ndarray]
+    element: ElementFormat
+    constant: Constant | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Fit:
+    """A plane's coding: bytes that it takes, those of its part of the head, and what is in it."""
+
+    coded: int
+    kind: int = STORED
+    window: bytes = b""
+    levels: np.ndarray | None = None
+
+    def head(self) -> bytes:
+        start = bytes([self.kind]) + self.window
+        return start if self.levels is None else start + tables.write_levels(self.levels)
+
+
+def choose(counted: Sequence[Planes]) -> list[tuple[int, Coding]]:
+    """The smallest coding of each tensor by planes, and about how many bytes it takes."""
+    # Of each tensor its planes, then those without the constant; all are fitted together.
+    counts = [(h, one.element) for one in counted for h in one.histograms]
+    counts += [(h, one.element) for one in counted for h, _ in _left(one)]
+    fitted = _fitted(counts)
+    whole = iter(fitted[: sum(len(one.histograms) for one in counted)])
+    others = iter(fitted[sum(len(one.histograms) for one in counted) :])
+    return [
+        _joined(one, list(itertools.islice(whole, len(one.histograms))), others) for one in counted
+    ]
+
+
+def _left(one: Planes) -> list[tuple[np.ndarray, int]]:
+    """Counts of all planes but the first, without the constant; bytes that its signs take."""
+    if one.constant is None:
+        return []
+    omitted, rest = int(one.histograms[0][one.constant.bytes[0]]), []
+    for i, counts in enumerate(one.histograms[1:], 1):
+        byte, negatives = one.constant.bytes[i], one.constant.negatives if i == 1 else 0
+        left = counts.copy()
+        left[byte] -= omitted - negatives
+        left[byte | SIGN] -= negatives
+        rest.append((left, omitted // 8 if negatives else 0))
+    return rest
+
+
+def _joined(one: Planes, whole: list[_Fit], others: Iterator[_Fit]) -> tuple[int, Coding]:
+    """The coding of a tensor whose planes are fitted."""
+    total, head = whole[0].coded, whole[0].head()
+    left = _left(one) or [None] * len(whole[1:])
+    for i, (fit, counts, without) in enumerate(
+        zip(whole[1:], one.histograms[1:], left, strict=True), 1
+    ):
+        coded, start = fit.coded, b""
+        if without is not None and one.constant is not None:
+            rest, signs = next(others), without[1]
+            if MIN_GAIN * (coded - rest.coded - signs) > int(counts.sum()):
+                kind = WITH_SIGNS if i == 1 and one.constant.negatives else OF_OTHERS
+                start = bytes([kind, one.constant.bytes[0], one.constant.bytes[i]])
+                fit, coded = rest, rest.coded + signs
         total += coded
-        head += part
+        head += start + fit.head()
     return total + len(head), Coding(codec=NAME, head=head)
 
 
-def _plane(counts: np.ndarray, element: ElementFormat) -> tuple[int, bytes]:
-    """Bytes that a plane of such counts takes, and its part of the head."""
-    size = int(counts.sum())
-    if size == 0:
-        return 0, bytes([STORED])
-    pairs = element.code_bits == NIBBLE  # two codes to a byte
-    coded, head = (_with_pairs if pairs else _with_bytes)(counts, size)
-    worth = MIN_GAIN * coded < (MIN_GAIN - 1) * size
-    return (coded, head) if worth else (size, bytes([STORED]))
+def _fitted(counts: Sequence[tuple[np.ndarray, ElementFormat]]) -> list[_Fit]:
+    """The coding of every plane, of how often each byte occurs and the format of the codes."""
+    fits: dict[int, _Fit] = {}
+    of_bytes: list[int] = []
+    for n, (histogram, element) in enumerate(counts):
+        if not (size := int(histogram.sum())):
+            fits[n] = _Fit(coded=0)
+        elif element.code_bits == NIBBLE:  # two codes to a byte
+            fits[n] = _worth(_with_pairs(histogram, size), size)
+        else:
+            of_bytes.append(n)
+    if of_bytes:
+        histograms = np.stack([counts[n][0] for n in of_bytes])
+        sizes = histograms.sum(axis=1)
+        for n, fit, size in zip(of_bytes, _with_bytes(histograms, sizes), sizes, strict=True):
+            fits[n] = _worth(fit, int(size))
+    return [fits[n] for n in range(len(counts))]
+
+
+def _worth(fit: _Fit, size: int) -> _Fit:
+    """The same, or stored if that saves too little."""
+    return fit if MIN_GAIN * fit.coded < (MIN_GAIN - 1) * size else _Fit(coded=size)
 
 
 def least_bytes(histograms: Sequence[np.ndarray]) -> float:
@@ -129,30 +212,44 @@ def least_bytes(histograms: Sequence[np.ndarray]) -> float:
     return sum(int(counts.sum()) * shannon_bits(counts) for counts in histograms) / 8
 
 
-def _with_bytes(counts: np.ndarray, size: int) -> tuple[int, bytes]:
-    """Bytes that a plane of such counts, `size` in all, takes with its own table, and the table."""
-    common = counts * SLOTS * RARE >= size
-    used = np.flatnonzero(common)
-    first, last = int(used[0]), int(used[-1])
-    inside = np.where(common, counts, 0)[None, first : last + 1]
-    rare = size - int(inside.sum())
-    kind = WITH_ESCAPES if rare else OF_BYTES
-    if rare:
-        inside = np.append(inside, rare)[None]
+def _with_bytes(counts: np.ndarray, sizes: np.ndarray) -> Iterator[_Fit]:
+    """Planes of such counts with tables of their own.
+
+    Args:
+      counts: int64[planes, 256].
+      sizes: int64[planes], of all bytes.
+    """
+    common = counts * SLOTS * RARE >= sizes[:, None]
+    first, last = common.argmax(axis=1), BYTE - 1 - common[:, ::-1].argmax(axis=1)
+    count = last - first + 1
+    symbol = np.arange(int(count.max()) + 1)
+    inside = np.take_along_axis(
+        np.where(common, counts, 0), np.minimum(first[:, None] + symbol, BYTE - 1), axis=1
+    )
+    inside *= symbol < count[:, None]
+    rare = sizes - inside.sum(axis=1)
+    inside[np.arange(len(counts)), count] = rare  # nothing, where there are no escapes
     levels = tables.levels_of_used(inside)
-    head = bytes([kind, first, last - first]) + tables.write_levels(levels)
-    return _bytes(inside, tables.frequencies_of(levels), size) + rare, head
+    bits = (inside * tables.costs(tables.frequencies_of(levels))).sum(axis=1)
+    coded = _bytes(bits, sizes) + rare
+    for n, escapes in enumerate((rare > 0).tolist()):
+        yield _Fit(
+            coded=int(coded[n]),
+            kind=WITH_ESCAPES if escapes else OF_BYTES,
+            window=bytes([first[n], count[n] - 1]),
+            levels=levels[n : n + 1, : count[n] + escapes],
+        )
 
 
-def _with_pairs(counts: np.ndarray, size: int) -> tuple[int, bytes]:
-    """The same with one table for both halves of a byte."""
+def _with_pairs(counts: np.ndarray, size: int) -> _Fit:
+    """A plane with one table for both halves of a byte."""
     square = counts.reshape(NIBBLES, NIBBLES)
     levels = tables.levels_of_used((square.sum(axis=0) + square.sum(axis=1))[None])
-    head = bytes([OF_PAIRS]) + tables.write_levels(levels)
-    return _bytes(counts[None], pair_tables(levels).frequencies, size), head
+    bits = (counts * tables.costs(pair_tables(levels).frequencies)).sum()
+    return _Fit(coded=int(_bytes(bits, np.int64(size))), kind=OF_PAIRS, levels=levels)
 
 
-def _bytes(counts: np.ndarray, frequencies: np.ndarray, size: int) -> int:
-    """Bytes that symbols of such counts take, and their lanes."""
-    bits = -(-int((counts * tables.costs(frequencies)).sum()) >> tables.COST_BITS)
-    return -(-bits // 8) + 5 * calls.lane_count(size)
+def _bytes(bits: Any, size: Any) -> Any:
+    """Bytes of so many bits in 2^-COST_BITS, and of the lanes of so many symbols."""
+    whole = -(-bits >> tables.COST_BITS)
+    return -(-whole // 8) + 5 * -(-size // LANE)

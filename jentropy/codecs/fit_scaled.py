@@ -33,12 +33,14 @@ def choose(
     """About how many bytes a tensor of codes takes, and its smallest coding, if there is one.
 
     Args:
-      codes: of one byte each, of the tensor's shape; a memory map is read in part, and whole where
-        classes are worth it.
-      counts: int64[256], how often each code occurs.
+      codes: of the tensor's shape; there is a coding of those of one byte. A memory map is read in
+        part, and whole where classes are worth it.
+      counts: int64[256], how often each byte occurs.
     """
+    if codes.size < SMALL or codes.dtype.itemsize > 1 or element.code_bits == NIBBLE:
+        return []
     matrix = codes.reshape(-1, codes.shape[-1] if codes.shape else 1).view(np.uint8)
-    if element.code_bits == NIBBLE or codes.size < SMALL or 1 in matrix.shape:
+    if 1 in matrix.shape:
         return []
     row, column = map(fit_classes.of_sums, fit_classes.sums(matrix, _magnitudes(counts, element)))
     if not (row.any() or column.any()):

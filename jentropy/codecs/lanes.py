@@ -16,11 +16,10 @@ import numpy as np
 from jentropy.errors import CorruptError
 
 from . import bits, rans, threads
-from .calls import DEVICE_LANES, LANES, Call, Job, calls_of, lane_count, pick
+from .calls import DEVICE_LANES, LANES, MANY_TABLES, Call, Job, calls_of, lane_count, pick
 from .rans import LOWER, SLOTS
 
-TABLES = 31  # of a call that mixes streams: what its cores' second caches hold
-
+IDLE = 255  # table of an encoder's lanes that have no symbol; all others may be used
 BYTES = 255  # a count that spreads less takes a byte
 NO_COUNT = 0xFFFF  # in the stead of the least count: counts follow in two bytes each
 
@@ -86,10 +85,10 @@ def read_sections(reader: bits.Reader, size: int) -> tuple[np.ndarray, np.ndarra
     return states, reader.array("u1", lanes).astype(np.int64) + least
 
 
-def _run(jobs: Iterable[Job], run: Callable[[Call], list[Any]]) -> list[Any]:
+def _run(jobs: Iterable[Job], run: Callable[[Call], list[Any]], most_tables: int) -> list[Any]:
     """Results of all jobs, in order."""
     limit = LANES if jax.default_backend() == "cpu" else DEVICE_LANES
-    calls = calls_of(jobs, limit, TABLES)
+    calls = calls_of(jobs, limit, most_tables)
     results: dict[int, Any] = {}
 
     def run_and_let_go(call: Call) -> None:
@@ -102,7 +101,7 @@ def _run(jobs: Iterable[Job], run: Callable[[Call], list[Any]]) -> list[Any]:
 
 def encode(jobs: Iterable[Encoding]) -> list[Any]:
     """Codes streams; each one's result, in order."""
-    return _run(jobs, _encode_call)
+    return _run(jobs, _encode_call, IDLE)
 
 
 def _encode_call(call: Call) -> list[Any]:
@@ -125,7 +124,7 @@ def _encode_symbols(call: Call) -> Sequence[jax.Array]:
         if job.carries is not None:
             initial[columns] |= job.carries
     symbols = call.spread([job.symbols for job in call.jobs], 0)
-    return rans.encode(symbols, call.table_ids(255), initial, rows.reshape(-1))
+    return rans.encode(symbols, call.table_ids(IDLE), initial, rows.reshape(-1))
 
 
 def _without_gaps(words: np.ndarray, emitted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -142,7 +141,7 @@ def decode(jobs: Iterable[Decoding]) -> list[Any]:
     Raises:
       CorruptError: a lane that does not end where an encoder begins.
     """
-    return _run(jobs, _decode_call)
+    return _run(jobs, _decode_call, MANY_TABLES - 1)
 
 
 def _decode_call(call: Call) -> list[Any]:

@@ -92,28 +92,40 @@ def normalize(weights: np.ndarray) -> np.ndarray:
     """Frequencies that sum to 4096, at least 1 for every weight that is not 0.
 
     Args:
-      weights: int64[..., symbols], below 2^51, no row all zero.
+      weights: int64[..., symbols], below 2^45, no row all zero, of at most 2^12 symbols.
 
     Returns:
       int64[..., symbols].
     """
-    total = weights.sum(axis=-1, keepdims=True)
-    scaled = weights * SLOTS
-    frequency = np.where(weights > 0, np.maximum(1, scaled // total), 0)
-    surplus = frequency.sum(axis=-1, keepdims=True) - SLOTS
+    rows = weights.reshape(-1, weights.shape[-1])
+    total = rows.sum(axis=-1, keepdims=True)
+    scaled = rows * SLOTS
+    frequency = np.where(rows > 0, np.maximum(1, scaled // total), 0)
+    surplus = frequency.sum(axis=-1) - SLOTS
     # One more to the largest remainders; those raised to 1 come last.
     remainder = np.where(scaled >= total, scaled % total, -1)
-    rounds, left = np.divmod(np.maximum(0, -surplus), weights.shape[-1])
-    order = np.argsort(-remainder, axis=-1, kind="stable")
-    frequency += rounds + (np.argsort(order, axis=-1) < left)
-    rows = frequency.reshape(-1, frequency.shape[-1])
-    for row, over in zip(rows, surplus.flat, strict=True):
-        while over > 0:
-            order = np.argsort(-row, kind="stable")[:over]
-            order = order[row[order] > 1]
-            row[order] -= 1
-            over -= order.size
-    return frequency
+    frequency += _first(remainder, -surplus)
+    while (over := np.flatnonzero(surplus > 0)).size:
+        taken = _first(frequency[over], surplus[over]) & (frequency[over] > 1)
+        frequency[over] -= taken
+        surplus[over] -= taken.sum(axis=-1)
+    return frequency.reshape(weights.shape)
+
+
+def _first(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Whether each is among the `counts` largest of its row; of equal ones the first are.
+
+    Args:
+      values: int64[rows, symbols].
+      counts: int64[rows]; none of a row where it is below 1.
+    """
+    places = values.shape[-1]
+    ranked = values * places + np.arange(places - 1, -1, -1)  # no two are equal
+    last = places - np.clip(counts, 0, places)  # of a row in ascending order, the first that counts
+    ordered = np.take_along_axis(
+        np.sort(ranked, axis=-1), np.minimum(last, places - 1)[:, None], axis=-1
+    )
+    return (ranked >= ordered) & (last < places)[:, None]
 
 
 def frequencies_of(levels: np.ndarray) -> np.ndarray:
@@ -128,8 +140,9 @@ def levels_of(counts: np.ndarray) -> np.ndarray:
 
 
 def levels_of_used(counts: np.ndarray) -> np.ndarray:
-    """Levels of counts of any size; 0 of those that are 0."""
-    shift = max(0, int(counts.max()).bit_length() - 31)
+    """Levels of counts of any size, int64[tables, symbols]; 0 of those that are 0."""
+    most = counts.max(axis=1, keepdims=True)
+    shift = np.maximum(0, np.frexp(most.astype(np.float64))[1] - 31)
     scaled = np.where(counts > 0, np.maximum(1, counts >> shift), 0)
     return np.where(counts > 0, levels_of(scaled), 0)
 

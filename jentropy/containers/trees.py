@@ -107,12 +107,13 @@ def compress(pytree: Any) -> Any:
     leaves, structure = flatten(pytree)
     packed: list[Any] = [leaf for _, leaf in leaves]
     makers = {
-        i: partial(_draft, leaf_name(path), leaf)
+        i: partial(_original, leaf_name(path), leaf)
         for i, (path, leaf) in enumerate(leaves)
         if not is_compressed(leaf) and not is_python(leaf)
     }
     coded: dict[coder.Draft, list[tuple[Chunk, np.ndarray]]] = {}
-    for draft, chunks in coder.encode(coder.drafts(makers.values())):
+    sizes = (getattr(packed[i], "nbytes", 0) for i in makers)
+    for draft, chunks in coder.encode(coder.drafts(makers.values(), sizes)):
         coded.setdefault(draft, []).extend(chunks)
     for i, (draft, chunks) in zip(makers, coded.items(), strict=True):
         payloads = [payload for _, payload in chunks]
@@ -142,9 +143,9 @@ def flatten(pytree: Any) -> tuple[list[tuple[tuple[Any, ...], Any]], Any]:
         raise InputError(f"pytree: {error}", hint="keys of a dict are of one type") from error
 
 
-def _draft(name: str, leaf: Any) -> coder.Draft:
-    numpy = not isinstance(leaf, jax.Array)
-    return coder.draft(name, as_array(leaf, name), numpy=numpy, key=key_implementation(leaf, name))
+def _original(name: str, leaf: Any) -> coder.Original:
+    numpy, key = not isinstance(leaf, jax.Array), key_implementation(leaf, name)
+    return coder.Original(name, as_array(leaf, name), numpy=numpy, key=key)
 
 
 def key_implementation(leaf: Any, name: str = "") -> str:

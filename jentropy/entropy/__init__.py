@@ -6,6 +6,7 @@ from .contexts import Gain
 from .estimators import shannon_bits
 from .gains import Savings
 from .magnitude import Magnitudes
+from .many import Many, many_of
 from .metering import measure_all
 from .report import (
     EntropyReport,
@@ -28,6 +29,7 @@ __all__ = [
     "FormatReport",
     "Gain",
     "Magnitudes",
+    "Many",
     "Origin",
     "PooledReport",
     "ReportBuilder",
@@ -38,6 +40,7 @@ __all__ = [
     "compare",
     "counted",
     "count_bytes",
+    "many_of",
     "measure",
     "measure_all",
     "measure_packed",

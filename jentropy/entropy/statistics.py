@@ -74,20 +74,12 @@ class Counts:
         used = [np.flatnonzero(counts != 0) for counts in self.slices]  # bool: five times as fast
         return [(codes, counts[codes]) for codes, counts in zip(used, self.slices, strict=True)]
 
-    def _parts_of(self, low: int, bits: int) -> list[tuple[int, int]]:
-        """Lowest bits and widths of the parts of a field that are measured in one piece."""
-        end = low + bits
-        if bits <= MAX_FIELD_BITS and low // SLICE_BITS == (end - 1) // SLICE_BITS:
-            return [(low, bits)]
-        bounds = sorted({low, end, *range(low - low % -PART_BITS, end, PART_BITS)})
-        return [(a, b - a) for a, b in itertools.pairwise(bounds)]
-
     def field_entropy_bits(self) -> dict[str, float]:
         """Entropy of each field, bits per weight."""
         return {
             f.name: sum(
                 shannon_bits(self.bit_range(*part))
-                for part in self._parts_of(self.element.shift(f.name), f.bits)
+                for part in parts_of(self.element.shift(f.name), f.bits)
             )
             for f in self.element.fields
         }
@@ -117,7 +109,7 @@ class Counts:
         a_cell = 0.5 * np.log2(max(2, self.weights)) / max(1, self.weights)
         bits = 0.0
         for field in self.element.fields:
-            for part in self._parts_of(self.element.shift(field.name), field.bits):
+            for part in parts_of(self.element.shift(field.name), field.bits):
                 counts = self.bit_range(*part)
                 # A field that is as good as full is not worth its probabilities.
                 cost = shannon_bits(counts) + a_cell * (np.count_nonzero(counts) - 1)
@@ -126,6 +118,27 @@ class Counts:
             return bits
         whole = shannon_bits(self._in_use[0][1])
         return float(min(bits, whole + a_cell * max(0, self._in_use[0][0].size - 1)))
+
+
+def parts_of(low: int, bits: int) -> list[tuple[int, int]]:
+    """Lowest bits and widths of the parts of a field that are measured in one piece.
+
+    Args:
+      low: the field's lowest bit.
+      bits: its width.
+
+    Returns:
+      From the lowest up.
+
+    Example:
+      >>> parts_of(7, 8), parts_of(0, 23)
+      ([(7, 8)], [(0, 8), (8, 8), (16, 7)])
+    """
+    end = low + bits
+    if bits <= MAX_FIELD_BITS and low // SLICE_BITS == (end - 1) // SLICE_BITS:
+        return [(low, bits)]
+    bounds = sorted({low, end, *range(low - low % -PART_BITS, end, PART_BITS)})
+    return [(a, b - a) for a, b in itertools.pairwise(bounds)]
 
 
 def measure(codes: np.ndarray | jax.Array, element: ElementFormat) -> Counts:

@@ -11,8 +11,10 @@ from .blocks import ASYMMETRIC_INT4, FP8_BLOCK, FP8_ROW, INT4_GROUP, INT8_ROW, M
 from .decoders import DECODERS
 from .dequantizing import GROUP_INDEX, dequantize, dequantize_slabs
 from .element import RAW, ElementFormat, Field, code_dtype, codes_of, raw_element
+from .fitting import SCALE_RULES
 from .floats import BF16, FP4_E2M1, FP8_E4M3, FP8_E5M2, FP8_E8M0, FP16, FP32
 from .format import WHOLE, Format, Parameter, Role
+from .gradients import GRADIENT_RULES, fake_quantize
 from .integers import (
     INT4,
     INT4_EXCESS8,
@@ -25,7 +27,7 @@ from .integers import (
 )
 from .packing import pack, unpack
 from .quantized import QuantizedTensor, code_arrays, least_rank
-from .quantizing import SCALE_RULES, quantize
+from .quantizing import quantize
 from .step import SideArray, Step
 from .transforms import TRANSFORMS
 
@@ -115,6 +117,7 @@ __all__ = [
     "FP8_E5M2",
     "FP8_E8M0",
     "FP8_ROW",
+    "GRADIENT_RULES",
     "GROUP_INDEX",
     "INT4",
     "INT4_EXCESS8",
@@ -147,6 +150,7 @@ __all__ = [
     "dequantize",
     "dequantize_slabs",
     "element_named",
+    "fake_quantize",
     "format_of_dtype",
     "least_rank",
     "pack",

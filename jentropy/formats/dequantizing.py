@@ -62,20 +62,29 @@ def dequantize(number_format: Format, arrays: Mapping[str, Any], dtype: Any = np
 
     def run(arrays: Mapping[str, Any]) -> Any:
         with np.errstate(invalid="ignore", over="ignore"):  # signalling NaNs; overflow to Inf
-            numbers = _numbers(number_format, arrays, None)
+            shape = number_format.shape(tuple(arrays["code"].shape))
+            numbers = numbers_of(number_format, arrays, None, shape)
             return _transformed_back(number_format, numbers, arrays).astype(dtype)
 
     return modes.automatic(run, dict(arrays), out=lambda: modes.spec_of(arrays["code"]))
 
 
-def _numbers(number_format: Format, arrays: Mapping[str, Any], of: Parameter | None) -> Any:
-    """Numbers of a parameter on its own grid, or of the weight (None)."""
+def numbers_of(
+    number_format: Format,
+    arrays: Mapping[str, Any],
+    of: Parameter | None,
+    shape: tuple[int, ...],
+) -> Any:
+    """Numbers of a parameter on its own grid, or of the weight (None), not transformed back.
+
+    Args:
+      shape: of the weight.
+    """
     numbers = _decoded(number_format, arrays) if of is None else of.element.decode(arrays[of.name])
     on_it = [p for p in number_format.parameters if p.of == (of and of.name)]
     for p in sorted(on_it, key=lambda p: ORDER.index(p.role)):
         groups = arrays.get(GROUP_INDEX) if of is None else None
-        shape = number_format.shape(tuple(arrays["code"].shape))
-        factors = spread(_numbers(number_format, arrays, p), p, shape, of, groups)
+        factors = spread(numbers_of(number_format, arrays, p, shape), p, shape, of, groups)
         numbers = _apply(numbers, factors, p.role, p.element)
     return numbers
 
@@ -111,8 +120,9 @@ def _transformed_back(number_format: Format, numbers: Any, arrays: Mapping[str, 
 def dequantize_slabs(
     number_format: Format, arrays: Mapping[str, np.ndarray], weights: int
 ) -> Iterator[np.ndarray]:
-    """The numbers of a tensor, float32, in slabs along its first axis; a matrix that transforms
-    make one of is one slab.
+    """The numbers of a tensor, float32, in slabs along its first axis.
+
+    A matrix that decodes only as a whole is one slab.
 
     Args:
       number_format: what the codes mean.
@@ -130,7 +140,7 @@ def dequantize_slabs(
     """
     shape = number_format.shape(arrays["code"].shape)
     rank, length = len(shape), shape[0] if shape else 0
-    matrix = rank == 2 and bool(number_format.transforms)
+    matrix = rank == 2 and not number_format.is_by_rows
     if length == 0 or math.prod(shape) <= weights or matrix:
         yield dequantize(number_format, arrays)
         return

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float32, Int32, UInt, UInt32
 
+from jentropy.errors import UnsupportedError
+
 from .element import TABLE_BITS, ElementFormat, code_dtype
 
 MANTISSA = 23  # bits of a float32's mantissa
@@ -86,7 +88,13 @@ def levels_of(element: ElementFormat) -> tuple[np.ndarray, np.ndarray]:
       >>> numbers, codes = levels_of(FP4_E2M1)
       >>> numbers[:3].tolist(), codes[:3].tolist()
       ([-6.0, -4.0, -3.0], [15, 14, 13])
+
+    Raises:
+      UnsupportedError: codes of more than 16 bits.
     """
+    if element.code_bits > TABLE_BITS:
+        found = f"{element.code_bits} bits"
+        raise UnsupportedError(f"numbers of {element.name}", expected="up to 16", found=found)
     numbers = element.decode(np.arange(1 << element.code_bits, dtype=code_dtype(element.dtype)))
     finite = np.flatnonzero(np.isfinite(numbers))
     levels, first = np.unique(numbers[finite], return_index=True)

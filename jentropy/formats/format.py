@@ -137,6 +137,11 @@ class Format:
         return self.decoder == ELEMENTWISE and not self.transforms
 
     @property
+    def is_by_rows(self) -> bool:
+        """Whether every row of a matrix means the same without the others, but for parameters."""
+        return self._decoder.by_rows and not self.transforms
+
+    @property
     def is_plain(self) -> bool:
         """Whether codes are the bits of numbers of the element's dtype, and that is all."""
         own = self.element.table is not None or self.element.is_minifloat

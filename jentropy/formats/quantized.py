@@ -14,6 +14,7 @@ from jentropy.errors import CorruptError
 from .dequantizing import GROUP_INDEX, dequantize
 from .element import code_dtype
 from .format import Format
+from .transforms import TRANSFORMS
 
 
 @jax.tree_util.register_dataclass
@@ -82,6 +83,14 @@ class QuantizedTensor:
         if len(of_codes) < least_rank(self.number_format):
             raise CorruptError("codes", expected="the axes of a block", found=list(of_codes))
         shape = self.number_format.shape(of_codes)
+        for step in self.number_format.transforms:
+            if not TRANSFORMS[step.name].fits(step, *shape[-2:]):
+                told = {own.name: list(own.shape) for own in step.arrays}
+                raise CorruptError(
+                    f"transform {step.name!r} of {self.number_format.name}",
+                    expected=f"one of {list(shape[-2:])}",
+                    found=f"{dict(step.settings)}, {told}",
+                )
         expected = {
             key: (leaf.shape, leaf.dtype)
             for key, leaf in code_arrays(self.number_format, shape).items()
@@ -96,6 +105,12 @@ class QuantizedTensor:
 
 def least_rank(number_format: Format) -> int:
     """Axes that a weight of a format has at the least.
+
+    Args:
+      number_format: any.
+
+    Returns:
+      A number of axes.
 
     Example:
       >>> from jentropy.formats import FP8_BLOCK, MXFP4

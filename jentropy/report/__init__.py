@@ -3,7 +3,15 @@
 from . import figures
 from .page import write_html
 from .png import write_png
+from .rate_distortion import write_rate_distortion
 from .speeds import write_speeds
 from .tensors_csv import write_csv
 
-__all__ = ["figures", "write_csv", "write_html", "write_png", "write_speeds"]
+__all__ = [
+    "figures",
+    "write_csv",
+    "write_html",
+    "write_png",
+    "write_rate_distortion",
+    "write_speeds",
+]

@@ -18,6 +18,9 @@ whether it is taken or not. The grid is the longest loop.
 `pl.when(k == 0)` and `pl.when(k == last)` are branches on `scmp.ne` with 0 or the number of the
 last step: one step of a column of tiles runs what they skip. A condition for which predicates did
 not suffice, saved as 1 or 0 and compared with 0, is no such branch by that.
+
+Blocks that XLA keeps on the chip are copied by loads and stores, in pieces that nothing else is in
+and that are skipped by a branch while the block stays.
 """
 
 from __future__ import annotations
@@ -47,6 +50,8 @@ SAVED = re.compile(r"(%s\w+) = scalar_select \S*?(%p\w+), \S*?1, \S*?0\b")
 STARTED = re.compile(r"Start region (\d+)\b")
 LANDING = re.compile(r"Start/End empty region (\d+)\b")
 USAGE = re.compile(r"^\d+( \d+)+\s*$")
+VECTOR = re.compile(r"= (v\w+)")
+MOVES = {"vld", "vst", "vsyncadd", "vsyncpa"}
 UNITS = re.compile(r"^[A-Z:]+(, [A-Z:]+)+\s*$")
 # What a dump calls a unit; from libtpu 0.0.52 on the MXU's pushes of weights are counted apart.
 UNIT_NAMES = {"MATMUL": "MXU", "VLOAD:FILL": "FILL", "VSTORE:SPILL": "SPILL"}
@@ -113,7 +118,7 @@ class _Step:
     times: dict[int, float]
 
 
-def read(dump: Path, kernel: str, *, steps: int, trips: float = 0) -> Schedule:
+def read(dump: Path, kernel: str, *, steps: int, trips: float = 0, copied: float = 1) -> Schedule:
     """The schedule of a kernel of the compile that wrote a dump.
 
     Args:
@@ -121,12 +126,13 @@ def read(dump: Path, kernel: str, *, steps: int, trips: float = 0) -> Schedule:
       kernel: name of the `pallas_call`.
       steps: of its grid along K, at least 2.
       trips: of loops whose trips the program computes.
+      copied: steps of which one copies blocks from one place on the chip to another.
 
     Raises:
       InputError: the dump has no such kernel, or it is not as described above.
     """
     final, scheduled, usage = (_file(dump, kernel, name) for name in FILES)
-    step = _step(final, steps, trips)
+    step = _step(final, steps, trips, copied)
     rows = _used(usage)
     if len(rows) < len(step.bundles):
         raise InputError(
@@ -138,7 +144,7 @@ def read(dump: Path, kernel: str, *, steps: int, trips: float = 0) -> Schedule:
     looped = [(loop.trips, len(loop)) for loop in step.inner]
     return Schedule(
         bundles=sum(step.times.values()),
-        cycles=sum(_step(scheduled, steps, trips).times.values()),
+        cycles=sum(_step(scheduled, steps, trips, copied).times.values()),
         upper=sum(step.every.values()),
         hot=max(_straight(step)) + sum(count * size for count, size in looped),
         slots={name: sum(n * rows[i][name] for i, n in step.times.items()) for name in SLOTS},
@@ -163,7 +169,7 @@ def _file(dump: Path, kernel: str, name: str) -> Path:
     return found[0]
 
 
-def _step(path: Path, steps: int, trips: float) -> _Step:
+def _step(path: Path, steps: int, trips: float, copied: float) -> _Step:
     """How often a step runs each bundle of a file."""
     lines = map(LINE.match, path.read_text().splitlines())
     bundles = [_Bundle(*match.groups()) for match in lines if match]
@@ -174,12 +180,15 @@ def _step(path: Path, steps: int, trips: float) -> _Step:
         )
     grid = max(loops, key=len)
     inner = [loop for loop in loops if loop is not grid and loop.first in grid]
-    once = _once(bundles, steps)
+    once, moved = _once(bundles, steps), _copies(bundles) if copied > 1 else set()
     every = {
         i: math.prod(loop.trips for loop in inner if i in loop)
         for i in range(grid.first, grid.last + 1)
     }
-    times = {i: count / (steps if i in once else 1) for i, count in every.items()}
+    times = {
+        i: count / (copied if i in moved else steps if i in once else 1)
+        for i, count in every.items()
+    }
     return _Step(bundles, grid, inner, every, times)
 
 
@@ -246,6 +255,19 @@ def _once(bundles: list[_Bundle], steps: int) -> set[int]:
         if not branch.group(1) and differs.get(branch.group(2)) in (0, steps - 1)
         for skipped in range(i + 1 + delay, landing.get(branch.group(3), 0))
     }
+
+
+def _copies(bundles: list[_Bundle]) -> set[int]:
+    """Bundles of pieces that a branch skips and that load and store only."""
+    landing = {region: i for i, b in enumerate(bundles) for region in LANDING.findall(b.text)}
+    found: set[int] = set()
+    for i, branch in _branches(bundles):
+        rest = range(i, landing.get(branch.group(3), 0))
+        block = next((at for at in rest if "End region" in bundles[at].text), i)
+        skipped = range(block + 1, rest.stop)
+        units = {unit for at in skipped for unit in VECTOR.findall(bundles[at].text)}
+        found |= set(skipped) if {"vld", "vst"} <= units <= MOVES else set()
+    return found
 
 
 def _differs(bundles: list[_Bundle]) -> dict[str, int]:

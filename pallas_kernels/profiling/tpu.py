@@ -39,6 +39,7 @@ from . import compiling, dense, schedule
 from .budgets import DECODE, name_of
 
 SHAPE = (8192, 57344)  # of Llama-3-70B's gate and up: no format of it fits in VMEM as a whole
+ON_CHIP = 128 << 20  # bytes that a TPU's fast memory holds, at the most
 DENSE = "dense BF16"
 UNIT = 1 << 20  # weights that bundles and spills of budgets are of
 DEFAULT_ROWS = ()  # those that have budgets
@@ -177,11 +178,22 @@ def measure(
     shape: tuple[int, int] = SHAPE,
     dense_cycles: float | None = None,
 ) -> Figures:
-    """Compiles the fused product of x [m, K] with a weight of a format, and reads its schedule."""
+    """Compiles the fused product of x [m, K] with a weight of a format, and reads its schedule.
+
+    XLA would copy a small weight to the chip before the kernel: it is one of a stack's, as models
+    have them, which is too large.
+    """
     weight = resident(number_format, *shape, target)
     plan = replace(kernels_of(weight).plan(weight, m, TPUS[target]), fused=True)
     x = jax.ShapeDtypeStruct((m, shape[0]), jnp.bfloat16)
-    _compile(dump, target, product_of(weight, m, target, plan), x, weight)
+    product = product_of(weight, m, target, plan)
+    if weight.nbytes > ON_CHIP:
+        _compile(dump, target, product, x, weight)
+    else:
+        many = 1 + ON_CHIP // weight.nbytes
+        layers = jax.tree.map(lambda a: jax.ShapeDtypeStruct((many, *a.shape), a.dtype), weight)
+        at = jax.ShapeDtypeStruct((), jnp.int32)
+        _compile(dump, target, lambda x, w, at: product(x, w.layer(at)), x, layers, at)
     inline = dict(weight.options).get("inline")
     rest = 0 if inline is None else max(0, chunks_of(plan.tile_k * plan.tile_n) - inline)
     return Figures(

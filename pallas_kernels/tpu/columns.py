@@ -27,7 +27,11 @@ from .plan import BUFFERS, LEAST_VMEM, MOST_ROWS, ROWS, TpuPlan
 ACCUMULATORS = 1  # of every step
 WIDE = 256  # columns of a product
 MOST_K = 16384  # rows of a step
-STEP, STEPS = 1 << 24, 8  # weights of a step at the most, and steps that a matrix should have
+STEP = 1 << 24  # weights of a step, at the most
+# Steps that a matrix should have: the first block is waited for with nothing to do, but each step
+# costs some hundred cycles, which memory's time hides where kernels are well below it.
+STEPS = {"v5e": 8, "v6e": 8, "v7x": 4}
+EVEN = 1.5  # times as many steps are taken, if they divide the columns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +64,9 @@ def plan_columns(
     few, passes = m <= FUSED_ROWS[target.name][variant], max(1, -(-m // MOST_ROWS))
     k, n, m_padded = ceil_to(k, unit), ceil_to(n, LANES), ceil_to(-(-m // passes), ROWS)
     tile_k = _tile_rows(k, unit)
-    tiles = max(-(-tile_k * n // STEP), min(STEPS, n // (2 * WIDE)), 1)
-    tile_n = min(n, ceil_to(-(-n // tiles), WIDE))
+    tiles = max(-(-tile_k * n // STEP), min(STEPS[target.name], n // (2 * WIDE)), 1)
+    divisors = (d for d in range(tiles, int(EVEN * tiles) + 1) if n % (d * WIDE) == 0)
+    tile_n = min(n, ceil_to(-(-n // next(divisors, tiles)), WIDE))
     left = m_padded if rows == 1 else rows * m
     weights = int(tile_k * tile_n * bits_per_weight / 8)
     vmem = BUFFERS * (left * tile_k * 2 + weights + m_padded * tile_n * 4)

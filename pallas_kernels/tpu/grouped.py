@@ -35,8 +35,9 @@ from .products import Body, Operand, Tile
 MOST_CHUNK = 1024  # rows
 ROOM = 2  # times the mean of the rows of a group has a window: most groups need one
 SHARE = 4  # a block of weights takes this part of VMEM at the most
-MOST_WEIGHTS = 8 << 20  # of a tile: each makes the program longer
-UNROLLED = 2  # tiles of a block that a loop would cost more than it saves
+MOST_WEIGHTS = 16 << 20  # of a tile: each makes the program longer
+UNROLLED = 8 << 20  # weights of tiles along K that follow each other without a loop
+VISIT = 400  # cycles of a visit beside its weights: places of blocks, the MXU's last results
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,14 +83,38 @@ def make_plan(
         them.
       accumulators: float32 arrays of [m, tile_n].
     """
+    of_tile = partial(_make_plan, tile, rows, groups, bits_per_weight, accumulators)
+    if unit >= tile.tile_n:
+        return of_tile(tile.tile_n)
+    bytes_of = tile.k * bits_per_weight / 8
+    fits = min(int(tile.target.vmem_bytes / SHARE / bytes_of), MOST_WEIGHTS // tile.tile_k)
+    fewest = -(-tile.n // max(unit, fits // unit * unit))
+    counts = range(fewest, max(fewest, -(-tile.n // unit)) + 1)
+    widths = {min(ceil_to(-(-tile.n // count), unit), tile.n) for count in counts}
+    active = max(1, min(groups, rows))
+    read = tile.target.hbm_cycles(active * tile.n * bytes_of)
+
+    def cycles(plan: GroupedPlan) -> float:
+        """Reading, visits, and the first block, for which nothing is done."""
+        again = plan.chunks - 1  # groups in two chunks, at the most
+        visits = -(-tile.n // plan.tile.tile_n) * (active + again)
+        return read * (1 + again / active + 1 / visits) + VISIT * visits
+
+    return min((of_tile(width) for width in sorted(widths)), key=cycles)
+
+
+def _make_plan(
+    tile: TpuPlan,
+    rows: int,
+    groups: int,
+    bits_per_weight: float,
+    accumulators: int,
+    tile_n: int,
+) -> GroupedPlan:
+    """The plan with tiles of so many columns."""
     vmem, k = tile.target.vmem_bytes, tile.k
     steps = k // tile.tile_k
     per_column = int(tile.tile_k * bits_per_weight / 8)
-    tile_n = tile.tile_n
-    if unit < tile_n:
-        fits = min(vmem // SHARE // (per_column * steps), MOST_WEIGHTS // tile.tile_k)
-        columns = -(-tile.n // max(unit, fits // unit * unit))
-        tile_n = min(ceil_to(-(-tile.n // columns), unit), tile.n)
     depth = max(
         d
         for d in range(1, steps + 1)
@@ -191,11 +216,18 @@ def kernel(visits: Any, x: Any, *refs: Any, body: Body, plan: GroupedPlan) -> No
         out[window, :] = jnp.where(own, y, out[window, :])
 
     at_edge(0, begin)
-    if plan.depth <= UNROLLED:
-        for within in range(plan.depth):
-            step(within)
-    else:
-        pl.loop(np.int32(0), np.int32(plan.depth))(step)
+    together = min(plan.depth, max(1, UNROLLED // (plan.tile.tile_k * plan.tile.tile_n)))
+    looped = plan.depth // together * together if together < plan.depth else 0
+
+    if looped:
+
+        @pl.loop(np.int32(0), np.int32(looped), step=np.int32(together))
+        def _(first: Any) -> None:
+            for i in range(together):
+                step(first + i)
+
+    for within in range(looped, plan.depth):
+        step(within)
     at_edge(blocks_along - 1, end)
 
 

@@ -25,13 +25,13 @@ class Decoder:
     """A way from codes to numbers. Functions are about one matrix, NumPy or JAX.
 
     Attributes:
-      decode: (step, element, codes [rows, c], its own arrays by role) -> float32 [rows, columns];
-        every row by itself.
+      decode: (step, element, codes [rows, c], its own arrays by role) -> float32 [rows, columns].
       settings: names of the step's settings.
       arrays: roles of its own arrays.
       code_shape: (step, shape of a weight) -> shape of its codes.
       shape: (step, shape of codes) -> shape of the weight: the way back.
       is_sound: (step, element of the codes) -> whether they go together.
+      by_rows: whether rows are decoded each by itself, with the same arrays.
 
     Example:
       >>> from jentropy.formats.decoders import DECODERS
@@ -45,3 +45,4 @@ class Decoder:
     code_shape: Callable[[Step, Shape], Shape] = _same
     shape: Callable[[Step, Shape], Shape] = _same
     is_sound: Callable[[Step, ElementFormat], bool] = _sound
+    by_rows: bool = True

@@ -6,8 +6,22 @@ paragraph for each.
 """
 
 from .columns import COLUMNS
+from .hadamard import HADAMARD
+from .low_rank import LOW_RANK
+from .outliers import OUTLIERS
+from .permutation import PERMUTATION
+from .residual_columns import RESIDUAL_COLUMNS
+from .shift import SHIFT
 from .transform import Transform
 
-TRANSFORMS: dict[str, Transform] = {"columns": COLUMNS}
+TRANSFORMS: dict[str, Transform] = {
+    "columns": COLUMNS,
+    "hadamard": HADAMARD,
+    "permutation": PERMUTATION,
+    "low_rank": LOW_RANK,
+    "outliers": OUTLIERS,
+    "residual_columns": RESIDUAL_COLUMNS,
+    "shift": SHIFT,
+}
 
 __all__ = ["TRANSFORMS", "Transform"]

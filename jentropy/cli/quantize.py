@@ -1,0 +1,77 @@
+"""`jentropy quantize`."""
+
+from __future__ import annotations
+
+import argparse
+
+import jentropy
+from jentropy.checkpoints import exporting
+from jentropy.errors import InputError
+from jentropy.quantization import RECIPES
+
+from .arguments import OVERWRITE, Arguments, positive
+from .console import print_device_note, print_notes
+from .inspect import summary
+from .progress import progress_bar
+
+HELP = "quantise the projections of a model by a recipe, into a compressed checkpoint"
+BEST = "default"
+ARGUMENTS: Arguments = {
+    "source": {"metavar": "SRC", "help": "a Hugging Face directory or a compressed checkpoint"},
+    "destination": {"metavar": "DST", "help": "must not exist; appears whole or not"},
+    "--recipe": {
+        "default": BEST,
+        "metavar": "NAME",
+        "help": f"one of {', '.join(RECIPES)}; default: the best that was found",
+    },
+    "--bits": {
+        "type": float,
+        "metavar": "B",
+        "help": "coded bits of a projection's weight; default: as the recipe says",
+    },
+    "--calibrate": {
+        "metavar": "TEXT",
+        "help": "default: every second module of Python's standard library",
+    },
+    "--sequences": {"type": positive, "default": 128, "metavar": "N", "help": "that calibrate"},
+    "--length": {"type": positive, "default": 256, "metavar": "N", "help": "tokens of each"},
+    "--sums": {
+        "metavar": "F",
+        "help": "keep the calibration's sums here, and take up those that are there",
+    },
+    "--as": {
+        "dest": "tool",
+        "choices": (*exporting.EXPORTS, "gguf"),
+        "help": "write a directory that this tool reads, where it has the recipe's format",
+    },
+    **OVERWRITE,
+}
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Quantises, and says how far."""
+    if arguments.recipe not in RECIPES:
+        raise InputError("--recipe", expected=" or ".join(RECIPES), found=arguments.recipe)
+    if not arguments.quiet:
+        print_device_note()
+    with progress_bar("calibrate", unit=" sequences", quiet=arguments.quiet) as advance:
+        bits = jentropy.models.quantizing.quantize_checkpoint(
+            arguments.source,
+            arguments.destination,
+            RECIPES[arguments.recipe],
+            bits=arguments.bits,
+            text=arguments.calibrate,
+            sequences=arguments.sequences,
+            length=arguments.length,
+            sums=arguments.sums,
+            tool=arguments.tool,
+            overwrite=arguments.overwrite,
+            progress=advance,
+        )
+    if not arguments.quiet and not arguments.tool:
+        inspection = jentropy.inspect(arguments.destination)
+        print_notes(inspection.notes)
+        print(f"{arguments.destination}: {summary(inspection)}")
+    if not arguments.quiet:
+        print(f"projections: {bits:.3f} bits a weight")
+    return 0

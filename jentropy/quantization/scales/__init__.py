@@ -1,0 +1,32 @@
+"""Scales: how the parameters that blocks of weights share are found.
+
+To add a way: a file here with a frozen dataclass that is a `Scales`, and a line in `SCALES`.
+"""
+
+from .absolute_mean import AbsoluteMean
+from .learned_clipping import LearnedClipping
+from .rms_step import RmsStep
+from .rules import Rules
+from .salient import Salient
+from .scales import Scales
+from .search import Search
+
+SCALES: dict[str, type[Scales]] = {
+    "rules": Rules,
+    "rms_step": RmsStep,
+    "search": Search,
+    "salient": Salient,
+    "learned_clipping": LearnedClipping,
+    "absolute_mean": AbsoluteMean,
+}
+
+__all__ = [
+    "SCALES",
+    "AbsoluteMean",
+    "LearnedClipping",
+    "RmsStep",
+    "Rules",
+    "Salient",
+    "Scales",
+    "Search",
+]

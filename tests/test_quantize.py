@@ -1,0 +1,60 @@
+"""`jentropy quantize`: what it writes is a model like any other."""
+
+from __future__ import annotations
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jentropy
+from jentropy import models
+from jentropy.cli.main import main
+from jentropy.models.matrices import Matrices
+
+
+@pytest.fixture(scope="module")
+def source(fixtures):
+    return fixtures / "models" / "phi3"  # whose q, k and v are one tensor
+
+
+@pytest.fixture(scope="module")
+def quantised(source, tmp_path_factory):
+    path = tmp_path_factory.mktemp("quantised") / "packed"
+    assert main(["quantize", str(source), str(path), "--recipe", "rtn", "--quiet"]) == 0
+    return path
+
+
+def test_what_is_written(source, quantised, tmp_path):
+    checkpoint = jentropy.open_checkpoint(quantised)
+    dense = Matrices(jentropy.open_checkpoint(source))
+    assert set(dense) < set(checkpoint.names())
+    for name, weight in dense.items():
+        assert checkpoint.tensor(name).format == "INT4"
+        error = np.abs(checkpoint.tensor(name).dequantize() - weight).max()
+        assert 0 < error < 0.1 * np.abs(weight).max()
+    others = dict(dense.others())
+    for name, values in others.items():
+        np.testing.assert_array_equal(checkpoint.tensor(name).values(), values)
+    assert jentropy.verify(quantised)
+    jentropy.decompress_checkpoint(quantised, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == "phi3"
+
+
+def test_it_runs_as_what_it_says(source, quantised):
+    ids = np.arange(12).reshape(1, 12)
+    model = models.load(quantised, compute_dtype=jnp.float32)
+    dense = models.load(quantised, compute_dtype=jnp.float32, dense=True)
+    np.testing.assert_array_equal(model(ids), dense(ids))
+    parts = Matrices(jentropy.open_checkpoint(source)).parts
+    tensors = jentropy.open_checkpoint(quantised)
+    decoded = {name: tensors.tensor(name).dequantize() for name in parts}
+    own = models.load(source, compute_dtype=jnp.float32)
+    replaced = models.quantizing.with_weights(own, parts, decoded)
+    np.testing.assert_allclose(replaced(ids), model(ids), rtol=1e-5, atol=1e-5)
+
+
+def test_unknown_recipes(source, tmp_path, capsys):
+    assert main(["quantize", str(source), str(tmp_path / "x"), "--recipe", "none"]) == 2
+    assert "expected rtn" in capsys.readouterr().err
