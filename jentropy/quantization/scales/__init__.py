@@ -3,6 +3,7 @@
 To add a way: a file here with a frozen dataclass that is a `Scales`, and a line in `SCALES`.
 """
 
+from .absolute_mean import AbsoluteMean
 from .learned_clipping import LearnedClipping
 from .rms_step import RmsStep
 from .rules import Rules
@@ -16,6 +17,16 @@ SCALES: dict[str, type[Scales]] = {
     "search": Search,
     "salient": Salient,
     "learned_clipping": LearnedClipping,
+    "absolute_mean": AbsoluteMean,
 }
 
-__all__ = ["SCALES", "LearnedClipping", "RmsStep", "Rules", "Salient", "Scales", "Search"]
+__all__ = [
+    "SCALES",
+    "AbsoluteMean",
+    "LearnedClipping",
+    "RmsStep",
+    "Rules",
+    "Salient",
+    "Scales",
+    "Search",
+]
