@@ -17,12 +17,13 @@ from typing import Any
 
 from jentropy.errors import CheckError, JentropyError
 
-from .profiling import budgets, compiling, crossover, hopper, tpu
+from .profiling import budgets, compiling, crossover, hopper, tpu, tpu_grouped
 from .targets import TPUS
 from .variants import VARIANTS
 
 CHECK_FAILED, BAD_INPUT = 1, 2
 BUDGETED = [name for name, variant in VARIANTS.items() if variant.ceilings]
+OF_EXPERTS = [name for name in BUDGETED if VARIANTS[name].experts]
 BETTER = {"lower": min, "cover": max}
 
 
@@ -39,7 +40,8 @@ def _run(arguments: argparse.Namespace) -> int:
     target = arguments.tpu or arguments.gpu
     kind: Any = tpu if target in TPUS else hopper
     shape, rows = tuple(arguments.shape or kind.SHAPE), arguments.rows or kind.DEFAULT_ROWS
-    formats = arguments.formats or (BUDGETED if target in TPUS else budgets.HOPPER_VARIANTS)
+    own = OF_EXPERTS if arguments.experts else BUDGETED
+    formats = arguments.formats or (own if target in TPUS else budgets.HOPPER_VARIANTS)
     table = arguments.json != "-"
     figures = {}
     with tempfile.TemporaryDirectory(prefix="profile-") as folder:
@@ -54,7 +56,12 @@ def _run(arguments: argparse.Namespace) -> int:
             words = ", ".join(f"{name} {version}" for name, version in versions.items())
             print(f"{target}, {words}, weight {shape[0]} x {shape[1]}")
             print(_line(kind.COLUMNS, list(kind.COLUMNS)))
-        for name, measured in kind.measured(dump, target, formats, rows, shape):
+        found = (
+            tpu_grouped.measured(dump, target, formats)
+            if arguments.experts
+            else kind.measured(dump, target, formats, rows, shape)
+        )
+        for name, measured in found:
             figures[name] = measured
             if table:
                 print(_line(kind.COLUMNS, [name, *measured.cells()]), flush=True)
@@ -104,6 +111,11 @@ def _parser() -> argparse.ArgumentParser:
         "--crossover",
         action="store_true",
         help="on TPU, print up to how many rows of x fused products are the faster, and no more",
+    )
+    parser.add_argument(
+        "--experts",
+        action="store_true",
+        help="on TPU, visits to experts of the layers that have budgets, in place of products",
     )
     parser.add_argument("--check", action="store_true", help="fail where a budget is exceeded")
     parser.add_argument(

@@ -25,7 +25,7 @@ from jentropy.pallas_kernels.tpu_window12.layout import chunks_of
 from jentropy.pallas_kernels.variants import VARIANTS, abstract_weight
 
 from . import compiling, schedule
-from .budgets import EXPERTS_ROWS, LAYERS_OF_EXPERTS, name_of_experts
+from .budgets import LAYERS_OF_EXPERTS, ROWS, name_of_experts
 from .tpu import Figures, kernel_name
 
 
@@ -104,9 +104,8 @@ def measure(dump: Path, target: str, number_format: Format, layer: Layer, tokens
 
 
 def measured(dump: Path, target: str, names: Sequence[str]) -> Iterator[tuple[str, Figures]]:
-    """Products of all layers with weights of variants, by names of budgets."""
+    """Products of as many tokens as budgets are of with layers of experts, by names of budgets."""
     for name in names:
         for title, layer in LAYERS.items():
-            for tokens in EXPERTS_ROWS.values():
-                figures = measure(dump, target, VARIANTS[name].number_format, layer, tokens)
-                yield name_of_experts(name, title, figures.m), figures
+            figures = measure(dump, target, VARIANTS[name].number_format, layer, ROWS)
+            yield name_of_experts(name, title), figures
