@@ -112,6 +112,7 @@ def test_another_backends_layout_is_refused(backend):
 
 @pytest.mark.parametrize("backend", ["tpu", "gpu"])
 def test_kernels_that_do_not_work_are_not_taken(backend, monkeypatch, caplog):
+    jax.devices()  # of whose plugins some log what they miss
     monkeypatch.setattr(logging.root.manager, "disable", 0)  # the command silences all loggers
     monkeypatch.setattr(backends, "suitable_backend", lambda: backend)
 
