@@ -297,19 +297,6 @@ def test_schedules_are_read_with_their_loops_and_conditions(tmp_path):
         schedule.read(tmp_path, "other", steps=8)
 
 
-def test_copies_within_the_chip_are_made_once_for_many_steps(tmp_path):
-    usage = "\n".join(["1" + " 0" * 9] * 0x13)
-    loaded = "{ %v1 = vld [vmem:[#allocation3]]  ;;  %10 ="
-    text = BUNDLES.replace("{ %10 =", loaded)
-    assert text != BUNDLES
-    dump(tmp_path, usage, text)
-    often, seldom = (schedule.read(tmp_path, "toy", steps=1, trips=3, copied=n) for n in (1, 4))
-    assert often.upper == often.bundles == seldom.bundles + 2 * 3 / 4
-    dump(tmp_path, usage, text.replace("vst [vmem:[#allocation2]] %v1 } /*", "vmul.f32 %v1 } /*"))
-    computed = schedule.read(tmp_path, "toy", steps=1, trips=3, copied=4)
-    assert computed.bundles == computed.upper, "what computes is no copy"
-
-
 def test_the_units_of_newer_dumps_are_told_by_their_names(tmp_path):
     names = "MATMUL, MATPUSH, XLU, VALU, VPOP, EUP, VLOAD, VLOAD:FILL, VSTORE, VSTORE:SPILL, SALU"
     head = f"== CAPACTIY:\n{names}\n    4     4     3\n== UTILIZATION:\n"

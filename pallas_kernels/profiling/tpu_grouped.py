@@ -2,7 +2,8 @@
 
 A visit multiplies a window of rows by a column tile of a group's matrix, or by as many of its rows
 as a block has. Memory moves that block's bytes once for each group with rows: a second visit of a
-group costs bundles alone.
+group costs bundles alone. Rows and results, which XLA keeps on the chip, are copied there once for
+many visits; they are counted in each.
 """
 
 from __future__ import annotations
@@ -37,6 +38,10 @@ class Layer:
     n: int
     groups: int
     chosen: int
+
+    def active(self, tokens: int) -> float:
+        """Experts that so many tokens are expected to choose."""
+        return self.groups * (1 - (1 - self.chosen / self.groups) ** tokens)
 
 
 # From each model's config.json on Hugging Face.
