@@ -315,6 +315,8 @@ def store_transposed(
                 is_there = functools.reduce(arith.andi, checks) if checks else None
                 with nullcontext() if is_there is None else utils.when(is_there):
                     memref.store(number, target, [at_row, at_column])
+        if bounds or ragged or rows % 8:
+            utils.warp_barrier()  # threads that had nothing to store wait for the others
 
     store(ref, numbers, *scalars)
 

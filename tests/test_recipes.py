@@ -33,7 +33,7 @@ from jentropy.quantization.alphabets import Integer, OfFormat, Uniform
 from jentropy.quantization.grid import Grid
 from jentropy.quantization.knob import turned
 from jentropy.quantization.roundings import Nearest, Sequential, Stochastic
-from jentropy.quantization.scales import RmsStep, Rules
+from jentropy.quantization.scales import AbsoluteMean, RmsStep, Rules
 
 from . import plain_weights
 
@@ -105,7 +105,7 @@ def test_what_is_decoded_is_what_was_scored(name):
 def twin(name: str) -> Recipe:
     """The same alphabet, its weights rounded to nearest by the rule that it has."""
     recipe = RECIPES[name]
-    scales = recipe.scales if isinstance(recipe.scales, RmsStep) else Rules()
+    scales = recipe.scales if isinstance(recipe.scales, RmsStep | AbsoluteMean) else Rules()
     return dataclasses.replace(recipe, rounding=Nearest(), scales=scales)
 
 

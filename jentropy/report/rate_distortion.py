@@ -38,9 +38,9 @@ def write_rate_distortion(figures: Mapping[str, Mapping[str, float]], file: str 
       ...     Path(folder, "rates.png").stat().st_size > 0
       True
     """
+    figure = new_figure(13, 11)
     import matplotlib as mpl
 
-    figure = new_figure(13, 11)
     recipes: dict[str, list[Mapping[str, float]]] = {}
     for name, row in figures.items():
         recipes.setdefault(name.partition(AT)[0], []).append(row)
