@@ -40,8 +40,9 @@ def _run(arguments: argparse.Namespace) -> int:
     target = arguments.tpu or arguments.gpu
     kind: Any = tpu if target in TPUS else hopper
     shape, rows = tuple(arguments.shape or kind.SHAPE), arguments.rows or kind.DEFAULT_ROWS
-    own = OF_EXPERTS if arguments.experts else BUDGETED
-    formats = arguments.formats or (own if target in TPUS else budgets.HOPPER_VARIANTS)
+    layers = arguments.experts
+    own = BUDGETED if layers is None else OF_EXPERTS
+    formats = arguments.formats or list(own if target in TPUS else budgets.HOPPER_VARIANTS)
     table = arguments.json != "-"
     figures = {}
     with tempfile.TemporaryDirectory(prefix="profile-") as folder:
@@ -57,9 +58,9 @@ def _run(arguments: argparse.Namespace) -> int:
             print(f"{target}, {words}, weight {shape[0]} x {shape[1]}")
             print(_line(kind.COLUMNS, list(kind.COLUMNS)))
         found = (
-            tpu_grouped.measured(dump, target, formats)
-            if arguments.experts
-            else kind.measured(dump, target, formats, rows, shape)
+            kind.measured(dump, target, formats, rows, shape)
+            if layers is None
+            else tpu_grouped.measured(dump, target, formats, layers or budgets.LAYERS_OF_EXPERTS)
         )
         for name, measured in found:
             figures[name] = measured
@@ -114,8 +115,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--experts",
-        action="store_true",
-        help="on TPU, visits to experts of the layers that have budgets, in place of products",
+        nargs="*",
+        choices=budgets.LAYERS_OF_EXPERTS,
+        metavar="LAYER",
+        help=f"on TPU, visits to experts of {'; '.join(budgets.LAYERS_OF_EXPERTS)}, by default of "
+        "all, in place of products",
     )
     parser.add_argument("--check", action="store_true", help="fail where a budget is exceeded")
     parser.add_argument(

@@ -179,17 +179,19 @@ class Kernel:
 
     def body(self, *refs: Any, **scratch: Any) -> None:
         """One block of threads."""
-        count, own = len(self.source.arrays), 2 if self.counts or self.interpreted else 1
-        inputs, outs = refs[:-own], refs[-own:]
+        left, count = list(refs), len(self.source.arrays)
+        memory: tuple[Any, ...] = ()
         if self.counts:
-            counts, *inputs = inputs
-            outs = (*outs, counts)
-        x, *inputs = inputs
+            counts = left.pop(0)
+            memory = left.pop(), counts
+        elif self.interpreted:
+            memory = (left.pop(),)
+        x, out = left.pop(0), left.pop()
         if self.source.which:
-            which, *stacked = inputs
-            inputs = tuple(ref.at[which[0]] for ref in stacked)
-        of = partial(Operands, x, inputs[:count], inputs[count:], outs[0])
-        self.run(self.plan, of, outs[1:], **scratch)
+            which = left.pop(0)
+            left = [ref.at[which[0]] for ref in left]
+        of = partial(Operands, x, left[:count], left[count:], out)
+        self.run(self.plan, of, memory, **scratch)
 
     def run(
         self, deal: Any, operands_of: Callable[[Any], Operands], outs: Sequence[Any], **scratch: Any

@@ -108,9 +108,11 @@ def measure(dump: Path, target: str, number_format: Format, layer: Layer, tokens
     )
 
 
-def measured(dump: Path, target: str, names: Sequence[str]) -> Iterator[tuple[str, Figures]]:
-    """Products of as many tokens as budgets are of with layers of experts, by names of budgets."""
+def measured(
+    dump: Path, target: str, names: Sequence[str], layers: Sequence[str]
+) -> Iterator[tuple[str, Figures]]:
+    """Products of 16 tokens with layers of experts, keys of `LAYERS`, by names of budgets."""
     for name in names:
-        for title, layer in LAYERS.items():
-            figures = measure(dump, target, VARIANTS[name].number_format, layer, ROWS)
-            yield name_of_experts(name, title), figures
+        for layer in layers:
+            figures = measure(dump, target, VARIANTS[name].number_format, LAYERS[layer], ROWS)
+            yield name_of_experts(name, layer), figures
