@@ -99,7 +99,8 @@ def test_what_is_decoded_is_what_was_scored(name):
     assert np.allclose(np.asarray(dense, np.float32), decoded, rtol=2e-6, atol=2e-6)
     bits = made.number_format.allocated_bits(made.shape)
     assert rates.coded(made) < bits + 0.1
-    assert abs(rates.coded(made) - rates.estimated(made)) < 0.05 * bits + 0.2
+    small = 8 * 40 * (len(made.codes) - 1) / weight.size  # lanes and tables of what lies beside
+    assert abs(rates.coded(made) - rates.estimated(made)) < 0.05 * bits + 0.2 + small
 
 
 def twin(name: str) -> Recipe:

@@ -55,7 +55,7 @@ class Outliers(Transform):
         count = max(1, round(self.share * flat.size))
         places = np.sort(np.argpartition(-np.asarray(size).reshape(-1), count - 1)[:count])
         dtype = np.dtype(np.uint8 if self.share >= MANY else np.uint16)
-        places = _reachable(places, np.iinfo(dtype).max)
+        places = _reachable(places, (1 << 8 * dtype.itemsize) - 1)
         gaps = np.diff(places, prepend=0)
         one, gap_codes = kept.whole(prefix + "gaps", gaps, dtype)
         other, value_codes, _ = kept.numbers(
