@@ -21,14 +21,14 @@ from jentropy.errors import InputError, UnsupportedError
 from jentropy.formats import QuantizedTensor
 from jentropy.quantization import Recipe, Statistics, quantize_weights, rates
 from jentropy.quantization.allocations import ByRole, Equal
-from jentropy.quantization.alphabets import OfFormat
+from jentropy.quantization.alphabets import Integer, Minifloat, OfFormat, OfTable
 from jentropy.quantization.roundings import Nearest
 from jentropy.quantization.scales import Rules
 
 from .calibration import Calibration, calibrate
 from .decoder import Decoder
 from .loading import load
-from .matrices import Matrices, Part, address
+from .matrices import Matrices, Part, address, located
 from .text import load_tokenizer
 from .texts import CALIBRATES, LENGTH, texts_of, token_sequences
 
@@ -72,11 +72,9 @@ def with_weights(model: Decoder, parts: Mapping[str, Part], weights: Mapping[str
     flat = dict(nnx.to_flat_state(state))
     stacks: dict[Any, np.ndarray] = {}
     for name, weight in weights.items():
-        part = parts[name]
-        path = part.place.path
+        path, index = located(model, name, parts[name])
         if path not in stacks:
             stacks[path] = np.array(flat[path].get_value(), np.float32)
-        index = part.place.index if part.expert is None else (*part.place.index, part.expert)
         stacks[path][index] = np.asarray(weight, np.float32)
     for path, stack in stacks.items():
         flat[path] = flat[path].replace(jnp.asarray(stack))
@@ -195,7 +193,7 @@ def quantize_checkpoint(
 
 def asks_for_statistics(recipe: Recipe) -> bool:
     """Whether what a recipe makes depends on the inputs of layers."""
-    blind = (OfFormat, Rules, Nearest, Equal | ByRole | None)
+    blind = (OfFormat | OfTable | Integer | Minifloat, Rules, Nearest, Equal | ByRole | None)
     parts = (recipe.alphabet, recipe.scales, recipe.rounding, recipe.allocation)
     is_blind = all(isinstance(one, kind) for one, kind in zip(parts, blind, strict=True))
     return not is_blind or bool(recipe.transforms) or recipe.pruning is not None

@@ -7,7 +7,8 @@ from pathlib import Path
 from jentropy.errors import InputError, place
 
 from . import faults, torn
-from .items import fingerprint, write
+from .bases import Bases
+from .items import base_digest, fingerprint, with_base, write
 from .manifest import collect
 from .mirrors import destination, expect_same, resolve
 from .opening import read_source
@@ -30,6 +31,7 @@ def compress_checkpoint(
     step: int | None = None,
     strict: bool = False,
     follow_links: bool = True,
+    base: Bases = None,
 ) -> None:
     """Compresses a checkpoint, with every file that lies beside its weights.
 
@@ -47,6 +49,7 @@ def compress_checkpoint(
       strict: see `open_checkpoint`; every byte is kept either way.
       follow_links: whether links in the source are read as what they lead to; otherwise one is an
         error.
+      base: see `save`.
 
     Raises:
       InputError: a source that cannot be read, by file and tensor.
@@ -77,9 +80,10 @@ def compress_checkpoint(
     files = read_source(source, step, follow_links=follow_links)
     manifest = collect(files, strict=strict)
     before = _state(files)
-    origin = fingerprint(str(place(files.root.resolve())))
-    with writing(target, origin, overwrite=overwrite) as writer:
-        entries = write(writer, manifest.items, progress)
+    items, below = with_base(manifest.items, base)
+    state = fingerprint(str(place(files.root.resolve())), below)
+    with writing(target, state, overwrite=overwrite) as writer:
+        entries = write(writer, items, progress)
         torn.expect_whole(files.root)
         if _state(files) != before:
             raise _changed(source)
@@ -93,6 +97,7 @@ def compress_checkpoint(
             stores=tuple(manifest.stores),
             formats=manifest.formats,
             weights=manifest.weights,
+            base=base_digest((entries[n] for n in manifest.tensors), below),
         )
 
 

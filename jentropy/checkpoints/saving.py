@@ -14,8 +14,9 @@ import numpy as np
 from jentropy.containers import coder, trees
 
 from . import faults, structure
+from .bases import Bases
 from .contents import PYTREE, in_memory, of_leaf
-from .items import Item, fingerprint, write
+from .items import Item, base_digest, fingerprint, with_base, write
 from .mirrors import destination
 from .writer import writing
 
@@ -27,6 +28,7 @@ def save(
     *,
     overwrite: bool = False,
     beside: Mapping[str, str] | None = None,
+    base: Bases = None,
 ) -> None:
     """Writes a pytree as a compressed checkpoint.
 
@@ -41,6 +43,9 @@ def save(
       overwrite: whether a compressed checkpoint that is there is replaced.
       beside: texts by the names of the files that they would be: a model's `config.json`, its
         `tokenizer.json`, which opening it finds.
+      base: a compressed checkpoint, by whose tensors those of the same names are told where that
+        takes less: the step before, or what was tuned. It is needed to read this one. If it has a
+        base itself, that follows: the nearest first.
 
     Raises:
       InputError: a leaf that is no array, number or text, by its path.
@@ -54,7 +59,7 @@ def save(
       >>> tree["w"].tolist(), tree["rate"]
       ([0, 1, 2], 0.5)
     """
-    taken(packed).write(path, overwrite=overwrite, beside=beside)
+    taken(packed).write(path, overwrite=overwrite, beside=beside, base=base)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -75,12 +80,17 @@ class Taken:
         *,
         overwrite: bool = False,
         beside: Mapping[str, str] | None = None,
+        base: Bases = None,
     ) -> None:
         """Writes it as a compressed checkpoint, see `save`."""
-        with writing(destination(path), fingerprint("pytree"), overwrite=overwrite) as writer:
+        items, below = with_base(self.items, base)
+        state = fingerprint("pytree", below)
+        with writing(destination(path), state, overwrite=overwrite) as writer:
+            tensors = write(writer, items)
             writer.finish(
-                tensors=write(writer, self.items),
+                tensors=tensors,
                 tree=self.tree,
+                base=base_digest(tensors, below),
                 formats=tuple(structure.formats(self.tree)),
                 beside=dict(beside or {}),
             )
@@ -108,7 +118,7 @@ def taken(packed: Any, *, copied: bool = False) -> Taken:
 
 
 def _item(name: str, leaf: Any, *, copied: bool) -> Item:
-    if trees.is_compressed(leaf):
+    if trees.is_compressed(leaf) and not leaf.header.delta:
         return Item(name=name, array=leaf)
     numpy, key = not isinstance(leaf, jax.Array), trees.key_implementation(leaf, name)
     draft = partial(coder.Original, numpy=numpy, key=key)

@@ -30,7 +30,7 @@ from jentropy.schema import many, parse
 
 from . import durable, faults, frames, zarr_files
 from . import index as index_lib
-from .entries import Entry, Index
+from .entries import VERSION, WITH_BASE, Entry, Index
 from .index import ENTRY
 from .staging import OUT, put_in_place, staged
 from .store import ARRAYS, Store, bundle_name, is_compressed_checkpoint
@@ -217,7 +217,8 @@ class Writer:
           contents: arguments of `Index` but the bundles.
         """
         self.flush()
-        index = Index(bundles=tuple(self._sizes), **contents)
+        version = VERSION if contents.get("base") is None else WITH_BASE
+        index = Index(bundles=tuple(self._sizes), version=version, **contents)
         text = index_lib.to_bytes(index)
         with faults.writing(self.path):
             frame = self.stage / "frame"

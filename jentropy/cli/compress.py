@@ -6,7 +6,7 @@ import argparse
 
 import jentropy
 
-from .arguments import OVERWRITE, STEP, STRICT, Arguments
+from .arguments import BASE, OVERWRITE, STEP, STRICT, Arguments
 from .console import print_notes
 from .inspect import summary
 from .progress import progress_bar
@@ -18,6 +18,7 @@ ARGUMENTS: Arguments = {
     **OVERWRITE,
     **STRICT,
     **STEP,
+    **BASE,
     "--no-follow-links": {
         "action": "store_true",
         "help": "refuse a source with links, instead of reading what they lead to",
@@ -36,6 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
             step=arguments.step,
             strict=arguments.strict,
             follow_links=not arguments.no_follow_links,
+            base=arguments.base,
         )
     if not arguments.quiet:
         inspection = jentropy.inspect(arguments.destination)

@@ -42,6 +42,7 @@ class Knapsack(Allocation):
     factors: tuple[float, ...] = (1.0,)
     sensitivity: str = "fisher"
     costs: tuple[float, ...] | None = None
+    bits: float | None = None  # that are asked for where nobody asks for others
 
     @property
     def is_settled(self) -> bool:
@@ -63,6 +64,7 @@ class Knapsack(Allocation):
         """
         from jentropy.quantization.quantizing import quantize_weight
 
+        bits = self.bits if bits is None else bits
         if bits is None:
             raise InputError("bits of an allocation", expected="a number", found=None)
         ways = [
