@@ -32,11 +32,11 @@ FINER, USUAL, COARSER = 1.0, 2.0, 4.0  # steps, of the element's own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Salient(Scales):
+class SalientGroups(Scales):
     """Scales by a rule, times 1, 2 or 4 by the salience of their columns.
 
     Example:
-      >>> Salient().rule is None
+      >>> SalientGroups().rule is None
       True
     """
 
