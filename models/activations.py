@@ -12,22 +12,27 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
 from jentropy import formats
+from jentropy.checkpoints import Checkpoint
 from jentropy.errors import UnsupportedError
 from jentropy.formats import FP32, Format, dequantize, quantize
 
 from .decoder import Decoder
 from .experts import Projection, Router
 from .layers import Linear
+from .matrices import Matrices, located
+from .names import LAYERS, Path
 
 NONE = "none"
+ROLES = {"columns": "scale", "shift": "shift"}  # of transforms, in the space of inputs
+NEUTRAL = {"columns": 1.0, "shift": 0.0}
 # Formats of a matrix whose rows are tokens; one scale is of each row, or of blocks of channels.
 ACTIVATIONS: dict[str, Format | None] = {
     NONE: None,
@@ -38,25 +43,32 @@ ACTIVATIONS: dict[str, Format | None] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Rounded:
+class Rounded(nnx.Module):
     """What stands around a product whose input is rounded.
 
-    Attributes:
+    Args:
       number_format: of the input.
+      scale: float32[..., K] that the input is multiplied by before, and divided by after.
+      shift: float32[..., K] that is subtracted before that, and added after.
     """
 
-    number_format: Format
+    def __init__(self, number_format: Format, scale: Any = None, shift: Any = None):
+        self.number_format = number_format
+        self.scale = None if scale is None else nnx.Param(jnp.asarray(scale))
+        self.shift = None if shift is None else nnx.Param(jnp.asarray(shift))
 
     def __call__(
         self, product: Callable[[Array], Array], x: Float[Array, "*batch K"], sizes: Any = None
     ) -> Array:
         rows = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
-        rounded = dequantize(self.number_format, quantize(rows, self.number_format))
+        scale = 1.0 if self.scale is None else self.scale.get_value()
+        shift = 0.0 if self.shift is None else self.shift.get_value()
+        codes = quantize((rows - shift) * scale, self.number_format)
+        rounded = dequantize(self.number_format, codes) / scale + shift
         return product(rounded.astype(x.dtype).reshape(x.shape))
 
 
-def simulated(model: Decoder, name: str) -> Decoder:
+def simulated(model: Decoder, name: str, checkpoint: Checkpoint | None = None) -> Decoder:
     """The model, whose layers round what their projections are given.
 
     Routers and the output projection are left as they are.
@@ -64,6 +76,9 @@ def simulated(model: Decoder, name: str) -> Decoder:
     Args:
       model: is changed.
       name: a key of `ACTIVATIONS`.
+      checkpoint: that it was loaded from: where weights had their columns scaled, or inputs are to
+        be shifted (`columns` and `shift` of their formats, experts' apart), inputs are rounded
+        there. What else a format undoes is multiplied by the rounded input too.
 
     Returns:
       The same model.
@@ -80,8 +95,31 @@ def simulated(model: Decoder, name: str) -> Decoder:
     if name not in ACTIVATIONS:
         raise UnsupportedError("activations", expected=" or ".join(ACTIVATIONS), found=name)
     number_format = ACTIVATIONS[name]
-    for stack in model.layers:
-        for _, part in nnx.iter_modules(stack):
+    spaces = {} if checkpoint is None or number_format is None else _spaces(model, checkpoint)
+    for kind, stack in enumerate(model.layers):
+        for path, part in nnx.iter_modules(stack):
             if isinstance(part, Linear | Projection) and not isinstance(part, Router):
-                part.around = None if number_format is None else Rounded(number_format)
+                space = spaces.get((LAYERS, kind, *path), {})
+                part.around = None if number_format is None else Rounded(number_format, **space)
     return model
+
+
+def _spaces(model: Decoder, checkpoint: Checkpoint) -> dict[Path, dict[str, np.ndarray]]:
+    """Scales and shifts of inputs by the path of their stack, where a weight has any."""
+    found: dict[Path, dict[str, np.ndarray]] = {}
+    for name, part in Matrices(checkpoint).parts.items():
+        steps = checkpoint.tensor(part.tensor).number_format.transforms
+        steps = tuple(step for step in steps if step.name in NEUTRAL)
+        path, index = located(model, name, part)
+        if not steps or len(index) > 1 or part.tensor != name:
+            continue
+        codes = checkpoint.tensor(name).codes
+        layers = len(model.members[path[1]])
+        stacks = found.setdefault(path[:-1], {})
+        for step in steps:
+            (own,) = step.arrays
+            numbers = np.asarray(own.numbers(codes[own.name]), np.float32)
+            role = ROLES[step.name]
+            blank = np.full((layers, numbers.size), NEUTRAL[step.name], np.float32)
+            stacks.setdefault(role, blank)[index] = numbers
+    return found

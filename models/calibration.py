@@ -427,10 +427,11 @@ def _zeros(lead: tuple[int, ...], width: int) -> Sums:
 
 def _nothing(model: Decoder, length: int) -> Calibration:
     """No sums yet."""
-    kinds, outputs = [], []
+    kinds: list[dict[str, dict[str, Any]]] = []
+    outputs: list[tuple[tuple[str, int], ...]] = []
     for kind, (stack, members) in enumerate(zip(model.layers, model.members, strict=True)):
         inputs, widths = _shapes(model, kind, stack, length)
-        layers, experts = len(members), {}
+        layers, experts = len(members), dict[str, tuple[int, ...]]()
         zeros: dict[str, Sums] = {}
         for key, (width, count) in inputs.items():
             lead = (layers,) if count is None else (layers, count)

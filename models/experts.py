@@ -85,7 +85,7 @@ class Matrices(NamedTuple):
 class Projection(nnx.Module):
     """Matrices of all experts, [experts, outputs, inputs], dense or compressed."""
 
-    around: Around | None = None
+    around: Around | None = None  # as of `Linear`
 
     def __init__(self, experts: int, inputs: int, outputs: int, *, use_bias: bool, rngs: nnx.Rngs):
         normal = jax.random.normal(rngs.params(), (experts, outputs, inputs))

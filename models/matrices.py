@@ -21,10 +21,11 @@ from jaxtyping import Float32
 from jentropy.checkpoints import Checkpoint, Tensor
 from jentropy.formats import QuantizedTensor
 
+from .decoder import Decoder
 from .experts import Projection, Router
 from .layers import Linear
 from .loading import placed, read_config
-from .names import LAYERS, Place
+from .names import LAYERS, Path, Place
 from .stored import StoredWeights
 
 WEIGHT = "weight"
@@ -123,6 +124,19 @@ class Matrices(Mapping[str, np.ndarray]):
             tensor = self.checkpoint.tensor(name)
             if name not in self.names and not self._stored.has(name):
                 yield name, _as_it_is(tensor)
+
+
+def located(model: Decoder, name: str, part: Part) -> tuple[Path, tuple[int, ...]]:
+    """Where a matrix lies in a model, whose layers may lie in other stacks than `part` says.
+
+    Returns:
+      The path of its parameter, and its index there.
+    """
+    layer = int(name.split(".")[2])
+    kind = next(k for k, members in enumerate(model.members) if layer in members)
+    expert = part.place.index[1:] if part.expert is None else (part.expert,)
+    at = model.members[kind].index(layer)
+    return (LAYERS, kind, *part.place.path[2:]), (at, *expert)
 
 
 def address(name: str) -> str:

@@ -14,10 +14,10 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from jentropy import modes
-from jentropy.checkpoints import Checkpoint, open_checkpoint, save
+from jentropy.checkpoints import Checkpoint, exporting, open_checkpoint, save
 from jentropy.checkpoints.contents import CONFIG, CONFIGS
 from jentropy.checkpoints.progress import Progress
-from jentropy.errors import InputError
+from jentropy.errors import InputError, UnsupportedError
 from jentropy.formats import QuantizedTensor
 from jentropy.quantization import Recipe, Statistics, quantize_weights, rates
 from jentropy.quantization.allocations import ByRole, Equal
@@ -28,7 +28,7 @@ from jentropy.quantization.scales import Rules
 from .calibration import Calibration, calibrate
 from .decoder import Decoder
 from .loading import load
-from .matrices import Matrices, Part, address
+from .matrices import Matrices, Part, address, located
 from .text import load_tokenizer
 from .texts import CALIBRATES, LENGTH, texts_of, token_sequences
 
@@ -72,11 +72,9 @@ def with_weights(model: Decoder, parts: Mapping[str, Part], weights: Mapping[str
     flat = dict(nnx.to_flat_state(state))
     stacks: dict[Any, np.ndarray] = {}
     for name, weight in weights.items():
-        part = parts[name]
-        path = part.place.path
+        path, index = located(model, name, parts[name])
         if path not in stacks:
             stacks[path] = np.array(flat[path].get_value(), np.float32)
-        index = part.place.index if part.expert is None else (*part.place.index, part.expert)
         stacks[path][index] = np.asarray(weight, np.float32)
     for path, stack in stacks.items():
         flat[path] = flat[path].replace(jnp.asarray(stack))
@@ -129,6 +127,7 @@ def quantize_checkpoint(
     sequences: int = SEQUENCES,
     length: int = LENGTH,
     sums: str | Path | None = None,
+    tool: str | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> float:
@@ -145,7 +144,9 @@ def quantize_checkpoint(
       text: calibrates; None: every second module of Python's standard library.
       sequences, length: of the text.
       sums: where those of the calibration are saved and taken up, see `calibrate`.
-      overwrite: whether a compressed checkpoint that is there is replaced.
+      tool: writes a directory that this tool reads (`checkpoints.exporting`) and no compressed
+        checkpoint.
+      overwrite: whether one that is there is replaced.
       progress: called with the sequences calibrated since the last call.
 
     Returns:
@@ -174,12 +175,19 @@ def quantize_checkpoint(
         loss = Loss(model, matrices.parts, rows[:SCORED])
     made = quantize_weights(dict(matrices), recipe, statistics, bits=bits, loss=loss)
     packed = jax.tree.map(np.asarray, made)
-    save(
-        dst,
-        {**dict(matrices.others()), **packed},
-        overwrite=overwrite,
-        beside=beside(checkpoint),
-    )
+    tensors, texts = {**dict(matrices.others()), **packed}, beside(checkpoint)
+    if tool is None:
+        save(dst, tensors, overwrite=overwrite, beside=texts)
+    else:
+        apart = [name for name, part in matrices.parts.items() if part.tensor != name]
+        if apart:
+            raise UnsupportedError(
+                f"weights of {tool}",
+                tensor=matrices.parts[apart[0]].tensor,
+                expected="each projection a tensor of its own",
+                found="one of several",
+            )
+        exporting.export(dst, tensors, tool, beside=texts, overwrite=overwrite)
     return rates.coded(packed)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Float, Float32, Int, Shaped
 
 from jentropy import modes
 
@@ -63,6 +63,13 @@ def matmul(
 _decoded = jax.jit(decode, static_argnums=1)
 
 
+@jax.jit
+def _block(w: ResidentTensor, at: Int[Array, ""]) -> Float32[Array, "rows columns"]:
+    """The rows of a block, traced once too."""
+    assert w.record.blocks is not None
+    return w.record.blocks(w)[1](at)
+
+
 @partial(jax.jit, static_argnames=("transpose_w", "out_dtype"))
 def _matmul(x: Array, w: ResidentTensor, *, transpose_w: bool, out_dtype: Any) -> Array:
     dtype = jnp.dtype(w.dtype if w.number_format.is_plain else jnp.float32)
@@ -73,9 +80,12 @@ def _matmul(x: Array, w: ResidentTensor, *, transpose_w: bool, out_dtype: Any) -
 
     def by_blocks(x: Array, w: ResidentTensor) -> Array:
         assert w.record.blocks is not None
-        blocks, block = w.record.blocks(w)
+        blocks, _ = w.record.blocks(w)
         y = row_blocks.multiply(
-            x.astype(jnp.float32), blocks, block, transpose_w=transpose_w != w.transposed
+            x.astype(jnp.float32),
+            blocks,
+            partial(_block, w),
+            transpose_w=transpose_w != w.transposed,
         )
         return y.astype(out_dtype)
 

@@ -66,16 +66,19 @@ def multiply(
 
     if blocks == 1:
         return product(x, jnp.int32(0))
-    each = jnp.arange(blocks, dtype=jnp.int32)
     if transpose_w:
-        outputs = jax.eval_shape(product, x, each[0]).shape[-1]
+        outputs = jax.eval_shape(product, x, jnp.int32(0)).shape[-1]
 
-        def put(y: Array, at: Array) -> tuple[Array, None]:
-            here = at * outputs
-            return jax.lax.dynamic_update_slice_in_dim(y, product(x, at), here, axis=-1), None
+        def put(at: Array, y: Array) -> Array:
+            part, here = product(x, at), at * outputs
+            return jax.lax.dynamic_update_slice_in_dim(
+                y, part, here, axis=-1, allow_negative_indices=False
+            )
 
         # Into their places: a stack of blocks would be transposed, and lie there twice.
-        return jax.lax.scan(put, jnp.zeros((*x.shape[:-1], blocks * outputs)), each)[0]
+        places = jnp.zeros((*x.shape[:-1], blocks * outputs))
+        return jax.lax.fori_loop(np.int32(0), np.int32(blocks), put, places)
+    each = jnp.arange(blocks, dtype=jnp.int32)
     parts = jnp.moveaxis(x.reshape(*x.shape[:-1], blocks, -1), -2, 0)
     first = product(parts[0], each[0])
     return jax.lax.scan(lambda y, each: (y + product(*each), None), first, (parts[1:], each[1:]))[0]
@@ -122,7 +125,7 @@ def of_dense(w: Float[Array, "rows columns"]) -> tuple[int, Block]:
     bits = bits.reshape(blocks, -1, w.shape[1])
 
     def block(at: Array) -> Array:
-        part = jax.lax.dynamic_index_in_dim(bits, at, keepdims=False)
+        part = jax.lax.dynamic_index_in_dim(bits, at, keepdims=False, allow_negative_indices=False)
         return jax.lax.bitcast_convert_type(part, w.dtype).astype(jnp.float32)
 
     return blocks, block

@@ -241,11 +241,6 @@ def scaled(head, payload, start, n, rows, columns):
     return found
 
 
-def item_bytes(dtype):
-    bits = re.search(r"\d+", dtype)  # float8_e4m3fn, int4, complex128; bool has none
-    return max(1, int(bits[0]) // 8) if bits else 1
-
-
 def hash_of(data):
     return f"{xxhash.xxh3_64_intdigest(data):016x}"
 
@@ -257,10 +252,22 @@ def array(path, name):
     return data
 
 
-def entry(path, item):
-    """Bytes of an entry's codes."""
-    shape, fmt, itemsize = item["shape"], item["format"], item_bytes(item["dtype"])
-    head, at, parts = base64.b64decode(item.get("head", "")), 0, []
+def restored(d, b, form, has_sign):
+    """Codes of differences from those of a base."""
+    one, top = d.dtype.type(1), d.dtype.type(8 * d.itemsize - 1)
+    sign = one << top if has_sign else one ^ one  # nothing is moved without one
+    o = (b ^ (-(b >> top) * (sign >> top) | sign)) + ((d >> one) ^ -(d & one))
+    return d ^ b if form == "xor" else o ^ (-(one ^ o >> top) * (sign >> top) | sign)
+
+
+def entry(path, item, bases=()):
+    """Bytes of an entry's codes; `bases`: by which those of its checkpoint are told."""
+    shape, fmt, base = item["shape"], item["format"], b""
+    itemsize = max(1, int(re.search(r"\d+", item["dtype"] + "8")[0]) // 8)  # of int4 and bool 1
+    if "delta" in item:
+        base = entry(bases[0], index(bases[0])[1]["tensors"][item["base"]], bases[1:])
+    fmt, has_sign = "RAW" if base else fmt, fmt[:2] in ("BF", "FP") and fmt != "FP8_E8M0"
+    head, at, out = base64.b64decode(item.get("head", "")), 0, b""
     size, rows, row = math.prod(shape), math.prod(shape[:-1]), shape[-1] if shape else 1
     step = CHUNK // row * row if 0 < row <= CHUNK else CHUNK
     decoders = {
@@ -277,21 +284,22 @@ def entry(path, item):
         require(hash_of(payload) == hashes[0], f"{item['name']}: hash of a payload")
         codes = decoders[item["codec"]](payload, at, n)
         require(len(codes) == n * itemsize, f"{item['name']}: size of a chunk")
+        if base:
+            both = [np.frombuffer(p, f"u{itemsize}") for p in (codes, base[at * itemsize :])]
+            codes = restored(both[0], both[1][:n], item["delta"], has_sign).tobytes()
         require(hash_of(codes) == hashes[-1], f"{item['name']}: hash of codes")
-        parts.append(codes)
-        at += n
+        out, at = out + codes, at + n
     require(at == size, f"{item['name']}: chunks")
-    return b"".join(parts)
+    return out
 
 
 def index(path):
     told = json.loads((path / "_CHECKPOINT_METADATA").read_text())["custom_metadata"]["jentropy"]
-    require(told["version"] in (1, 2), "version")
     names = [name for name in ("index", "copy") if (path / "state" / name).is_dir()]
     data = {hash_of(d): d for d in (array(path, n) for n in names)}.get(told["index_xxh3_64"])
     require(data, "hash of the index")
     content = json.loads(zlib.decompress(data))
-    require(content["jentropy"] == told["version"], "version")
+    require(told["version"] in (1, 2, 3) and content["jentropy"] == told["version"], "version")
     return path, content
 
 
@@ -302,10 +310,9 @@ def files(path):
     for file in content["files"]:
         parts = [entry(path, blobs[file["blob"]])]
         for part in file.get("parts", ()):
-            if isinstance(part, int):
-                parts.append(entry(path, tensors[part]))
-            elif "blob" in part:
-                parts.append(entry(path, blobs[part["blob"]]))
+            if isinstance(part, int) or "blob" in part:
+                item = tensors[part] if isinstance(part, int) else blobs[part["blob"]]
+                parts.append(entry(path, item))
             else:
                 fields = [tensors[i] for i in part["fields"]]
                 sides = [np.frombuffer(entry(path, f), "u1") for f in fields]
@@ -314,8 +321,7 @@ def files(path):
         yield file["path"], b"".join(parts)
 
 
-def read(path):
+def read(path, *bases):
     """Every tensor of a compressed checkpoint: its name and the bytes of its codes."""
-    path, content = index(path)
-    for item in content["tensors"]:
-        yield item["name"], entry(path, item)
+    for item in index(path)[1]["tensors"]:
+        yield item["name"], entry(path, item, bases)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
+import jentropy
 from jentropy import models, modes
 from jentropy.cli.main import main
 from jentropy.errors import InputError, UnsupportedError
+from jentropy.formats import FP32, INT8_ROW, QuantizedTensor, quantize
+from jentropy.formats.step import SideArray, Step
 from jentropy.models import activations, evaluation, texts
 from jentropy.models.layers import Linear
+from jentropy.models.matrices import Matrices
 
 
 @pytest.fixture(scope="module")
@@ -123,3 +128,33 @@ def test_command(tmp_path, capsys):
     assert "agreement" not in found
     assert main([*told, str(file), "--batch-sizes", "4"]) == 2
     assert "two or more" in capsys.readouterr().err
+
+
+def test_inputs_are_rounded_where_weights_were_scaled(tmp_path):
+    source = models.BUNDLED
+    checkpoint = jentropy.open_checkpoint(source)
+    name = "model.layers.3.mlp.up_proj.weight"
+    found = Matrices(checkpoint)
+    scale = np.linspace(0.5, 2, 192).astype("f4")
+    step = Step(name="columns", arrays=(SideArray(name="smooth", element=FP32, shape=(192,)),))
+    number_format = replace(INT8_ROW, transforms=(step,))
+    codes = quantize(found[name] / scale, INT8_ROW)
+    weight = QuantizedTensor(
+        number_format=number_format,
+        codes={**{k: np.asarray(v) for k, v in codes.items()}, "smooth": scale.view("u4")},
+    )
+    tensors = {**dict(found.others()), **dict(found), name: weight}
+    jentropy.save(tmp_path / "x", tensors, beside=models.quantizing.beside(checkpoint))
+    written = jentropy.open_checkpoint(tmp_path / "x")
+    model = models.load(tmp_path / "x", compute_dtype="float32")
+    model = activations.simulated(model, "int8", written)
+    kind = next(k for k, members in enumerate(model.members) if 3 in members)
+    around = model.layers[kind].mlp.up_proj.around
+    at = model.members[kind].index(3)
+    np.testing.assert_array_equal(around.scale.get_value()[at], scale)
+    x = np.random.default_rng(0).normal(size=(2, 192)).astype("f4")
+    one = activations.Rounded(around.number_format, scale=scale)
+    rounded = np.asarray(one(lambda x: x, jnp.asarray(x)))
+    steps = np.abs(x * scale).max(1, keepdims=True) / 127 / scale
+    assert (np.abs(rounded - x) <= 0.51 * steps).all()
+    assert np.isfinite(np.asarray(model(np.arange(8)[None]))).all()

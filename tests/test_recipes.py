@@ -49,7 +49,8 @@ def problem() -> tuple[jax.Array, Statistics]:
     x = (rng.standard_normal((1500, COLUMNS)) @ mix.T).astype(np.float32)
     return jnp.asarray(weight, jnp.float32), Statistics(
         hessian=jnp.asarray(x.T @ x / len(x)),
-        largest=jnp.abs(x).max(0),
+        low=jnp.asarray(x.min(0)),
+        high=jnp.asarray(x.max(0)),
         gradient=jnp.float32(1.0),
         tokens=len(x),
     )

@@ -2,14 +2,15 @@
 
 Of a million independent numbers, Gaussian and Laplacian, the relative squared error and how many
 bits above the least that any code could have; of a model's projections the NLL and the KL on text
-that did not calibrate it. A recipe is tried as it stands, and at `BITS`; where it cannot have so
-many there is no row.
+that did not calibrate it. A recipe is tried as it stands, and one that is made for a code, whose
+steps are no blocks' own, at `BITS`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +27,8 @@ from jentropy.models import evaluation, quantizing, texts
 from jentropy.models.calibration import calibrate
 from jentropy.models.matrices import Matrices
 from jentropy.quantization import RECIPES, Recipe, distortions, quantize_weights, rates
+from jentropy.quantization.alphabets import Elementwise
+from jentropy.quantization.scales import RmsStep
 
 from .measure import Result
 
@@ -42,7 +45,8 @@ def run(
     recipes: Sequence[str] = (),
     bits: Sequence[float] = BITS,
     *,
-    synthetic: bool = True,
+    sequences: int = SCORED,
+    sums: str | Path | None = None,
 ) -> Iterator[Result]:
     """Rates and distortions of recipes.
 
@@ -50,25 +54,29 @@ def run(
       source: a model, what `jentropy.models.load` takes.
       recipes: names in `RECIPES`; none: all.
       bits: that are asked for, beside what each recipe has by itself.
-      synthetic: whether independent numbers are quantised too.
+      sequences: that score the model.
+      sums: where those of the calibration are kept, see `calibrate`.
 
     Yields:
       A row for each recipe and number of bits.
     """
-    sources = _synthetic() if synthetic else {}
-    model = Model(source)
+    sources, model = _synthetic(), Model(source, sequences, sums)
     for name in recipes or RECIPES:
-        for asked in (None, *bits):
+        for asked in (None, *(bits if is_coded(RECIPES[name]) else ())):
             figures: dict[str, float] = {}
-            try:
+            with suppress(InputError, UnsupportedError):  # such bits it cannot have
                 for kind, weight in sources.items():
                     figures |= _of_numbers(kind, weight, RECIPES[name], asked)
                 figures |= model.figures(RECIPES[name], asked)
-            except (InputError, UnsupportedError):
-                if not figures:
-                    continue
+            if not figures:
+                continue
             title = name if asked is None else f"{name} at {asked:g} bits"
             yield Result(name=title, figures=figures)
+
+
+def is_coded(recipe: Recipe) -> bool:
+    """Whether a recipe is made for a code: its numbers are as coarse as the bits ask for."""
+    return isinstance(recipe.scales, RmsStep) or not isinstance(recipe.alphabet, Elementwise)
 
 
 def _synthetic() -> dict[str, np.ndarray]:
@@ -98,9 +106,13 @@ class Model:
 
     Attributes:
       source: what `models.load` takes.
+      sequences: that score it.
+      sums: where those of the calibration are kept.
     """
 
     source: str | Path
+    sequences: int = SCORED
+    sums: str | Path | None = None
 
     @cached_property
     def dense(self) -> models.Decoder:
@@ -128,13 +140,13 @@ class Model:
     @cached_property
     def statistics(self) -> dict[str, Any]:
         """Of every second module of Python's standard library."""
-        found = calibrate(self.dense, self._rows(texts.CALIBRATES, CALIBRATED))
+        found = calibrate(self.dense, self._rows(texts.CALIBRATES, CALIBRATED), path=self.sums)
         return quantizing.statistics_of(found, list(self.weights))
 
     @cached_property
     def scored(self) -> np.ndarray:
         """Tokens of the other modules."""
-        return self._rows(texts.SCORES, SCORED)
+        return self._rows(texts.SCORES, self.sequences)
 
     @cached_property
     def loss(self) -> quantizing.Loss:

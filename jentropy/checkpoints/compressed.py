@@ -10,11 +10,11 @@ from jentropy.formats import codes_of
 
 from . import collecting
 from .archived import Archive
+from .bases import Bases, with_bases
 from .checkpoint import Arrays, Checkpoint, Parts, Tensor
 from .contents import decode_text
 from .decoding import read_chunks, read_entries, read_part
 from .entries import Entry
-from .store import Store
 
 
 class CompressedCheckpoint(Checkpoint):
@@ -24,6 +24,7 @@ class CompressedCheckpoint(Checkpoint):
       within: path of one of its files or folders, to see that alone.
       strict: whether a weight that its dialect cannot explain is an error.
       lenient: whether what keeps it from being a checkpoint is a note.
+      base: see `load`.
 
     Example:
       >>> import tempfile, numpy as np, jentropy
@@ -35,10 +36,16 @@ class CompressedCheckpoint(Checkpoint):
     """
 
     def __init__(
-        self, path: Path, within: str = "", *, strict: bool = False, lenient: bool = False
+        self,
+        path: Path,
+        within: str = "",
+        *,
+        strict: bool = False,
+        lenient: bool = False,
+        base: Bases = None,
     ):
         with collecting.put_off():
-            self.store = Store(path)
+            self.store = with_bases(path, base)
             self.archive = Archive(self.store, within)
             view = self.archive.view(strict=strict, lenient=lenient)
         super().__init__(path / within, view.tensors, view.config, view.notes)

@@ -9,9 +9,10 @@ from typing import Any
 from jentropy.errors import InputError, place
 
 from . import collecting, faults, torn
+from .bases import Bases
 from .entries import Entry
 from .hosts import together
-from .items import fingerprint, write
+from .items import base_digest, fingerprint, with_base, write
 from .manifest import collect
 from .mirrors import destination, expect_same, resolve
 from .opening import read_source
@@ -34,6 +35,7 @@ def compress_checkpoint(
     step: int | None = None,
     strict: bool = False,
     follow_links: bool = True,
+    base: Bases = None,
 ) -> None:
     """Compresses a checkpoint, with every file that lies beside its weights.
 
@@ -54,6 +56,7 @@ def compress_checkpoint(
       strict: see `open_checkpoint`; every byte is kept either way.
       follow_links: whether links in the source are read as what they lead to; otherwise one is an
         error.
+      base: see `save`.
 
     Raises:
       InputError: a source that cannot be read, by file and tensor.
@@ -83,11 +86,13 @@ def compress_checkpoint(
             files = read_source(source, step, follow_links=follow_links)
             manifest = collect(files, strict=strict)
         before = _state(files)
-        origin = fingerprint(str(place(files.root.resolve())))
+        items, below = with_base(manifest.items, base)
+        state = fingerprint(str(place(files.root.resolve())), below)
 
         def contents(entries: Sequence[Entry]) -> dict[str, Any]:
             return {
                 "tensors": tuple(entries[n] for n in manifest.tensors),
+                "base": base_digest((entries[n] for n in manifest.tensors), below),
                 "blobs": tuple(entries[n] for n in manifest.blobs),
                 "files": tuple(manifest.files),
                 "beside": files.beside(),
@@ -97,8 +102,8 @@ def compress_checkpoint(
                 "weights": manifest.weights,
             }
 
-        with writing(target, team, origin, overwrite=overwrite) as writer:
-            entries = write(writer, manifest.items, progress)
+        with writing(target, team, state, overwrite=overwrite) as writer:
+            entries = write(writer, items, progress)
             torn.expect_whole(files.root)
             if _state(files) != before:
                 raise _changed(source)

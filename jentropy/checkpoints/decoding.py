@@ -32,9 +32,12 @@ def coded_chunk(
       room: all codes of the entry, where its own are to go; None: to an array of their own.
     """
     header, place = entry.header, entry.places[chunk]
-    payload, error = NOTHING, None
+    payload, error, base = NOTHING, None, None
     try:
         payload = store.payload(*place, header.chunks[chunk].bytes)
+        if entry.base is not None:
+            below = _base_of(store)
+            base = coded_chunk(below, below.index.tensors[entry.base], chunk)
     except InputError as found:  # who decodes raises it, or goes on
         error = found
     return coder.Coded(
@@ -45,7 +48,21 @@ def coded_chunk(
         span=header.span(chunk * header.chunk_weights),
         file=store.bundle_path(place[0]),
         tensor=room,
+        delta=header.difference,
+        base=base,
     )
+
+
+def _base_of(store: Store) -> Store:
+    if store.base is None:
+        raise store.no_base()
+    return store.base
+
+
+def decoded_codes(chunk: coder.Coded) -> np.ndarray:
+    """The codes of one chunk."""
+    ((_, codes),) = coder.decode([chunk])
+    return codes
 
 
 def _decoded(
@@ -122,7 +139,10 @@ def compressed_tensor(store: Store, entry: Entry) -> CompressedTensor:
         else:
             runs.append([bundle, offset, chunk.bytes])
     payload = tuple(store.mapped_payload(*run) for run in runs)
-    return CompressedTensor(payload=payload, header=entry.header)
+    base = None
+    if entry.base is not None and store.base is not None:
+        base = compressed_tensor(store.base, store.base.index.tensors[entry.base])
+    return CompressedTensor(payload=payload, header=entry.header, base=base)
 
 
 def damage_of(store: Store, entries: Iterable[Entry]) -> Iterator[tuple[Entry, int, InputError]]:

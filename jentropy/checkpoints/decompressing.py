@@ -8,6 +8,7 @@ from jentropy.containers import memory
 from jentropy.errors import InputError, UnsupportedError
 
 from . import decoded_leaves, durable, faults, orbax, structure
+from .bases import Bases, expect_base, with_bases
 from .decoding import all_bytes
 from .faults import writing
 from .mirrors import destination, located
@@ -34,6 +35,7 @@ def decompress_checkpoint(
     progress: Progress | None = None,
     *,
     overwrite: bool = False,
+    base: Bases = None,
 ) -> None:
     """Writes the original files, byte for byte.
 
@@ -50,6 +52,7 @@ def decompress_checkpoint(
         files appear one by one, and commands refuse to read them until all are there.
       progress: called with the bytes done since the last call; see `progress.Progress`.
       overwrite: whether a directory that holds nothing but such files is replaced.
+      base: see `load`.
 
     Raises:
       InputError: a damaged checkpoint.
@@ -68,7 +71,8 @@ def decompress_checkpoint(
       ...     (folder / "out" / "model.safetensors").read_bytes() == data
       True
     """
-    store, target = Store(located(path)), destination(out)
+    store, target = with_bases(located(path), base), destination(out)
+    expect_base(store)
     if target.resolve().is_relative_to(store.path.resolve()):
         raise InputError("destination lies inside the compressed checkpoint", file=target)
     if overwrite and store.path.resolve().is_relative_to(target.resolve()):

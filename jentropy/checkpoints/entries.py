@@ -21,6 +21,7 @@ from jentropy.formats import Format
 from . import structure
 
 VERSION = 2  # whose index lies there twice, and whose metadata has hashes of all files
+WITH_BASE = 3  # some of whose tensors are told by those of another checkpoint
 # Names that are no files on Windows, whatever follows behind a dot.
 DEVICES = {
     "CON",
@@ -39,6 +40,7 @@ class Entry:
     name: str
     header: TensorHeader
     places: tuple[tuple[int, int], ...]  # bundle and offset in it, of each chunk's payload
+    base: int | None = None  # number of the base's tensor by which its codes are told
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -165,6 +167,7 @@ class Index:
     formats: tuple[Format, ...] = ()  # of the weights and the tree
     version: int = VERSION
     weights: tuple[WeightEntry, ...] = ()
+    base: int | None = None  # digest of the base's tensors by which some of these are told
 
     def __post_init__(self) -> None:
         for entries in (self.tensors, self.blobs):
@@ -183,6 +186,11 @@ class Index:
             _check_names("tensors", (self.name_of(p) for p in parts if not isinstance(p, Filler)))
         _check_names("files", (f.path for f in self.files))
         _check_names("stores", (s.path for s in self.stores))
+        told = any(entry.base is not None for entry in self.tensors)
+        if told != (self.base is not None):
+            raise CorruptError(
+                "base", expected="a digest of it, if tensors have one", found=self.base
+            )
         _check_names("weights", (f"array {w.parts['code'].array}" for w in self.weights))
 
     @property

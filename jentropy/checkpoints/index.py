@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from jentropy.codecs import CODECS, Coding, stored
+from jentropy.codecs import CODECS, FORMS, Coding, planes, stored
 from jentropy.containers.tensor import (
     MAX_SIZE,
     Chunk,
@@ -54,7 +54,7 @@ from jentropy.schema import (
 from . import structure
 from .entries import (
     PACKED_BITS,
-    VERSION,
+    WITH_BASE,
     Blocks,
     Entry,
     FileEntry,
@@ -124,8 +124,14 @@ def _entry(**told: Any) -> Entry:
         numpy=told["jax"],
         scalar=told["scalar"],
         key=told["key"],
+        delta=told["delta"],
     )
-    return Entry(told["name"], header, tuple(one[:2] for one in rows))
+    if bool(told["delta"]) != (told["base"] is not None) or (
+        told["delta"] and told["codec"] != planes.NAME
+    ):
+        expected = "with a number of the base's tensors, by planes"
+        raise CorruptError(".delta", expected=expected, found=f"{told['delta']!r:.20}")
+    return Entry(told["name"], header, tuple(one[:2] for one in rows), told["base"])
 
 
 def _check_kind(dtype: str, number_format: str, codec: str) -> None:
@@ -177,6 +183,8 @@ ENTRY = record(
         "jax": Key(NOT, "header.numpy", True),
         "scalar": Key(FLAG, "header.scalar", False),
         "key": Key(TEXT, "header.key", ""),
+        "delta": Key(name_in(("", *FORMS)), "header.delta", ""),
+        "base": Key(optional(SIZE), "base", None),
         "chunks": Key(many(row(SIZE, SIZE, SIZE, DIGEST, DIGEST, least=4)), "rows"),
     },
     tensor="name",
@@ -240,6 +248,7 @@ INDEX = record(
         "stores": Key(many(STORE), default=()),
         "formats": Key(many(FORMAT), default=()),
         "weights": Key(many(WEIGHT), default=()),
+        "base": Key(optional(DIGEST), default=None),
     },
 )
 
@@ -287,10 +296,10 @@ def from_json(text: bytes, file: Path) -> Index:
 
 def check_version(version: Any) -> int:
     """The same version; raises UnsupportedError unless this release reads what is of it."""
-    if type(version) is not int or not 1 <= version <= VERSION:
+    if type(version) is not int or not 1 <= version <= WITH_BASE:
         raise UnsupportedError(
             "version of the compressed checkpoint",
-            expected=f"{VERSION} or lower",
+            expected=f"{WITH_BASE} or lower",
             found=f"{version!r:.40}",
             hint="a newer jentropy wrote it",
         )

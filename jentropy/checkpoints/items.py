@@ -9,8 +9,9 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from operator import itemgetter
 from typing import Any
 
@@ -30,10 +31,10 @@ from jentropy.errors import InputError
 from jentropy.formats import RAW, codes_of, format_of_dtype
 from jentropy.release import RELEASE
 
-from . import index as index_lib
 from . import space
+from .bases import Base, Bases, digest_of, expect_base, paths, with_bases
 from .contents import StoredArray
-from .entries import Entry
+from .entries import VERSION, Entry
 from .hosts import Team
 from .progress import Progress, expect
 from .staging import expect_space
@@ -53,12 +54,21 @@ class Item:
       array: what it holds; if that is compressed already, it is copied.
       draft: how it is coded: `coder.Original` with its options, or `coder.blob`.
       reads: whether reading the array takes memory: it is not mapped.
+      base: a checkpoint by whose tensor of the same name the array may be told.
     """
 
     name: str
     array: StoredArray | CompressedTensor
     draft: Callable[..., coder.Draft | coder.Original] = coder.Original
     reads: bool = False
+    base: Base | None = None
+
+    @property
+    def base_number(self) -> int | None:
+        """Number of the base's tensor by which it may be told."""
+        if self.base is None or self.draft is coder.blob:
+            return None
+        return self.base.number_of(self.name, self.array.shape, self.array.dtype)
 
     @property
     def nbytes(self) -> int:
@@ -68,7 +78,10 @@ class Item:
     def make(self) -> coder.Draft | coder.Original:
         """Its draft, or what that is made of."""
         assert isinstance(self.array, StoredArray)
-        return self.draft(self.name, self.array.read())
+        number = self.base_number
+        if self.base is None or number is None:
+            return self.draft(self.name, self.array.read())
+        return self.draft(self.name, self.array.read(), base=partial(self.base.codes, number))
 
     def gave(self, entry: Entry) -> bool:
         """Whether an entry is what writing this item gives, by its description and hashes."""
@@ -96,13 +109,34 @@ class Item:
         return ours == theirs and all(options[key] == value for key, value in told.items())
 
 
-def fingerprint(of: str) -> str:
-    """Of work that may be taken up; changes with the release and its format.
+def with_base(items: Sequence[Item], bases: Bases) -> tuple[Sequence[Item], Base | None]:
+    """Items that may be told by the tensors of a base, and the base; see `save`."""
+    given = paths(bases)
+    if not given:
+        return items, None
+    store = with_bases(given[0], given[1:])
+    expect_base(store)
+    base = Base(store)
+    return [replace(item, base=base) for item in items], base
+
+
+def base_digest(entries: Iterable[Entry], base: Base | None) -> int | None:
+    """What names the base in the index of entries some of which are told by it."""
+    numbers = [entry.base for entry in entries if entry.base is not None]
+    if base is None or not numbers:
+        return None
+    return digest_of(base.store.index.tensors[number] for number in numbers)
+
+
+def fingerprint(of: str, base: Base | None = None) -> str:
+    """Of work that may be taken up; changes with the release, its format and the base.
 
     Args:
       of: what is written.
     """
-    state = [RELEASE, index_lib.VERSION, JOURNAL_VERSION, of]
+    state = [RELEASE, VERSION, JOURNAL_VERSION, of]
+    if base is not None:
+        state.append(digest_of(base.store.index.tensors))
     return xxhash.xxh3_128_hexdigest(json.dumps(state).encode())
 
 
@@ -142,7 +176,7 @@ def write(
             placed.append((writer.append(payload), chunk))
             if progress:
                 progress(chunk.weights * item.array.dtype.itemsize)
-        if (made := _entry(item.name, described, placed)) is not None:
+        if (made := _entry(item, described, placed)) is not None:
             entries.append(made)
             writer.record(made)
             placed = []
@@ -170,12 +204,13 @@ def _least_bytes(items: Sequence[Item]) -> int:
     return mapped + packed + int(space.UNREAD * unread)
 
 
-def _entry(name: str, described: Description, placed: Placed) -> Entry | None:
+def _entry(item: Item, described: Description, placed: Placed) -> Entry | None:
     """The entry of an item, if its chunks are all there."""
     if len(placed) * described.chunk_weights < described.size:
         return None
     header = described.header([chunk for _, chunk in placed])
-    return Entry(name, header, tuple(place for place, _ in placed))
+    base = item.base_number if described.delta else None
+    return Entry(item.name, header, tuple(place for place, _ in placed), base)
 
 
 def _coded(items: Sequence[Item]) -> Iterator[Coded]:

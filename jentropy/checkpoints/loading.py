@@ -12,17 +12,22 @@ from jentropy.errors import InputError
 
 from . import faults, structure, targets
 from .archived import Archive
+from .bases import Bases, with_bases
 from .decoding import compressed_tensor, damage_of
 from .entries import Entry
 from .mirrors import located
-from .store import Store
 
 logger = logging.getLogger(__name__)
 
 
 @faults.told
 def load(
-    path: str | Path, sharding: Any = None, *, target: Any = None, damaged: str = "raise"
+    path: str | Path,
+    sharding: Any = None,
+    *,
+    target: Any = None,
+    damaged: str = "raise",
+    base: Bases = None,
 ) -> Any:
     """Opens a compressed checkpoint without reading or decoding a weight.
 
@@ -45,6 +50,8 @@ def load(
       damaged: `"raise"`: damage of the index is an error here, that of a tensor when it is decoded;
         `"leave_out"`: every payload is read and held to its hash, and None stands for tensors that
         are damaged, which the logger names.
+      base: the compressed checkpoint that was the base when it was saved, or several, the nearest
+        first; without one, tensors that are told by it do not decode.
 
     Returns:
       A pytree of `CompressedTensor`, and of Python's numbers and texts: the one that was saved; of
@@ -69,7 +76,7 @@ def load(
     if damaged not in ("raise", "leave_out"):
         raise InputError("damaged", expected="raise or leave_out", found=f"{damaged!r:.40}")
     found: list[InputError] = []
-    store = Store(located(path), found if damaged == "leave_out" else None)
+    store = with_bases(located(path), base, found if damaged == "leave_out" else None)
     index = store.index
     left_out = set[int]()
     if damaged == "leave_out":

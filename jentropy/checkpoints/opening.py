@@ -8,6 +8,7 @@ from jentropy.errors import InputError
 
 from . import collecting, faults
 from .archived import inside_archive
+from .bases import Bases
 from .checkpoint import Checkpoint
 from .compressed import CompressedCheckpoint
 from .mirrors import located, resolve
@@ -18,7 +19,7 @@ from .store import is_compressed_checkpoint
 
 @faults.told
 def open_checkpoint(
-    path: str | Path, *, step: int | None = None, strict: bool = False
+    path: str | Path, *, step: int | None = None, strict: bool = False, base: Bases = None
 ) -> Checkpoint:
     """Opens a checkpoint lazily.
 
@@ -31,6 +32,7 @@ def open_checkpoint(
       strict: whether a quantised weight that contradicts what its config declares, or that lacks a
         part, is an error; otherwise it is RAW, as one of an unknown method is in any case, and
         `.notes` and its `.note` say why.
+      base: of a compressed checkpoint, see `load`.
 
     Returns:
       A `Checkpoint`: `.names()`, `.tensor(name)`, `.config`, `.notes`.
@@ -54,7 +56,7 @@ def open_checkpoint(
             raise InputError(
                 f"step {step}", file=source, expected="the source", found="a compressed checkpoint"
             )
-        return CompressedCheckpoint(*(inside or (source,)), strict=strict)
+        return CompressedCheckpoint(*(inside or (source,)), strict=strict, base=base)
     with collecting.put_off():
         view = read_source(source, step).view(strict=strict)
     return Checkpoint(source, view.tensors, view.config, view.notes)

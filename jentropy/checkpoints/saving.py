@@ -16,9 +16,11 @@ from jentropy.containers import coder, trees
 from jentropy.errors import place
 
 from . import faults, structure
+from .bases import Bases
 from .contents import PYTREE, in_memory, of_leaf
+from .entries import Entry
 from .hosts import Gathering, together
-from .items import Item, fingerprint, write
+from .items import Item, base_digest, fingerprint, with_base, write
 from .mirrors import destination
 from .writer import writing
 
@@ -30,6 +32,7 @@ def save(
     *,
     overwrite: bool = False,
     beside: Mapping[str, str] | None = None,
+    base: Bases = None,
 ) -> None:
     """Writes a pytree as a compressed checkpoint.
 
@@ -47,6 +50,9 @@ def save(
       overwrite: whether a compressed checkpoint that is there is replaced.
       beside: texts by the names of the files that they would be: a model's `config.json`, its
         `tokenizer.json`, which opening it finds.
+      base: a compressed checkpoint, by whose tensors those of the same names are told where that
+        takes less: the step before, or what was tuned. It is needed to read this one. If it has a
+        base itself, that follows: the nearest first.
 
     Raises:
       InputError: a leaf that is no array, number or text, by its path.
@@ -60,7 +66,7 @@ def save(
       >>> tree["w"].tolist(), tree["rate"]
       ([0, 1, 2], 0.5)
     """
-    taken(packed).write(path, overwrite=overwrite, beside=beside)
+    taken(packed).write(path, overwrite=overwrite, beside=beside, base=base)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -83,22 +89,28 @@ class Taken:
         *,
         overwrite: bool = False,
         beside: Mapping[str, str] | None = None,
+        base: Bases = None,
     ) -> None:
         """Writes it as a compressed checkpoint, see `save`."""
+        items, below = with_base(self.items, base)
         told = {
             "tree": self.tree,
             "formats": tuple(structure.formats(self.tree)),
             "beside": dict(beside or {}),
         }
-        target, state = destination(path), fingerprint("pytree")
+
+        def contents(entries: Sequence[Entry]) -> dict[str, Any]:
+            return told | {"tensors": tuple(entries), "base": base_digest(entries, below)}
+
+        target, state = destination(path), fingerprint("pytree", below)
         with (
             together(place(target)) as team,
             writing(target, team, state, overwrite=overwrite) as writer,
         ):
-            self.gathering.deal(team, [item.nbytes for item in self.items])
-            entries = write(writer, self.items)
+            self.gathering.deal(team, [item.nbytes for item in items])
+            entries = write(writer, items)
             self.gathering.finish()
-            writer.finish(entries, lambda every: told | {"tensors": tuple(every)})
+            writer.finish(entries, contents)
 
 
 def taken(packed: Any, *, copied: bool = False) -> Taken:
@@ -135,7 +147,7 @@ def _is_spread(leaf: Any) -> bool:
 
 
 def _item(name: str, leaf: Any, gathered: Callable[[], np.ndarray], *, copied: bool) -> Item:
-    if trees.is_compressed(leaf):
+    if trees.is_compressed(leaf) and not leaf.header.delta:
         return Item(name=name, array=leaf)
     numpy, key = not isinstance(leaf, jax.Array), trees.key_implementation(leaf, name)
     draft = partial(coder.Original, numpy=numpy, key=key)

@@ -104,6 +104,7 @@ class Store:
     def __init__(self, path: Path, damage: list[InputError] | None = None):
         self.path, self._damage = path, damage
         self.text = b""  # of the index, as it is stored; where damage is noted
+        self.base: Store | None = None  # by whose tensors some of these are told, see `bases`
         if not path.exists():
             raise InputError("not a compressed checkpoint: no such file or directory", file=path)
         told = _custom_metadata(path)
@@ -222,6 +223,16 @@ class Store:
             if len(self._files) > OPEN_FILES:
                 self._files.popitem(last=False)
             return stream
+
+    def no_base(self) -> InputError:
+        """The error of a base that is needed and was not given."""
+        return InputError(
+            "base",
+            file=self.path,
+            expected=f"the compressed checkpoint of digest {self.index.base or 0:016x}",
+            found="none",
+            hint="name it with --base, or base=",
+        )
 
     def payload(self, bundle: int, offset: int, size: int) -> np.ndarray:
         """Payloads in a bundle, read and unchecked. uint8[size]."""

@@ -67,6 +67,10 @@ class UnreadEntry(Entry):
         return self._whole().places
 
     @property
+    def base(self) -> None:  # those that have one are read at once
+        return None
+
+    @property
     def shape(self) -> tuple[int, ...]:
         return tuple(self._told["shape"])
 
@@ -119,6 +123,8 @@ def _types(values: Sequence[Any]) -> set[type]:
 
 def _ends(told: list[Any], check_kind: Callable[[str, str, str], Any]) -> np.ndarray | None:
     if _types(told) != {dict} or _types([one["name"] for one in told]) != {str}:
+        return None
+    if any("delta" in one or "base" in one for one in told):
         return None
     kinds = [(one["dtype"], one["format"], one["codec"]) for one in told]
     for kind in set(kinds):

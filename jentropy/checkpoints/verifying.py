@@ -14,6 +14,7 @@ from jentropy.errors import CheckError, InputError, place
 from jentropy.formats import codes_of
 
 from . import faults, frames, sources, structure
+from .bases import Bases, expect_base, with_bases
 from .contents import StoredArray, in_memory
 from .decoding import all_bytes, file_bytes, read_chunks
 from .entries import Entry, Filler
@@ -50,6 +51,7 @@ def verify(
     progress: Progress | None = None,
     *,
     step: int | None = None,
+    base: Bases = None,
 ) -> Verified:
     """Checks every byte of a compressed checkpoint's files and decodes all of it.
 
@@ -58,6 +60,7 @@ def verify(
       against: the source; every byte of its files is compared, and every array that Orbax wrote.
       progress: called with the bytes done since the last call; see `progress.Progress`.
       step: the only step of the source that was compressed.
+      base: see `load`; its own files are not gone through.
 
     Raises:
       InputError: damaged data, by file and tensor: the first of all that is damaged, which its
@@ -76,7 +79,8 @@ def verify(
       (1, 3, False)
     """
     found: list[InputError] = []
-    store = Store(located(path), found)
+    store = with_bases(located(path), base, found)
+    expect_base(store)
     index, source = store.index, None if against is None else resolve(against)
     expect(progress, all_bytes(store))
     memory.expect(min(memory.WORKING, all_bytes(store)), "verifying")

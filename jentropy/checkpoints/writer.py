@@ -33,7 +33,7 @@ from jentropy.schema import many, parse
 
 from . import delivering, durable, faults, frames, zarr_files
 from . import index as index_lib
-from .entries import Entry, Index
+from .entries import VERSION, WITH_BASE, Entry, Index
 from .hosts import Team
 from .index import ENTRY
 from .remote import RemotePath
@@ -242,7 +242,9 @@ class Writer:
         sizes, everything = self._of_all(entries)
         sent = self._send_bundles(sizes) if self._is_sent else ()
         if self.team.number == 0:
-            index = Index(bundles=tuple(itertools.chain(*sizes)), **contents(everything))
+            told = contents(everything)
+            version = VERSION if told.get("base") is None else WITH_BASE
+            index = Index(bundles=tuple(itertools.chain(*sizes)), version=version, **told)
             text = index_lib.to_bytes(index)
             with faults.writing(self.path):
                 frame = self.stage / "frame"

@@ -34,6 +34,14 @@ OVERWRITE: Arguments = {
     "--overwrite": {"action": "store_true", "help": "replace one of its own kind when done"}
 }
 PACKED: Arguments = {"checkpoint": {"metavar": "DST", "help": "a compressed checkpoint"}}
+BASE: Arguments = {
+    "--base": {
+        "metavar": "BASE",
+        "action": "append",
+        "help": "the compressed checkpoint by whose tensors DST tells its own; of one that has a "
+        "base itself, that after it",
+    }
+}
 JOBS: Arguments = {
     "-j --jobs": {"type": positive, "metavar": "N", "help": "threads to use; default: all cores"}
 }

@@ -61,8 +61,8 @@ def run(arguments: argparse.Namespace) -> int:
         print_device_note()
     source = arguments.source or jentropy.models.BUNDLED
     options = {"recipes": arguments.recipes} if arguments.recipes else {}
-    suite = bench.tuning.run if arguments.tune else bench.SUITES[arguments.suite].run
-    rows = suite() if arguments.tune else suite(source, **options)
+    suite = bench.SUITES[arguments.suite]
+    rows = bench.tuning.run() if arguments.tune else suite.run(source, **options)
     live = prints and not isinstance(rows, list)
     results = []
     for result in rows:

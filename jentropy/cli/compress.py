@@ -7,7 +7,7 @@ import argparse
 import jentropy
 from jentropy.errors import InputError, said
 
-from .arguments import OVERWRITE, STEP, STRICT, Arguments
+from .arguments import BASE, OVERWRITE, STEP, STRICT, Arguments
 from .console import print_notes
 from .inspect import summary
 from .progress import progress_bar
@@ -19,6 +19,7 @@ ARGUMENTS: Arguments = {
     **OVERWRITE,
     **STRICT,
     **STEP,
+    **BASE,
     "--distributed": {
         "nargs": "?",
         "const": "",
@@ -47,6 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
             step=arguments.step,
             strict=arguments.strict,
             follow_links=not arguments.no_follow_links,
+            base=arguments.base,
         )
     if not arguments.quiet:
         inspection = jentropy.inspect(arguments.destination)

@@ -6,7 +6,7 @@ import argparse
 
 import jentropy
 
-from .arguments import OVERWRITE, PACKED, Arguments
+from .arguments import BASE, OVERWRITE, PACKED, Arguments
 from .progress import progress_bar
 
 HELP = "write the original files of a compressed checkpoint, byte for byte"
@@ -14,6 +14,7 @@ ARGUMENTS: Arguments = {
     **PACKED,
     "out": {"metavar": "OUT", "help": "must not exist; appears whole or not"},
     **OVERWRITE,
+    **BASE,
 }
 
 
@@ -21,6 +22,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Writes the files."""
     with progress_bar("decompress", quiet=arguments.quiet) as advance:
         jentropy.decompress_checkpoint(
-            arguments.checkpoint, arguments.out, progress=advance, overwrite=arguments.overwrite
+            arguments.checkpoint,
+            arguments.out,
+            progress=advance,
+            overwrite=arguments.overwrite,
+            base=arguments.base,
         )
     return 0

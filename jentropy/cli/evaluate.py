@@ -75,7 +75,11 @@ def run(arguments: argparse.Namespace) -> int:
         with progress_bar(f"load {source}", unit=" weights", quiet=arguments.quiet) as advance:
             return models.load(source, compute_dtype=arguments.compute_dtype, progress=advance)
 
-    model = models.activations.simulated(loaded(arguments.source), arguments.activations)
+    model = models.activations.simulated(
+        loaded(arguments.source),
+        arguments.activations,
+        jentropy.open_checkpoint(arguments.source),
+    )
     reference = loaded(arguments.against) if arguments.against else None
     rows = models.texts.token_sequences(
         models.texts.texts_of(arguments.text, models.texts.SCORES),

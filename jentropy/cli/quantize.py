@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 import jentropy
+from jentropy.checkpoints import exporting
 from jentropy.errors import InputError
 from jentropy.quantization import RECIPES
 
@@ -38,6 +39,11 @@ ARGUMENTS: Arguments = {
         "metavar": "F",
         "help": "keep the calibration's sums here, and take up those that are there",
     },
+    "--as": {
+        "dest": "tool",
+        "choices": (*exporting.EXPORTS, "gguf"),
+        "help": "write a directory that this tool reads, where it has the recipe's format",
+    },
     **OVERWRITE,
 }
 
@@ -58,12 +64,14 @@ def run(arguments: argparse.Namespace) -> int:
             sequences=arguments.sequences,
             length=arguments.length,
             sums=arguments.sums,
+            tool=arguments.tool,
             overwrite=arguments.overwrite,
             progress=advance,
         )
-    if not arguments.quiet:
+    if not arguments.quiet and not arguments.tool:
         inspection = jentropy.inspect(arguments.destination)
         print_notes(inspection.notes)
         print(f"{arguments.destination}: {summary(inspection)}")
+    if not arguments.quiet:
         print(f"projections: {bits:.3f} bits a weight")
     return 0

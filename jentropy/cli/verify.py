@@ -7,7 +7,7 @@ import argparse
 import jentropy
 from jentropy.errors import CheckError, CorruptError, TruncatedError
 
-from .arguments import PACKED, STEP, Arguments
+from .arguments import BASE, PACKED, STEP, Arguments
 from .progress import progress_bar
 from .salvage import print_damage
 
@@ -16,6 +16,7 @@ ARGUMENTS: Arguments = {
     **PACKED,
     "--against": {"metavar": "SRC", "help": "compare every byte with the source"},
     **STEP,
+    **BASE,
 }
 
 
@@ -24,7 +25,11 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         with progress_bar("verify", quiet=arguments.quiet) as advance:
             result = jentropy.verify(
-                arguments.checkpoint, arguments.against, progress=advance, step=arguments.step
+                arguments.checkpoint,
+                arguments.against,
+                progress=advance,
+                step=arguments.step,
+                base=arguments.base,
             )
     except (CorruptError, TruncatedError) as error:  # here damage is a check that failed
         damage = [error.among(()), *error.others]

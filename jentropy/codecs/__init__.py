@@ -33,6 +33,7 @@ from . import (
 )
 from .calls import batch_symbols
 from .coding import Coding, Span, is_packed
+from .difference import FORMS, Delta
 
 CODECS: dict[str, ModuleType] = {
     module.NAME: module for module in (stored, deflate, planes, context, scaled)
@@ -80,7 +81,7 @@ def choose(numbers: np.ndarray, slices: Sequence[np.ndarray], element: ElementFo
       >>> choose(numbers, entropy.measure(numbers, formats.BF16).slices, formats.BF16).codec
       'planes'
     """
-    return choose_all([seen(numbers, slices, element)])[0]
+    return choose_all([seen(numbers, slices, element)])[0][1]
 
 
 def seen(numbers: np.ndarray, slices: Sequence[np.ndarray], element: ElementFormat) -> Seen:
@@ -116,6 +117,26 @@ def seen(numbers: np.ndarray, slices: Sequence[np.ndarray], element: ElementForm
     )
 
 
+def seen_by_counts(nbytes: int, slices: Sequence[np.ndarray], element: ElementFormat) -> Seen:
+    """What `choose_all` takes of numbers that are counted but not there.
+
+    Args:
+      nbytes: of all.
+      slices, element: as of `choose`; a number is a code.
+
+    Returns:
+      What codec `planes` is fitted to.
+
+    Example:
+      >>> from jentropy.formats import INT8
+      >>> counts = np.bincount([7] * 500, minlength=256)
+      >>> choose_all([seen_by_counts(500, [counts], INT8)])[0][0] < 50
+      True
+    """
+    histograms = byte_planes.histograms(slices, element)
+    return Seen(nbytes=nbytes, planes=fit_planes.Planes(histograms=histograms, element=element))
+
+
 def seen_of_many(many: entropy.Many, tensors: Sequence[np.ndarray]) -> list[Seen]:
     """What `choose_all` takes of many small tensors, whose numbers are codes.
 
@@ -129,8 +150,8 @@ def seen_of_many(many: entropy.Many, tensors: Sequence[np.ndarray]) -> list[Seen
     Example:
       >>> from jentropy.formats import BF16
       >>> tensors = [np.zeros(100, np.uint16), np.zeros(7, np.uint16)]
-      >>> choose_all(seen_of_many(entropy.many_of(tensors, BF16), tensors))[1].codec
-      'stored'
+      >>> choose_all(seen_of_many(entropy.many_of(tensors, BF16), tensors))[1]
+      (14, Coding(codec='stored', head=b''))
     """
     element = many.element
     planes = [many.counted(part, 8) for part in byte_planes.split(many.codes, element)]
@@ -153,18 +174,18 @@ def seen_of_many(many: entropy.Many, tensors: Sequence[np.ndarray]) -> list[Seen
     return looked
 
 
-def choose_all(tensors: Sequence[Seen]) -> list[Coding]:
+def choose_all(tensors: Sequence[Seen]) -> list[tuple[int, Coding]]:
     """The smallest coding of each tensor; what is fitted is fitted for all of them at once.
 
     Args:
       tensors: what was looked at of each.
 
     Returns:
-      As of `choose`.
+      About how many bytes each takes; its coding, as of `choose`.
 
     Example:
       >>> choose_all([Seen(nbytes=6)])
-      [Coding(codec='stored', head=b'')]
+      [(6, Coding(codec='stored', head=b''))]
     """
     ways: list[list[tuple[int, Coding]]] = [[] for _ in tensors]
     sampled = [n for n, one in enumerate(tensors) if one.sample is not None]
@@ -189,11 +210,11 @@ def choose_all(tensors: Sequence[Seen]) -> list[Coding]:
     return [_best(some, one.nbytes) for some, one in zip(ways, tensors, strict=True)]
 
 
-def _best(ways: list[tuple[int, Coding]], nbytes: int) -> Coding:
-    size, best = min(ways, key=itemgetter(0), default=(nbytes, None))
+def _best(ways: list[tuple[int, Coding]], nbytes: int) -> tuple[int, Coding]:
+    as_is = nbytes, Coding(codec=stored.NAME)
+    best = min(ways, key=itemgetter(0), default=as_is)
     gain = fit_planes.MIN_GAIN
-    worth = best is not None and gain * size < (gain - 1) * nbytes
-    return best if worth else Coding(codec=stored.NAME)
+    return best if gain * best[0] < (gain - 1) * nbytes else as_is
 
 
 def encode(chunks: Sequence[np.ndarray], spans: Sequence[Span]) -> list[np.ndarray]:
@@ -270,6 +291,8 @@ def _by_codec(spans: Sequence[Span]) -> Iterator[tuple[ModuleType, list[int]]]:
 __all__ = [
     "CODECS",
     "Coding",
+    "Delta",
+    "FORMS",
     "Seen",
     "Span",
     "batch_symbols",
@@ -279,5 +302,6 @@ __all__ = [
     "encode",
     "is_packed",
     "seen",
+    "seen_by_counts",
     "seen_of_many",
 ]

@@ -160,7 +160,8 @@ class Call:
     @property
     def idle_table(self) -> int:
         """The last of a number of tables that programs have, for places that have no symbol."""
-        return (FEW_TABLES if self.table_count < FEW_TABLES else MANY_TABLES) - 1
+        count = self.table_count
+        return (FEW_TABLES if count < FEW_TABLES else max(MANY_TABLES, 1 << count.bit_length())) - 1
 
     def streams(self) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
         """Streams of the jobs, `Decoding`s, side by side.

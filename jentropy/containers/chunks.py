@@ -44,6 +44,11 @@ def coded_chunks(
     sound = all(part.dtype == np.uint8 and part.ndim == 1 for part in parts)
     left = list(parts)
     codes = coder.room(header) if together else None
+    below = None if tensor.base is None else coded_chunks(name, tensor.base)
+    if header.delta and below is None:
+        raise InputError(
+            "base", tensor=name, expected="the tensor that its codes are told by", found="none"
+        )
     for i, (chunk, span) in enumerate(zip(header.chunks, header.spans(), strict=True)):
         while sound and len(left) > 1 and not left[0].size:
             del left[0]
@@ -55,6 +60,7 @@ def coded_chunks(
                 found=", ".join(f"{p.dtype}{list(p.shape)}" for p in parts) or "none",
             )
         payload, left[0] = left[0][: chunk.bytes], left[0][chunk.bytes :]
+        base = None if below is None else next(below, None)
         if wanted is None or i in wanted:
             yield coder.Coded(
                 name=name,
@@ -63,6 +69,8 @@ def coded_chunks(
                 span=span,
                 file=_file_of(payload),
                 tensor=codes,
+                delta=header.difference,
+                base=base,
             )
 
 

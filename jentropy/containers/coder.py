@@ -10,18 +10,25 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
 
 from jentropy import codecs, entropy, formats, modes
-from jentropy.codecs import Coding, Span, deflate, threads
+from jentropy.codecs import Coding, Delta, Span, deflate, threads
 from jentropy.errors import ChecksumError, CorruptError, InputError
 from jentropy.formats import ElementFormat, code_dtype
 
 from . import memory
-from .tensor import Chunk, Description, TensorHeader, checksum, dtype_named
+from .tensor import (
+    Chunk,
+    Description,
+    TensorHeader,
+    checksum,
+    chunk_length,
+    dtype_named,
+)
 
 AHEAD = 16  # runs of drafts of each core, made before they are wanted, as others are coded
 RUN_BYTES = 1 << 22  # of tensors whose drafts are made together
@@ -34,6 +41,7 @@ LEAST_SYMBOLS = 1 << 11  # of a chunk in a batch: the tables of a tiny one take 
 PARTS = 4  # of a batch that are coded one by one, so that there are others
 
 T = TypeVar("T")
+ReadCodes = Callable[[int, int], np.ndarray]  # codes from the start-th on, so many
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -43,6 +51,7 @@ class Draft(Description):
     Attributes:
       name: for messages.
       codes: of any shape; a memory map is read in parts.
+      base: gives the codes of a base in a range, where those of the tensor are told by them.
 
     Example:
       >>> [span.size for span in draft("w", np.zeros((3, 5), np.float32)).parts()]
@@ -51,6 +60,7 @@ class Draft(Description):
 
     name: str
     codes: np.ndarray
+    base: ReadCodes | None = None
 
     def parts(self) -> Iterator[Span]:
         """Chunks that are to be coded; one of nothing of a tensor that has no elements."""
@@ -59,6 +69,12 @@ class Draft(Description):
     def part(self, span: Span) -> np.ndarray:
         """The numbers of a chunk, in memory."""
         return np.asarray(self.codes.reshape(-1)[span.start : span.start + span.size])
+
+    def told(self, codes: np.ndarray, span: Span) -> np.ndarray:
+        """What is coded of a chunk: its codes, or their differences from those of the base."""
+        if self.difference is None or self.base is None:
+            return codes
+        return self.difference.of(codes, self.base(span.start, span.size))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,6 +87,8 @@ class Original:
       element: format of the codes in it, if that is not its dtype's; a number may hold several.
       numpy: whether it comes back as NumPy.
       scalar, key: see `TensorHeader`.
+      base: gives the codes of a tensor of this shape and dtype in a range (start, size), from
+        which those of the values may differ little.
 
     Example:
       >>> made = drafted([Original("w", np.zeros((2, 3), np.float32))])[0]
@@ -84,22 +102,30 @@ class Original:
     numpy: bool = True
     scalar: bool = False
     key: str = ""
+    base: ReadCodes | None = None
 
-    def draft(self, seen: _Seen, coding: Coding) -> Draft:
-        """Its draft, once it has a coding."""
+    def draft(self, seen: _Seen, choices: Sequence[tuple[int, Coding]]) -> Draft:
+        """Its draft.
+
+        Args:
+          choices: bytes and coding of it as it is, and in each form of differences from the base.
+        """
+        at = min(range(len(choices)), key=lambda n: choices[n][0])
         return Draft(
             name=self.name,
             codes=seen.codes,
             shape=tuple(self.values.shape),
             dtype=self.values.dtype.name,
             format=seen.element.name,
-            coding=coding,
+            coding=choices[at][1],
             # Rounded, so that the last bits of a platform's log2 do not show.
             entropy_bits=round(seen.entropy_bits, 6),
             joint_entropy_bits=None if seen.joint_bits is None else round(seen.joint_bits, 6),
             numpy=self.numpy,
             scalar=self.scalar,
             key=self.key,
+            delta=("", *codecs.FORMS)[at],
+            base=self.base if at else None,
         )
 
 
@@ -111,7 +137,7 @@ class _Seen:
     element: ElementFormat
     entropy_bits: float = 0.0
     joint_bits: float | None = None
-    to_choose: codecs.Seen | None = None
+    to_choose: list[codecs.Seen] = field(default_factory=list)
 
     @property
     def is_small(self) -> bool:
@@ -138,12 +164,15 @@ def drafted(originals: Sequence[Original | Draft]) -> list[Draft]:
         for alike in by_kind.values():
             for batch in _batches(alike, lambda one: one.codes.size, TOGETHER):
                 _look_at_many(batch)
-        to_choose = [one.to_choose for one in seen.values() if one.to_choose is not None]
-        codings = dict(zip(seen, codecs.choose_all(to_choose), strict=True))
-    return [
-        one.draft(seen[n], codings[n]) if isinstance(one, Original) else one
-        for n, one in enumerate(originals)
-    ]
+        for n, one in seen.items():
+            one.to_choose += _differences(originals[n], one)
+        choices = iter(codecs.choose_all([way for one in seen.values() for way in one.to_choose]))
+        return [
+            one.draft(seen[n], list(itertools.islice(choices, len(seen[n].to_choose))))
+            if isinstance(one, Original)
+            else one
+            for n, one in enumerate(originals)
+        ]
 
 
 def _begun(original: Original) -> _Seen:
@@ -165,7 +194,7 @@ def _look(one: _Seen) -> None:
     joint = counts.joint_entropy_bits()
     one.entropy_bits = per_number * counts.entropy_bits()
     one.joint_bits = None if joint is None else per_number * joint
-    one.to_choose = codecs.seen(one.codes, slices, one.element)
+    one.to_choose = [codecs.seen(one.codes, slices, one.element)]
 
 
 def _look_at_many(alike: Sequence[_Seen]) -> None:
@@ -176,7 +205,26 @@ def _look_at_many(alike: Sequence[_Seen]) -> None:
     looked = codecs.seen_of_many(many, [one.codes for one in alike])
     found = zip(alike, many.entropy_bits().tolist(), joints, looked, strict=True)
     for one, bits, joint_bits, to_choose in found:
-        one.entropy_bits, one.joint_bits, one.to_choose = bits, joint_bits, to_choose
+        one.entropy_bits, one.joint_bits, one.to_choose = bits, joint_bits, [to_choose]
+
+
+def _differences(original: Original | Draft, seen: _Seen) -> Iterator[codecs.Seen]:
+    """What is counted of each form of differences from a base, if there is one."""
+    if original.base is None or not seen.codes.size or seen.codes.dtype.kind != "u":
+        return
+    flat, step = seen.codes.reshape(-1), chunk_length(seen.codes.shape)
+    element = formats.raw_element(seen.codes.dtype)
+    counts: list[entropy.Counts | None] = [None] * len(codecs.FORMS)
+    for start in range(0, flat.size, step):
+        part = np.asarray(flat[start : start + step])
+        base = original.base(start, part.size)
+        for n, form in enumerate(codecs.FORMS):
+            told = codecs.Delta(form=form, element=seen.element).of(part, base)
+            more, before = entropy.measure(told, element), counts[n]
+            counts[n] = more if before is None else before + more
+    for whole in counts:
+        assert whole is not None
+        yield codecs.seen_by_counts(flat.nbytes, whole.slices, element)
 
 
 def draft(name: str, values: np.ndarray, **options: Any) -> Draft:
@@ -290,7 +338,8 @@ def encode(drafts: Iterable[Draft]) -> Iterator[tuple[Draft, list[tuple[Chunk, n
     parts = ((draft, span) for draft in drafts for span in draft.parts())
     for batch in _batches(parts, lambda part: _symbols(part[1]), codecs.batch_symbols() // PARTS):
         codes = [draft.part(span) for draft, span in batch]
-        payloads = codecs.encode(codes, [span for _, span in batch])
+        told = (draft.told(part, span) for part, (draft, span) in zip(codes, batch, strict=True))
+        payloads = codecs.encode(list(told), [span for _, span in batch])
         chunks = iter(zip(threads.each(_chunk, codes, payloads), payloads, strict=True))
         for draft, group in itertools.groupby(draft for draft, _ in batch):
             coded = list(itertools.islice(chunks, len(list(group))))
@@ -316,6 +365,9 @@ class Coded:
       file: where it was read, for messages.
       tensor: all codes of its tensor, where its own are to go; None: to an array of their own.
       error: why the payload cannot be read, if it cannot.
+      delta: how its codes are told by those of `base`, the same chunk of another tensor; None: they
+        stand alone.
+      is_base: whether it is only asked for what is told by it.
 
     Example:
       >>> made = draft("w", np.arange(3, dtype=np.int16))
@@ -332,6 +384,9 @@ class Coded:
     file: object = None
     tensor: np.ndarray | None = None
     error: InputError | None = None
+    delta: Delta | None = None
+    base: Coded | None = None
+    is_base: bool = False
 
     @property
     def out(self) -> np.ndarray:
@@ -393,9 +448,40 @@ def survey(items: Iterable[Coded]) -> Iterator[tuple[Coded, np.ndarray | InputEr
       >>> [type(codes).__name__ for _, codes in survey([item, damaged])]
       ['ndarray', 'ChecksumError']
     """
-    for batch, codes in _surveyed(items, decode_on_host):
+    below: np.ndarray | InputError = np.zeros(0, np.uint8)
+    for batch, decoded in _surveyed(_with_bases(items), decode_on_host):
+        codes = list[Any]()
+        for item, one in zip(batch, decoded, strict=True):
+            below = one if item.delta is None else _restored(item, one, below)
+            codes.append(below)
         errors = threads.each(_codes_error, batch, codes)
-        yield from zip(batch, (e or c for e, c in zip(errors, codes, strict=True)), strict=True)
+        for item, error, one in zip(batch, errors, codes, strict=True):
+            if not item.is_base:
+                yield item, error or one
+
+
+def _with_bases(items: Iterable[Coded]) -> Iterator[Coded]:
+    """Chunks, each behind the one that its codes are told by."""
+    for item in items:
+        chain = [item]
+        while chain[-1].base is not None:
+            chain.append(replace(chain[-1].base, is_base=True))
+        yield from reversed(chain)
+
+
+def _restored(
+    item: Coded, told: np.ndarray | InputError, base: np.ndarray | InputError
+) -> np.ndarray | InputError:
+    """Codes of differences, in their place."""
+    if isinstance(told, InputError) or item.delta is None:
+        return told
+    if isinstance(base, InputError):
+        return base
+    if base.shape != told.shape or base.dtype != told.dtype:
+        found = f"{base.dtype}{list(base.shape)}"
+        return CorruptError("base", tensor=item.name, expected=f"{told.dtype}", found=found)
+    told[...] = item.delta.restored(told, base)
+    return told
 
 
 def decode_batches(

@@ -21,7 +21,7 @@ import numpy as np
 import xxhash
 
 from jentropy import formats
-from jentropy.codecs import Coding, Span
+from jentropy.codecs import Coding, Delta, Span
 from jentropy.errors import CorruptError, UnsupportedError
 from jentropy.formats import ElementFormat, code_dtype
 
@@ -82,6 +82,7 @@ class Description:
     numpy: bool = True  # decompresses to NumPy; False: to a JAX array
     scalar: bool = False  # decompresses to a Python number
     key: str = ""  # implementation of the random keys that it decompresses to
+    delta: str = ""  # how its codes are told by those of a base, a name in `codecs.FORMS`
 
     @property
     def size(self) -> int:
@@ -108,14 +109,20 @@ class Description:
         said = {field.name: getattr(self, field.name) for field in dataclasses.fields(Description)}
         return TensorHeader(**said, chunks=tuple(chunks))
 
+    @property
+    def difference(self) -> Delta | None:
+        """How its codes are told by those of a base, if they are."""
+        return Delta(form=self.delta, element=self.element) if self.delta else None
+
     def span(self, start: int) -> Span:
         """Where the chunk that begins with an element lies."""
+        dtype = code_dtype(dtype_named(self.dtype))
         return Span(
             start=start,
             size=min(self.chunk_weights, self.size - start),
             shape=self.shape,
-            element=self.element,
-            dtype=code_dtype(dtype_named(self.dtype)),
+            element=formats.raw_element(dtype) if self.delta else self.element,
+            dtype=dtype,
             coding=self.coding,
         )
 
@@ -186,6 +193,7 @@ class CompressedTensor:
         them. Those that `load` gave are memory maps: nothing is read before it is decoded.
       header: shape, dtype, format, coding and checksums.
       sharding: where `decompress` puts the tensor; None: NumPy or the default device.
+      base: the tensor by which its codes are told; None where they stand alone, or it is not known.
 
     Example:
       >>> import jentropy
@@ -197,19 +205,21 @@ class CompressedTensor:
     payload: tuple[Any, ...]
     header: TensorHeader
     sharding: jax.sharding.Sharding | None = None
+    base: CompressedTensor | None = None
 
-    def tree_flatten_with_keys(self) -> tuple[tuple[tuple[PayloadKey, Any]], tuple[Any, ...]]:
-        """Of JAX: the payload is a child, all else is static."""
-        return ((PayloadKey(), self.payload),), (self.header, self.sharding)
+    def tree_flatten_with_keys(self) -> tuple[tuple[tuple[PayloadKey, Any], ...], tuple[Any, ...]]:
+        """Of JAX: payload and base are children, all else is static."""
+        children = (PayloadKey(), self.payload), (PayloadKey(), self.base)
+        return children, (self.header, self.sharding)
 
-    def tree_flatten(self) -> tuple[tuple[Any], tuple[Any, ...]]:
+    def tree_flatten(self) -> tuple[tuple[Any, Any], tuple[Any, ...]]:
         """Of JAX."""
-        return (self.payload,), (self.header, self.sharding)
+        return (self.payload, self.base), (self.header, self.sharding)
 
     @classmethod
-    def tree_unflatten(cls, static: tuple[Any, ...], children: tuple[Any]) -> CompressedTensor:
+    def tree_unflatten(cls, static: tuple[Any, ...], children: tuple[Any, Any]) -> CompressedTensor:
         """Of JAX."""
-        return cls(payload=children[0], header=static[0], sharding=static[1])
+        return cls(payload=children[0], base=children[1], header=static[0], sharding=static[1])
 
     @property
     def shape(self) -> tuple[int, ...]:

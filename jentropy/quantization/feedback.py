@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float32
@@ -11,7 +13,7 @@ DAMPING = 0.01  # of the mean of the diagonal, added to it: GPTQ's
 
 @jax.jit
 def factor_of(
-    hessian: Float32[Array, "columns columns"], damping: float = DAMPING
+    hessian: Float32[Array, "columns columns"], damping: Any = DAMPING
 ) -> Float32[Array, "columns columns"]:
     """U, upper triangular with U^T U the inverse of the damped Hessian.
 

@@ -18,6 +18,7 @@ Those in groups of 128 have a BF16 scale for each; sources stand beside the name
     gptq-act-order  the same by falling E[x^2]
     adaround        up or down by gradient: arXiv 2004.10568
     omniquant       clipping by gradient: arXiv 2308.13137
+    those that share bits out: `recipes_shared`; of vectors, rotations and zeros: `recipes_vectors`
     default         a uniform step, column after column, one slope over all tensors, entropy coded
 """
 
@@ -41,6 +42,8 @@ from .alphabets import (
     Uniform,
 )
 from .recipe import Recipe
+from .recipes_shared import SHARED
+from .recipes_vectors import VECTORS
 from .roundings import Learned, RateAware, Sequential, Stochastic
 from .scales import LearnedClipping, RmsStep, Search
 
@@ -95,4 +98,6 @@ RECIPES: dict[str, Recipe] = {
     "default": Recipe(
         alphabet=Uniform(), scales=RmsStep(), rounding=SEQUENTIAL, allocation=Slope()
     ),
+    **SHARED,
+    **VECTORS,
 }

@@ -103,7 +103,8 @@ def blocks(weight: ResidentTensor) -> tuple[int, row_blocks.Block]:
     first = 0 if weight.index is None else weight.index * code.shape[-2]
 
     def block(at: Array) -> Array:
-        own = jax.lax.dynamic_slice_in_dim(flat, first + at * high, high)
+        start = first + at * high
+        own = jax.lax.dynamic_slice_in_dim(flat, start, high, allow_negative_indices=False)
         rows = at * high + jnp.arange(high, dtype=jnp.int32)
         return _numbers(weight, own, rows, jnp.float32)
 

@@ -210,7 +210,9 @@ def blocks(weight: ResidentTensor) -> tuple[int, row_blocks.Block]:
 
     def block(at: Array) -> Array:
         own, pairs = (
-            jax.lax.dynamic_index_in_dim(array, first + at, keepdims=False)
+            jax.lax.dynamic_index_in_dim(
+                array, first + at, keepdims=False, allow_negative_indices=False
+            )
             for array in (signs, ranks)
         )
         # Shifted as a signed number, a sign fills all bits above the mantissa.
@@ -224,7 +226,10 @@ def blocks(weight: ResidentTensor) -> tuple[int, row_blocks.Block]:
         def patch(escape: Array, numbers: Array) -> Array:
             code = _one(codes, escape).astype(jnp.uint32) << HALF
             number = jax.lax.bitcast_convert_type(code, jnp.float32)
-            return jax.lax.dynamic_update_slice(numbers, number[None], (_one(places, escape),))
+            place = (_one(places, escape),)
+            return jax.lax.dynamic_update_slice(
+                numbers, number[None], place, allow_negative_indices=False
+            )
 
         begin, end = (before + _one(starts, high * n) for n in (at, at + 1))
         numbers = jax.lax.optimization_barrier(numbers.reshape(-1))
@@ -237,7 +242,8 @@ def blocks(weight: ResidentTensor) -> tuple[int, row_blocks.Block]:
 
 def _one(array: Array, index: Array) -> Array:
     """array[index], not from the end: to trace and to compile takes half as long."""
-    return jax.lax.squeeze(jax.lax.dynamic_slice(array, (index,), (1,)), (0,))
+    one = jax.lax.dynamic_slice(array, (index,), (1,), allow_negative_indices=False)
+    return jax.lax.squeeze(one, (0,))
 
 
 LAYOUT = Layout(

@@ -2,9 +2,10 @@
 
 Inputs are mutations of good ones: bits, runs, numbers of JSON, lengths, repeated and exchanged
 parts. Whatever a parser raises but an error of jentropy's is a find, and so is one that takes more
-than its seconds or its memory.
+than its seconds or its memory. An input that reaches a line of jentropy's that none did before is
+mutated further, and kept in the corpus, `tests/fixtures/corpus/PARSER.json`, with `--keep`.
 
-    python -m tests.soak.parsers [--seconds 600] [--seed 0] [--parsers safetensors ...]
+    python -m tests.soak.parsers [--seconds 600] [--seed 0] [--keep] [--parsers safetensors ...]
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import math
 import random
 import resource
 import signal
+import sys
 import tempfile
 import time
 import traceback
@@ -23,6 +25,8 @@ import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -44,6 +48,9 @@ from jentropy.schema import parse
 
 from .measuring import write_safetensors
 
+CORPUS = Path(__file__).parents[1] / "fixtures" / "corpus"
+KEPT, KEPT_BYTES = 60, 4000  # inputs of a corpus, and bytes of each
+OURS = str(Path(jentropy.__file__).parent)
 MOST_SECONDS, MOST_BYTES = 20, 1 << 30  # of an input, what a process grows by
 NUMBERS = (-1, 0, 1, 2, 255, 1 << 31, 1 << 32, 1 << 62, 1 << 63, 1 << 64, 1e300, True, None, "", [])
 
@@ -52,11 +59,66 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--keep", action="store_true")
     parser.add_argument("--parsers", nargs="*", choices=PARSERS, default=list(PARSERS))
     given = parser.parse_args()
     for name in given.parsers:
-        count = trial(name, given.seconds, given.seed)
-        print(f"{name}: {count} inputs, no find", flush=True)
+        seen = Seen(corpus(name))
+        count = trial(name, given.seconds, given.seed, seen)
+        told = f"{len(seen.lines)} lines, {len(seen.inputs)} inputs of a corpus"
+        print(f"{name}: {count} inputs, no find; {told}", flush=True)
+        if given.keep:
+            kept = smallest(name, seen.inputs)
+            (CORPUS / f"{name}.json").write_text(
+                json.dumps([base64.b64encode(zlib.compress(data, 9)).decode() for data in kept])
+            )
+
+
+def corpus(name: str) -> list[bytes]:
+    """The inputs that are kept for a parser."""
+    file = CORPUS / f"{name}.json"
+    told = json.loads(file.read_text()) if file.is_file() else []
+    return [zlib.decompress(base64.b64decode(one)) for one in told]
+
+
+def smallest(name: str, inputs: list[bytes]) -> list[bytes]:
+    """Of some inputs, the shortest first, those that reach a line that none before does."""
+    take, seen = PARSERS[name][1], Seen([])
+    for data in sorted(inputs, key=len):
+        if len(data) <= KEPT_BYTES and len(seen.inputs) < KEPT:
+            with suppress(JentropyError):
+                seen.watch(data, take)
+    return seen.inputs
+
+
+class Seen:
+    """Lines of jentropy's that inputs have reached, and the inputs that were the first to.
+
+    Args:
+      inputs: of a corpus.
+    """
+
+    def __init__(self, inputs: list[bytes]):
+        self.inputs = list(inputs)
+        self.lines: set[tuple[str, int]] = set()
+
+    def watch(self, data: bytes, take: Callable[[bytes], object]) -> None:
+        """Gives an input to a parser, and keeps it if it reaches a line anew."""
+        before = len(self.lines)
+        sys.settrace(self._call)
+        try:
+            take(data)
+        finally:
+            sys.settrace(None)
+            if len(self.lines) > before and data not in self.inputs:
+                self.inputs.append(data)
+
+    def _call(self, frame: FrameType, *_: object) -> Callable[..., Any] | None:
+        return self._line if frame.f_code.co_filename.startswith(OURS) else None
+
+    def _line(self, frame: FrameType, *_: object) -> Callable[..., Any]:
+        self.lines.add((frame.f_code.co_filename, frame.f_lineno))
+        return self._line
 
 
 def _in_file(run: Callable[[Path], object], name: str) -> Callable[[bytes], object]:
@@ -108,6 +170,14 @@ def _packed() -> Path:
 
 def _index() -> bytes:
     return zlib.decompress(store.Store(_packed()).array("index").tobytes())
+
+
+def _with_base() -> bytes:
+    """An index some of whose tensors are told by those of a base."""
+    folder = _packed().parent
+    tree = jentropy.decompress(jentropy.load(folder / "t"))
+    jentropy.save(folder / "delta", tree, base=folder / "t")
+    return zlib.decompress(store.Store(folder / "delta").array("index").tobytes())
 
 
 def _codec() -> bytes:
@@ -173,6 +243,7 @@ PARSERS: dict[str, tuple[Callable[[], bytes], Callable[[bytes], object]]] = {
     "gguf": (_gguf, _in_file(_used, "m.gguf")),
     "zarr": (lambda: zarr_files.metadata(30), _zarr),
     "index": (_index, lambda data: index.from_json(data, Path("index"))),
+    "index with a base": (_with_base, lambda data: index.from_json(data, Path("index"))),
     "deflated index": (
         lambda: zlib.compress(_index()),
         lambda data: index.from_bytes(data, Path("index")),
@@ -257,19 +328,27 @@ def _too_long(*_: object) -> None:
     raise TimeoutError
 
 
-def trial(parser: str, seconds: float, seed: int) -> int:
-    """Feeds a parser for so long; how many inputs it had."""
+def trial(parser: str, seconds: float, seed: int, seen: Seen | None = None) -> int:
+    """Feeds a parser for so long; how many inputs it had.
+
+    Args:
+      seen: whose inputs are mutated too, and which watches; None: nobody does.
+    """
     make, take = PARSERS[parser]
     good, dice, count = make(), random.Random(seed), 0
     take(good)
+    kept = [] if seen is None else list(seen.inputs)
     began, before = time.monotonic(), signal.signal(signal.SIGALRM, _too_long)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
     try:
         while time.monotonic() - began < seconds or count <= 10:
-            data = mutated(dice, good)
+            among = [good] if seen is None else [good, *seen.inputs]
+            # First the corpus as it is; then what is newest is tried as often as all else.
+            one = dice.choice((dice.choice(among), among[-1]))
+            data = kept.pop() if kept else mutated(dice, one)
             signal.setitimer(signal.ITIMER_REAL, MOST_SECONDS)
             try:
-                take(data)
+                take(data) if seen is None else seen.watch(data, take)
             except JentropyError as error:
                 if len(str(error)) > 2000:
                     raise AssertionError("a long message") from error

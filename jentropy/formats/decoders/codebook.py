@@ -28,7 +28,7 @@ def _decode(step: Step, element: ElementFormat, codes: Any, arrays: Mapping[str,
     places = xp.minimum(codes.astype(np.int32), np.int32(size - 1))
     places = places.reshape(codes.shape[0], -1, books)
     first = np.arange(places.shape[1]) % groups * books
-    total = None
+    total: Any = None
     for book in range(books):
         part = flat.take(places[:, :, book] + (first + book).astype(np.int32) * size, axis=0)
         total = part if total is None else total + part

@@ -22,7 +22,7 @@ from .decoder import Decoder
 def _decode(step: Step, element: ElementFormat, codes: Any, arrays: Mapping[str, Any]) -> Any:
     xp, scales = namespace(codes), arrays["scales"]
     group = xp.minimum(arrays["groups"], scales.shape[2] - 1).astype(np.int32)
-    total = None
+    total: Any = None
     for plane in range(scales.shape[0]):
         scale = scales[plane].take(group, axis=1)
         part = xp.where((codes >> plane & 1) == 1, scale, -scale)

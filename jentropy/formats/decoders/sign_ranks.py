@@ -20,11 +20,11 @@ from .decoder import Decoder
 
 def _decode(step: Step, element: ElementFormat, codes: Any, arrays: Mapping[str, Any]) -> Any:
     xp, left, right = namespace(codes), arrays["left"], arrays["right"]
-    total = None
+    total: Any = None
     for plane in range(left.shape[0]):
-        for k in range(left.shape[2]):
-            part = left[plane][:, k, None] * right[plane][k]
-            size = part if k == 0 else size + part
+        size = left[plane][:, 0, None] * right[plane][0]
+        for k in range(1, left.shape[2]):
+            size = size + left[plane][:, k, None] * right[plane][k]
         part = xp.where((codes >> plane & 1) == 1, size, -size)
         total = part if total is None else total + part
     return total

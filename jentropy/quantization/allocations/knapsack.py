@@ -42,6 +42,7 @@ class Knapsack(Allocation):
     factors: tuple[float, ...] = (1.0,)
     sensitivity: str = "fisher"
     costs: tuple[float, ...] | None = None
+    bits: float | None = None  # that are asked for where nobody asks for others
 
     @property
     def is_settled(self) -> bool:
@@ -63,6 +64,7 @@ class Knapsack(Allocation):
         """
         from jentropy.quantization.quantizing import quantize_weight
 
+        bits = self.bits if bits is None else bits
         if bits is None:
             raise InputError("bits of an allocation", expected="a number", found=None)
         ways = [
@@ -79,11 +81,12 @@ class Knapsack(Allocation):
             statistics,
             loss,
         )
-        costs, losses = [], []
+        costs: list[list[float]] = []
+        losses: list[list[float]] = []
         for name, weight in weights.items():
             numbers = jnp.asarray(weight).astype(jnp.float32)
-            asks = loss is not None and self.sensitivity == "kl"
-            sample = numbers if asks else sampled(numbers)
+            asked = loss if self.sensitivity == "kl" else None
+            sample = sampled(numbers) if asked is None else numbers
             costs.append([])
             losses.append([])
             for number, way in enumerate(ways):
@@ -91,11 +94,11 @@ class Knapsack(Allocation):
                 cost = self.costs[number] if self.costs else rates.estimated(made)
                 costs[-1].append(cost * numbers.size)
                 decoded = np.asarray(made.dequantize(np.float32))
-                if asks:
-                    losses[-1].append(max(loss({name: decoded}), 0.0))
-                else:
+                if asked is None:
                     error = np.square(decoded - np.asarray(sample)).mean()
                     losses[-1].append(float(error) * found[name] * numbers.size)
+                else:
+                    losses[-1].append(max(asked({name: decoded}), 0.0))
         total = sum(np.size(weight) for weight in weights.values())
         chosen = cheapest(costs, losses, bits * total)
         return {name: ways[way] for name, way in zip(weights, chosen, strict=True)}

@@ -82,7 +82,7 @@ def root_mean_square(weight: Float32[Array, "rows columns"]) -> Float32[Array, "
     return jnp.where(square > 0, jnp.sqrt(square), 1)
 
 
-def code_lengths(codes: UInt8[Array, ...]) -> Float32[Array, " codes"]:
+def code_lengths(codes: UInt8[Array, "rows columns"]) -> Float32[Array, " codes"]:
     """Bits of every code, by how often it occurs."""
     counts = jnp.bincount(codes.reshape(-1).astype(jnp.int32), length=CODES) + UNSEEN
     return jnp.log2(counts.sum()) - jnp.log2(counts)

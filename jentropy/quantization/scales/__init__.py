@@ -3,9 +3,11 @@
 To add a way: a file here with a frozen dataclass that is a `Scales`, and a line in `SCALES`.
 """
 
+from .absolute_mean import AbsoluteMean
 from .learned_clipping import LearnedClipping
 from .rms_step import RmsStep
 from .rules import Rules
+from .salient import Salient
 from .scales import Scales
 from .search import Search
 
@@ -13,7 +15,18 @@ SCALES: dict[str, type[Scales]] = {
     "rules": Rules,
     "rms_step": RmsStep,
     "search": Search,
+    "salient": Salient,
     "learned_clipping": LearnedClipping,
+    "absolute_mean": AbsoluteMean,
 }
 
-__all__ = ["SCALES", "LearnedClipping", "RmsStep", "Rules", "Scales", "Search"]
+__all__ = [
+    "SCALES",
+    "AbsoluteMean",
+    "LearnedClipping",
+    "RmsStep",
+    "Rules",
+    "Salient",
+    "Scales",
+    "Search",
+]

@@ -4,8 +4,38 @@ To add one: a file here with a frozen dataclass that is a `Transform`, and a lin
 the way back in `formats/transforms`.
 """
 
+from .centred import Centred
+from .column_scales import Balanced, Capped, ColumnScales, Searched, Smooth
+from .hadamard import Hadamard
+from .low_rank import LowRank
+from .outliers import Outliers
+from .sorted_columns import SortedColumns
 from .transform import Transform, Transformed
 
-TRANSFORMS: dict[str, type[Transform]] = {}
+TRANSFORMS: dict[str, type[Transform]] = {
+    "hadamard": Hadamard,
+    "smooth": Smooth,
+    "searched": Searched,
+    "capped": Capped,
+    "balanced": Balanced,
+    "centred": Centred,
+    "sorted_columns": SortedColumns,
+    "low_rank": LowRank,
+    "outliers": Outliers,
+}
 
-__all__ = ["TRANSFORMS", "Transform", "Transformed"]
+__all__ = [
+    "TRANSFORMS",
+    "Balanced",
+    "Capped",
+    "Centred",
+    "ColumnScales",
+    "Hadamard",
+    "LowRank",
+    "Outliers",
+    "Searched",
+    "Smooth",
+    "SortedColumns",
+    "Transform",
+    "Transformed",
+]

@@ -1,0 +1,339 @@
+"""Quantised models as other tools store them: what these read back are the same numbers.
+
+    compressed-tensors  integers of 4 and 8 bits by groups or rows (pack-quantized), FP8 by rows or
+                        blocks (float-quantized), MXFP4 (mxfp4-pack-quantized)
+    gptq                integers of 4 and 8 bits by groups or rows, format 1, whose readers add 1 to
+                        zero points
+    gguf                Q8_0 and Q4_0: integers of 8 and 4 bits in blocks of 32, FP16 scales
+
+The first two write a directory in Hugging Face form; `gguf` writes such a directory with one
+`model.gguf`, whose tensors have their names of Hugging Face and whose metadata are the least that
+readers of the format ask for. All projections have one format. A format that a tool has no place
+for is refused, and so is a scale that its dtype would round.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import ml_dtypes
+import numpy as np
+
+from jentropy.errors import InputError, UnsupportedError
+from jentropy.formats import (
+    BF16,
+    FP8_E4M3,
+    FP16,
+    FP32,
+    INT4,
+    INT8,
+    MXFP4,
+    WHOLE,
+    Format,
+    QuantizedTensor,
+    Role,
+    pack,
+)
+
+from . import durable
+from .contents import CONFIG
+from .safetensors import DTYPES, LENGTH_BYTES
+from .staging import OUT, put_in_place, staged
+
+WEIGHT = ".weight"
+WORD = np.int32
+Arrays = dict[str, np.ndarray]
+# Of a module, its weight's arrays and what the config says of all of them.
+Exported = tuple[Arrays, dict[str, Any]]
+NAMES = {dtype: name for name, (bits, dtype) in DTYPES.items() if bits == 8 * dtype.itemsize}
+GGUF_MAGIC, GGUF_VERSION, GGUF_ALIGNMENT = b"GGUF", 3, 32
+GGUF_TEXT, GGUF_U32 = 8, 4
+GGUF_TYPES = {np.dtype(np.float32): 0, np.dtype(np.float16): 1, np.dtype(ml_dtypes.bfloat16): 30}
+GGUF_Q4_0, GGUF_Q8_0, GGUF_BLOCK = 2, 8, 32
+
+
+def export(
+    path: str | Path,
+    tensors: Mapping[str, QuantizedTensor | np.ndarray],
+    tool: str,
+    *,
+    beside: Mapping[str, str],
+    overwrite: bool = False,
+) -> None:
+    """Writes a directory that a tool reads.
+
+    Args:
+      path: must not exist; appears whole or not at all.
+      tensors: by name, `X.weight` of quantised ones; all that are have one format.
+      tool: a key of `EXPORTS`, or gguf.
+      beside: texts by name, `config.json` among them.
+      overwrite: whether a directory that is there is replaced, if `config.json` lies in it.
+
+    Raises:
+      UnsupportedError: another tool, or a format that it has no place for.
+      InputError: scales that the tool's dtype would round.
+    """
+    if tool not in (*EXPORTS, "gguf"):
+        known = " or ".join((*EXPORTS, "gguf"))
+        raise UnsupportedError("tool to export to", expected=known, found=tool)
+    target, texts = Path(path), dict(beside)
+
+    def other(found: Path) -> str:
+        return "" if (found / CONFIG).is_file() else f"no {CONFIG}"
+
+    arrays: Arrays = {}
+    if tool != "gguf":
+        arrays, declared = _exported(tensors, tool)
+        config = json.loads(texts[CONFIG])
+        texts[CONFIG] = json.dumps({**config, "quantization_config": declared}, indent=2)
+    with staged(target, "export", replaces=other if overwrite else None) as stage:
+        made = stage / OUT
+        made.mkdir()
+        for name, text in texts.items():
+            durable.write(made / name, text.encode())
+        if tool == "gguf":
+            with (made / "model.gguf").open("wb") as stream:
+                _write_gguf(stream, tensors)
+        else:
+            _write_safetensors(made / "model.safetensors", arrays)
+        durable.sync_tree(made)
+        put_in_place(made, target, replace=overwrite)
+
+
+def _exported(
+    tensors: Mapping[str, QuantizedTensor | np.ndarray], tool: str
+) -> tuple[Arrays, dict[str, Any]]:
+    arrays: Arrays = {}
+    declared: dict[str, Any] = {}
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, QuantizedTensor):
+            arrays[name] = tensor
+            continue
+        module = name.removesuffix(WEIGHT)
+        try:
+            made, told = EXPORTS[tool](tensor)
+        except InputError as error:
+            raise error.at(tensor=name) from error
+        if declared and told != declared:
+            raise UnsupportedError("formats to export", expected="one", found="several")
+        declared = told
+        arrays |= {f"{module}.{key}": array for key, array in made.items()}
+    if not declared:
+        raise InputError("nothing is quantised")
+    ignored = [
+        name.removesuffix(WEIGHT)
+        for name, tensor in tensors.items()
+        if isinstance(tensor, np.ndarray) and tensor.ndim == 2 and name.endswith(WEIGHT)
+    ]
+    return arrays, FINISH[tool](declared, ignored)
+
+
+# Parts of formats.
+
+
+def _symmetric(number_format: Format) -> tuple[int, int]:
+    """Bits, and weights of a row that share a scale (WHOLE: all), of a format of integers."""
+    bits = {INT4.name: 4, INT8.name: 8}.get(number_format.element.name)
+    if bits is None or not number_format.is_elementwise or len(number_format.parameters) != 1:
+        raise _no_place(number_format)
+    (scale,) = number_format.parameters
+    rows, columns = (1, *(scale.block or (WHOLE, WHOLE)))[-2:]
+    if scale.role is not Role.SCALE or rows != 1:
+        raise _no_place(number_format)
+    return bits, columns
+
+
+def _no_place(number_format: Format) -> UnsupportedError:
+    return UnsupportedError(
+        "format to export", expected="one that the tool has", found=number_format.name
+    )
+
+
+def _numbers(tensor: QuantizedTensor, name: str, dtype: Any) -> np.ndarray:
+    """A parameter in a dtype.
+
+    Raises:
+      InputError: it has numbers that the dtype would round.
+    """
+    element = tensor.number_format.parameter(name).element
+    numbers = np.asarray(element.decode(np.asarray(tensor.codes[name])))
+    made = numbers.astype(dtype)
+    if not np.array_equal(made.astype(np.float32), numbers):
+        raise InputError("scales", expected=f"numbers of {np.dtype(dtype).name}", found="others")
+    return made
+
+
+def _offset(tensor: QuantizedTensor, bits: int) -> np.ndarray:
+    """Codes of signed integers as how far they are above the least one."""
+    return np.asarray(tensor.codes["code"]) ^ np.uint8(1 << (bits - 1))
+
+
+def _words(codes: np.ndarray, bits: int) -> np.ndarray:
+    return np.ascontiguousarray(pack(codes, bits, np.uint32)).view(WORD)
+
+
+# compressed-tensors.
+
+
+def _compressed_tensors(tensor: QuantizedTensor) -> Exported:
+    number_format, shape = tensor.number_format, tensor.shape
+    told: dict[str, Any] = {"dynamic": False, "symmetric": True}
+    if number_format == MXFP4:
+        code, scale = (np.asarray(tensor.codes[key]) for key in ("code", "scale"))
+        packed = {"weight_packed": pack(code, 4), "weight_scale": scale}
+        told |= {"type": "float", "num_bits": 4, "strategy": "group", "group_size": 32}
+        return packed, {"format": "mxfp4-pack-quantized", "weights": told}
+    if number_format.element == FP8_E4M3 and len(number_format.parameters) == 1:
+        (scale,) = number_format.parameters
+        told |= {"type": "float", "num_bits": 8}
+        if scale.block == (1, WHOLE):
+            told |= {"strategy": "channel"}
+        elif scale.block is not None and len(scale.block) == 2 and WHOLE not in scale.block:
+            told |= {"strategy": "block", "block_structure": list(scale.block)}
+        else:
+            raise _no_place(number_format)
+        code = np.asarray(tensor.codes["code"]).view(ml_dtypes.float8_e4m3fn)
+        dtype = ml_dtypes.bfloat16 if scale.element == BF16 else np.float32
+        made = {"weight": code, "weight_scale": _numbers(tensor, scale.name, dtype)}
+        return made, {"format": "float-quantized", "weights": told}
+    bits, block = _symmetric(number_format)
+    element = number_format.parameters[0].element
+    dtypes = {FP16: np.float16, FP32: np.float32, BF16: ml_dtypes.bfloat16}
+    name = number_format.parameters[0].name
+    told |= {"type": "int", "num_bits": bits}
+    told |= {"strategy": "group", "group_size": block} if block else {"strategy": "channel"}
+    return {
+        "weight_packed": _words(_offset(tensor, bits), bits),
+        "weight_scale": _numbers(tensor, name, dtypes.get(element, np.float32)),
+        "weight_shape": np.array(shape, np.int64),
+    }, {"format": "pack-quantized", "weights": told}
+
+
+def _declare_compressed_tensors(told: dict[str, Any], ignored: list[str]) -> dict[str, Any]:
+    group = {**told, "input_activations": None, "output_activations": None, "targets": ["Linear"]}
+    return {
+        "quant_method": "compressed-tensors",
+        "quantization_status": "compressed",
+        "format": told["format"],
+        "config_groups": {"group_0": group},
+        "ignore": ignored,
+        "kv_cache_scheme": None,
+        "global_compression_ratio": None,
+    }
+
+
+# GPTQ.
+
+
+def _gptq(tensor: QuantizedTensor) -> Exported:
+    bits, block = _symmetric(tensor.number_format)
+    rows, columns = tensor.shape
+    per_word = 32 // bits
+    if rows % per_word or columns % per_word:
+        raise UnsupportedError(
+            "rows and columns", expected=f"multiples of {per_word}", found=list(tensor.shape)
+        )
+    scales = _numbers(tensor, tensor.number_format.parameters[0].name, np.float16)
+    group = block or columns
+    zeros = np.full((scales.shape[1], rows), (1 << (bits - 1)) - 1, np.uint8)  # less 1: format 1
+    return {
+        "qweight": np.ascontiguousarray(_words(_offset(tensor, bits), bits).T),
+        "qzeros": _words(zeros, bits),
+        "scales": np.ascontiguousarray(scales.T),
+        "g_idx": (np.arange(columns) // group).astype(np.int32),
+    }, {"bits": bits, "group_size": block or -1}
+
+
+def _declare_gptq(told: dict[str, Any], ignored: list[str]) -> dict[str, Any]:
+    return {
+        "quant_method": "gptq",
+        "checkpoint_format": "gptq",
+        **told,
+        "desc_act": False,
+        "sym": True,
+        "lm_head": False,
+        "pack_dtype": "int32",
+    }
+
+
+EXPORTS: dict[str, Callable[[QuantizedTensor], Exported]] = {
+    "compressed-tensors": _compressed_tensors,
+    "gptq": _gptq,
+}
+FINISH: dict[str, Callable[[dict[str, Any], list[str]], dict[str, Any]]] = {
+    "compressed-tensors": _declare_compressed_tensors,
+    "gptq": _declare_gptq,
+}
+
+
+# Files.
+
+
+def _write_safetensors(file: Path, arrays: Arrays) -> None:
+    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, array in arrays.items():
+        if array.dtype not in NAMES:
+            raise UnsupportedError(
+                "dtype", tensor=name, expected="one of a file", found=array.dtype
+            )
+        start, end = end, end + array.nbytes
+        entries[name] = {
+            "dtype": NAMES[array.dtype],
+            "shape": list(array.shape),
+            "data_offsets": [start, end],
+        }
+    header = json.dumps(entries, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % LENGTH_BYTES)
+    with file.open("wb") as stream:
+        stream.write(len(header).to_bytes(LENGTH_BYTES, "little") + header)
+        for array in arrays.values():
+            stream.write(np.ascontiguousarray(array).tobytes())
+
+
+def _blocks(tensor: QuantizedTensor) -> tuple[int, np.ndarray]:
+    """Type and bytes of a weight in GGUF's blocks: an FP16 scale and the codes of 32 weights."""
+    bits, block = _symmetric(tensor.number_format)
+    rows, columns = tensor.shape
+    if block != GGUF_BLOCK or columns % GGUF_BLOCK:
+        raise UnsupportedError("groups", expected=f"of {GGUF_BLOCK}", found=block or columns)
+    scale = _numbers(tensor, tensor.number_format.parameters[0].name, np.float16)
+    code = np.asarray(tensor.codes["code"]).reshape(rows, -1, GGUF_BLOCK)
+    if bits == 4:  # weights i and i + 16 share a byte
+        low, high = np.split(code ^ np.uint8(8), 2, axis=-1)
+        code = low | high << 4
+    data = np.concatenate((scale[..., None].view(np.uint8), code), axis=-1)
+    return (GGUF_Q4_0 if bits == 4 else GGUF_Q8_0), data
+
+
+def _write_gguf(stream: BinaryIO, tensors: Mapping[str, QuantizedTensor | np.ndarray]) -> None:
+    def text(value: str) -> bytes:
+        return struct.pack("<Q", len(value.encode())) + value.encode()
+
+    infos, parts, offset = b"", [], 0
+    for name, tensor in tensors.items():
+        try:
+            kind, data = (
+                _blocks(tensor)
+                if isinstance(tensor, QuantizedTensor)
+                else (GGUF_TYPES[tensor.dtype], tensor.view(np.uint8))
+            )
+        except KeyError as error:
+            raise UnsupportedError("dtype", tensor=name, expected="one of GGUF") from error
+        except InputError as error:
+            raise error.at(tensor=name) from error
+        shape = tensor.shape[::-1]
+        infos += text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, kind, offset)
+        size = data.nbytes + -data.nbytes % GGUF_ALIGNMENT
+        parts.append((data, size - data.nbytes))
+        offset += size
+    metadata = text("general.architecture") + struct.pack("<I", GGUF_TEXT) + text("jentropy")
+    metadata += text("general.alignment") + struct.pack("<II", GGUF_U32, GGUF_ALIGNMENT)
+    head = GGUF_MAGIC + struct.pack("<IQQ", GGUF_VERSION, len(tensors), 2) + metadata + infos
+    stream.write(head + bytes(-len(head) % GGUF_ALIGNMENT))
+    for data, padding in parts:
+        stream.write(np.ascontiguousarray(data).tobytes() + bytes(padding))
