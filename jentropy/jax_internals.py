@@ -10,7 +10,8 @@ release that moved one breaks that alone:
                        takes the reference backend
     interpret.params   interpret mode of these kernels, which only tests run
     topologies         `pallas_kernels.profile`, and no other command
-    multihost_utils    `models.load` over a mesh of several processes
+    multihost_utils    `models.load` over a mesh of several processes, `save` of arrays over them
+    distributed        processes that write one checkpoint together
     profiler           `benchmarks/hopper.py`, its part `kernels`
     layout             caches lie in memory as their axes do
     splash attention   long prompts on TPU; without it blocks of keys are multiplied by XLA
@@ -105,6 +106,31 @@ def exchanged(text: str) -> list[str]:
     padded = np.pad(own, (0, int(sizes.max()) - own.size))
     gathered = np.asarray(multihost_utils.process_allgather(padded))
     return [row[:size].tobytes().decode() for row, size in zip(gathered, sizes, strict=True)]
+
+
+def gathered(array: jax.Array) -> np.ndarray:
+    """A whole array that lies over the processes of `jax.distributed`; all of them call it.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> gathered(jnp.arange(3)).tolist()
+      [0, 1, 2]
+    """
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+
+
+def coordination_client() -> Any:
+    """The client of the service that processes of `jax.distributed` meet by; None without one.
+
+    Example:
+      >>> coordination_client() is None
+      True
+    """
+    from jax._src import distributed
+
+    return distributed.global_state.client
 
 
 def started_backends() -> list[str]:

@@ -445,3 +445,39 @@ def test_saving_a_tree_is_taken_up_as_far_as_it_is_the_same(tmp_path, monkeypatc
     assert names == ["a", "b"]
     found = jentropy.decompress(jentropy.load(tmp_path / "u"))
     assert all(np.array_equal(found[name], tree[name]) for name in "abcd")
+
+
+def test_a_pytree_is_decoded_once(tmp_path, monkeypatch):
+    """Leaves that were decoded before stay; one that is damaged meanwhile is decoded again."""
+    from jentropy.checkpoints import decoded_leaves, orbax
+
+    tree = {f"w{n}": np.arange(n, 1000 + n, dtype=np.int32) for n in range(5)} | {"rate": 0.5}
+    jentropy.save(tmp_path / "packed", tree)
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(orbax, "write_tree", die)
+        with pytest.raises(SystemExit):
+            jentropy.decompress_checkpoint(tmp_path / "packed", out)
+    leaves = tmp_path / ".out.jentropy-decompress" / "leaves"
+    assert leaves.stat().st_size == 5 * 4032
+    damaged = bytearray(leaves.read_bytes())
+    damaged[3 * 4032 + 7] ^= 1  # of the fourth
+    leaves.write_bytes(damaged)
+    decoded = []
+    plain = decoded_leaves.read_chunks
+
+    def counted(checkpoint, entries, *rest):
+        decoded.extend(entry.name for entry in entries)
+        return plain(checkpoint, entries, *rest)
+
+    monkeypatch.setattr(decoded_leaves, "read_chunks", counted)
+    done = []
+    jentropy.decompress_checkpoint(tmp_path / "packed", out, done.append)
+    assert decoded == ["w3", "w4"]
+    assert sum(done) == 5 * 4000
+    assert stages(tmp_path) == []
+    from orbax.checkpoint import v1
+
+    back = v1.load(out)
+    assert back["rate"] == 0.5
+    assert all(np.array_equal(back[name], tree[name]) for name in tree)

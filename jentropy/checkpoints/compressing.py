@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from jentropy.errors import InputError, place
 
-from . import faults, torn
+from . import collecting, faults, torn
 from .bases import Bases
+from .entries import Entry
+from .hosts import together
 from .items import base_digest, fingerprint, with_base, write
 from .manifest import collect
 from .mirrors import destination, expect_same, resolve
@@ -18,7 +22,7 @@ from .remote import RemotePath
 from .sources import FileSource
 from .staging import recover, refuse_existing
 from .store import is_compressed_checkpoint
-from .writer import other_than_compressed, writing
+from .writer import PURPOSE, other_than_compressed, writing
 
 
 @faults.told
@@ -37,6 +41,9 @@ def compress_checkpoint(
 
     Work that was killed, was interrupted or failed is taken up by the next call with the same
     arguments: of each tensor that it finished, the source is read and held to its hashes again.
+
+    Processes of `jax.distributed` call it together, for one checkpoint: each reads and writes a
+    share of the tensors, in a folder that all of them share or to an object store.
 
     Args:
       src: a safetensors or GGUF file, a directory of such files, what Orbax wrote (the root of a
@@ -68,37 +75,50 @@ def compress_checkpoint(
       [97, 98, 99, 100]
     """
     target = destination(dst)
-    recover(target, "compress")
-    refuse_existing(target, other_than_compressed if overwrite else None)
-    source = resolve(src)
+    with together(place(target)) as team:
+        if team.number == 0:
+            recover(target, PURPOSE)
+        team.meet()
+        refuse_existing(target, other_than_compressed if overwrite else None)
+        source = resolve(src)
+        _refuse_nested(source, target, overwrite=overwrite)
+        with collecting.put_off():
+            files = read_source(source, step, follow_links=follow_links)
+            manifest = collect(files, strict=strict)
+        before = _state(files)
+        items, below = with_base(manifest.items, base)
+        state = fingerprint(str(place(files.root.resolve())), below)
+
+        def contents(entries: Sequence[Entry]) -> dict[str, Any]:
+            return {
+                "tensors": tuple(entries[n] for n in manifest.tensors),
+                "base": base_digest((entries[n] for n in manifest.tensors), below),
+                "blobs": tuple(entries[n] for n in manifest.blobs),
+                "files": tuple(manifest.files),
+                "beside": files.beside(),
+                "tree": manifest.tree,
+                "stores": tuple(manifest.stores),
+                "formats": manifest.formats,
+                "weights": manifest.weights,
+            }
+
+        with writing(target, team, state, overwrite=overwrite) as writer:
+            entries = write(writer, items, progress)
+            torn.expect_whole(files.root)
+            if _state(files) != before:
+                raise _changed(source)
+            expect_same(source)
+            writer.finish(entries, contents)
+
+
+def _refuse_nested(source: Path, target: Path, *, overwrite: bool) -> None:
+    """Raises InputError where source and destination are in each other's way."""
     if overwrite and source.resolve().is_relative_to(target.resolve()):
         raise InputError("source lies inside the destination", file=source)
     if is_compressed_checkpoint(source):
         raise InputError("already a compressed checkpoint", file=source)
     if source.is_dir() and target.resolve().is_relative_to(source.resolve()):
         raise InputError("destination lies inside the source", file=target)
-    files = read_source(source, step, follow_links=follow_links)
-    manifest = collect(files, strict=strict)
-    before = _state(files)
-    items, below = with_base(manifest.items, base)
-    state = fingerprint(str(place(files.root.resolve())), below)
-    with writing(target, state, overwrite=overwrite) as writer:
-        entries = write(writer, items, progress)
-        torn.expect_whole(files.root)
-        if _state(files) != before:
-            raise _changed(source)
-        expect_same(source)
-        writer.finish(
-            tensors=tuple(entries[n] for n in manifest.tensors),
-            blobs=tuple(entries[n] for n in manifest.blobs),
-            files=tuple(manifest.files),
-            beside=files.beside(),
-            tree=manifest.tree,
-            stores=tuple(manifest.stores),
-            formats=manifest.formats,
-            weights=manifest.weights,
-            base=base_digest((entries[n] for n in manifest.tensors), below),
-        )
 
 
 def _state(source: FileSource | OrbaxSource) -> list[tuple[str, int, int]]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jentropy.containers import memory, trees
-from jentropy.errors import InputError
+from jentropy.containers import memory
+from jentropy.errors import InputError, UnsupportedError
 
-from . import durable, faults, orbax
+from . import decoded_leaves, durable, faults, orbax, structure
 from .bases import Bases, expect_base, with_bases
 from .decoding import all_bytes
 from .faults import writing
-from .loading import load
 from .mirrors import destination, located
 from .progress import Progress, expect
 from .restoring import remaining_bytes, strange, take_up, write_files, write_store
@@ -26,6 +25,7 @@ from .staging import (
 from .store import Store, is_orbax_checkpoint
 
 PURPOSE = "decompress"
+LEAVES = "leaves"  # of a pytree, in its stage
 
 
 @faults.told
@@ -43,8 +43,8 @@ def decompress_checkpoint(
     every other file byte for byte. A checkpoint that was made of a pytree becomes an Orbax
     checkpoint of it, with the texts that were saved beside it.
 
-    Work that was killed, was interrupted or failed is taken up by the next call, but for that of a
-    pytree: what it wrote is held to the hashes of the checkpoint.
+    Work that was killed, was interrupted or failed is taken up by the next call: what it wrote is
+    held to the hashes of the checkpoint. Of a pytree the decoded leaves are; Orbax saves them anew.
 
     Args:
       path: a compressed checkpoint, or its URL.
@@ -82,8 +82,7 @@ def decompress_checkpoint(
     total = all_bytes(store)
     memory.expect(total if store.index.is_pytree else min(memory.WORKING, total), "decompressing")
     if store.index.is_pytree:
-        tree = trees.decompress(load(store.path, base=base))
-        orbax.save_tree(target, tree, replaces=replaces, beside=store.index.beside)
+        _write_tree(store, target, replaces, progress)
         return
     with (
         staged(target, PURPOSE, resumable=True, replaces=replaces) as stage,
@@ -101,6 +100,24 @@ def decompress_checkpoint(
         made.mkdir(exist_ok=True)
         write_files(store, made, there, progress)
         put_in_place(made, target, replace=overwrite)
+
+
+def _write_tree(
+    store: Store, target: Path, replaces: Replaces | None, progress: Progress | None
+) -> None:
+    """Writes a pytree as a checkpoint of Orbax, which wants all of it at once."""
+    index = store.index
+    sizes = {entry.name: entry.header.size for entry in index.tensors}
+    orbax.refuse_empty(target, sizes | {name: 1 for name, _ in structure.others(index.tree)})
+    with staged(target, PURPOSE, resumable=True, replaces=replaces) as stage, writing(target):
+        leaves = decoded_leaves.decoded(store, stage / LEAVES, progress)
+        try:
+            tree = structure.fill(index.tree, leaves)
+            made = orbax.write_tree(stage, target, tree, index.beside)
+        except UnsupportedError:  # so it will be the next time
+            (stage / LEAVES).unlink()
+            raise
+        put_in_place(made, target, replace=replaces is not None)
 
 
 def _others(store: Store) -> Replaces:

@@ -35,9 +35,11 @@ def _writing(path: RemotePath) -> Iterator[None]:
     except DestinationError:
         raise
     except InputError as error:
-        told = {"expected": error.expected, "found": error.found}
         raise DestinationError(
-            f"cannot write: {error.what}", file=error.file or path, **told
+            f"cannot write: {error.what}",
+            file=error.file or path,
+            expected=error.expected,
+            found=error.found,
         ) from error
 
 
@@ -103,19 +105,20 @@ def end(path: RemotePath) -> None:
         remote.system.rm_file(remote.place_of(SENDING))
 
 
-def send(made: Path, path: RemotePath, *, replace: bool) -> None:
+def send(made: Path, path: RemotePath, *, replace: bool, keep: Collection[str] = ()) -> None:
     """Has the files of a folder, and no others, where a URL leads.
 
     Args:
       made: the folder, in a stage that stays until this has ended.
       path: that stands for the URL.
       replace: whether something whole may be there.
+      keep: names of what was sent already.
 
     Raises:
       DestinationError: something is there that may not be, or it cannot be written.
     """
     names = in_order(made)
-    begin(path, names, replace=replace)
+    begin(path, {*names, *keep}, replace=replace)
     put(made, path, {name: name for name in names}, made.parent / SENT)
     end(path)
 

@@ -27,6 +27,7 @@ from jentropy.containers.tensor import (
     checksum,
     is_compressed,
 )
+from jentropy.errors import InputError
 from jentropy.formats import RAW, codes_of, format_of_dtype
 from jentropy.release import RELEASE
 
@@ -34,6 +35,7 @@ from . import space
 from .bases import Base, Bases, digest_of, expect_base, paths, with_bases
 from .contents import StoredArray
 from .entries import VERSION, Entry
+from .hosts import Team
 from .progress import Progress, expect
 from .staging import expect_space
 from .writer import Writer
@@ -145,14 +147,18 @@ Coded = tuple[Item, Description, list[tuple[Chunk, np.ndarray]]]
 def write(
     writer: Writer, items: Sequence[Item], progress: Progress | None = None
 ) -> tuple[Entry, ...]:
-    """Writes items, in order, but those that earlier work wrote.
+    """Writes this process' share of items, in order, but those that earlier work wrote.
 
     Args:
       progress: called with the bytes done since the last call.
 
     Returns:
-      The items' entries.
+      The entries of the share.
     """
+    sizes = [item.nbytes for item in items]
+    _expect_same(writer.team, [item.name for item in items], sizes)
+    begin, end = writer.team.share(sizes)[writer.team.number]
+    items = items[begin:end]
     total = sum(item.nbytes for item in items)
     memory.expect(min(memory.WORKING, total), "compressing")
     entries: list[Entry] = []
@@ -176,6 +182,17 @@ def write(
             placed = []
     assert len(entries) == len(items)
     return tuple(entries)
+
+
+def _expect_same(team: Team, names: Sequence[str], sizes: Sequence[int]) -> None:
+    """Raises InputError if another process is to write something else."""
+    text = json.dumps([names, sizes]) if team.count > 1 else ""
+    ours = xxhash.xxh3_128_digest(text.encode("utf-8", "surrogatepass"))
+    for number, theirs in enumerate(team.meet(ours)):
+        if theirs != ours:
+            raise InputError(
+                "source", expected="the same one in all processes", found=f"another in {number}"
+            )
 
 
 def _least_bytes(items: Sequence[Item]) -> int:

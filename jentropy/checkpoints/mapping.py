@@ -28,11 +28,12 @@ class File:
     def __init__(self, path: Path):
         self._path = path
         self._descriptor = -1
-        self._block, self._begin = b"", 0  # what was read ahead of a file that lies elsewhere
+        # What was read ahead of a file that lies elsewhere, and where that begins.
+        self._ahead: tuple[bytes | bytearray, int] = b"", 0
         if not isinstance(path, RemotePath):
             self._descriptor = faults.opened(path)
 
-    def read(self, offset: int, size: int) -> bytes:
+    def read(self, offset: int, size: int) -> bytes | bytearray:
         """So many bytes from there on; fewer where the file ends."""
         if isinstance(self._path, RemotePath):
             return self._read_ahead(self._path, offset, size)
@@ -42,11 +43,10 @@ class File:
             stream.seek(offset)
             return stream.read(size)
 
-    def _read_ahead(self, path: RemotePath, offset: int, size: int) -> bytes:
-        block, begin = self._block, self._begin
+    def _read_ahead(self, path: RemotePath, offset: int, size: int) -> bytes | bytearray:
+        block, begin = self._ahead
         if not begin <= offset <= offset + size <= begin + len(block):
-            block, begin = path.read(offset, max(size, AHEAD_BYTES)), offset
-            self._block, self._begin = block, begin
+            block, begin = self._ahead = path.read(offset, max(size, AHEAD_BYTES)), offset
         return block[offset - begin : offset - begin + size]
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:

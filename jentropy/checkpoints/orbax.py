@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
+from jentropy import jax_internals
 from jentropy.containers.trees import leaf_name
 from jentropy.errors import InputError, UnsupportedError, said
 
 from . import durable
 from .faults import named_in, of_system, writing
 from .remote import RemotePath
-from .staging import Replaces, put_in_place, staged, without_glob
+from .staging import OUT, Replaces, put_in_place, staged, without_glob
 
 # Orbax takes seconds to import, so only what needs it does.
 # Files that it reads for what it says of arrays.
@@ -29,14 +36,22 @@ def _is_others(record: logging.LogRecord) -> bool:
 
 
 @contextmanager
-def _orbax(path: Path) -> Iterator[tuple[Any, Path]]:
-    """Orbax, without its warnings about its own doings (through absl), and a path for it."""
+def _orbax(path: Path, *, as_files: bool = False) -> Iterator[tuple[Any, Path]]:
+    """Orbax, without its warnings about its own doings (through absl), and a path for it.
+
+    Args:
+      as_files: whether arrays are saved as files that have their bytes as they are.
+    """
     from orbax.checkpoint import v1 as ocp
 
+    context = ocp.Context()
+    if as_files:
+        context.array.saving.use_ocdbt = False
+        context.array.saving.use_compression = False
     logger = logging.getLogger("absl")
     logger.addFilter(_is_others)  # levels are the user's
     try:
-        with without_glob(path) as plain:
+        with without_glob(path) as plain, context:
             yield ocp, plain
     finally:
         logger.removeFilter(_is_others)
@@ -81,24 +96,47 @@ def save_tree(
       DestinationError: `path` exists or cannot be written.
     """
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    empty = [jax.tree_util.keystr(key) for key, leaf in leaves if getattr(leaf, "size", 1) == 0]
-    if not leaves or empty:
+    refuse_empty(path, {jax.tree_util.keystr(k): getattr(leaf, "size", 1) for k, leaf in leaves})
+    with staged(path, purpose, replaces=replaces) as stage, writing(path):
+        put_in_place(write_tree(stage, path, tree), path, replace=replaces is not None)
+
+
+def refuse_empty(path: Path, sizes: Mapping[str, int]) -> None:
+    """Raises UnsupportedError if Orbax stores no pytree of leaves of such sizes, by their names."""
+    empty = next((name for name, size in sizes.items() if size == 0), None)
+    if not sizes or empty is not None:
         raise UnsupportedError(
-            f"Orbax stores no empty {'array' if empty else 'tree'}",
+            f"Orbax stores no empty {'tree' if empty is None else 'array'}",
             file=path,
-            tensor=empty[0] if empty else None,
+            tensor=empty,
             hint="jentropy.load and jentropy.decompress give it back in Python",
         )
-    with staged(path, purpose, replaces=replaces) as stage, writing(path):
-        try:
-            with writing(path), _orbax(stage) as (ocp, plain):
-                ocp.save(plain / "out", tree)
-        except (ValueError, TypeError) as error:
-            raise UnsupportedError(f"Orbax cannot store it: {said(error)}", file=path) from error
-        for name, text in (beside or {}).items():
-            (stage / "out" / name).write_text(text, encoding="utf-8")
-        durable.sync_tree(stage / "out")
-        put_in_place(stage / "out", path, replace=replaces is not None)
+
+
+def write_tree(stage: Path, path: Path, tree: Any, beside: Mapping[str, str]) -> Path:
+    """Writes a pytree with Orbax's defaults into a folder of `staged`.
+
+    Args:
+      path: of what it will be, for messages.
+      beside: texts of files beside it, by name.
+
+    Returns:
+      What was written.
+
+    Raises:
+      UnsupportedError: a pytree that Orbax does not store.
+    """
+    for left in stage.glob(f"{OUT}*"):  # by what was killed
+        shutil.rmtree(left)
+    try:
+        with writing(path), _orbax(stage) as (ocp, plain):
+            ocp.save(plain / OUT, tree)
+    except (ValueError, TypeError) as error:
+        raise UnsupportedError(f"Orbax cannot store it: {said(error)}", file=path) from error
+    for name, text in beside.items():
+        (stage / OUT / name).write_text(text, encoding="utf-8")
+    durable.sync_tree(stage / OUT)
+    return stage / OUT
 
 
 def save_arrays(folder: Path, tree: Mapping[str, Any], *, custom_metadata: dict[str, Any]) -> Path:
@@ -110,16 +148,39 @@ def save_arrays(folder: Path, tree: Mapping[str, Any], *, custom_metadata: dict[
     Returns:
       The checkpoint.
     """
-    with _orbax(folder) as (ocp, plain):
-        context = ocp.Context()
-        context.array.saving.use_ocdbt = False
-        context.array.saving.use_compression = False
+    if jax_internals.coordination_client() is None:
+        _save_arrays(folder, tree, custom_metadata)
+    else:
+        _in_a_child(folder, tree, custom_metadata)
+    return folder / OUT
+
+
+def _save_arrays(folder: Path, tree: Mapping[str, Any], custom_metadata: dict[str, Any]) -> None:
+    with _orbax(folder, as_files=True) as (ocp, plain):
         try:
-            with context:
-                ocp.partial.save(plain / "out", tree, custom_metadata=custom_metadata)
-                ocp.partial.finalize(plain / "out")
+            ocp.partial.save(plain / OUT, tree, custom_metadata=custom_metadata)
+            ocp.partial.finalize(plain / OUT)
         except OSError:
             raise
         except Exception as error:  # whatever it makes of what the system says
             raise OSError(of_system(error) or f"Orbax: {said(error)}") from error
-    return folder / "out"
+
+
+def _in_a_child(folder: Path, tree: Mapping[str, Any], custom_metadata: dict[str, Any]) -> None:
+    """The same in a process of its own: among those of `jax.distributed` Orbax waits for all."""
+    file = folder / "arrays.npz"
+    np.savez(file, **tree, custom_metadata=np.array(json.dumps(custom_metadata)))
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-m", __name__, os.fspath(file)]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    file.unlink()
+    if ended.returncode:
+        told = ended.stderr.splitlines()[-1:] or [f"exit code {ended.returncode}"]
+        raise OSError(f"Orbax: {told[0]:.200}")
+
+
+if __name__ == "__main__":
+    with np.load(sys.argv[1]) as given:
+        arrays = dict(given)
+    told = json.loads(str(arrays.pop("custom_metadata")))
+    _save_arrays(Path(sys.argv[1]).parent, arrays, told)

@@ -22,7 +22,7 @@ from jentropy.errors import InputError, TruncatedError, said
 SECRET = re.compile(r"(?<=://)[^/@]*@")  # a user's name and password
 ANY = re.compile(".*", re.DOTALL)
 GONE = 404  # of HTTP
-PART_BYTES = 1 << 25  # of what one request asks for; several are made at a time
+PART_BYTES, TOGETHER = 1 << 25, 8  # of what one request asks for, and how many are made at a time
 
 Files = dict[str, tuple[int, str]]  # bytes and version of each file, by relative path
 
@@ -145,7 +145,7 @@ class RemotePath(type(Path())):  # type: ignore[misc]
             if file.startswith(above) and wanted.fullmatch(file):
                 (self / file.removeprefix(above)).fetch()
 
-    def read(self, offset: int, size: int) -> bytes:
+    def read(self, offset: int, size: int) -> bytearray:
         """Bytes of the file from there on; fewer where it ends.
 
         Raises:
@@ -154,14 +154,19 @@ class RemotePath(type(Path())):  # type: ignore[misc]
         remote, name = self._found()
         assert remote is not None
         end = min(offset + size, remote.files[name][0])
-        begins = range(offset, max(offset, end), PART_BYTES)
-        ends = [min(begin + PART_BYTES, end) for begin in begins]
-        places = [remote.place_of(name)] * len(ends)
-        with reaching(self.url):
-            parts = remote.system.cat_ranges(places, list(begins), ends, on_error="raise")
-            for begin, stop, part in zip(begins, ends, parts, strict=True):
-                _expect(len(part), stop - begin)
-        return b"".join(parts)
+        data, place = bytearray(max(0, end - offset)), remote.place_of(name)
+        for first in range(offset, end, TOGETHER * PART_BYTES):
+            last = min(first + TOGETHER * PART_BYTES, end)
+            begins = list(range(first, last, PART_BYTES))
+            ends = [*begins[1:], last]
+            with reaching(self.url):
+                parts = remote.system.cat_ranges(
+                    [place] * len(begins), begins, ends, on_error="raise"
+                )
+                for begin, stop, part in zip(begins, ends, parts, strict=True):
+                    _expect(len(part), stop - begin)
+                    data[begin - offset : stop - offset] = part
+        return data
 
 
 def _expect(found: int, expected: int) -> None:

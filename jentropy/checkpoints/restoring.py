@@ -80,7 +80,7 @@ def _sound_chunks(section: Section, entries: list[Entry], data: np.ndarray) -> t
     """Chunks and bytes that a section soundly begins with; of rows of fields all or none."""
     if len(entries) == 1:
         header = entries[0].header
-        chunks = _same_chunks(header, data)
+        chunks = same_chunks(header, data)
         item = header.raw_bytes // max(1, header.size)
         return chunks, min(chunks * header.chunk_weights, header.size) * item
     rows = entries[0].header.shape[0]
@@ -90,13 +90,13 @@ def _sound_chunks(section: Section, entries: list[Entry], data: np.ndarray) -> t
     side_by_side, begin = data.reshape(rows, -1), 0
     for entry in entries:
         end = begin + entry.header.raw_bytes // rows
-        if _same_chunks(entry.header, side_by_side[:, begin:end]) < len(entry.header.chunks):
+        if same_chunks(entry.header, side_by_side[:, begin:end]) < len(entry.header.chunks):
             return 0, 0
         begin = end
     return 0, size
 
 
-def _same_chunks(header: TensorHeader, data: np.ndarray) -> int:
+def same_chunks(header: TensorHeader, data: np.ndarray) -> int:
     """How many chunks bytes begin with that have the hashes of a tensor's."""
     item = header.raw_bytes // max(1, header.size)
     width = max(1, data.shape[-1])  # of a row, if there are rows
@@ -171,7 +171,7 @@ def _sound_arrays(store: Store, item: StoreEntry, folder: Path) -> set[str]:
                 number, told = wanted[found.prefix]
                 header = store.index.tensors[number].header
                 codes = codes_of(found.array.read()).reshape(-1).view(np.uint8)
-                if found.metadata == told and _same_chunks(header, codes) == len(header.chunks):
+                if found.metadata == told and same_chunks(header, codes) == len(header.chunks):
                     sound.add(found.prefix)
         except (InputError, KeyError):  # killed while it was written
             continue

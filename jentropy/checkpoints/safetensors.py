@@ -100,7 +100,7 @@ def read(path: Path) -> SafetensorsFile:
     file = File(path)
     with reading(path):
         size = path.stat().st_size
-        prefix = file.read(0, LENGTH_BYTES)
+        prefix = bytes(file.read(0, LENGTH_BYTES))
         if len(prefix) < LENGTH_BYTES:
             raise TruncatedError(
                 "safetensors file", file=path, expected="at least 8 bytes", found=f"{size} bytes"
@@ -120,7 +120,7 @@ def read(path: Path) -> SafetensorsFile:
                 expected=f"{length} bytes",
                 found=f"{size - LENGTH_BYTES} bytes in the file",
             )
-        header = file.read(LENGTH_BYTES, length)
+        header = bytes(file.read(LENGTH_BYTES, length))
     entries = parse_header(path, header)
     metadata = entries.pop(METADATA, None)
     return SafetensorsFile(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,15 @@ from typing import Any
 import jax
 import numpy as np
 
+from jentropy import jax_internals
 from jentropy.containers import coder, trees
+from jentropy.errors import place
 
 from . import faults, structure
 from .bases import Bases
 from .contents import PYTREE, in_memory, of_leaf
+from .entries import Entry
+from .hosts import Gathering, together
 from .items import Item, base_digest, fingerprint, with_base, write
 from .mirrors import destination
 from .writer import writing
@@ -34,6 +38,9 @@ def save(
 
     Work that was killed or failed is taken up by the next call for this path: of each tensor that
     it finished and that is the same, by its hashes.
+
+    Processes of `jax.distributed` call it together: each writes a share of the leaves into a folder
+    that all of them share. A leaf that lies over several of them is brought whole to one.
 
     Args:
       path: where it will appear, whole or not at all; see `compress_checkpoint` for URLs.
@@ -69,10 +76,12 @@ class Taken:
     Attributes:
       items: its arrays.
       tree: its structure.
+      gathering: what brings arrays that lie over several processes to the ones that write them.
     """
 
     items: Sequence[Item]
     tree: Any
+    gathering: Gathering
 
     def write(
         self,
@@ -84,16 +93,24 @@ class Taken:
     ) -> None:
         """Writes it as a compressed checkpoint, see `save`."""
         items, below = with_base(self.items, base)
-        state = fingerprint("pytree", below)
-        with writing(destination(path), state, overwrite=overwrite) as writer:
-            tensors = write(writer, items)
-            writer.finish(
-                tensors=tensors,
-                tree=self.tree,
-                base=base_digest(tensors, below),
-                formats=tuple(structure.formats(self.tree)),
-                beside=dict(beside or {}),
-            )
+        told = {
+            "tree": self.tree,
+            "formats": tuple(structure.formats(self.tree)),
+            "beside": dict(beside or {}),
+        }
+
+        def contents(entries: Sequence[Entry]) -> dict[str, Any]:
+            return told | {"tensors": tuple(entries), "base": base_digest(entries, below)}
+
+        target, state = destination(path), fingerprint("pytree", below)
+        with (
+            together(place(target)) as team,
+            writing(target, team, state, overwrite=overwrite) as writer,
+        ):
+            self.gathering.deal(team, [item.nbytes for item in items])
+            entries = write(writer, items)
+            self.gathering.finish()
+            writer.finish(entries, contents)
 
 
 def taken(packed: Any, *, copied: bool = False) -> Taken:
@@ -112,18 +129,34 @@ def taken(packed: Any, *, copied: bool = False) -> Taken:
     named, tree = structure.flatten(plain)
     if copied:
         for _, leaf in named:
-            if isinstance(leaf, jax.Array) and not trees.is_key(leaf):
+            if isinstance(leaf, jax.Array) and not trees.is_key(leaf) and not _is_spread(leaf):
                 leaf.copy_to_host_async()
-    return Taken(items=[_item(name, leaf, copied=copied) for name, leaf in named], tree=tree)
+    gathering = Gathering([leaf if _is_spread(leaf) and not copied else None for _, leaf in named])
+    items = [
+        _item(name, leaf, gathering.reader(n), copied=copied)
+        for n, (name, leaf) in enumerate(named)
+    ]
+    return Taken(items=items, tree=tree, gathering=gathering)
 
 
-def _item(name: str, leaf: Any, *, copied: bool) -> Item:
+def _is_spread(leaf: Any) -> bool:
+    """Whether no process has all of an array."""
+    if not isinstance(leaf, jax.Array) or isinstance(leaf, jax.core.Tracer):
+        return False
+    return not (leaf.is_fully_addressable or leaf.is_fully_replicated)
+
+
+def _item(name: str, leaf: Any, gathered: Callable[[], np.ndarray], *, copied: bool) -> Item:
     if trees.is_compressed(leaf) and not leaf.header.delta:
         return Item(name=name, array=leaf)
     numpy, key = not isinstance(leaf, jax.Array), trees.key_implementation(leaf, name)
     draft = partial(coder.Original, numpy=numpy, key=key)
     if copied:
-        values = np.array(trees.as_array(leaf, name))  # of a CPU's buffers a view before
+        whole = jax_internals.gathered(leaf) if _is_spread(leaf) else trees.as_array(leaf, name)
+        values = np.array(whole)  # of a CPU's buffers a view before
         return Item(name=name, array=in_memory(name, values, PYTREE), draft=draft)
     reads = not isinstance(leaf, np.ndarray)
-    return Item(name=name, array=of_leaf(name, leaf), draft=draft, reads=reads)
+    array = of_leaf(name, leaf)
+    if _is_spread(leaf):
+        array = replace(array, read=gathered)
+    return Item(name=name, array=array, draft=draft, reads=reads)

@@ -12,7 +12,7 @@ import shlex
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -66,18 +66,19 @@ def refuse_existing(path: Path, replaces: Replaces | None = None) -> None:
         )
 
 
-def put_in_place(made: Path, path: Path, *, replace: bool) -> None:
+def put_in_place(made: Path, path: Path, *, replace: bool, keep: Collection[str] = ()) -> None:
     """Renames what was made to its destination, once all of it is on the disk, or sends it there.
 
     Args:
       made: `out` in a folder of `staged`, whose end removes what was replaced.
       replace: whether something may be there.
+      keep: names of what was sent there already, behind a URL.
 
     Raises:
       DestinationError: something is there that may not be.
     """
     if isinstance(path, RemotePath):
-        delivering.send(made, path, replace=replace)
+        delivering.send(made, path, replace=replace, keep=keep)
         return
     old = made.parent / REPLACED
     durable.sync_folder(made.parent)

@@ -14,11 +14,14 @@ place and has its hash; whoever resumes also holds it to its source (`items`).
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -28,37 +31,47 @@ from jentropy.containers.tensor import checksum
 from jentropy.errors import DestinationError, InputError
 from jentropy.schema import many, parse
 
-from . import durable, faults, frames, zarr_files
+from . import delivering, durable, faults, frames, zarr_files
 from . import index as index_lib
 from .entries import VERSION, WITH_BASE, Entry, Index
+from .hosts import Team
 from .index import ENTRY
-from .staging import OUT, put_in_place, staged
+from .remote import RemotePath
+from .staging import OUT, put_in_place, stage_of, staged
 from .store import ARRAYS, Store, bundle_name, is_compressed_checkpoint
 
 BUNDLE_BYTES = 1 << 26  # what a crash costs at the most, beside the tensor begun
 LINE = many(ENTRY)  # of the journal, after the hash of its JSON
 HASH_DIGITS = 16
+PURPOSE = "compress"
 
 
 @contextmanager
 def writing(
-    path: Path, fingerprint: str | None = None, *, overwrite: bool = False
+    path: Path, team: Team, fingerprint: str | None = None, *, overwrite: bool = False
 ) -> Iterator[Writer]:
     """A `Writer` of `path`.
 
     Args:
+      team: who writes it together.
       fingerprint: says what is written; staged work with the same one can be taken up and stays
         after a failure, any other is thrown away. None: no work is taken up, or stays.
       overwrite: whether a compressed checkpoint that is there is replaced.
     """
     replaces = other_than_compressed if overwrite else None
     resumable = fingerprint is not None
-    with staged(path, "compress", resumable=resumable, replaces=replaces) as stage:
-        writer = Writer(path, stage, fingerprint, overwrite=overwrite)
+    purpose = purpose_of(team.number, team.count)
+    with staged(path, purpose, resumable=resumable, replaces=replaces) as stage:
+        writer = Writer(path, stage, team, fingerprint, overwrite=overwrite)
         try:
             yield writer
         finally:
             writer.close()
+
+
+def purpose_of(number: int, count: int) -> str:
+    """What the stage of one of several processes is for; see `staging.stage_of`."""
+    return PURPOSE if number == 0 else f"{PURPOSE}-{number}-of-{count}"
 
 
 def other_than_compressed(path: Path) -> str:
@@ -73,12 +86,18 @@ class Writer:
     """
 
     def __init__(
-        self, path: Path, stage: Path, fingerprint: str | None, *, overwrite: bool = False
+        self,
+        path: Path,
+        stage: Path,
+        team: Team,
+        fingerprint: str | None,
+        *,
+        overwrite: bool = False,
     ):
-        self.path, self.stage, self._overwrite = path, stage, overwrite
+        self.path, self.stage, self.team, self._overwrite = path, stage, team, overwrite
         self._made = stage / OUT
         self._journal_file = stage / "journal.jsonl"
-        self._first = _hashed(json.dumps(fingerprint))
+        self._first = _hashed(json.dumps([fingerprint, team.number, team.count]))
         self._resumable = fingerprint is not None
         self._sizes: list[int] = []  # of the bundles that are full
         self._size = 0  # of the one begun
@@ -210,23 +229,90 @@ class Writer:
         durable.sync_folder(folder / "c")
         durable.sync_folder(folder)
 
-    def finish(self, **contents: Any) -> None:
+    def finish(
+        self, entries: Sequence[Entry], contents: Callable[[Sequence[Entry]], dict[str, Any]]
+    ) -> None:
         """Writes the rest of the checkpoint and puts it in its place.
 
         Args:
-          contents: arguments of `Index` but the bundles.
+          entries: of what this process wrote.
+          contents: makes arguments of `Index`, all but the bundles, of the entries of all.
         """
         self.flush()
-        version = VERSION if contents.get("base") is None else WITH_BASE
-        index = Index(bundles=tuple(self._sizes), version=version, **contents)
-        text = index_lib.to_bytes(index)
-        with faults.writing(self.path):
-            frame = self.stage / "frame"
-            _remove(frame)
-            frame.mkdir()
-            self._move(frames.make(frame, text, len(self._sizes), index.version))
-            self._open_again()
-            put_in_place(self._made, self.path, replace=self._overwrite)
+        sizes, everything = self._of_all(entries)
+        sent = self._send_bundles(sizes) if self._is_sent else ()
+        if self.team.number == 0:
+            told = contents(everything)
+            version = VERSION if told.get("base") is None else WITH_BASE
+            index = Index(bundles=tuple(itertools.chain(*sizes)), version=version, **told)
+            text = index_lib.to_bytes(index)
+            with faults.writing(self.path):
+                frame = self.stage / "frame"
+                _remove(frame)
+                frame.mkdir()
+                if not self._is_sent:
+                    self._take_bundles(sizes)
+                self._move(frames.make(frame, text, len(index.bundles), index.version))
+                self._open_again()
+                put_in_place(self._made, self.path, replace=self._overwrite, keep=sent)
+        self.team.meet()
+
+    def _of_all(self, entries: Sequence[Entry]) -> tuple[list[list[int]], list[Entry]]:
+        """Bundles that each process wrote, and the entries of all, whose places are among all."""
+        if self.team.count == 1:
+            return [self._sizes], list(entries)
+        told = self.team.meet(json.dumps(self._sizes).encode())
+        sizes, everything, first = [json.loads(text) for text in told], list[Entry](), 0
+        ours = zlib.compress(json.dumps(LINE.write(entries)).encode())
+        lines = self.team.meet(ours, listens=self.team.number == 0)
+        for made, message in zip(sizes, lines, strict=False):
+            for entry in parse(LINE, zlib.decompress(message), self._journal_file):
+                places = tuple((bundle + first, offset) for bundle, offset in entry.places)
+                everything.append(replace(entry, places=places))
+            first += len(made)
+        return sizes, everything
+
+    @property
+    def _is_sent(self) -> bool:
+        """Whether each process sends its own bundles to where the checkpoint will be."""
+        return self.team.count > 1 and isinstance(self.path, RemotePath)
+
+    def _send_bundles(self, sizes: list[list[int]]) -> list[str]:
+        """Sends what this process has to a URL; the names that bundles of all have there."""
+        assert isinstance(self.path, RemotePath)
+        files = (zarr_files.CHUNK, zarr_files.METADATA)
+        everybody = range(sum(map(len, sizes)))
+        kept = [f"{ARRAYS}/{bundle_name(n)}/{file}" for n in everybody for file in files]
+        if self.team.number == 0:
+            delivering.begin(self.path, kept, replace=self._overwrite)
+        self.team.meet()
+        if self.team.number:
+            first = sum(map(len, sizes[: self.team.number]))
+            names = {
+                f"{ARRAYS}/{bundle_name(n)}/{file}": f"{ARRAYS}/{bundle_name(first + n)}/{file}"
+                for n in range(len(self._sizes))
+                for file in files
+            }
+            delivering.put(self._made, self.path, names, self.stage / delivering.SENT)
+        self.team.meet()
+        return kept
+
+    def _take_bundles(self, sizes: list[list[int]]) -> None:
+        """Has the bundles of the other processes, whose stages lie beside this one."""
+        first = len(self._sizes)
+        for number, made in enumerate(sizes[1:], 1):
+            theirs = stage_of(self.path, purpose_of(number, self.team.count)) / OUT / ARRAYS
+            for n in range(len(made)):
+                bundle = theirs / bundle_name(n)
+                if not bundle.is_dir():
+                    raise DestinationError(
+                        "bundle of another process",
+                        file=self.path,
+                        expected="a folder that all processes share",
+                        found=f"no {bundle}",
+                    )
+                os.rename(bundle, self._bundle(first + n))
+            first += len(made)
 
     def _open_again(self) -> None:
         """Raises DestinationError if what was made cannot be read: it is not put in place."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 import jentropy
+from jentropy.errors import InputError, said
 
 from .arguments import BASE, OVERWRITE, STEP, STRICT, Arguments
 from .console import print_notes
@@ -19,6 +20,14 @@ ARGUMENTS: Arguments = {
     **STRICT,
     **STEP,
     **BASE,
+    "--distributed": {
+        "nargs": "?",
+        "const": "",
+        "metavar": "ADDRESS,COUNT,NUMBER",
+        "help": "share the work with processes that run the same command: the address of the first "
+        "(host:port), how many there are, and which one this is (0, 1, ...); without them what "
+        "jax.distributed finds out",
+    },
     "--no-follow-links": {
         "action": "store_true",
         "help": "refuse a source with links, instead of reading what they lead to",
@@ -28,6 +37,8 @@ ARGUMENTS: Arguments = {
 
 def run(arguments: argparse.Namespace) -> int:
     """Compresses, and says how far."""
+    if arguments.distributed is not None:
+        _join(arguments.distributed)
     with progress_bar("compress", quiet=arguments.quiet) as advance:
         jentropy.compress_checkpoint(
             arguments.source,
@@ -44,3 +55,18 @@ def run(arguments: argparse.Namespace) -> int:
         print_notes(inspection.notes)
         print(f"{arguments.destination}: {summary(inspection)}")
     return 0
+
+
+def _join(text: str) -> None:
+    """Joins the processes of `jax.distributed`."""
+    import jax
+
+    try:
+        if not text:
+            jax.distributed.initialize()
+            return
+        address, count, number = text.split(",")
+        jax.distributed.initialize(address, int(count), int(number))
+    except (ValueError, RuntimeError) as error:
+        what = f"--distributed {text}: {said(error)}"
+        raise InputError(what, hint="ADDRESS,COUNT,NUMBER, as in host:8476,4,0") from error

@@ -263,7 +263,7 @@ def decompress_where(packed: Any, on_its_device: Callable[[CompressedTensor], bo
     )
     for i in here:
         header = out[i].header
-        out[i] = _as_it_was(coder.assemble(decoded, header), header)
+        out[i] = as_it_was(coder.assemble(decoded, header), header)
     tensors = [out[i] for i in there]
     for i, array in zip(there, on_device.decompress(tensors, list(there.values())), strict=True):
         out[i] = array
@@ -272,8 +272,17 @@ def decompress_where(packed: Any, on_its_device: Callable[[CompressedTensor], bo
     return jax.tree_util.tree_unflatten(structure, out)
 
 
-def _as_it_was(values: np.ndarray, header: TensorHeader) -> Any:
-    """Decoded values as the leaf that they were."""
+def as_it_was(values: np.ndarray, header: TensorHeader) -> Any:
+    """Decoded values as the leaf that they were.
+
+    Args:
+      values: of the header's dtype and shape.
+
+    Example:
+      >>> import jentropy
+      >>> as_it_was(np.asarray(0.5), jentropy.compress({"rate": 0.5})["rate"].header)
+      0.5
+    """
     if header.scalar and not values.shape:
         return values.item()
     if header.key:

@@ -1,0 +1,99 @@
+"""What one of several processes of `jax.distributed` does, for `test_hosts` and its soak.
+
+python -m tests.over_hosts FOLDER ADDRESS COUNT NUMBER WHAT [KILLED AFTER]
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+import jentropy
+from jentropy.checkpoints import writer
+from jentropy.errors import JentropyError
+
+HEARTBEAT_S = 10
+
+
+def spread() -> dict[str, jax.Array]:
+    """A tree over all processes: split by rows, by columns, and on every one."""
+    mesh = jax.make_mesh((jax.device_count(),), ("x",))
+
+    def put(name: int, shape: tuple[int, ...], *axes: str | None) -> jax.Array:
+        values = np.random.default_rng(name).standard_normal(shape).astype(jnp.bfloat16)
+        where = NamedSharding(mesh, PartitionSpec(*axes))
+        return jax.make_array_from_callback(shape, where, lambda index: values[index])
+
+    return {
+        "rows": put(0, (64, 33), "x"),
+        "columns": put(1, (9, 64), None, "x"),
+        "everywhere": put(2, (50,)),
+        "more": put(3, (128, 8), "x", None),
+        "last": put(4, (8, 16), "x"),
+    }
+
+
+def bits(tree: dict[str, jax.Array]) -> dict[str, bytes]:
+    """What this process holds of a tree."""
+    return {
+        name: b"".join(np.asarray(part.data).tobytes() for part in array.addressable_shards)
+        for name, array in tree.items()
+    }
+
+
+def run(folder: Path, what: str) -> None:
+    """One of the trials."""
+    if what == "compress":
+        jentropy.compress_checkpoint(folder / "source", folder / "dst")
+    elif what == "send":
+        jentropy.compress_checkpoint(folder / "source", "s3://bucket/dst")
+    elif what == "other":  # each its own source
+        source = folder / ("source" if jax.process_index() else "another")
+        jentropy.compress_checkpoint(source, folder / "dst")
+    elif what == "save":
+        tree = spread()
+        jentropy.save(folder / "dst", tree)
+        packed = jentropy.load(folder / "dst", {n: a.sharding for n, a in tree.items()})
+        assert bits(jentropy.decompress(packed)) == bits(tree)
+
+
+def kill_after(count: int) -> None:
+    """Has this process killed when it has written so many payloads."""
+    append = writer.Writer.append
+
+    def limited(self: writer.Writer, payload: np.ndarray) -> tuple[int, int]:
+        nonlocal count
+        count -= 1
+        if count < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return append(self, payload)
+
+    writer.Writer.append = limited  # type: ignore[method-assign]
+
+
+def main(folder: str, address: str, count: str, number: str, what: str, *killed: str) -> int:
+    writer.BUNDLE_BYTES = 4_000
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(
+        address, int(count), int(number), heartbeat_timeout_seconds=HEARTBEAT_S
+    )
+    if killed and killed[0] == number:
+        kill_after(int(killed[1]))
+    try:
+        run(Path(folder), what)
+    except JentropyError as error:
+        print(type(error).__name__, error, flush=True)
+        os._exit(2)
+    print("done", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
