@@ -62,12 +62,13 @@ SEVEN = LAYERS[:5] + LAYERS[6:8]
 # The geometric mean over these of how much faster products are than dense ones.
 GOALS = {"BF16": 1.20, "FP8 row": 1.65, "MXFP4": 2.7, "NVFP4": 2.5, "INT4 g128": 2.8}
 EXPERTS = (  # N, K, experts and how many of them a token has: gpt-oss-120b, DeepSeek-V3
-    ((128, 256, 4, 2),)
-    if DRY
-    else ((5760, 2880, 128, 4), (2880, 2880, 128, 4), (2048, 7168, 256, 8), (7168, 2048, 256, 8))
+    *((5760, 2880, 128, 4), (2880, 2880, 128, 4)),
+    *((2048, 7168, 256, 8), (7168, 2048, 256, 8)),
 )
-EXPERT_TOKENS = (3,) if DRY else (1, 16, 64)
+EXPERT_TOKENS = (1, 16, 64)
+GROUPS_CHECKED = 24
 compressed_product = partial(jentropy.matmul, transpose_w=True, interpret=DRY)
+grouped_product = partial(jentropy.grouped_matmul, transpose_w=True, interpret=DRY)
 
 
 def environment() -> Iterator[Finding]:
@@ -200,7 +201,9 @@ def formats_times() -> Iterator[Finding]:
 
 def goals() -> Iterator[Finding]:
     """What came of the times that this run has found, beside what was aimed at, M = 16."""
-    lines = [json.loads(line) for line in (OUT / "results.jsonl").read_text().splitlines()]
+    found_so_far = OUT / "results.jsonl"
+    text = found_so_far.read_text() if found_so_far.exists() else ""
+    lines = [json.loads(line) for line in text.splitlines()]
     speedups = {line["what"]: line["speedup"] for line in lines if "speedup" in line}
     for name, goal in GOALS.items():
         label = "" if name == "BF16" else f"{name} "
@@ -214,34 +217,61 @@ def goals() -> Iterator[Finding]:
             yield name, {"shapes": len(found), "mean": mean, "goal": goal, "least": min(found)}
 
 
-def groups() -> Iterator[Finding]:
-    """Products of tokens with their experts, against those one by one, and beside dense ones."""
-    product = partial(jentropy.grouped_matmul, transpose_w=True, interpret=DRY)
-    for (n, k, experts, top), tokens in itertools.product(EXPERTS, EXPERT_TOKENS):
+def groups_right() -> Iterator[Finding]:
+    """Products of rows in groups, some of them empty, in every format, against plain JAX."""
+    sizes = np.array([3, 0, 17, 1, 0, 8])
+    for name in ("BF16", *(TIMED_FORMATS[:2] if DRY else TIMED_FORMATS)):
+        for n, k in ((136, 260),) if DRY else ((136, 260), (1000, 2880)):
+            values = np.stack([np.roll(_gaussian(n, k, 0), i, 0) for i in range(sizes.size)])
+            weight = weight_of(VARIANTS[name].number_format, jnp.asarray(values, jnp.bfloat16))
+            yield f"{name} N={n} K={k}", _groups(to_resident(weight, "gpu"), sizes, sizes.sum() + 3)
+    if DRY:
+        return
+    for n, k, experts, top in EXPERTS:
+        chosen = np.random.default_rng(n).integers(0, experts, 64 * top)
+        sizes = np.bincount(chosen, minlength=experts)
         stack = _stack(random_weight(n, k, 0.0), experts)
+        yield f"BF16 N={n} K={k} experts={experts}", _groups(stack, sizes, sizes.sum())
+
+
+def _groups(weight: ResidentTensor, sizes: np.ndarray, rows: int) -> dict[str, Any]:
+    """The largest error of a product, and what rows of no group have."""
+    product = jax.jit(partial(grouped_product, out_dtype=jnp.float32))
+    x = jax.random.normal(jax.random.key(rows), (rows, weight.shape[-1]), jnp.bfloat16)
+    runs = [np.asarray(product(x, weight, jnp.asarray(sizes, jnp.int32))) for _ in range(3)]
+    worst, end = 0.0, 0
+    for expert, size in enumerate(map(int, sizes)):
+        if size and expert < GROUPS_CHECKED:  # each takes a compile of a size, a dense matrix
+            own = jnp.pad(x[end : end + size], ((0, -size % 32), (0, 0)))
+            expected, scale = (np.asarray(a) for a in _expected(own, weight[expert]))
+            error = np.abs(runs[0][end : end + size] - expected[:size]) / (scale[:size] + 1e-30)
+            worst = max(worst, float(np.nan_to_num(error, nan=np.inf).max()))
+        end += size
+    return {
+        "worst": worst,
+        "beyond": float(np.abs(runs[0][end:]).max(initial=0)),
+        "differing_runs": sum(run.tobytes() != runs[0].tobytes() for run in runs),
+    }
+
+
+def groups_times() -> Iterator[Finding]:
+    """The same of models' experts, beside dense ones, by the wall clock."""
+    for (n, k, experts, top), tokens in itertools.product(() if DRY else EXPERTS, EXPERT_TOKENS):
         rows = tokens * top
-        chosen = np.random.default_rng(tokens).integers(0, experts, rows - top // 2)
-        sizes = jnp.asarray(np.bincount(chosen, minlength=experts), jnp.int32)  # some rows of none
+        chosen = np.random.default_rng(tokens).integers(0, experts, rows)
+        sizes = jnp.asarray(np.bincount(chosen, minlength=experts), jnp.int32)
         x = jax.random.normal(jax.random.key(0), (rows, k), jnp.bfloat16)
-        y = np.asarray(jax.jit(partial(product, out_dtype=jnp.float32))(x, stack, sizes))
-        worst, end = 0.0, 0
-        for expert, size in enumerate(map(int, sizes)):
-            if size and expert < 64:  # each takes a compile of a shape, and a dense matrix
-                own = jnp.pad(x[end : end + size], ((0, -size % 8), (0, 0)))
-                expected, scale = _expected(own, stack[expert])
-                error = np.abs(y[end : end + size] - expected[:size]) / (scale[:size] + 1e-30)
-                worst = max(worst, float(np.nan_to_num(error, nan=np.inf).max()))
-            end += size
-        name = f"tokens={tokens} experts={experts} N={n} K={k}"
-        yield name, {"worst": worst, "beyond": float(np.abs(y[end:]).max(initial=0))}
-        if DRY:
-            continue
-        read = int((sizes > 0).sum()) * stack.nbytes / experts
-        ours = queued_seconds(partial(jax.jit(product), x, stack, sizes))
         dense = jax.random.normal(jax.random.key(1), (experts, k, n), jnp.bfloat16)
         theirs = queued_seconds(partial(jax.jit(jax.lax.ragged_dot), x, dense, sizes))
         del dense
-        yield name, matmul.times(ours, theirs) | {"gigabytes_per_second": read / ours / 1e9}
+        for name in ("BF16", "MXFP4" if n == 5760 or n == k else "FP8 128x128"):
+            one = random_weight(n, k, 0.0) if name == "BF16" else _random(name, n, k)
+            stack = _stack(one, experts)
+            ours = queued_seconds(partial(jax.jit(grouped_product), x, stack, sizes))
+            read = int((sizes > 0).sum()) * stack.nbytes / experts
+            speed = {"gigabytes_per_second": read / ours / 1e9}
+            what = f"{name} tokens={tokens} experts={experts} N={n} K={k}"
+            yield what, matmul.times(ours, theirs) | speed
 
 
 def ceilings() -> Iterator[Finding]:

@@ -320,7 +320,8 @@ def store_transposed(
         below = arith.CmpIPredicate.slt
         own, row = next(iter(numbers.layout.thread_idxs(numbers.shape)))  # of the first
         begin, *bounds = (arith.index_cast(index, s.registers.item()) for s in scalars)
-        first, low, high = bounds or (utils.c(0, index), None, utils.c(rows, index))
+        edges: Any = bounds or (utils.c(0, index), None, utils.c(rows, index))
+        first, low, high = edges
         row = arith.addi(row, first)
 
         for i, register in enumerate(numbers.registers.flat):
@@ -341,6 +342,8 @@ def store_transposed(
                 is_there = functools.reduce(arith.andi, checks) if checks else None
                 with nullcontext() if is_there is None else utils.when(is_there):
                     memref.store(number, target, [at_row, at_column])
+        if bounds or ragged or rows % 8:
+            utils.warp_barrier()  # threads that had nothing to store wait for the others
 
     store(ref, numbers, *scalars)
 
@@ -373,7 +376,7 @@ def load_held(ref: Any, shape: tuple[int, int]) -> Any:
     from jaxlib.mlir import ir
     from jaxlib.mlir.dialects import vector
 
-    made = plgpu.ShapeDtypeStruct(shape, np.float32, layout=plgpu.Layout.WGMMA)
+    made = plgpu.ShapeDtypeStruct(shape, np.dtype(np.float32), layout=plgpu.Layout.WGMMA)
 
     @plgpu.inline_mgpu(arg_types=(plgpu.RefType(),), return_type=made)
     def load(ctx: Any, source: Any) -> Any:
@@ -468,14 +471,14 @@ def _on_count(counts: Any, assembly: str) -> Any:
     from jaxlib.mlir import ir
     from jaxlib.mlir.dialects import llvm
 
-    made = plgpu.ShapeDtypeStruct((), np.int32, layout=plgpu.Layout.WG_SPLAT(()))
+    made = plgpu.ShapeDtypeStruct((), np.dtype(np.int32), layout=plgpu.Layout.WG_SPLAT(()))
 
     @plgpu.inline_mgpu(arg_types=(plgpu.RefType(),), return_type=made)
     def run(ctx: Any, counts: Any) -> Any:
         del ctx
         i32 = ir.IntegerType.get_signless(32)
         one = utils.memref_slice(counts, (utils.ds(_warp(utils), 1),))
-        found = llvm.inline_asm(
+        found: Any = llvm.inline_asm(
             i32, [utils.memref_ptr(one)], assembly, "=r,l", has_side_effects=True
         )
         return mgpu.FragmentedArray.splat(found, (), is_signed=True)

@@ -61,11 +61,15 @@ class Rounded(nnx.Module):
         self, product: Callable[[Array], Array], x: Float[Array, "*batch K"], sizes: Any = None
     ) -> Array:
         rows = x.reshape(-1, x.shape[-1]).astype(jnp.float32)
-        scale = 1.0 if self.scale is None else self.scale.get_value()
-        shift = 0.0 if self.shift is None else self.shift.get_value()
+        scale, shift = _row(self.scale, 1.0), _row(self.shift, 0.0)
         codes = quantize((rows - shift) * scale, self.number_format)
         rounded = dequantize(self.number_format, codes) / scale + shift
         return product(rounded.astype(x.dtype).reshape(x.shape))
+
+
+def _row(channels: nnx.Param | None, neutral: float) -> Float[Array, "1 K"]:
+    """Numbers of channels, or one that changes nothing."""
+    return jnp.full((1, 1), neutral) if channels is None else channels.get_value()[None, :]
 
 
 def simulated(model: Decoder, name: str, checkpoint: Checkpoint | None = None) -> Decoder:

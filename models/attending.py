@@ -11,6 +11,7 @@ query of a chunk sees is passed over. A library's kernel does the same where it 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -27,7 +28,11 @@ from .layers import soft_capped
 PRECISION = jax.lax.Precision.HIGHEST  # attention in float32 means float32, on a GPU and TPU too
 AT_ONCE = 1 << 22  # scores, 16 MiB of them: of more, those of blocks are faster on a CPU too
 QUERIES, KEYS = 256, 512  # of a chunk and a block
+LONG = 512  # queries of a chunk for which keys are made
 UNSEEN = -1e30  # a score whose exponential is 0 beside any other's, and no infinity
+
+
+Make = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
 
 
 class Scoring(NamedTuple):
@@ -126,26 +131,32 @@ def at_once(
 
 def blockwise(
     q: Float[Array, "batch kv_heads group time width"],
-    k: Float[Array, "batch kv_heads slots width"],
-    v: Float[Array, "batch kv_heads slots value_width"],
+    k: Float[Array, "batch key_heads slots key_width"],
+    v: Float[Array, "batch kv_heads slots value_width"] | None,
     positions: Int[Array, "*queries time"],
     slots: Int[Array, "*keys slots"],
     window: Int[Array, ""] | int | None,
     sinks: Float[Array, "kv_heads group"] | None,
     scoring: Scoring,
+    make: Make | None = None,
 ) -> Float[Array, "batch kv_heads group time value_width"]:
     """The sum with the scores of one chunk of queries and one block of keys in memory.
 
     Derivatives compute them again.
 
+    Args:
+      make: gives keys and values of a block of `k`; then `v` is None. They are made for every chunk
+        of queries, which are longer for it.
+
     References:
       Rabe and Staats, arXiv 2112.05682; Milakov and Gimelshein, arXiv 1805.02867.
     """
     time = q.shape[-2]
-    queries, keys = min(QUERIES, time), min(KEYS, k.shape[2])
-    blocks = _cut(k, 2, keys, 0), _cut(v, 2, keys, 0), _cut(slots, -1, keys, -1)
+    queries, keys = min(QUERIES if make is None else LONG, time), min(KEYS, k.shape[2])
+    values = None if v is None else _cut(v, 2, keys, 0)
+    blocks = _cut(k, 2, keys, 0), values, _cut(slots, -1, keys, -1)
     chunk = jax.checkpoint(
-        partial(_chunk, blocks=blocks, window=window, sinks=sinks, scoring=scoring)
+        partial(_chunk, blocks=blocks, window=window, sinks=sinks, scoring=scoring, make=make)
     )
     if queries == time:
         return chunk((q, positions))
@@ -157,26 +168,28 @@ def blockwise(
 def _chunk(
     one: tuple[jax.Array, jax.Array],
     *,
-    blocks: tuple[jax.Array, ...],
+    blocks: tuple[jax.Array, jax.Array | None, jax.Array],
     window: Int[Array, ""] | int | None,
     sinks: Float[Array, "kv_heads group"] | None,
     scoring: Scoring,
+    make: Make | None,
 ) -> jax.Array:
     """The sum of a chunk of queries over all blocks of keys."""
     q, positions = one
     batch, *heads, time, _ = q.shape
-    value_width = blocks[1].shape[-1]
+    values = jax.eval_shape(make, blocks[0][0])[1] if make else blocks[1]
     if sinks is None:
         greatest = jnp.full((batch, *heads, time), UNSEEN)
         total = jnp.zeros_like(greatest)
     else:
         greatest = jnp.broadcast_to(sinks[:, :, None], (batch, *heads, time))
         total = jnp.exp(greatest - jax.lax.stop_gradient(greatest))  # 1, and its derivative
-    mixed = jnp.zeros((*total.shape, value_width))
+    mixed = jnp.zeros((*total.shape, values.shape[-1]))
 
     @jax.checkpoint
-    def add(carry: tuple, k: jax.Array, v: jax.Array, seen: jax.Array) -> tuple:
+    def add(carry: tuple, k: jax.Array, v: jax.Array | None, seen: jax.Array) -> tuple:
         greatest, total, mixed = carry
+        k, v = make(k) if make else (k, v)
         scores = jnp.where(seen, _scores(q, k, scoring), UNSEEN)
         higher = jax.lax.stop_gradient(jnp.maximum(greatest, scores.max(-1)))
         weights = jnp.where(seen, jnp.exp(scores - higher[..., None]), 0)
@@ -190,14 +203,14 @@ def _chunk(
         )
         return higher, total * kept + weights.sum(-1), mixed * kept[..., None] + more
 
-    def step(carry: tuple, block: tuple[jax.Array, ...]) -> tuple[tuple, None]:
+    def step(carry: tuple, block: tuple) -> tuple[tuple, None]:
         k, v, slots = block
         seen = visible(positions, slots, window)
         return jax.lax.cond(seen.any(), add, lambda carry, *_: carry, carry, k, v, seen), None
 
     (_, total, mixed), _ = jax.lax.scan(step, (greatest, total, mixed), blocks)
     mixed = mixed / jnp.maximum(total, jnp.finfo(jnp.float32).tiny)[..., None]
-    return mixed.astype(blocks[1].dtype)
+    return mixed.astype(values.dtype)
 
 
 def _scores(q: jax.Array, k: jax.Array, scoring: Scoring) -> Float[Array, "b k g t s"]:

@@ -3,7 +3,8 @@
 The cache holds the latents and the key's rotary part, which all heads share: [kv_lora_rank +
 qk_rope_head_dim] numbers a token, of DeepSeek-V3 576 where keys and values of its heads are 40,960.
 
-    expanded  keys and values are made of the latents of every slot, then heads attend as always
+    expanded  keys and values are made of the latents of every slot, then heads attend as always;
+              of many slots block by block, as the sums go on, and of none that no query sees
     absorbed  q is taken to the latents' space, heads share the latents as their one key and value,
               and what they mix is taken to values
 
@@ -29,12 +30,13 @@ from jaxtyping import Array, Float, Shaped
 
 from jentropy import pallas_kernels as kernels
 
-from .attending import PRECISION, attend
+from .attending import PRECISION, Scoring, attend, blockwise
 from .caches import Cache, Turn
 from .config import DecoderConfig, Layer
 from .layers import Linear, RMSNorm, over_a_mesh
 from .rope import rotate
 
+MADE_AT_ONCE = 1 << 28  # bytes of keys and values; of more, those of blocks
 NORM_EPS = 1e-6  # of the latents' norms, whatever the config says of the others
 
 
@@ -113,13 +115,22 @@ class LatentAttention(nnx.Module):
         return self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x)))
 
     def _expanded(self, q: Array, rotary: Array, seen: Array, attends: partial[Array]) -> Array:
+        q, seen = jnp.concatenate((q, rotary), axis=-1).swapaxes(1, 2), seen[:, None]
+        made, told = jax.eval_shape(self._made, seen), attends.keywords
+        if sum(one.size * one.dtype.itemsize for one in made) <= MADE_AT_ONCE or told["sharded"]:
+            return attends(q, *self._made(seen))
+        positions, scoring = told["positions"], Scoring(told["scale"], None)
+        sums = partial(blockwise, window=None, sinks=None, scoring=scoring, make=self._made)
+        return sums(q[:, :, None], seen, None, positions, told["slots"])[:, :, 0]
+
+    def _made(self, seen: Float[Array, "batch 1 slots width"]) -> tuple[Array, Array]:
+        """Keys and values of all heads, [batch, heads, slots, ...]."""
         heads, sizes = self.config.num_heads, self.sizes
-        latents, key = jnp.split(seen, [sizes.kv_lora_rank], axis=-1)
+        latents, key = jnp.split(seen[:, 0], [sizes.kv_lora_rank], axis=-1)
         made = self.kv_b_proj(latents).reshape(*latents.shape[:2], heads, -1).swapaxes(1, 2)
         keys, values = jnp.split(made, [sizes.qk_nope_head_dim], axis=-1)
         shared = jnp.broadcast_to(key[:, None], (*keys.shape[:3], key.shape[-1]))
-        keys = jnp.concatenate((keys, shared), axis=-1)
-        return attends(jnp.concatenate((q, rotary), axis=-1).swapaxes(1, 2), keys, values)
+        return jnp.concatenate((keys, shared), axis=-1), values
 
     def _absorbed(self, q: Array, rotary: Array, seen: Array, attends: partial[Array]) -> Array:
         weight = _decoded(self.kv_b_proj.weight.get_value())

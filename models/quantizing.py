@@ -21,7 +21,7 @@ from jentropy.errors import InputError, UnsupportedError
 from jentropy.formats import QuantizedTensor
 from jentropy.quantization import Recipe, Statistics, quantize_weights, rates
 from jentropy.quantization.allocations import ByRole, Equal
-from jentropy.quantization.alphabets import OfFormat
+from jentropy.quantization.alphabets import Integer, Minifloat, OfFormat, OfTable
 from jentropy.quantization.roundings import Nearest
 from jentropy.quantization.scales import Rules
 
@@ -193,7 +193,7 @@ def quantize_checkpoint(
 
 def asks_for_statistics(recipe: Recipe) -> bool:
     """Whether what a recipe makes depends on the inputs of layers."""
-    blind = (OfFormat, Rules, Nearest, Equal | ByRole | None)
+    blind = (OfFormat | OfTable | Integer | Minifloat, Rules, Nearest, Equal | ByRole | None)
     parts = (recipe.alphabet, recipe.scales, recipe.rounding, recipe.allocation)
     is_blind = all(isinstance(one, kind) for one, kind in zip(parts, blind, strict=True))
     return not is_blind or bool(recipe.transforms) or recipe.pruning is not None

@@ -4,7 +4,8 @@ Every product of one step of generation is compiled for the TPU that is named. I
 for the MXU included, and the cycles in which memory moves its weight run beside each other: the
 longer of the two is what it takes at the least. The sum over all products bounds the tokens a
 second of one chip (of v7x, one core) that holds the model. Attention, caches and the embedding are
-not in it. Of experts, those count that so many tokens are expected to choose, each read once.
+not in it. Of experts, those count that so many tokens are expected to choose, each read once by the
+kernel for all of a layer.
 
 CONFIG is as of `jentropy.models.footprint`; `--layers` and `--experts` name the formats of matrices
 where there are no weights to tell. Exit codes: 0 done, 2 bad input.
@@ -30,7 +31,8 @@ from jentropy.formats import FORMATS, Format
 from jentropy.pallas_kernels import ResidentTensor, abstract_weight
 from jentropy.pallas_kernels.backends import has_kernels
 from jentropy.pallas_kernels.fused import kernels_of
-from jentropy.pallas_kernels.profiling import compiling, tpu
+from jentropy.pallas_kernels.profiling import compiling, tpu, tpu_grouped
+from jentropy.pallas_kernels.profiling.tpu_grouped import Layer
 from jentropy.pallas_kernels.targets import TPUS
 from jentropy.pallas_kernels.tiles import ceil_to
 from jentropy.pallas_kernels.tpu.plan import ROWS
@@ -53,6 +55,8 @@ class Used:
       k, n: of it.
       count: how many there are in a step.
       rows: of x in each.
+      experts: the layer of which it is the matrix of one.
+      tokens: that choose among those.
     """
 
     number_format: Format
@@ -60,6 +64,8 @@ class Used:
     n: int
     count: float
     rows: int
+    experts: Layer | None = None
+    tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,14 +112,22 @@ def products(
         is_matrix = path[-1] == "weight" and len(shape) >= (3 if path[0] == LAYERS else 2)
         if not is_matrix or (path[0] == EMBEDDING and not tied):
             continue
-        count, rows = float(math.prod(stack[:1])), batch
+        count, rows, layer = float(math.prod(stack[:1])), batch, None
         if EXPERTS in path:
             assert config.experts is not None
-            share = config.experts.per_token / config.experts.count
-            active = stack[-1] * (1 - (1 - share) ** batch)
-            count, rows = count * active, math.ceil(batch * config.experts.per_token / active)
-        number_format = formats.get(path, FORMATS["BF16"])
-        yield Used(number_format=number_format, k=shape[-1], n=shape[-2], count=count, rows=rows)
+            chosen = config.experts.per_token
+            layer = Layer(k=shape[-1], n=shape[-2], groups=stack[-1], chosen=chosen)
+            active = layer.active(batch)
+            count, rows = count * active, math.ceil(batch * chosen / active)
+        yield Used(
+            number_format=formats.get(path, FORMATS["BF16"]),
+            k=shape[-1],
+            n=shape[-2],
+            count=count,
+            rows=rows,
+            experts=layer,
+            tokens=batch,
+        )
 
 
 def chosen(
@@ -150,6 +164,8 @@ def cost(dump: Path, target: str, used: Used) -> Cost:
     laid_out = kernels.to_resident(abstract_weight(used.number_format, (used.n, used.k)), "tpu")
     if not isinstance(laid_out, ResidentTensor):  # it is too small to gain
         return dense_cost(dump, target, used)
+    if used.experts is not None:
+        return _expert_cost(dump, target, used.number_format, used.experts, used.tokens)
     weight = tpu.resident(used.number_format, used.k, used.n, target)
     plan = kernels_of(weight).plan(weight, used.rows, TPUS[target])
     steps: float = math.prod(plan.grid)
@@ -163,6 +179,23 @@ def cost(dump: Path, target: str, used: Used) -> Cost:
         bundles=steps * one.schedule.bundles,
         with_waits=steps * one.schedule.cycles,
         memory=TPUS[target].hbm_cycles(weight.nbytes),
+    )
+
+
+@functools.cache
+def _expert_cost(dump: Path, target: str, number_format: Format, layer: Layer, tokens: int) -> Cost:
+    """Of an expert that some of the tokens choose, as one of its layer's."""
+    weight, plan, _ = tpu_grouped.product_of(number_format, layer, tokens, target)
+    one = tpu_grouped.measure(dump, target, number_format, layer, tokens)
+    rows = tokens * layer.chosen / layer.active(tokens)
+    windows = 1 + (rows - 1) / plan.tile.m  # they begin anywhere among registers
+    visits = windows * plan.tile.grid[0] * plan.steps / plan.depth
+    size = weight.nbytes / layer.groups
+    return Cost(
+        weight_bytes=size,
+        bundles=visits * one.schedule.bundles,
+        with_waits=visits * one.schedule.cycles,
+        memory=TPUS[target].hbm_cycles(size),
     )
 
 

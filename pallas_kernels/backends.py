@@ -19,6 +19,7 @@ from jentropy import modes
 from jentropy.formats import Format, QuantizedTensor, plain_format
 
 from .api import decode, matmul
+from .grouped import grouped_matmul
 from .laying_out import lay_out
 from .layouts import LAYOUTS
 from .targets import backend_of
@@ -26,7 +27,7 @@ from .variants import VARIANTS, weight_of
 
 logger = logging.getLogger(__name__)
 
-ROWS, SHAPE = 8, (256, 512)  # of x; of the weights, as they are stored
+ROWS, SHAPE = (3, 5), (2, 256, 512)  # of x by group; of weights in a stack, as they are stored
 TOLERANCE = 1e-3  # of the largest product with the same row of weights
 
 
@@ -128,8 +129,8 @@ def trouble_of(layout: str, interpret: Any = False) -> str:
 def _wrong(backend: str, number_format: Format, interpret: Any) -> str:
     rng = np.random.default_rng(0)
     dense = rng.standard_normal(SHAPE) * 0.02
-    dense[::37, ::41] *= 2.0**12  # escapes of window12
-    dense[5, 7:11] = -0.0
+    dense[:, ::37, ::41] *= 2.0**12  # escapes of window12
+    dense[:, 5, 7:11] = -0.0
     weight = weight_of(number_format, jnp.asarray(dense, jnp.bfloat16))
     packed: Any = lay_out(weight, backend)
     plain: Any = lay_out(weight, "reference")
@@ -137,8 +138,15 @@ def _wrong(backend: str, number_format: Format, interpret: Any) -> str:
     decoded = decode(packed, jnp.float32, interpret)
     if np.asarray(decoded).tobytes() != np.asarray(expected).tobytes():
         return "decode gives other numbers"
-    x = jnp.asarray(rng.standard_normal((ROWS, SHAPE[1])), jnp.bfloat16)
-    y = matmul(x, packed, transpose_w=True, out_dtype=jnp.float32, interpret=interpret)
-    right = np.asarray(x, np.float64) @ np.asarray(expected, np.float64).T
-    error = (np.abs(np.asarray(y, np.float64) - right).max(0) / np.abs(right).max(0)).max()
-    return "" if error < TOLERANCE else f"products are off by {error:.1e} of the largest"
+    x = jnp.asarray(rng.standard_normal((sum(ROWS), SHAPE[-1])), jnp.bfloat16)
+    options: dict[str, Any] = {"transpose_w": True, "out_dtype": jnp.float32}
+    options["interpret"] = interpret
+    one = matmul(x, packed[0], **options)
+    by_group = grouped_matmul(x, packed, jnp.asarray(ROWS, jnp.int32), **options)
+    rights = [np.asarray(x, np.float64) @ np.asarray(w, np.float64).T for w in expected]
+    of_groups = np.where(np.arange(sum(ROWS))[:, None] < ROWS[0], *rights)
+    for what, y, right in (("products", one, rights[0]), ("experts", by_group, of_groups)):
+        error = (np.abs(np.asarray(y, np.float64) - right).max(0) / np.abs(right).max(0)).max()
+        if not error < TOLERANCE:
+            return f"{what} are off by {error:.1e} of the largest"
+    return ""

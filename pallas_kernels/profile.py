@@ -17,12 +17,13 @@ from typing import Any
 
 from jentropy.errors import CheckError, JentropyError
 
-from .profiling import budgets, compiling, crossover, hopper, tpu
+from .profiling import budgets, compiling, crossover, hopper, tpu, tpu_grouped
 from .targets import TPUS
 from .variants import VARIANTS
 
 CHECK_FAILED, BAD_INPUT = 1, 2
 BUDGETED = [name for name, variant in VARIANTS.items() if variant.ceilings]
+OF_EXPERTS = [name for name in BUDGETED if VARIANTS[name].experts]
 BETTER = {"lower": min, "cover": max}
 
 
@@ -39,7 +40,9 @@ def _run(arguments: argparse.Namespace) -> int:
     target = arguments.tpu or arguments.gpu
     kind: Any = tpu if target in TPUS else hopper
     shape, rows = tuple(arguments.shape or kind.SHAPE), arguments.rows or kind.DEFAULT_ROWS
-    formats = arguments.formats or (BUDGETED if target in TPUS else budgets.HOPPER_VARIANTS)
+    layers = arguments.experts
+    own = BUDGETED if layers is None else OF_EXPERTS
+    formats = arguments.formats or list(own if target in TPUS else budgets.HOPPER_VARIANTS)
     table = arguments.json != "-"
     figures = {}
     with tempfile.TemporaryDirectory(prefix="profile-") as folder:
@@ -54,7 +57,12 @@ def _run(arguments: argparse.Namespace) -> int:
             words = ", ".join(f"{name} {version}" for name, version in versions.items())
             print(f"{target}, {words}, weight {shape[0]} x {shape[1]}")
             print(_line(kind.COLUMNS, list(kind.COLUMNS)))
-        for name, measured in kind.measured(dump, target, formats, rows, shape):
+        found = (
+            kind.measured(dump, target, formats, rows, shape)
+            if layers is None
+            else tpu_grouped.measured(dump, target, formats, layers or budgets.LAYERS_OF_EXPERTS)
+        )
+        for name, measured in found:
             figures[name] = measured
             if table:
                 print(_line(kind.COLUMNS, [name, *measured.cells()]), flush=True)
@@ -104,6 +112,14 @@ def _parser() -> argparse.ArgumentParser:
         "--crossover",
         action="store_true",
         help="on TPU, print up to how many rows of x fused products are the faster, and no more",
+    )
+    parser.add_argument(
+        "--experts",
+        nargs="*",
+        choices=budgets.LAYERS_OF_EXPERTS,
+        metavar="LAYER",
+        help=f"on TPU, visits to experts of {'; '.join(budgets.LAYERS_OF_EXPERTS)}, by default of "
+        "all, in place of products",
     )
     parser.add_argument("--check", action="store_true", help="fail where a budget is exceeded")
     parser.add_argument(

@@ -36,6 +36,7 @@ class Variant:
       ceilings: what budgets of products of 16 rows must not be above, in bundles for a cycle of
         memory on v5e, v6e and v7x; () if it has no budgets.
       decode_ceilings: the same of decodes to dense BF16.
+      experts: products with stacks of experts have budgets too.
       promised: what README says of its products.
     """
 
@@ -45,6 +46,7 @@ class Variant:
     rows: tuple[int, ...] = (16,)
     ceilings: tuple[float, ...] = ()
     decode_ceilings: tuple[float, ...] = (1.00, 1.00, 1.00)
+    experts: bool = False
     promised: bool = False
 
 
@@ -63,6 +65,7 @@ VARIANTS: dict[str, Variant] = {
         number_format=formats.FORMATS["BF16"],
         trial=True,
         bench=True,
+        experts=True,
         ceilings=(0.40, 0.62, 1.10),
         promised=True,
     ),
@@ -73,6 +76,7 @@ VARIANTS: dict[str, Variant] = {
     "FP8 128x128": Variant(
         number_format=FP8_BLOCK,
         bench=True,
+        experts=True,
         ceilings=(0.22, 0.38, 0.50),
         promised=True,
     ),
@@ -106,6 +110,7 @@ VARIANTS: dict[str, Variant] = {
         trial=True,
         bench=True,
         rows=(8, 16),
+        experts=True,
         ceilings=(0.75, 0.95, 1.00),
         promised=True,
     ),
@@ -125,13 +130,16 @@ VARIANTS: dict[str, Variant] = {
         number_format=formats.MXFP4,
         trial=True,
         bench=True,
-        rows=(8, 16),
+        rows=(8, 16, 64),
+        experts=True,
         ceilings=(0.52, 0.80, 0.97),
     ),
     "NVFP4": Variant(
         number_format=formats.NVFP4,
         trial=True,
         bench=True,
+        rows=(16, 64),
+        experts=True,
         ceilings=(0.88, 1.15, 1.52),
         decode_ceilings=(1.00, 1.00, 1.56),
     ),

@@ -48,6 +48,8 @@ SLOW = (
     "test_profile.py",
     "test_pylm.py",
     "test_readme.py",
+    "test_recipes.py::test_rounding_and_scales_are_worth_their_bits",
+    "test_recipes.py::test_what_is_decoded_is_what_was_scored",
     "test_stacks.py",
     "test_tpu.py",
     "test_cli.py::test_bench_measures",

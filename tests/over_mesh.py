@@ -6,7 +6,6 @@ A process is told of its devices before JAX starts: another one calls a function
 from __future__ import annotations
 
 import json
-from functools import partial
 from typing import Any
 
 import jax
@@ -146,14 +145,13 @@ def in_a_loop() -> None:
     mesh = mesh_of(2)
     x = jnp.asarray(np.random.default_rng(1).standard_normal((4, 256)), jnp.float32)
     stored = weight("BF16", (2, 256, 256))
+    run = jax.jit(jax.value_and_grad(through), static_argnames="interpret")
+    expected = run(x, jentropy.to_resident(stored, "reference"), interpret=False)
     for backend, axis in (("reference", -2), ("tpu", -2), ("tpu", -1)):
-        whole = jentropy.to_resident(stored, backend)
         stack = over(mesh, stored, axis, 128, backend=backend, layers=(2,))
-        run = jax.jit(
-            jax.value_and_grad(partial(through, interpret="hlo" if backend == "tpu" else False))
-        )
-        for found, expected in zip(run(x, stack), run(x, whole), strict=True):
-            close(found, expected)
+        found = run(x, stack, interpret="hlo" if backend == "tpu" else False)
+        for one, other in zip(found, expected, strict=True):
+            close(one, other)
 
 
 def through(x: jax.Array, w: Any, interpret: Any) -> jax.Array:

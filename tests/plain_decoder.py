@@ -263,7 +263,7 @@ def restored(d, b, form, has_sign):
 def entry(path, item, bases=()):
     """Bytes of an entry's codes; `bases`: by which those of its checkpoint are told."""
     shape, fmt, base = item["shape"], item["format"], b""
-    itemsize = max(1, int(re.search(r"\d+", item["dtype"] + "8")[0]) // 8)  # of int4 and bool 1
+    itemsize = max(1, int(re.search(r"\d+", item["dtype"] + " 8")[0]) // 8)  # of int4 and bool 1
     if "delta" in item:
         base = entry(bases[0], index(bases[0])[1]["tensors"][item["base"]], bases[1:])
     fmt, has_sign = "RAW" if base else fmt, fmt[:2] in ("BF", "FP") and fmt != "FP8_E8M0"

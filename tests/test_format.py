@@ -76,6 +76,18 @@ def test_golden_trees_take_every_branch():
     assert [heads[name].classes.columns.any() for name in ("rows", "both")] == [False, True]
 
 
+def test_a_golden_delta_is_read_by_both(tmp_path):
+    golden, base, expected = GOLDEN / "valid" / "delta", GOLDEN / "valid" / "tree", make.moved()
+    assert same_tree(jentropy.decompress(jentropy.load(golden, base=base)), expected)
+    theirs = dict(plain_decoder.read(golden, base))
+    assert theirs == {name: values.tobytes() for name, values in expected.items()}
+    forms = {entry.header.delta for entry in Store(golden).index.tensors}
+    assert forms == {"", "xor", "difference"}
+    jentropy.save(tmp_path / "again", expected, base=base)
+    again = Store(tmp_path / "again").index.tensors
+    assert [entry.header for entry in again] == [e.header for e in Store(golden).index.tensors]
+
+
 def test_golden_files_are_read_by_both(tmp_path):
     expected = read_tree(SOURCE)
     assert dict(plain_decoder.files(GOLDEN / "valid" / FIXTURE)) == expected

@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from jentropy import modes
 from jentropy.errors import InputError
-from jentropy.models import Decoder, DecoderConfig, RopeConfig
+from jentropy.models import Decoder, DecoderConfig, RopeConfig, attending, latent
+from jentropy.models.caches import Turn
 from jentropy.models.config import LatentConfig
+from jentropy.models.latent import LatentAttention
 from jentropy.pallas_kernels import to_resident
 
 from .conftest import same_bits
@@ -35,6 +38,16 @@ CONFIG = DecoderConfig(
     rope=YARN,
     tie_word_embeddings=True,
     latent=SIZES,
+)
+V3_SIZES = LatentConfig(
+    q_lora_rank=1536,
+    kv_lora_rank=512,
+    qk_nope_head_dim=128,
+    qk_rope_head_dim=64,
+    v_head_dim=128,
+)
+V3_LAYERS = dataclasses.replace(
+    CONFIG, num_layers=61, num_heads=128, num_kv_heads=128, head_dim=64, latent=V3_SIZES
 )
 IDS = np.random.default_rng(0).integers(0, 64, (2, 24)).astype(np.int32)
 
@@ -71,6 +84,43 @@ def test_absorbed_steps_are_the_expanded_pass(rank):
     assert relative_error(moved[:, 1:], whole[:, :-1]) > 1e-2  # positions count
 
 
+def test_keys_made_block_by_block_are_those_made_at_once(monkeypatch):
+    for name, size in (("KEYS", 5), ("LONG", 16)):
+        monkeypatch.setattr(attending, name, size)
+    model = model_of()
+    for start in (0, 6):  # what comes before is in the cache, too
+        cache = run(model, IDS[:, :6], model.new_cache(2, 64), 0)[1]
+        monkeypatch.setattr(latent, "MADE_AT_ONCE", 1 << 28)
+        at_once, _ = nnx.jit(run.__wrapped__)(model, IDS, cache, start)
+        monkeypatch.setattr(latent, "MADE_AT_ONCE", 0)
+        by_blocks, _ = nnx.jit(run.__wrapped__)(model, IDS, cache, start)
+        assert 0 < relative_error(by_blocks, at_once) < 1e-6
+
+
+def test_memory_of_a_chunk_grows_by_its_latents_alone():
+    """A layer of DeepSeek-V3 with room for 16,384 tokens: keys and values of all take 1.3 GB."""
+    sizes, config = V3_SIZES, dataclasses.replace(V3_LAYERS, hidden_size=7168)
+    layer = nnx.eval_shape(lambda: LatentAttention(config, config.layers()[0], rngs=nnx.Rngs(0)))
+    graph, state = nnx.split(layer)
+    state = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, jnp.bfloat16), state)
+    x = jax.ShapeDtypeStruct((1, 512, 7168), jnp.bfloat16)
+
+    def temporaries(capacity: int) -> int:
+        @modes.standard
+        def attention(state, x, cache):
+            at = jnp.int32(0)
+            turn = Turn(at, at, jnp.ones(sizes.qk_rope_head_dim // 2), jnp.float32(1), at)
+            return nnx.merge(graph, state)(x, cache, turn)
+
+        cache = jax.eval_shape(lambda: layer.new_cache(1, 1, capacity, jnp.bfloat16))
+        lowered = jax.jit(attention, donate_argnums=2).lower(state, x, cache)
+        return lowered.compile().memory_analysis().temp_size_in_bytes
+
+    few, many = map(temporaries, (4096, 16384))
+    assert many - few <= 4 * (16384 - 4096) * 576 * 2
+    assert many < 1 << 30
+
+
 def test_compressed_weights_give_the_same_bits_in_both_forms():
     model = jax.tree.map(lambda x: x.astype(jnp.bfloat16), model_of())
     compressed = nnx.clone(model)
@@ -85,17 +135,7 @@ def test_compressed_weights_give_the_same_bits_in_both_forms():
 
 def test_the_cache_holds_latents_and_rotary_keys_only():
     """Of DeepSeek-V3: 576 numbers a token and layer, where 128 heads have 40,960."""
-    sizes = LatentConfig(
-        q_lora_rank=1536,
-        kv_lora_rank=512,
-        qk_nope_head_dim=128,
-        qk_rope_head_dim=64,
-        v_head_dim=128,
-    )
-    config = dataclasses.replace(
-        CONFIG, num_layers=61, num_heads=128, num_kv_heads=128, head_dim=64, latent=sizes
-    )
-    model = nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0)))
+    model = nnx.eval_shape(lambda: Decoder(V3_LAYERS, rngs=nnx.Rngs(0)))
     caches = jax.eval_shape(lambda: model.new_cache(1, 4096))
     numbers = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(caches))
     assert numbers == 61 * 4096 * 576

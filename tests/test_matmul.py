@@ -112,17 +112,26 @@ def test_another_backends_layout_is_refused(backend):
 
 @pytest.mark.parametrize("backend", ["tpu", "gpu"])
 def test_kernels_that_do_not_work_are_not_taken(backend, monkeypatch, caplog):
+    jax.devices()  # of whose plugins some log what they miss
     monkeypatch.setattr(logging.root.manager, "disable", 0)  # the command silences all loggers
     monkeypatch.setattr(backends, "suitable_backend", lambda: backend)
 
+    def by_group(x, w, sizes, interpret, **options):
+        dense = jentropy.decode(w, jnp.float32, interpret=True)
+        return jentropy.grouped_matmul(x, dense, sizes, **options)
+
     def chosen(
-        decode=backends.decode, matmul=backends.matmul, number_format=FORMATS["BF16"]
+        decode=backends.decode,
+        matmul=backends.matmul,
+        grouped=by_group,
+        number_format=FORMATS["BF16"],
     ) -> str:
         backends.trouble_of.cache_clear()
         caplog.clear()
         monkeypatch.setattr(backends, "decode", decode)
         monkeypatch.setattr(backends, "matmul", matmul)
-        return backends.default_backend(of)
+        monkeypatch.setattr(backends, "grouped_matmul", grouped)
+        return backends.default_backend(number_format)
 
     def right(x, w, interpret, **options):
         dense = jentropy.decode(w, jnp.float32, interpret=True)
@@ -145,12 +154,15 @@ def test_kernels_that_do_not_work_are_not_taken(backend, monkeypatch, caplog):
         "reference"
     )
     assert "products are off by 1.0e-02" in caplog.text
+    swapped = lambda x, w, *given, **options: by_group(x, w[::-1], *given, **options)  # noqa: E731
+    assert chosen(in_plain_jax, right, swapped) == "reference"
+    assert "experts are off by" in caplog.text
     assert chosen(lambda *given: in_plain_jax(*given) + (len(given) == 3)) == "reference"
     assert f"backend {backend!r}" in caplog.text
     assert "decode gives other numbers" in caplog.text
     some = in_plain_jax, fails_of_scaled
-    assert chosen(*some) == chosen(*some, None) == backend
-    assert chosen(*some, FP8_ROW) == "reference"
+    assert chosen(*some) == chosen(*some, number_format=None) == backend
+    assert chosen(*some, number_format=FP8_ROW) == "reference"
     assert f"layout {backend}_scaled" in caplog.text
     backends.trouble_of.cache_clear()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import itertools
 import json
 import re
 import sys
@@ -37,6 +38,9 @@ STACKED = (3, 2048, 2048)  # layers, K, N of a stack
 NAMES = profile.BUDGETED if EVERYTHING else PROMISED
 # Of those, products of 16 rows and decodes.
 HELD = {name + kind for name in PROMISED for kind in ("", budgets.DECODE)}
+# Variants whose visits to experts are compiled, and of which layers.
+OF_EXPERTS = dict.fromkeys(TPUS, profile.OF_EXPERTS) if EVERYTHING else {"v5e": ["FP8 128x128"]}
+LAYERS_OF_EXPERTS = budgets.LAYERS_OF_EXPERTS if EVERYTHING else ("gpt-oss-120b",)
 # Products of 16 rows that do not wait for memory, the waits for the MXU counted.
 BUSY = {
     "v5e": {"INT4 g32"},
@@ -46,6 +50,7 @@ BUSY = {
         *("INT4 g32", "INT4 g32 zeros", "INT4 g128", "INT4 g128 zeros", "NVFP4"),
     },
 }
+PLAIN = [name for name in budgets.names("v5e") if " of " not in name]
 needs_libtpu = needs("v5e")
 
 
@@ -53,15 +58,19 @@ needs_libtpu = needs("v5e")
 def profiles() -> dict[str, dict[str, Any]]:
     """Products and decodes by target and name in budgets."""
     rows = () if EVERYTHING else ("--rows", str(budgets.ROWS))
-    command = ("-m", "jentropy.pallas_kernels.profile", "--json", "-", "--formats", *NAMES, *rows)
-    documents = outputs(*((*command, "--tpu", target) for target in TPUS))
-    return {
-        target: {
+    command = ("-m", "jentropy.pallas_kernels.profile", "--json", "-")
+    products = [(*command, "--formats", *NAMES, *rows, "--tpu", target) for target in TPUS]
+    experts = [
+        (*command, "--experts", *LAYERS_OF_EXPERTS, "--formats", *names, "--tpu", target)
+        for target, names in OF_EXPERTS.items()
+    ]
+    found: dict[str, dict[str, Any]] = {target: {} for target in TPUS}
+    for document in outputs(*products, *experts):
+        found[document["target"]] |= {
             **{budgets.name_of(one["format"], one["m"]): one for one in document["products"]},
             **{one["format"] + budgets.DECODE: one for one in document["decodes"]},
         }
-        for target, document in zip(TPUS, documents, strict=True)
-    }
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -78,12 +87,31 @@ def compiled() -> dict[str, dict[str, str | None]]:
 
 
 @needs_libtpu
-@pytest.mark.parametrize("name", budgets.names("v5e") if EVERYTHING else sorted(HELD))
+@pytest.mark.parametrize("name", PLAIN if EVERYTHING else sorted(HELD))
 @pytest.mark.parametrize("target", TPUS)
 def test_schedules_stay_within_their_budgets(profiles, target, name):
     figures = profiles[target][name]["held"]
     assert set(budgets.load()[target][name]) == set(figures)
     assert not budgets.exceeded(target, {name: figures})
+
+
+@needs_libtpu
+@pytest.mark.parametrize("target", OF_EXPERTS)
+def test_visits_to_experts_stay_within_their_budgets(profiles, target):
+    experts = [
+        budgets.name_of_experts(*of)
+        for of in itertools.product(OF_EXPERTS[target], LAYERS_OF_EXPERTS)
+    ]
+    assert not budgets.exceeded(target, {one: profiles[target][one]["held"] for one in experts})
+
+
+def test_visits_to_experts_take_what_products_do():
+    """Within a tenth, by their budgets."""
+    for target in TPUS:
+        known = budgets.load()[target]
+        for name, layer in itertools.product(profile.OF_EXPERTS, budgets.LAYERS_OF_EXPERTS):
+            visit = known[budgets.name_of_experts(name, layer)]["ratio"]
+            assert visit <= 1.1 * known[name]["ratio"], (target, name, layer, visit)
 
 
 @needs_libtpu
@@ -333,13 +361,16 @@ def test_budgets_are_set_by_what_was_measured(tmp_path, monkeypatch):
 
 
 def test_crossovers_are_where_the_passes_cost_more_than_decoding():
-    flat, macs = dict.fromkeys((16, 64, 256), 100.0), tpu.UNIT
+    flat, macs = dict.fromkeys((16, 64, 256), 100.0), 8 * tpu.UNIT
     steep = {16: 100.0, 64: 200.0}  # 600 for 256 rows
     assert crossover.fused_rows(steep, 0.0, steep, macs) == 256  # then the dense one is the faster
     assert crossover.fused_rows(steep, 200.0, flat, macs) == 112
     assert crossover.fused_rows(flat, 0.0, flat, macs) == 256  # two passes are one too many
     assert crossover.fused_rows(dict.fromkeys(flat, 1.0), 0.0, flat, macs) == crossover.MOST
     assert crossover.fused_rows(steep, 0.0, dict.fromkeys(flat, 50.0), macs) == 0
+    by_mxu = tpu.UNIT  # a row in a cycle: 256 of them are 156 more than decoding takes
+    assert crossover.fused_rows(flat, 0.0, dict.fromkeys(flat, 50.0), by_mxu) == 0
+    assert crossover.fused_rows(flat, 10.0, flat, by_mxu) == crossover.MOST
 
 
 def test_every_plan_has_a_crossover():

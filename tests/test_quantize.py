@@ -10,6 +10,7 @@ import pytest
 
 import jentropy
 from jentropy import models
+from jentropy.bench import rate_distortion
 from jentropy.cli.main import main
 from jentropy.models.matrices import Matrices
 
@@ -53,6 +54,24 @@ def test_it_runs_as_what_it_says(source, quantised):
     own = models.load(source, compute_dtype=jnp.float32)
     replaced = models.quantizing.with_weights(own, parts, decoded)
     np.testing.assert_allclose(replaced(ids), model(ids), rtol=1e-5, atol=1e-5)
+
+
+def test_recipes_are_compared(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(rate_distortion, "SIZE", 64)
+    monkeypatch.setattr(rate_distortion.Model, "_rows", lambda *_: np.arange(64).reshape(2, 32))
+    files = tmp_path / "f.json", tmp_path / "f.png"
+    told = ["bench", "--suite", "rate-distortion", "--recipes", "rtn", "--json", str(files[0])]
+    assert main([*told, "--png", str(files[1])]) == 0
+    assert files[1].stat().st_size > 1000
+    [row] = json.loads(files[0].read_text())["results"]
+    figures = row["figures"]
+    assert row["name"] == "rtn"
+    assert 3 < figures["model_bits"] < figures["stored_bits"] == 4.125
+    assert 0.005 < figures["gaussian_relmse"] < 0.02
+    assert figures["gaussian_gap_bits"] > 0.2
+    assert 0 < figures["kl"] < 0.1
+    assert main(["bench", "--suite", "load", "--recipes", "rtn"]) == 2
+    assert "suite rate-distortion" in capsys.readouterr().err
 
 
 def test_unknown_recipes(source, tmp_path, capsys):

@@ -10,6 +10,7 @@ import pytest
 
 import jentropy
 from jentropy import models
+from jentropy.cli import evaluate, quantize
 from jentropy.cli import main as cli
 
 from .conftest import ROOT
@@ -39,6 +40,10 @@ def test_commands_run(scratch, monkeypatch, capsys):
     from jentropy.bench import measure
 
     monkeypatch.setattr(measure, "REPEATS", 1)
+    for command in (quantize, evaluate):
+        monkeypatch.setitem(command.ARGUMENTS["--sequences"], "default", 4)
+        monkeypatch.setitem(command.ARGUMENTS["--length"], "default", 64)
+    monkeypatch.setitem(evaluate.ARGUMENTS["--max-new-tokens"], "default", 4)
     for line in "".join(blocks("sh")).splitlines():
         program, *arguments = shlex.split(line, comments=True)
         assert program == "jentropy"

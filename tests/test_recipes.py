@@ -33,7 +33,9 @@ from jentropy.quantization.alphabets import Integer, OfFormat, Uniform
 from jentropy.quantization.grid import Grid
 from jentropy.quantization.knob import turned
 from jentropy.quantization.roundings import Nearest, Sequential, Stochastic
-from jentropy.quantization.scales import RmsStep, Rules
+from jentropy.quantization.scales import AbsoluteMean, RmsStep, Rules
+
+from . import plain_weights
 
 ROWS, COLUMNS = 24, 328  # ragged against every block and group; a multiple of 8
 # Recipes that are not held to rounding to nearest: they are it, or right on average instead.
@@ -97,13 +99,14 @@ def test_what_is_decoded_is_what_was_scored(name):
     assert np.allclose(np.asarray(dense, np.float32), decoded, rtol=2e-6, atol=2e-6)
     bits = made.number_format.allocated_bits(made.shape)
     assert rates.coded(made) < bits + 0.1
-    assert abs(rates.coded(made) - rates.estimated(made)) < 0.05 * bits + 0.2
+    small = 8 * 40 * (len(made.codes) - 1) / weight.size  # lanes and tables of what lies beside
+    assert abs(rates.coded(made) - rates.estimated(made)) < 0.05 * bits + 0.2 + small
 
 
 def twin(name: str) -> Recipe:
     """The same alphabet, its weights rounded to nearest by the rule that it has."""
     recipe = RECIPES[name]
-    scales = recipe.scales if isinstance(recipe.scales, RmsStep) else Rules()
+    scales = recipe.scales if isinstance(recipe.scales, RmsStep | AbsoluteMean) else Rules()
     return dataclasses.replace(recipe, rounding=Nearest(), scales=scales)
 
 
@@ -247,3 +250,22 @@ def test_without_calibration_columns_weigh_the_same():
     plain = quantize_weight(weight, Recipe(alphabet=OfFormat(number_format=INT4_GROUP)))
     assert (told.codes["code"] == plain.codes["code"]).all()
     assert isinstance(RECIPES["stochastic"].rounding, Stochastic)
+
+
+def test_a_plain_decoder_has_the_same_numbers(tmp_path):
+    """From FORMAT.md alone: own elements, parameters of parameters, tables, choices."""
+    names = (
+        "rtn-nvfp4",
+        "q4-k",
+        "q3-k",
+        "nf4",
+        "fp6-llm",
+        "ecsq",
+        "bitmod3",
+        "rtn-int3-asymmetric",
+    )
+    made = {name: quantized(name) for name in names}
+    jentropy.save(tmp_path / "w", jentropy.compress(made))
+    for name, numbers in plain_weights.weights(tmp_path / "w"):
+        on_host = dataclasses.replace(made[name], codes=jax.tree.map(np.asarray, made[name].codes))
+        assert (numbers == on_host.dequantize()).all(), name

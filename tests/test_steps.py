@@ -27,6 +27,8 @@ from jentropy.formats.hadamard import base, is_order, largest_block, rotated
 from jentropy.formats.trellises import CHECKS, trellis
 from jentropy.formats.vectors import ball, words
 
+from . import plain_steps
+
 ROWS, COLUMNS = 6, 20
 UINT16 = replace(
     UINT8, name="UINT16", dtype=np.dtype(np.uint16), fields=(replace(UINT8.fields[0], bits=16),)
@@ -118,6 +120,19 @@ def test_numbers_are_the_same_in_numpy_and_jax(name, stack):
     np.testing.assert_allclose(numbers, np.asarray(others), rtol=2e-6, atol=2e-6)
     told = document.FORMAT.read(document.FORMAT.write(tensor.number_format))
     assert told == tensor.number_format
+
+
+@pytest.mark.parametrize("name", [*plain_steps.DECODERS, *plain_steps.TRANSFORMS])
+def test_a_plain_decoder_has_the_same_numbers(name):
+    tensor, step = made(name), STEPS[name]
+    codes, settings = tensor.codes, dict(step.settings)
+    arrays = [own.numbers(codes[own.name]) for own in step.arrays]
+    if name in DECODERS:
+        numbers = plain_steps.DECODERS[name](settings, codes["code"], *arrays)
+    else:
+        plain = codes["code"].astype(np.float32)
+        numbers = plain_steps.TRANSFORMS[name](settings, plain, *arrays)
+    np.testing.assert_allclose(tensor.dequantize(), numbers, rtol=2e-6, atol=1e-5)
 
 
 def test_every_step_is_tried():

@@ -161,7 +161,9 @@ class Model:
           recipe: by which it is quantised.
           bits: that are asked for.
         """
-        made = quantize_weights(self.weights, recipe, self.statistics, bits=bits, loss=self.loss)
+        asks = quantizing.asks_for_statistics(recipe)
+        statistics, loss = (self.statistics, self.loss) if asks else (None, None)
+        made = quantize_weights(self.weights, recipe, statistics, bits=bits, loss=loss)
         other = quantizing.with_weights(self.dense, self.matrices.parts, quantizing.decoded(made))
         found = evaluation.likelihood(other, self.scored, self.dense)
         assert found.difference is not None

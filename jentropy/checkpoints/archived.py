@@ -16,7 +16,7 @@ from . import choosing, gguf_files, orbax_source, recorded, safetensors, structu
 from .checkpoint import Tensor
 from .choosing import TREE, Component
 from .contents import StoredArray
-from .decoding import entries_of, read_blocks, read_entry
+from .decoding import entries_of, read_blocks, read_entry, read_part
 from .entries import Blocks, Entry, FileEntry
 from .store import Store, is_compressed_checkpoint
 from .viewing import Source
@@ -153,6 +153,7 @@ class Archive(Source):
             dtype=dtype_named(entry.dtype),
             file=store.path,
             read=partial(read_entry, store, entry),
+            part=partial(read_part, store, entry),
         )
 
     def _read(self, file: str) -> bytes | None:

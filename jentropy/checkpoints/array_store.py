@@ -204,5 +204,17 @@ def _array(folder: Path, prefix: str, metadata: Mapping[str, Any], array: Any) -
         with _reading(folder, name):
             return np.ascontiguousarray(array.read().result()).reshape(shape)
 
-    stored = StoredArray(name=name, shape=shape, dtype=dtype, file=folder, read=read)
+    def part(index: tuple[slice, ...]) -> np.ndarray:
+        with _reading(folder, name):
+            return np.ascontiguousarray(array[index].read().result())
+
+    stored = StoredArray(
+        name=name,
+        shape=shape,
+        dtype=dtype,
+        file=folder,
+        read=read,
+        part=part,
+        together=tuple(array.chunk_layout.read_chunk.shape or shape),
+    )
     return ZarrArray(array=stored, prefix=prefix, metadata=metadata)

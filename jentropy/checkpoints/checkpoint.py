@@ -15,7 +15,7 @@ from jentropy.containers import trees
 from jentropy.errors import InputError
 from jentropy.formats import Format, QuantizedTensor
 
-from . import torn
+from . import slabs, torn
 from .contents import StoredArray, decode_text
 from .faults import read_file
 from .unpacking import StoredCodes
@@ -105,6 +105,10 @@ class Tensor:
         arrays = {leaf.array.name: leaf.array for leaf in stored.values()}
         values = {name: array.read() for name, array in arrays.items()}
         return {key: leaf.unpack(values[leaf.array.name]) for key, leaf in stored.items()}
+
+    def runs(self) -> Iterator[Arrays]:
+        """What `codes` gives, of a large weight in slabs of its rows."""
+        return slabs.runs(self.weight, self.stored, lambda: self.codes)
 
     def values(self, codes: Arrays | None = None) -> np.ndarray:
         """The weight in its own dtype, every code kept.
@@ -261,14 +265,16 @@ class Checkpoint:
                 torn.expect_whole(self.source)
 
     def read_runs(self) -> Iterator[tuple[Tensor, Iterator[Arrays]]]:
-        """Every weight and its codes, in order; those of one that has no parameters in runs.
+        """Every weight and its codes, in order; those of a large one in runs.
 
         Yields:
-          The `Tensor`, and what its `codes` gives of one run of its numbers after another, as
-          one axis, or of all at once. They are to be used up before the next tensor's.
+          The `Tensor`, and what its `codes` gives of one run of its rows (or of its numbers, as one
+          axis) after another, or of all at once. They are to be used up before the next tensor's.
         """
-        for tensor, codes in self.read_all():
-            yield tensor, iter([codes])
+        for place in self._places.values():
+            tensor = self._tensors[place]
+            yield tensor, tensor.runs()
+            torn.expect_whole(self.source)
 
     def read_text(self, file: str) -> str | None:
         """A text file that lies beside the weights.

@@ -64,7 +64,7 @@ class CompressedCheckpoint(Checkpoint):
             if entry and entry.places:
                 yield tensor, ({"code": codes} for codes in next(decoded))
             else:
-                yield tensor, iter([tensor.codes])
+                yield tensor, tensor.runs()
 
     def read_all(self, parts: Parts | None = None) -> Iterator[tuple[Tensor, Arrays]]:
         wanted = {name: (parts or {}).get(name, ()) for name in self.names()}

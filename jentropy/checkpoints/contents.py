@@ -41,6 +41,8 @@ class StoredArray:
       file: where it lies.
       packing: the file's name of how blocks of weights are packed in it, if it has one (GGUF).
       read: gives the array.
+      part: gives slices of it, where no more is read than that; None: it is read whole.
+      together: entries of each axis that are read as one, where they are more than that.
     """
 
     name: str
@@ -49,6 +51,8 @@ class StoredArray:
     file: Path
     packing: str = ""
     read: Callable[[], np.ndarray] = field(repr=False)
+    part: Callable[[tuple[slice, ...]], np.ndarray] | None = field(default=None, repr=False)
+    together: Shape = ()
 
     @property
     def size(self) -> int:
@@ -70,6 +74,7 @@ def in_memory(name: str, values: np.ndarray, file: Path, packing: str = "") -> S
         file=file,
         packing=packing,
         read=lambda: values,
+        part=values.__getitem__,
     )
 
 

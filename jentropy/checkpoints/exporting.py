@@ -183,8 +183,8 @@ def _compressed_tensors(tensor: QuantizedTensor) -> Exported:
     number_format, shape = tensor.number_format, tensor.shape
     told: dict[str, Any] = {"dynamic": False, "symmetric": True}
     if number_format == MXFP4:
-        code, scale = (np.asarray(tensor.codes[key]) for key in ("code", "scale"))
-        packed = {"weight_packed": pack(code, 4), "weight_scale": scale}
+        code, powers = (np.asarray(tensor.codes[key]) for key in ("code", "scale"))
+        packed = {"weight_packed": pack(code, 4), "weight_scale": powers}
         told |= {"type": "float", "num_bits": 4, "strategy": "group", "group_size": 32}
         return packed, {"format": "mxfp4-pack-quantized", "weights": told}
     if number_format.element == FP8_E4M3 and len(number_format.parameters) == 1:
@@ -196,9 +196,9 @@ def _compressed_tensors(tensor: QuantizedTensor) -> Exported:
             told |= {"strategy": "block", "block_structure": list(scale.block)}
         else:
             raise _no_place(number_format)
-        code = np.asarray(tensor.codes["code"]).view(ml_dtypes.float8_e4m3fn)
+        floats = np.asarray(tensor.codes["code"]).view(ml_dtypes.float8_e4m3fn)
         dtype = ml_dtypes.bfloat16 if scale.element == BF16 else np.float32
-        made = {"weight": code, "weight_scale": _numbers(tensor, scale.name, dtype)}
+        made = {"weight": floats, "weight_scale": _numbers(tensor, scale.name, dtype)}
         return made, {"format": "float-quantized", "weights": told}
     bits, block = _symmetric(number_format)
     element = number_format.parameters[0].element

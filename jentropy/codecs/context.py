@@ -25,6 +25,7 @@ from .context_head import ESCAPE, NAME, TABLES, Head, head_of, raw_bits_of
 __all__ = ["NAME", "decode", "encode", "size_bound"]
 
 IN_FULL = 255  # an escape's byte
+MOST = calls.LANES * calls.LANE  # codes of the program that splits and merges on a CPU
 
 
 def size_bound(span: Span) -> int:
@@ -102,17 +103,37 @@ def _split(
     codes: np.ndarray, contexts: np.ndarray, head: Head
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """Symbols and raw planes of a chunk."""
-    size = rawbits.program_size(codes.size)
-    symbols, planes = rawbits.split(
-        _filled(codes, size),
-        _filled(contexts, size),
-        np.uint16(head.first),
-        np.uint16(head.count),
-        bits=head.raw_bits,
-    )
+    scalars = np.uint16(head.first), np.uint16(head.count)
+    if _in_slabs(codes.size):
+        parts = (_laid(part, MOST) for part in (codes, contexts))
+        slabs = _slabs(codes.size)
+        symbols, planes = rawbits.split_some(*parts, *scalars, slabs, bits=head.raw_bits)
+    else:
+        size = rawbits.program_size(codes.size)
+        parts = (_filled(part, size) for part in (codes, contexts))
+        symbols, planes = rawbits.split(*parts, *scalars, bits=head.raw_bits)
     ends = rawbits.plane_sizes(codes.size, head.raw_bits)
     cut = [np.asarray(plane)[:end] for plane, end in zip(planes, ends, strict=True)]
     return np.asarray(symbols)[: codes.size], cut
+
+
+def _in_slabs(size: int) -> bool:
+    """Whether so many codes are split and merged in the first slabs of MOST."""
+    return jax.default_backend() == "cpu" and size <= MOST
+
+
+def _slabs(size: int) -> np.int32:
+    return np.int32(-(-size // (rawbits.SLAB * rawbits.BLOCK)))
+
+
+def _laid(part: np.ndarray, size: int) -> np.ndarray:
+    """An array at the beginning of a larger one: zeros to the end of its block, then anything."""
+    if part.size == size:
+        return part
+    room = buffers.empty((size,), part.dtype)
+    room[: part.size] = part
+    room[part.size : part.size + rawbits.BLOCK] = 0
+    return room
 
 
 def _filled(part: np.ndarray, size: int) -> np.ndarray:
@@ -227,16 +248,17 @@ def _merge(
     codes: np.ndarray,
 ) -> None:
     """Writes the codes of symbols and raw planes, uint16[size]."""
-    size = rawbits.program_size(codes.size)
+    in_slabs, first = _in_slabs(codes.size), np.uint16(head.first)
+    size = MOST if in_slabs else rawbits.program_size(codes.size)
+    fill = _laid if in_slabs else _filled
     ends = rawbits.plane_sizes(size, head.raw_bits)
-    merged = rawbits.merge(
-        _filled(symbols, size),
-        _filled(contexts, size),
-        [_filled(plane, end) for plane, end in zip(planes, ends, strict=True)],
-        np.uint16(head.first),
-        bits=head.raw_bits,
-    )
-    codes[:] = np.asarray(merged)[: codes.size]
+    parts = [fill(plane, end) for plane, end in zip(planes, ends, strict=True)]
+    both = fill(symbols, size), fill(contexts, size)
+    if in_slabs:
+        merged = rawbits.merge_some(*both, parts, first, _slabs(codes.size), bits=head.raw_bits)
+    else:
+        merged = rawbits.merge(*both, parts, first, bits=head.raw_bits)
+    codes[:] = np.asarray(merged).reshape(-1)[: codes.size]
 
 
 def _places_of(value: int, symbols: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from jax import lax
 from jentropy import jax_internals
 
 
-def repeat(steps: int, step: Callable[[Any, Any], Any], carry: Any) -> Any:
+def repeat(steps: Any, step: Callable[[Any, Any], Any], carry: Any) -> Any:
     """`lax.fori_loop`, but for its being made of calls (see `in_one_kernel`)."""
 
     def body(state: tuple[Any, Any]) -> tuple[Any, Any]:

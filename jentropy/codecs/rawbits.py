@@ -15,9 +15,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, UInt8, UInt16
+from jaxtyping import Array, Int32, UInt8, UInt16
 
-from .kernels import repeat
+from .kernels import in_one_kernel, repeat
 
 BLOCK = 64  # codes
 PROGRAMS = (1 << 16, 1 << 18, 1 << 20)  # codes that `split` and `merge` are compiled for
@@ -86,10 +86,15 @@ def split_slabs(
     contexts: UInt8[Array, " n"],
     first: UInt16[Array, ""],
     count: UInt16[Array, ""],
+    slabs: Int32[Array, ""] | None = None,
     *,
     bits: int,
 ) -> tuple[UInt8[Array, " n"], list[UInt8[Array, " _"]]]:
-    """`split`, to be part of a kernel; n a multiple of SLAB blocks."""
+    """`split`, to be part of a kernel; n a multiple of SLAB blocks.
+
+    Args:
+      slabs: how many are looked at; None: all.
+    """
     size = SLAB * BLOCK
 
     def slab(array: Array, i: Any) -> Array:
@@ -104,8 +109,22 @@ def split_slabs(
 
     sizes = [codes.size, *plane_sizes(codes.size, bits)]
     outs = [jax.lax.full((n,), 0, jnp.uint8) for n in sizes]
-    symbols, *planes = repeat(codes.size // size, step, outs)
+    symbols, *planes = repeat(codes.size // size if slabs is None else slabs, step, outs)
     return symbols, planes
+
+
+@partial(jax.jit, static_argnames="bits")
+def split_some(
+    codes: UInt16[Array, " n"],
+    contexts: UInt8[Array, " n"],
+    first: UInt16[Array, ""],
+    count: UInt16[Array, ""],
+    slabs: Int32[Array, ""],
+    *,
+    bits: int,
+) -> tuple[UInt8[Array, " n"], list[UInt8[Array, " _"]]]:
+    """`split` of the first slabs, in one kernel of a CPU: one program for any number of codes."""
+    return in_one_kernel(partial(split_slabs, bits=bits), codes, contexts, first, count, slabs)
 
 
 @partial(jax.jit, static_argnames="bits")
@@ -132,12 +151,31 @@ def _with_raw(top: Any, raw: Any, bits: int) -> Any:
     return top << low & 0x7FFF | raw & ((1 << low) - 1) | (raw >> low) << 15
 
 
-def merge_slabs(
-    symbols: UInt8[Array, "steps lanes"],
-    contexts: UInt8[Array, "steps lanes"],
-    planes: Sequence[UInt8[Array, " _"]],
-    front: UInt8[Array, " few"],
+@partial(jax.jit, static_argnames="bits")
+def merge_some(
+    symbols: UInt8[Array, " n"],
+    contexts: UInt8[Array, " n"],
+    planes: list[UInt8[Array, " _"]],
     first: UInt16[Array, ""],
+    slabs: Int32[Array, ""],
+    *,
+    bits: int,
+) -> UInt16[Array, "blocks *halves fine"]:
+    """`merge` of the first slabs, in one kernel of a CPU: one program for any number of codes."""
+
+    def kernel(symbols, contexts, first, slabs, *planes):
+        return merge_slabs(symbols, contexts, planes, None, first, slabs, bits=bits)
+
+    return in_one_kernel(kernel, symbols, contexts, first, slabs, *planes)
+
+
+def merge_slabs(
+    symbols: UInt8[Array, "*codes"],
+    contexts: UInt8[Array, "*codes"],
+    planes: Sequence[UInt8[Array, " _"]],
+    front: UInt8[Array, " few"] | None,
+    first: UInt16[Array, ""],
+    slabs: Int32[Array, ""] | None = None,
     *,
     bits: int,
 ) -> UInt16[Array, "blocks *halves fine"]:
@@ -147,7 +185,8 @@ def merge_slabs(
     as `merge`).
 
     Args:
-      front: bytes that the first plane begins with, whatever is there.
+      front: bytes that the first plane begins with, whatever is there; None: what is there.
+      slabs: how many are merged; None: all.
     """
     shape = _block_shape(bits)
     count = symbols.size // BLOCK
@@ -168,7 +207,10 @@ def merge_slabs(
     def step(i: Any, codes: Array) -> Array:
         return put(codes, [slab(plane, i) for plane in apart], i)
 
-    codes = repeat(count // SLAB, step, jax.lax.full((count, *shape), 0, jnp.uint16))
+    most = count // SLAB if slabs is None else slabs
+    codes = repeat(most, step, jax.lax.full((count, *shape), 0, jnp.uint16))
+    if front is None:
+        return codes
     changed, *others = (slab(plane, np.int32(0)) for plane in apart)
     changed = jax.lax.dynamic_update_slice(changed.reshape(-1), front, (np.int32(0),))
     return put(codes, [changed.reshape(SLAB, *apart[0].shape[1:]), *others], np.int32(0))

@@ -19,7 +19,7 @@ from .report import (
 )
 from .roles import Role, role_of
 from .statistics import Counts, count_bytes, measure, measure_packed
-from .weights import WeightCounts, measure_weight
+from .weights import Slab, WeightCounts, measure_weight
 
 __all__ = [
     "Comparison",
@@ -35,6 +35,7 @@ __all__ = [
     "ReportBuilder",
     "Role",
     "Savings",
+    "Slab",
     "TensorReport",
     "WeightCounts",
     "compare",

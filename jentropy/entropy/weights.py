@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,12 +113,30 @@ class WeightCounts:
         return self._codes * joint + sum(self._with_parameters({}, self._parameter_bits).values())
 
 
+class Slab(dict[str, Any]):
+    """Arrays of a part of a weight.
+
+    Args:
+      arrays: as `measure_weight` takes them.
+      counted: names of those that were counted with another part: one entry serves both.
+
+    Example:
+      >>> slab = Slab({"code": np.zeros(8, np.uint16)}, {"scale"})
+      >>> sorted(slab), slab.counted
+      (['code'], frozenset({'scale'}))
+    """
+
+    def __init__(self, arrays: Mapping[str, Any], counted: Collection[str] = ()):
+        super().__init__(arrays)
+        self.counted = frozenset(counted)
+
+
 def measure_weight(arrays: Mapping[str, Any], number_format: Format) -> WeightCounts:
     """Counts the codes of a weight.
 
     Args:
       arrays: `code` and every parameter of the format, as `formats.dequantize` takes them, all of
-        NumPy; or `code` alone, of JAX, over any devices.
+        NumPy; or `code` alone, of JAX, over any devices. Of a part of a weight a `Slab`.
       number_format: their format.
 
     Returns:
@@ -130,6 +148,7 @@ def measure_weight(arrays: Mapping[str, Any], number_format: Format) -> WeightCo
       >>> counts.field_entropy_bits()
       {'sign': 1.0, 'exponent': 0.0, 'mantissa': 0.0}
     """
+    counted = arrays.counted if isinstance(arrays, Slab) else ()
     magnitudes = None
     if not number_format.is_plain:
         magnitudes = np.zeros(1 << SLICE_BITS, np.int64)
@@ -140,6 +159,9 @@ def measure_weight(arrays: Mapping[str, Any], number_format: Format) -> WeightCo
         number_format=number_format,
         weights=math.prod(number_format.shape(tuple(arrays["code"].shape))),
         code=measure(arrays["code"], number_format.element),
-        parameters={p.name: measure(arrays[p.name], p.element) for p in number_format.beside},
+        parameters={
+            p.name: measure(arrays[p.name][:0] if p.name in counted else arrays[p.name], p.element)
+            for p in number_format.beside
+        },
         magnitudes=magnitudes,
     )

@@ -48,7 +48,7 @@ class Grid:
         return dequantizing.numbers_of(self.number_format, arrays, None, code.shape)
 
     def affine(
-        self, shape: tuple[int, int]
+        self, shape: tuple[int, ...]
     ) -> tuple[Float32[Array, "rows columns"], Float32[Array, "rows columns"]]:
         """Weight of a unit of the element, and which number of the element means 0.
 

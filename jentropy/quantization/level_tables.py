@@ -5,6 +5,8 @@ Each has as many numbers as a code of its bits has values. Two that are alike ha
 
 from __future__ import annotations
 
+import itertools
+import math
 from statistics import NormalDist
 
 import numpy as np
@@ -43,7 +45,7 @@ def powers_of_two(bits: int) -> list[float]:
       [-1.0, -0.5, -0.25, 0.0, 0.0, 0.25, 0.5, 1.0]
     """
     magnitudes = [0.0, *(2.0**-i for i in range((1 << (bits - 1)) - 1))]
-    return sorted((*magnitudes, *(-m for m in magnitudes)))
+    return sorted((*magnitudes, *(0.0 - m for m in magnitudes)))
 
 
 def additive_powers_of_two(bits: int) -> list[float]:
@@ -53,20 +55,18 @@ def additive_powers_of_two(bits: int) -> list[float]:
       Li et al. 2020, Additive powers-of-two quantization, arXiv 1909.13144, equation 5.
 
     Example:
-      >>> additive_powers_of_two(3)
-      [-1.0, -0.6666666865348816, -0.3333333432674408, 0.0, 0.0, 0.3333333432674408, \
-0.6666666865348816, 1.0]
+      >>> [round(x, 2) for x in additive_powers_of_two(4)[8:]]
+      [0.0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0]
     """
-    rest = bits - 1  # one for the sign
-    terms, each = (rest // 2, 2) if rest % 2 == 0 else ((rest - 1) // 2, 2)
-    sums = {0.0}
-    for i in range(terms):
-        own = [0.0, *(2.0 ** -(i + j * terms) for j in range((1 << each) - 1))]
-        sums = {a + b for a in sums for b in own}
-    if rest % 2:  # a bit that is left adds the least power
-        sums = {a + b for a in sums for b in (0.0, 2.0 ** -(terms * 3))}
-    magnitudes = [float(np.float32(m / max(sums))) for m in sums]
-    return sorted((*magnitudes, *(-m for m in magnitudes)))
+    pairs, single = divmod(bits - 1, 2)  # one for the sign; a term takes two, or the one left
+    terms = [[0.0, *(2.0 ** -(i + j * pairs) for j in range(2))] for i in range(pairs)]
+    for i, term in enumerate(terms):
+        term.append(2.0 ** -(i + 2 * pairs + single))
+    if single:
+        terms.append([0.0, 2.0 ** -(2 * pairs)])
+    sums = [math.fsum(chosen) for chosen in itertools.product(*terms)]
+    magnitudes = [total / max(sums) for total in sums]
+    return sorted((*magnitudes, *(0.0 - m for m in magnitudes)))
 
 
 def posit(bits: int, exponent: int = 1) -> list[float]:

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from jentropy import modes
 from jentropy.errors import InputError, UnsupportedError
-from jentropy.formats import QuantizedTensor
+from jentropy.formats import QuantizedTensor, Step
 
 from . import rates
 from .allocations import Equal
@@ -184,7 +184,8 @@ def _matrix(
     weight: Array, recipe: Recipe, statistics: Statistics, factor: float, key: Any
 ) -> QuantizedTensor:
     """One matrix: transformed, pruned, expressed; what undoes the transforms is in its format."""
-    steps, beside = [], {}
+    steps: list[Step] = []
+    beside: dict[str, Any] = {}
     for i, transform in enumerate(recipe.transforms):
         there = transform.forward(weight, statistics, jax.random.fold_in(key, i), f"transform{i}_")
         weight, statistics = there.weight, there.statistics

@@ -15,7 +15,7 @@ from .allocations import ByRole, Knapsack, Slope
 from .alphabets import Integer, SuperBlocks, Uniform
 from .recipe import Recipe
 from .roundings import Sequential
-from .scales import RmsStep, Salient, Search
+from .scales import RmsStep, SalientGroups, Search
 
 SEQUENTIAL = Sequential()
 WIDTHS = tuple(Integer(bits=bits, group=64) for bits in (2, 3, 4, 5, 6, 8))
@@ -48,5 +48,7 @@ SHARED: dict[str, Recipe] = {
         scales=Search(),
         allocation=ByRole(better=SuperBlocks(bits=6)),
     ),
-    "slim-llm": Recipe(alphabet=Integer(bits=4, group=64), scales=Salient(), rounding=SEQUENTIAL),
+    "slim-llm": Recipe(
+        alphabet=Integer(bits=4, group=64), scales=SalientGroups(), rounding=SEQUENTIAL
+    ),
 }

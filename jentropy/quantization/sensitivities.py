@@ -119,7 +119,7 @@ def largest_eigenvalue(matrix: Float32[Array, "n n"]) -> Float32[Array, ""]:
       matrix: symmetric.
 
     Example:
-      >>> float(largest_eigenvalue(jnp.array([[2.0, 1.0], [1.0, 2.0]])))
+      >>> round(float(largest_eigenvalue(jnp.array([[2.0, 1.0], [1.0, 2.0]]))), 3)
       3.0
     """
 

@@ -38,9 +38,9 @@ def write_rate_distortion(figures: Mapping[str, Mapping[str, float]], file: str 
       ...     Path(folder, "rates.png").stat().st_size > 0
       True
     """
+    figure = new_figure(13, 11)
     import matplotlib as mpl
 
-    figure = new_figure(13, 11)
     recipes: dict[str, list[Mapping[str, float]]] = {}
     for name, row in figures.items():
         recipes.setdefault(name.partition(AT)[0], []).append(row)
@@ -58,7 +58,7 @@ def write_rate_distortion(figures: Mapping[str, Mapping[str, float]], file: str 
                     label=name,
                 )
         if least is not None:
-            line = np.linspace(1, 6, 50)
+            line = np.linspace(1, 9, 50)
             axes.plot(line, least * 4.0**-line, color=LIMIT, linestyle=":", label="least: D(R)")
         axes.set_xlim(0.8, 9)
         axes.set_yscale("log")

@@ -12,7 +12,7 @@ from jentropy.pallas_kernels.hopper.plan import HopperPlan
 from jentropy.pallas_kernels.resident import ResidentTensor
 
 from . import plan as planning
-from .blocks import Kind
+from .blocks import GROUPS, Kind
 from .numbers import Decoding
 
 
@@ -46,7 +46,9 @@ def source(weight: ResidentTensor, plan: HopperPlan, product: Product) -> stream
         which=weight.which(),
         begin=decoding.begin,
         prepare=partial(decoding.prepare, columns=plan.config.tile_k),
+        words=decoding.words,
         block=decoding.pieces,
+        ahead=decoding.kind in GROUPS,
         group=decoding.group if decoding.kind is Kind.NUMBERS else 0,
         scale=decoding.scale,
         finish=decoding.finish,

@@ -112,16 +112,16 @@ class Decoding:
 
         return replace(state, scales=every("scale"), zeros=every("zero"))
 
-    def _placed(self, load: Any, b: int) -> tuple[Any, Any]:
-        """Block b of a step, see `Element.place`."""
+    def words(self, load: Any, b: int) -> list[Array]:
+        """Of block b of a step."""
         parts = (
             pl.ds(fragments.REGISTERS * i, fragments.REGISTERS) for i in range(self.element.words)
         )
-        return self.element.place([load(0, (b, part), registers.STRIDED) for part in parts])
+        return [load(0, (b, part), registers.STRIDED) for part in parts]
 
-    def pieces(self, state: State, load: Any, b: int) -> list[Array]:
+    def pieces(self, state: State, words: list[Array], b: int) -> list[Array]:
         """Block b of a step in BF16, exactly; in pieces of a group, if its sums are scaled."""
-        placed, less = self._placed(load, b)
+        placed, less = self.element.place(words)
         width = fragments.BLOCK
         if self.kind is Kind.NUMBERS:
             width = min(self.group, width)
@@ -195,7 +195,7 @@ class Decoding:
         """Block b of a step in float32, as `layout.decode` has it."""
         state = self.prepare(state, load, WIDTH)
         which = range(FRAGMENTS * b, FRAGMENTS * (b + 1))
-        numbers = self._piece(state, which, *self._placed(load, b), scaled=False)
+        numbers = self._piece(state, which, *self.element.place(self.words(load, b)), scaled=False)
         scales: Any
         if self.kind in (Kind.ROW, Kind.POWERS):
             scales = registers.columns_of(state.row, fragments.BLOCK)

@@ -23,7 +23,7 @@ from .blocks import Kind
 from .numbers import Decoding
 
 # Of x where groups have sums of their own: registers hold these and the total.
-ROWS_OF_SUMS = {32: 32, 64: 64, 128: 128}
+ROWS_OF_SUMS = {32: 24, 64: 64, 128: 128}
 
 
 def plan(weight: ResidentTensor, rows: int, target: targets.Gpu | None = None) -> HopperPlan:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -14,7 +13,7 @@ from jentropy.pallas_kernels.hopper import dense, fragments, registers
 from jentropy.pallas_kernels.resident import ResidentTensor
 
 from .layout import entries
-from .matmul import block
+from .matmul import block, words_of
 
 
 def decode(
@@ -27,7 +26,7 @@ def decode(
         rows=(weight.arrays["scale"],),
         which=weight.which(),
         begin=lambda load_rows: registers.columns_of(load_rows(0), fragments.BLOCK),
-        block=partial(block, interpret=bool(interpret)),
+        block=lambda scale, load, b: block(scale, words_of(load, b), interpret=bool(interpret)),
         name="decode_window12",
     )
     out = dense.decode(packed, dtype, interpret)

@@ -37,6 +37,7 @@ TILE = 128  # rows and columns are padded to these
 LISTED = 128  # columns whose escapes are in one list
 LIST_WORDS = 16  # lists are multiples of these: the copy engine moves 128 bytes of two at least
 MOST_LISTED = 1024  # words of a list, which has to fit into shared memory beside the weights
+ROOMS = 64, MOST_LISTED  # that lists are made in, so that no program is compiled for each length
 # 2^(top - 15) must be a bfloat16. Larger weights, from 2^16 on, are escapes.
 HIGHEST_TOP = 142
 PLACE_BIT, HALF_BIT, FRAGMENT_BIT = 17, 16, 26
@@ -60,7 +61,9 @@ def pack(weight: Matrices) -> Packed | None:
     list_words = ceil_to(1 + max(int(n.max()) for n in counts), LIST_WORDS)
     if list_words > MOST_LISTED:
         return None
-    lists = [_lists(*pair, list_words) for pair in zip(weight.each, top, strict=True)]
+    room = next(room for room in ROOMS if list_words <= room)
+    pairs = zip(weight.each, top, strict=True)
+    lists = [_lists(*pair, room)[..., :list_words] for pair in pairs]
     arrays = {
         "words": jnp.stack(words),
         "scale": scale_of(jnp.stack(top)),

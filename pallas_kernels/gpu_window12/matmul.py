@@ -30,17 +30,19 @@ from .layout import FRAGMENT_BIT, HALF_BIT, LISTED, PLACE_BIT
 WORDS, LISTS = 0, 1  # arrays of the source
 
 
-def slots_of(load: Any, index: tuple[Any, ...]) -> tuple[UInt32[Array, "4 128"], ...]:
-    """Pairs of slots of a block, by fragments."""
-    words = (
-        load(WORDS, (*index, pl.ds(4 * i, 4)), registers.STRIDED) for i in range(window12.WORDS)
+def words_of(load: Any, b: int) -> tuple[UInt32[Array, "4 128"], ...]:
+    """Words of block b of a step."""
+    return tuple(
+        load(WORDS, (b, pl.ds(4 * i, 4)), registers.STRIDED) for i in range(window12.WORDS)
     )
-    return window12.unpack_words(*words)
 
 
-def block(scale: Array, load: Any, b: int, *, interpret: bool) -> BFloat16[Array, "64 64"]:
+def block(
+    scale: Array, words: tuple[UInt32[Array, "4 128"], ...], *, interpret: bool
+) -> BFloat16[Array, "64 64"]:
     """A block of weights."""
-    return registers.to_fragments(slots_of(load, (b,)), interpret=interpret) * scale
+    slots = window12.unpack_words(*words)
+    return registers.to_fragments(slots, interpret=interpret) * scale
 
 
 def patch(load: Any, columns: int, multiply: Any, *, interpret: bool) -> None:
@@ -91,7 +93,8 @@ def source(weight: ResidentTensor, plan: HopperPlan, product: Product) -> stream
         rows=(arrays["scale"],),
         which=weight.which(),
         begin=lambda load_rows: registers.columns_of(load_rows(0), fragments.BLOCK),
-        block=lambda *of: [block(*of, interpret=interpreted)],
+        words=words_of,
+        block=lambda scale, words, b: [block(scale, words, interpret=interpreted)],
         patch=partial(patch, interpret=interpreted),
         name="matmul_window12",
     )

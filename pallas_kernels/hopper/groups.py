@@ -210,11 +210,12 @@ class Grouped(Kernel):
 
     def body(self, *refs: Any, **scratch: Any) -> None:
         """One block of threads."""
-        outs: tuple[Any, ...] = ()
+        left = list(refs)
+        memory: tuple[Any, ...] = ()
         if self.counts:
-            counts, *refs, memory = refs  # type: ignore[assignment]
-            outs = memory, counts
-        count, table, x, *inputs, out = refs
+            counts = left.pop(0)
+            memory = left.pop(), counts
+        count, table, x, *inputs, out = left
         arrays, tiles = len(self.source.arrays), np.int32(self.plan.tiles)
 
         def operands_of(tile: Any) -> Operands:
@@ -229,4 +230,4 @@ class Grouped(Kernel):
             tiles=count[0] * tiles,
             whole=self.interpreted,
         )
-        self.run(deal, operands_of, outs, **scratch)
+        self.run(deal, operands_of, memory, **scratch)

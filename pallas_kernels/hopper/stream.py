@@ -46,7 +46,10 @@ class Source:
         block [64].
       prepare: (state, load) -> state of a step; `load(i, index, layout)` reads array i in shared
         memory.
-      block: (state, load, b) -> bfloat16[64, columns], one after the other: block b of a step, in
+      words: (load, b) -> what block b of a step is made of, in registers.
+      ahead: words are asked for before the products of the block before are waited for: as the loop
+        model says, that pays where scales are multiplied in, and costs where registers are short.
+      block: (state, words, b) -> bfloat16[64, columns], one after the other: block b of a step, in
         pieces of as many columns as a group has, if those are fewer than 64.
       group: columns whose sum has a scale of its own, in float32; 0: all sums go into one.
       scale: (state, g) -> float32, or float32[64]: of group g of a step.
@@ -62,7 +65,9 @@ class Source:
     which: Sequence[jax.Array]
     begin: Callable[..., Any]
     prepare: Callable[[Any, Any], Any] = lambda state, load: state
+    words: Callable[..., Any]
     block: Callable[..., Sequence[Array]]
+    ahead: bool = False
     group: int = 0
     scale: Callable[..., Array] | None = None
     patch: Callable[..., None] | None = None
@@ -174,17 +179,19 @@ class Kernel:
 
     def body(self, *refs: Any, **scratch: Any) -> None:
         """One block of threads."""
-        count, own = len(self.source.arrays), 2 if self.counts or self.interpreted else 1
-        inputs, outs = refs[:-own], refs[-own:]
+        left, count = list(refs), len(self.source.arrays)
+        memory: tuple[Any, ...] = ()
         if self.counts:
-            counts, *inputs = inputs
-            outs = (*outs, counts)
-        x, *inputs = inputs
+            counts = left.pop(0)
+            memory = left.pop(), counts
+        elif self.interpreted:
+            memory = (left.pop(),)
+        x, out = left.pop(0), left.pop()
         if self.source.which:
-            which, *stacked = inputs
-            inputs = tuple(ref.at[which[0]] for ref in stacked)
-        of = partial(Operands, x, inputs[:count], inputs[count:], outs[0])
-        self.run(self.plan, of, outs[1:], **scratch)
+            which = left.pop(0)
+            left = [ref.at[which[0]] for ref in left]
+        of = partial(Operands, x, left[:count], left[count:], out)
+        self.run(self.plan, of, memory, **scratch)
 
     def run(
         self, deal: Any, operands_of: Callable[[Any], Operands], outs: Sequence[Any], **scratch: Any
@@ -354,12 +361,17 @@ class Kernel:
         def accumulate(acc: Any) -> Array:
             def add(step: Step) -> None:
                 ready = source.prepare(state, step.load)
-                for b in range(tile_k // fragments.BLOCK):
+                blocks = tile_k // fragments.BLOCK
+                following: Any = None
+                for b in range(blocks):
+                    words = source.words(step.load, b) if following is None else following
+                    if source.ahead and b + 1 < blocks:
+                        following = source.words(step.load, b + 1)
                     column = b * fragments.BLOCK
-                    for a in source.block(ready, step.load, b):
+                    for a in source.block(ready, words, b):
                         step.multiply(acc, a, column)
                         column += a.shape[1]
-                    if not self.interpreted:
+                    if not self.interpreted and b + 1 < blocks:
                         plgpu.wgmma_wait(1)  # registers of the block before are free again
                 if source.patch is not None:
                     source.patch(step.load, tile_k, partial(step.multiply, acc))
@@ -381,8 +393,12 @@ class Kernel:
 
             def decoded(s: int) -> list[Array]:
                 blocks = span // fragments.BLOCK
+                which = range(s * blocks, (s + 1) * blocks)
+                words = [source.words(step.load, b) for b in which]
                 return [
-                    a for b in range(blocks) for a in source.block(ready, step.load, s * blocks + b)
+                    a
+                    for b, here in zip(which, words, strict=True)
+                    for a in source.block(ready, here, b)
                 ]
 
             pieces = decoded(0)

@@ -2,8 +2,9 @@
 
 By static schedules, in cycles for 2^20 weights, each the longer of the schedule with waits and of
 memory: the passes of the fused product against the decode and the dense product. Cycles lie on
-lines through the rows that are measured; those of dense products of more rows than a pass has grow
-as the MXU multiplies. `tpu.crossover` has what comes out.
+lines through the rows that are measured, and are no fewer than the MXU needs; those of dense
+products of more rows than a pass has grow as it multiplies. Those of 16 rows and of decodes are the
+budgets', so that a variant costs one compile. `tpu.crossover` has what comes out.
 """
 
 from __future__ import annotations
@@ -14,10 +15,9 @@ from pathlib import Path
 from jentropy.pallas_kernels.tpu.plan import MOST_ROWS
 from jentropy.pallas_kernels.variants import VARIANTS
 
-from . import plans, tpu
+from . import budgets, plans, tpu
 
-ROWS = (16, MOST_ROWS)
-ROWS_OF_SLOW = (16, 64)  # of formats whose kernels for many rows take minutes to compile
+MANY_OF_SLOW = 64  # rows for formats whose kernels for more take minutes to compile
 MOST, UNIT = 1 << 11, 8  # rows of x: more seldom go through a layer; a crossover is a multiple
 # Products of numbers in a cycle, from data sheets and inferred clocks.
 MACS = {"v5e": 1 << 16, "v6e": 1 << 18, "v7x": 1 << 18}
@@ -39,8 +39,10 @@ def fused_rows(fused: Cycles, decode: float, dense: Cycles, macs: int) -> int:
     best = 0
     for rows in range(UNIT, MOST + 1, UNIT):
         passes = -(-rows // MOST_ROWS)
-        more = max(0, rows - MOST_ROWS) * row
-        if passes * _at(rows / passes, fused) > decode + _at(min(rows, MOST_ROWS), dense) + more:
+        once, first = rows / passes, min(rows, MOST_ROWS)
+        by_passes = passes * max(_at(once, fused), once * row)
+        by_decoding = decode + max(_at(first, dense), first * row) + (rows - first) * row
+        if by_passes > by_decoding:
             break
         best = rows
     return best
@@ -57,10 +59,11 @@ def _at(rows: float, cycles: Cycles) -> float:
 
 def measured(dump: Path, target: str, names: Sequence[str]) -> Iterator[tuple[str, int]]:
     """`fused_rows` of variants."""
-    dense = {m: tpu.measure_dense(dump, target, m).cycles for m in ROWS}
+    dense = {m: tpu.measure_dense(dump, target, m).cycles for m in (budgets.ROWS, MOST_ROWS)}
+    known = budgets.load()[target]
     for name in names:
-        number_format = VARIANTS[name].number_format
-        rows = ROWS_OF_SLOW if name in plans.SLOW else ROWS
-        fused = {m: tpu.measure(dump, target, number_format, m).cycles for m in rows}
-        decode = tpu.measure_decode(dump, target, number_format).cycles
+        many = MANY_OF_SLOW if name in plans.SLOW else MOST_ROWS
+        measured = tpu.measure(dump, target, VARIANTS[name].number_format, many)
+        fused = {budgets.ROWS: budgets.cycles(known[name]), many: measured.cycles}
+        decode = budgets.cycles(known[name + budgets.DECODE])
         yield name, fused_rows(fused, decode, dense, MACS[target])

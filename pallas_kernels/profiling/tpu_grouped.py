@@ -2,7 +2,8 @@
 
 A visit multiplies a window of rows by a column tile of a group's matrix, or by as many of its rows
 as a block has. Memory moves that block's bytes once for each group with rows: a second visit of a
-group costs bundles alone.
+group costs bundles alone. Rows and results, which XLA keeps on the chip, are copied there once for
+many visits; they are counted in each.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from jentropy.pallas_kernels.tpu_window12.layout import chunks_of
 from jentropy.pallas_kernels.variants import VARIANTS, abstract_weight
 
 from . import compiling, schedule
-from .budgets import EXPERTS_ROWS, LAYERS_OF_EXPERTS, name_of_experts
+from .budgets import LAYERS_OF_EXPERTS, ROWS, name_of_experts
 from .tpu import Figures, kernel_name
 
 
@@ -37,6 +38,10 @@ class Layer:
     n: int
     groups: int
     chosen: int
+
+    def active(self, tokens: int) -> float:
+        """Experts that so many tokens are expected to choose."""
+        return self.groups * (1 - (1 - self.chosen / self.groups) ** tokens)
 
 
 # From each model's config.json on Hugging Face.
@@ -103,10 +108,11 @@ def measure(dump: Path, target: str, number_format: Format, layer: Layer, tokens
     )
 
 
-def measured(dump: Path, target: str, names: Sequence[str]) -> Iterator[tuple[str, Figures]]:
-    """Products of all layers with weights of variants, by names of budgets."""
+def measured(
+    dump: Path, target: str, names: Sequence[str], layers: Sequence[str]
+) -> Iterator[tuple[str, Figures]]:
+    """Products of 16 tokens with layers of experts, keys of `LAYERS`, by names of budgets."""
     for name in names:
-        for title, layer in LAYERS.items():
-            for tokens in EXPERTS_ROWS.values():
-                figures = measure(dump, target, VARIANTS[name].number_format, layer, tokens)
-                yield name_of_experts(name, title, figures.m), figures
+        for layer in layers:
+            figures = measure(dump, target, VARIANTS[name].number_format, LAYERS[layer], ROWS)
+            yield name_of_experts(name, layer), figures

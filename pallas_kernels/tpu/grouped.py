@@ -36,7 +36,7 @@ MOST_CHUNK = 1024  # rows
 ROOM = 2  # times the mean of the rows of a group has a window: most groups need one
 SHARE = 4  # a block of weights takes this part of VMEM at the most
 MOST_WEIGHTS = 16 << 20  # of a tile: each makes the program longer
-UNROLLED = 8 << 20  # weights of tiles along K that follow each other without a loop
+UNROLLED = 8 << 20  # weights of tiles along K without a loop; twice that where none divides them
 VISIT = 400  # cycles of a visit beside its weights: places of blocks, the MXU's last results
 
 
@@ -67,6 +67,13 @@ class GroupedPlan:
     def steps(self) -> int:
         """Tiles along K."""
         return self.tile.k // self.tile.tile_k
+
+    @property
+    def together(self) -> int:
+        """Tiles of a block that follow each other without a loop, which each waits for the MXU."""
+        most = max(1, UNROLLED // (self.tile.tile_k * self.tile.tile_n))
+        best = max(d for d in range(1, most + 1) if self.depth % d == 0)
+        return self.depth if best == 1 and self.depth <= 2 * most else best
 
 
 def make_plan(
@@ -216,18 +223,16 @@ def kernel(visits: Any, x: Any, *refs: Any, body: Body, plan: GroupedPlan) -> No
         out[window, :] = jnp.where(own, y, out[window, :])
 
     at_edge(0, begin)
-    together = min(plan.depth, max(1, UNROLLED // (plan.tile.tile_k * plan.tile.tile_n)))
-    looped = plan.depth // together * together if together < plan.depth else 0
+    if plan.together == plan.depth:
+        for within in range(plan.depth):
+            step(within)
+    else:
 
-    if looped:
-
-        @pl.loop(np.int32(0), np.int32(looped), step=np.int32(together))
+        @pl.loop(np.int32(0), np.int32(plan.depth), step=np.int32(plan.together))
         def _(first: Any) -> None:
-            for i in range(together):
-                step(first + i)
+            for within in range(plan.together):
+                step(first + within)
 
-    for within in range(looped, plan.depth):
-        step(within)
     at_edge(blocks_along - 1, end)
 
 

@@ -254,9 +254,26 @@ def write_second() -> None:
     jentropy.save(HERE / "valid" / "second", small())
 
 
+def moved() -> dict[str, np.ndarray]:
+    """The tree, some of whose codes have moved by one, or have another bit."""
+    rng, arrays = np.random.default_rng(4), tree()
+    for name in ("bf16", "fp16", "fp32", "fp8", "int64"):
+        codes = formats.codes_of(arrays[name])
+        steps = rng.integers(0, 3, codes.shape).astype(codes.dtype)
+        arrays[name] = (codes + steps).view(arrays[name].dtype)
+    arrays["rare"] = arrays["rare"] ^ (rng.random(20_000) < 0.1).astype(np.uint8) << np.uint8(6)
+    return arrays
+
+
+def write_delta() -> None:
+    """What version 3 adds: tensors that are told by those of a base, the golden tree."""
+    jentropy.save(HERE / "valid" / "delta", moved(), base=HERE / "valid" / "tree")
+
+
 # What is written, by a folder that is not there before.
 GOLDEN = {
     **{f"valid/{name}": partial(write_tree, name) for name in TREES},
+    "valid/delta": write_delta,
     "valid/steps": write_step,
     f"valid/{FIXTURE}": write_fixture,
     "valid/quantised": write_recorded,

@@ -143,12 +143,13 @@ def shuffle(warp: Warp, code: Instruction, mask: Mask) -> None:
 
 
 def named_barrier(warp: Warp, code: Instruction, mask: Mask) -> None:
+    if "warp" in code.parts:
+        warp.hold()
+        return
     warp.expect_together(code)
     if "arrive" in code.parts and "cluster" not in code.parts:
         raise Fault(f"not known here: {code}")
     block = warp.block
-    if "warp" in code.parts:
-        return  # threads of a warp are together
     if "cluster" in code.parts:
         everyone = [w for b in block.cluster for w in b.warps]
         key, place = -1, block.cluster[0]

@@ -33,6 +33,7 @@ class Warp:
         self.pc = 0
         self.places: np.ndarray | None = None  # of threads that have parted
         self.active = ALL
+        self.held = ~ALL  # threads that wait for others of the warp
         self.waiting: Callable[[], bool] | None = None
         self.done = False
         self.seen = Seen()
@@ -142,11 +143,20 @@ class Warp:
             self.places[self.active] = self.pc
             self.meet()
 
+    def hold(self) -> None:
+        """The threads that run go on when all of the warp have come here."""
+        if self.places is not None:
+            self.held = self.held | self.active
+
     def meet(self) -> None:
-        """Goes on with the threads that are furthest behind."""
+        """Goes on with the threads that are furthest behind, and that are not held."""
         assert self.places is not None
-        self.pc = int(self.places.min())
-        self.active = self.places == self.pc
+        if self.held.all():
+            if (self.places != self.places[0]).any():
+                raise Fault("threads of a warp wait for each other in different places")
+            self.held = ~ALL
+        self.pc = int(self.places[~self.held].min())
+        self.active = (self.places == self.pc) & ~self.held
         if self.active.all():
             self.places, self.active = None, ALL
 

@@ -94,8 +94,9 @@ def nearest(
         worst = jnp.argmin(size * table[place], axis=1)
         turn = jnp.take_along_axis(wrong, place[:, None], 1)
         signs = negative ^ (turn & (jnp.arange(DIMENSIONS)[None] == worst[:, None]))
-        code = place + (signs[:, :7] * (256 << np.arange(7))).sum(1) + (high << 15)
-        numbers = table[place] * jnp.where(signs, -1, 1) + shift
+        weights = jnp.asarray(256 << np.arange(7), jnp.int32)
+        code = place + (signs[:, :7].astype(jnp.int32) * weights[None]).sum(1) + (high << 15)
+        numbers = jnp.where(signs, -table[place], table[place]) + shift
         found.append((distance.min(1), code, numbers))
     (one, code, numbers), (other, second, others) = found
     code = jnp.where(other < one, second, code).astype(jnp.uint16)

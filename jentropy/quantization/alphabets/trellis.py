@@ -14,6 +14,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float32, UInt8
 
 from jentropy.errors import UnsupportedError
@@ -117,17 +118,22 @@ def _solved(
     states: int,
 ) -> tuple[UInt8[Array, "rows columns"], Float32[Array, " levels"]]:
     """Codes and levels of a matrix."""
-    usual = levels = even_levels(step)
+    usual = even_levels(step)
     loss = BIT * jnp.square(step)
     if feedback is not None:
         loss = loss * jnp.exp(-2 * jnp.log(jnp.diagonal(feedback)).mean())
     nearest = ZERO + jnp.round(weight / (2 * step) - 0.25)
     bits = code_lengths(jnp.clip(nearest, 0, CODES - 1).astype(jnp.uint8))
-    for _ in range(PASSES):
+
+    def turn(_: Array, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        _, levels, bits = state
         table = extended(levels, 8)
         codes = best_paths(weight, table, step, bits, loss, feedback, states=states)
-        bits = code_lengths(codes)
         if feedback is None:
             mirrored = jnp.where(is_odd(codes, states), -weight, weight)
             levels = means(mirrored, codes, usual)
+        return codes, levels, code_lengths(codes)
+
+    first = jnp.zeros(weight.shape, jnp.uint8), usual, bits
+    codes, levels, _ = lax.fori_loop(0, PASSES, turn, first)
     return codes, levels

@@ -145,17 +145,17 @@ def _through_window(part, inner, scales, state, levels, bits, slope, *, step_siz
         second = other < one
         best = jnp.where(second, other, one)
         code = jnp.where(second, codes[picked[:, 1]], codes[picked[:, 0]])
-        best = best - best.min(0)
+        best = best - best.min(0, keepdims=True)
         if inner is not None:
             sign = jnp.where(second, mirror[previous[:, 1]], mirror[previous[:, 0]])
             mine = jnp.where(second, own[previous[:, 1]], own[previous[:, 0]])
             error = (mine - sign * levels[code]) / jnp.where(scale == 0, 1, scale)
             ahead = jnp.where(second, ahead[:, previous[:, 1]], ahead[:, previous[:, 0]])
-            ahead = ahead - row[:, None, None] * error
+            ahead = ahead - row[:, None, None] * error[None]
         return (best, ahead), (second, code.astype(jnp.uint8))
 
     width = part.shape[0]
-    start = jnp.where(jnp.arange(states)[:, None] == state, 0.0, NO_PATH).astype(jnp.float32)
+    start = jnp.where(jnp.arange(states)[:, None] == state[None], 0.0, NO_PATH).astype(jnp.float32)
     ahead = None if inner is None else jnp.broadcast_to(part[:, None], (width, states, rows))
     lines = (part, scales, part if inner is None else inner, jnp.arange(width))
     (cost, _), (seconds, codes) = lax.scan(step, (start, ahead), lines)
@@ -173,7 +173,7 @@ def _through_window(part, inner, scales, state, levels, bits, slope, *, step_siz
     codes, before = codes[:kept], before[:kept]
     if inner is None:
         return codes, None, then
-    chosen = jnp.where(before & 1, -1, 1) * levels[codes.astype(jnp.int32)]
+    chosen = jnp.where(before & 1 == 1, -1.0, 1.0) * levels[codes.astype(jnp.int32)]
     return codes, _errors(part[:kept], chosen, inner[:kept, :kept], scales[:kept]), then
 
 
@@ -183,7 +183,7 @@ def _errors(part, chosen, inner, scales):
     def step(left, now):
         row, at, scale, number = now
         error = (left[at] - number) / jnp.where(scale == 0, 1, scale)
-        return left - row[:, None] * error, error
+        return left - row[:, None] * error[None], error
 
     places = jnp.arange(part.shape[0])
     return lax.scan(step, part, (inner, places, scales, chosen))[1]

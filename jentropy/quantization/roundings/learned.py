@@ -37,12 +37,12 @@ class Learned(Rounding):
 
     Example:
       >>> Learned(steps=50).penalty
-      0.05
+      3.0
     """
 
-    steps: int = 200
-    rate: float = 0.02
-    penalty: float = 0.05  # of a weight that is undecided, in units of the mean error at the start
+    steps: int = 300
+    rate: float = 0.1
+    penalty: float = 3.0  # of a weight that is undecided, in units of the mean error at the start
 
     def round(
         self,

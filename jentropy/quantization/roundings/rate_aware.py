@@ -46,8 +46,7 @@ class RateAware(Rounding):
         key: Any,
     ) -> UInt[Array, "rows columns"]:
         """See `Rounding`."""
-        weight = masked(weight, mask)
-        places = _places(weight, grid, statistics.diagonal, jnp.float32(self.slope))
+        places = _places(weight, grid, statistics.diagonal, jnp.float32(self.slope), mask)
         return levels.codes(places, grid.number_format.element)
 
 
@@ -57,10 +56,11 @@ def _places(
     grid: Grid,
     power: Float32[Array, " columns"],
     slope: Float32[Array, ""],
+    mask: Bool[Array, "rows columns"] | None,
 ) -> Int32[Array, "rows columns"]:
     element = grid.number_format.element
     unit, zero = grid.affine(weight.shape)
-    target = weight / unit + zero
+    target = masked(weight, mask) / unit + zero
     # At high rate a bit is worth 2 ln 2 of the error, which is a twelfth of a squared unit.
     worth = slope * (2 * np.log(2) / 12) * jnp.square(unit).mean()
     price = worth / (jnp.square(unit) * (power / power.mean())[None, :] + 1e-30)
@@ -74,4 +74,4 @@ def _places(
             cost = error + price * bits[place]
             places = jnp.where(cost < best, place, places)
             best = jnp.minimum(cost, best)
-    return places
+    return places if mask is None else jnp.where(mask, places, first)

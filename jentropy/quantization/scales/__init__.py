@@ -7,7 +7,7 @@ from .absolute_mean import AbsoluteMean
 from .learned_clipping import LearnedClipping
 from .rms_step import RmsStep
 from .rules import Rules
-from .salient import Salient
+from .salient import SalientGroups
 from .scales import Scales
 from .search import Search
 
@@ -15,7 +15,7 @@ SCALES: dict[str, type[Scales]] = {
     "rules": Rules,
     "rms_step": RmsStep,
     "search": Search,
-    "salient": Salient,
+    "salient": SalientGroups,
     "learned_clipping": LearnedClipping,
     "absolute_mean": AbsoluteMean,
 }
@@ -26,7 +26,7 @@ __all__ = [
     "LearnedClipping",
     "RmsStep",
     "Rules",
-    "Salient",
+    "SalientGroups",
     "Scales",
     "Search",
 ]

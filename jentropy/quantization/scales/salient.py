@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Array, Float32, UInt
 
 from jentropy.errors import UnsupportedError
-from jentropy.formats import Format, dequantizing, fitting
+from jentropy.formats import WHOLE, Format, dequantizing, fitting
 from jentropy.quantization.feedback import factor_of
 from jentropy.quantization.statistics import Statistics
 
@@ -32,11 +32,11 @@ FINER, USUAL, COARSER = 1.0, 2.0, 4.0  # steps, of the element's own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Salient(Scales):
+class SalientGroups(Scales):
     """Scales by a rule, times 1, 2 or 4 by the salience of their columns.
 
     Example:
-      >>> Salient().rule is None
+      >>> SalientGroups().rule is None
       True
     """
 
@@ -55,15 +55,15 @@ class Salient(Scales):
           UnsupportedError: scales that are not of groups of columns.
         """
         scales = fitting.of_weights(number_format, fitting.SCALES)
-        block = scales[0].block if len(scales) == 1 else None
-        if block is None or len(block) != 1 or not block[0]:
+        rows, columns = scales[0].blocks(2) if len(scales) == 1 else (WHOLE, WHOLE)
+        if rows != 1 or columns == WHOLE:
             raise UnsupportedError(
                 "scales", expected="of groups of columns", found=number_format.name
             )
         groups = scales[0].grid(weight.shape)[1]
         salience = np.asarray(_salience(weight, statistics))
-        padded = np.pad(salience, (0, groups * block[0] - salience.size))
-        order = np.argsort(-padded.reshape(groups, block[0]).sum(-1), kind="stable")
+        padded = np.pad(salience, (0, groups * columns - salience.size))
+        order = np.argsort(-padded.reshape(groups, columns).sum(-1), kind="stable")
         found = []
         for share in SHARES:
             moved = int(share * groups)

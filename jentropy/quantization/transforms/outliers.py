@@ -20,7 +20,7 @@ from jentropy.quantization.statistics import Statistics
 from . import kept
 from .transform import Transform, Transformed
 
-WIDEST = (1 << 16) - 1  # gap
+MANY = 0.05  # of the weights, so that gaps of a byte nearly always do
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,9 +54,10 @@ class Outliers(Transform):
         flat = np.asarray(weight).reshape(-1)
         count = max(1, round(self.share * flat.size))
         places = np.sort(np.argpartition(-np.asarray(size).reshape(-1), count - 1)[:count])
-        places = _reachable(places)
+        dtype = np.dtype(np.uint8 if self.share >= MANY else np.uint16)
+        places = _reachable(places, (1 << 8 * dtype.itemsize) - 1)
         gaps = np.diff(places, prepend=0)
-        one, gap_codes = kept.whole(prefix + "gaps", gaps, jnp.uint16)
+        one, gap_codes = kept.whole(prefix + "gaps", gaps, dtype)
         other, value_codes, _ = kept.numbers(
             prefix + "values", jnp.asarray(flat[places]), self.element
         )
@@ -72,13 +73,13 @@ class Outliers(Transform):
         )
 
 
-def _reachable(places: np.ndarray) -> np.ndarray:
-    """Places, and those between that gaps of 16 bits need."""
+def _reachable(places: np.ndarray, widest: int) -> np.ndarray:
+    """Places, and those between that gaps of a width need."""
     gaps = np.diff(places, prepend=0)
-    if gaps.max(initial=0) <= WIDEST:
+    if gaps.max(initial=0) <= widest:
         return places
     more = [
-        np.arange(place - gap + WIDEST, place, WIDEST)
-        for place, gap in zip(places[gaps > WIDEST], gaps[gaps > WIDEST], strict=True)
+        np.arange(place - gap + widest, place, widest)
+        for place, gap in zip(places[gaps > widest], gaps[gaps > widest], strict=True)
     ]
     return np.union1d(places, np.concatenate(more))
