@@ -17,6 +17,8 @@ from jentropy.formats import FP16, QuantizedTensor, quantize
 
 from . import exported
 
+DTYPES = (np.float32, ml_dtypes.bfloat16, np.float16)
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -42,7 +44,9 @@ def test_they_are_read_back_to_the_same_numbers(folder, quantised, fixtures):
             if isinstance(tensor, QuantizedTensor):
                 read = checkpoint.tensor(key).dequantize()
                 np.testing.assert_array_equal(read, tensor.dequantize(np.float32))
-                assert exported.hashed(read) == tools[name][key], (name, key)
+                # Tools round products of codes and scales to a dtype: that of the scales, mostly.
+                rounded = {exported.hashed(read.astype(dtype)) for dtype in DTYPES}
+                assert tools[name][key] in rounded, (name, key)
             else:
                 np.testing.assert_array_equal(checkpoint.tensor(key).values(), tensor)
 
