@@ -368,7 +368,7 @@ def store_held(ref: Any, numbers: Any) -> None:
     store(ref, numbers)
 
 
-def load_held(ref: Any, shape: tuple[int, int]) -> Any:
+def load_held(ref: Any, shape: tuple[int, ...]) -> Any:
     """Reads an accumulator of a shape that `store_held` wrote."""
     from jax.experimental.mosaic.gpu import fragmented_array as mgpu
     from jax.experimental.mosaic.gpu import utils

@@ -266,7 +266,7 @@ def gained(path: str | Path) -> list[Part]:
       ...     state = {"params": {"w": np.zeros(900)}, "opt": [{"mu": {"w": np.zeros(900)}}]}
       ...     jentropy.save(f"{folder}/t", state)
       ...     [(part.name, part.raw_bytes) for part in gained(f"{folder}/t")]
-      [('params', 7200), ('opt.0.mu', 7200)]
+      [('opt.0.mu', 7200), ('params', 7200)]
     """
     root = Path(path)
     places = (root, root / FOLDER, *sorted(root.glob(f"*/{FOLDER}")))

@@ -177,7 +177,7 @@ def _chunk(
     """The sum of a chunk of queries over all blocks of keys."""
     q, positions = one
     batch, *heads, time, _ = q.shape
-    values = jax.eval_shape(make, blocks[0][0])[1] if make else blocks[1]
+    values: Any = jax.eval_shape(make, blocks[0][0])[1] if make else blocks[1]
     if sinks is None:
         greatest = jnp.full((batch, *heads, time), UNSEEN)
         total = jnp.zeros_like(greatest)
@@ -187,7 +187,7 @@ def _chunk(
     mixed = jnp.zeros((*total.shape, values.shape[-1]))
 
     @jax.checkpoint
-    def add(carry: tuple, k: jax.Array, v: jax.Array | None, seen: jax.Array) -> tuple:
+    def add(carry: tuple, k: jax.Array, v: Any, seen: jax.Array) -> tuple:
         greatest, total, mixed = carry
         k, v = make(k) if make else (k, v)
         scores = jnp.where(seen, _scores(q, k, scoring), UNSEEN)

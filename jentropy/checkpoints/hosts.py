@@ -46,7 +46,7 @@ class Team:
 
         Example:
           >>> Team(0, 2).share([5, 1, 1, 3])
-          [(0, 1), (1, 4)]
+          [(0, 2), (2, 4)]
         """
         ends = [0, *itertools.accumulate(size + 1 for size in sizes)]
         cuts = [bisect.bisect_left(ends, ends[-1] * p / self.count) for p in range(self.count)]

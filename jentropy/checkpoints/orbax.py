@@ -98,7 +98,9 @@ def save_tree(
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     refuse_empty(path, {jax.tree_util.keystr(k): getattr(leaf, "size", 1) for k, leaf in leaves})
     with staged(path, purpose, replaces=replaces) as stage, writing(path):
-        put_in_place(write_tree(stage, path, tree), path, replace=replaces is not None)
+        put_in_place(
+            write_tree(stage, path, tree, beside or {}), path, replace=replaces is not None
+        )
 
 
 def refuse_empty(path: Path, sizes: Mapping[str, int]) -> None:

@@ -280,8 +280,8 @@ def as_it_was(values: np.ndarray, header: TensorHeader) -> Any:
 
     Example:
       >>> import jentropy
-      >>> as_it_was(np.asarray(0.5), jentropy.compress({"rate": 0.5})["rate"].header)
-      0.5
+      >>> as_it_was(np.arange(2), jentropy.compress(np.arange(2)).header).tolist()
+      [0, 1]
     """
     if header.scalar and not values.shape:
         return values.item()

@@ -31,7 +31,7 @@ def multiply(
 
 def grouped(
     x: Float[Array, "M K"], weight: ResidentTensor, sizes: Int[Array, " groups"], product: Product
-) -> Float[Array, "M N"]:
+) -> Float[Array, "M N"] | None:
     """x times the matrix of each row's group; 0 in rows of none."""
     return groups.multiply(x, weight, sizes, product, plan_of=planning.plan, source_of=source)
 
