@@ -167,7 +167,7 @@ def _left(one: Planes) -> list[tuple[np.ndarray, int]]:
 def _joined(one: Planes, whole: list[_Fit], others: Iterator[_Fit]) -> tuple[int, Coding]:
     """The coding of a tensor whose planes are fitted."""
     total, head = whole[0].coded, whole[0].head()
-    left: Sequence[Any] = _left(one) or [None] * len(whole[1:])
+    left: Sequence[Any] = _left(one) or len(whole[1:]) * [None]
     for i, (fit, counts, without) in enumerate(
         zip(whole[1:], one.histograms[1:], left, strict=True), 1
     ):
