@@ -341,7 +341,7 @@ def test_files_beside_the_model_are_coded_as_tensors(tmp_path):
     two_precisions(tmp_path / "source")
     write_gguf(tmp_path / "source" / "m.gguf", ["a", "q.weight"])
     jentropy.compress_checkpoint(tmp_path / "source", tmp_path / "dst")
-    store = jentropy.checkpoints.compressed.Store(tmp_path / "dst")
+    store = jentropy.checkpoints.store.Store(tmp_path / "dst")
     assert {f.path: f.model for f in store.index.files if f.parts is not None} == {
         "unet.safetensors": True,
         "unet.fp16.safetensors": False,
