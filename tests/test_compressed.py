@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 import jentropy
-from jentropy.checkpoints import compressing, staging, store, writer
+from jentropy.checkpoints import compressing, entries, staging, store, writer
 from jentropy.checkpoints import index as index_lib
 from jentropy.errors import (
     CheckError,
@@ -113,7 +113,7 @@ def test_stock_orbax_opens_it_as_plain_arrays(packed):
     assert {leaf.dtype for leaf in jax.tree.leaves(tree)} == {np.dtype(np.uint8)}
     assert len(jax.tree.leaves(tree)) == 3  # small tensors are bundled
     index = zlib.decompress(np.asarray(tree["index"]).tobytes())
-    assert json.loads(index)["jentropy"] == store.index_lib.VERSION
+    assert json.loads(index)["jentropy"] == entries.VERSION
 
 
 def test_inspect_counts_everything(packed, fixtures):
@@ -302,7 +302,7 @@ def test_other_directories_are_no_compressed_checkpoints(copy, fixtures, tmp_pat
 
 
 HOSTILE = {
-    "newer version": ("jentropy", 3, UnsupportedError, "version"),
+    "newer version": ("jentropy", 4, UnsupportedError, "version"),
     "no version": ("jentropy", None, UnsupportedError, "version"),
     "no bundles": ("bundles", 3, CorruptError, "bundles"),
     "negative bundle": ("bundles", [-1], CorruptError, "bundles"),
@@ -365,9 +365,9 @@ def test_an_index_that_is_none_is_refused(text):
 def test_a_newer_version_is_refused_by_number(copy):
     file = copy / "_CHECKPOINT_METADATA"
     content = json.loads(file.read_text())
-    content["custom_metadata"]["jentropy"]["version"] = 3
+    content["custom_metadata"]["jentropy"]["version"] = 4
     file.write_text(json.dumps(content))
-    with pytest.raises(UnsupportedError, match="expected 2 or lower, found 3"):
+    with pytest.raises(UnsupportedError, match="expected 3 or lower, found 4"):
         jentropy.load(copy)
 
 

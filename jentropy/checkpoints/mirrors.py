@@ -54,6 +54,8 @@ def located(source: str | Path) -> Path:
       'llama'
     """
     text = str(source)
+    if not text:
+        raise InputError("no such file or directory", file="''")
     if isinstance(source, RemotePath):
         return source
     if text.startswith(hub.SCHEME):
@@ -74,8 +76,8 @@ def resolve(source: str | Path) -> Path:
       'mirrors.py'
     """
     path = located(source)
-    if not str(source) or not path.exists():
-        raise InputError("no such file or directory", file=path if str(source) else "''")
+    if not path.exists():
+        raise InputError("no such file or directory", file=path)
     return path
 
 
