@@ -8,6 +8,7 @@ y = jentropy.matmul(x, w)                      from the compressed bytes
 y = jentropy.grouped_matmul(x, w, group_sizes) of experts
 model = jentropy.models.load(path)             a Flax NNX module
 arrays = jentropy.quantize(x, jentropy.formats.MXFP4)   codes and scales; jentropy.dequantize
+jentropy.quantization.RECIPES                  published quantisers, scored by coded bits
 """
 
 import importlib
@@ -41,14 +42,14 @@ from jentropy.release import RELEASE
 
 __version__ = RELEASE
 
-# Flax, Matplotlib and Orbax are imported when they are first used. A type checker sees the modules,
+# Flax, Matplotlib, Orbax and quantisers are imported when they are first used. A type checker sees the modules,
 # and no function that would make any name an attribute.
 if TYPE_CHECKING:
-    from jentropy import models, report, training
+    from jentropy import models, quantization, report, training
 else:
 
     def __getattr__(name: str) -> Any:
-        if name in ("models", "report", "training"):
+        if name in ("models", "quantization", "report", "training"):
             return importlib.import_module(f"{__name__}.{name}")
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
@@ -87,6 +88,7 @@ __all__ = [
     "models",
     "open_checkpoint",
     "pallas_kernels",
+    "quantization",
     "quantize",
     "repair",
     "report",
