@@ -42,8 +42,8 @@ from jentropy.release import RELEASE
 
 __version__ = RELEASE
 
-# Flax, Matplotlib, Orbax and quantisers are imported when they are first used. A type checker sees the modules,
-# and no function that would make any name an attribute.
+# Flax, Matplotlib, Orbax and quantisers are imported when they are first used. A type checker sees
+# the modules, and no function that would make any name an attribute.
 if TYPE_CHECKING:
     from jentropy import models, quantization, report, training
 else:
