@@ -61,8 +61,9 @@ def store(monkeypatch):
         monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         server.objects["bucket/src/model.safetensors"] = DATA
         server.objects["bucket/src/config.json"] = b"{}"
+        fsspec.get_filesystem_class("s3").clear_instance_cache()  # that know another server
         yield server
-    fsspec.filesystem("s3").clear_instance_cache()
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
 
 
 def test_every_command_takes_urls(memory, cache, tmp_path, capsys):

@@ -205,7 +205,7 @@ class CompressedTensor:
     payload: tuple[Any, ...]
     header: TensorHeader
     sharding: jax.sharding.Sharding | None = None
-    base: CompressedTensor | None = None
+    base: Any = None
 
     def tree_flatten_with_keys(self) -> tuple[tuple[tuple[PayloadKey, Any], ...], tuple[Any, ...]]:
         """Of JAX: payload and base are children, all else is static."""
