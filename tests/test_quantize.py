@@ -66,7 +66,8 @@ def test_recipes_are_compared(tmp_path, monkeypatch, capsys):
     [row] = json.loads(files[0].read_text())["results"]
     figures = row["figures"]
     assert row["name"] == "rtn"
-    assert 3 < figures["model_bits"] < figures["stored_bits"] == 4.125
+    assert 3 < figures["model_bits"] < figures["stored_bits"]
+    assert 4.125 < figures["stored_bits"] < 4.2  # rows are not of whole groups
     assert 0.005 < figures["gaussian_relmse"] < 0.02
     assert figures["gaussian_gap_bits"] > 0.2
     assert 0 < figures["kl"] < 0.1
