@@ -36,7 +36,7 @@ import numpy as np
 
 from jentropy.errors import CorruptError
 
-from . import bits, calls, lanes, tables, threads
+from . import bits, calls, escaping, lanes, tables, threads
 from .byte_planes import merge, plane_count, plane_size, split
 from .coding import Span
 from .tables import BYTE, Tables
@@ -198,12 +198,11 @@ class Encoding(lanes.Encoding):
 
     def finish(self, states: np.ndarray, counts: np.ndarray, words: np.ndarray) -> np.ndarray:
         """Its section of the payload."""
-        parts = [*lanes.sections(states, counts), words.astype("<u2", copy=False)]
+        escaped = None
         if self.plane.marker is not None:
             is_escape = self.tables.symbols == self.tables.shown.size - 1
             escaped = self.symbols[is_escape[self.symbols]]
-            parts[-1:-1] = [np.array([escaped.size], "<u4"), escaped]
-        return np.concatenate([part.view(np.uint8) for part in parts])
+        return escaping.written(states, counts, words, escaped)
 
 
 def decode(
@@ -241,21 +240,16 @@ class Decoding(lanes.Decoding):
     def __init__(self, reader: bits.Reader, size: int, plane: Plane):
         assert plane.tables is not None
         self.size, self.tables, self.marker = size, plane.tables, plane.marker
-        self.states, self.counts = lanes.read_sections(reader, size)
-        self.escaped = np.zeros(0, np.uint8)
-        if plane.marker is not None:
-            self.escaped = reader.array("u1", reader.integer("<u4"))
-        self.words = reader.array("<u2", int(self.counts.sum()))
+        stored = escaping.read(reader, size, escapes=plane.marker is not None)
+        self.states, self.counts, self.escaped, self.words = stored
 
     def finish(self, symbols: np.ndarray, carries: np.ndarray) -> np.ndarray:
         """The bytes."""
         lanes.expect_no_carries(carries)
         if self.marker is None:
             return symbols
-        missed = np.flatnonzero(symbols == self.marker)
-        lanes.expect_escapes(missed.size, self.escaped.size)
         symbols = symbols.copy()
-        symbols[missed] = self.escaped
+        escaping.put_back(symbols, self.marker, self.escaped)
         return symbols
 
 

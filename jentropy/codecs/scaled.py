@@ -9,11 +9,7 @@ chooses is in `fit_scaled`. Head:
     levels         of a table for each context, of count symbols: bytes first, first + 1, ...; with
                    flag 1 of one more, the escape. Bytes of level 0 in their table escape
 
-A chunk of n codes:
-
-    states, counts (`lanes.sections`)
-    escapes        with flag 1: u4 number, u1 each
-    words          u2, lane after lane
+A chunk of n codes is a stream of bytes, with flag 1 one that has escapes (`escaping`).
 """
 
 from __future__ import annotations
@@ -26,7 +22,7 @@ import numpy as np
 
 from jentropy.errors import CorruptError
 
-from . import bits, calls, lanes, tables
+from . import bits, calls, escaping, lanes, tables
 from .coding import Span
 from .scale_classes import Classes, read_classes
 from .tables import BYTE, Tables
@@ -152,11 +148,10 @@ class Encoding(lanes.Encoding):
 
     def finish(self, states: np.ndarray, counts: np.ndarray, words: np.ndarray) -> np.ndarray:
         """The payload."""
-        parts = [*lanes.sections(states, counts), words.astype("<u2", copy=False)]
+        escaped = None
         if self.head.escapes:
             escaped = self.codes[self.symbols == self.head.marker]
-            parts[-1:-1] = [np.array([escaped.size], "<u4"), escaped]
-        return np.concatenate([part.view(np.uint8) for part in parts])
+        return escaping.written(states, counts, words, escaped)
 
 
 def decode(
@@ -180,10 +175,8 @@ class Decoding(lanes.Decoding):
     def prepare(self) -> None:
         """Parts of the payload, and tables."""
         reader = bits.Reader(self.payload, "coded chunk")
-        self.states, self.counts = lanes.read_sections(reader, self.size)
-        escapes = reader.integer("<u4") if self.head.escapes else 0
-        self.escaped = reader.array("u1", escapes)
-        self.words = reader.array("<u2", int(self.counts.sum()))
+        stored = escaping.read(reader, self.size, escapes=self.head.escapes)
+        self.states, self.counts, self.escaped, self.words = stored
         reader.end()
         self.table_ids = table_ids(self.head, self.span)
 
@@ -193,6 +186,4 @@ class Decoding(lanes.Decoding):
         codes = self.codes.view(np.uint8)
         codes[:] = symbols
         if self.head.escapes:
-            missed = np.flatnonzero(symbols == self.head.marker)
-            lanes.expect_escapes(missed.size, self.escaped.size)
-            codes[missed] = self.escaped
+            escaping.put_back(codes, self.head.marker, self.escaped)
