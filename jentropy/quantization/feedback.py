@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float32
 
+from .statistics import Statistics
+
 DAMPING = 0.01  # of the mean of the diagonal, added to it: GPTQ's
 
 
@@ -37,3 +39,13 @@ def factor_of(
     reversed_factor = jnp.linalg.cholesky(damped[::-1, ::-1])
     lower = jax.scipy.linalg.solve_triangular(reversed_factor, jnp.eye(len(damped)), lower=True)
     return lower[::-1, ::-1]
+
+
+def feedback_of(statistics: Statistics, damping: float) -> Float32[Array, "columns columns"] | None:
+    """`factor_of` of the inputs of a matrix; None without a Hessian, where errors move nothing.
+
+    Example:
+      >>> feedback_of(Statistics.identity(2), 0.01) is None
+      True
+    """
+    return None if statistics.hessian is None else factor_of(statistics.hessian, damping)

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float32, UInt16
 
 from jentropy.formats import FP32, Format, Parameter, Step, codes_of
 from jentropy.formats.vectors import DIMENSIONS, is_negated_oddly, magnitudes
-from jentropy.quantization.feedback import factor_of
+from jentropy.quantization.feedback import feedback_of
 from jentropy.quantization.problem import Problem, Solution
 
 from .alphabet import Alphabet
@@ -42,9 +42,9 @@ class Ball(Alphabet):
     def solve(self, problem: Problem) -> Solution:
         """Codes and scale."""
         refuse_masks(problem, self)
-        weight, hessian = problem.weight, problem.statistics.hessian
+        weight = problem.weight
         scale = self.scale * problem.factor * root_mean_square(weight)
-        feedback = None if hessian is None else factor_of(hessian, self.damping)
+        feedback = feedback_of(problem.statistics, self.damping)
         code = _solved(weight / scale, feedback)
         number_format = Format(
             name="E8_BALL",

@@ -19,7 +19,7 @@ from jax import lax
 from jaxtyping import Array, Float32, UInt8
 
 from jentropy.formats import FP16, Format, SideArray, Step, codes_of
-from jentropy.quantization.feedback import factor_of
+from jentropy.quantization.feedback import feedback_of
 from jentropy.quantization.problem import Problem, Solution
 
 from .alphabet import Alphabet
@@ -57,7 +57,7 @@ class Codebooks(Alphabet):
         refuse_masks(problem, self)
         weight, told = problem.weight, problem.statistics
         scale = root_mean_square(weight)
-        feedback = None if told.hessian is None else factor_of(told.hessian, self.damping)
+        feedback = feedback_of(told, self.damping)
         code, books = _solved(
             weight / scale,
             told.diagonal / told.diagonal.mean(),

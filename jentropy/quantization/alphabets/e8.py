@@ -15,7 +15,7 @@ from jaxtyping import Array, Float32, UInt8
 from jentropy.formats import FP32, UINT8, Format, SideArray, Step, codes_of, raw_element
 from jentropy.formats.decoders.even_levels import extended
 from jentropy.formats.vectors import DIMENSIONS, words
-from jentropy.quantization.feedback import factor_of
+from jentropy.quantization.feedback import feedback_of
 from jentropy.quantization.problem import Problem, Solution
 
 from .alphabet import Alphabet
@@ -48,9 +48,9 @@ class E8(Alphabet):
     def solve(self, problem: Problem) -> Solution:
         """Codes, words and levels."""
         refuse_masks(problem, self)
-        weight, hessian = problem.weight, problem.statistics.hessian
+        weight = problem.weight
         step = self.step * problem.factor * root_mean_square(weight)
-        feedback = None if hessian is None else factor_of(hessian, self.damping)
+        feedback = feedback_of(problem.statistics, self.damping)
         code, word, levels = _solved(weight, step, feedback)
         arrays = (
             SideArray(name="levels", element=FP32, shape=levels.shape),

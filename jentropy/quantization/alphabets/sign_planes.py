@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float32, UInt8
 
 from jentropy.formats import BF16, Format, SideArray, Step, codes_of, raw_element
-from jentropy.quantization.feedback import factor_of
+from jentropy.quantization.feedback import feedback_of
 from jentropy.quantization.problem import Problem, Solution
 
 from .alphabet import Alphabet
@@ -43,8 +43,8 @@ class SignPlanes(Alphabet):
 
     def _solution(self, problem: Problem, name: str, planes: int, **settings: Any) -> Solution:
         refuse_masks(problem, self)
-        weight, told = problem.weight, problem.statistics
-        feedback = None if told.hessian is None else factor_of(told.hessian, self.damping)
+        weight = problem.weight
+        feedback = feedback_of(problem.statistics, self.damping)
         block = min(self.block, weight.shape[1])
         code, scales, groups = _SOLVED[name](weight, feedback, block=block, **settings)
         arrays = (

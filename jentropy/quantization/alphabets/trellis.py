@@ -21,7 +21,7 @@ from jentropy.errors import UnsupportedError
 from jentropy.formats import FP32, UINT8, Format, SideArray, Step, codes_of
 from jentropy.formats.decoders.even_levels import extended
 from jentropy.formats.decoders.trellis import is_odd
-from jentropy.quantization.feedback import factor_of
+from jentropy.quantization.feedback import feedback_of
 from jentropy.quantization.problem import Problem, Solution
 
 from .alphabet import Alphabet
@@ -54,9 +54,9 @@ class Trellis(Alphabet):
     def solve(self, problem: Problem) -> Solution:
         """Codes and levels."""
         refuse_masks(problem, self)
-        weight, hessian = problem.weight, problem.statistics.hessian
+        weight = problem.weight
         step = self.step * problem.factor * root_mean_square(weight)
-        feedback = None if hessian is None else factor_of(hessian, self.damping)
+        feedback = feedback_of(problem.statistics, self.damping)
         code, levels = _solved(weight, step, feedback, states=self.states)
         own = SideArray(name="levels", element=FP32, shape=levels.shape)
         decoder = Step(name="trellis", settings=(("states", self.states),), arrays=(own,))

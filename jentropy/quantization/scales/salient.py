@@ -21,8 +21,9 @@ import numpy as np
 from jaxtyping import Array, Float32, UInt
 
 from jentropy.errors import UnsupportedError
-from jentropy.formats import WHOLE, Format, dequantizing, fitting
+from jentropy.formats import WHOLE, Format, fitting
 from jentropy.quantization.feedback import factor_of
+from jentropy.quantization.grid import Grid
 from jentropy.quantization.statistics import Statistics
 
 from .scales import Scales
@@ -102,6 +103,6 @@ def _trial(
 ) -> tuple[Float32[Array, ""], dict[str, UInt[Array, "*grid"]]]:
     """The weighted error of rounding to nearest, and the parameters."""
     parameters = fitting.fit(weight, number_format, scale_rule=rule, factor=factors)
-    arrays = {"code": fitting.nearest(weight, number_format, parameters), **parameters}
-    numbers = dequantizing.numbers_of(number_format, arrays, None, weight.shape)
+    grid = Grid(number_format=number_format, parameters=parameters)
+    numbers = grid.decode(grid.encode(weight))
     return (jnp.square(numbers - weight) * power[None, :]).sum(), parameters

@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float32, UInt
 
-from jentropy.formats import Format, dequantizing, fitting
+from jentropy.formats import Format, fitting
+from jentropy.quantization.grid import Grid
 from jentropy.quantization.statistics import Statistics
 
 from .scales import Scales
@@ -66,20 +67,17 @@ def _fitted(
     largest = fit(factor=trials[-1])
     inner = {name: largest[name] for name in inner_names}
     blocks = scale.blocks(2)
-    grid = scale.grid(weight.shape)
+    shape = scale.grid(weight.shape)
 
     def trial(best: tuple[Array, Array], factor: Array) -> tuple[tuple[Array, Array], None]:
-        parameters = fit(factor=factor, inner=inner)
-        code = fitting.nearest(weight, number_format, parameters)
-        arrays = {"code": code, **parameters}
-        numbers = dequantizing.numbers_of(number_format, arrays, None, weight.shape)
-        lost = jnp.square(numbers - weight) * power[None, :]
+        grid = Grid(number_format=number_format, parameters=fit(factor=factor, inner=inner))
+        lost = jnp.square(grid.decode(grid.encode(weight)) - weight) * power[None, :]
         error = fitting.reduced(lost, blocks, jnp.sum)
         return (
             jnp.minimum(error, best[0]),
             jnp.where(error < best[0], factor, best[1]),
         ), None
 
-    start = jnp.full(grid, jnp.inf), jnp.full(grid, trials[-1])
+    start = jnp.full(shape, jnp.inf), jnp.full(shape, trials[-1])
     (_, factors), _ = jax.lax.scan(trial, start, trials[::-1])
     return fit(factor=factors, inner=inner)
