@@ -21,10 +21,11 @@ from . import durable
 from .mapping import mapped
 from .mirrors import SENDING, listed, version
 from .remote import RemotePath, reaching
+from .store import COMMITTED, METADATA_FILE
 
 SENT = "sent.jsonl"  # beside what was made: name, bytes, hash and version of what was sent
 # What says that a checkpoint is whole: sent at the end, in this order.
-MARKERS = ("_CHECKPOINT_METADATA", "commit_success.txt")
+MARKERS = (METADATA_FILE, COMMITTED)
 
 
 @contextmanager
