@@ -98,7 +98,7 @@ PLACE, START, LOW, HIGH = range(4)
 
 def visits_of(
     sizes: Int[Array, " groups"], places: Int[Array, " groups"], rows: int, window: int
-) -> tuple[Int32[Array, 1], Int32[Array, "4 visits"]]:
+) -> tuple[Int32[Array, " 1"], Int32[Array, "4 visits"]]:
     """How many visits there are, and what they are of.
 
     Args:
