@@ -75,7 +75,8 @@ def histograms_of(numbers: np.ndarray, element: ElementFormat) -> list[np.ndarra
 def planes_choice(histograms, element, constant=None) -> tuple[int, Coding]:
     """Bytes and coding of a tensor by planes."""
     counted = fit_planes.Planes(histograms=histograms, element=element, constant=constant)
-    return fit_planes.choose([counted])[0]
+    size, coding = fit_planes.choose([counted])[0]
+    return size, coding()
 
 
 def codings_of(numbers: np.ndarray, element: ElementFormat) -> list[Coding]:
@@ -87,11 +88,11 @@ def codings_of(numbers: np.ndarray, element: ElementFormat) -> list[Coding]:
     codings = [Coding(codec="stored"), planes_coding]
     if element in context_head.ELEMENTS:
         sample = fit_context.sample(numbers, fit_context.tops_of(slices[0], element), element)
-        codings += [coding for _, coding in fit_context.choose([sample])]
+        codings += [coding() for _, coding in fit_context.choose([sample])]
         for head, _ in fit_context.fits([sample])[0]:
             codings.append(Coding(codec="context", head=context_head.write_head(head)))
     if numbers.dtype.itemsize == 1:
-        codings += [c for _, c in fit_scaled.choose(numbers, slices[0], element)]
+        codings += [coding() for _, coding in fit_scaled.choose(numbers, slices[0], element)]
     return codings
 
 
@@ -193,7 +194,8 @@ def test_damaged_payloads_of_scaled_codes_are_refused_or_give_other_codes():
     numbers.reshape(-1)[7::40_000] = 0x55  # escapes
     element = formats.INT8
     slices = entropy.measure(numbers, element).slices
-    ((_, coding),) = fit_scaled.choose(numbers, slices[0], element)
+    ((_, made),) = fit_scaled.choose(numbers, slices[0], element)
+    coding = made()
     span = span_of(numbers, element, coding)
     assert scaled.head_of(span).escapes
     (payload,) = codecs.encode([numbers.reshape(-1)], [span])
@@ -355,7 +357,8 @@ def test_scales_of_rows_are_worth_a_class():
     numbers = formats.codes_of(values.astype(ml_dtypes.bfloat16))
     counts = entropy.measure(numbers, formats.BF16).slices[0]
     exact = fit_context.tops_of(counts, formats.BF16)
-    ((_, coding),) = fit_context.choose([fit_context.sample(numbers, exact, formats.BF16)])
+    ((_, made),) = fit_context.choose([fit_context.sample(numbers, exact, formats.BF16)])
+    coding = made()
     head = context_head.read_head(coding.head, formats.BF16, 512, 2048)
     assert head.classes.rows.any()
     assert head.classes.count > 4

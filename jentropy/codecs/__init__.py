@@ -32,7 +32,7 @@ from . import (
     stored,
 )
 from .calls import batch_symbols
-from .coding import Coding, Span, is_packed
+from .coding import Coding, Span, Way, is_packed
 from .difference import FORMS, Delta
 
 CODECS: dict[str, ModuleType] = {
@@ -60,7 +60,7 @@ class Seen:
     nbytes: int
     sample: fit_context.Sample | None = None
     planes: fit_planes.Planes | None = None
-    scaled: Sequence[tuple[int, Coding]] = ()
+    scaled: Sequence[Way] = ()
 
 
 def choose(numbers: np.ndarray, slices: Sequence[np.ndarray], element: ElementFormat) -> Coding:
@@ -187,7 +187,7 @@ def choose_all(tensors: Sequence[Seen]) -> list[tuple[int, Coding]]:
       >>> choose_all([Seen(nbytes=6)])
       [(6, Coding(codec='stored', head=b''))]
     """
-    ways: list[list[tuple[int, Coding]]] = [[] for _ in tensors]
+    ways: list[list[Way]] = [[] for _ in tensors]
     sampled = [n for n, one in enumerate(tensors) if one.sample is not None]
     samples = [one.sample for one in tensors if one.sample is not None]
     for n, way in zip(sampled, fit_context.choose(samples), strict=True):
@@ -210,11 +210,11 @@ def choose_all(tensors: Sequence[Seen]) -> list[tuple[int, Coding]]:
     return [_best(some, one.nbytes) for some, one in zip(ways, tensors, strict=True)]
 
 
-def _best(ways: list[tuple[int, Coding]], nbytes: int) -> tuple[int, Coding]:
-    as_is = nbytes, Coding(codec=stored.NAME)
-    best = min(ways, key=itemgetter(0), default=as_is)
-    gain = fit_planes.MIN_GAIN
-    return best if gain * best[0] < (gain - 1) * nbytes else as_is
+def _best(ways: list[Way], nbytes: int) -> tuple[int, Coding]:
+    size, coding = min(ways, key=itemgetter(0), default=(nbytes, None))
+    if coding is None or not fit_planes.saves(size, nbytes):
+        return nbytes, Coding(codec=stored.NAME)
+    return size, coding()
 
 
 def encode(chunks: Sequence[np.ndarray], spans: Sequence[Span]) -> list[np.ndarray]:

@@ -9,7 +9,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from operator import itemgetter
 
 import numpy as np
@@ -17,7 +17,7 @@ import numpy as np
 from jentropy.formats import ElementFormat
 
 from . import fit_classes, rawbits
-from .coding import Coding
+from .coding import Coding, Way
 from .context_head import ELEMENTS, NAME, Head, raw_bits_of, write_head
 from .fit_tables import Candidate, fit
 from .rans import SLOTS
@@ -83,12 +83,14 @@ def tops_in(codes: np.ndarray, element: ElementFormat) -> np.ndarray:
     return np.bincount(rawbits.top_of(codes.reshape(-1), raw), minlength=1 << (16 - raw))
 
 
-def choose(samples: Sequence[Sample]) -> list[tuple[int, Coding]]:
+def choose(samples: Sequence[Sample]) -> list[Way]:
     """About how many bytes each tensor takes, and its smallest coding."""
-    return [
-        (-(-cost // 8), Coding(codec=NAME, head=write_head(best)))
-        for best, cost in (min(ways, key=itemgetter(1)) for ways in fits(samples))
-    ]
+    best = (min(ways, key=itemgetter(1)) for ways in fits(samples))
+    return [(-(-cost // 8), partial(_coding, head)) for head, cost in best]
+
+
+def _coding(head: Head) -> Coding:
+    return Coding(codec=NAME, head=write_head(head))
 
 
 def fits(samples: Sequence[Sample]) -> list[list[tuple[Head, int]]]:

@@ -18,7 +18,7 @@ from jentropy.formats.packing import NIBBLE
 
 from . import tables
 from .byte_planes import are_bytes, runs_of, split
-from .coding import Coding
+from .coding import Coding, Way
 from .planes import (
     NAME,
     NIBBLES,
@@ -34,6 +34,7 @@ from .planes import (
 from .rans import LANE, SLOTS
 from .tables import BYTE
 
+NARROW = 32  # bytes from the first to the last of a table; those of exponents are no more
 RARE = 4  # a byte that fills less than one part in this of a slot escapes
 MIN_GAIN = 200  # a plane that does not shrink by one part in this is stored
 COMMON = 32  # a number that is more than one part in this of a tensor may be its constant
@@ -131,13 +132,24 @@ class _Fit:
     kind: int = STORED
     window: bytes = b""
     levels: np.ndarray | None = None
+    levels_bytes: int = 0
+
+    @property
+    def bytes(self) -> int:
+        """All that it takes."""
+        return self.coded + 1 + len(self.window) + self.levels_bytes
 
     def head(self) -> bytes:
         start = bytes([self.kind]) + self.window
         return start if self.levels is None else start + tables.write_levels(self.levels)
 
 
-def choose(counted: Sequence[Planes]) -> list[tuple[int, Coding]]:
+def saves(coded: int, size: int) -> bool:
+    """Whether `coded` bytes are worth it in the stead of `size`."""
+    return MIN_GAIN * coded < (MIN_GAIN - 1) * size
+
+
+def choose(counted: Sequence[Planes]) -> list[Way]:
     """The smallest coding of each tensor by planes, and about how many bytes it takes."""
     # Of each tensor its planes, then those without the constant; all are fitted together.
     counts = [(h, one.element) for one in counted for h in one.histograms]
@@ -164,23 +176,28 @@ def _left(one: Planes) -> list[tuple[np.ndarray, int]]:
     return rest
 
 
-def _joined(one: Planes, whole: list[_Fit], others: Iterator[_Fit]) -> tuple[int, Coding]:
+def _joined(one: Planes, whole: list[_Fit], others: Iterator[_Fit]) -> Way:
     """The coding of a tensor whose planes are fitted."""
-    total, head = whole[0].coded, whole[0].head()
+    fits = [(b"", whole[0])]
     left: Sequence[Any] = _left(one) or len(whole[1:]) * [None]
+    signs = 0
     for i, (fit, counts, without) in enumerate(
         zip(whole[1:], one.histograms[1:], left, strict=True), 1
     ):
-        coded, start = fit.coded, b""
+        start = b""
         if without is not None and one.constant is not None:
-            rest, signs = next(others), without[1]
-            if MIN_GAIN * (coded - rest.coded - signs) > int(counts.sum()):
+            rest = next(others)
+            if MIN_GAIN * (fit.coded - rest.coded - without[1]) > int(counts.sum()):
                 kind = WITH_SIGNS if i == 1 and one.constant.negatives else OF_OTHERS
                 start = bytes([kind, one.constant.bytes[0], one.constant.bytes[i]])
-                fit, coded = rest, rest.coded + signs
-        total += coded
-        head += start + fit.head()
-    return total + len(head), Coding(codec=NAME, head=head)
+                fit, signs = rest, signs + without[1]
+        fits.append((start, fit))
+    total = signs + sum(len(start) + fit.bytes for start, fit in fits)
+
+    def coding() -> Coding:
+        return Coding(codec=NAME, head=b"".join(start + fit.head() for start, fit in fits))
+
+    return total, coding
 
 
 def _fitted(counts: Sequence[tuple[np.ndarray, ElementFormat]]) -> list[_Fit]:
@@ -204,7 +221,7 @@ def _fitted(counts: Sequence[tuple[np.ndarray, ElementFormat]]) -> list[_Fit]:
 
 def _worth(fit: _Fit, size: int) -> _Fit:
     """The same, or stored if that saves too little."""
-    return fit if MIN_GAIN * fit.coded < (MIN_GAIN - 1) * size else _Fit(coded=size)
+    return fit if saves(fit.coded, size) else _Fit(coded=size)
 
 
 def least_bytes(histograms: Sequence[np.ndarray]) -> float:
@@ -212,7 +229,7 @@ def least_bytes(histograms: Sequence[np.ndarray]) -> float:
     return sum(int(counts.sum()) * shannon_bits(counts) for counts in histograms) / 8
 
 
-def _with_bytes(counts: np.ndarray, sizes: np.ndarray) -> Iterator[_Fit]:
+def _with_bytes(counts: np.ndarray, sizes: np.ndarray) -> list[_Fit]:
     """Planes of such counts with tables of their own.
 
     Args:
@@ -221,23 +238,43 @@ def _with_bytes(counts: np.ndarray, sizes: np.ndarray) -> Iterator[_Fit]:
     """
     common = counts * SLOTS * RARE >= sizes[:, None]
     first, last = common.argmax(axis=1), BYTE - 1 - common[:, ::-1].argmax(axis=1)
-    count = last - first + 1
-    symbol = np.arange(int(count.max()) + 1)
-    inside = np.take_along_axis(
-        np.where(common, counts, 0), np.minimum(first[:, None] + symbol, BYTE - 1), axis=1
-    )
-    inside *= symbol < count[:, None]
+    counts, width = np.where(common, counts, 0), last - first + 1
+    fits: dict[int, _Fit] = {}
+    for alike in (width <= NARROW, width > NARROW):  # of exponents; of mantissas
+        places = np.flatnonzero(alike)
+        if places.size:
+            some = (column[places] for column in (counts, sizes, first, width))
+            fits.update(zip(places.tolist(), _in_windows(*some), strict=True))
+    return [fits[n] for n in range(len(fits))]
+
+
+def _in_windows(
+    counts: np.ndarray, sizes: np.ndarray, first: np.ndarray, width: np.ndarray
+) -> Iterator[_Fit]:
+    """Planes in windows of bytes: the first one, and how many.
+
+    Args:
+      counts: int64[planes, 256], 0 of bytes that escape.
+      sizes: int64[planes], of all bytes.
+    """
+    symbol = np.arange(int(width.max()) + 1)
+    places = np.minimum(first[:, None] + symbol, BYTE - 1)
+    inside = np.take_along_axis(counts, places, axis=1)
+    inside *= symbol < width[:, None]
     rare = sizes - inside.sum(axis=1)
-    inside[np.arange(len(counts)), count] = rare  # nothing, where there are no escapes
+    inside[np.arange(len(counts)), width] = rare  # nothing, where there are no escapes
     levels = tables.levels_of_used(inside)
     bits = (inside * tables.costs(tables.frequencies_of(levels))).sum(axis=1)
     coded = _bytes(bits, sizes) + rare
+    symbols = width + (rare > 0)
+    levels_bytes = tables.written_bytes(levels, symbols)
     for n, escapes in enumerate((rare > 0).tolist()):
         yield _Fit(
             coded=int(coded[n]),
             kind=WITH_ESCAPES if escapes else OF_BYTES,
-            window=bytes([first[n], count[n] - 1]),
-            levels=levels[n : n + 1, : count[n] + escapes],
+            window=bytes([first[n], width[n] - 1]),
+            levels=levels[n : n + 1, : symbols[n]],
+            levels_bytes=int(levels_bytes[n]),
         )
 
 
@@ -246,7 +283,12 @@ def _with_pairs(counts: np.ndarray, size: int) -> _Fit:
     square = counts.reshape(NIBBLES, NIBBLES)
     levels = tables.levels_of_used((square.sum(axis=0) + square.sum(axis=1))[None])
     bits = (counts * tables.costs(pair_tables(levels).frequencies)).sum()
-    return _Fit(coded=int(_bytes(bits, np.int64(size))), kind=OF_PAIRS, levels=levels)
+    return _Fit(
+        coded=int(_bytes(bits, np.int64(size))),
+        kind=OF_PAIRS,
+        levels=levels,
+        levels_bytes=int(tables.written_bytes(levels, np.array([NIBBLES]))[0]),
+    )
 
 
 def _bytes(bits: Any, size: Any) -> Any:
