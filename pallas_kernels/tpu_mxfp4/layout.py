@@ -36,7 +36,7 @@ from jaxtyping import Array, Int, Shaped, UInt8
 from jentropy import formats
 from jentropy.formats import MXFP4, Format, Role
 from jentropy.pallas_kernels import targets
-from jentropy.pallas_kernels.layout import Extent, Kernels, Layout
+from jentropy.pallas_kernels.layout import Extent, Layout
 from jentropy.pallas_kernels.matrices import Matrices, Packed, padded, sized
 from jentropy.pallas_kernels.resident import ResidentTensor
 from jentropy.pallas_kernels.tiles import LANES, ceil_to
@@ -225,19 +225,6 @@ def decode(weight: ResidentTensor, dtype: Any) -> Shaped[Array, "rows columns"]:
     return take(weight, jnp.arange(weight.arrays["words"].shape[-1]), dtype).T
 
 
-def _kernels() -> Kernels:
-    from . import decode, matmul, plan
-
-    return Kernels(
-        plan=plan.plan,
-        multiply=matmul.multiply,
-        decode=decode.decode,
-        grouped=matmul.grouped,
-        grouped_plan=plan.grouped_plan,
-        decode_tile=plan.decode_tile,
-    )
-
-
 LAYOUT = Layout(
     name="tpu_mxfp4",
     backend="tpu",
@@ -254,5 +241,5 @@ LAYOUT = Layout(
     extent=extent,
     decode=decode,
     take=take,
-    kernels=_kernels,
+    has_kernels=True,
 )
