@@ -32,6 +32,11 @@ class Plan:
     k: int
     n: int
 
+    def x_shape(self, rows: int, columns: int, *, interpret: bool) -> tuple[int, int]:
+        """What x of so many rows and columns is padded to before kernels read it."""
+        del rows, columns, interpret
+        return self.passes * self.m, self.k
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kernels:
@@ -40,8 +45,8 @@ class Kernels:
     Attributes:
       plan: (weight, rows of x, target) -> Plan, by arithmetic alone; without a target of this
         process's device.
-      multiply: (x, weight, plan, product) -> y [m, n]: bfloat16 x [m, k] times the packed matrix,
-        all padded, or y without padding, summed in float32; float32, or `product.out_dtype`.
+      multiply: (x, weight, plan, product) -> y [m, n]: bfloat16 x times the packed matrix, x as
+        `Plan.x_shape` says, y padded or not, summed in float32; float32, or `product.out_dtype`.
       decode: (weight, dtype, interpret) -> the packed matrix, padded.
       grouped: (x, stack, group_sizes, product) -> y [rows, n], as `grouped_matmul` has them and
         not padded; None, also of what it gives for a weight: matrix after matrix by the others.

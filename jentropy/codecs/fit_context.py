@@ -71,6 +71,20 @@ def sample(codes: np.ndarray, exact: np.ndarray, element: ElementFormat) -> Samp
     )
 
 
+def sample_of_counts(exact: np.ndarray, element: ElementFormat) -> Sample:
+    """What is known of codes of one axis that are counted but not there.
+
+    Args:
+      exact: int64[tops], how often each top occurs, not all 0.
+    """
+    low, high = _range(exact)
+    exact = np.add.reduceat(exact, [0, *range(low + 1, high)])
+    none = np.zeros(1, np.uint8)
+    return Sample(
+        element=element, row=none, column=none, low=low, exact=exact, histogram=exact[None, None]
+    )
+
+
 def tops_of(counts: np.ndarray, element: ElementFormat) -> np.ndarray:
     """How often each top occurs, of counts of codes, int64[2^16]."""
     tops = 1 << (16 - raw_bits_of(element))

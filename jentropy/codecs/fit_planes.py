@@ -63,11 +63,12 @@ def may_have_constants(many: Many) -> np.ndarray:
     element, tensors = many.element, many.sizes.size
     if are_bytes(element):
         return np.zeros(tensors, bool)
-    low = element.code_bits - SLICE_BITS
-    tensor, value, counts = many.used(many.part(low, SLICE_BITS), SLICE_BITS)
-    first = np.minimum(np.searchsorted(tensor, np.arange(tensors)), max(0, tensor.size - 1))
-    order = np.lexsort((value, -counts, tensor))  # of each tensor the commonest first
-    most, common = counts[order[first]], value[order[first]]
+    tensor, value, counts = many.used(element.code_bits - SLICE_BITS, SLICE_BITS)
+    most = np.zeros(tensors, np.int64)
+    np.maximum.at(most, tensor, counts)
+    is_most = np.flatnonzero(counts == most[tensor])
+    common = np.zeros(tensors, np.int64)
+    common[tensor[is_most[::-1]]] = value[is_most[::-1]]  # of equally common ones the least
     ((shift, _),) = runs_of(element)[0]
     byte, positive = shift % SLICE_BITS, (1 << SLICE_BITS - 1) - 1
     same = (value ^ common[tensor]) >> byte & BYTE - 1 == 0
@@ -135,7 +136,7 @@ class _Fit:
     levels_bytes: int = 0
 
     @property
-    def bytes(self) -> int:
+    def whole(self) -> int:
         """All that it takes."""
         return self.coded + 1 + len(self.window) + self.levels_bytes
 
@@ -192,7 +193,9 @@ def _joined(one: Planes, whole: list[_Fit], others: Iterator[_Fit]) -> Way:
                 start = bytes([kind, one.constant.bytes[0], one.constant.bytes[i]])
                 fit, signs = rest, signs + without[1]
         fits.append((start, fit))
-    total = signs + sum(len(start) + fit.bytes for start, fit in fits)
+    total = signs
+    for start, fit in fits:
+        total += len(start) + fit.whole
 
     def coding() -> Coding:
         return Coding(codec=NAME, head=b"".join(start + fit.head() for start, fit in fits))
@@ -202,20 +205,24 @@ def _joined(one: Planes, whole: list[_Fit], others: Iterator[_Fit]) -> Way:
 
 def _fitted(counts: Sequence[tuple[np.ndarray, ElementFormat]]) -> list[_Fit]:
     """The coding of every plane, of how often each byte occurs and the format of the codes."""
+    if not counts:
+        return []
+    histograms = np.stack([histogram for histogram, _ in counts])
+    sizes = histograms.sum(axis=1)
     fits: dict[int, _Fit] = {}
     of_bytes: list[int] = []
-    for n, (histogram, element) in enumerate(counts):
-        if not (size := int(histogram.sum())):
+    for n, (size, (histogram, element)) in enumerate(zip(sizes.tolist(), counts, strict=True)):
+        if not size:
             fits[n] = _Fit(coded=0)
         elif element.code_bits == NIBBLE:  # two codes to a byte
             fits[n] = _worth(_with_pairs(histogram, size), size)
         else:
             of_bytes.append(n)
     if of_bytes:
-        histograms = np.stack([counts[n][0] for n in of_bytes])
-        sizes = histograms.sum(axis=1)
-        for n, fit, size in zip(of_bytes, _with_bytes(histograms, sizes), sizes, strict=True):
-            fits[n] = _worth(fit, int(size))
+        sizes = sizes[of_bytes]
+        found = _with_bytes(histograms[of_bytes], sizes)
+        for n, fit, size in zip(of_bytes, found, sizes.tolist(), strict=True):
+            fits[n] = _worth(fit, size)
     return [fits[n] for n in range(len(counts))]
 
 
@@ -263,19 +270,37 @@ def _in_windows(
     inside *= symbol < width[:, None]
     rare = sizes - inside.sum(axis=1)
     inside[np.arange(len(counts)), width] = rare  # nothing, where there are no escapes
-    levels = tables.levels_of_used(inside)
-    bits = (inside * tables.costs(tables.frequencies_of(levels))).sum(axis=1)
+    levels, bits = _levels_and_bits(inside)
     coded = _bytes(bits, sizes) + rare
     symbols = width + (rare > 0)
     levels_bytes = tables.written_bytes(levels, symbols)
-    for n, escapes in enumerate((rare > 0).tolist()):
+    found = (coded, rare, first, width - 1, symbols, levels_bytes)
+    for n, (size, escaped, begin, more, count, head) in enumerate(
+        zip(*(column.tolist() for column in found), strict=True)
+    ):
         yield _Fit(
-            coded=int(coded[n]),
-            kind=WITH_ESCAPES if escapes else OF_BYTES,
-            window=bytes([first[n], width[n] - 1]),
-            levels=levels[n : n + 1, : symbols[n]],
-            levels_bytes=int(levels_bytes[n]),
+            coded=size,
+            kind=WITH_ESCAPES if escaped else OF_BYTES,
+            window=bytes([begin, more]),
+            levels=levels[n : n + 1, :count],
+            levels_bytes=head,
         )
+
+
+def _levels_and_bits(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Levels of counts, and what their symbols take in 2^-COST_BITS bit. int64[planes, symbols]
+
+    Symbols that occur are moved together: in a small tensor most do not.
+    """
+    row, column = np.nonzero(counts)
+    begins = np.searchsorted(row, np.arange(len(counts)))
+    place = np.arange(row.size) - begins[row]
+    used = np.zeros((len(counts), int(place.max()) + 1), np.int64)
+    used[row, place] = counts[row, column]
+    found = tables.levels_of_used(used)
+    levels = np.zeros_like(counts)
+    levels[row, column] = found[row, place]
+    return levels, (used * tables.costs(tables.frequencies_of(found))).sum(axis=1)
 
 
 def _with_pairs(counts: np.ndarray, size: int) -> _Fit:

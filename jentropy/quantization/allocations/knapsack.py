@@ -83,8 +83,10 @@ class Knapsack(Allocation):
         )
         costs: list[list[float]] = []
         losses: list[list[float]] = []
+        total = 0
         for name, weight in weights.items():
             numbers = jnp.asarray(weight).astype(jnp.float32)
+            total += numbers.size
             asked = loss if self.sensitivity == "kl" else None
             sample = sampled(numbers) if asked is None else numbers
             costs.append([])
@@ -99,7 +101,6 @@ class Knapsack(Allocation):
                     losses[-1].append(float(error) * found[name] * numbers.size)
                 else:
                     losses[-1].append(max(asked({name: decoded}), 0.0))
-        total = sum(np.size(weight) for weight in weights.values())
         chosen = cheapest(costs, losses, bits * total)
         return {name: ways[way] for name, way in zip(weights, chosen, strict=True)}
 
