@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,6 +17,7 @@ from .roles import OTHER, Role, role_of
 from .weights import WeightCounts, measure_weight
 
 SIBLINGS = 64 << 20  # bytes of symbols that are kept for weights to come
+SMALL = 1 << 20  # numbers; of fewer NumPy alone makes counts, which keeps other threads waiting
 
 Contexts = Mapping[str, Gain]
 Runs = Iterator[Mapping[str, Any]]
@@ -79,12 +81,19 @@ def measure_all(
             symbols: Future[Symbols | None] = Future()
             sibling = siblings.exchange(weight, symbols, sampler.size)
             finish = partial(_finished, total, partial(counting, last), sampler, symbols, sibling)
-            waiting.append((weight, pool.submit(finish)))
+            small = weight.number_format.is_plain and math.prod(weight.shape) < SMALL
+            waiting.append((weight, _done(finish()) if small else pool.submit(finish)))
             if len(waiting) > workers:
                 weight, measured = waiting.popleft()
                 yield weight, *measured.result()
         for weight, measured in waiting:
             yield weight, *measured.result()
+
+
+def _done(result: tuple[WeightCounts, Contexts]) -> Future[tuple[WeightCounts, Contexts]]:
+    future: Future[tuple[WeightCounts, Contexts]] = Future()
+    future.set_result(result)
+    return future
 
 
 class _Sum:
