@@ -159,7 +159,13 @@ def layers_figure(report: EntropyReport) -> Figure | None:
     figure = new_figure(7, 0.8 + 0.25 * len(shown.roles))
     axes = figure.subplots()
     shares = np.array(shown.shares, np.float64) / 10
-    image = axes.imshow(np.ma.masked_less(shares, 0), aspect="auto", cmap="viridis")
+    image = axes.imshow(
+        np.ma.masked_less(shares, 0),
+        aspect="auto",
+        cmap="viridis",
+        vmin=shown.ends[0] / 10,
+        vmax=shown.ends[1] / 10,
+    )
     axes.set_yticks(range(len(shown.roles)), shown.roles, fontsize=8)
     step = max(1, len(shown.numbers) // 16)
     axes.set_xticks(range(0, len(shown.numbers), step), shown.numbers[::step], fontsize=8)
