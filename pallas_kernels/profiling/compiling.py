@@ -23,7 +23,10 @@ from jentropy import jax_internals
 from jentropy.errors import UnsupportedError
 from jentropy.pallas_kernels.targets import TPUS, taken_for
 
-from . import sass
+from . import sass, schedule
+
+# Of a dump only what is read: all of it takes most of a compile's time.
+READ = f"--xla_jf_dump_llo_pass_label_regex=.*({'|'.join(schedule.FILES)}).*"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +58,7 @@ def _tpu(topology: str) -> Compiler:
             "TPU_ACCELERATOR_TYPE": "v5litepod-4",  # of this machine; it compiles for all
             "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # a second process would stop at a lock
         },
-        dump={"LIBTPU_INIT_ARGS": "--xla_jf_dump_to={} --xla_jf_dump_llo_text=true"},
+        dump={"LIBTPU_INIT_ARGS": f"--xla_jf_dump_to={{}} --xla_jf_dump_llo_text=true {READ}"},
     )
 
 

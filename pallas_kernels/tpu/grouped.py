@@ -238,7 +238,8 @@ def kernel(visits: Any, x: Any, *refs: Any, body: Body, plan: GroupedPlan) -> No
 
     def end() -> None:
         y = body.finish([beside(side, 0) for side in sides], tiles(0), accumulators)
-        register, skipped = window, 0
+        register: Any = window
+        skipped: Any = 0
         if m < SUBLANES:  # one of the windows that a register of results has
             skipped = lax.rem(start, jnp.int32(SUBLANES))
             register = pl.ds(pl.multiple_of(start - skipped, SUBLANES), SUBLANES)

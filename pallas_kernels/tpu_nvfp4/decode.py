@@ -45,8 +45,8 @@ def kernel(words: Any, scale: Any, out: Any, rows: Any, *, native: int) -> None:
                 numbers = codes.astype(jnp.float32)
                 both = [(numbers[h * BLOCKS : (h + 1) * BLOCKS] * factors) for h in range(2)]
                 registers = [in_pairs(*both)] if narrow else both
-                for at, register in enumerate(registers, i * len(registers)):
-                    own[at * APART : at * APART + BLOCKS, :] = register
+                for r, register in enumerate(registers, i * len(registers)):
+                    own[r * APART : r * APART + BLOCKS, :] = register
             for b in range(BLOCKS):
                 first = b % 2 * SUBLANES + b // 2 if narrow else b
                 part = own[pl.ds(first, own.shape[0] // APART, stride=APART), :]
