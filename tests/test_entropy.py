@@ -27,7 +27,8 @@ def test_count_matches_bincount(dtype, bits, size):
 def test_count_adds_pieces(monkeypatch, place, dtype, bits):
     monkeypatch.setattr(histogram, "PROGRAMS", (700, 1000))
     monkeypatch.setattr(histogram, "SMALL", 0)
-    monkeypatch.setattr(histogram, "BLOCK", 999)
+    monkeypatch.setattr(histogram, "ON_HOST", (500, 1000))
+    monkeypatch.setattr(histogram, "BLOCK", 99)
     monkeypatch.setattr(histogram, "PAIRS", 100)
     codes = np.random.default_rng(0).integers(0, 1 << bits, (37, 91)).astype(dtype)
     expected = np.bincount(codes.reshape(-1), minlength=1 << bits)

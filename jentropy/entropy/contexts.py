@@ -235,16 +235,18 @@ def measure_contexts(of: Symbols, sibling: Symbols | None) -> dict[str, Gain]:
         "upper": near.sum(1),
         "row": scaled.sum(1),
         "column": scaled.sum(0),
-        "sibling": beside.reshape(_SYMBOLS, -1, _SYMBOLS).sum(1),
     }
-    if sibling is None:
-        del joint["sibling"]
-    return {context: _gain(counts) for context, counts in joint.items()}
+    if sibling is not None:
+        joint["sibling"] = beside.sum(1).sum(1)  # as fast as it gets: inner axes are whole
+    counts = np.zeros((len(joint), _SYMBOLS, _SYMBOLS), np.int64)
+    for one, found in zip(counts, joint.values(), strict=True):
+        one[: len(found)] = found
+    return dict(zip(joint, _gains(counts), strict=True))
 
 
 def _beside(of: Symbols, sibling: Symbols | None) -> np.ndarray:
     """Joint histogram [sibling, upper, left, symbol], of all but first rows and columns."""
-    counts = np.zeros(1 << 4 * _SYMBOL, np.int64)
+    counts = np.zeros(1 << (3 if sibling is None else 4) * _SYMBOL, np.int64)
     columns = of.symbols.shape[-1]
     step = max(1, _BLOCK // columns)
     for band, symbols in enumerate(of.symbols):
@@ -260,7 +262,7 @@ def _beside(of: Symbols, sibling: Symbols | None) -> np.ndarray:
             joint |= low
             counts += np.bincount(joint, minlength=counts.size)
             np.subtract.at(counts, joint[columns - 1 :: columns], 1)
-    return counts.reshape((_SYMBOLS,) * 4)
+    return counts.reshape(-1, _SYMBOLS, _SYMBOLS, _SYMBOLS)
 
 
 def _scaled(of: Symbols) -> np.ndarray:
@@ -294,26 +296,31 @@ def _mean_level(levels: np.ndarray, axis: int) -> np.ndarray:
 
 def _classes(scales: list[np.ndarray]) -> list[np.ndarray]:
     """Classes of as many rows or columns each, by their scales. uint8."""
-    shares = np.arange(1, 1 << _CLASSES) / (1 << _CLASSES)
-    thresholds = np.quantile(np.concatenate(scales), shares)
-    return [np.searchsorted(thresholds, one).astype(np.uint8) for one in scales]
+    ordered = np.sort(np.concatenate(scales))
+    at = np.arange(1, 1 << _CLASSES) * (ordered.size - 1) / (1 << _CLASSES)
+    low = at.astype(np.int64)
+    thresholds = ordered[low] + (at - low) * (ordered[low + 1] - ordered[low])
+    classes = [np.zeros(one.size, np.uint8) for one in scales]
+    for one, values in zip(classes, scales, strict=True):
+        for threshold in thresholds:
+            one += values > threshold
+    return classes
 
 
-def _gain(joint: np.ndarray) -> Gain:
-    """Mutual information of a joint histogram int64[contexts, symbols], in bits."""
-    total = int(joint.sum())
-    contexts, symbols = joint.sum(1), joint.sum(0)
-    used = joint > 0
-    expected = contexts[:, None] * (symbols / max(1, total))
-    pointwise = np.log2(joint[used] / expected[used])
-    share = joint[used] / max(1, total)
-    bits = float((share * pointwise).sum())
-    variance = float((share * pointwise**2).sum()) - bits**2
-    cells = int(used.sum()) - int((symbols > 0).sum()) - int((contexts > 0).sum()) + 1
-    if not total:
-        return Gain(0.0, 0.0, 0)
-    return Gain(
-        bits=bits - cells / (2 * total * math.log(2)),
-        error=(max(0.0, variance) / total) ** 0.5,
-        weights=total,
-    )
+def _gains(joints: np.ndarray) -> list[Gain]:
+    """Mutual information of joint histograms int64[n, contexts, symbols], in bits."""
+    total = joints.sum((1, 2))
+    contexts, symbols = joints.sum(2), joints.sum(1)
+    some = np.maximum(1, total)
+    expected = contexts[:, :, None] * (symbols / some[:, None])[:, None]
+    used = joints > 0
+    pointwise = np.log2(np.divide(joints, expected, out=np.ones(joints.shape), where=used))
+    share = joints / some[:, None, None]
+    bits = (share * pointwise).sum((1, 2))
+    variance = np.maximum(0, (share * pointwise**2).sum((1, 2)) - bits**2)
+    cells = used.sum((1, 2)) - (symbols > 0).sum(1) - (contexts > 0).sum(1) + 1
+    corrected = np.where(total > 0, bits - cells / (2 * some * math.log(2)), 0)
+    errors = np.sqrt(variance / some)
+    return [
+        Gain(*one) for one in zip(corrected.tolist(), errors.tolist(), total.tolist(), strict=True)
+    ]

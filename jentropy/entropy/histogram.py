@@ -1,8 +1,9 @@
-"""Exact histograms of codes: in jitted JAX where there is a device, in NumPy on the host.
+"""Exact histograms of codes in jitted JAX, and of few of them in NumPy.
 
 So many codes as a call counts are counted on the device in uint32; calls add up on the host in
-int64, so totals are exact for any number of weights, with or without 64-bit JAX. NumPy counts on a
-CPU in two thirds of XLA's time, and compiles nothing.
+int64, so totals are exact for any number of weights, with or without 64-bit JAX. On a CPU a call
+takes as long as NumPy does for 10^5 codes; it counts in two thirds of NumPy's time what lies where
+XLA reads it without a copy, and in every thread at once, where NumPy holds the interpreter.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from jentropy import modes
 PROGRAMS = (1 << 16, 1 << 18, 1 << 20, 1 << 22)
 MOST_PADDING = 1 / 4  # of a program, where one of fewer codes is there
 SMALL = 1 << 14  # not worth a call of the device
+ON_HOST = (1 << 20, 1 << 22)  # the same on a CPU
+ALIGNMENT = 64  # bytes, of what XLA takes on a CPU without a copy
 BLOCK = 1 << 19  # numbers that NumPy counts at a time; it makes int64 of them
 PAIRS = 1 << 17  # bytes that are worth counting two at a time, in 2^16 places
 _SCATTER_BLOCK = 1 << 14  # codes of one scatter
@@ -96,9 +99,24 @@ def _on_host(flat: np.ndarray, bits: int) -> np.ndarray:
         pairs = _on_host(flat[:even].view(np.uint16), 16).reshape(256, 256)
         total += (pairs.sum(0) + pairs.sum(1))[: total.size]
         flat = flat[even:]
-    for at in range(0, flat.size, BLOCK):
-        total += np.bincount(flat[at : at + BLOCK], minlength=total.size)
+    begin, end = _aligned(flat) if bits == 16 else (0, 0)
+    at = begin
+    while at < end:
+        size = max(size for size in ON_HOST if size <= end - at)
+        total += jax.device_get(_count(flat[at : at + size], bits=bits))
+        at += size
+    for part in flat[:begin], flat[end:]:
+        for at in range(0, part.size, BLOCK):
+            total += np.bincount(part[at : at + BLOCK], minlength=total.size)
     return total
+
+
+def _aligned(flat: np.ndarray) -> tuple[int, int]:
+    """Where a run of ON_HOST's sizes begins and ends; empty of what is small or strided."""
+    if flat.itemsize != 2 or not flat.flags.c_contiguous:
+        return 0, 0
+    start = -flat.ctypes.data % ALIGNMENT // flat.itemsize
+    return start, start + max(0, flat.size - start) // ON_HOST[0] * ON_HOST[0]
 
 
 def _on_device(flat: np.ndarray | jax.Array, bits: int) -> np.ndarray:

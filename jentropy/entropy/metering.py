@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from jentropy.formats import Format
@@ -15,6 +17,7 @@ from .roles import OTHER, Role, role_of
 from .weights import WeightCounts, measure_weight
 
 SIBLINGS = 64 << 20  # bytes of symbols that are kept for weights to come
+SMALL = 1 << 20  # numbers; of fewer NumPy alone makes counts, which keeps other threads waiting
 
 Contexts = Mapping[str, Gain]
 Runs = Iterator[Mapping[str, Any]]
@@ -68,18 +71,29 @@ def measure_all(
         waiting: deque[tuple[Weight, Future[tuple[WeightCounts, Contexts]]]] = deque()
         for weight, runs in weights:
             shape = weight.number_format.code_shape(weight.shape) if with_contexts else ()
-            total, sampler = _Sum(), Sampler(shape)
+            counting = partial(measure_weight, number_format=weight.number_format)
+            total, sampler, last = _Sum(), Sampler(shape), None
             for codes in runs:
+                if last is not None:
+                    total.add(pool.submit(counting, last), workers)
                 sampler.add(codes["code"])
-                total.add(pool.submit(measure_weight, codes, weight.number_format), workers)
+                last = codes
             symbols: Future[Symbols | None] = Future()
             sibling = siblings.exchange(weight, symbols, sampler.size)
-            waiting.append((weight, pool.submit(_finished, total, sampler, symbols, sibling)))
+            finish = partial(_finished, total, partial(counting, last), sampler, symbols, sibling)
+            small = weight.number_format.is_plain and math.prod(weight.shape) < SMALL
+            waiting.append((weight, _done(finish()) if small else pool.submit(finish)))
             if len(waiting) > workers:
                 weight, measured = waiting.popleft()
                 yield weight, *measured.result()
         for weight, measured in waiting:
             yield weight, *measured.result()
+
+
+def _done(result: tuple[WeightCounts, Contexts]) -> Future[tuple[WeightCounts, Contexts]]:
+    future: Future[tuple[WeightCounts, Contexts]] = Future()
+    future.set_result(result)
+    return future
 
 
 class _Sum:
@@ -99,20 +113,23 @@ class _Sum:
             counts = self._pending.popleft().result()
             self._total = counts if self._total is None else self._total + counts
 
-    def result(self) -> WeightCounts:
-        """All of it."""
+    def with_last(self, counts: WeightCounts) -> WeightCounts:
+        """All of it, and these."""
         self._settle(0)
-        assert self._total is not None
-        return self._total
+        return counts if self._total is None else self._total + counts
 
 
 def _finished(
-    total: _Sum, sampler: Sampler, symbols: Future[Symbols | None], sibling: Future | None
+    total: _Sum,
+    last: Callable[[], WeightCounts],
+    sampler: Sampler,
+    symbols: Future[Symbols | None],
+    sibling: Future[Symbols | None] | None,
 ) -> tuple[WeightCounts, Contexts]:
     """Counts of a weight and what contexts save; its symbols are told as soon as they are known."""
     own = None
     try:
-        counts = total.result()
+        counts = total.with_last(last())
         rows = sampler.rows()
         own = None if rows is None else contexts.symbols_of(rows, counts.code)
     finally:
