@@ -141,7 +141,7 @@ VARIANTS: dict[str, Variant] = {
         rows=(16, 64),
         experts=True,
         ceilings=(0.88, 1.15, 1.52),
-        decode_ceilings=(1.00, 1.00, 1.56),
+        decode_ceilings=(1.00, 1.00, 1.13),
     ),
 }
 
