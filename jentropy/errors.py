@@ -31,6 +31,7 @@ def shown(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
+NAME = 300  # characters of a tensor's name that are printed, its quotes among them
 ANNEX = " ["  # begins what TensorStore's messages tell of its own doings
 
 
@@ -116,7 +117,7 @@ class InputError(JentropyError):
         self.others = others
         parts = (
             "" if file is None else f"{place(file)}: ",
-            "" if tensor is None else f"tensor {tensor!r}: ",
+            "" if tensor is None else f"tensor {tensor!r:.{NAME}}: ",
             what,
             "" if expected is None else f": expected {expected}, found {found}",
             "" if hint is None else f" ({hint})",

@@ -1,15 +1,9 @@
 """What the matrices of a model meet: sums that quantisers ask for, over the tokens of some text.
 
-Of every `Linear`, and of every expert over the rows that come to it:
-
-    hessian   sum of x x^T over its inputs
-    low, high least and greatest x of every channel, and 0
-    squares   sum of the squares of the derivatives of the text's loss by its outputs
-
-Layers run one by one, so that no more is kept than what each of them is given; derivatives are
-taken on the way back, a layer at a time. Layers of one kind share both programs, and projections of
-one input its sums. A batch's products are float32 whatever the model computes in, and added to
-float32 sums, one number a batch: of 100,000 tokens some fifty.
+Which they are `watching` says. Layers run one by one, so that no more is kept than what each of
+them is given; derivatives are taken on the way back, a layer at a time. Layers of one kind share
+both programs, and projections of one input its sums. A batch's products are float32 whatever the
+model computes in, and added to float32 sums, one number a batch: of 100,000 tokens some fifty.
 """
 
 from __future__ import annotations
@@ -17,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -36,19 +30,15 @@ from jentropy.errors import InputError
 
 from .caches import Cache, Turn
 from .decoder import Decoder, turning
-from .experts import Projection
 from .kinds import take
-from .layers import TOKENS, Linear
+from .layers import TOKENS
 from .names import LAYERS
 from .state import token_rows
+from .watching import Inputs, Sums, added, summed, watch, zeros
 
 BATCH = 2048  # tokens that go through a layer at once
-ROWS = 128  # of an expert that are multiplied at once
 HEAD = "lm_head"
 SAVED_SECONDS = 60.0  # between two times that sums are written
-
-Sums = dict[str, Any]
-JOINS = {"hessian": jnp.add, "low": jnp.minimum, "high": jnp.maximum, "rows": jnp.add}
 
 
 @jax.tree_util.register_dataclass
@@ -227,74 +217,6 @@ def _block(graph: nnx.GraphDef, weights: nnx.State, at: Array) -> nnx.Module:
     return take(nnx.merge(graph, weights), at)
 
 
-def _projections(block: nnx.Module) -> dict[str, Any]:
-    """Its matrices by path."""
-    return {
-        ".".join(map(str, path)): part
-        for path, part in nnx.iter_modules(block)
-        if isinstance(part, Linear | Projection)
-    }
-
-
-class _Inputs:
-    """What matrices are given while a block is traced, by the paths that share it."""
-
-    def __init__(self, block: nnx.Module):
-        self.seen: dict[int, tuple[list[str], Array, Array | None]] = {}
-        self.outputs: dict[str, int] = {}
-        for path, part in _projections(block).items():
-            part.around = partial(self._see, path)
-
-    def _see(
-        self, path: str, product: Callable[[Array], Array], x: Array, sizes: Array | None = None
-    ) -> Array:
-        self.seen.setdefault(id(x), ([], x, sizes))[0].append(path)
-        y = product(x)
-        self.outputs[path] = y.shape[-1]
-        return y
-
-    def items(self) -> Iterator[tuple[str, Array, Array | None]]:
-        """Paths, input, and rows of each expert."""
-        for paths, x, sizes in self.seen.values():
-            yield ",".join(paths), x.reshape(-1, x.shape[-1]), sizes
-
-
-def _summed(x: Float[Array, "rows K"], sizes: Int[Array, " experts"] | None) -> Sums:
-    """Sums over rows, or over those of each expert."""
-    x = x.astype(jnp.float32)
-    if sizes is None:
-        return {
-            "hessian": jnp.matmul(x.T, x, precision="highest"),
-            "low": jnp.minimum(x.min(0), 0),
-            "high": jnp.maximum(x.max(0), 0),
-            "rows": jnp.int32(len(x)),
-        }
-    ends = jnp.cumsum(sizes)
-    padded = jnp.pad(x, ((0, ROWS), (0, 0)))
-
-    def of_one(first: Array, end: Array) -> Sums:
-        def add(n: Array, sums: Sums) -> Sums:
-            start = first + n * ROWS
-            part = jax.lax.dynamic_slice_in_dim(padded, start, ROWS)
-            part = jnp.where((start + jnp.arange(ROWS) < end)[:, None], part, 0)
-            return _joined(sums, _summed(part, None))
-
-        return jax.lax.fori_loop(0, -((first - end) // ROWS), add, _zeros((), x.shape[1]))
-
-    found = jax.lax.map(lambda ends: of_one(*ends), (ends - sizes, ends))
-    return {**found, "rows": sizes}
-
-
-def _joined(sums: Sums, more: Sums) -> Sums:
-    return {name: JOINS[name](one, more[name]) for name, one in sums.items()}
-
-
-def _added(sums: Sums, more: Sums, at: Array | int) -> Sums:
-    """The sums of all layers with more of one."""
-    joined = _joined({name: one[at] for name, one in sums.items()}, more)
-    return {name: one.at[at].set(joined[name]) for name, one in sums.items()}
-
-
 @partial(jax.jit, static_argnums=0, donate_argnums=5)
 def _forward(
     graph: nnx.GraphDef,
@@ -305,43 +227,10 @@ def _forward(
     sums: dict[str, Sums],
 ) -> tuple[Float[Array, "batch time width"], dict[str, Sums]]:
     block = _block(graph, weights, turn.at)
-    inputs = _Inputs(block)
+    inputs = Inputs(block)
     y, _ = block(x, cache, turn._replace(at=jnp.int32(0)))
-    more = {key: _summed(rows, sizes) for key, rows, sizes in inputs.items()}
-    return y, {key: _added(sums[key], more[key], turn.at) for key in sums}
-
-
-@jax.custom_vjp
-def _watched(y: Array, squares: Array, sizes: Array | None) -> Array:
-    """y. The derivative by `squares` is the sum of the squares of that by y, of each expert's."""
-    return y
-
-
-def _watched_forward(y: Array, squares: Array, sizes: Array | None) -> tuple[Array, Array | None]:
-    return y, sizes
-
-
-def _watched_backward(sizes: Array | None, g: Array) -> tuple[Array, Array, None]:
-    squares = jnp.square(g.astype(jnp.float32))
-    if sizes is None:
-        return g, squares.sum(), None
-    expert = jnp.searchsorted(jnp.cumsum(sizes), jnp.arange(len(g)), side="right")
-    return g, jax.ops.segment_sum(squares.sum(-1), expert, len(sizes)), None
-
-
-_watched.defvjp(_watched_forward, _watched_backward)
-
-
-def _watch(block: nnx.Module, squares: Mapping[str, Array]) -> None:
-    """Has the derivatives by `squares` be those of the outputs of the block's matrices, squared."""
-
-    def around(
-        own: Array, product: Callable[[Array], Array], x: Array, sizes: Array | None = None
-    ) -> Array:
-        return _watched(product(x), own, sizes)
-
-    for path, part in _projections(block).items():
-        part.around = partial(around, squares[path])
+    more = {key: summed(rows, sizes) for key, rows, sizes in inputs.items()}
+    return y, {key: added(sums[key], more[key], turn.at) for key in sums}
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=(5, 6))
@@ -358,7 +247,7 @@ def _backward(
 
     def run(x: Array, squares: dict[str, Array]) -> Array:
         block = _block(graph, weights, turn.at)
-        _watch(block, squares)
+        watch(block, squares)
         return block(x, cache, turn._replace(at=jnp.int32(0)))[0]
 
     nothing = {path: jnp.zeros(sum_.shape[1:]) for path, sum_ in sums.items()}
@@ -403,7 +292,7 @@ def _head(
 
     def run(x: Array, squares: dict[str, Array]) -> Array:
         head = nnx.merge(graph, weights)
-        _watch(head, squares)
+        watch(head, squares)
         return head.loss(x, ids)
 
     nothing = {path: jnp.zeros(()) for path in sums["squares"]}
@@ -412,17 +301,8 @@ def _head(
     inputs = sums["inputs"]
     if inputs:
         given = nnx.merge(graph, weights).norm(x)
-        inputs = {HEAD: _added(inputs[HEAD], _summed(given.reshape(-1, given.shape[-1]), None), 0)}
+        inputs = {HEAD: added(inputs[HEAD], summed(given.reshape(-1, given.shape[-1]), None), 0)}
     return g, {"inputs": inputs, "squares": squares}
-
-
-def _zeros(lead: tuple[int, ...], width: int) -> Sums:
-    return {
-        "hessian": jnp.zeros((*lead, width, width), jnp.float32),
-        "low": jnp.zeros((*lead, width), jnp.float32),
-        "high": jnp.zeros((*lead, width), jnp.float32),
-        "rows": jnp.zeros(lead, jnp.int32),
-    }
 
 
 def _nothing(model: Decoder, length: int) -> Calibration:
@@ -432,18 +312,18 @@ def _nothing(model: Decoder, length: int) -> Calibration:
     for kind, (stack, members) in enumerate(zip(model.layers, model.members, strict=True)):
         inputs, widths = _shapes(model, kind, stack, length)
         layers, experts = len(members), dict[str, tuple[int, ...]]()
-        zeros: dict[str, Sums] = {}
+        empty: dict[str, Sums] = {}
         for key, (width, count) in inputs.items():
             lead = (layers,) if count is None else (layers, count)
-            zeros[key] = _zeros(lead, width)
+            empty[key] = zeros(lead, width)
             experts |= dict.fromkeys(key.split(","), lead)
         squares = {path: jnp.zeros(experts[path], jnp.float32) for path in widths}
-        kinds.append({"inputs": zeros, "squares": squares})
+        kinds.append({"inputs": empty, "squares": squares})
         outputs.append(tuple(widths.items()))
     head: dict[str, dict[str, Any]] = {"inputs": {}, "squares": {}}
     if model.lm_head is not None:
         width = model.config.hidden_size
-        head["inputs"][HEAD] = _zeros((1,), width)
+        head["inputs"][HEAD] = zeros((1,), width)
         head["squares"][HEAD] = jnp.zeros(1, jnp.float32)
         outputs.append(((HEAD, model.config.vocab_size),))
     else:
@@ -461,7 +341,7 @@ def _shapes(
 
     def run(weights: nnx.State, x: Array) -> Array:
         block = _block(graph, weights, jnp.int32(0))
-        inputs = _Inputs(block)
+        inputs = Inputs(block)
         turn = Turn(jnp.int32(0), jnp.int32(0), *(each[0] for each in table))
         y, _ = block(x, _cache(model, kind, x.shape[:2]), turn)
         for key, rows, sizes in inputs.items():

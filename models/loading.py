@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from jentropy import formats, modes
 from jentropy import pallas_kernels as kernels
 from jentropy.checkpoints import Checkpoint, CompressedCheckpoint, Tensor, open_checkpoint
+from jentropy.checkpoints.bases import Bases
 from jentropy.checkpoints.contents import CONFIG, read_json
 from jentropy.checkpoints.progress import Progress, expect
 from jentropy.errors import InputError, UnsupportedError
@@ -131,6 +132,7 @@ def load(
     rules: Rules = (),
     dense: bool = False,
     progress: Progress | None = None,
+    base: Bases = None,
 ) -> Decoder:
     """Loads a model.
 
@@ -165,6 +167,7 @@ def load(
         float32 for any other. Accumulation is float32.
       dense: whether all weights become plain arrays, quantised ones rounded to `compute_dtype`.
       progress: called with the weights read since the last call; see `checkpoints.progress`.
+      base: of a compressed checkpoint that is told by another, see `jentropy.load`.
 
     Returns:
       An `nnx.Module`: `model(input_ids)` maps int32[batch, time] to float32[batch, time,
@@ -180,7 +183,7 @@ def load(
       >>> model.config.num_layers, model.layers[0].mlp.up_proj.weight.shape
       (5, (5, 512, 192))
     """
-    checkpoint = open_checkpoint(path)
+    checkpoint = open_checkpoint(path, base=base)
     architecture, config = read_config(checkpoint)
     tensors = {name: checkpoint.tensor(name) for name in checkpoint.names()}
     if compute_dtype is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from jentropy import modes
 from jentropy.checkpoints import Checkpoint, exporting, open_checkpoint, save
 from jentropy.checkpoints.contents import CONFIG, CONFIGS
 from jentropy.checkpoints.progress import Progress
+from jentropy.containers import compress
 from jentropy.errors import InputError, UnsupportedError
 from jentropy.formats import QuantizedTensor
 from jentropy.quantization import Recipe, Statistics, quantize_weights, rates
@@ -45,19 +46,30 @@ BESIDE = (
 )
 
 
-def statistics_of(found: Calibration, names: Sequence[str]) -> dict[str, Statistics]:
-    """What quantisers ask of a calibration, by the names of matrices."""
-    made = {}
-    for name in names:
-        told = found.of(address(name))
-        made[name] = Statistics(
-            hessian=told["hessian"],
-            low=told["low"],
-            high=told["high"],
-            gradient=told["gradient"],
-            tokens=told["tokens"],
-        )
-    return made
+class Calibrated(Mapping[str, Statistics]):
+    """What quantisers ask of a calibration, by the names of matrices, as means when asked for.
+
+    Args:
+      found: a calibration.
+      names: of matrices that it has.
+    """
+
+    def __init__(self, found: Calibration, names: Sequence[str]):
+        self._found, self._names = found, dict.fromkeys(names)
+
+    def __getitem__(self, name: str) -> Statistics:
+        if name not in self._names:
+            raise KeyError(name)
+        return Statistics(**self._found.of(address(name)))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
 
 
 def with_weights(model: Decoder, parts: Mapping[str, Part], weights: Mapping[str, Any]) -> Decoder:
@@ -159,7 +171,7 @@ def quantize_checkpoint(
     matrices = Matrices(checkpoint)
     if not matrices:
         raise InputError("no matrices to quantise", file=checkpoint.source)
-    statistics: dict[str, Statistics] = {}
+    statistics: Mapping[str, Statistics] = {}
     loss = None
     if asks_for_statistics(recipe):
         model = load(src, compute_dtype=jnp.float32, dense=True)
@@ -171,11 +183,17 @@ def quantize_checkpoint(
             length=length,
         )
         found = calibrate(model, rows, path=sums, progress=progress)
-        statistics = statistics_of(found, list(matrices))
+        statistics = Calibrated(found, list(matrices))
         loss = Loss(model, matrices.parts, rows[:SCORED])
-    made = quantize_weights(dict(matrices), recipe, statistics, bits=bits, loss=loss)
-    packed = jax.tree.map(np.asarray, made)
-    tensors, texts = {**dict(matrices.others()), **packed}, beside(checkpoint)
+    made = quantize_weights(
+        matrices,
+        recipe,
+        statistics,
+        bits=bits,
+        loss=loss,
+        keep=_archived if tool is None else _on_host,
+    )
+    tensors, texts = {**dict(matrices.others()), **made}, beside(checkpoint)
     if tool is None:
         save(dst, tensors, overwrite=overwrite, beside=texts)
     else:
@@ -188,7 +206,16 @@ def quantize_checkpoint(
                 found="one of several",
             )
         exporting.export(dst, tensors, tool, beside=texts, overwrite=overwrite)
-    return rates.coded(packed)
+    return rates.coded(made)
+
+
+def _on_host(tensor: QuantizedTensor) -> QuantizedTensor:
+    return jax.tree.map(np.asarray, tensor)
+
+
+def _archived(tensor: QuantizedTensor) -> QuantizedTensor:
+    """With codes as they will be in the checkpoint: what is held meanwhile are coded bits."""
+    return compress(_on_host(tensor))
 
 
 def asks_for_statistics(recipe: Recipe) -> bool:

@@ -24,6 +24,7 @@ from jentropy.errors import InputError, UnsupportedError
 from jentropy.formats import RAW, QuantizedTensor, format_of_dtype
 
 from . import fused, reference, sharded
+from .decoding import decode_part, decode_tensor
 from .dense_layer import DenseLayer
 from .fused import Product
 from .resident import ResidentTensor, expect_weight
@@ -156,7 +157,7 @@ def _matmul(
     full_precision = is_full(precision)
     if not isinstance(w, ResidentTensor):
         return reference.dense_matmul(x, w, transpose_w=transpose_w, out_dtype=out_dtype)
-    if w.record.kernels is None:
+    if not w.record.has_kernels:
         return reference.matmul(x, w, transpose_w=transpose_w, out_dtype=out_dtype)
     x = x.astype(fused.dtype_of(x))
     product = Product(
@@ -214,14 +215,9 @@ def _is_weight(node: Any) -> bool:
 def _decoded(leaf: Any, dtype: Any, interpret: Any) -> Any:
     """A leaf of a tree, decoded if it is a weight."""
     if isinstance(leaf, ResidentArray):
-        array = leaf if dtype is None else leaf.astype(dtype)
-        wide = array.dtype if array.dtype == jnp.bfloat16 else jnp.float32
-        weight = _decoded(array.weight, wide, interpret)
-        return modes.automatic(array.shaped, weight, out=PartitionSpec)
+        return (leaf if dtype is None else leaf.astype(dtype)).decoded(interpret)
     if isinstance(leaf, ResidentTensor):
-        expect_weight(leaf)
-        numbers = jnp.dtype(leaf.dtype if dtype is None else dtype)
-        return modes.automatic(lambda w: _decode(w, numbers, interpret), leaf, out=PartitionSpec)
+        return decode_tensor(leaf, dtype, interpret)
     if isinstance(leaf, ShardedTensor):
         return modes.automatic(partial(_parts_decoded, dtype, interpret), leaf, out=PartitionSpec)
     if isinstance(leaf, QuantizedTensor):
@@ -242,21 +238,11 @@ def _parts_decoded(dtype: Any, interpret: Any, w: ShardedTensor) -> Array:
     return sharded.decode(
         w,
         lambda part: (
-            _decode(part, numbers, interpret)
+            decode_part(part, numbers, interpret)
             if isinstance(part, ResidentTensor)
             else part.astype(numbers)
         ),
     )
-
-
-@modes.standard
-def _decode(w: ResidentTensor, dtype: np.dtype, interpret: Any) -> Shaped[Array, "*shape"]:
-    if w.record.kernels is None:
-        return reference.decode(w, dtype)
-    if w.stack:
-        return jax.lax.map(lambda i: _decode(w[i], dtype, interpret), jnp.arange(w.stack[0]))
-    packed = fused.decode(w, dtype, interpret)
-    return packed.T if w.transposed else packed
 
 
 @modes.standard

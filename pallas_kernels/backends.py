@@ -109,7 +109,7 @@ def trouble_of(layout: str, interpret: Any = False) -> str:
     """What is wrong with the kernels of one layout here, which is logged too."""
     own = LAYOUTS[layout]
     for name, variant in VARIANTS.items():
-        if own.kernels is None or not variant.trial or not own.takes(variant.number_format):
+        if not own.has_kernels or not variant.trial or not own.takes(variant.number_format):
             continue
         try:
             reason = _wrong(own.backend, variant.number_format, interpret)

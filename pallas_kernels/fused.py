@@ -52,7 +52,6 @@ class Product:
 
 def kernels_of(w: ResidentTensor) -> Kernels:
     """The Pallas kernels that read a weight, imported now."""
-    assert w.record.kernels is not None, w.layout
     return w.record.kernels()
 
 
@@ -142,9 +141,9 @@ def _planned(x: Array, w: ResidentTensor, *, product: Product, plan: Plan, count
     if count > 1:  # below each other: the weight is read once for all
         x = jnp.concatenate(bf16.parts(x, count))
     x = x.astype(jnp.bfloat16)
-    missing = plan.passes * plan.m - rows, plan.k - x.shape[1]
-    if any(missing):
-        x = jnp.pad(x, [(0, size) for size in missing])
+    padded = plan.x_shape(*x.shape, interpret=bool(product.interpret))
+    if padded != x.shape:
+        x = jnp.pad(x, [(0, more - size) for more, size in zip(padded, x.shape, strict=True)])
     within = product if count == 1 else replace(product, out_dtype=np.dtype(np.float32))
     one_pass = partial(kernels.multiply, weight=w, plan=plan, product=within)
     if plan.passes == 1:

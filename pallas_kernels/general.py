@@ -99,7 +99,7 @@ def einsum(
 
 def decoded(w: ResidentArray) -> Shaped[Array, "*shape"]:
     """The dense array, which XLA does not fuse into what uses it: sums keep their order."""
-    return jax.lax.optimization_barrier(api.decode(w))
+    return jax.lax.optimization_barrier(w.decoded())
 
 
 def fused(
@@ -134,7 +134,7 @@ def fused(
         precision = jax.config.values["jax_default_matmul_precision"]
     over_rows = set(of_w) == set(w.rows)
     if (
-        w.weight.record.kernels is None
+        not w.weight.record.has_kernels
         or w.weight.stack
         or not (over_rows or set(of_w) == set(w.columns))
         or x.dtype != w.dtype

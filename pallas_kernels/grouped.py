@@ -196,7 +196,7 @@ def _mapped(run: Callable[..., Array]) -> Callable[..., Array]:
 @modes.standard
 def _products(x: Array, w: Any, ends: Int[Array, " E"], *, product: Product) -> Array:
     kernels = None
-    if isinstance(w, ResidentTensor) and w.record.kernels is not None:
+    if isinstance(w, ResidentTensor) and w.record.has_kernels:
         kernels, x = fused.kernels_of(w), x.astype(fused.dtype_of(x))
         direct = fused.summed(w, product) == w.record.reduces
         if kernels.grouped is not None and direct:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from jentropy.formats import Format
 
@@ -31,6 +32,11 @@ class Plan:
     k: int
     n: int
 
+    def x_shape(self, rows: int, columns: int, *, interpret: bool) -> tuple[int, int]:
+        """What x of so many rows and columns is padded to before kernels read it."""
+        del rows, columns, interpret
+        return self.passes * self.m, self.k
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kernels:
@@ -39,8 +45,8 @@ class Kernels:
     Attributes:
       plan: (weight, rows of x, target) -> Plan, by arithmetic alone; without a target of this
         process's device.
-      multiply: (x, weight, plan, product) -> y [m, n]: bfloat16 x [m, k] times the packed matrix,
-        all padded, or y without padding, summed in float32; float32, or `product.out_dtype`.
+      multiply: (x, weight, plan, product) -> y [m, n]: bfloat16 x times the packed matrix, x as
+        `Plan.x_shape` says, y padded or not, summed in float32; float32, or `product.out_dtype`.
       decode: (weight, dtype, interpret) -> the packed matrix, padded.
       grouped: (x, stack, group_sizes, product) -> y [rows, n], as `grouped_matmul` has them and
         not padded; None, also of what it gives for a weight: matrix after matrix by the others.
@@ -84,7 +90,8 @@ class Layout:
         rows, without decoding the others.
       blocks: (weight) -> how many blocks of rows the packed matrix has, and what gives the rows of
         one in float32 (see `row_blocks`): products on CPU; None: they decode all of it.
-      kernels: () -> the Pallas kernels, whose compilers are imported then; None: products decode.
+      has_kernels: whether Pallas kernels read it, `KERNELS` of `kernels.py` in its folder; if not,
+        products decode.
     """
 
     name: str
@@ -103,8 +110,14 @@ class Layout:
     decode: Callable[[Any, Any], Any]
     take: Callable[[Any, Any, Any], Any]
     blocks: Callable[[Any], tuple[int, Callable[..., Any]]] | None = None
-    kernels: Callable[[], Kernels] | None = None
+    has_kernels: bool = False
 
     def takes(self, number_format: Format) -> bool:
         """Whether it can hold matrices of a format: no kernel has decoders or transforms."""
-        return (number_format.is_elementwise or self.kernels is None) and self.holds(number_format)
+        return (number_format.is_elementwise or not self.has_kernels) and self.holds(number_format)
+
+    def kernels(self) -> Kernels:
+        """Its Pallas kernels, whose compilers are imported here."""
+        assert self.has_kernels, self.name
+        module = importlib.import_module(f"{__package__}.{self.name}.kernels")
+        return cast(Kernels, module.KERNELS)

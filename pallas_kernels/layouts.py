@@ -2,8 +2,8 @@
 
 To add one: a folder here with `layout.py`, whose `LAYOUT` says what it has (see `layout.Layout`),
 and a line below, before others of its backend that hold the same formats. Its kernels stand beside
-it, in `plan.py`, `matmul.py` and `decode.py`. Formats that it is tested, timed and budgeted with
-have lines in `variants.VARIANTS`.
+it, in `plan.py`, `matmul.py` and `decode.py`, and `kernels.py` names them. Formats that it is
+tested, timed and budgeted with have lines in `variants.VARIANTS`.
 """
 
 from __future__ import annotations

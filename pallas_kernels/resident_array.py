@@ -14,8 +14,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Shaped
 
+from jentropy import modes
+
+from .decoding import decode_tensor
 from .resident import ResidentTensor
 
 
@@ -94,7 +98,11 @@ class ResidentArray:
             sizes, bits = self.sizes, ""
         return f"ResidentArray({self.dtype}{list(sizes)}, {self.weight.layout}{bits})"
 
-    def __jax_array__(self) -> Array:
-        from .api import decode  # which knows this class
+    def decoded(self, interpret: Any = False) -> Shaped[Array, "*shape"]:
+        """The dense array; kernels run in interpret mode if that is asked for, see `matmul`."""
+        wide = self.dtype if self.dtype == jnp.bfloat16 else jnp.float32
+        matrix = decode_tensor(self.weight, wide, interpret)
+        return modes.automatic(self.shaped, matrix, out=PartitionSpec)
 
-        return decode(self)
+    def __jax_array__(self) -> Array:
+        return self.decoded()

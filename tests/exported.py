@@ -75,6 +75,7 @@ def quantised() -> dict:
         "ct_int8_row": (formats.INT8_ROW, "compressed-tensors"),
         "ct_fp8_row": (formats.FP8_ROW, "compressed-tensors"),
         "ct_mxfp4": (formats.MXFP4, "compressed-tensors"),
+        "ct_nvfp4": (formats.NVFP4_DIVISOR, "compressed-tensors"),
         "gptq_int4_g32": (halves, "gptq"),
         "gptq_int8_g32": (bytes_, "gptq"),
         "gguf_q4_0": (halves, "gguf"),

@@ -17,6 +17,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import jentropy
 from jentropy import models, modes
 from jentropy.formats import QuantizedTensor, quantize
+from jentropy.models.calibration import calibrate
 from jentropy.models.experts import Matrices, mixed
 from jentropy.models.sharding import part
 from jentropy.pallas_kernels import ShardedTensor, take_rows
@@ -178,6 +179,9 @@ def generation(compressed: str, blocks: str, dense: str) -> None:
         if path == compressed:
             text = models.generate(one, IDS, max_new_tokens=3)
             assert same_bits(models.generate(model, IDS, max_new_tokens=3), text)
+            sums, others = (calibrate(each, IDS, batch=2) for each in (one, model))
+            for own, other in zip(jax.tree.leaves(sums), jax.tree.leaves(others), strict=True):
+                close(np.asarray(other), np.asarray(own), 1e-6)
         count, whole = mesh.shape["model"], bytes_of(one)
         held = max(of_device(model, device) for device in mesh.devices.flat)
         assert whole / count <= held < 1.6 * whole / count + 4096, (path, held)

@@ -241,6 +241,27 @@ def scaled(head, payload, start, n, rows, columns):
     return found
 
 
+def sparse(head, payload, n, fmt, itemsize):
+    h, reader = Reader(head), Reader(payload)
+    flags, common, mask_head = h.one(), h.one(f"<u{itemsize}"), h.array("u1", h.one("<u2"))
+    codec, rest = h.one(), h.data[h.at :]
+    require(flags < 2 and codec < 2, "flags or codec")
+    m, sign = reader.one("<u4"), 8 * itemsize - 1
+    mask = planes(mask_head, reader.array("u1", reader.one("<u4")), -(-n // 8), "RAW", 1)
+    there = np.unpackbits(mask, bitorder="little")[:n] == 1
+    require(there.sum() == m, "numbers beside the common one")
+    signs = np.unpackbits(reader.array("u1", flags * -(-(n - m) // 8)), bitorder="little")
+    found = np.full(n, common, f"<u{itemsize}")
+    found[~there] |= (signs[: n - m].astype(int) << sign).astype(found.dtype) if flags else 0
+    left = reader.data[reader.at :]
+    require(m or not left.size, "bytes left over")
+    if m and codec:
+        found[there] = context(rest, left, 0, m, fmt, 1, n)
+    elif m:
+        found[there] = planes(rest, left, m, fmt, itemsize)
+    return found
+
+
 def hash_of(data):
     return f"{xxhash.xxh3_64_intdigest(data):016x}"
 
@@ -276,6 +297,7 @@ def entry(path, item, bases=()):
         "planes": lambda payload, at, n: planes(head, payload, n, fmt, itemsize).tobytes(),
         "context": lambda payload, at, n: context(head, payload, at, n, fmt, rows, row).tobytes(),
         "scaled": lambda payload, at, n: scaled(head, payload, at, n, rows, row).tobytes(),
+        "sparse": lambda payload, at, n: sparse(head, payload, n, fmt, itemsize).tobytes(),
     }
     require(item["codec"] in decoders, f"codec {item['codec']!r}")
     for bundle, offset, length, *hashes in item["chunks"]:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jentropy.bench import kernel_times
 from jentropy.errors import InputError
 from jentropy.formats import INT4_GROUP, INT8_ROW
 from jentropy.quantization import Recipe, Statistics, quantize_weights, rates, sensitivities
@@ -130,6 +131,18 @@ def test_a_menu_is_chosen_from(problem):
     by_kl = Recipe(alphabet=menu[0], allocation=Knapsack(factors=(1.0, 4.0), sensitivity="kl"))
     made = quantize_weights(weights, by_kl, statistics, bits=3.0, loss=loss)
     assert len(asked) == 6
+
+
+def test_a_menu_is_chosen_from_by_measured_time(problem):
+    weights, statistics = problem
+    menu = (OfFormat(number_format=INT4_GROUP), OfFormat(number_format=INT8_ROW))
+    seconds = kernel_times.seconds_of(menu, (64, 128), backend="reference")
+    assert all(time > 0 for time in seconds)
+    for limit, name in ((min(seconds), ""), (max(seconds), "INT8")):
+        allocation = Knapsack(menu=menu, costs=seconds, bits=1.001 * limit)
+        made = quantize_weights(weights, replace(RTN, allocation=allocation), statistics)
+        fastest = ("INT4", "INT8")[seconds.index(min(seconds))]
+        assert {one.number_format.name for one in made.values()} == {name or fastest}
 
 
 def test_roles_get_more():

@@ -155,18 +155,18 @@ def test_analyze_says_where_it_cannot_write(fixtures, tmp_path, capsys, option):
 
 
 def test_generate(tmp_path, capsys):
-    jentropy.compress_checkpoint(jentropy.models.BUNDLED, tmp_path / "dst")
+    jentropy.compress_checkpoint(jentropy.models.BUNDLED, tmp_path / "base")
+    jentropy.compress_checkpoint(jentropy.models.BUNDLED, tmp_path / "dst", base=tmp_path / "base")
     outputs = []
-    for source in (jentropy.models.BUNDLED, tmp_path / "dst"):
-        code, out, err = run(
-            capsys, "generate", source, "--prompt", "import os", "--max-new-tokens", 5, "--json"
-        )
+    for source in ([jentropy.models.BUNDLED], [tmp_path / "dst", "--base", tmp_path / "base"]):
+        options = ["--prompt", "import os", "--max-new-tokens", 5]
+        code, out, err = run(capsys, "generate", *source, *options, "--json")
         assert (code, err) == (0, "")
         outputs.append(json.loads(out))
     assert outputs[0] == outputs[1]
     assert outputs[0]["text"].startswith("import os")
     assert outputs[0]["prompt"] == "import os"
-    code, out, _ = run(capsys, "generate", source, "--prompt", "import os", "--max-new-tokens", 5)
+    code, out, _ = run(capsys, "generate", *source, *options)
     assert out.strip() == outputs[0]["text"].strip()
 
 

@@ -9,6 +9,7 @@ import pytest
 
 import jentropy
 from jentropy import formats
+from jentropy.checkpoints import orbax
 from jentropy.checkpoints.store import Store
 from jentropy.cli.main import main
 from jentropy.codecs import FORMS, Delta
@@ -170,6 +171,34 @@ def test_files_by_the_command_line(tmp_path, capsys):
     assert main(["decompress", delta, out, "--base", base]) == 0
     found = (tmp_path / "out" / "model.safetensors").read_bytes()
     assert found == (tmp_path / "tuned" / "model.safetensors").read_bytes()
+    assert main(["analyze", delta, "--base", base, "--json", str(tmp_path / "report")]) == 0
+    told = json.loads((tmp_path / "report").read_text())
+    of_source = jentropy.analyze(tmp_path / "tuned").to_json()
+    assert told["formats"] == of_source["formats"]
     capsys.readouterr()
-    assert main(["decompress", delta, str(tmp_path / "not")]) == 2
+    for command in (["decompress", delta, str(tmp_path / "not")], ["analyze", delta]):
+        assert main(command) == 2
+        assert "--base" in capsys.readouterr().err
+
+
+def test_damaged_ones_are_salvaged_and_repaired(tmp_path, capsys):
+    base, delta, source, out = (str(tmp_path / name) for name in ("base", "delta", "tuned", "out"))
+    tree = tuned(weights())
+    jentropy.save(base, weights())
+    jentropy.save(delta, tree, base=base)
+    orbax.save_tree(tmp_path / "tuned", tree, purpose="test")
+    bundle = tmp_path / "delta" / "state" / "bundles.00000" / "c" / "0"
+    whole = bundle.read_bytes()
+    entries = {entry.name: entry for entry in Store(tmp_path / "delta").index.tensors}
+    at = entries["bf16"].places[0][1]
+    bundle.write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
+    assert main(["salvage", delta, out]) == 2
     assert "--base" in capsys.readouterr().err
+    assert main(["salvage", delta, out, "--base", base]) == 1
+    found = jentropy.open_checkpoint(out)
+    assert set(found.names()) == tree.keys() - {"bf16"}
+    assert (found.tensor("bits").values() == tree["bits"]).all()
+    assert main(["salvage", delta, "--repair-from", source]) == 2
+    assert "--base" in capsys.readouterr().err
+    assert main(["salvage", delta, "--repair-from", source, "--base", base]) == 0
+    assert bundle.read_bytes() == whole

@@ -22,13 +22,19 @@ def test_count_matches_bincount(dtype, bits, size):
     np.testing.assert_array_equal(counted, expected)
 
 
-def test_count_adds_pieces(monkeypatch):
+@pytest.mark.parametrize("place", [np.asarray, jnp.asarray])
+@pytest.mark.parametrize(("dtype", "bits"), [(np.uint8, 4), (np.uint8, 8), (np.uint16, 16)])
+def test_count_adds_pieces(monkeypatch, place, dtype, bits):
     monkeypatch.setattr(histogram, "PROGRAMS", (700, 1000))
     monkeypatch.setattr(histogram, "SMALL", 0)
-    codes = np.random.default_rng(0).integers(0, 1 << 16, (37, 91)).astype(np.uint16)
-    np.testing.assert_array_equal(
-        histogram.count(codes, bits=16), np.bincount(codes.reshape(-1), minlength=1 << 16)
-    )
+    monkeypatch.setattr(histogram, "ON_HOST", (500, 1000))
+    monkeypatch.setattr(histogram, "BLOCK", 99)
+    monkeypatch.setattr(histogram, "PAIRS", 100)
+    codes = np.random.default_rng(0).integers(0, 1 << bits, (37, 91)).astype(dtype)
+    expected = np.bincount(codes.reshape(-1), minlength=1 << bits)
+    np.testing.assert_array_equal(histogram.count(place(codes), bits=bits), expected)
+    strided = np.bincount(codes[:, ::2].reshape(-1), minlength=1 << bits)
+    np.testing.assert_array_equal(histogram.count(place(codes[:, ::2]), bits=bits), strided)
 
 
 @pytest.mark.parametrize("bits", [4, 8, 16])

@@ -16,7 +16,7 @@ from jentropy.cli.main import main
 from jentropy.errors import InputError, UnsupportedError
 from jentropy.formats import FP32, INT8_ROW, QuantizedTensor, quantize
 from jentropy.formats.step import SideArray, Step
-from jentropy.models import activations, evaluation, texts
+from jentropy.models import activations, continuing, scoring, texts
 from jentropy.models.layers import Linear
 from jentropy.models.matrices import Matrices
 
@@ -45,9 +45,9 @@ def log_softmax(logits):
 
 
 def test_likelihood_and_distance(model, other, rows, monkeypatch):
-    monkeypatch.setattr(evaluation, "LOGITS", 2 * 32 * model.config.vocab_size)  # two batches
+    monkeypatch.setattr(scoring, "LOGITS", 2 * 32 * model.config.vocab_size)  # two batches
     calls = []
-    found = evaluation.likelihood(other, rows, model, progress=calls.append)
+    found = scoring.likelihood(other, rows, model, progress=calls.append)
     assert calls == [2, 2]
     ours, theirs = (log_softmax(one(rows))[:, :-1] for one in (other, model))
     nll, reference = (
@@ -67,19 +67,19 @@ def test_likelihood_and_distance(model, other, rows, monkeypatch):
     assert found.kl.value > 0.01
     np.testing.assert_allclose(found.perplexity.value, np.exp(nll.mean()), rtol=1e-4)
     with pytest.raises(InputError, match="at least 2"):
-        evaluation.likelihood(model, rows[:, :1])
+        scoring.likelihood(model, rows[:, :1])
 
 
 def test_continuations(model, rows):
     prompts = rows[:3, :16]
-    alone, nll = evaluation.continued(model, prompts, 6, batch=1)
-    assert evaluation.agreed(alone, alone + np.array([[0], [1], [0]])).tolist() == [6, 0, 6]
-    together = evaluation.continued(model, prompts, 6)[0]
-    assert evaluation.agreement_of(alone, together).whole == 1
+    alone, nll = continuing.continued(model, prompts, 6, batch=1)
+    assert continuing.agreed(alone, alone + np.array([[0], [1], [0]])).tolist() == [6, 0, 6]
+    together = continuing.continued(model, prompts, 6)[0]
+    assert continuing.agreement_of(alone, together).whole == 1
     assert (nll[alone >= 0] >= 0).all()
-    [size] = evaluation.batch_sizes(model, rows, (1, 3), tokens=6)
+    [size] = continuing.batch_sizes(model, rows, (1, 3), tokens=6)
     assert 0 <= size.logits < 1e-4
-    drawn = evaluation.sampled(model, prompts, 3, tokens=6, reference=model)
+    drawn = continuing.sampled(model, prompts, 3, tokens=6, reference=model)
     assert drawn.nll.error > 0
     assert drawn.agreement.value == drawn.length.value == 6
     assert drawn.reference == drawn.nll

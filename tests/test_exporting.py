@@ -18,6 +18,7 @@ from jentropy.formats import FP16, QuantizedTensor, quantize
 from . import exported
 
 DTYPES = (np.float32, ml_dtypes.bfloat16, np.float16)
+NOT_ASKED = "ct_nvfp4"  # of the tool itself; see the test that compares its files
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def quantised():
 
 def test_they_are_read_back_to_the_same_numbers(folder, quantised, fixtures):
     tools = json.loads((fixtures / "exported.json").read_text())  # what these made of them
-    assert tools.keys() == quantised.keys()
+    assert {*tools, NOT_ASKED} == quantised.keys()
     for name, (tool, tensors) in quantised.items():
         path = folder / name
         checkpoint = jentropy.open_checkpoint(path / "model.gguf" if tool == "gguf" else path)
@@ -44,11 +45,40 @@ def test_they_are_read_back_to_the_same_numbers(folder, quantised, fixtures):
             if isinstance(tensor, QuantizedTensor):
                 read = checkpoint.tensor(key).dequantize()
                 np.testing.assert_array_equal(read, tensor.dequantize(np.float32))
+                if name == NOT_ASKED:
+                    continue
                 # Tools round products of codes and scales to a dtype: that of the scales, mostly.
                 rounded = {exported.hashed(read.astype(dtype)) for dtype in DTYPES}
                 assert tools[name][key] in rounded, (name, key)
             else:
                 np.testing.assert_array_equal(checkpoint.tensor(key).values(), tensor)
+
+
+def test_nvfp4_lies_as_the_tool_itself_wrote_it(folder, fixtures):
+    """Its arrays and what its config says of them, beside a checkpoint that the tool wrote."""
+    own, tools = folder / NOT_ASKED, fixtures / "quantised" / "ct_nvfp4a16"
+    kinds, layer = [], "model.layers.0.mlp.down_proj."
+    for path in (own, tools):
+        config = json.loads((path / "config.json").read_text())
+        [file] = path.glob("*.safetensors")
+        length = int.from_bytes(file.read_bytes()[:8], "little")
+        arrays = {
+            name.removeprefix(layer): (told["dtype"], tuple(told["shape"]))
+            for name, told in json.loads(file.read_bytes()[8 : 8 + length]).items()
+            if name.startswith(layer)
+        }
+        kinds.append((arrays, config["quantization_config"]))
+    (ours, declared), (theirs, told) = kinds
+    rows, columns = exported.SHAPES["mlp.down_proj"]
+    shapes = {"weight_packed": (rows, columns // 2), "weight_scale": (rows, columns // 16)}
+    assert {name: dtype for name, (dtype, _) in ours.items()} == {
+        name: dtype for name, (dtype, _) in theirs.items()
+    }
+    assert all(ours[name][1] == shape for name, shape in shapes.items())
+    assert ours["weight_global_scale"][1] == theirs["weight_global_scale"][1]
+    assert declared["format"] == told["format"]
+    weights, known = (d["config_groups"]["group_0"]["weights"] for d in (declared, told))
+    assert weights.items() <= known.items()
 
 
 def of(number_format, weight):

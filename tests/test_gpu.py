@@ -204,13 +204,15 @@ def test_nan_and_inf_are_those_of_the_dense_product(interpret):
         (Config(tile_k=128, stages=3, rounds=1), 1),
         (Config(tile_k=256, stages=2), 17),
         (Config(tile_k=128, stages=2, rounds=2), 8),
+        (Config(tile_k=256, stages=2, height=2), 5),
     ],
 )
 def test_products_of_every_plan(config, m, interpret, few, monkeypatch):
-    """Three tiles on two multiprocessors: cut, some cut, whole; ragged everywhere."""
-    dense = jnp.asarray(weights((300, 500)))
+    """Three tiles on two multiprocessors: cut, some cut, whole, of twice the height; ragged."""
+    n = 700 if config.height == 2 else 300
+    dense = jnp.asarray(weights((n, 500)))
     w = resident(dense)
-    made = make_plan(m=m, k=500, n=300, traits=TRAITS, target=few, config=config)
+    made = make_plan(m=m, k=500, n=n, traits=TRAITS, target=few, config=config)
     assert made.parts == (1 if config.rounds == 2 else 2)
     monkeypatch.setattr(gpu_window12_plan, "plan", lambda *_: made)
     x = jnp.asarray(np.random.default_rng(1).standard_normal((m, 500)), jnp.bfloat16)
@@ -443,11 +445,11 @@ def test_plan_passes_and_crossover():
 
 def test_tuned_configurations(tmp_path, monkeypatch):
     monkeypatch.setattr(tuning, "path_of", lambda kind: tmp_path / f"{kind}.json")
-    product = {"m": 16, "k": 4096, "n": 4096, "tile_k": 128, "stages": 3, "rounds": 1}
+    product = {"m": 16, "k": 4096, "n": 4096, "tile_k": 128, "stages": 3, "rounds": 1, "height": 2}
     layouts = {NAME: {"fused_rows": 96, "products": [product]}}
     tuning.save(tmp_path / "a.json", {"device_kind": "a", "layouts": layouts})
     tuned = tuning.load("a", NAME)
-    assert tuned.config(9, 4000, 4090) == Config(tile_k=128, stages=3, rounds=1)
+    assert tuned.config(9, 4000, 4090) == Config(tile_k=128, stages=3, rounds=1, height=2)
     assert tuned.config(17, 4096, 4096) is None
     assert tuned.target(GPUS["h200"]).fused_rows == 96
     assert tuning.load("absent", NAME) == tuning.Tuned()

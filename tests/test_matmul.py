@@ -13,11 +13,13 @@ import pytest
 import jentropy
 from jentropy.errors import InputError, UnsupportedError
 from jentropy.formats import FORMATS, FP8_ROW
-from jentropy.pallas_kernels import backends, row_blocks
+from jentropy.pallas_kernels import backends, reference, row_blocks
 from jentropy.pallas_kernels.variants import VARIANTS, weight_of
 
 from .conftest import same_bits
 from .test_window12 import bf16, special_weights
+
+PLAIN = jax.jit(reference.decode, static_argnums=1)
 
 
 def weights(shape, seed=0) -> jax.Array:
@@ -117,7 +119,7 @@ def test_kernels_that_do_not_work_are_not_taken(backend, monkeypatch, caplog):
     monkeypatch.setattr(backends, "suitable_backend", lambda: backend)
 
     def by_group(x, w, sizes, interpret, **options):
-        dense = jentropy.decode(w, jnp.float32, interpret=True)
+        dense = PLAIN(w, jnp.float32)
         return jentropy.grouped_matmul(x, dense, sizes, **options)
 
     def chosen(
@@ -134,11 +136,11 @@ def test_kernels_that_do_not_work_are_not_taken(backend, monkeypatch, caplog):
         return backends.default_backend(number_format)
 
     def right(x, w, interpret, **options):
-        dense = jentropy.decode(w, jnp.float32, interpret=True)
+        dense = PLAIN(w, jnp.float32)
         return jentropy.matmul(x, dense, **options)
 
     def in_plain_jax(w, dtype, interpret=False):
-        return jentropy.decode(w, dtype, interpret=True)
+        return PLAIN(w, dtype)
 
     def fails(*_, **__):
         raise RuntimeError("no such instruction\nand more")

@@ -58,11 +58,19 @@ def test_it_runs_as_what_it_says(source, quantised):
 
 def test_recipes_are_compared(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(rate_distortion, "SIZE", 64)
-    monkeypatch.setattr(rate_distortion.Model, "_rows", lambda *_: np.arange(64).reshape(2, 32))
+
+    def rows(_model, _part, sequences: int) -> np.ndarray:
+        asked.append(sequences)
+        return np.arange(64).reshape(2, 32)
+
+    asked: list[int] = []
+    monkeypatch.setattr(rate_distortion.Model, "_rows", rows)
     files = tmp_path / "f.json", tmp_path / "f.png"
     told = ["bench", "--suite", "rate-distortion", "--recipes", "rtn", "--json", str(files[0])]
+    told += ["--sequences", "3"]
     assert main([*told, "--png", str(files[1])]) == 0
     assert files[1].stat().st_size > 1000
+    assert asked == [3]
     [row] = json.loads(files[0].read_text())["results"]
     figures = row["figures"]
     assert row["name"] == "rtn"

@@ -79,6 +79,8 @@ def test_levels_come_back(contexts, symbols, seed):
     reader = bits.Reader(data, "test")
     assert (tables.read_levels(reader, contexts, symbols) == levels).all()
     assert reader.left == 0
+    sizes = [len(tables.write_levels(row[None])) for row in levels]
+    assert tables.written_bytes(levels, np.full(contexts, symbols)).tolist() == sizes
 
 
 def test_levels_are_eighths_of_an_octave():

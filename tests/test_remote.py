@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import jentropy
-from jentropy.checkpoints import mirrors
+from jentropy.checkpoints import mapping, mirrors, slabs
+from jentropy.checkpoints.remote import RemotePath
 from jentropy.cli.main import main
 from jentropy.errors import DestinationError, InputError, UnsupportedError
 
@@ -92,6 +93,41 @@ def test_same_bytes_as_a_local_one(memory, tmp_path):
     assert jentropy.verify(tmp_path / "ours", source).compared
     told = jentropy.open_checkpoint("memory://src/model.safetensors").tensor("b")
     assert told.codes["code"].tolist() == [513] * 400
+
+
+def test_large_tensors_are_read_in_slabs(memory, tmp_path, monkeypatch):
+    shape, data = [96, 64], np.random.default_rng(1).bytes(2 * 96 * 64)
+    header = {"w": {"dtype": "BF16", "shape": shape, "data_offsets": [0, len(data)]}}
+    text = json.dumps(header).encode()
+    memory.pipe_file("/src/model.safetensors", len(text).to_bytes(8, "little") + text + data)
+    source = tmp_path / "src"
+    memory.get("/src", str(source), recursive=True)
+    jentropy.compress_checkpoint(source, tmp_path / "local")
+    expected = jentropy.analyze(source).to_json()
+
+    def read(path, offset, size):
+        sizes.append(size)
+        return whole(path, offset, size)
+
+    sizes, whole = [], RemotePath.read
+    monkeypatch.setattr(RemotePath, "read", read)
+    monkeypatch.setattr(slabs, "LARGE", 1 << 10)
+    monkeypatch.setattr(slabs, "WEIGHTS", 1 << 9)
+    monkeypatch.setattr(mapping, "IN_MEMORY", 1 << 11)
+    monkeypatch.setattr(mapping, "AHEAD_BYTES", 8)
+    found = jentropy.analyze("memory://src").to_json()
+    assert {**found, "source": expected["source"]} == expected
+    assert sizes.count(1 << 10) == 12, "slabs of eight rows"
+    sizes.clear()
+    tensor = jentropy.open_checkpoint("memory://src").tensor("w")
+    part = tensor.stored["code"].array.part((slice(5, 7), slice(3, 60, 2)))
+    assert part.tobytes() == np.frombuffer(data, np.uint16).reshape(shape)[5:7, 3:60:2].tobytes()
+    assert sizes[-1] == 2 * 2 * 64
+    sizes.clear()
+    jentropy.compress_checkpoint("memory://src", tmp_path / "ours")
+    assert sizes.count(1 << 11) == 6, "what lies in no memory comes piece by piece"
+    bundle = "state/bundles.00000/c/0"
+    assert (tmp_path / "ours" / bundle).read_bytes() == (tmp_path / "local" / bundle).read_bytes()
 
 
 def test_trees(memory):

@@ -6,7 +6,7 @@ import pytest
 from orbax.checkpoint import v1 as ocp
 
 import jentropy
-from jentropy.checkpoints import slabs
+from jentropy.checkpoints import mapping, slabs
 
 from .conftest import HERE
 
@@ -45,13 +45,21 @@ def test_quantised_weights_count_the_same(request):
     assert len(cut) > len(NAMES) // 2
 
 
-def test_arrays_of_orbax_are_read_in_parts(tmp_path, small):
+def test_arrays_of_orbax_are_read_in_parts(tmp_path, small, monkeypatch):
     rng = np.random.default_rng(0)
     tree = {"w": jnp.asarray(rng.standard_normal((300, 64)), jnp.bfloat16), "v": jnp.ones((90, 70))}
     context = ocp.Context()
     context.array.saving.storage_options.chunk_byte_size = 1 << 12
     with context:
         ocp.save(tmp_path / "orbax", tree)
+    pieces, put_down = [], mapping.put_down
+    monkeypatch.setattr(mapping, "IN_MEMORY", 1 << 12)
+    monkeypatch.setattr(
+        mapping, "put_down", lambda parts: put_down(pieces.append(p) or p for p in parts)
+    )
+    held = jentropy.open_checkpoint(tmp_path / "orbax").tensor("w").stored["code"].array.read()
+    assert len(pieces) > 4
+    assert held.tobytes() == np.asarray(tree["w"]).tobytes()
     found = told(tmp_path / "orbax")
     assert len(small) > 4
     assert max(small) < 300 * 64 / 4

@@ -130,8 +130,9 @@ def test_signs_of_zeros_lie_apart():
     expect_decoded(packed, none)
 
 
-def test_words_of_one_generation_are_read_on_another(on):
-    weight = gaussian((130, 256))
+@pytest.mark.parametrize("number_format", [MXFP4, NVFP4], ids=["MXFP4", "NVFP4"])
+def test_words_of_one_generation_are_read_on_another(number_format, on):
+    weight = gaussian((130, 256), number_format)
     on("v7x")
     w = kernels.to_resident(weight, "tpu")
     assert w.option("native")

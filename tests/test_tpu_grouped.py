@@ -15,6 +15,7 @@ from jentropy.pallas_kernels.targets import TPUS
 from jentropy.pallas_kernels.tpu import grouped
 from jentropy.pallas_kernels.tpu.grouped import CHUNK, HIGH, LOW, MATRIX, PLACE, START
 from jentropy.pallas_kernels.tpu.plan import ROWS
+from jentropy.pallas_kernels.tpu_nvfp4.plan import FEW
 from jentropy.pallas_kernels.variants import VARIANTS, weight_of
 
 VISITS = modes.standard(grouped.visits_of)  # as the product calls it
@@ -67,6 +68,20 @@ def test_every_group_has_its_product(name):
     assert str(jax.make_jaxpr(run)(x, w, ints(SIZES[0]))).count("pallas_call") == 1
     for sizes in SIZES:
         check(run(x, w, ints(sizes)), x, w, sizes)
+
+
+@pytest.mark.parametrize("target", ["v6e", "v7x"])
+def test_groups_of_few_rows_have_small_windows(target):
+    """Of NVFP4, whose rows are spread there: several windows in a register of results."""
+    w, few = experts("NVFP4", target=target), FEW[target]
+    with targets.taken_for(target):
+        for each in (few // 2 * GROUPS, few * GROUPS):  # as many as are few, and more
+            plan = fused.kernels_of(w).grouped_plan(w, each)
+            assert plan.tile.m == (few if each == few // 2 * GROUPS else ROWS)
+        x = inputs(few // 2 * GROUPS)
+        run = jax.jit(lambda x, w, sizes: product(x, w, sizes))
+        for sizes in ([few - 1, 0, few + 2 - few % 3, 1, 0], [0, 0, 0, 0, len(x)]):
+            check(run(x, w, ints(sizes)), x, w, sizes)
 
 
 @pytest.mark.parametrize("seed", range(6))

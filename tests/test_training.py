@@ -145,7 +145,7 @@ def test_what_is_no_compressed_state_is_told(tmp_path):
         training.CompressedHandler().restore(tmp_path)
 
 
-def test_a_step_comes_back_on_another_topology(tmp_path):
+def test_a_step_comes_back_on_another_topology_and_is_refused_by_orbax_alone(tmp_path):
     state = {
         "w": jnp.arange(64 * 24, dtype=jnp.bfloat16).reshape(64, 24),
         "keys": jax.random.split(jax.random.key(1), 8),
@@ -153,10 +153,28 @@ def test_a_step_comes_back_on_another_topology(tmp_path):
     }
     with ocp.CheckpointManager(tmp_path / "run") as manager:
         manager.save(5, args=training.Save(state))
+    with training.context(), v1.training.Checkpointer(tmp_path / "v1") as checkpointer:
+        checkpointer.save_async(5, {"w": state["w"]}).result()
     script = """
         import sys
         import jax, jax.numpy as jnp, numpy as np
         import orbax.checkpoint as ocp
+        from orbax.checkpoint import v1
+        run, other = sys.argv[1:]
+        for read, told in (
+            (lambda: ocp.CheckpointManager(run).restore(5), "could not be restored"),
+            (lambda: ocp.StandardCheckpointer().restore(run + "/5/default"), "_METADATA"),
+            (lambda: v1.load(run + "/5"), "No valid PyTree"),
+            (lambda: v1.training.Checkpointer(other).load(5), "incompatible handler"),
+            (lambda: v1.load(other + "/5"), "tree_metadata"),
+        ):
+            try:
+                found = read()
+            except Exception as error:
+                assert told in str(error), error
+            else:
+                raise AssertionError(found)
+        assert "jentropy" not in sys.modules
         from jax.sharding import NamedSharding, PartitionSpec as P
         from jentropy import training
         mesh = jax.make_mesh((4, 2), ("x", "y"))
@@ -168,7 +186,7 @@ def test_a_step_comes_back_on_another_topology(tmp_path):
             "keys": like(key.shape, key.dtype, sharding=rows),
             "n": like((), jnp.int32, sharding=NamedSharding(mesh, P())),
         }
-        found = ocp.CheckpointManager(sys.argv[1]).restore(5, args=training.Restore(wanted))
+        found = ocp.CheckpointManager(run).restore(5, args=training.Restore(wanted))
         assert found["w"].sharding == split and len(found["w"].addressable_shards) == 8
         same = jnp.arange(64 * 24, dtype=jnp.bfloat16).reshape(64, 24)
         assert np.asarray(found["w"]).tobytes() == np.asarray(same).tobytes()
@@ -177,7 +195,12 @@ def test_a_step_comes_back_on_another_topology(tmp_path):
         assert int(found["n"]) == 3 and len(found["n"].sharding.device_set) == 8
     """
     subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script), str(tmp_path / "run")],
+        [
+            sys.executable,
+            "-c",
+            textwrap.dedent(script),
+            *map(str, (tmp_path / "run", tmp_path / "v1")),
+        ],
         check=True,
         env={
             **os.environ,

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jentropy.errors import UnsupportedError
+from jentropy.errors import InputError, UnsupportedError
 from jentropy.formats import MXFP4, UINT8, SideArray, Step
 from jentropy.formats.decoders import DECODERS
 from jentropy.formats.floats import FP32
@@ -31,7 +31,7 @@ from jentropy.quantization.alphabets import (
 )
 from jentropy.quantization.alphabets.ball import nearest
 from jentropy.quantization.alphabets.viterbi import best_paths
-from jentropy.quantization.feedback import factor_of
+from jentropy.quantization.feedback import factor_of, root_of
 from jentropy.quantization.prunings import Magnitude
 from jentropy.quantization.scales import AbsoluteMean
 
@@ -145,6 +145,15 @@ def test_the_factor_is_that_of_the_inverse():
     damped = hessian + 0.1 * np.diag(hessian).mean() * np.eye(COLUMNS)
     assert (np.tril(factor, -1) == 0).all()
     np.testing.assert_allclose(factor @ damped @ factor.T, np.eye(COLUMNS), atol=1e-2)
+
+
+def test_a_matrix_that_is_not_definite_is_damped_until_it_is():
+    indefinite = jnp.array([[1.0, 0.0, 1.05], [0.0, 1.0, 0.0], [1.05, 0.0, 1.0]])
+    damped = np.asarray(indefinite) + 0.1 * np.eye(3)
+    root = np.asarray(root_of(indefinite))
+    np.testing.assert_allclose(root @ root.T, damped, rtol=1e-5, atol=1e-6)
+    with pytest.raises(InputError, match="positive semidefinite"):
+        root_of(indefinite * jnp.nan)
 
 
 @pytest.mark.parametrize("name", VECTORS)

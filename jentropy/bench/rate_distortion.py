@@ -14,7 +14,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +22,7 @@ import numpy as np
 import jentropy
 from jentropy import models
 from jentropy.errors import InputError, UnsupportedError
-from jentropy.models import evaluation, quantizing, texts
+from jentropy.models import quantizing, scoring, texts
 from jentropy.models.calibration import calibrate
 from jentropy.models.matrices import Matrices
 from jentropy.quantization import RECIPES, Recipe, distortions, quantize_weights, rates
@@ -138,10 +137,10 @@ class Model:
         )
 
     @cached_property
-    def statistics(self) -> dict[str, Any]:
+    def statistics(self) -> quantizing.Calibrated:
         """Of every second module of Python's standard library."""
         found = calibrate(self.dense, self._rows(texts.CALIBRATES, CALIBRATED), path=self.sums)
-        return quantizing.statistics_of(found, list(self.weights))
+        return quantizing.Calibrated(found, list(self.weights))
 
     @cached_property
     def scored(self) -> np.ndarray:
@@ -165,7 +164,7 @@ class Model:
         statistics, loss = (self.statistics, self.loss) if asks else (None, None)
         made = quantize_weights(self.weights, recipe, statistics, bits=bits, loss=loss)
         other = quantizing.with_weights(self.dense, self.matrices.parts, quantizing.decoded(made))
-        found = evaluation.likelihood(other, self.scored, self.dense)
+        found = scoring.likelihood(other, self.scored, self.dense)
         assert found.difference is not None
         assert found.kl is not None
         assert found.flips is not None

@@ -18,6 +18,7 @@ from jentropy.errors import InputError
 from jentropy.formats import BF16, RAW, QuantizedTensor, codes_of
 
 from . import faults, torn
+from .bases import Bases
 from .checkpoint import Tensor
 from .contents import PYTREE, Contents, StoredArray, of_leaf, read_contents
 from .dialects import PLAIN
@@ -37,6 +38,7 @@ def analyze(
     step: int | None = None,
     strict: bool = False,
     contexts: bool = True,
+    base: Bases = None,
 ) -> EntropyReport:
     """Shannon entropy per field of every format in a checkpoint, and the magnitudes behind it.
 
@@ -47,6 +49,7 @@ def analyze(
       step: the only step of the root of an Orbax `CheckpointManager` that is wanted.
       strict: see `open_checkpoint`.
       contexts: whether to measure what neighbours, rows, columns and siblings tell of weights.
+      base: of a compressed checkpoint, see `load`.
 
     Returns:
       An `EntropyReport`; `.to_json()` gives plain data.
@@ -58,7 +61,7 @@ def analyze(
       0.0
     """
     if isinstance(source, str | Path):
-        checkpoint = open_checkpoint(source, step=step, strict=strict)
+        checkpoint = open_checkpoint(source, step=step, strict=strict, base=base)
         told = read_contents(checkpoint.source, (), checkpoint.read_text)
         builder = entropy.ReportBuilder(str(source), checkpoint.notes, origin_of(told))
         weights = checkpoint.read_runs()

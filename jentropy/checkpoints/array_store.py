@@ -23,6 +23,7 @@ from jentropy.containers.tensor import is_storable
 from jentropy.errors import CorruptError, UnsupportedError, said
 from jentropy.schema import OBJECT, parse
 
+from . import mapping
 from .contents import StoredArray
 from .faults import named_in, of_system
 from .remote import RemotePath
@@ -199,10 +200,23 @@ def _array(folder: Path, prefix: str, metadata: Mapping[str, Any], array: Any) -
             "dtype", file=folder, tensor=name, expected="a numeric dtype", found=dtype
         )
 
+    together = tuple(array.chunk_layout.read_chunk.shape or shape)
+    size = math.prod(shape) * dtype.itemsize
+
     def read() -> np.ndarray:
-        memory.expect(math.prod(shape) * dtype.itemsize, f"an array of {folder}", tensor=name)
+        if size > mapping.IN_MEMORY and together[0] < shape[0]:
+            return mapping.put_down(rows()).view(dtype).reshape(shape)
+        memory.expect(size, f"an array of {folder}", tensor=name)
         with _reading(folder, name):
             return np.ascontiguousarray(array.read().result()).reshape(shape)
+
+    def rows() -> Iterator[memoryview]:
+        """Its bytes, some of its chunks at a time."""
+        chunks = -(-shape[0] // together[0])
+        step = together[0] * max(1, chunks * mapping.IN_MEMORY // size)
+        for start in range(0, shape[0], step):
+            values = part((slice(start, min(start + step, shape[0])),))
+            yield values.reshape(-1).view(np.uint8).data
 
     def part(index: tuple[slice, ...]) -> np.ndarray:
         with _reading(folder, name):
@@ -215,6 +229,6 @@ def _array(folder: Path, prefix: str, metadata: Mapping[str, Any], array: Any) -
         file=folder,
         read=read,
         part=part,
-        together=tuple(array.chunk_layout.read_chunk.shape or shape),
+        together=together,
     )
     return ZarrArray(array=stored, prefix=prefix, metadata=metadata)

@@ -102,13 +102,15 @@ def compress_checkpoint(
                 "weights": manifest.weights,
             }
 
-        with writing(target, team, state, overwrite=overwrite) as writer:
+        seldom = collecting.seldom()
+        with seldom, writing(target, team, state, overwrite=overwrite) as writer:
             entries = write(writer, items, progress)
             torn.expect_whole(files.root)
             if _state(files) != before:
                 raise _changed(source)
             expect_same(source)
-            writer.finish(entries, contents)
+            with collecting.put_off():
+                writer.finish(entries, contents)
 
 
 def _refuse_nested(source: Path, target: Path, *, overwrite: bool) -> None:

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from jentropy.containers import memory, trees
+from jentropy.containers import trees
 from jentropy.errors import CorruptError, InputError
 from jentropy.schema import ANY, OBJECT, parse
 
+from .mapping import brought
 from .remote import RemotePath
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
@@ -82,13 +83,23 @@ def elsewhere(
     name: str, shape: Shape, dtype: np.dtype, file: RemotePath, begin: int
 ) -> StoredArray:
     """An array in a file behind a URL, from a byte on; it is read when it is asked for."""
-    size = math.prod(shape) * dtype.itemsize
+    a_row = math.prod(shape[1:]) * dtype.itemsize
+
+    def rows(start: int, stop: int) -> np.ndarray:
+        data = brought(file, begin + start * a_row, (stop - start) * a_row)
+        return data.view(dtype).reshape(-1, *shape[1:])
 
     def read() -> np.ndarray:
-        memory.expect(size, f"an array of {file.url}", tensor=name)
-        return np.frombuffer(file.read(begin, size), dtype).reshape(shape)
+        whole = brought(file, begin, math.prod(shape) * dtype.itemsize)
+        return whole.view(dtype).reshape(shape)
 
-    return StoredArray(name=name, shape=shape, dtype=dtype, file=file, read=read)
+    def part(index: tuple[slice, ...]) -> np.ndarray:
+        start, stop, step = index[0].indices(shape[0]) if index else (0, 0, 0)
+        if step != 1 or stop <= start or not a_row:
+            return read()[index]
+        return rows(start, stop)[(slice(None), *index[1:])]
+
+    return StoredArray(name=name, shape=shape, dtype=dtype, file=file, read=read, part=part)
 
 
 def of_leaf(name: str, leaf: Any) -> StoredArray:

@@ -1,7 +1,8 @@
 """Quantised models as other tools store them: what these read back are the same numbers.
 
     compressed-tensors  integers of 4 and 8 bits by groups or rows (pack-quantized), FP8 by rows or
-                        blocks (float-quantized), MXFP4 (mxfp4-pack-quantized)
+                        blocks (float-quantized), MXFP4 (mxfp4-pack-quantized), NVFP4 whose scale
+                        of a tensor divides (nvfp4-pack-quantized): recipe `rtn-nvfp4-divisor`
     gptq                integers of 4 and 8 bits by groups or rows, format 1, whose readers add 1 to
                         zero points
     gguf                Q8_0 and Q4_0: integers of 8 and 4 bits in blocks of 32, FP16 scales
@@ -32,6 +33,7 @@ from jentropy.formats import (
     INT4,
     INT8,
     MXFP4,
+    NVFP4_DIVISOR,
     WHOLE,
     Format,
     QuantizedTensor,
@@ -187,6 +189,13 @@ def _compressed_tensors(tensor: QuantizedTensor) -> Exported:
         packed = {"weight_packed": pack(code, 4), "weight_scale": powers}
         told |= {"type": "float", "num_bits": 4, "strategy": "group", "group_size": 32}
         return packed, {"format": "mxfp4-pack-quantized", "weights": told}
+    if number_format == NVFP4_DIVISOR:
+        scales = np.asarray(tensor.codes["scale"]).view(ml_dtypes.float8_e4m3fn)
+        level = _numbers(tensor, "tensor_scale", np.float32).reshape(1)
+        packed = {"weight_packed": pack(np.asarray(tensor.codes["code"]), 4)}
+        packed |= {"weight_scale": scales, "weight_global_scale": level}
+        told |= {"type": "float", "num_bits": 4, "strategy": "tensor_group", "group_size": 16}
+        return packed, {"format": "nvfp4-pack-quantized", "weights": told}
     if number_format.element == FP8_E4M3 and len(number_format.parameters) == 1:
         (scale,) = number_format.parameters
         told |= {"type": "float", "num_bits": 8}

@@ -8,8 +8,9 @@ import ctypes
 import mmap
 import os
 import sys
+import tempfile
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from . import faults, torn
 from .remote import RemotePath
 
 AHEAD_BYTES = 1 << 23  # of what is read from elsewhere
+IN_MEMORY = 1 << 26  # bytes from elsewhere; of more, pages that are not in use take no memory
 TRACKS = sys.version_info < (3, 13)  # from then on Python's own maps can do without a descriptor
 
 
@@ -77,6 +79,27 @@ def mapped(path: Path, size: int | None = None) -> np.ndarray:
     return np.asarray(array)
 
 
+def brought(path: RemotePath, offset: int, size: int) -> np.ndarray:
+    """Bytes of a file behind a URL; many are put down. uint8[size]"""
+    if size <= IN_MEMORY:
+        return np.frombuffer(path.read(offset, size), np.uint8)
+    ends = range(0, size, IN_MEMORY)
+    return put_down(path.read(offset + at, min(IN_MEMORY, size - at)) for at in ends)
+
+
+def put_down(parts: Iterable[bytes | bytearray | memoryview]) -> np.ndarray:
+    """Parts of a buffer, one after another, in a file without a name, mapped. uint8[bytes]
+
+    Example:
+      >>> bytes(put_down([b"ab", b"c"]))
+      b'abc'
+    """
+    with tempfile.TemporaryFile() as stream:
+        size = sum(stream.write(part) for part in parts)
+        stream.flush()
+        return np.frombuffer(_map(stream.fileno(), size), np.uint8)
+
+
 class Elsewhere:
     """The bytes of a file behind a URL, of which a slice is read when it is asked for."""
 
@@ -86,7 +109,7 @@ class Elsewhere:
 
     def __getitem__(self, part: slice) -> np.ndarray:
         begin, end, _ = part.indices(self.size)
-        return np.frombuffer(self._path.read(begin, end - begin), np.uint8)
+        return brought(self._path, begin, end - begin)
 
 
 def sliced(path: Path) -> np.ndarray | Elsewhere:

@@ -14,6 +14,7 @@ from jentropy.errors import InputError, UnsupportedError
 from jentropy.formats import codes_of
 
 from . import durable, faults, frames, zarr_files
+from .bases import Base, Bases, with_bases
 from .contents import StoredArray
 from .decoding import damage_of
 from .entries import Entry
@@ -33,7 +34,9 @@ Damage = list[tuple[Entry, int, InputError]]  # entries and chunks of them
 
 
 @faults.told
-def repair(path: str | Path, source: str | Path | None = None) -> tuple[InputError, ...]:
+def repair(
+    path: str | Path, source: str | Path | None = None, *, base: Bases = None
+) -> tuple[InputError, ...]:
     """Writes what is damaged of a compressed checkpoint anew, byte for byte as it was.
 
     What Orbax wrote around the payloads is made of the index. Payloads come from another copy of
@@ -43,6 +46,7 @@ def repair(path: str | Path, source: str | Path | None = None) -> tuple[InputErr
       path: a compressed checkpoint, of which a copy of the index can be read.
       source: what was compressed, or a copy of the compressed checkpoint; None: if no payload is
         damaged.
+      base: see `load`; tensors that are told by it are coded again with it alone.
 
     Returns:
       What was damaged.
@@ -64,7 +68,7 @@ def repair(path: str | Path, source: str | Path | None = None) -> tuple[InputErr
     place = destination(path)
     if isinstance(place, RemotePath):
         raise UnsupportedError("repair", file=place, expected="a path", found="a URL")
-    store = Store(place, found)
+    store = with_bases(place, base, found)
     damage = list(damage_of(store, (*store.index.tensors, *store.index.blobs)))
     known = {error.file for error in (*found, *(error for _, _, error in damage))}
     outside = [*found, *frames.faults(store, known)]
@@ -154,7 +158,7 @@ def _payloads(
     originals = dict(_originals(store, path))
     for entry, number, _ in damage:
         array = originals.get(id(entry))
-        yield None if array is None else _coded(entry, number, array)
+        yield None if array is None else _coded(store, entry, number, array)
 
 
 def _of_copy(other: Store, entry: Entry, number: int) -> np.ndarray | None:
@@ -180,7 +184,7 @@ def _originals(store: Store, source: Path) -> Iterator[tuple[int, StoredArray]]:
                 yield id(entry), item.array
 
 
-def _coded(entry: Entry, number: int, array: StoredArray) -> np.ndarray | None:
+def _coded(store: Store, entry: Entry, number: int, array: StoredArray) -> np.ndarray | None:
     """A chunk of an array coded as an entry says; None unless its codes have their hash."""
     header = entry.header
     if (tuple(array.shape), array.dtype.name) != (header.shape, header.dtype):
@@ -190,5 +194,10 @@ def _coded(entry: Entry, number: int, array: StoredArray) -> np.ndarray | None:
     codes = np.ascontiguousarray(codes)
     if checksum(codes) != header.chunks[number].codes_hash:
         return None
+    if header.difference is not None and entry.base is not None:
+        if store.base is None:
+            raise store.no_base()
+        base = Base(store.base).codes(entry.base, span.start, span.size)
+        codes = header.difference.of(codes, base)
     (payload,) = codecs.encode([codes], [span])
     return payload

@@ -14,6 +14,7 @@ from jentropy.containers import trees
 from jentropy.errors import InputError
 
 from . import array_store, durable, faults, frames, item_tree, orbax, safetensors
+from .bases import Bases, expect_base, with_bases
 from .decoding import damage_of, entries_of, file_bytes, read_chunks, read_entries, sections_of
 from .entries import Entry, FileEntry
 from .loading import load
@@ -47,7 +48,9 @@ class Salvaged:
 
 
 @faults.told
-def salvage(path: str | Path, out: str | Path, progress: Progress | None = None) -> Salvaged:
+def salvage(
+    path: str | Path, out: str | Path, progress: Progress | None = None, *, base: Bases = None
+) -> Salvaged:
     """Writes what is sound of a compressed checkpoint, damaged or not.
 
     Of a safetensors file the tensors that are sound come back, with a header of their own if any is
@@ -59,6 +62,7 @@ def salvage(path: str | Path, out: str | Path, progress: Progress | None = None)
       path: a compressed checkpoint, of which a copy of the index can be read.
       out: the directory that will hold the files; it appears whole or not at all.
       progress: called with the bytes done since the last call; see `progress.Progress`.
+      base: see `load`; it has to be sound.
 
     Returns:
       What was found to be damaged, and what came back.
@@ -82,7 +86,8 @@ def salvage(path: str | Path, out: str | Path, progress: Progress | None = None)
       (1, ('model.safetensors',))
     """
     damage: list[InputError] = []
-    store, target = Store(located(path), damage), destination(out)
+    store, target = with_bases(located(path), base, damage), destination(out)
+    expect_base(store)
     if target.resolve().is_relative_to(store.path.resolve()):
         raise InputError("destination lies inside the compressed checkpoint", file=target)
     index, lost = store.index, set[int]()
@@ -92,7 +97,7 @@ def salvage(path: str | Path, out: str | Path, progress: Progress | None = None)
         lost.add(id(entry))
     damage += frames.faults(store, {error.file for error in damage})
     if index.is_pytree:
-        tree = load(store.path, damaged="leave_out")
+        tree = load(store.path, damaged="leave_out", base=base)
         orbax.save_tree(target, trees.decompress(tree), purpose=PURPOSE)
         return Salvaged(damage=tuple(damage), whole=(), partial=())
     whole: list[str] = []

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import jentropy
 from jentropy.entropy import EntropyReport, compare, counted
 
-from .arguments import JSON, STEP, STRICT, Arguments
+from .arguments import BASE, JSON, STEP, STRICT, Arguments
 from .console import print_notes, print_table, write_json
 from .progress import progress_bar
 
@@ -30,6 +30,7 @@ ARGUMENTS: Arguments = {
     **JSON,
     **STRICT,
     **STEP,
+    **BASE,
 }
 
 
@@ -44,6 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
                 step=arguments.step,
                 strict=arguments.strict,
                 contexts=not arguments.no_contexts,
+                base=arguments.base,
             )
         reports.append(report)
         print_notes(report.notes, quiet=arguments.quiet)

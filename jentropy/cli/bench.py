@@ -10,13 +10,20 @@ import jentropy
 from jentropy import bench, report
 from jentropy.errors import InputError
 
-from .arguments import JSON, Arguments
+from .arguments import JSON, Arguments, positive
 from .console import print_device_note, print_table, write_json
 
 HELP = "time codecs and kernels on this device, against what you would have otherwise"
 RATES = "rate-distortion"
 # Arguments that not every suite has.
-OF_SUITES = {"tune": ("matmul",), "png": ("archive", RATES), "recipes": (RATES,)}
+OF_SUITES = {
+    "tune": ("matmul",),
+    "png": ("archive", RATES),
+    "recipes": (RATES,),
+    "sequences": (RATES,),
+    "sums": (RATES,),
+}
+OPTIONS = ("recipes", "sequences", "sums")  # that a suite's `run` is given
 PICTURES = {"archive": "write_speeds", RATES: "write_rate_distortion"}
 
 
@@ -46,6 +53,15 @@ ARGUMENTS: Arguments = {
         "metavar": "NAME,NAME,...",
         "help": "suite rate-distortion: these; default: all",
     },
+    "--sequences": {
+        "type": positive,
+        "metavar": "N",
+        "help": "suite rate-distortion: that score the model; default: 64",
+    },
+    "--sums": {
+        "metavar": "F",
+        "help": "suite rate-distortion: keep the calibration's sums here, and take them up",
+    },
     **JSON,
 }
 
@@ -60,7 +76,8 @@ def run(arguments: argparse.Namespace) -> int:
     if on_kernels:
         print_device_note()
     source = arguments.source or jentropy.models.BUNDLED
-    options = {"recipes": arguments.recipes} if arguments.recipes else {}
+    given = {name: getattr(arguments, name) for name in OPTIONS}
+    options = {name: value for name, value in given.items() if value}
     suite = bench.SUITES[arguments.suite]
     rows = bench.tuning.run() if arguments.tune else suite.run(source, **options)
     live = prints and not isinstance(rows, list)

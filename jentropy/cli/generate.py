@@ -16,7 +16,7 @@ from jentropy.checkpoints import open_checkpoint
 from jentropy.checkpoints.contents import GENERATION, read_json
 from jentropy.errors import InputError
 
-from .arguments import Arguments
+from .arguments import BASE, Arguments
 from .console import print_device_note, print_notes, write_json
 from .progress import is_terminal, progress_bar
 
@@ -73,6 +73,7 @@ ARGUMENTS: Arguments = {
         "choices": ("bfloat16", "float32"),
         "help": "of activations; default by format",
     },
+    **BASE,
     "--json": {"action": "store_true", "help": "print prompt, text, token ids and logprobs"},
 }
 
@@ -88,7 +89,10 @@ def run(arguments: argparse.Namespace) -> int:
     sampling = _sampling(arguments)
     with progress_bar("load", unit=" weights", quiet=arguments.quiet) as advance:
         model = models.load(
-            arguments.checkpoint, compute_dtype=arguments.compute_dtype, progress=advance
+            arguments.checkpoint,
+            compute_dtype=arguments.compute_dtype,
+            progress=advance,
+            base=arguments.base,
         )
     tokenizer = models.load_tokenizer(arguments.checkpoint)
     session = models.Session(

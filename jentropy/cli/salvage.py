@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import jentropy
 from jentropy.errors import CheckError, InputError
 
-from .arguments import PACKED, Arguments
+from .arguments import BASE, PACKED, Arguments
 from .progress import progress_bar
 
 HELP = "what is sound of a damaged compressed checkpoint, or the damaged parts written anew"
@@ -20,6 +20,7 @@ ARGUMENTS: Arguments = {
         "metavar": "SRC",
         "help": "rewrite what is damaged of DST, by its source or a copy of it",
     },
+    **BASE,
 }
 
 
@@ -28,13 +29,15 @@ def run(arguments: argparse.Namespace) -> int:
     if (arguments.out is None) == (arguments.repair_from is None):
         raise InputError("arguments of salvage", expected="OUT or --repair-from", found="others")
     if arguments.out is None:
-        damage = jentropy.repair(arguments.checkpoint, arguments.repair_from)
+        damage = jentropy.repair(arguments.checkpoint, arguments.repair_from, base=arguments.base)
         print_damage(damage)
         if not arguments.quiet:
             print(f"{arguments.checkpoint}: {len(damage)} damages repaired")
         return 0
     with progress_bar("salvage", quiet=arguments.quiet) as advance:
-        found = jentropy.salvage(arguments.checkpoint, arguments.out, progress=advance)
+        found = jentropy.salvage(
+            arguments.checkpoint, arguments.out, progress=advance, base=arguments.base
+        )
     print_damage(found.damage)
     if not arguments.quiet:
         partial = f", {len(found.partial)} in parts" if found.partial else ""

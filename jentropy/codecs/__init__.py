@@ -27,16 +27,18 @@ from . import (
     fit_context,
     fit_planes,
     fit_scaled,
+    fit_sparse,
     planes,
     scaled,
+    sparse,
     stored,
 )
 from .calls import batch_symbols
-from .coding import Coding, Span, is_packed
+from .coding import Coding, Span, Way, is_packed
 from .difference import FORMS, Delta
 
 CODECS: dict[str, ModuleType] = {
-    module.NAME: module for module in (stored, deflate, planes, context, scaled)
+    module.NAME: module for module in (stored, deflate, planes, context, scaled, sparse)
 }
 TINY = 64  # numbers; coding fewer costs more than it saves
 SMALL = 1 << 11  # numbers; fewer are not worth the tables of codec `context`
@@ -50,7 +52,7 @@ class Seen:
       nbytes: of the tensor.
       sample: for codec `context`, if that may take it.
       planes: for codec `planes`; None: it is to be stored.
-      scaled: bytes and coding of codec `scaled`, if that may take it.
+      others: bytes and codings by codecs `scaled` and `sparse`, if those may take it.
 
     Example:
       >>> Seen(nbytes=6).planes is None
@@ -60,7 +62,7 @@ class Seen:
     nbytes: int
     sample: fit_context.Sample | None = None
     planes: fit_planes.Planes | None = None
-    scaled: Sequence[tuple[int, Coding]] = ()
+    others: Sequence[Way] = ()
 
 
 def choose(numbers: np.ndarray, slices: Sequence[np.ndarray], element: ElementFormat) -> Coding:
@@ -113,7 +115,10 @@ def seen(numbers: np.ndarray, slices: Sequence[np.ndarray], element: ElementForm
             element=element,
             constant=None if packed else fit_planes.constant_of(numbers, slices, element),
         ),
-        scaled=fit_scaled.choose(numbers, histograms[0], element),
+        others=[
+            *fit_scaled.choose(numbers, histograms[0], element),
+            *fit_sparse.choose(numbers, slices, element),
+        ],
     )
 
 
@@ -156,21 +161,22 @@ def seen_of_many(many: entropy.Many, tensors: Sequence[np.ndarray]) -> list[Seen
     element = many.element
     planes = [many.counted(part, 8) for part in byte_planes.split(many.codes, element)]
     may_have_constant = fit_planes.may_have_constants(many)
+    may_be_sparse = fit_sparse.may_take(many.sizes, planes, element)
     looked = []
     for n, numbers in enumerate(tensors):
         if numbers.size < TINY:
             looked.append(Seen(nbytes=numbers.nbytes))
             continue
-        constant, sample = None, None
-        if may_have_constant[n]:
+        constant, sample, histograms = None, None, [plane[n] for plane in planes]
+        others = fit_scaled.choose(numbers, histograms[0], element)
+        if may_have_constant[n] or may_be_sparse[n]:
             slices = entropy.measure(numbers, element).slices
             constant = fit_planes.constant_of(numbers, slices, element)
+            others += fit_sparse.choose(numbers, slices, element)
         if numbers.size >= SMALL and element in context_head.ELEMENTS:
             sample = fit_context.sample(numbers, fit_context.tops_in(numbers, element), element)
-        histograms = [plane[n] for plane in planes]
         counted = fit_planes.Planes(histograms=histograms, element=element, constant=constant)
-        by_scale = fit_scaled.choose(numbers, histograms[0], element)
-        looked.append(Seen(nbytes=numbers.nbytes, sample=sample, planes=counted, scaled=by_scale))
+        looked.append(Seen(nbytes=numbers.nbytes, sample=sample, planes=counted, others=others))
     return looked
 
 
@@ -187,7 +193,7 @@ def choose_all(tensors: Sequence[Seen]) -> list[tuple[int, Coding]]:
       >>> choose_all([Seen(nbytes=6)])
       [(6, Coding(codec='stored', head=b''))]
     """
-    ways: list[list[tuple[int, Coding]]] = [[] for _ in tensors]
+    ways: list[list[Way]] = [[] for _ in tensors]
     sampled = [n for n, one in enumerate(tensors) if one.sample is not None]
     samples = [one.sample for one in tensors if one.sample is not None]
     for n, way in zip(sampled, fit_context.choose(samples), strict=True):
@@ -206,15 +212,15 @@ def choose_all(tensors: Sequence[Seen]) -> list[tuple[int, Coding]]:
     for (n, _), way in zip(by_planes, fitted, strict=True):
         ways[n].insert(0, way)
     for some, one in zip(ways, tensors, strict=True):
-        some.extend(one.scaled)
+        some.extend(one.others)
     return [_best(some, one.nbytes) for some, one in zip(ways, tensors, strict=True)]
 
 
-def _best(ways: list[tuple[int, Coding]], nbytes: int) -> tuple[int, Coding]:
-    as_is = nbytes, Coding(codec=stored.NAME)
-    best = min(ways, key=itemgetter(0), default=as_is)
-    gain = fit_planes.MIN_GAIN
-    return best if gain * best[0] < (gain - 1) * nbytes else as_is
+def _best(ways: list[Way], nbytes: int) -> tuple[int, Coding]:
+    size, coding = min(ways, key=itemgetter(0), default=(nbytes, None))
+    if coding is None or not fit_planes.saves(size, nbytes):
+        return nbytes, Coding(codec=stored.NAME)
+    return size, coding()
 
 
 def encode(chunks: Sequence[np.ndarray], spans: Sequence[Span]) -> list[np.ndarray]:

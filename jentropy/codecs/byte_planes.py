@@ -50,7 +50,7 @@ def split(numbers: np.ndarray, element: ElementFormat) -> list[np.ndarray]:
     if is_packed(element, flat.dtype):
         return [flat.view(np.uint8)]
     if are_bytes(element):
-        by_number = flat.view(np.uint8).reshape(flat.size, -1)
+        by_number = flat.view(np.uint8).reshape(flat.size, flat.dtype.itemsize)
         return list(np.ascontiguousarray(by_number[:, ::-1].T))
     planes = []
     for runs in runs_of(element):
@@ -65,7 +65,7 @@ def split(numbers: np.ndarray, element: ElementFormat) -> list[np.ndarray]:
 def merge(planes: Sequence[np.ndarray], element: ElementFormat, numbers: np.ndarray) -> None:
     """Writes the numbers of planes, [n]: the inverse of `split`."""
     if is_packed(element, numbers.dtype) or are_bytes(element):
-        by_number = numbers.view(np.uint8).reshape(planes[0].size, -1)
+        by_number = numbers.view(np.uint8).reshape(planes[0].size, len(planes))
         for i, plane in enumerate(reversed(planes)):
             by_number[:, i] = plane
         return

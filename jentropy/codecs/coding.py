@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,10 @@ class Coding:
 
     codec: str
     head: bytes = b""
+
+
+# About how many bytes a tensor takes in a coding, and what makes that: of most it is not wanted.
+Way = tuple[int, Callable[[], Coding]]
 
 
 def is_packed(element: ElementFormat, dtype: np.dtype) -> bool:

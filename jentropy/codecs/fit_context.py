@@ -9,7 +9,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from operator import itemgetter
 
 import numpy as np
@@ -17,7 +17,7 @@ import numpy as np
 from jentropy.formats import ElementFormat
 
 from . import fit_classes, rawbits
-from .coding import Coding
+from .coding import Coding, Way
 from .context_head import ELEMENTS, NAME, Head, raw_bits_of, write_head
 from .fit_tables import Candidate, fit
 from .rans import SLOTS
@@ -71,6 +71,20 @@ def sample(codes: np.ndarray, exact: np.ndarray, element: ElementFormat) -> Samp
     )
 
 
+def sample_of_counts(exact: np.ndarray, element: ElementFormat) -> Sample:
+    """What is known of codes of one axis that are counted but not there.
+
+    Args:
+      exact: int64[tops], how often each top occurs, not all 0.
+    """
+    low, high = _range(exact)
+    exact = np.add.reduceat(exact, [0, *range(low + 1, high)])
+    none = np.zeros(1, np.uint8)
+    return Sample(
+        element=element, row=none, column=none, low=low, exact=exact, histogram=exact[None, None]
+    )
+
+
 def tops_of(counts: np.ndarray, element: ElementFormat) -> np.ndarray:
     """How often each top occurs, of counts of codes, int64[2^16]."""
     tops = 1 << (16 - raw_bits_of(element))
@@ -83,12 +97,14 @@ def tops_in(codes: np.ndarray, element: ElementFormat) -> np.ndarray:
     return np.bincount(rawbits.top_of(codes.reshape(-1), raw), minlength=1 << (16 - raw))
 
 
-def choose(samples: Sequence[Sample]) -> list[tuple[int, Coding]]:
+def choose(samples: Sequence[Sample]) -> list[Way]:
     """About how many bytes each tensor takes, and its smallest coding."""
-    return [
-        (-(-cost // 8), Coding(codec=NAME, head=write_head(best)))
-        for best, cost in (min(ways, key=itemgetter(1)) for ways in fits(samples))
-    ]
+    best = (min(ways, key=itemgetter(1)) for ways in fits(samples))
+    return [(-(-cost // 8), partial(_coding, head)) for head, cost in best]
+
+
+def _coding(head: Head) -> Coding:
+    return Coding(codec=NAME, head=write_head(head))
 
 
 def fits(samples: Sequence[Sample]) -> list[list[tuple[Head, int]]]:

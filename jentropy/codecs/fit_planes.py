@@ -18,7 +18,7 @@ from jentropy.formats.packing import NIBBLE
 
 from . import tables
 from .byte_planes import are_bytes, runs_of, split
-from .coding import Coding
+from .coding import Coding, Way
 from .planes import (
     NAME,
     NIBBLES,
@@ -34,6 +34,7 @@ from .planes import (
 from .rans import LANE, SLOTS
 from .tables import BYTE
 
+NARROW = 32  # bytes from the first to the last of a table; those of exponents are no more
 RARE = 4  # a byte that fills less than one part in this of a slot escapes
 MIN_GAIN = 200  # a plane that does not shrink by one part in this is stored
 COMMON = 32  # a number that is more than one part in this of a tensor may be its constant
@@ -62,11 +63,12 @@ def may_have_constants(many: Many) -> np.ndarray:
     element, tensors = many.element, many.sizes.size
     if are_bytes(element):
         return np.zeros(tensors, bool)
-    low = element.code_bits - SLICE_BITS
-    tensor, value, counts = many.used(many.part(low, SLICE_BITS), SLICE_BITS)
-    first = np.minimum(np.searchsorted(tensor, np.arange(tensors)), max(0, tensor.size - 1))
-    order = np.lexsort((value, -counts, tensor))  # of each tensor the commonest first
-    most, common = counts[order[first]], value[order[first]]
+    tensor, value, counts = many.used(element.code_bits - SLICE_BITS, SLICE_BITS)
+    most = np.zeros(tensors, np.int64)
+    np.maximum.at(most, tensor, counts)
+    is_most = np.flatnonzero(counts == most[tensor])
+    common = np.zeros(tensors, np.int64)
+    common[tensor[is_most[::-1]]] = value[is_most[::-1]]  # of equally common ones the least
     ((shift, _),) = runs_of(element)[0]
     byte, positive = shift % SLICE_BITS, (1 << SLICE_BITS - 1) - 1
     same = (value ^ common[tensor]) >> byte & BYTE - 1 == 0
@@ -131,13 +133,24 @@ class _Fit:
     kind: int = STORED
     window: bytes = b""
     levels: np.ndarray | None = None
+    levels_bytes: int = 0
+
+    @property
+    def whole(self) -> int:
+        """All that it takes."""
+        return self.coded + 1 + len(self.window) + self.levels_bytes
 
     def head(self) -> bytes:
         start = bytes([self.kind]) + self.window
         return start if self.levels is None else start + tables.write_levels(self.levels)
 
 
-def choose(counted: Sequence[Planes]) -> list[tuple[int, Coding]]:
+def saves(coded: int, size: int) -> bool:
+    """Whether `coded` bytes are worth it in the stead of `size`."""
+    return MIN_GAIN * coded < (MIN_GAIN - 1) * size
+
+
+def choose(counted: Sequence[Planes]) -> list[Way]:
     """The smallest coding of each tensor by planes, and about how many bytes it takes."""
     # Of each tensor its planes, then those without the constant; all are fitted together.
     counts = [(h, one.element) for one in counted for h in one.histograms]
@@ -164,47 +177,58 @@ def _left(one: Planes) -> list[tuple[np.ndarray, int]]:
     return rest
 
 
-def _joined(one: Planes, whole: list[_Fit], others: Iterator[_Fit]) -> tuple[int, Coding]:
+def _joined(one: Planes, whole: list[_Fit], others: Iterator[_Fit]) -> Way:
     """The coding of a tensor whose planes are fitted."""
-    total, head = whole[0].coded, whole[0].head()
+    fits = [(b"", whole[0])]
     left: Sequence[Any] = _left(one) or len(whole[1:]) * [None]
+    signs = 0
     for i, (fit, counts, without) in enumerate(
         zip(whole[1:], one.histograms[1:], left, strict=True), 1
     ):
-        coded, start = fit.coded, b""
+        start = b""
         if without is not None and one.constant is not None:
-            rest, signs = next(others), without[1]
-            if MIN_GAIN * (coded - rest.coded - signs) > int(counts.sum()):
+            rest = next(others)
+            if MIN_GAIN * (fit.coded - rest.coded - without[1]) > int(counts.sum()):
                 kind = WITH_SIGNS if i == 1 and one.constant.negatives else OF_OTHERS
                 start = bytes([kind, one.constant.bytes[0], one.constant.bytes[i]])
-                fit, coded = rest, rest.coded + signs
-        total += coded
-        head += start + fit.head()
-    return total + len(head), Coding(codec=NAME, head=head)
+                fit, signs = rest, signs + without[1]
+        fits.append((start, fit))
+    total = signs
+    for start, fit in fits:
+        total += len(start) + fit.whole
+
+    def coding() -> Coding:
+        return Coding(codec=NAME, head=b"".join(start + fit.head() for start, fit in fits))
+
+    return total, coding
 
 
 def _fitted(counts: Sequence[tuple[np.ndarray, ElementFormat]]) -> list[_Fit]:
     """The coding of every plane, of how often each byte occurs and the format of the codes."""
+    if not counts:
+        return []
+    histograms = np.stack([histogram for histogram, _ in counts])
+    sizes = histograms.sum(axis=1)
     fits: dict[int, _Fit] = {}
     of_bytes: list[int] = []
-    for n, (histogram, element) in enumerate(counts):
-        if not (size := int(histogram.sum())):
+    for n, (size, (histogram, element)) in enumerate(zip(sizes.tolist(), counts, strict=True)):
+        if not size:
             fits[n] = _Fit(coded=0)
         elif element.code_bits == NIBBLE:  # two codes to a byte
             fits[n] = _worth(_with_pairs(histogram, size), size)
         else:
             of_bytes.append(n)
     if of_bytes:
-        histograms = np.stack([counts[n][0] for n in of_bytes])
-        sizes = histograms.sum(axis=1)
-        for n, fit, size in zip(of_bytes, _with_bytes(histograms, sizes), sizes, strict=True):
-            fits[n] = _worth(fit, int(size))
+        sizes = sizes[of_bytes]
+        found = _with_bytes(histograms[of_bytes], sizes)
+        for n, fit, size in zip(of_bytes, found, sizes.tolist(), strict=True):
+            fits[n] = _worth(fit, size)
     return [fits[n] for n in range(len(counts))]
 
 
 def _worth(fit: _Fit, size: int) -> _Fit:
     """The same, or stored if that saves too little."""
-    return fit if MIN_GAIN * fit.coded < (MIN_GAIN - 1) * size else _Fit(coded=size)
+    return fit if saves(fit.coded, size) else _Fit(coded=size)
 
 
 def least_bytes(histograms: Sequence[np.ndarray]) -> float:
@@ -212,7 +236,7 @@ def least_bytes(histograms: Sequence[np.ndarray]) -> float:
     return sum(int(counts.sum()) * shannon_bits(counts) for counts in histograms) / 8
 
 
-def _with_bytes(counts: np.ndarray, sizes: np.ndarray) -> Iterator[_Fit]:
+def _with_bytes(counts: np.ndarray, sizes: np.ndarray) -> list[_Fit]:
     """Planes of such counts with tables of their own.
 
     Args:
@@ -221,24 +245,62 @@ def _with_bytes(counts: np.ndarray, sizes: np.ndarray) -> Iterator[_Fit]:
     """
     common = counts * SLOTS * RARE >= sizes[:, None]
     first, last = common.argmax(axis=1), BYTE - 1 - common[:, ::-1].argmax(axis=1)
-    count = last - first + 1
-    symbol = np.arange(int(count.max()) + 1)
-    inside = np.take_along_axis(
-        np.where(common, counts, 0), np.minimum(first[:, None] + symbol, BYTE - 1), axis=1
-    )
-    inside *= symbol < count[:, None]
+    counts, width = np.where(common, counts, 0), last - first + 1
+    fits: dict[int, _Fit] = {}
+    for alike in (width <= NARROW, width > NARROW):  # of exponents; of mantissas
+        places = np.flatnonzero(alike)
+        if places.size:
+            some = (column[places] for column in (counts, sizes, first, width))
+            fits.update(zip(places.tolist(), _in_windows(*some), strict=True))
+    return [fits[n] for n in range(len(fits))]
+
+
+def _in_windows(
+    counts: np.ndarray, sizes: np.ndarray, first: np.ndarray, width: np.ndarray
+) -> Iterator[_Fit]:
+    """Planes in windows of bytes: the first one, and how many.
+
+    Args:
+      counts: int64[planes, 256], 0 of bytes that escape.
+      sizes: int64[planes], of all bytes.
+    """
+    symbol = np.arange(int(width.max()) + 1)
+    places = np.minimum(first[:, None] + symbol, BYTE - 1)
+    inside = np.take_along_axis(counts, places, axis=1)
+    inside *= symbol < width[:, None]
     rare = sizes - inside.sum(axis=1)
-    inside[np.arange(len(counts)), count] = rare  # nothing, where there are no escapes
-    levels = tables.levels_of_used(inside)
-    bits = (inside * tables.costs(tables.frequencies_of(levels))).sum(axis=1)
+    inside[np.arange(len(counts)), width] = rare  # nothing, where there are no escapes
+    levels, bits = _levels_and_bits(inside)
     coded = _bytes(bits, sizes) + rare
-    for n, escapes in enumerate((rare > 0).tolist()):
+    symbols = width + (rare > 0)
+    levels_bytes = tables.written_bytes(levels, symbols)
+    found = (coded, rare, first, width - 1, symbols, levels_bytes)
+    for n, (size, escaped, begin, more, count, head) in enumerate(
+        zip(*(column.tolist() for column in found), strict=True)
+    ):
         yield _Fit(
-            coded=int(coded[n]),
-            kind=WITH_ESCAPES if escapes else OF_BYTES,
-            window=bytes([first[n], count[n] - 1]),
-            levels=levels[n : n + 1, : count[n] + escapes],
+            coded=size,
+            kind=WITH_ESCAPES if escaped else OF_BYTES,
+            window=bytes([begin, more]),
+            levels=levels[n : n + 1, :count],
+            levels_bytes=head,
         )
+
+
+def _levels_and_bits(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Levels of counts, and what their symbols take in 2^-COST_BITS bit. int64[planes, symbols]
+
+    Symbols that occur are moved together: in a small tensor most do not.
+    """
+    row, column = np.nonzero(counts)
+    begins = np.searchsorted(row, np.arange(len(counts)))
+    place = np.arange(row.size) - begins[row]
+    used = np.zeros((len(counts), int(place.max()) + 1), np.int64)
+    used[row, place] = counts[row, column]
+    found = tables.levels_of_used(used)
+    levels = np.zeros_like(counts)
+    levels[row, column] = found[row, place]
+    return levels, (used * tables.costs(tables.frequencies_of(found))).sum(axis=1)
 
 
 def _with_pairs(counts: np.ndarray, size: int) -> _Fit:
@@ -246,7 +308,12 @@ def _with_pairs(counts: np.ndarray, size: int) -> _Fit:
     square = counts.reshape(NIBBLES, NIBBLES)
     levels = tables.levels_of_used((square.sum(axis=0) + square.sum(axis=1))[None])
     bits = (counts * tables.costs(pair_tables(levels).frequencies)).sum()
-    return _Fit(coded=int(_bytes(bits, np.int64(size))), kind=OF_PAIRS, levels=levels)
+    return _Fit(
+        coded=int(_bytes(bits, np.int64(size))),
+        kind=OF_PAIRS,
+        levels=levels,
+        levels_bytes=int(tables.written_bytes(levels, np.array([NIBBLES]))[0]),
+    )
 
 
 def _bytes(bits: Any, size: Any) -> Any:

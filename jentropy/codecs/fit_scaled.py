@@ -11,7 +11,7 @@ from jentropy.formats import RAW, ElementFormat
 from jentropy.formats.packing import NIBBLE
 
 from . import calls, fit_classes, tables
-from .coding import Coding
+from .coding import Coding, Way
 from .rans import SLOTS
 from .scale_classes import Classes
 from .scaled import MOST, NAME, Head, write_head
@@ -27,9 +27,7 @@ AT_ONCE = 1 << 18  # codes that are counted at a time
 STEPS = ((1, 0), (0, 1), (2, 0), (0, 2), (1, 1), (2, 2))
 
 
-def choose(
-    codes: np.ndarray, counts: np.ndarray, element: ElementFormat
-) -> list[tuple[int, Coding]]:
+def choose(codes: np.ndarray, counts: np.ndarray, element: ElementFormat) -> list[Way]:
     """About how many bytes a tensor of codes takes, and its smallest coding, if there is one.
 
     Args:
@@ -57,7 +55,7 @@ def choose(
         histogram = _histogram(matrix, (row, column), shape)
     ways = [_way(*way) for way in _ways(histogram, row, column)]
     size, head = min(ways, key=lambda way: way[0])
-    return [(size, Coding(codec=NAME, head=write_head(head)))]
+    return [(size, lambda: Coding(codec=NAME, head=write_head(head)))]
 
 
 def _magnitudes(counts: np.ndarray, element: ElementFormat) -> np.ndarray:

@@ -17,10 +17,10 @@ last to first, so that the decoder gives them first to last and ends where the e
 
 On CPU a loop is one kernel (`in_one_kernel`) whose body is shaped for LLVM and XLA's runtime
 (measured, of one core: 700 million symbols a second, 510 as a kernel for each fusion): unsigned
-indices into arrays of 2^k under a mask, so that nothing is clamped; the state written by
-`dynamic_update_slice`, which keeps it one loop that nothing is fused across; barriers against
-computing a lookup once per user. Should XLA stop knowing of such kernels, a step is eight at most,
-beyond which they would run as tasks on a thread pool.
+indices of 32 bits (of 16 they take a fifth more time) into arrays of 2^k under a mask, so that
+nothing is clamped; the state written by `dynamic_update_slice`, which keeps it one loop that
+nothing is fused across; barriers against computing a lookup once per user. Should XLA stop knowing
+of such kernels, a step is eight at most, beyond which they would run as tasks on a thread pool.
 
 References:
   Duda, Asymmetric numeral systems, arXiv 1311.2540; Giesen, Interleaved entropy coders,
@@ -44,7 +44,7 @@ LANE = 8192  # symbols of a lane: a longer one wastes less on its state, a short
 PRECISION = 12  # bits of a frequency; a slot's table entry then fits one uint32
 SLOTS = 1 << PRECISION
 LOWER = 1 << 16  # the smallest state
-FEW = 16  # tables whose slots a 16-bit index reaches
+FEW = 16  # tables of a decoder's smallest program
 SLAB = 64  # rows that are transposed at a time
 
 _ROW = lax.GatherDimensionNumbers(offset_dims=(), collapsed_slice_dims=(0,), start_index_map=(0,))
@@ -103,20 +103,14 @@ def decoded(
 ) -> tuple[UInt8[Array, "steps lanes"], UInt32[Array, " lanes"], UInt32[Array, " lanes"]]:
     """`decode`, to be part of a kernel; a symbol has table `context & mask`."""
     steps, last = contexts.shape[0], np.uint32(words.shape[0] - 1)
-    few = tables.shape[0] == FEW * SLOTS
 
     def step(i, carry):
-        kept, entries, pointer, symbols = carry
+        kept, pointer, symbols = carry
         state = _row(kept, np.int32(0))
         table = lax.bitwise_and(_row(contexts, i), lax.broadcast(mask, states.shape))
         slot = state & (SLOTS - 1)
-        if few:
-            index = slot.astype(jnp.uint16) | table.astype(jnp.uint16) << PRECISION
-            entry = _take(tables, index)
-        else:
-            index = (table.astype(jnp.uint32) << PRECISION | slot) & (tables.shape[0] - 1)
-            entries = _with_row(entries, _take(tables, index), np.int32(0))
-            entry = entries[0]
+        index = (table.astype(jnp.uint32) << PRECISION | slot) & (tables.shape[0] - 1)
+        entry = _take(tables, index)
         frequency = ((entry >> PRECISION) & (SLOTS - 1)) + 1
         moved = frequency * (state >> PRECISION) + (entry & (SLOTS - 1))
         moved = lax.optimization_barrier(moved)
@@ -126,13 +120,12 @@ def decoded(
         word = _take(words, (pointer - 1) & last).astype(jnp.uint32)
         kept = _with_row(kept, lax.select(reads, moved << 16 | word, moved), np.int32(0))
         symbols = _with_row(symbols, (entry >> 24).astype(jnp.uint8), i)
-        return kept, entries, pointer, symbols
+        return kept, pointer, symbols
 
     # The second row is there so that the update stays one.
     kept = lax.broadcast_in_dim(states, (2, *states.shape), (1,))
-    entries = lax.full(kept.shape, 0, jnp.uint32)
     symbols = lax.full(contexts.shape, 0, jnp.uint8)
-    kept, _, pointers, symbols = repeat(steps, step, (kept, entries, pointers, symbols))
+    kept, pointers, symbols = repeat(steps, step, (kept, pointers, symbols))
     return symbols, _row(kept, np.int32(0)), pointers
 
 

@@ -27,6 +27,7 @@ LEVELS = 104  # the largest weight is then about that of 4096 slots
 FIRST_LEVEL = 32
 _UNIT_BITS = 20  # level 1 is 2^20
 MAX_RICE = 20
+RICES = 6  # that an encoder tries
 
 
 # Of each level; floor(2^(20 + i / 8)) exactly, an eighth root being three square roots.
@@ -163,9 +164,28 @@ def _folded(levels: np.ndarray) -> np.ndarray:
 def write_levels(levels: np.ndarray) -> bytes:
     """Levels of all tables, as the module's docstring has it."""
     folded = _folded(levels)
-    rice = int(np.argmin(_rice_bits(folded, range(6))))
+    rice = int(np.argmin(_rice_bits(folded, range(RICES))))
     low = (folded[:, None] >> np.arange(rice)) & 1
     return bytes([rice]) + bits.unary(folded >> rice) + bits.pack(low)
+
+
+def written_bytes(levels: np.ndarray, symbols: np.ndarray) -> np.ndarray:
+    """Bytes that `write_levels` takes of each row alone.
+
+    Args:
+      levels: int64[tables, most symbols].
+      symbols: int64[tables], how many of a row there are.
+
+    Returns:
+      int64[tables].
+    """
+    delta = np.diff(levels.astype(np.int16), prepend=np.int16(FIRST_LEVEL))
+    folded = np.where(delta < 0, -2 * delta - 1, 2 * delta).astype(np.uint8)  # up to 2 LEVELS
+    folded *= np.arange(levels.shape[1]) < symbols[:, None]
+    high = np.array([(folded >> k).sum(axis=1, dtype=np.int64) for k in range(RICES)])
+    rice = np.argmin(high + np.arange(RICES)[:, None] * symbols, axis=0)
+    high = np.take_along_axis(high, rice[None], axis=0)[0]
+    return 1 + -(-(high + symbols) // 8) + -(-rice * symbols // 8)
 
 
 def levels_bits(levels: np.ndarray) -> int:

@@ -347,11 +347,13 @@ def encode(drafts: Iterable[Draft]) -> Iterator[tuple[Draft, list[tuple[Chunk, n
 
 
 def _chunk(codes: np.ndarray, payload: np.ndarray) -> Chunk:
+    of_codes = checksum(codes)
+    is_same = payload.ctypes.data == codes.ctypes.data and payload.size == codes.nbytes
     return Chunk(
         weights=codes.size,
         bytes=payload.size,
-        payload_hash=checksum(payload),
-        codes_hash=checksum(codes),
+        payload_hash=of_codes if is_same else checksum(payload),
+        codes_hash=of_codes,
     )
 
 

@@ -7,7 +7,6 @@ from the shape alone, never from a device.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import re
 from collections import Counter
@@ -106,7 +105,7 @@ class Description:
 
     def header(self, chunks: Sequence[Chunk]) -> TensorHeader:
         """What is said with its chunks."""
-        said = {field.name: getattr(self, field.name) for field in dataclasses.fields(Description)}
+        said = {name: getattr(self, name) for name in Description.__slots__}
         return TensorHeader(**said, chunks=tuple(chunks))
 
     @property

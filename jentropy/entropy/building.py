@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from jentropy.formats import RAW
@@ -17,10 +18,6 @@ from .roles import NAMES, OTHER, role_of
 from .weights import WeightCounts
 
 Contexts = Mapping[str, Gain]
-
-
-def _none() -> Contexts:
-    return {}
 
 
 @dataclass(slots=True)
@@ -56,7 +53,7 @@ class ReportBuilder:
         self._source, self._notes = source, notes
         self._origin = Origin() if origin is None else origin
         self._pools: dict[tuple[str, str], _Pool] = {}
-        self._tensors: list[tuple[TensorReport, Callable[[], Contexts]]] = []
+        self._tensors: list[TensorReport] = []
 
     def add(
         self,
@@ -67,7 +64,7 @@ class ReportBuilder:
         note: str = "",
         *,
         resident_bits: float | None = None,
-        contexts: Callable[[], Contexts] = _none,
+        contexts: Contexts = MappingProxyType({}),
     ) -> None:
         """Adds a tensor.
 
@@ -75,7 +72,7 @@ class ReportBuilder:
           name, dialect, shape, note: of it.
           counts: of its codes.
           resident_bits: of a weight in device memory; None: as it is stored.
-          contexts: gives what contexts save, when the report is built.
+          contexts: what each saves.
         """
         kind = counts.number_format.name
         role = None if kind == RAW else role_of(name)
@@ -96,6 +93,7 @@ class ReportBuilder:
             fields=fields,
             role=role,
             note=note,
+            contexts=contexts,
         )
         resident = tensor.allocated_bits if resident_bits is None else resident_bits
         per_byte = counts.weights / 8
@@ -105,69 +103,65 @@ class ReportBuilder:
             resident=resident * per_byte,
         )
         pool.savings = gains.total([pool.savings, of_it])
-        self._tensors.append((tensor, contexts))
+        for context, gain in contexts.items():
+            pool.contexts.setdefault(context, []).append((tensor.weights, gain))
+        self._tensors.append(tensor)
 
     def build(self) -> EntropyReport:
         """The report of what was added."""
-        tensors = [self._finished(tensor, contexts()) for tensor, contexts in self._tensors]
-        kinds = dict.fromkeys(kind for kind, _ in self._pools)
-        formats = {kind: self._format(kind) for kind in kinds}
-        weights = [pool for (kind, _), pool in self._pools.items() if kind != RAW]
+        by_kind: dict[str, dict[str, _Pool]] = {}
+        for (kind, role), pool in self._pools.items():
+            by_kind.setdefault(kind, {})[role] = pool
+        kinds = {kind: _merged(pools.values()) for kind, pools in by_kind.items()}
+        formats = {kind: _format(pool, by_kind[kind], kind) for kind, pool in kinds.items()}
+        whole = _merged(pool for kind, pool in kinds.items() if kind != RAW)
         return EntropyReport(
             source=self._source,
             formats=formats,
-            tensors=tensors,
-            magnitudes=magnitudes_of(c for pool in weights for c in pool.counts.values()),
-            contexts=_mean([pool.contexts for pool in weights]),
-            savings=gains.total(pool.savings for pool in weights),
+            tensors=self._tensors,
+            **_of_weights(whole),
             origin=self._origin,
             notes=self._notes,
         )
 
-    def _finished(self, tensor: TensorReport, contexts: Contexts) -> TensorReport:
-        """The same, with what contexts save, which its pool is told of."""
-        if not contexts:
-            return tensor
-        role = OTHER if tensor.role is None else tensor.role.name
-        for name, gain in contexts.items():
-            found = self._pools[tensor.format, role].contexts.setdefault(name, [])
-            found.append((tensor.weights, gain))
-        return replace(tensor, contexts=contexts)
 
-    def _format(self, kind: str) -> FormatReport:
-        pools = {role: pool for (k, role), pool in self._pools.items() if k == kind}
-        if kind == RAW:
-            return FormatReport(**_figures(list(pools.values())))
-        roles = {
-            role: PooledReport(**_figures([pools[role]]), **_of_weights([pools[role]]))
-            for role in NAMES
-            if role in pools
-        }
-        many = list(pools.values())
-        return FormatReport(**_figures(many), **_of_weights(many), roles=roles)
+def _merged(pools: Iterable[_Pool]) -> _Pool:
+    """Tensors of several pools."""
+    whole = _Pool()
+    for pool in pools:
+        whole.tensors += pool.tensors
+        for key, counts in pool.counts.items():
+            known = whole.counts.get(key)
+            whole.counts[key] = counts if known is None else known + counts
+        whole.savings = gains.total([whole.savings, pool.savings])
+        for context, found in pool.contexts.items():
+            whole.contexts.setdefault(context, []).extend(found)
+    return whole
 
 
-def _mean(parts: list[dict[str, list[tuple[int, Gain]]]]) -> dict[str, Gain]:
-    names = dict.fromkeys(name for part in parts for name in part)
-    return {name: pooled([g for part in parts for g in part.get(name, [])]) for name in names}
+def _format(pool: _Pool, by_role: Mapping[str, _Pool], kind: str) -> FormatReport:
+    if kind == RAW:
+        return FormatReport(**_figures(pool))
+    roles = {
+        role: PooledReport(**_figures(by_role[role]), **_of_weights(by_role[role]))
+        for role in NAMES
+        if role in by_role
+    }
+    return FormatReport(**_figures(pool), **_of_weights(pool), roles=roles)
 
 
-def _of_weights(pools: list[_Pool]) -> dict[str, Any]:
+def _of_weights(pool: _Pool) -> dict[str, Any]:
     """What a `PooledReport` says of what is not RAW."""
     return {
-        "magnitudes": magnitudes_of(c for pool in pools for c in pool.counts.values()),
-        "contexts": _mean([pool.contexts for pool in pools]),
-        "savings": gains.total(pool.savings for pool in pools),
+        "magnitudes": magnitudes_of(pool.counts.values()),
+        "contexts": {name: pooled(found) for name, found in pool.contexts.items()},
+        "savings": pool.savings,
     }
 
 
-def _figures(pools: list[_Pool]) -> dict[str, Any]:
+def _figures(pool: _Pool) -> dict[str, Any]:
     """Entropies of weights of one format, whose elements or parameters may differ in width."""
-    together: dict[tuple, WeightCounts] = {}
-    for pool in pools:
-        for key, counts in pool.counts.items():
-            together[key] = together[key] + counts if key in together else counts
-    parts = list(together.values())
+    parts = list(pool.counts.values())
     weights = sum(c.weights for c in parts)
 
     def mean(values: list[float]) -> float:
@@ -188,7 +182,7 @@ def _figures(pools: list[_Pool]) -> dict[str, Any]:
     known = [j for j in joints if j is not None]
     return {
         "weights": weights,
-        "tensors": sum(pool.tensors for pool in pools),
+        "tensors": pool.tensors,
         "allocated_bits": sum(f.allocated_bits for f in fields.values()),
         "entropy_bits": sum(f.entropy_bits for f in fields.values()),
         "joint_entropy_bits": mean(known) if len(known) == len(joints) else None,

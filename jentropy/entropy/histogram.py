@@ -1,7 +1,9 @@
-"""Exact histograms of codes in jitted JAX.
+"""Exact histograms of codes in jitted JAX, and of few of them in NumPy.
 
 So many codes as a call counts are counted on the device in uint32; calls add up on the host in
-int64, so totals are exact for any number of weights, with or without 64-bit JAX.
+int64, so totals are exact for any number of weights, with or without 64-bit JAX. On a CPU a call
+takes as long as NumPy does for 10^5 codes; it counts in two thirds of NumPy's time what lies where
+XLA reads it without a copy, and in every thread at once, where NumPy holds the interpreter.
 """
 
 from __future__ import annotations
@@ -20,6 +22,10 @@ from jentropy import modes
 PROGRAMS = (1 << 16, 1 << 18, 1 << 20, 1 << 22)
 MOST_PADDING = 1 / 4  # of a program, where one of fewer codes is there
 SMALL = 1 << 14  # not worth a call of the device
+ON_HOST = (1 << 20, 1 << 22)  # the same on a CPU
+ALIGNMENT = 64  # bytes, of what XLA takes on a CPU without a copy
+BLOCK = 1 << 19  # numbers that NumPy counts at a time; it makes int64 of them
+PAIRS = 1 << 17  # bytes that are worth counting two at a time, in 2^16 places
 _SCATTER_BLOCK = 1 << 14  # codes of one scatter
 _MATMUL_BLOCK = 1 << 14  # codes of one one-hot product; its counts are exact in float32
 
@@ -81,8 +87,39 @@ def count(codes: np.ndarray | jax.Array, *, bits: int) -> np.ndarray:
       array([1, 2, 0, 1])
     """
     flat = codes.reshape(-1)
-    if flat.size <= SMALL:
-        return np.bincount(np.asarray(flat), minlength=1 << bits)
+    if flat.size > SMALL and (isinstance(flat, jax.Array) or jax.default_backend() != "cpu"):
+        return _on_device(flat, bits)
+    return _on_host(np.asarray(flat), bits)
+
+
+def _on_host(flat: np.ndarray, bits: int) -> np.ndarray:
+    total = np.zeros(1 << bits, np.int64)
+    if flat.itemsize == 1 and flat.size >= PAIRS and flat.flags.c_contiguous:
+        even = flat.size & ~1
+        pairs = _on_host(flat[:even].view(np.uint16), 16).reshape(256, 256)
+        total += (pairs.sum(0) + pairs.sum(1))[: total.size]
+        flat = flat[even:]
+    begin, end = _aligned(flat) if bits == 16 else (0, 0)
+    at = begin
+    while at < end:
+        size = max(size for size in ON_HOST if size <= end - at)
+        total += jax.device_get(_count(flat[at : at + size], bits=bits))
+        at += size
+    for part in flat[:begin], flat[end:]:
+        for at in range(0, part.size, BLOCK):
+            total += np.bincount(part[at : at + BLOCK], minlength=total.size)
+    return total
+
+
+def _aligned(flat: np.ndarray) -> tuple[int, int]:
+    """Where a run of ON_HOST's sizes begins and ends; empty of what is small or strided."""
+    if flat.itemsize != 2 or not flat.flags.c_contiguous:
+        return 0, 0
+    start = -flat.ctypes.data % ALIGNMENT // flat.itemsize
+    return start, start + max(0, flat.size - start) // ON_HOST[0] * ON_HOST[0]
+
+
+def _on_device(flat: np.ndarray | jax.Array, bits: int) -> np.ndarray:
     total, start = np.zeros(1 << bits, np.int64), 0
     while start < flat.size:
         left = flat.size - start

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -34,6 +35,7 @@ class Many:
     element: ElementFormat
     codes: np.ndarray
     sizes: np.ndarray
+    _used: dict[tuple[int, int], Any] = field(default_factory=dict)
 
     @cached_property
     def tensor(self) -> np.ndarray:
@@ -50,28 +52,29 @@ class Many:
         count = self.sizes.size << bits
         return np.bincount(self.tensor << bits | values, minlength=count).reshape(-1, 1 << bits)
 
-    def used(self, values: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The values that occur: tensor, value in ascending order, and how often, int64 each."""
-        kept, counts = np.unique(self.tensor << bits | values, return_counts=True)
-        return kept >> bits, kept & (1 << bits) - 1, counts
+    def used(self, low: int, bits: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The values of a part that occur: tensor, value in ascending order, how often; int64."""
+        if (low, bits) not in self._used:
+            kept, counts = np.unique(self.tensor << bits | self.part(low, bits), return_counts=True)
+            self._used[low, bits] = kept >> bits, kept & (1 << bits) - 1, counts
+        return self._used[low, bits]
 
     def _entropies(self, low: int, bits: int) -> np.ndarray:
         """As `estimators.shannon_bits` has them. float64[tensors]"""
-        values = self.part(low, bits)
         if bits <= DENSE_BITS:
-            counts = self.counted(values, bits)
-            weighted = (counts * np.log2(np.maximum(counts, 1))).sum(axis=1)
+            counts = self.counted(self.part(low, bits), bits)
+            weighted = _times_log2(counts).sum(axis=1)
         else:
-            tensor, _, counts = self.used(values, bits)
-            weighted = np.bincount(tensor, counts * np.log2(counts), minlength=self.sizes.size)
+            tensor, _, counts = self.used(low, bits)
+            weighted = np.bincount(tensor, _times_log2(counts), minlength=self.sizes.size)
         total = np.maximum(self.sizes, 1)
         return np.maximum(0.0, np.log2(total) - weighted / total)
 
     def entropy_bits(self) -> np.ndarray:
         """Of each tensor the sum of the fields' entropies, bits per weight. float64[tensors]"""
         sums = np.zeros(self.sizes.size)
-        for field in self.element.fields:
-            for low, bits in parts_of(self.element.shift(field.name), field.bits):
+        for one in self.element.fields:
+            for low, bits in parts_of(self.element.shift(one.name), one.bits):
                 sums += self._entropies(low, bits)
         return sums
 
@@ -80,6 +83,12 @@ class Many:
         if self.element.code_bits > SLICE_BITS:
             return None
         return self._entropies(0, self.element.code_bits)
+
+
+def _times_log2(counts: np.ndarray) -> np.ndarray:
+    """Each count times its binary logarithm, looked up: counts of small tensors are small."""
+    known = np.arange(int(counts.max(initial=0)) + 1)
+    return (known * np.log2(np.maximum(known, 1)))[counts]
 
 
 def many_of(tensors: Sequence[np.ndarray], element: ElementFormat) -> Many:

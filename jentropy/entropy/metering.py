@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from jentropy.formats import Format
 
 from . import contexts
 from .contexts import Gain, Sampler, Symbols
-from .roles import OTHER, role_of
+from .roles import OTHER, Role, role_of
 from .weights import WeightCounts, measure_weight
 
 SIBLINGS = 64 << 20  # bytes of symbols that are kept for weights to come
+SMALL = 1 << 20  # numbers; of fewer NumPy alone makes counts, which keeps other threads waiting
 
 Contexts = Mapping[str, Gain]
 Runs = Iterator[Mapping[str, Any]]
@@ -39,7 +42,7 @@ Weight = TypeVar("Weight", bound=Described)
 
 def measure_all(
     weights: Iterable[tuple[Weight, Runs]], workers: int, *, with_contexts: bool
-) -> Iterator[tuple[Weight, WeightCounts, Callable[[], Contexts]]]:
+) -> Iterator[tuple[Weight, WeightCounts, Contexts]]:
     """Measures weights, reading ahead of what is done by as many as there are workers.
 
     Args:
@@ -49,8 +52,8 @@ def measure_all(
       with_contexts: whether to measure what contexts save.
 
     Yields:
-      The weight, its counts, and what waits for what every context saves: nothing of a weight that
-      is too small or has neither exponents nor codes of four bits.
+      The weight, its counts, and what every context saves: nothing of a weight that is too small or
+      has neither exponents nor codes of four bits.
 
     Example:
       >>> import numpy as np
@@ -59,23 +62,38 @@ def measure_all(
       >>> w = SimpleNamespace(name="w", shape=(64, 128), number_format=FORMATS["FP8_E4M3"])
       >>> codes = {"code": np.tile(np.arange(0, 128, 8, dtype=np.uint8), (64, 8))}
       >>> ((_, counts, gains),) = measure_all([(w, iter([codes]))], 2, with_contexts=True)
-      >>> counts.weights, round(gains()["left"].bits, 1), round(gains()["row"].bits, 1)
+      >>> counts.weights, round(gains["left"].bits, 1), round(gains["row"].bits, 1)
       (8192, 4.0, 0.0)
     """
+    siblings = _Siblings()
     with ThreadPoolExecutor(workers) as pool:
-        meter = _Meter(pool, workers)
-        waiting: deque[tuple[Weight, _Sum, Sampler]] = deque()
+        # A job waits for none but those that were submitted before it.
+        waiting: deque[tuple[Weight, Future[tuple[WeightCounts, Contexts]]]] = deque()
         for weight, runs in weights:
             shape = weight.number_format.code_shape(weight.shape) if with_contexts else ()
-            total, sampler = _Sum(), Sampler(shape)
+            counting = partial(measure_weight, number_format=weight.number_format)
+            total, sampler, last = _Sum(), Sampler(shape), None
             for codes in runs:
+                if last is not None:
+                    total.add(pool.submit(counting, last), workers)
                 sampler.add(codes["code"])
-                total.add(pool.submit(measure_weight, codes, weight.number_format), workers)
-            waiting.append((weight, total, sampler))
+                last = codes
+            symbols: Future[Symbols | None] = Future()
+            sibling = siblings.exchange(weight, symbols, sampler.size)
+            finish = partial(_finished, total, partial(counting, last), sampler, symbols, sibling)
+            small = weight.number_format.is_plain and math.prod(weight.shape) < SMALL
+            waiting.append((weight, _done(finish()) if small else pool.submit(finish)))
             if len(waiting) > workers:
-                yield meter.finished(*waiting.popleft())
-        while waiting:
-            yield meter.finished(*waiting.popleft())
+                weight, measured = waiting.popleft()
+                yield weight, *measured.result()
+        for weight, measured in waiting:
+            yield weight, *measured.result()
+
+
+def _done(result: tuple[WeightCounts, Contexts]) -> Future[tuple[WeightCounts, Contexts]]:
+    future: Future[tuple[WeightCounts, Contexts]] = Future()
+    future.set_result(result)
+    return future
 
 
 class _Sum:
@@ -95,45 +113,52 @@ class _Sum:
             counts = self._pending.popleft().result()
             self._total = counts if self._total is None else self._total + counts
 
-    def result(self) -> WeightCounts:
-        """All of it."""
+    def with_last(self, counts: WeightCounts) -> WeightCounts:
+        """All of it, and these."""
         self._settle(0)
-        assert self._total is not None
-        return self._total
+        return counts if self._total is None else self._total + counts
 
 
-class _Meter:
-    """Starts measuring contexts, and keeps symbols of those who will be siblings."""
-
-    def __init__(self, pool: Executor, workers: int):
-        self._pool, self._workers = pool, workers
-        self._pending: deque[Future[dict[str, Gain]]] = deque()
-        self._siblings: OrderedDict[tuple, Symbols] = OrderedDict()
-
-    def finished(
-        self, weight: Weight, total: _Sum, sampler: Sampler
-    ) -> tuple[Weight, WeightCounts, Callable[[], Contexts]]:
-        counts = total.result()
+def _finished(
+    total: _Sum,
+    last: Callable[[], WeightCounts],
+    sampler: Sampler,
+    symbols: Future[Symbols | None],
+    sibling: Future[Symbols | None] | None,
+) -> tuple[WeightCounts, Contexts]:
+    """Counts of a weight and what contexts save; its symbols are told as soon as they are known."""
+    own = None
+    try:
+        counts = total.with_last(last())
         rows = sampler.rows()
-        symbols = None if rows is None else contexts.symbols_of(rows, counts.code)
-        if symbols is None:
-            return weight, counts, dict
-        while len(self._pending) > self._workers:
-            self._pending.popleft().result()
-        sibling = self._exchange(weight, symbols)
-        gains = self._pool.submit(contexts.measure_contexts, symbols, sibling)
-        self._pending.append(gains)
-        return weight, counts, gains.result
+        own = None if rows is None else contexts.symbols_of(rows, counts.code)
+    finally:
+        symbols.set_result(own)
+    counts.described_bits()  # a report asks for it, and counts keep what they have found
+    beside = None if sibling is None else sibling.result()
+    return counts, {} if own is None else contexts.measure_contexts(own, beside)
 
-    def _exchange(self, weight: Described, symbols: Symbols) -> Symbols | None:
-        """The weight's sibling, in whose place the weight is kept."""
-        role = role_of(weight.name)
+
+class _Siblings:
+    """Symbols of weights, for those to come."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple, tuple[Future[Symbols | None], int]] = OrderedDict()
+        self._bytes = 0
+
+    def exchange(
+        self, weight: Described, symbols: Future[Symbols | None], size: int
+    ) -> Future[Symbols | None] | None:
+        """Those of the weight's sibling, in whose place its own of so many bytes are kept."""
+        role = role_of(weight.name) if size else Role(OTHER)
         if role.name == OTHER or (role.layer is None and role.expert is None):
             return None
         alike = "".join(c for c in weight.name if not c.isdigit())
         key = alike, weight.number_format.element.name, weight.shape
-        sibling = self._siblings.pop(key, None)
-        self._siblings[key] = symbols
-        while sum(kept.symbols.nbytes for kept in self._siblings.values()) > SIBLINGS:
-            self._siblings.popitem(last=False)
-        return sibling
+        sibling = self._kept.pop(key, None)
+        self._bytes += size - (sibling[1] if sibling else 0)
+        self._kept[key] = symbols, size
+        while self._bytes > SIBLINGS:
+            _, (_, left) = self._kept.popitem(last=False)
+            self._bytes -= left
+        return sibling[0] if sibling else None

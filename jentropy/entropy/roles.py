@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 OTHER = "other"
@@ -65,6 +66,7 @@ class Role:
         return {"role": self.name, **{k: at for k, at in places.items() if at is not None}}
 
 
+@lru_cache(1 << 10)  # a report asks twice
 def role_of(name: str) -> Role:
     """The role that a name tells of.
 

@@ -74,15 +74,27 @@ class Counts:
         used = [np.flatnonzero(counts != 0) for counts in self.slices]  # bool: five times as fast
         return [(codes, counts[codes]) for codes, counts in zip(used, self.slices, strict=True)]
 
+    @cached_property
+    def _fields(self) -> dict[str, list[tuple[int, float, int]]]:
+        """Of each part of a field its width, its entropy, and how many of its values occur."""
+        found = {}
+        for f in self.element.fields:
+            parts = parts_of(self.element.shift(f.name), f.bits)
+            counts = [self.bit_range(*part) for part in parts]
+            found[f.name] = [
+                (bits, shannon_bits(one), int(np.count_nonzero(one)))
+                for (_, bits), one in zip(parts, counts, strict=True)
+            ]
+        return found
+
+    @cached_property
+    def _joint(self) -> float:
+        """Entropy of the first slice."""
+        return shannon_bits(self._in_use[0][1])
+
     def field_entropy_bits(self) -> dict[str, float]:
         """Entropy of each field, bits per weight."""
-        return {
-            f.name: sum(
-                shannon_bits(self.bit_range(*part))
-                for part in parts_of(self.element.shift(f.name), f.bits)
-            )
-            for f in self.element.fields
-        }
+        return {name: sum(bits for _, bits, _ in parts) for name, parts in self._fields.items()}
 
     def entropy_bits(self) -> float:
         """Sum of the fields' entropies, bits per weight."""
@@ -90,7 +102,7 @@ class Counts:
 
     def joint_entropy_bits(self) -> float | None:
         """Entropy of whole codes, bits per weight; None where a code has more than 16 bits."""
-        return shannon_bits(self._in_use[0][1]) if len(self.slices) == 1 else None
+        return self._joint if len(self.slices) == 1 else None
 
     def whole_entropy_bits(self) -> float:
         """Entropy of whole codes where it is known, else the sum of the fields'."""
@@ -107,17 +119,16 @@ class Counts:
           Rissanen 1986, Stochastic complexity and modeling.
         """
         a_cell = 0.5 * np.log2(max(2, self.weights)) / max(1, self.weights)
-        bits = 0.0
-        for field in self.element.fields:
-            for part in parts_of(self.element.shift(field.name), field.bits):
-                counts = self.bit_range(*part)
-                # A field that is as good as full is not worth its probabilities.
-                cost = shannon_bits(counts) + a_cell * (np.count_nonzero(counts) - 1)
-                bits += min(float(part[1]), cost)
+        # A field that is as good as full is not worth its probabilities.
+        bits = sum(
+            min(float(width), entropy + a_cell * (used - 1))
+            for parts in self._fields.values()
+            for width, entropy, used in parts
+        )
         if len(self.slices) > 1:
-            return bits
-        whole = shannon_bits(self._in_use[0][1])
-        return float(min(bits, whole + a_cell * max(0, self._in_use[0][0].size - 1)))
+            return float(bits)
+        whole = self._joint + a_cell * max(0, self._in_use[0][0].size - 1)
+        return float(min(bits, whole))
 
 
 def parts_of(low: int, bits: int) -> list[tuple[int, int]]:

@@ -71,7 +71,7 @@ class WeightCounts:
         self, fields: dict[str, float], bits: Callable[[Any], float]
     ) -> dict[str, float]:
         """Bits of each field for each weight, once those of the parameters are added."""
-        for p in self.number_format.beside:
+        for p in self.number_format.beside if self.parameters else ():
             entries = self.parameters[p.name].weights / max(1, self.weights)  # for each weight
             fields[p.field] = fields.get(p.field, 0.0) + bits(p) * entries
         return fields

@@ -7,7 +7,17 @@ archive and the tests take it from there.
 
 from typing import Any
 
-from .blocks import ASYMMETRIC_INT4, FP8_BLOCK, FP8_ROW, INT4_GROUP, INT8_ROW, MXFP4, MXFP8, NVFP4
+from .blocks import (
+    ASYMMETRIC_INT4,
+    FP8_BLOCK,
+    FP8_ROW,
+    INT4_GROUP,
+    INT8_ROW,
+    MXFP4,
+    MXFP8,
+    NVFP4,
+    NVFP4_DIVISOR,
+)
 from .decoders import DECODERS
 from .dequantizing import GROUP_INDEX, dequantize, dequantize_slabs
 from .element import RAW, ElementFormat, Field, code_dtype, codes_of, raw_element
@@ -129,6 +139,7 @@ __all__ = [
     "MXFP4",
     "MXFP8",
     "NVFP4",
+    "NVFP4_DIVISOR",
     "QuantizedTensor",
     "RAW",
     "UINT4",

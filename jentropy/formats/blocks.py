@@ -4,7 +4,8 @@
     FP8_BLOCK  E4M3, an FP32 scale per 128x128
     MXFP8      E4M3, an E8M0 scale per 32
     MXFP4      E2M1, an E8M0 scale per 32
-    NVFP4      E2M1, an E4M3 scale per 16, an FP32 scale per tensor
+    NVFP4      E2M1, an E4M3 scale per 16, an FP32 scale per tensor; `NVFP4_DIVISOR` where that
+               divides
     INT8       a BF16 scale per row
     INT4       a BF16 scale per 128; `ASYMMETRIC_INT4` with a zero point
 
@@ -68,6 +69,7 @@ NVFP4 = Format(
     element=FP4_E2M1,
     parameters=(scale(FP8_E4M3, (16,)), tensor_scale_of_scales()),
 )
+NVFP4_DIVISOR = NVFP4.with_parameter("tensor_scale", role=Role.DIVISOR)
 FP8_ROW = Format(name="FP8_E4M3", element=FP8_E4M3, parameters=(scale(FP32, ROW),))
 INT8_ROW = Format(name="INT8", element=INT8, parameters=(scale(BF16, ROW),))
 INT4_GROUP = Format(name="INT4", element=INT4, parameters=(scale(BF16, (128,)),))

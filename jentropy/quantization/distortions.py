@@ -1,6 +1,6 @@
 """What is lost: squared errors of weights, and of the outputs that they make.
 
-The loss of the model itself, KL and NLL, is a callable that `models.evaluation` gives.
+The loss of the model itself, KL and NLL, is a callable that `models` gives (`quantizing.Loss`).
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""Weights to quantised tensors by a recipe, at the bits that are asked for."""
+"""A weight to a quantised tensor by a recipe, at the bits that are asked for."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -16,7 +15,6 @@ from jentropy.errors import InputError, UnsupportedError
 from jentropy.formats import QuantizedTensor, Step
 
 from . import rates
-from .allocations import Equal
 from .knob import turned
 from .problem import Problem, Solution
 from .recipe import Recipe
@@ -66,7 +64,7 @@ def quantize_weight(
     told = Statistics.identity(weight.shape[-1]) if statistics is None else statistics
     key = jax.random.key(0) if key is None else key
     if bits is not None:
-        sample = _sample(numbers)
+        sample = sampled(numbers)
         factor = turned(lambda knob: rates.estimated(_whole(sample, recipe, told, knob, key)), bits)
         made = _whole(numbers, recipe, told, factor, key)
         beyond = rates.coded(made) - bits  # what the histogram of a sample did not say
@@ -76,74 +74,13 @@ def quantize_weight(
     return _whole(numbers, recipe, told, factor, key)
 
 
-@modes.standard
-def quantize_weights(
-    weights: Mapping[str, Any],
-    recipe: Recipe,
-    statistics: Mapping[str, Statistics] | None = None,
-    *,
-    bits: float | None = None,
-    loss: Callable[[Mapping[str, Any]], float] | None = None,
-    key: Any = None,
-) -> dict[str, QuantizedTensor]:
-    """Weights by a recipe, bits shared among them by its allocation.
-
-    Args:
-      weights: float [..., rows, columns] by name.
-      recipe: how.
-      statistics: of those that were calibrated, by name.
-      bits: mean coded bits of a weight; None: as the recipe says.
-      loss: of a model with some weights in place of its own, for allocations that ask it.
-      key: of `jax.random`; every weight draws its own.
-
-    Returns:
-      A quantised tensor for each.
-
-    Raises:
-      InputError, UnsupportedError: see `quantize_weight`, with the name of the tensor.
+def sampled(weight: Any) -> Any:
+    """Some rows of a matrix, or of each of a stack, evenly: its bits and errors are about theirs.
 
     Example:
-      >>> from jentropy.quantization import RECIPES
-      >>> list(quantize_weights({"w": jnp.eye(32)}, RECIPES["rtn"]))
-      ['w']
+      >>> sampled(jnp.zeros((1024, 8))).shape
+      (256, 8)
     """
-    told = dict(statistics or {})
-    for name, weight in weights.items():
-        told.setdefault(name, Statistics.identity(weight.shape[-1]))
-    key = jax.random.key(0) if key is None else key
-    keys = {name: jax.random.fold_in(key, i) for i, name in enumerate(weights)}
-    allocation = recipe.allocation or Equal()
-    shares = allocation.shares(weights, recipe, told, bits, loss)
-
-    def all_of(numbers: Mapping[str, Any], knob: float) -> dict[str, QuantizedTensor]:
-        made = {}
-        for name, weight in numbers.items():
-            share = shares[name]
-            try:
-                made[name] = quantize_weight(
-                    weight, share.recipe, told[name], factor=knob * share.factor, key=keys[name]
-                )
-            except InputError as error:
-                raise error.at(tensor=name) from error
-        return made
-
-    if bits is None or allocation.is_settled:
-        return all_of(weights, 1.0)
-    sampled = {name: _sample(jnp.asarray(w)) for name, w in weights.items()}
-
-    def estimate(knob: float) -> float:
-        made = all_of(sampled, knob)
-        total = sum(rates.estimated(made[name]) * weights[name].size for name in made)
-        return total / sum(w.size for w in weights.values())
-
-    knob = turned(estimate, bits)
-    made = all_of(weights, knob)
-    beyond = rates.coded(made) - bits  # what histograms of samples did not say
-    return all_of(weights, knob * 2.0**beyond) if abs(beyond) > CLOSE_ENOUGH else made
-
-
-def _sample(weight: Array) -> Array:
-    """Some rows, evenly: bits of a weight are about the same."""
     step = max(1, weight.shape[-2] // SAMPLED)
     return weight[..., ::step, :]
 

@@ -4,6 +4,7 @@ Those in groups of 128 have a BF16 scale for each; sources stand beside the name
 
     rtn             round to nearest, INT4 in groups of 128
     rtn-NAME        the same of every format and alphabet
+    rht-nvint4      INT4 with NVFP4's scales, rotated in blocks of 16: arXiv 2510.25602
     stochastic      up or down at random, right on average
     nf4             quantiles of the normal distribution: QLoRA, arXiv 2305.14314
     powers-of-two   INQ, arXiv 1702.03044         apot     sums of two of them: arXiv 1909.13144
@@ -12,7 +13,7 @@ Those in groups of 128 have a BF16 scale for each; sources stand beside the name
     bitmod3, 4      groups choose a number beside a small float's: arXiv 2411.11745
     llm-fp4         exponent, mantissa and bias by search: arXiv 2310.16836
     four-over-six   NVFP4, blocks' largest becomes 6 or 4: arXiv 2512.02010
-    q2-k to q6-k    ggml's K-quants, scales searched by the importance matrix
+    q2-k to q6-k    ggml's K-quants, scales fitted by the importance matrix
     ecsq            a uniform step, numbers that are worth their bits: Chou, Lookabaugh, Gray 1989
     gptq            INT4 in groups of 128, column after column: arXiv 2210.17323
     gptq-act-order  the same by falling E[x^2]
@@ -24,7 +25,7 @@ Those in groups of 128 have a BF16 scale for each; sources stand beside the name
 
 from __future__ import annotations
 
-from jentropy.formats import FORMATS, FP8_E4M3, INT4, INT4_GROUP, NVFP4, Format
+from jentropy.formats import FORMATS, FP8_E4M3, INT4, INT4_GROUP, NVFP4, NVFP4_DIVISOR, Format
 from jentropy.formats.blocks import scale, tensor_scale_of_scales
 from jentropy.formats.floats import FP8_E8M0
 from jentropy.formats.integers import INT8
@@ -45,7 +46,8 @@ from .recipe import Recipe
 from .recipes_shared import SHARED
 from .recipes_vectors import VECTORS
 from .roundings import Learned, RateAware, Sequential, Stochastic
-from .scales import LearnedClipping, RmsStep, Search
+from .scales import LearnedClipping, LeastSquares, RmsStep, Search
+from .transforms import Hadamard
 
 FP4S = tuple(Minifloat(exponent=e, mantissa=3 - e) for e in (1, 2, 3))
 NVINT4 = Format(
@@ -55,6 +57,7 @@ MXINT8 = Format(name="MXINT8", element=INT8, parameters=(scale(FP8_E8M0, (32,)),
 
 RTN = {
     **{f"rtn-{name.lower()}": OfFormat(number_format=told) for name, told in FORMATS.items()},
+    "rtn-nvfp4-divisor": OfFormat(number_format=NVFP4_DIVISOR),  # compressed-tensors' NVFP4
     "rtn-mxint8": OfFormat(number_format=MXINT8),
     "rtn-nvint4": OfFormat(number_format=NVINT4),
     **{f"rtn-int{bits}-g64": Integer(bits=bits, group=64) for bits in (2, 3, 5, 6, 7, 16)},
@@ -72,6 +75,7 @@ RECIPES: dict[str, Recipe] = {
     "rtn": Recipe(alphabet=OfFormat(number_format=INT4_GROUP)),
     **{name: Recipe(alphabet=alphabet) for name, alphabet in RTN.items()},
     "stochastic": Recipe(alphabet=OfFormat(number_format=INT4_GROUP), rounding=Stochastic()),
+    "rht-nvint4": Recipe(alphabet=OfFormat(number_format=NVINT4), transforms=(Hadamard(block=16),)),
     "nf4": Recipe(alphabet=OfTable(table="NF", group=64)),
     "powers-of-two": Recipe(alphabet=OfTable(table="POT")),
     "apot": Recipe(alphabet=OfTable(table="APOT")),
@@ -85,7 +89,7 @@ RECIPES: dict[str, Recipe] = {
         alphabet=OfFormat(number_format=NVFP4), scales=Search(multipliers=(1.0, 1.5))
     ),
     **{
-        f"q{bits}-k": Recipe(alphabet=SuperBlocks(bits=bits), scales=Search())
+        f"q{bits}-k": Recipe(alphabet=SuperBlocks(bits=bits), scales=LeastSquares())
         for bits in (2, 3, 4, 5, 6)
     },
     "ecsq": Recipe(alphabet=Centroids(), scales=RmsStep(), rounding=RateAware()),

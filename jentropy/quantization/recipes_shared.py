@@ -15,7 +15,7 @@ from .allocations import ByRole, Knapsack, Slope
 from .alphabets import Integer, SuperBlocks, Uniform
 from .recipe import Recipe
 from .roundings import Sequential
-from .scales import RmsStep, SalientGroups, Search
+from .scales import LeastSquares, RmsStep, SalientGroups
 
 SEQUENTIAL = Sequential()
 WIDTHS = tuple(Integer(bits=bits, group=64) for bits in (2, 3, 4, 5, 6, 8))
@@ -45,7 +45,7 @@ SHARED: dict[str, Recipe] = {
     ),
     "q4-k-m": Recipe(
         alphabet=SuperBlocks(bits=4),
-        scales=Search(),
+        scales=LeastSquares(),
         allocation=ByRole(better=SuperBlocks(bits=6)),
     ),
     "slim-llm": Recipe(

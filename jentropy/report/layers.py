@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from jentropy.entropy import EntropyReport
 from jentropy.entropy.roles import NAMES
 
+NORM = "norm"
 NONE = -1  # share where a layer has no weight of a role
 
 
@@ -18,11 +19,23 @@ class Layers:
       roles: rows.
       numbers: of layers: columns.
       shares: used, in thousandths, of each row and column; NONE where there is no weight.
+
+    Example:
+      >>> Layers(roles=["norm", "q"], numbers=[0, 1], shares=[[362, 357], [661, 657]]).ends
+      (657, 661)
     """
 
     roles: list[str]
     numbers: list[int]
     shares: list[list[int]]
+
+    @property
+    def ends(self) -> tuple[int, int]:
+        """The least and the largest share of matrices: norms of few weights would hide the rest."""
+        rows = dict(zip(self.roles, self.shares, strict=True))
+        norms = rows.pop(NORM, [])
+        known = [share for row in rows.values() or [norms] for share in row if share != NONE]
+        return min(known, default=0), max(known, default=0)
 
 
 def layers(report: EntropyReport) -> Layers | None:

@@ -40,7 +40,7 @@ from jentropy.formats import ElementFormat, Format, Parameter, Role
 from jentropy.formats.encoding import bits_of
 from jentropy.pallas_kernels.hopper import fragments
 from jentropy.pallas_kernels.integers import INTEGERS, offset_of
-from jentropy.pallas_kernels.layout import Extent, Kernels, Layout
+from jentropy.pallas_kernels.layout import Extent, Layout
 from jentropy.pallas_kernels.matrices import Matrices, Packed, padded, sized
 from jentropy.pallas_kernels.resident import ResidentTensor
 from jentropy.pallas_kernels.tiles import ceil_to
@@ -222,14 +222,6 @@ def _dequantized(
     return formats.dequantize(number_format, held, dtype)
 
 
-def _kernels() -> Kernels:
-    from . import decode, matmul, plan
-
-    return Kernels(
-        plan=plan.plan, multiply=matmul.multiply, decode=decode.decode, grouped=matmul.grouped
-    )
-
-
 LAYOUT = Layout(
     name=NAME,
     backend="gpu",
@@ -243,5 +235,5 @@ LAYOUT = Layout(
     extent=extent,
     decode=decode,
     take=take,
-    kernels=_kernels,
+    has_kernels=True,
 )

@@ -22,8 +22,9 @@ from jentropy.pallas_kernels.resident import ResidentTensor
 from .blocks import Kind
 from .numbers import Decoding
 
-# Of x where groups have sums of their own: registers hold these and the total.
+# Of x where groups have sums of their own: registers hold these and the total; in tall tiles both.
 ROWS_OF_SUMS = {32: 24, 64: 64, 128: 128}
+TALL_ROWS_OF_SUMS = {32: 8, 64: 16, 128: 40}
 
 
 def plan(weight: ResidentTensor, rows: int, target: targets.Gpu | None = None) -> HopperPlan:
@@ -56,4 +57,5 @@ def traits(weight: ResidentTensor) -> Traits:
         unit_bytes=WARPGROUPS * of_columns,
         tiles_k=TILES_K if decoding.element.words == 1 else TILES_K[1:],
         most_rows=ROWS_OF_SUMS[decoding.group] if sums else MOST_ROWS,
+        tall_rows=TALL_ROWS_OF_SUMS[decoding.group] if sums else MOST_ROWS // 2,
     )

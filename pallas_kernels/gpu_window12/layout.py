@@ -28,7 +28,7 @@ from jaxtyping import Array, BFloat16, Int, Integer, Shaped, UInt16, UInt32
 from jentropy.codecs import window12
 from jentropy.pallas_kernels import bf16
 from jentropy.pallas_kernels.hopper import fragments
-from jentropy.pallas_kernels.layout import Extent, Kernels, Layout
+from jentropy.pallas_kernels.layout import Extent, Layout
 from jentropy.pallas_kernels.matrices import Matrices, Packed, padded, sized
 from jentropy.pallas_kernels.resident import ResidentTensor
 from jentropy.pallas_kernels.tiles import ceil_to
@@ -185,14 +185,6 @@ def take(
     return bf16.numbers(codes.at[at].set(code, mode="drop"), dtype)
 
 
-def _kernels() -> Kernels:
-    from . import decode, matmul, plan
-
-    return Kernels(
-        plan=plan.plan, multiply=matmul.multiply, decode=decode.decode, grouped=matmul.grouped
-    )
-
-
 LAYOUT = Layout(
     name="gpu_window12",
     backend="gpu",
@@ -207,5 +199,5 @@ LAYOUT = Layout(
     extent=extent,
     decode=decode,
     take=take,
-    kernels=_kernels,
+    has_kernels=True,
 )

@@ -162,7 +162,10 @@ def multiply(
         return None
     if count > 1:  # below each other: the weights are read once for all
         x = jnp.stack(bf16.parts(x, count), axis=1).reshape(rows * count, -1)
-    x = jnp.pad(x.astype(jnp.bfloat16), ((0, padded - x.shape[0]), (0, plan.k - x.shape[1])))
+    x = x.astype(jnp.bfloat16)
+    most_rows, columns = plan.x_shape(*x.shape, interpret=bool(product.interpret))
+    more = 0 if most_rows == x.shape[0] else padded - x.shape[0]
+    x = jnp.pad(x, ((0, more), (0, columns - x.shape[1])))
     within = product if count == 1 else replace(product, out_dtype=np.dtype(np.float32))
     y = _visited(x, weight, sizes * count, source_of(weight, plan, within), plan, within)
     y = y[: rows * count, :n]
@@ -179,10 +182,10 @@ def _visited(
     plan: HopperPlan,
     product: Product,
 ) -> Float[Array, "rows N"]:
-    """Padded x; rows of no group are anything."""
+    """Of x as it is read; rows of no group are anything."""
     rows = x.shape[0]
     places = weight.which() or [jnp.arange(sizes.size, dtype=jnp.int32)]
-    count, table = visits_of(sizes, places[0], rows, plan.m)
+    count, table = visits_of(sizes, places[0], ceil_to(rows, ROWS), plan.m)
     blocks = min(targets.current_gpu().multiprocessors, table.shape[1] * plan.tiles * plan.steps)
     whole = replace(plan, config=replace(plan.config, rounds=plan.tiles), blocks=blocks)
     kernel = Grouped(source=source, plan=whole, interpreted=bool(product.interpret))

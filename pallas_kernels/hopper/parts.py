@@ -1,10 +1,10 @@
 """Tiles that are cut: who is done last with a part of one adds all of them, in their order.
 
 A thread has the same numbers of a tile in each block of threads that has a part of it: parts lie
-in memory as threads hold them, and warps count for themselves. None waits for another. Counts are
-zeros to begin with and zeros again in the end: one constant of a program serves all its kernels,
-which run one after the other (XLA's command buffers too, but for their mode CONCURRENT, which
-nobody gets who does not ask for it).
+in memory as threads hold them, and warps count for themselves, each block of 64 rows apart. None
+waits for another. Counts are zeros to begin with and zeros again in the end: one constant of a
+program serves all its kernels, which run one after the other (XLA's command buffers too, but for
+their mode CONCURRENT, which nobody gets who does not ask for it).
 
 Of a tile with several parts a block has the first one in its last steps, or another one in its
 first steps: two places to a block are enough.
@@ -25,7 +25,7 @@ from jaxtyping import Array
 from jentropy import jax_internals
 
 from . import fragments
-from .plan import WARPGROUPS, HopperPlan
+from .plan import HopperPlan
 
 PLACES = 2  # of parts, to a block of threads
 WARPS = 4  # of a warpgroup
@@ -36,7 +36,7 @@ def counts(plan: HopperPlan) -> Array:
 
     XLA would fill an array of equal numbers anew for each kernel, which takes a launch.
     """
-    made = np.zeros((plan.blocks + 1, WARPGROUPS, WARPS), np.int32)
+    made = np.zeros((plan.blocks + 1, plan.tile_n // fragments.ROWS, WARPS), np.int32)
     made[-1] = 1
     return jnp.asarray(made)
 
@@ -44,7 +44,8 @@ def counts(plan: HopperPlan) -> Array:
 def memory(plan: HopperPlan) -> jax.ShapeDtypeStruct:
     """Of parts."""
     registers = fragments.ROWS * plan.m // fragments.THREADS // 2
-    shape = plan.blocks, PLACES, WARPGROUPS, registers, fragments.THREADS, 2
+    row_blocks = plan.tile_n // fragments.ROWS
+    shape = plan.blocks, PLACES, row_blocks, registers, fragments.THREADS, 2
     return jax.ShapeDtypeStruct(shape, jnp.float32)
 
 
@@ -53,7 +54,7 @@ def add(
     first: Any,
     part: Any,
     count: Any,
-    warpgroup: Any,
+    row_block: Any,
     counts: Any,
     memory: Any,
     store: Callable[[Array], None],
@@ -64,14 +65,15 @@ def add(
       product: the part [64, M].
       first: block of threads that has the first part; the others follow.
       part, count: which one this is, of how many; at least two.
+      row_block: of the tile.
       store: (sum) -> None.
     """
 
     def place(part: Any) -> Any:
-        return memory.at[first + part, jnp.where(part == 0, 0, 1), warpgroup]
+        return memory.at[first + part, jnp.where(part == 0, 0, 1), row_block]
 
     jax_internals.store_held(place(part), product)
-    mine = counts.at[first, warpgroup]
+    mine = counts.at[first, row_block]
     before = jax_internals.arrive(mine)
 
     @pl.when(before == count - 1)

@@ -1,13 +1,14 @@
 """The loop of products on Hopper that every format shares: copies, steps, parts of tiles.
 
 A block of threads is three warpgroups. The last one asks the copy engine for the weights and x of
-one step after the other, as many ahead as there are stages; the first two decode 64 rows each in
-registers, in WGMMA's order, and multiply them with x from shared memory. A format says how: see
-`Source`.
+one step after the other, as many ahead as there are stages; the first two decode 64 rows each, or
+twice 64, in registers, in WGMMA's order, and multiply them with x from shared memory. A format says
+how: see `Source`.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +26,7 @@ from jaxtyping import Array, BFloat16, Float
 from jentropy import jax_internals
 
 from . import fragments, parts, registers
-from .plan import ROWS, TILE_N, WARPGROUPS, HopperPlan
+from .plan import ROWS, WARPGROUPS, HopperPlan
 
 COPIER = WARPGROUPS  # the warpgroup that copies
 COPIER_REGISTERS, MULTIPLIER_REGISTERS = 40, 232  # three warpgroups have 168 each to begin with
@@ -81,21 +82,21 @@ class Step:
 
     Attributes:
       interpreted: by the interpreter.
-      stage, warpgroup: of the arrays.
+      stage, row_block: of the arrays.
       x, weights: arrays of all stages.
       staging: see `registers.multiply`.
     """
 
     interpreted: bool
     stage: Any
-    warpgroup: Any
+    row_block: Any
     x: Any
     weights: Any
     staging: Any
 
     def load(self, i: int, index: tuple[Any, ...], layout: Any = None) -> Any:
         """Part of array i: in registers of a layout, or a number."""
-        index = (self.stage, self.warpgroup, *index)
+        index = (self.stage, self.row_block, *index)
         if layout is None:
             return self.weights[i][index]
         return registers.load(self.weights[i], index, layout, interpret=self.interpreted)
@@ -120,7 +121,7 @@ class Operands:
       out: [rows, N].
       tile: of the matrix's rows.
       window: int32 scalars: the first of the M rows of x, a multiple of 8, and which rows of `out`
-        are written, from which to which; None: x and `out` have M rows.
+        are written, from which to which; None: x and `out` have M rows, or fewer.
     """
 
     x: Any
@@ -132,9 +133,12 @@ class Operands:
 
     def x_of(self, rows: int, columns: Any) -> Any:
         """Columns of x."""
-        if self.window is None:
+        if self.window is not None:
+            return self.x.at[pl.ds(pl.multiple_of(self.window[0], ROWS), rows), columns]
+        if self.x.shape[0] == rows:
             return self.x.at[:, columns]
-        return self.x.at[pl.ds(pl.multiple_of(self.window[0], ROWS), rows), columns]
+        # Pallas lets a slice end beyond an array only if it cannot tell where it begins.
+        return self.x.at[pl.ds(lax.axis_index("block") * 0, rows), columns]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,7 +169,8 @@ class Kernel:
     def _block_shape(self, i: int) -> tuple[int, ...]:
         units = self.plan.config.tile_k // self.source.columns[i]
         leading = 2 + self.is_stacked
-        return (WARPGROUPS, units, *self.source.arrays[i].shape[leading:])
+        row_blocks = WARPGROUPS * self.plan.config.height
+        return (row_blocks, units, *self.source.arrays[i].shape[leading:])
 
     @property
     def is_stacked(self) -> bool:
@@ -280,34 +285,47 @@ class Kernel:
         """Multiplies one warpgroup's rows of every tile that this block of threads has steps of."""
         source, block = self.source, lax.axis_index("block")
         stages, steps = np.int32(self.plan.config.stages), np.int32(plan.steps)
+        height = self.plan.config.height
+        row_blocks = [warpgroup * height + h for h in range(height)]  # of a tile
 
-        def staged(i: Any, of_step: Callable[[Step], Any]) -> Any:
+        def staged(i: Any, of_step: Callable[[Sequence[Step]], Any]) -> Any:
             stage = lax.rem(i, stages)
             plgpu.barrier_wait(full.at[stage])
             staging_of = (staging, warpgroup) if self.interpreted else None
-            made = of_step(Step(self.interpreted, stage, warpgroup, x_s, w_s, staging_of))
+            made = of_step(
+                [Step(self.interpreted, stage, b, x_s, w_s, staging_of) for b in row_blocks]
+            )
             plgpu.commit_smem()  # reads come before what the copy engine writes next
             plgpu.barrier_arrive(empty.at[stage])
             return made
 
         def of_tile(tile: Any, start: Any, stop: Any, part: Any) -> None:
             operands = operands_of(tile)
-            row = operands.tile * TILE_N + warpgroup * fragments.ROWS
-            state = source.begin(
-                lambda i: registers.load_rows(operands.rows[i], row, interpret=self.interpreted)
-            )
+            rows = [operands.tile * self.plan.tile_n + b * fragments.ROWS for b in row_blocks]
+            load_rows = partial(registers.load_rows, interpret=self.interpreted)
+            states = [source.begin(lambda i, r=r: load_rows(operands.rows[i], r)) for r in rows]
             sums = self._sum_of_groups if source.group else self._sum
-            product = sums(start, stop, state, staged)
-            if source.finish is not None:
-                product = source.finish(state, product)
+            products = sums(start, stop, states, staged)
+            for of in zip(row_blocks, rows, states, products, strict=True):
+                finish(operands, tile, part, *of)
 
+        def finish(
+            operands: Operands,
+            tile: Any,
+            part: Any,
+            row_block: Any,
+            row: Any,
+            state: Any,
+            sum_: Any,
+        ) -> None:
+            product = sum_ if source.finish is None else source.finish(state, sum_)
             put = partial(registers.store_transposed, interpret=self.interpreted)
 
             def store(product: Array) -> None:
                 put(operands.out, row, product.astype(operands.out.dtype), operands.window)
 
             if self.counts:
-                self._add(plan, tile, part, warpgroup, product, outs, store)
+                self._add(plan, tile, part, row_block, product, outs, store)
             elif self.plan.parts == 1:
                 store(product)
             else:
@@ -315,7 +333,7 @@ class Kernel:
 
                 @pl.when(part > 0)
                 def _() -> None:
-                    put(outs[0].at[part - 1], row - plan.dealt * TILE_N, product, None)
+                    put(outs[0].at[part - 1], row - plan.dealt * plan.tile_n, product, None)
 
         rounds, first, last = (
             plan.rounds_of(block),
@@ -340,7 +358,7 @@ class Kernel:
         lax.fori_loop(np.int32(0), rounds + cut, one, None)
 
     def _add(
-        self, plan: Any, tile: Any, part: Any, warpgroup: Any, product: Array, outs: Any, store: Any
+        self, plan: Any, tile: Any, part: Any, row_block: Any, product: Array, outs: Any, store: Any
     ) -> None:
         """Stores the product of a whole tile, or the sum if this is the last part of one."""
         memory, counts = outs
@@ -352,76 +370,95 @@ class Kernel:
 
         @pl.when(~is_whole)
         def _() -> None:
-            parts.add(product, first, part, count, warpgroup, counts, memory, store)
+            parts.add(product, first, part, count, row_block, counts, memory, store)
 
-    def _sum(self, start: Any, stop: Any, state: Any, staged: Any) -> Array:
-        """Of all steps, in one accumulator."""
-        source, tile_k = self.source, self.plan.config.tile_k
+    def _sum(self, start: Any, stop: Any, states: Sequence[Any], staged: Any) -> Sequence[Array]:
+        """Of all steps, in one accumulator for each block of rows."""
+        source, config = self.source, self.plan.config
+        blocks = range(config.tile_k // fragments.BLOCK)
+        order = list(itertools.product(blocks, range(config.height)))
 
-        def accumulate(acc: Any) -> Array:
-            def add(step: Step) -> None:
-                ready = source.prepare(state, step.load)
-                blocks = tile_k // fragments.BLOCK
+        def accumulate(*accs: Any) -> Sequence[Array]:
+            def add(steps: Sequence[Step]) -> None:
+                ready = [
+                    source.prepare(state, step.load)
+                    for state, step in zip(states, steps, strict=True)
+                ]
                 following: Any = None
-                for b in range(blocks):
-                    words = source.words(step.load, b) if following is None else following
-                    if source.ahead and b + 1 < blocks:
-                        following = source.words(step.load, b + 1)
+                for i, (b, h) in enumerate(order):
+                    words = source.words(steps[h].load, b) if following is None else following
+                    if source.ahead and i + 1 < len(order):
+                        next_b, next_h = order[i + 1]
+                        following = source.words(steps[next_h].load, next_b)
                     column = b * fragments.BLOCK
-                    for a in source.block(ready, words, b):
-                        step.multiply(acc, a, column)
+                    for a in source.block(ready[h], words, b):
+                        steps[h].multiply(accs[h], a, column)
                         column += a.shape[1]
-                    if not self.interpreted and b + 1 < blocks:
+                    if not self.interpreted and i + 1 < len(order):
                         plgpu.wgmma_wait(1)  # registers of the block before are free again
-                if source.patch is not None:
-                    source.patch(step.load, tile_k, partial(step.multiply, acc))
+                for step, acc in zip(steps, accs, strict=True):
+                    if source.patch is not None:
+                        source.patch(step.load, config.tile_k, partial(step.multiply, acc))
                 plgpu.wgmma_wait(0)
 
             lax.fori_loop(start, stop, lambda i, _: staged(i, add), None)
-            return acc[...]
+            return [acc[...] for acc in accs]
 
-        return pl.run_scoped(accumulate, self._accumulator())
+        return pl.run_scoped(accumulate, *[self._accumulator()] * config.height)
 
-    def _sum_of_groups(self, start: Any, stop: Any, state: Any, staged: Any) -> Array:
+    def _sum_of_groups(
+        self, start: Any, stop: Any, states: Sequence[Any], staged: Any
+    ) -> Sequence[Array]:
         """Of all steps, each group's sum scaled; during products the next weights are decoded."""
-        source, m = self.source, self.plan.m
+        source, config, m = self.source, self.plan.config, self.plan.m
         span = max(source.group, fragments.BLOCK)  # columns that are decoded together
-        spans, groups = self.plan.config.tile_k // span, span // source.group
+        groups = span // source.group
+        order = list(itertools.product(range(config.tile_k // span), range(config.height)))
 
-        def add(step: Step, total: Array) -> Array:
-            ready = source.prepare(state, step.load)
+        def add(steps: Sequence[Step], totals: Sequence[Array]) -> Sequence[Array]:
+            made = list(totals)
+            ready = [
+                source.prepare(state, step.load) for state, step in zip(states, steps, strict=True)
+            ]
 
-            def decoded(s: int) -> list[Array]:
-                blocks = span // fragments.BLOCK
+            def decoded(i: int) -> list[Array]:
+                if i == len(order):
+                    return []
+                (s, h), blocks = order[i], span // fragments.BLOCK
                 which = range(s * blocks, (s + 1) * blocks)
-                words = [source.words(step.load, b) for b in which]
+                words = [source.words(steps[h].load, b) for b in which]
                 return [
                     a
                     for b, here in zip(which, words, strict=True)
-                    for a in source.block(ready, here, b)
+                    for a in source.block(ready[h], here, b)
                 ]
 
             pieces = decoded(0)
-            for s in range(spans):
+            for i, (s, h) in enumerate(order):
 
-                def multiplied(*accs: Any, s: int = s, pieces: Any = pieces) -> Any:
+                def multiplied(
+                    *accs: Any, i: int = i, h: int = h, s: int = s, pieces: Any = pieces
+                ) -> Any:
                     column = 0
                     for a in pieces:
-                        step.multiply(accs[column // source.group], a, s * span + column)
+                        steps[h].multiply(accs[column // source.group], a, s * span + column)
                         column += a.shape[1]
-                    following = decoded(s + 1) if s + 1 < spans else []
+                    following = decoded(i + 1)
                     return [acc[...] for acc in accs], following
 
                 sums, pieces = pl.run_scoped(multiplied, *[self._accumulator()] * groups)
                 assert source.scale is not None
                 for g, product in enumerate(sums):
-                    scale = source.scale(ready, s * groups + g)
-                    total += product * registers.columns_of(scale, m)
-            return total
+                    scale = source.scale(ready[h], s * groups + g)
+                    made[h] += product * registers.columns_of(scale, m)
+            return made
 
         zero = registers.zeros((fragments.ROWS, m), interpret=self.interpreted)
         return lax.fori_loop(
-            start, stop, lambda i, total: staged(i, lambda step: add(step, total)), zero
+            start,
+            stop,
+            lambda i, totals: staged(i, lambda steps: add(steps, totals)),
+            [zero] * config.height,
         )
 
     def _accumulator(self) -> Any:
@@ -429,10 +466,15 @@ class Kernel:
 
 
 def multiply(
-    x: BFloat16[Array, "M K"], source: Source, plan: HopperPlan, *, out_dtype: Any, interpret: Any
+    x: BFloat16[Array, "rows K"],
+    source: Source,
+    plan: HopperPlan,
+    *,
+    out_dtype: Any,
+    interpret: Any,
 ) -> Float[Array, "rows columns"]:
     """x times the transpose of the weight, both padded; without padding, if compiled."""
-    chex.assert_shape(x, (plan.m, plan.k))
+    assert interpret or x.shape[0] <= plan.m, (x.shape, plan)
     kernel = Kernel(source=source, plan=plan, interpreted=bool(interpret))
     if interpret:
         return _interpreted(x, kernel, out_dtype, interpret)
@@ -448,9 +490,10 @@ def _interpreted(
 ) -> Float[Array, "M N"]:
     """The same by the interpreter, which counts nothing in memory: parts are added afterwards."""
     source, plan = kernel.source, kernel.plan
+    chex.assert_shape(x, (plan.m, plan.k))
     dtype = out_dtype if plan.parts == 1 else jnp.float32
-    cut = plan.n - plan.dealt * TILE_N  # rows of the weight whose tiles are cut
-    rest = (plan.parts - 1, plan.m, cut) if plan.parts > 1 else (1, 1, TILE_N)  # never read
+    cut = plan.n - plan.dealt * plan.tile_n  # rows of the weight whose tiles are cut
+    rest = (plan.parts - 1, plan.m, cut) if plan.parts > 1 else (1, 1, plan.tile_n)  # never read
     outs = [jax.ShapeDtypeStruct((plan.m, plan.n), dtype), jax.ShapeDtypeStruct(rest, jnp.float32)]
     operands = (x, *source.which, *source.arrays, *source.rows)
     total, others = call(kernel, outs, interpret)(*operands)
@@ -459,7 +502,7 @@ def _interpreted(
     counts = np.array([plan.parts_of(tile) for tile in range(plan.dealt, plan.tiles)])
     # In the order of steps; memory of a part that a tile does not have is not written.
     for i in range(1, plan.parts):
-        has = np.repeat(counts > i, TILE_N)[None]
+        has = np.repeat(counts > i, plan.tile_n)[None]
         part = jnp.where(has, others[i - 1], 0)
         total += jnp.pad(part, ((0, 0), (plan.n - cut, 0)))
     return total.astype(out_dtype)

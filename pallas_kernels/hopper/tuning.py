@@ -3,7 +3,8 @@
     {"device_kind": "NVIDIA H200", "jax": ..., "date": ...,
      "layouts": {"gpu_window12": {
        "fused_rows": rows of x up to which the fused kernel is the faster,
-       "products": [{"m": ..., "k": ..., "n": ..., "tile_k": ..., "stages": ..., "rounds": ...}]}}}
+       "products": [{"m": ..., "k": ..., "n": ...,
+                     "tile_k": ..., "stages": ..., "rounds": ..., "height": ...}]}}}
 
 Layouts of many formats have an entry for each element and group, "gpu_scaled FP4_E2M1 32".
 `m` is padded to 8, `k` and `n` to 128. Products that are not there run as estimated: see
@@ -24,7 +25,7 @@ from jentropy.errors import CorruptError
 from jentropy.pallas_kernels.targets import Gpu
 from jentropy.pallas_kernels.tiles import ceil_to
 
-from .plan import ROWS, TILE_N, TILES_K, UNIT, Config
+from .plan import LEAST_STAGES, ROWS, TILE_N, TILES_K, UNIT, Config
 
 Key = tuple[int, int, int]  # m, k, n, padded
 
@@ -82,7 +83,10 @@ def _config(product: Mapping[str, Any]) -> Config:
         raise ValueError(f"tile_k {tile_k} and stages {stages}")
     if product["k"] % tile_k or not isinstance(rounds, int) or rounds < 0:
         raise ValueError(f"tile_k {tile_k} of k {product['k']}, rounds {rounds}")
-    return Config(tile_k=tile_k, stages=stages, rounds=rounds)
+    height = product["height"]
+    if height not in LEAST_STAGES or product["n"] % (height * TILE_N):
+        raise ValueError(f"height {height} of n {product['n']}")
+    return Config(tile_k=tile_k, stages=stages, rounds=rounds, height=height)
 
 
 def save(path: Path, document: Mapping[str, Any]) -> None:

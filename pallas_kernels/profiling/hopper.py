@@ -38,7 +38,7 @@ __all__ = ["COLUMNS", "DEFAULT_ROWS", "SHAPE", "Figures", "measure", "measured"]
 
 TARGET = "h200"
 SHAPE = (4096, 28672)  # K and N: gate and up of Llama-3-8B
-COLUMNS = {"format": 20, "tiles": 7, "parts": 7}
+COLUMNS = {"format": 20, "tiles": 9, "parts": 7}
 COLUMNS |= {"registers": 9, "spills": 9, "integer": 9, "slots": 9, "loop": 9, "us": 9}
 
 
@@ -61,7 +61,7 @@ class Figures:
     @property
     def pairs(self) -> int:
         """Of weights that a thread decodes in a round of the loop."""
-        return self.plan.config.tile_k // 4
+        return self.plan.config.tile_k * self.plan.config.height // 4
 
     @property
     def operations(self) -> Counter[str]:
@@ -98,6 +98,7 @@ class Figures:
             "tile_k": config.tile_k,
             "stages": config.stages,
             "rounds": config.rounds,
+            "height": config.height,
             "parts": self.plan.parts,
             "shared_bytes": self.plan.shared_bytes,
             **self.budgeted(),
@@ -115,7 +116,7 @@ class Figures:
         """A row of the table, without its name."""
         registers, spills, integer, slots, *_ = self.budgeted().values()
         return [
-            f"{self.plan.config.tile_k}x{self.plan.config.stages}",
+            f"{self.plan.tile_n}x{self.plan.config.tile_k}x{self.plan.config.stages}",
             str(self.plan.parts),
             *(str(registers), str(spills)),
             *(f"{integer:.2f}", f"{slots:.2f}", f"{self.loop_share:.2f}"),
@@ -161,7 +162,7 @@ def measure(dump: Path, target: str, m: int, plan: HopperPlan, weight: ResidentT
     """Compiles a pass of a fused product as planned, and reads its code."""
     x = jax.ShapeDtypeStruct((plan.m, plan.k), jnp.bfloat16)
     (kernel,) = code_of(dump, target, one_pass(weight, plan), x, weight)
-    loop = kernel.main_loop(plan.config.tile_k // fragments.COLUMNS)
+    loop = kernel.main_loop(plan.config.height * plan.config.tile_k // fragments.COLUMNS)
     return Figures(m=m, plan=plan, kernel=kernel, loop=loop)
 
 

@@ -20,7 +20,12 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from jentropy.pallas_kernels.hopper.plan import PARTS_SECONDS, UNIT, HopperPlan, stage_bytes
+from jentropy.pallas_kernels.hopper.plan import (
+    PARTS_SECONDS,
+    HopperPlan,
+    stage_bytes,
+    step_bytes,
+)
 from jentropy.pallas_kernels.targets import Gpu
 
 from .sass import PRODUCT, Instruction
@@ -50,7 +55,6 @@ MACS = 512  # of a tensor core in a cycle
 # Of an H200: what a kernel takes to begin and to end, and what lies between two of a program.
 KERNEL_SECONDS, BETWEEN_SECONDS = 4.8e-6, 3.0e-6
 CLOCK_HZ = 1.98e9
-SHARED_BYTES_PER_SECOND = 5.0e12  # of weights and x, which comes from the cache, to all blocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +67,15 @@ class Pace:
 
 def memory_cycles(plan: HopperPlan, target: Gpu) -> float:
     """In which memory moves a step's weights to a multiprocessor."""
-    step = plan.config.tile_k // UNIT * plan.traits.unit_bytes
+    step = step_bytes(plan.config, plan.traits)
     return step * target.multiprocessors / target.bytes_per_second * CLOCK_HZ
 
 
 def seconds(plan: HopperPlan, pace: Pace, target: Gpu) -> dict[str, float]:
     """What a product takes: its loop, what a kernel takes beside that, and adding parts."""
-    moved = stage_bytes(plan.m, plan.config.tile_k, plan.traits) * target.multiprocessors
+    moved = stage_bytes(plan.m, plan.config, plan.traits) * target.multiprocessors
     cycles = max(pace.cycles, memory_cycles(plan, target))
-    step = max(cycles / CLOCK_HZ, moved / SHARED_BYTES_PER_SECOND)
+    step = max(cycles / CLOCK_HZ, moved / target.cache_bytes_per_second)
     times = {"loop": plan.longest * step, "launch": KERNEL_SECONDS + BETWEEN_SECONDS}
     if plan.parts > 1:
         times["sum"] = PARTS_SECONDS

@@ -95,12 +95,16 @@ class Case:
         """What the product is specialised for."""
         plan = self.plan
         if isinstance(plan, HopperPlan):
-            return *self.layout(), plan.m, plan.config.tile_k, plan.config.stages, plan.parts > 1
+            config = plan.config
+            tiles = config.height, config.tile_k, config.stages
+            return *self.layout(), plan.m, *tiles, plan.parts > 1
         return *self.layout(), plan.fused, plan.m, plan.tile_k, plan.tile_n
 
     def traits(self) -> set[object]:
         """What plans differ in, one by one; not tiles that are as large as the matrix lets them."""
         kind = self.kernel()[-3:]
+        if isinstance(self.plan, HopperPlan):
+            kind = self.kernel()[-5:]
         if isinstance(self.plan, ColumnsPlan):
             kind = self.plan.m, self.plan.grid[1] > 1
         return {self.variant, *((self.weight.layout, i, value) for i, value in enumerate(kind))}
@@ -138,9 +142,13 @@ def distinct(
     return list(first.values())
 
 
-def sampled(cases: Iterable[Case]) -> list[Case]:
-    """Cases that have every variant, number of rows and tile, each in one of them at least."""
-    seen: set[object] = set()
+def sampled(cases: Iterable[Case], known: Iterable[Case] = ()) -> list[Case]:
+    """Cases that have every variant, number of rows and tile, each in one of them at least.
+
+    Args:
+      known: others, of which nothing more is needed.
+    """
+    seen = {trait for case in known for trait in case.traits()}
     chosen = []
     for case in cases:
         if not case.traits() <= seen:

@@ -86,8 +86,14 @@ def plan_columns(
     )
 
 
-def grouped_columns(plan: TpuPlan, weight: ResidentTensor, rows: int) -> grouped.GroupedPlan:
-    """How x of so many rows is multiplied by matrices of groups, each as `plan_columns` says."""
+def grouped_columns(
+    plan: TpuPlan, weight: ResidentTensor, rows: int, *, least: int = ROWS, spread: int = 1
+) -> grouped.GroupedPlan:
+    """How x of so many rows is multiplied by matrices of groups, each as `plan_columns` says.
+
+    Args:
+      least, spread: see `grouped.make_plan`.
+    """
     return grouped.make_plan(
         plan,
         rows,
@@ -95,6 +101,8 @@ def grouped_columns(plan: TpuPlan, weight: ResidentTensor, rows: int) -> grouped
         bits_per_weight=weight.bits_per_weight,
         unit=WIDE,
         accumulators=ACCUMULATORS,
+        least=least,
+        spread=spread,
     )
 
 

@@ -2,7 +2,8 @@
 
 Rows are sorted by group, and are neither moved nor padded to tiles: all of them, or `chunk` at a
 time, lie in VMEM beside the results of a column tile. A visit multiplies by a column tile of one
-matrix a window of `m` rows that starts at a whole register, and keeps what is of rows of its group.
+matrix a window of `m` rows that starts at a whole register, or, of fewer rows than it has, at a
+multiple of them, and keeps what is of rows of its group.
 Visits follow each other by group, inside of a column tile: the weights of a group stay where they
 are from one window to the next, so that they are read once for all rows of a chunk, and those of a
 group without rows never. The grid has as many visits as there are.
@@ -26,7 +27,7 @@ from jaxtyping import Array, Float, Float32, Int, Int32
 from jentropy.pallas_kernels import bf16
 from jentropy.pallas_kernels.fused import Product
 from jentropy.pallas_kernels.resident import ResidentTensor
-from jentropy.pallas_kernels.tiles import ceil_to
+from jentropy.pallas_kernels.tiles import SUBLANES, ceil_to
 
 from .calls import interpret_params
 from .plan import BUFFERS, LEAST_VMEM, MOST_ROWS, ROWS, TpuPlan
@@ -64,6 +65,11 @@ class GroupedPlan:
         return self.chunk * self.chunks
 
     @property
+    def unit(self) -> int:
+        """Rows that windows start at multiples of."""
+        return min(self.tile.m, ROWS)
+
+    @property
     def steps(self) -> int:
         """Tiles along K."""
         return self.tile.k // self.tile.tile_k
@@ -77,7 +83,15 @@ class GroupedPlan:
 
 
 def make_plan(
-    tile: TpuPlan, rows: int, groups: int, *, bits_per_weight: float, unit: int, accumulators: int
+    tile: TpuPlan,
+    rows: int,
+    groups: int,
+    *,
+    bits_per_weight: float,
+    unit: int,
+    accumulators: int,
+    least: int = ROWS,
+    spread: int = 1,
 ) -> GroupedPlan:
     """Plans a product.
 
@@ -89,8 +103,10 @@ def make_plan(
       unit: columns of a tile are a multiple of it; no fewer than the tile has: they are all of
         them.
       accumulators: float32 arrays of [m, tile_n].
+      least: rows of the smallest window.
+      spread: rows of the kernel's left operand for each of x.
     """
-    of_tile = partial(_make_plan, tile, rows, groups, bits_per_weight, accumulators)
+    of_tile = partial(_make_plan, tile, rows, groups, bits_per_weight, accumulators, least, spread)
     if unit >= tile.tile_n:
         return of_tile(tile.tile_n)
     bytes_of = tile.k * bits_per_weight / 8
@@ -116,6 +132,8 @@ def _make_plan(
     groups: int,
     bits_per_weight: float,
     accumulators: int,
+    least: int,
+    spread: int,
     tile_n: int,
 ) -> GroupedPlan:
     """The plan with tiles of so many columns."""
@@ -128,17 +146,18 @@ def _make_plan(
         if d == 1 or (steps % d == 0 and d * per_column * tile_n <= vmem // SHARE)
     )
     wanted = ceil_to(max(rows, 1), ROWS)
-    m = ROWS
+    m = least
     while m < min(ROOM * rows / max(groups, 1), MOST_ROWS, wanted):
         m *= 2
     # Unpacked tiles live in VMEM too where they do not fit in registers.
     fixed = BUFFERS * depth * per_column * tile_n + 2 * tile.tile_k * tile_n
     fixed += accumulators * m * tile_n * 4
-    most = (vmem - fixed) // (BUFFERS * (2 * k + 4 * tile_n)) // 2 // ROWS * ROWS
-    most = max(m, min(most, MOST_CHUNK))
+    per_row = BUFFERS * (2 * k * spread + 4 * tile_n)
+    most = (vmem - fixed) // per_row // 2 // ROWS * ROWS
+    most = max(m, ROWS, min(most, MOST_CHUNK))
     chunks = -(-wanted // most)
     chunk = max(m, ceil_to(-(-wanted // chunks), ROWS))
-    used = fixed + BUFFERS * chunk * (2 * k + 4 * tile_n)
+    used = fixed + chunk * per_row
     return GroupedPlan(
         tile=replace(tile, m=m, tile_n=tile_n),
         chunk=chunk,
@@ -169,11 +188,11 @@ def visits_of(
     first = jnp.arange(plan.chunks, dtype=jnp.int32)[:, None] * plan.chunk
     edges = jnp.clip(jnp.concatenate((jnp.zeros_like(ends[:1]), ends)) - first, 0, plan.chunk)
     begin, end = edges[:, :-1].reshape(-1), edges[:, 1:].reshape(-1)  # of pieces, chunk by chunk
-    base = begin // ROWS * ROWS
+    base = begin // plan.unit * plan.unit
     counts = jnp.where(end > begin, -(-(end - base) // m), 0)
     until = jnp.cumsum(counts, dtype=jnp.int32)
     pieces = min(groups, plan.rows) + plan.chunks - 1
-    most = max(1, pieces + (plan.rows + (ROWS - 1) * pieces) // m)
+    most = max(1, pieces + (plan.rows + (plan.unit - 1) * pieces) // m)
     number = jnp.arange(most, dtype=jnp.int32)
     piece = jnp.minimum((until[:, None] <= number).sum(0, dtype=jnp.int32), counts.size - 1)
     window = base[piece] + (number - until[piece] + counts[piece]) * m
@@ -192,7 +211,8 @@ def kernel(visits: Any, x: Any, *refs: Any, body: Body, plan: GroupedPlan) -> No
     taken, sides = dict(zip(body.operands, left, strict=False)), left[len(body.operands) :]
     j, v, block = (pl.program_id(axis) for axis in range(3))
     m, blocks_along = plan.tile.m, plan.steps // plan.depth
-    window = pl.ds(pl.multiple_of(visits[START, v], ROWS), m)
+    start = visits[START, v]
+    window = pl.ds(pl.multiple_of(start, plan.unit), m)
 
     def beside(side: Any, k: Any) -> Any:
         return side.at[k if side.shape[0] > 1 else 0, window]
@@ -218,9 +238,14 @@ def kernel(visits: Any, x: Any, *refs: Any, body: Body, plan: GroupedPlan) -> No
 
     def end() -> None:
         y = body.finish([beside(side, 0) for side in sides], tiles(0), accumulators)
-        row = lax.broadcasted_iota(jnp.int32, y.shape, 0)
+        register, skipped = window, 0
+        if m < SUBLANES:  # one of the windows that a register of results has
+            skipped = lax.rem(start, jnp.int32(SUBLANES))
+            register = pl.ds(pl.multiple_of(start - skipped, SUBLANES), SUBLANES)
+            y = jnp.concatenate([y] * (SUBLANES // m), axis=0)
+        row = lax.broadcasted_iota(jnp.int32, y.shape, 0) - skipped
         own = (row >= visits[LOW, v]) & (row < visits[HIGH, v])
-        out[window, :] = jnp.where(own, y, out[window, :])
+        out[register, :] = jnp.where(own, y, out[register, :])
 
     at_edge(0, begin)
     if plan.together == plan.depth:
@@ -294,8 +319,8 @@ def _visited(
     tile, groups = plan.tile, ends.shape[0]
     places = weight.which()
     table, count = visits_of(ends, places[0] if places else jnp.arange(groups), plan)
-    given = [x.reshape(plan.rows, plan.steps, tile.tile_k).swapaxes(0, 1)]
-    sides = [*given, *body.sides(x)]
+    parts = x.reshape(*x.shape[:-1], plan.steps, tile.tile_k)
+    sides = [jnp.moveaxis(parts, -2, 0), *body.sides(x)]
     return pl.pallas_call(
         partial(kernel, body=body, plan=plan),
         grid_spec=pltpu.PrefetchScalarGridSpec(
@@ -321,8 +346,8 @@ def _visited(
 
 def _rows(side: Array, plan: GroupedPlan) -> pl.BlockSpec:
     """A chunk of what rows have."""
-    block = (side.shape[0], plan.chunk, *side.shape[2:])
-    return pl.BlockSpec(block, lambda j, v, b, visits: (0, visits[CHUNK, v], 0))
+    block, rest = (side.shape[0], plan.chunk, *side.shape[2:]), (0,) * (side.ndim - 2)
+    return pl.BlockSpec(block, lambda j, v, b, visits: (0, visits[CHUNK, v], *rest))
 
 
 def _block(operand: Operand, depth: int) -> pl.BlockSpec:

@@ -1,6 +1,7 @@
 """Codes of four bits in words, so that few operations make bytes of float8_e5m2 of them.
 
-A word has eight rows of a column: byte t has one of the first four, A[t], and one of the second
+Where instructions convert float4_e2m1fn, words are plain: nibble i of word r is row 8 r + i. Other
+words have eight rows of a column: byte t has one of the first four, A[t], and one of the second
 four, B[t], each a sign and three bits. In a byte of E5M2 the sign is bit 7, and the three bits are
 3 to 1, which are the two low bits of the exponent and the high one of the mantissa:
 
@@ -62,3 +63,15 @@ def unpack(words: UInt32[Array, "words columns"]) -> UInt8[Array, "rows columns"
     placed = jnp.stack([(halves >> (8 * t)).astype(jnp.uint8) for t in range(BYTES)], axis=3)
     placed = placed.reshape(-1, words.shape[-1])
     return placed >> 1 & 7 | placed >> 4 & 8
+
+
+def pack_plain(codes: UInt8[Array, "rows columns"]) -> UInt32[Array, "words columns"]:
+    """Words of codes as they are."""
+    eight = codes.astype(jnp.uint32).reshape(-1, 2 * BYTES, codes.shape[-1])
+    return sum((eight[:, i] << (4 * i) for i in range(1, 2 * BYTES)), eight[:, 0])
+
+
+def unpack_plain(words: UInt32[Array, "words columns"]) -> UInt8[Array, "rows columns"]:
+    """The codes: the inverse of `pack_plain`."""
+    eight = [(words >> (4 * i)).astype(jnp.uint8) & 0xF for i in range(2 * BYTES)]
+    return jnp.stack(eight, axis=1).reshape(-1, words.shape[-1])

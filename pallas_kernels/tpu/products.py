@@ -83,12 +83,13 @@ class Body:
     Attributes:
       name: of the layout's kernels, after what they do.
       operands: what it reads of the weight, by name.
-      ordered: (x [M, K]) -> the same, its columns in the order in which tiles have rows.
-      sides: (x [M, K]) -> arrays [steps, M, ...] with what rows of x are beside tiles along K, or
+      ordered: (x [M, K]) -> the same, its columns in the order in which tiles have rows; with
+        several rows for each of x it is [M, rows, K].
+      sides: (ordered x) -> arrays [steps, M, ...] with what rows of x are beside tiles along K, or
         [1, M, ...] of all.
       accumulators: float32 arrays [m, tile_n] that are kept over the tiles along K.
-      add: (tile, x [m, tile_k], sides, operands, accumulators), all of them references: adds the
-        product of a tile.
+      add: (tile, x [m, ..., tile_k], sides, operands, accumulators), all of them references: adds
+        the product of a tile.
       finish: (sides, operands, accumulators) -> float32 [m, tile_n], after the last tile along K.
     """
 
@@ -102,7 +103,7 @@ class Body:
 
 
 def kernel(*refs: Any, body: Body) -> None:
-    """One tile of x [m, tile_k] times a matrix; the last one along K writes out [m, tile_n]."""
+    """One tile of x [m, ..., tile_k] times a matrix; the last along K writes out [m, tile_n]."""
     operands = body.operands
     scalars = sum(operand.scalars for operand in operands.values())
     left: Any = iter(refs)
@@ -134,7 +135,9 @@ def multiply(
     chex.assert_shape(x, (plan.m, plan.k))
     x = body.ordered(x)
     inputs: list[Any] = [x]
-    specs = [pl.BlockSpec((plan.m, plan.tile_k), lambda j, k, *_: (0, k))]
+    between = x.shape[1:-1]
+    place = (0,) * (1 + len(between))
+    specs = [pl.BlockSpec((plan.m, *between, plan.tile_k), lambda j, k, *_: (*place, k))]
     scalars = []
     for operand in body.operands.values():
         if operand.scalars:

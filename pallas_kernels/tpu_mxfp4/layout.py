@@ -15,10 +15,10 @@ added to codes that lie as E5M2 has them.
             `other_blocks`
     options: native (how words have codes), large (whether `base` is too large for one power of two)
 
-Words have a zero for both zeros, and, if `native`, codes of E2M1, nibble i of word r being row
-8 r + i. If not they are as `nibbles` says, of three bits (e1 e0 m): the number is 2^(e - 1) *
-(1 + m / 2), without subnormals, which leaves a zero's place to 001. m is stored inverted, so that
-0 is the zero: 0 -> 000, 0.5 -> 001, 1 -> 011, 1.5 -> 010, ..., 6 -> 110.
+Words have a zero for both zeros. If `native` they are plain, as `nibbles` says; if not they have
+three bits (e1 e0 m): the number is 2^(e - 1) * (1 + m / 2), without subnormals, which leaves a
+zero's place to 001. m is stored inverted, so that 0 is the zero: 0 -> 000, 0.5 -> 001, 1 -> 011,
+1.5 -> 010, ..., 6 -> 110.
 
 Codes survive, and scales of blocks that are not all zeros.
 """
@@ -36,7 +36,7 @@ from jaxtyping import Array, Int, Shaped, UInt8
 from jentropy import formats
 from jentropy.formats import MXFP4, Format, Role
 from jentropy.pallas_kernels import targets
-from jentropy.pallas_kernels.layout import Extent, Kernels, Layout
+from jentropy.pallas_kernels.layout import Extent, Layout
 from jentropy.pallas_kernels.matrices import Matrices, Packed, padded, sized
 from jentropy.pallas_kernels.resident import ResidentTensor
 from jentropy.pallas_kernels.tiles import LANES, ceil_to
@@ -175,8 +175,7 @@ def _pack(codes: Array, scales: Array, *, native: int) -> dict[str, Array]:
 
 def _words(codes: Array, native: int) -> Array:
     if native:
-        eight = codes.astype(jnp.uint32).reshape(-1, 8, codes.shape[-1])
-        return sum((eight[:, i] << (4 * i) for i in range(1, 8)), eight[:, 0])
+        return nibbles.pack_plain(codes)
     return nibbles.pack(codes & 8 | _renamed(codes & 7))
 
 
@@ -191,8 +190,7 @@ def _renamed(three: Array) -> Array:
 def unpack(words: Array, native: int) -> UInt8[Array, "rows columns"]:
     """Codes of E2M1, without -0, in their own order."""
     if native:
-        eight = jnp.stack([(words >> (4 * i)).astype(jnp.uint8) & 0xF for i in range(8)], axis=1)
-        return restored(eight.reshape(-1, words.shape[-1]), native)
+        return restored(nibbles.unpack_plain(words), native)
     codes = nibbles.unpack(words)
     return restored(codes & 8 | _renamed(codes & 7), native)
 
@@ -225,19 +223,6 @@ def decode(weight: ResidentTensor, dtype: Any) -> Shaped[Array, "rows columns"]:
     return take(weight, jnp.arange(weight.arrays["words"].shape[-1]), dtype).T
 
 
-def _kernels() -> Kernels:
-    from . import decode, matmul, plan
-
-    return Kernels(
-        plan=plan.plan,
-        multiply=matmul.multiply,
-        decode=decode.decode,
-        grouped=matmul.grouped,
-        grouped_plan=plan.grouped_plan,
-        decode_tile=plan.decode_tile,
-    )
-
-
 LAYOUT = Layout(
     name="tpu_mxfp4",
     backend="tpu",
@@ -254,5 +239,5 @@ LAYOUT = Layout(
     extent=extent,
     decode=decode,
     take=take,
-    kernels=_kernels,
+    has_kernels=True,
 )

@@ -7,6 +7,7 @@ rows to a word, is read a block apart.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -16,16 +17,20 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float32, Shaped, UInt32
 
+from jentropy.pallas_kernels import targets
 from jentropy.pallas_kernels.resident import ResidentTensor
 from jentropy.pallas_kernels.tiles import LANES, SUBLANES
 from jentropy.pallas_kernels.tpu.calls import call, spec
 
+from . import layout
 from .layout import BLOCK, BLOCKS, CHUNK, scales
-from .matmul import UNIT, codes_of
-from .plan import decode_tile
+from .matmul import codes_of
+from .plan import decode_tile, readable
+
+APART = BLOCKS + 1  # rows from one register to the next: an odd stride is read at full speed
 
 
-def kernel(words: Any, scale: Any, out: Any, rows: Any) -> None:
+def kernel(words: Any, scale: Any, out: Any, rows: Any, *, native: int) -> None:
     """One tile: words [KT / 8, NT] to out [KT, NT], by way of rows [tiles, 256 or 128, 128]."""
     narrow = out.dtype == jnp.bfloat16
 
@@ -36,16 +41,15 @@ def kernel(words: Any, scale: Any, out: Any, rows: Any) -> None:
         for c in range(0, out.shape[1], LANES):
             here = pl.ds(c, LANES)
             factors, own = scale[pl.ds(block, BLOCKS), here], rows.at[c // LANES]
-            for i, codes in enumerate(codes_of(words, word, here)):
+            for i, codes in enumerate(codes_of(words, word, here, native)):
                 numbers = codes.astype(jnp.float32)
                 both = [(numbers[h * BLOCKS : (h + 1) * BLOCKS] * factors) for h in range(2)]
-                if narrow:
-                    own[i * BLOCKS : (i + 1) * BLOCKS, :] = in_pairs(*both)
-                else:
-                    own[2 * i * BLOCKS : 2 * (i + 1) * BLOCKS, :] = jnp.concatenate(both, axis=0)
+                registers = [in_pairs(*both)] if narrow else both
+                for at, register in enumerate(registers, i * len(registers)):
+                    own[at * APART : at * APART + BLOCKS, :] = register
             for b in range(BLOCKS):
                 first = b % 2 * SUBLANES + b // 2 if narrow else b
-                part = own[pl.ds(first, own.shape[0] // BLOCKS, stride=BLOCKS), :]
+                part = own[pl.ds(first, own.shape[0] // APART, stride=APART), :]
                 at = pl.multiple_of(chunk * CHUNK + b * BLOCK, BLOCK)
                 out[pl.ds(at, BLOCK), here] = pltpu.bitcast(part, jnp.bfloat16) if narrow else part
 
@@ -64,13 +68,16 @@ def decode(
     weight: ResidentTensor, dtype: Any, interpret: Any = False
 ) -> Shaped[Array, "rows columns"]:
     """The packed matrix, padded to whole tiles."""
-    words = weight.arrays["words"]
+    if not readable(weight, targets.current_tpu()):
+        return layout.decode(weight.alone(), dtype)
+    words, native = weight.arrays["words"], weight.option("native")
     rows, columns = 8 * words.shape[-2], words.shape[-1]
     tile_rows, tile_columns = decode_tile(weight)
     narrow = jnp.dtype(dtype) == jnp.bfloat16
-    numbers = scales(weight.array("scale"), weight.array("factor"), weight) * np.float32(UNIT)
+    numbers = scales(weight.array("scale"), weight.array("factor"), weight)
+    numbers *= np.float32(layout.unit(weight))
     return call(
-        kernel,
+        partial(kernel, native=native),
         weight,
         *(words, numbers),
         name="decode_nvfp4",
@@ -82,9 +89,9 @@ def decode(
         out_spec=pl.BlockSpec((tile_rows, tile_columns), lambda j, k, *_: (k, j)),
         out=jax.ShapeDtypeStruct((rows, columns), dtype),
         scratch=[
-            pltpu.VMEM((tile_columns // LANES, CHUNK // 2, LANES), jnp.uint32)
+            pltpu.VMEM((tile_columns // LANES, BLOCK // 2 * APART, LANES), jnp.uint32)
             if narrow
-            else pltpu.VMEM((tile_columns // LANES, CHUNK, LANES), jnp.float32)
+            else pltpu.VMEM((tile_columns // LANES, BLOCK * APART, LANES), jnp.float32)
         ],
         interpret=interpret,
     )

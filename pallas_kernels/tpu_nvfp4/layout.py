@@ -3,12 +3,13 @@
 The rows of the packed matrix are summed over. They are padded to tiles of 512, which are two chunks
 of 16 blocks of 16, columns to multiples of 128.
 
-    words:  uint32[rows / 8, columns]   codes as `nibbles` says: bytes of float8_e5m2 that are
-                                        2^-14 of their numbers, 0.5 and 0 among its subnormal ones
+    words:  uint32[rows / 8, columns]   codes as `nibbles` says; those that are not plain are bytes
+                                        of float8_e5m2 that are 2^-14 of their numbers, 0.5 and 0
+                                        among its subnormal ones
     scale:  uint8[rows / 16, columns]   codes of E4M3 without NaN and sign; one that serves more
                                         rows is there for every 16
     factor: float32[1, columns]   what a column's scales are multiplied by, or divided
-    options: divides
+    options: divides, native (whether words are plain)
 
 Row 16 j + b of a chunk, as words have it, is row 16 b + j: rows of a register of 16 are of all
 blocks, and a register of scales serves 16 of them. Every code survives; scales and factors survive
@@ -17,6 +18,7 @@ as numbers.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -27,7 +29,8 @@ from jentropy import formats
 from jentropy.formats import FP8_E4M3, WHOLE, Format, Parameter, Role
 from jentropy.formats.dequantizing import divide, spread
 from jentropy.formats.encoding import bits_of
-from jentropy.pallas_kernels.layout import Extent, Kernels, Layout
+from jentropy.pallas_kernels import targets
+from jentropy.pallas_kernels.layout import Extent, Layout
 from jentropy.pallas_kernels.matrices import Matrices, Packed, padded, sized
 from jentropy.pallas_kernels.resident import ResidentTensor
 from jentropy.pallas_kernels.tiles import LANES, ceil_to
@@ -36,6 +39,7 @@ from jentropy.pallas_kernels.tpu import nibbles
 BLOCK, CHUNK, TILE = 16, 256, 512
 BLOCKS = CHUNK // BLOCK
 MOST = 0x7E  # E4M3 code of its largest number
+UNIT = 2.0**14  # of which words that are not plain have the part
 FACTORS = ("FP32", "BF16", "FP16")
 
 
@@ -78,7 +82,10 @@ def shapes(weight: Matrices) -> Packed | None:
         "words": sized(jnp.uint32, *stack, high // 8, wide),
         "scale": sized(jnp.uint8, *stack, high // BLOCK, wide),
         "factor": sized(jnp.float32, *stack, 1, wide),
-    }, {"divides": int(factor is not None and factor.role is Role.DIVISOR)}
+    }, {
+        "divides": int(factor is not None and factor.role is Role.DIVISOR),
+        "native": int(targets.current_tpu().native_e2m1),
+    }
 
 
 def pack(weight: Matrices) -> Packed | None:
@@ -100,7 +107,7 @@ def pack(weight: Matrices) -> Packed | None:
         factors = factors[..., :1, :]
     factors = jnp.broadcast_to(factors, (*weight.stack, 1, columns)).reshape(-1, 1, columns)
     arrays = {
-        "words": jnp.stack([_words(codes) for codes in weight.each]),
+        "words": jnp.stack([_words(one, planned[1]["native"]) for one in weight.each]),
         "scale": jnp.stack([padded(one, TILE // BLOCK, LANES) for one in _each(codes)]),
         "factor": jnp.pad(factors, ((0, 0), (0, 0), (0, -columns % LANES)), constant_values=1),
     }
@@ -111,9 +118,10 @@ def _each(codes: Shaped[Array, "*stack blocks columns"]) -> Shaped[Array, "n blo
     return codes.reshape(-1, *codes.shape[-2:])
 
 
-@jax.jit
-def _words(codes: UInt8[Array, "rows columns"]) -> Array:
-    return nibbles.pack(swapped(padded(codes, TILE, LANES)))
+@partial(jax.jit, static_argnames="native")
+def _words(codes: UInt8[Array, "rows columns"], native: int) -> Array:
+    ordered = swapped(padded(codes, TILE, LANES))
+    return nibbles.pack_plain(ordered) if native else nibbles.pack(ordered)
 
 
 def swapped(rows: Shaped[Array, "rows columns"]) -> Shaped[Array, "rows columns"]:
@@ -130,8 +138,9 @@ def swapped_columns(x: Shaped[Array, "M K"]) -> Shaped[Array, "M K"]:
 def take(weight: ResidentTensor, ids: Int[Array, " ids"], dtype: Any) -> Shaped[Array, "ids rows"]:
     """Columns of the packed matrix, in plain JAX."""
     arrays = weight.arrays
+    unpack = nibbles.unpack_plain if weight.option("native") else nibbles.unpack
     codes = {
-        "code": swapped(nibbles.unpack(arrays["words"][:, ids])),
+        "code": swapped(unpack(arrays["words"][:, ids])),
         "scale": bits_of(scales(arrays["scale"][:, ids], arrays["factor"][:, ids], weight)),
     }
     scale = Parameter(name="scale", field="scale", element=formats.FP32, block=(BLOCK, 1))
@@ -147,6 +156,11 @@ def scales(
     return divide(numbers, factor) if w.option("divides") else numbers * factor
 
 
+def unit(weight: ResidentTensor) -> float:
+    """Of which a code is read as the part."""
+    return 1.0 if weight.option("native") else UNIT
+
+
 def extent(weight: ResidentTensor) -> Extent:
     """Rows and columns, padded to tiles."""
     words = weight.arrays["words"]
@@ -156,19 +170,6 @@ def extent(weight: ResidentTensor) -> Extent:
 def decode(weight: ResidentTensor, dtype: Any) -> Shaped[Array, "rows columns"]:
     """The packed matrix, padded, in plain JAX: what kernels are held to."""
     return take(weight, jnp.arange(weight.arrays["words"].shape[-1]), dtype).T
-
-
-def _kernels() -> Kernels:
-    from . import decode, matmul, plan
-
-    return Kernels(
-        plan=plan.plan,
-        multiply=matmul.multiply,
-        decode=decode.decode,
-        grouped=matmul.grouped,
-        grouped_plan=plan.grouped_plan,
-        decode_tile=plan.decode_tile,
-    )
 
 
 LAYOUT = Layout(
@@ -184,5 +185,5 @@ LAYOUT = Layout(
     extent=extent,
     decode=decode,
     take=take,
-    kernels=_kernels,
+    has_kernels=True,
 )

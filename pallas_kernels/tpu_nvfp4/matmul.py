@@ -2,7 +2,7 @@
 
 E2M1 times E4M3 has six significant bits: it is exact in bfloat16. Factors of columns come in at the
 end, with the powers of two that codes lack as they are read: E2M1 in the places of E5M2 is 2^-14 of
-itself, and E4M3 read as e4m3b11fnuz a sixteenth.
+itself, and E4M3 read as e4m3b11fnuz a sixteenth. Plain words are converted by instructions.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, BFloat16, Float, Float32, Int
 
+from jentropy.pallas_kernels import targets
 from jentropy.pallas_kernels.fused import Product
 from jentropy.pallas_kernels.resident import ResidentTensor
 from jentropy.pallas_kernels.targets import Tpu
@@ -29,14 +30,18 @@ from jentropy.pallas_kernels.tpu.plan import TpuPlan
 from jentropy.pallas_kernels.tpu.products import Body, Operand, Tile
 
 from .layout import BLOCK, BLOCKS, CHUNK, TILE, swapped_columns
-from .plan import BODY, PRODUCT, grouped_plan, is_few
+from .layout import unit as unit_of
+from .plan import BODY, PRODUCT, grouped_plan, is_few, readable
 
-UNIT = 2.0**14  # of which a code is read as the part
+HALF = nibbles.ROWS // 2
 
 
-def codes_of(words: Any, word: Any, here: Any) -> list[Array]:
+def codes_of(words: Any, word: Any, here: Any, native: int) -> list[Array]:
     """A chunk of rows as float8_e5m2, 32 at a time, from a row of words on."""
     packed = words[pl.ds(word, CHUNK // 8), here]
+    if native:
+        codes = pltpu.bitcast(packed, jnp.float4_e2m1fn).astype(jnp.float8_e5m2)
+        return [codes[at : at + HALF] for at in range(0, CHUNK, HALF)]
     return [
         pltpu.bitcast(half, jnp.float8_e5m2)
         for at in range(0, CHUNK // 8, SUBLANES)
@@ -44,10 +49,12 @@ def codes_of(words: Any, word: Any, here: Any) -> list[Array]:
     ]
 
 
-def scaled(words: Any, row: int, here: Any, scales: Array) -> BFloat16[Array, "256 columns"]:
+def scaled(
+    words: Any, row: int, here: Any, scales: Array, native: int
+) -> BFloat16[Array, "256 columns"]:
     """A chunk of rows times its scales, in the dtype of these at first."""
     parts = []
-    for codes in codes_of(words, row // 8, here):
+    for codes in codes_of(words, row // 8, here, native):
         numbers = codes.astype(scales.dtype)
         parts += [numbers[:BLOCKS] * scales, numbers[BLOCKS:] * scales]
     return jnp.concatenate(parts, axis=0).astype(jnp.bfloat16)
@@ -62,25 +69,26 @@ def add(
     *,
     target: Tpu,
     few: bool,
+    native: int,
     columns: int,
 ) -> None:
     """Adds x [M, KT] @ w [KT, NT].
 
     Args:
-      few: whether there are sides, rows of x that are spread: [M, 16, KT].
+      few: whether rows of x are spread: [M, 16, KT].
       columns: of a loop's body.
     """
     words, scale, (out,) = operands["words"], operands["scale"], accumulators
-    (m, rows), wide = x.shape, out.shape[1]
+    m, rows, wide = x.shape[0], x.shape[-1], out.shape[1]
     fp8 = jnp.float8_e4m3fn if target.native_e4m3fn else jnp.float8_e4m3b11fnuz
     dtype = jnp.bfloat16 if target.vector_bf16 and not few else jnp.float32
 
     def terms(here: Any, at: int, scales: Array) -> list[Array]:
         if not few:
-            weights = scaled(words, at, here, scales)
+            weights = scaled(words, at, here, scales, native)
             return [jnp.dot(x[:, at : at + CHUNK], weights, preferred_element_type=jnp.float32)]
-        left = sides[0][:, :, at : at + CHUNK].reshape(m * BLOCKS, CHUNK)
-        codes = jnp.concatenate(codes_of(words, at // 8, here), axis=0)
+        left = x[:, :, at : at + CHUNK].reshape(m * BLOCKS, CHUNK)
+        codes = jnp.concatenate(codes_of(words, at // 8, here, native), axis=0)
         sums = jnp.dot(left, codes, preferred_element_type=jnp.float32)
         return [sums[i : i + BLOCKS] * scales for i in range(0, m * BLOCKS, BLOCKS)]
 
@@ -122,7 +130,8 @@ def body_of(weight: ResidentTensor, plan: TpuPlan) -> Body:
     scale = plan.tile_k // BLOCK, plan.tile_n
     words = plan.tile_k // 8, plan.tile_n
     columns = body_columns(*tile, BODY["v5e" if few else plan.target.name])
-    unit = UNIT if plan.target.native_e4m3fn else 16 * UNIT
+    unit, native = unit_of(weight), weight.option("native")
+    unit *= 1 if plan.target.native_e4m3fn else 16
     return Body(
         name="nvfp4",
         operands={
@@ -130,9 +139,8 @@ def body_of(weight: ResidentTensor, plan: TpuPlan) -> Body:
             "scale": Operand(array=arrays["scale"], block=scale, row=0, column=1),
             "factor": Operand(array=arrays["factor"], block=(1, plan.tile_n), column=1),
         },
-        ordered=swapped_columns,
-        sides=lambda x: [spread(x, plan.tile_k)] if few else [],
-        add=partial(add, target=plan.target, few=few, columns=columns),
+        ordered=spread if few else swapped_columns,
+        add=partial(add, target=plan.target, few=few, native=native, columns=columns),
         finish=partial(finish, unit=unit, divides=weight.option("divides")),
     )
 
@@ -146,15 +154,15 @@ def multiply(
 
 def grouped(
     x: Float[Array, "M K"], weight: ResidentTensor, sizes: Int[Array, " groups"], product: Product
-) -> Float[Array, "M N"]:
-    """x times the matrix of each row's group; 0 in rows of none."""
+) -> Float[Array, "M N"] | None:
+    """x times the matrix of each row's group; 0 in rows of none. None of unreadable words."""
+    if not readable(weight, targets.current_tpu()):
+        return None
     return of_groups.multiply(x, weight, sizes, product, plan_of=grouped_plan, body_of=body_of)
 
 
-def spread(x: BFloat16[Array, "M K"], tile: int) -> BFloat16[Array, "steps M 16 depth"]:
+def spread(x: BFloat16[Array, "M K"]) -> BFloat16[Array, "M 16 K"]:
     """Rows of x, in the order of words, once for each block: zero outside of it."""
-    steps = x.reshape(x.shape[0], -1, 1, tile).swapaxes(0, 1)
-    shape = (1, 1, BLOCKS, tile)
-    block = lax.broadcasted_iota(jnp.int32, shape, 3) % BLOCKS
-    own = block == lax.broadcasted_iota(jnp.int32, shape, 2)
-    return jnp.where(own, steps, jnp.zeros((), x.dtype))
+    block = lax.broadcasted_iota(jnp.int32, (1, BLOCKS, x.shape[1]), 2) % BLOCKS
+    own = block == lax.broadcasted_iota(jnp.int32, block.shape, 1)
+    return jnp.where(own, swapped_columns(x)[:, None], jnp.zeros((), x.dtype))

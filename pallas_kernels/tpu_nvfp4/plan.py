@@ -13,7 +13,7 @@ from jentropy.pallas_kernels import targets
 from jentropy.pallas_kernels.resident import ResidentTensor
 from jentropy.pallas_kernels.targets import Tpu
 from jentropy.pallas_kernels.tpu.columns import WIDE, grouped_columns, plan_columns
-from jentropy.pallas_kernels.tpu.grouped import GroupedPlan
+from jentropy.pallas_kernels.tpu.grouped import ROOM, GroupedPlan
 from jentropy.pallas_kernels.tpu.plan import TpuPlan
 
 from .layout import BLOCKS, CHUNK, TILE
@@ -41,7 +41,13 @@ def plan(weight: ResidentTensor, rows: int, target: Tpu | None = None) -> TpuPla
         variant="NVFP4",
         rows=BLOCKS if few else 1,
     )
+    made = replace(made, fused=made.fused and readable(weight, target))
     return replace(made, m=next(m for m in FEW_ROWS if m >= rows)) if few else made
+
+
+def readable(weight: ResidentTensor, target: Tpu) -> bool:
+    """Whether a TPU converts codes as words have them."""
+    return target.native_e2m1 or not weight.option("native")
 
 
 def is_few(plan: TpuPlan) -> bool:
@@ -50,8 +56,16 @@ def is_few(plan: TpuPlan) -> bool:
 
 
 def grouped_plan(weight: ResidentTensor, rows: int, target: Tpu | None = None) -> GroupedPlan:
-    """How x of so many rows is multiplied by the packed matrices of its groups."""
-    return grouped_columns(plan(weight, rows, target), weight, rows)
+    """How x of so many rows is multiplied by the packed matrices of its groups.
+
+    Where groups have few rows, windows have as many as are few.
+    """
+    target = targets.current_tpu() if target is None else target
+    most = FEW[target.name]
+    if not most or ROOM * rows > most * weight.stack[0]:
+        return grouped_columns(plan(weight, rows, target), weight, rows)
+    few = plan(weight, most, target)
+    return grouped_columns(few, weight, rows, least=most, spread=BLOCKS)
 
 
 def decode_tile(weight: ResidentTensor) -> tuple[int, int]:

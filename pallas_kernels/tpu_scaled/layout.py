@@ -43,7 +43,7 @@ from jentropy.formats.dequantizing import spread
 from jentropy.formats.encoding import bits_of
 from jentropy.pallas_kernels import tiles
 from jentropy.pallas_kernels.integers import INTEGERS, is_integer
-from jentropy.pallas_kernels.layout import Extent, Kernels, Layout
+from jentropy.pallas_kernels.layout import Extent, Layout
 from jentropy.pallas_kernels.matrices import Matrices, Packed, at_places, padded, sized
 from jentropy.pallas_kernels.resident import ResidentTensor
 from jentropy.pallas_kernels.tiles import LANES, ceil_to
@@ -256,19 +256,6 @@ def decode(weight: ResidentTensor, dtype: Any) -> Shaped[Array, "rows columns"]:
     return take(weight, jnp.arange(weight.arrays["words"].shape[-1]), dtype).T
 
 
-def _kernels() -> Kernels:
-    from . import decode, matmul, plan
-
-    return Kernels(
-        plan=plan.plan,
-        multiply=matmul.multiply,
-        decode=decode.decode,
-        grouped=matmul.grouped,
-        grouped_plan=plan.grouped_plan,
-        decode_tile=plan.decode_tile,
-    )
-
-
 LAYOUT = Layout(
     name=NAME,
     backend="tpu",
@@ -282,5 +269,5 @@ LAYOUT = Layout(
     extent=extent,
     decode=decode,
     take=take,
-    kernels=_kernels,
+    has_kernels=True,
 )

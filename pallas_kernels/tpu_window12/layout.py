@@ -40,7 +40,7 @@ from jaxtyping import Array, Int, Int32, Shaped, UInt16
 
 from jentropy.codecs import window12
 from jentropy.pallas_kernels import bf16, tiles
-from jentropy.pallas_kernels.layout import Extent, Kernels, Layout
+from jentropy.pallas_kernels.layout import Extent, Layout
 from jentropy.pallas_kernels.matrices import Matrices, Packed, at_places, padded, sized
 from jentropy.pallas_kernels.resident import ResidentTensor
 from jentropy.pallas_kernels.tiles import LANES, ceil_to, choose_tile
@@ -245,19 +245,6 @@ def take(weight: ResidentTensor, ids: Int[Array, " ids"], dtype: Any) -> Shaped[
     return bf16.numbers(jax.lax.map(one, ids), dtype)
 
 
-def _kernels() -> Kernels:
-    from . import decode, matmul, plan
-
-    return Kernels(
-        plan=plan.plan,
-        multiply=matmul.multiply,
-        decode=decode.decode,
-        grouped=matmul.grouped,
-        grouped_plan=plan.grouped_plan,
-        decode_tile=plan.decode_tile,
-    )
-
-
 LAYOUT = Layout(
     name="tpu_window12",
     backend="tpu",
@@ -273,5 +260,5 @@ LAYOUT = Layout(
     extent=extent,
     decode=decode,
     take=take,
-    kernels=_kernels,
+    has_kernels=True,
 )

@@ -67,6 +67,21 @@ def pruned() -> dict[str, np.ndarray]:
     }
 
 
+def sparse() -> dict[str, np.ndarray]:
+    """Weights half of which are zeros, with and without signs, and two of four."""
+    rng = np.random.default_rng(5)
+    dense = rng.standard_normal((80, 256)) * 0.02
+    order = rng.random((80, 64, 4)).argsort(axis=2).argsort(axis=2).reshape(dense.shape)
+    kept = rng.random(dense.shape) < 0.5
+    return {
+        "bf16": np.where(order < 2, dense, 0).astype(ml_dtypes.bfloat16),
+        "bf16_signs": ((order < 2) * dense).astype(ml_dtypes.bfloat16),
+        "fp16": np.where(kept, dense, 0).astype(np.float16),
+        "fp16_signs": (kept * dense).astype(np.float16),
+        "fp8": np.where(order < 2, np.abs(dense) + 1, 0).astype(ml_dtypes.float8_e4m3fn),
+    }
+
+
 def grid() -> dict[str, np.ndarray]:
     """Integers whose rows and columns have scales of their own, and some far from them."""
     rng = np.random.default_rng(3)
@@ -106,7 +121,7 @@ def quantised() -> dict:
     }
 
 
-TREES = {"tree": tree, "pruned": pruned, "grid": grid}
+TREES = {"tree": tree, "pruned": pruned, "grid": grid, "sparse": sparse}
 
 
 def small() -> dict[str, np.ndarray]:

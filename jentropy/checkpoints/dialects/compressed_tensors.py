@@ -124,7 +124,7 @@ def _fp4(
 ) -> Tensor:
     number_format, level = formats.MXFP4, None
     if scheme.format.startswith("nvfp4"):
-        number_format = formats.NVFP4.with_parameter("tensor_scale", role=formats.Role.DIVISOR)
+        number_format = formats.NVFP4_DIVISOR
         require_dtype(scale, [formats.FP8_E4M3.dtype], why)
         level = find(contents, f"{name}_global_scale", name)
     block = block_of(contents, scheme, why)

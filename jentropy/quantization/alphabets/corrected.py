@@ -1,8 +1,9 @@
 """Another alphabet's solution, and what makes up for a part of its error.
 
 LoRC (Z. Yao et al., ZeroQuant-V2, 2023; X. Wu et al., ZeroQuant-FP, 2023) adds the closest matrix
-of a low rank. ARCQuant (2026) gives those columns whose inputs are outliers a second number in as
-few bits.
+of a low rank. ARCQuant (H. Meng et al., arXiv 2601.07475, 2026) appends, for channels whose inputs
+are outliers, what rounding left of these inputs; here it is the weights of such columns that have a
+second number in as few bits.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float32
 
-from jentropy.quantization.feedback import factor_of
+from jentropy.quantization.feedback import DAMPING, factor_of
 from jentropy.quantization.statistics import Statistics
 
 from .magnitude import largest
@@ -35,7 +35,7 @@ class SparseGPT(Pruning):
     share: float = 0.5
     pattern: tuple[int, int] | None = None
     block: int = 128
-    damping: float = 0.01
+    damping: float = DAMPING
 
     def prune(
         self, weight: Float32[Array, "rows columns"], statistics: Statistics

@@ -25,8 +25,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float32, Int32, UInt
 
-from jentropy.errors import InputError
 from jentropy.formats import ElementFormat
+from jentropy.quantization.feedback import DAMPING, root_of
 from jentropy.quantization.grid import Grid
 from jentropy.quantization.statistics import Statistics
 
@@ -35,7 +35,6 @@ from .nearest import Nearest
 from .rounding import Rounding
 
 COLUMNS = 128  # of a block: its [rows, COLUMNS] stay in cache
-DAMPINGS = 6  # tenfold larger ones that are tried where a matrix is not positive definite
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +46,7 @@ class Sequential(Rounding):
       0.01
     """
 
-    damping: float = 0.01  # of the mean of E[x^2], added to its diagonal: less trust in calibration
+    damping: float = DAMPING  # of the mean of E[x^2], added to its diagonal
     act_order: bool = False  # columns by falling E[x^2], not from the first to the last
     slope: float = 0.0  # what a bit costs, 1 as at high rate; 0: bits cost nothing
 
@@ -82,30 +81,10 @@ def _factors(
     if statistics.hessian is None:
         columns = order.size
         return jnp.zeros((columns, columns), jnp.float32), jnp.ones(columns, jnp.float32)
-    for _ in range(DAMPINGS):
-        upper, power = _factored(jnp.asarray(statistics.hessian), order, jnp.float32(damping))
-        if bool(jnp.isfinite(upper).all()):
-            return upper, power
-        damping = 10 * damping or 1e-6
-    raise InputError(
-        "E[x x^T] of the inputs", expected="a positive semidefinite matrix", found="another one"
-    )
-
-
-@jax.jit
-def _factored(
-    hessian: Float32[Array, "columns columns"],
-    order: Int32[Array, " columns"],
-    damping: Float32[Array, ""],
-) -> tuple[Float32[Array, "columns columns"], Float32[Array, " columns"]]:
-    hessian = hessian.astype(jnp.float32)[order][:, order]
-    mean = jnp.trace(hessian) / order.size
-    added = damping * mean + jnp.where(mean > 0, 0.0, 1.0)
-    hessian = hessian + added * jnp.eye(order.size, dtype=jnp.float32)
-    # Cholesky's factor of the matrix turned round is lower triangular, and so this upper.
-    lower = jnp.linalg.cholesky(hessian[::-1, ::-1])[::-1, ::-1]
-    root = jnp.diagonal(lower)
-    return jnp.triu(lower / root[None, :], 1), jnp.square(root)
+    hessian = jnp.asarray(statistics.hessian, jnp.float32)
+    root = root_of(hessian[order][:, order], damping)
+    diagonal = jnp.diagonal(root)
+    return jnp.triu(root / diagonal[None, :], 1), jnp.square(diagonal)
 
 
 @jax.jit

@@ -5,6 +5,7 @@ To add a way: a file here with a frozen dataclass that is a `Scales`, and a line
 
 from .absolute_mean import AbsoluteMean
 from .learned_clipping import LearnedClipping
+from .least_squares import LeastSquares
 from .rms_step import RmsStep
 from .rules import Rules
 from .salient import SalientGroups
@@ -15,6 +16,7 @@ SCALES: dict[str, type[Scales]] = {
     "rules": Rules,
     "rms_step": RmsStep,
     "search": Search,
+    "least_squares": LeastSquares,
     "salient": SalientGroups,
     "learned_clipping": LearnedClipping,
     "absolute_mean": AbsoluteMean,
@@ -24,6 +26,7 @@ __all__ = [
     "SCALES",
     "AbsoluteMean",
     "LearnedClipping",
+    "LeastSquares",
     "RmsStep",
     "Rules",
     "SalientGroups",

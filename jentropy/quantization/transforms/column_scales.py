@@ -151,8 +151,10 @@ class Capped(ColumnScales):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Balanced(ColumnScales):
-    """D2Quant's dual scales (2026): rows and columns are divided by their root mean squares in
-    turn, until neither has outliers; the scales of rows are left to the alphabet.
+    """Dual scales, after D2Quant (arXiv 2602.02546): rows and columns are divided by their root
+    mean squares in turn, until neither has outliers; the scales of rows are left to the alphabet.
+    The paper has column scales for down projections alone, which the layer before takes up, and
+    moves the mean in norms; here any matrix keeps its own, and norms stay.
 
     Attributes:
       rounds: of rows and columns.

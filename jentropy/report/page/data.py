@@ -54,7 +54,13 @@ def heat(reports: Sequence[EntropyReport], looks: Sequence[Look]) -> list[dict[s
     """Maps of the sources that have numbered layers."""
     maps = ((look.label, layers(report)) for report, look in zip(reports, looks, strict=True))
     return [
-        {"label": label, "roles": one.roles, "layers": one.numbers, "shares": one.shares}
+        {
+            "label": label,
+            "roles": one.roles,
+            "layers": one.numbers,
+            "shares": one.shares,
+            "ends": one.ends,
+        }
         for label, one in maps
         if one is not None
     ]

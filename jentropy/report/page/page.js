@@ -35,9 +35,7 @@ function make(tag, properties = {}, ...children) {
 }
 
 // Layer by role: a row of cells for each role; drawn when it is opened.
-function heatmap({ label, roles, layers, shares }) {
-  const known = shares.flat().filter(share => share >= 0);
-  const least = Math.min(...known), most = Math.max(...known);
+function heatmap({ label, roles, layers, shares, ends: [least, most] }) {
   const grid = make("div", { className: "heatmap" });
   roles.forEach((role, i) => {
     const row = document.createElementNS(SVG, "svg");
@@ -46,7 +44,7 @@ function heatmap({ label, roles, layers, shares }) {
     shares[i].forEach((share, j) => {
       if (share < 0) return;
       const cell = document.createElementNS(SVG, "rect");
-      const part = most > least ? (share - least) / (most - least) : 1;
+      const part = most > least ? Math.min(1, Math.max(0, (share - least) / (most - least))) : 1;
       const place = { x: 100 * j / layers.length + "%", y: 0, width: 100 / layers.length + "%",
         height: 16, class: "heat",
         style: `fill: color-mix(in oklab, var(--high) ${Math.round(100 * part)}%, var(--low))` };
@@ -56,11 +54,12 @@ function heatmap({ label, roles, layers, shares }) {
     });
     grid.append(make("span", { textContent: role }), row);
   });
-  const ends = make("div", { className: "ends" },
+  const scale = make("div", { className: "ends" },
     make("span", { textContent: `layer ${layers[0]}` }),
-    make("span", { textContent: `${(least / 10).toFixed(1)}% (pale) to ${(most / 10).toFixed(1)}% used` }),
+    make("span", { textContent: `${(least / 10).toFixed(1)}% (pale) to ${(most / 10).toFixed(1)}% used` +
+      (roles.includes("norm") ? ", norms apart" : "") }),
     make("span", { textContent: layers[layers.length - 1] }));
-  grid.append(make("span"), ends);
+  grid.append(make("span"), scale);
   return grid;
 }
 const maps = document.getElementById("heat");

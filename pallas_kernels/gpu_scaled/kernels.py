@@ -1,0 +1,11 @@
+"""The kernels of FP8, FP4, INT8 and INT4 on Hopper, in one record."""
+
+from __future__ import annotations
+
+from jentropy.pallas_kernels.layout import Kernels
+
+from . import decode, matmul, plan
+
+KERNELS = Kernels(
+    plan=plan.plan, multiply=matmul.multiply, decode=decode.decode, grouped=matmul.grouped
+)

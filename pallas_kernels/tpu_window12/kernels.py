@@ -1,0 +1,16 @@
+"""The kernels of BF16 on TPU, in one record."""
+
+from __future__ import annotations
+
+from jentropy.pallas_kernels.layout import Kernels
+
+from . import decode, matmul, plan
+
+KERNELS = Kernels(
+    plan=plan.plan,
+    multiply=matmul.multiply,
+    decode=decode.decode,
+    grouped=matmul.grouped,
+    grouped_plan=plan.grouped_plan,
+    decode_tile=plan.decode_tile,
+)
