@@ -24,6 +24,8 @@ from jentropy.pallas_kernels.row_blocks import TILE
 from .attending_kernels import Case, by_platform, dtypes_of, kernels_for
 from .caches import visible
 from .layers import soft_capped
+from .placing import Lies, on_devices
+from .sums import greatest, softmax, summed
 
 PRECISION = jax.lax.Precision.HIGHEST  # attention in float32 means float32, on a GPU and TPU too
 AT_ONCE = 1 << 22  # scores, 16 MiB of them: of more, those of blocks are faster on a CPU too
@@ -54,7 +56,7 @@ def attend(
     window: Int[Array, ""] | int | None = None,
     soft_cap: float | None = None,
     sinks: Float[Array, " heads"] | None = None,
-    sharded: bool = False,
+    lies: Lies | None = None,
 ) -> Float[Array, "batch heads time value_width"]:
     """Mixes the values of the keys that each query sees.
 
@@ -68,8 +70,8 @@ def attend(
       in_order: whether the position of each slot is that of the slot before it and one.
       window: positions that a query sees, its own included; None: all before it.
       soft_cap: scores are soft_cap * tanh(score / soft_cap), as in Gemma 2.
-      sharded: whether weights that made these arrays lie over a mesh.
       sinks: a score per head that takes its share of the softmax and adds nothing, as in gpt-oss.
+      lies: how sequences and heads are split over a mesh; each device mixes its own.
 
     Returns:
       Sums in the dtype of `v`.
@@ -83,30 +85,47 @@ def attend(
     """
     batch, heads, time, width = q.shape
     grouped = q.reshape(batch, k.shape[1], -1, time, width)
-    scoring = Scoring(scale, soft_cap)
     sinks = None if sinks is None else sinks.astype(jnp.float32).reshape(grouped.shape[1:3])
     arrays = grouped, k, v, positions, slots, window, sinks
-    if time == 1 or batch * heads * time * k.shape[2] <= AT_ONCE:
-        mixed = at_once(*arrays, scoring)
-    else:
-        case = Case(
-            width=width,
-            value_width=v.shape[-1],
-            queries=time,
-            slots=k.shape[2],
-            batch=batch,
-            in_order=in_order,
-            windowed=window is not None,
-            capped=soft_cap is not None,
-            sinks=sinks is not None,
-            dtypes=dtypes_of(q, k, v),
-        )
-        kernels = {
-            platform: partial(mix, **scoring._asdict())
-            for platform, mix in kernels_for(case, sharded=sharded).items()
-        }
-        mixed = by_platform(kernels, partial(blockwise, scoring=scoring), *arrays)
+    few = time == 1 or batch * heads * time * k.shape[2] <= AT_ONCE
+    mix = partial(_mix, few=few, in_order=in_order, scoring=Scoring(scale, soft_cap))
+    mixed = mix(*arrays) if lies is None else on_devices(lies, mix, *arrays)
     return mixed.reshape(batch, heads, time, v.shape[-1])
+
+
+def _mix(
+    q: Float[Array, "batch kv_heads group time width"],
+    k: Float[Array, "batch kv_heads slots width"],
+    v: Float[Array, "batch kv_heads slots value_width"],
+    positions: Int[Array, "*queries time"],
+    slots: Int[Array, "*keys slots"],
+    window: Int[Array, ""] | int | None,
+    sinks: Float[Array, "kv_heads group"] | None,
+    *,
+    few: bool,
+    in_order: bool,
+    scoring: Scoring,
+) -> Float[Array, "batch kv_heads group time value_width"]:
+    """The sum on one device, of few scores or of many."""
+    arrays = q, k, v, positions, slots, window, sinks
+    if few:
+        return at_once(*arrays, scoring)
+    case = Case(
+        width=q.shape[-1],
+        value_width=v.shape[-1],
+        queries=q.shape[-2],
+        slots=k.shape[2],
+        batch=q.shape[0],
+        in_order=in_order,
+        windowed=window is not None,
+        capped=scoring.soft_cap is not None,
+        sinks=sinks is not None,
+        dtypes=dtypes_of(q, k, v),
+    )
+    kernels = {
+        platform: partial(mix, **scoring._asdict()) for platform, mix in kernels_for(case).items()
+    }
+    return by_platform(kernels, partial(blockwise, scoring=scoring), *arrays)
 
 
 def at_once(
@@ -125,7 +144,7 @@ def at_once(
     if sinks is not None:
         sink = jnp.broadcast_to(sinks[:, :, None, None], (*scores.shape[:-1], 1))
         scores = jnp.concatenate((scores, sink), axis=-1)
-    weights = jax.nn.softmax(scores, axis=-1)[..., : k.shape[2]].astype(v.dtype)
+    weights = softmax(scores)[..., : k.shape[2]].astype(v.dtype)
     return jnp.einsum("bkgts,bksd->bkgtd", weights, v, precision=PRECISION)
 
 
@@ -179,21 +198,21 @@ def _chunk(
     batch, *heads, time, _ = q.shape
     values: Any = jax.eval_shape(make, blocks[0][0])[1] if make else blocks[1]
     if sinks is None:
-        greatest = jnp.full((batch, *heads, time), UNSEEN)
-        total = jnp.zeros_like(greatest)
+        highest = jnp.full((batch, *heads, time), UNSEEN)
+        total = jnp.zeros_like(highest)
     else:
-        greatest = jnp.broadcast_to(sinks[:, :, None], (batch, *heads, time))
-        total = jnp.exp(greatest - jax.lax.stop_gradient(greatest))  # 1, and its derivative
+        highest = jnp.broadcast_to(sinks[:, :, None], (batch, *heads, time))
+        total = jnp.exp(highest - jax.lax.stop_gradient(highest))  # 1, and its derivative
     mixed = jnp.zeros((*total.shape, values.shape[-1]))
 
     @jax.checkpoint
     def add(carry: tuple, k: jax.Array, v: Any, seen: jax.Array) -> tuple:
-        greatest, total, mixed = carry
+        highest, total, mixed = carry
         k, v = make(k) if make else (k, v)
         scores = jnp.where(seen, _scores(q, k, scoring), UNSEEN)
-        higher = jax.lax.stop_gradient(jnp.maximum(greatest, scores.max(-1)))
+        higher = jnp.maximum(jax.lax.stop_gradient(highest), greatest(scores))
         weights = jnp.where(seen, jnp.exp(scores - higher[..., None]), 0)
-        kept = jnp.exp(jax.lax.stop_gradient(greatest) - higher)
+        kept = jnp.exp(jax.lax.stop_gradient(highest) - higher)
         more = jnp.einsum(
             "bkgts,bksd->bkgtd",
             weights.astype(v.dtype),
@@ -201,14 +220,14 @@ def _chunk(
             precision=PRECISION,
             preferred_element_type=jnp.float32,
         )
-        return higher, total * kept + weights.sum(-1), mixed * kept[..., None] + more
+        return higher, total * kept + summed(weights), mixed * kept[..., None] + more
 
     def step(carry: tuple, block: tuple) -> tuple[tuple, None]:
         k, v, slots = block
         seen = visible(positions, slots, window)
         return jax.lax.cond(seen.any(), add, lambda carry, *_: carry, carry, k, v, seen), None
 
-    (_, total, mixed), _ = jax.lax.scan(step, (greatest, total, mixed), blocks)
+    (_, total, mixed), _ = jax.lax.scan(step, (highest, total, mixed), blocks)
     mixed = mixed / jnp.maximum(total, jnp.finfo(jnp.float32).tiny)[..., None]
     return mixed.astype(values.dtype)
 
@@ -216,18 +235,22 @@ def _chunk(
 def _scores(q: jax.Array, k: jax.Array, scoring: Scoring) -> Float[Array, "b k g t s"]:
     """Scores of every query and key.
 
-    Keys are filled up to whole tiles and a lone query to two: of fewer XLA for CPU sums in an order
-    that depends on the number of heads and sequences, and over a mesh a device has some of them.
+    Keys are filled up to whole tiles and a lone query to two, and heads of all sequences lie along
+    one axis: else XLA for CPU takes another product by how many heads and sequences there are,
+    and over a mesh a device has some of them.
     """
-    group, time = q.shape[2:4]
+    batch, heads, group, time, width = q.shape
+    rows = _filled(q.reshape(batch * heads, group * time, width), -2, 2 if group * time == 1 else 1)
+    keys = _filled(k, -2, TILE).reshape(batch * heads, -1, width)
     products = jnp.einsum(
-        "bkgtd,bksd->bkgts",
-        _filled(q, -2, 2 if group * time == 1 else 1),
-        _filled(k, -2, TILE),
+        "ntd,nsd->nts",
+        rows,
+        keys,
         precision=PRECISION,
         preferred_element_type=jnp.float32,
-    )
-    return soft_capped(scoring.scale * products[..., :time, : k.shape[2]], scoring.soft_cap)
+    )[:, : group * time, : k.shape[2]]
+    products = products.reshape(batch, heads, group, time, -1)
+    return soft_capped(scoring.scale * products, scoring.soft_cap)
 
 
 def _filled(array: jax.Array, axis: int, step: int) -> jax.Array:

@@ -5,8 +5,9 @@ a program is lowered for decides, so a model that is compiled for a TPU elsewher
 Derivatives are those of the blocks. `JENTROPY_ATTENTION=blockwise` in the environment turns all
 of them off in programs that are traced from then on.
 
-What no kernel covers: float32, which the TPU's and cuDNN's multiply with less; arrays over a mesh,
-which XLA does not split for a kernel; steps of few tokens, where all scores are computed at once.
+What no kernel covers: float32, which the TPU's and cuDNN's multiply with less; arrays
+that XLA splits over a mesh, and not a `shard_map`; steps of few tokens, where all scores are
+computed at once.
 """
 
 from __future__ import annotations
@@ -131,20 +132,16 @@ KERNELS: Mapping[str, Kernel] = {  # by platform
 }
 
 
-def kernels_for(case: Case, *, sharded: bool) -> dict[str, Callable[..., jax.Array]]:
+def kernels_for(case: Case) -> dict[str, Callable[..., jax.Array]]:
     """The kernels that cover a case, by platform.
-
-    Args:
-      case: what is static.
-      sharded: whether weights of the layer lie over a mesh.
 
     Example:
       >>> case = Case(width=128, value_width=128, queries=512, slots=4096, batch=1, in_order=True,
       ...     windowed=False, capped=True, sinks=False, dtypes=frozenset({"bfloat16"}))
-      >>> list(kernels_for(case, sharded=False)), list(kernels_for(case, sharded=True))
-      (['tpu'], [])
+      >>> list(kernels_for(case))
+      ['tpu']
     """
-    if sharded or _on_a_mesh() or os.environ.get(OFF) == "blockwise":
+    if _on_a_mesh() or os.environ.get(OFF) == "blockwise":
         return {}
     return {
         platform: kernel.mix

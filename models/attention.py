@@ -14,7 +14,8 @@ from jaxtyping import Array, Float
 from .attending import attend
 from .caches import Cache, Turn
 from .config import DecoderConfig, Layer
-from .layers import Linear, RMSNorm, over_a_mesh
+from .layers import Linear, RMSNorm
+from .placing import how_lies
 from .rope import rotate
 
 
@@ -63,10 +64,11 @@ class Attention(nnx.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         positions = turn.positions(time)
         q, k = (rotate(each, positions, turn.frequencies, turn.amplitude) for each in (q, k))
-        sharded = over_a_mesh(self.k_proj, self.o_proj)
+        weights = (one.weight.get_value() for one in (self.k_proj, self.o_proj))
+        lies = how_lies(weights, batch, config.num_kv_heads)
         # Heads first, as the cache has them; no product takes them in another order.
         q, k, v = jax.lax.optimization_barrier([each.swapaxes(1, 2) for each in (q, k, v)])
-        cache, seen = cache.extend(turn, (k, v), sharded=sharded)
+        cache, seen = cache.extend(turn, (k, v), sharded=lies is not None)
 
         mixed = attend(
             q,
@@ -77,7 +79,7 @@ class Attention(nnx.Module):
             in_order=seen.in_order,
             window=turn.window if cache.sliding else None,
             soft_cap=config.attention_soft_cap,
-            sharded=sharded,
+            lies=lies,
             sinks=None if self.sinks is None else self.sinks.get_value(),
         )
         return self.o_proj(mixed.swapaxes(1, 2).reshape(batch, time, -1)), cache

@@ -33,7 +33,8 @@ from jentropy import pallas_kernels as kernels
 from .attending import PRECISION, Scoring, attend, blockwise
 from .caches import Cache, Turn
 from .config import DecoderConfig, Layer
-from .layers import Linear, RMSNorm, over_a_mesh
+from .layers import Linear, RMSNorm
+from .placing import how_lies
 from .rope import rotate
 
 MADE_AT_ONCE = 1 << 28  # bytes of keys and values; of more, those of blocks
@@ -91,9 +92,11 @@ class LatentAttention(nnx.Module):
         latent, key = jnp.split(self.kv_a_proj_with_mqa(x), [sizes.kv_lora_rank], axis=-1)
         key = turned(key[:, :, None])[:, :, 0]
         new = jnp.concatenate((self.kv_a_layernorm(latent), key), axis=-1)
-        sharded = over_a_mesh(self.kv_b_proj, self.o_proj)
-        cache, seen = cache.extend(turn, (new,), sharded=sharded)
-        mix: Any = self._absorbed if sizes.absorbs(time) else self._expanded
+        absorbs = sizes.absorbs(time)
+        weights = (one.weight.get_value() for one in (self.kv_b_proj, self.o_proj))
+        lies = how_lies(weights, batch, 1 if absorbs else self.config.num_heads)
+        cache, seen = cache.extend(turn, (new,), sharded=lies is not None)
+        mix: Any = self._absorbed if absorbs else self._expanded
         mixed = mix(
             q,
             turned(rotary),
@@ -104,7 +107,7 @@ class LatentAttention(nnx.Module):
                 positions=positions,
                 slots=seen.slots,
                 in_order=seen.in_order,
-                sharded=sharded,
+                lies=lies,
             ),
         )
         return self.o_proj(mixed.swapaxes(1, 2).reshape(batch, time, -1)), cache
@@ -117,7 +120,7 @@ class LatentAttention(nnx.Module):
     def _expanded(self, q: Array, rotary: Array, seen: Array, attends: partial[Array]) -> Array:
         q, seen = jnp.concatenate((q, rotary), axis=-1).swapaxes(1, 2), seen[:, None]
         made, told = jax.eval_shape(self._made, seen), attends.keywords
-        if sum(one.size * one.dtype.itemsize for one in made) <= MADE_AT_ONCE or told["sharded"]:
+        if sum(one.size * one.dtype.itemsize for one in made) <= MADE_AT_ONCE:
             return attends(q, *self._made(seen))
         positions, scoring = told["positions"], Scoring(told["scale"], None)
         sums = partial(blockwise, window=None, sinks=None, scoring=scoring, make=self._made)

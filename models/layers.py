@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int
 from jentropy import pallas_kernels as kernels
 
 from .config import DecoderConfig
+from .sums import summed
 
 INIT_STD = 0.02
 TOKENS = 2048  # of a sequence that an MLP takes at once: what is between is wide
@@ -64,11 +65,6 @@ class Linear(nnx.Module):
         return y if self.bias is None else y + self.bias.get_value().astype(y.dtype)
 
 
-def over_a_mesh(*linears: Linear) -> bool:
-    """Whether any of the weights is split."""
-    return any(isinstance(one.weight.get_value(), kernels.ShardedTensor) for one in linears)
-
-
 class Embed(nnx.Module):
     """Rows of a table by token id; `attend` multiplies by the same table."""
 
@@ -108,7 +104,7 @@ class RMSNorm(nnx.Module):
 
     def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
         wide = x.astype(jnp.float32)
-        scale = jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.eps)
+        scale = jax.lax.rsqrt(summed(wide * wide)[..., None] / x.shape[-1] + self.eps)
         dtype = jnp.float32 if self.wide else x.dtype
         weight = self.weight.get_value().astype(dtype)
         weight = weight + self.offset if self.offset else weight

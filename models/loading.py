@@ -157,10 +157,8 @@ def load(
         one, or `hf://owner/name`.
       mesh: of `jax.make_mesh`, with Auto or Explicit axes: splits the weights over its devices, of
         one process or of all that `jax.distributed` joins. Each has, and a process reads, its part
-        only, and multiplies by the kernels of its backend. On CPU products are the bits of one
-        device, and so are logits where every device has all heads and sequences; with some of
-        them, as where the mesh divides the heads of keys or has an axis "data", XLA rounds
-        attention otherwise: logits are within 2e-6 of the largest.
+        only, and multiplies by the kernels of its backend. On CPU logits are the bits of one
+        device.
       rules: of the mesh, (axis of weights, axis or axes of the mesh or None), before those that
         `models.sharding` gives: axes of the mesh called "data" split sequences, all others split
         weights. `[("residual", None)]` sums over what devices have, with half of the messages and

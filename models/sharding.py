@@ -13,9 +13,9 @@ The names are those of the field; `rules` map them as in Flax, the first that fi
 
 A weight is split along one axis, that of the first rule that names one of its own. Where `residual`
 comes before `heads` and `mlp`, as by default, all matrices are split by their outputs and results
-are gathered: products are the bits of one device on CPU, and logits where attention is not split
-too. With `rules=[("residual", None)]` o and down are split by what they sum over, and each device's
-sums are added: half of the messages, other bits.
+are gathered: products and logits are the bits of one device on CPU. With `rules=[("residual",
+None)]` o and down are split by what they sum over, and each device's sums are added: half of the
+messages, other bits.
 
 Axes need not divide. Parts are as large as the first, the last ones filled up; results that are
 not split evenly, or between heads of keys, are gathered. Experts that do not divide are split

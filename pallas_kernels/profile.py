@@ -42,8 +42,16 @@ def _run(arguments: argparse.Namespace) -> int:
     of_experts: Any = tpu_grouped if target in TPUS else hopper_grouped
     shape, rows = tuple(arguments.shape or kind.SHAPE), arguments.rows or kind.DEFAULT_ROWS
     layers = arguments.experts
+<<<<<<< HEAD
     products = BUDGETED if target in TPUS else list(budgets.HOPPER_VARIANTS)
     formats = arguments.formats or (products if layers is None else OF_EXPERTS)
+=======
+    own = BUDGETED if layers is None else OF_EXPERTS
+    of = (
+        {"shape": list(shape)} if layers is None else {"layers": layers or list(tpu_grouped.LAYERS)}
+    )
+    formats = arguments.formats or list(own if target in TPUS else budgets.HOPPER_VARIANTS)
+>>>>>>> main
     table = arguments.json != "-"
     figures = {}
     with tempfile.TemporaryDirectory(prefix="profile-") as folder:
@@ -56,19 +64,24 @@ def _run(arguments: argparse.Namespace) -> int:
             return 0
         if table:
             words = ", ".join(f"{name} {version}" for name, version in versions.items())
-            print(f"{target}, {words}, weight {shape[0]} x {shape[1]}")
+            what = "experts" if layers is not None else f"weight {shape[0]} x {shape[1]}"
+            print(f"{target}, {words}, {what}")
             print(_line(kind.COLUMNS, list(kind.COLUMNS)))
         found = (
             kind.measured(dump, target, formats, rows, shape)
             if layers is None
+<<<<<<< HEAD
             else of_experts.measured(dump, target, formats, layers or budgets.LAYERS_OF_EXPERTS)
+=======
+            else tpu_grouped.measured(dump, target, formats, of["layers"], rows)
+>>>>>>> main
         )
         for name, measured in found:
             figures[name] = measured
             if table:
                 print(_line(kind.COLUMNS, [name, *measured.cells()]), flush=True)
     if arguments.json:
-        _write_json(arguments.json, {"target": target, **versions, "shape": list(shape)}, figures)
+        _write_json(arguments.json, {"target": target, **versions, **of}, figures)
     known = budgets.names(target)
     budgeted = {name: one.budgeted() for name, one in figures.items() if name in known}
     if arguments.write:
@@ -100,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         type=int,
         metavar="M",
-        help="rows of x; those that have budgets by default",
+        help="rows of x, with --experts tokens; those that have budgets by default",
     )
     parser.add_argument(
         "--shape",
@@ -117,10 +130,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--experts",
         nargs="*",
-        choices=budgets.LAYERS_OF_EXPERTS,
+        choices=list(tpu_grouped.LAYERS),
         metavar="LAYER",
+<<<<<<< HEAD
         help=f"visits to experts of {'; '.join(budgets.LAYERS_OF_EXPERTS)}, by default of all, in "
         "place of products",
+=======
+        help=f"on TPU, visits to experts of {'; '.join(tpu_grouped.LAYERS)}, by default of "
+        "all, in place of products",
+>>>>>>> main
     )
     parser.add_argument("--check", action="store_true", help="fail where a budget is exceeded")
     parser.add_argument(
@@ -142,7 +160,7 @@ def _write_json(file: str, head: dict[str, Any], figures: dict[str, Any]) -> Non
     for name, one in figures.items():
         m = {} if one.m is None else {"m": one.m}
         label = name.removesuffix(budgets.DECODE).partition(" M=")[0]
-        row = {"format": label, **m, **one.to_json(), "held": one.budgeted()}
+        row = {"name": name, "format": label, **m, **one.to_json(), "held": one.budgeted()}
         rows["products" if m else "decodes"].append(row)
     text = json.dumps(head | rows, indent=1)
     if file == "-":

@@ -173,19 +173,25 @@ def over(w: ShardedTensor, run: Callable[..., Any], specs: Any, out: Any) -> Cal
     Raises:
       UnsupportedError: inside of another `shard_map`.
     """
+    return partial(over_devices(w.mesh, run, (w.specs(), *specs), out), w)
+
+
+def over_devices(
+    mesh: Mesh | AbstractMesh, run: Callable[..., Any], specs: Any, out: Any
+) -> Callable[..., Any]:
+    """run(...) on every device of a mesh, as `over` of a weight."""
     context = jax.sharding.get_abstract_mesh()
     if AxisType.Manual in context.axis_types:
         raise UnsupportedError(
             "a weight over a mesh", expected="a call outside of shard_map", found="one inside"
         )
-    mapped = jax.shard_map(
+    return jax.shard_map(
         run,
-        mesh=w.mesh if context.empty else None,
-        in_specs=(w.specs(), *specs),
+        mesh=mesh if context.empty else None,
+        in_specs=specs,
         out_specs=out,
         check_vma=False,
     )
-    return partial(mapped, w)
 
 
 def _rows_spec(w: ShardedTensor, shape: tuple[int, ...]) -> list[Any]:

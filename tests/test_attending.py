@@ -110,6 +110,24 @@ def test_blocks_that_no_query_sees_are_passed_over(by_blocks):
     assert np.isfinite(out).all()
 
 
+@pytest.mark.parametrize("shape", [(8, 2, 4, 1, 64, 64), (8, 8, 2, 1, 64, 1000)])
+def test_some_heads_and_sequences_are_the_bits_of_all(shape):
+    """Of both, XLA for CPU chose other products and sums by how many there are."""
+    batch, kv_heads, group, time, width, slots = shape
+    rng = np.random.default_rng(1)
+    q, k, v = (
+        jnp.asarray(rng.standard_normal((batch, kv_heads * n, *of)), jnp.float32)
+        for n, of in ((group, (time, width)), (1, (slots, width)), (1, (slots, width)))
+    )
+    order = {"positions": jnp.array([slots - 1]), "slots": jnp.arange(slots)}
+    run = jax.jit(modes.standard(lambda *given: attend(*given, scale=0.1, **order)))
+    whole = np.asarray(run(q, k, v))
+    for some in ((batch, 1), (1, kv_heads), (1, 1)):
+        parts = (each[: some[0], : some[1] * n] for each, n in ((q, group), (k, 1), (v, 1)))
+        of = whole[: some[0], : some[1] * group]
+        np.testing.assert_array_equal(run(*parts).view(np.uint32), of.view(np.uint32))
+
+
 def layer_of_llama(**changes):
     """A layer of Llama-3.2-1B over 8,192 tokens, and its arguments without numbers."""
     sizes = {

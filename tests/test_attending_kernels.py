@@ -113,7 +113,7 @@ def gpu_is_there(monkeypatch):
 )
 @pytest.mark.usefixtures("gpu_is_there")
 def test_which_kernel_covers_what(changes, platforms):
-    assert set(kernels_for(Case(**{**CASE, **changes}), sharded=False)) == platforms
+    assert set(kernels_for(Case(**{**CASE, **changes}))) == platforms
 
 
 def lowered(platform: str, dtype=jnp.bfloat16, **options) -> str:
@@ -137,8 +137,7 @@ def test_the_platform_that_is_lowered_for_chooses(monkeypatch):
     for platform in ("tpu", "cuda", "cpu"):
         text = lowered(platform)
         assert [name in text for name in calls.values()] == [one == platform for one in calls]
-    for options in ({"dtype": jnp.float32}, {"sharded": True}):
-        assert "tpu_custom_call" not in lowered("tpu", **options)
+    assert "tpu_custom_call" not in lowered("tpu", dtype=jnp.float32)
     mesh = jax.sharding.AbstractMesh((2,), ("model",), (jax.sharding.AxisType.Auto,))
     with jax.sharding.use_abstract_mesh(mesh):
         assert "tpu_custom_call" not in lowered("tpu")

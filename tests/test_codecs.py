@@ -285,7 +285,7 @@ def test_a_number_is_a_constant_only_if_the_first_plane_tells():
 
 
 def test_damaged_payloads_of_pruned_weights_are_refused_or_give_other_numbers():
-    numbers = pruned(ml_dtypes.bfloat16, 600, 0.5, signs=True)
+    numbers = pruned(ml_dtypes.bfloat16, 300, 0.5, signs=True)
     slices = entropy.measure(numbers, formats.BF16).slices
     constant = fit_planes.constant_of(numbers, slices, formats.BF16)
     histograms = byte_planes.histograms(slices, formats.BF16)
@@ -302,7 +302,7 @@ def test_damaged_payloads_of_pruned_weights_are_refused_or_give_other_numbers():
             refused += 1
         else:
             assert not identical(out, numbers) or at == payload.size - 1
-    assert refused > 100
+    assert refused > 50
 
 
 def sparse_coding(numbers: np.ndarray, element: ElementFormat) -> tuple[int, Coding]:
@@ -400,7 +400,8 @@ def test_constants_cost_next_to_nothing(value):
 
 @pytest.mark.parametrize(("name", "dtype"), STORED, ids=NAMES)
 def test_the_choice_is_within_the_raw_size_and_near_the_entropy(name, dtype):
-    numbers = numbers_of(name, dtype, (1024, 1024))
+    # Of two megabytes, if a number is wider than a byte: wide ones cost time, and tell no more.
+    numbers = numbers_of(name, dtype, (1024, min(1024, 2048 // dtype.itemsize)))
     element = formats.element_named(name, dtype)
     histograms, slices = histograms_of(numbers, element), counts_of(numbers, element)
     if codecs.is_packed(element, dtype):

@@ -17,7 +17,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import jentropy
 from jentropy import jax_internals, modes
+from jentropy.models.attending import attend
 from jentropy.models.experts import Matrices, mixed
+from jentropy.models.placing import Lies
 from jentropy.pallas_kernels import ShardedTensor, abstract_weight, fused
 from jentropy.pallas_kernels.profiling import compiling
 from jentropy.pallas_kernels.targets import taken_for
@@ -77,6 +79,24 @@ def experts(x: jax.Array, scores: jax.Array, chosen: jax.Array, *parts: Any) -> 
     return jax.lax.scan(layer, x, jnp.arange(LAYERS))[0]
 
 
+def attention(mesh: Mesh) -> tuple[Any, list[jax.ShapeDtypeStruct]]:
+    """A chunk of Llama-3.1-8B's queries over a cache, split by heads, and its arrays."""
+    by_heads = NamedSharding(mesh, PartitionSpec(None, "model"))
+    arrays = [
+        jax.ShapeDtypeStruct((1, heads, length, 128), jnp.bfloat16, sharding=by_heads)
+        for heads, length in ((32, 512), (8, 4096), (8, 4096))
+    ]
+    lies = Lies(mesh, (), ("model",))
+
+    @modes.standard
+    def run(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        order = jnp.arange(4096)
+        told = {"positions": order[:512], "slots": order, "in_order": True, "lies": lies}
+        return attend(q, k, v, scale=0.1, **told)
+
+    return run, arrays
+
+
 def counted(function: Any, *arguments: Any) -> dict[str, int]:
     """What a chip's program has."""
     program = jax.jit(function).lower(*arguments).compile()
@@ -108,6 +128,8 @@ def main(target: str) -> None:
             for split in (-1, -2):
                 down = over(mesh, name, (WIDTH, INNER), split)
                 results[f"{name} {split}"] = counted(layers, x, up, down)
+        run, arrays = attention(mesh)
+        results["attention"] = counted(run, *arrays)
         tokens = x, whole((8, CHOSEN), jnp.float32), whole((8, CHOSEN), jnp.int32)
         for name in GROUPED:
             for split in (-3, -2):
@@ -133,6 +155,12 @@ def test_every_chip_multiplies_by_its_part(results):
         assert found["gathers"] == (0 if case.endswith("-1") else 2), case
         part = found["weight_bytes"] / CHIPS
         assert part <= found["argument_bytes"] < 1.02 * part + (1 << 18), case
+
+
+def test_every_chip_attends_to_its_heads_by_a_kernel(results):
+    found = results["attention"]
+    assert (found["kernels"], found["sums"], found["gathers"]) == (1, 0, 0)
+    assert found["argument_bytes"] < 1.02 * (32 * 512 + 16 * 4096) * 128 * 2 / CHIPS
 
 
 def test_experts_of_a_layer_are_added_once(results):

@@ -1,7 +1,8 @@
 """The TPU kernels through libtpu: budgets of their schedules, and that plans compile.
 
-Nothing is run. By default plans are sampled by what they differ in, and budgets are those of the
-variants whose ratios are promised; JENTROPY_AOT=all compiles every plan and variant.
+Nothing is run. By default budgets are those of the variants whose ratios are promised, and other
+plans are sampled by what they differ in from these; JENTROPY_AOT=all compiles every plan and
+variant.
 """
 
 from __future__ import annotations
@@ -24,9 +25,18 @@ import pytest
 from jentropy.errors import InputError
 from jentropy.pallas_kernels import ResidentTensor, decode, profile, to_resident
 from jentropy.pallas_kernels.fused import as_read, kernels_of
-from jentropy.pallas_kernels.profiling import budgets, compiling, crossover, plans, schedule, tpu
+from jentropy.pallas_kernels.profiling import (
+    budgets,
+    compiling,
+    crossover,
+    plans,
+    schedule,
+    tpu,
+    tpu_grouped,
+)
 from jentropy.pallas_kernels.targets import TPUS
 from jentropy.pallas_kernels.tpu.crossover import FUSED_ROWS
+from jentropy.pallas_kernels.tpu_nvfp4.plan import FEW
 from jentropy.pallas_kernels.variants import VARIANTS, weight_of
 
 from .compilers import EVERYTHING, needs, outputs
@@ -35,12 +45,13 @@ PROMISED = tuple(name for name, variant in VARIANTS.items() if variant.promised)
 PARTS = 2  # that all plans of a TPU are compiled in
 SAMPLED = ("gpt-oss-120b", "Llama-3-8B")
 STACKED = (3, 2048, 2048)  # layers, K, N of a stack
+STACKS = PROMISED if EVERYTHING else ("BF16", "FP8 128x128")  # one for each way of reading words
 NAMES = profile.BUDGETED if EVERYTHING else PROMISED
 # Of those, products of 16 rows and decodes.
 HELD = {name + kind for name in PROMISED for kind in ("", budgets.DECODE)}
 # Variants whose visits to experts are compiled, and of which layers.
 OF_EXPERTS = dict.fromkeys(TPUS, profile.OF_EXPERTS) if EVERYTHING else {"v5e": ["FP8 128x128"]}
-LAYERS_OF_EXPERTS = budgets.LAYERS_OF_EXPERTS if EVERYTHING else ("gpt-oss-120b",)
+TOKENS_OF_LAYERS = budgets.TOKENS_OF_LAYERS if EVERYTHING else {"gpt-oss-120b": (budgets.TOKENS,)}
 # Products of 16 rows that do not wait for memory, the waits for the MXU counted.
 BUSY = {
     "v5e": {"INT4 g32"},
@@ -58,17 +69,17 @@ needs_libtpu = needs("v5e")
 def profiles() -> dict[str, dict[str, Any]]:
     """Products and decodes by target and name in budgets."""
     rows = () if EVERYTHING else ("--rows", str(budgets.ROWS))
+    tokens = () if EVERYTHING else ("--rows", str(budgets.TOKENS))
     command = ("-m", "jentropy.pallas_kernels.profile", "--json", "-")
     products = [(*command, "--formats", *NAMES, *rows, "--tpu", target) for target in TPUS]
     experts = [
-        (*command, "--experts", *LAYERS_OF_EXPERTS, "--formats", *names, "--tpu", target)
+        (*command, "--experts", *TOKENS_OF_LAYERS, *tokens, "--formats", *names, "--tpu", target)
         for target, names in OF_EXPERTS.items()
     ]
     found: dict[str, dict[str, Any]] = {target: {} for target in TPUS}
     for document in outputs(*products, *experts):
         found[document["target"]] |= {
-            **{budgets.name_of(one["format"], one["m"]): one for one in document["products"]},
-            **{one["format"] + budgets.DECODE: one for one in document["decodes"]},
+            one["name"]: one for one in (*document["products"], *document["decodes"])
         }
     return found
 
@@ -99,19 +110,29 @@ def test_schedules_stay_within_their_budgets(profiles, target, name):
 @pytest.mark.parametrize("target", OF_EXPERTS)
 def test_visits_to_experts_stay_within_their_budgets(profiles, target):
     experts = [
-        budgets.name_of_experts(*of)
-        for of in itertools.product(OF_EXPERTS[target], LAYERS_OF_EXPERTS)
+        budgets.name_of_experts(name, layer, tokens)
+        for name, layer in itertools.product(OF_EXPERTS[target], TOKENS_OF_LAYERS)
+        for tokens in TOKENS_OF_LAYERS[layer]
     ]
     assert not budgets.exceeded(target, {one: profiles[target][one]["held"] for one in experts})
 
 
-def test_visits_to_experts_take_what_products_do():
-    """Within a tenth, by their budgets."""
-    for target in TPUS:
-        known = budgets.load()[target]
-        for name, layer in itertools.product(profile.OF_EXPERTS, budgets.LAYERS_OF_EXPERTS):
-            visit = known[budgets.name_of_experts(name, layer)]["ratio"]
-            assert visit <= 1.1 * known[name]["ratio"], (target, name, layer, visit)
+@pytest.mark.parametrize("target", TPUS)
+def test_visits_to_experts_take_what_products_do(target):
+    """Within a tenth, by their budgets, of products of as many rows as windows have."""
+    known, windows = budgets.load()[target], set()
+    for name, (layer, each) in itertools.product(
+        profile.OF_EXPERTS, budgets.TOKENS_OF_LAYERS.items()
+    ):
+        for tokens in each:
+            of = VARIANTS[name].number_format, tpu_grouped.LAYERS[layer], tokens, target
+            rows = tpu_grouped.product_of(*of)[1].tile.m
+            windows.add(rows)
+            visit = known[budgets.name_of_experts(name, layer, tokens)]["ratio"]
+            if tokens == budgets.TOKENS:
+                plain = known[budgets.name_of(name, rows)]["ratio"]
+                assert visit <= 1.1 * plain, (name, layer, visit, plain)
+    assert windows == {16, 32} | {FEW[target] or 16}
 
 
 @needs_libtpu
@@ -149,20 +170,44 @@ def copied(program: str, layers: ResidentTensor) -> str | None:
     return made[0] if made else None
 
 
+def held(target: str) -> list[plans.Case]:
+    """Whose products and decodes are compiled to be held to their budgets."""
+    weights = {n: tpu.resident(VARIANTS[n].number_format, *tpu.SHAPE, target) for n in PROMISED}
+    return [
+        plans.Case(
+            layer="large",
+            variant=name,
+            m=budgets.ROWS,
+            weight=weight,
+            plan=kernels_of(weight).plan(weight, budgets.ROWS, TPUS[target]),
+        )
+        for name, weight in weights.items()
+    ]
+
+
+def numbers_of(case: plans.Case) -> tuple[str, ...]:
+    """What a tile is decoded from, whatever its blocks."""
+    own = case.weight.number_format
+    return case.weight.layout, own.element.name, *(one.name for one in own.parameters)
+
+
 def work_of(target: str, part: str) -> dict[str, tuple[Any, ...]]:
     """Functions and arguments to compile, by name."""
     models = SAMPLED if part == "sampled" else tuple(plans.LAYERS)
     products = plans.distinct(plans.cases(target, models), plans.Case.kernel)
+    measured = held(target) if part == "sampled" else []
     if part == "sampled":
-        products = plans.sampled(products)
+        products = plans.sampled(products, measured)
+    decoded = numbers_of if part == "sampled" else plans.Case.layout
+    known = set(map(decoded, measured))
     work: dict[str, tuple[Any, ...]] = {}
     for case in products:
         x = jax.ShapeDtypeStruct((case.m, case.weight.shape[1]), jnp.bfloat16)
         work[f"product: {case}"] = (tpu.product_of(case.weight, case.m, target), x, case.weight)
-    decoded = (lambda case: case.variant) if part == "sampled" else plans.Case.layout
     for case in plans.distinct(products, decoded):
-        work[f"decode: {case}"] = (lambda w: decode(w, jnp.bfloat16), case.weight)
-    for name in PROMISED:
+        if decoded(case) not in known:
+            work[f"decode: {case}"] = (lambda w: decode(w, jnp.bfloat16), case.weight)
+    for name in STACKS:
         weight = tpu.resident(VARIANTS[name].number_format, *STACKED[1:])
         x = jax.ShapeDtypeStruct((16, STACKED[1]), jnp.bfloat16)
         layers = jax.tree.map(

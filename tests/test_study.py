@@ -15,7 +15,7 @@ import pytest
 
 import jentropy
 from jentropy import entropy, formats
-from jentropy.entropy import contexts
+from jentropy.entropy import contexts, metering
 from jentropy.entropy.magnitude import POINTS, magnitudes_of
 
 RNG = np.random.default_rng(0)
@@ -165,13 +165,25 @@ def test_a_normalised_curve_does_not_depend_on_the_scale():
 
 
 @pytest.fixture(scope="module")
-def report() -> entropy.EntropyReport:
+def tree() -> dict[str, np.ndarray]:
     layers = {
         f"model.layers.{i}.{part}.weight": bf16(RNG.standard_normal((64, 128)) * 0.02)
         for i in range(3)
         for part in ("self_attn.q_proj", "mlp.up_proj")
     }
-    return jentropy.analyze({**layers, "model.norm.weight": bf16(np.ones(64)), "ids": np.arange(9)})
+    return {**layers, "model.norm.weight": bf16(np.ones(64)), "ids": np.arange(9)}
+
+
+@pytest.fixture(scope="module")
+def report(tree) -> entropy.EntropyReport:
+    return jentropy.analyze(tree)
+
+
+@pytest.mark.parametrize("jobs", ["1", "3"])
+def test_threads_find_the_same(tree, report, monkeypatch, jobs):
+    monkeypatch.setenv("JENTROPY_JOBS", jobs)
+    monkeypatch.setattr(metering, "SMALL", 0)
+    assert jentropy.analyze(tree).to_json() == report.to_json()
 
 
 def test_a_report_knows_roles_contexts_and_savings(report):

@@ -52,6 +52,6 @@ def seconds_of(
     for alphabet in menu:
         made = quantize_weight(weight, Recipe(alphabet=alphabet))
         resident = jentropy.to_resident(made, backend)
-        seconds = queued_seconds(lambda resident=resident: product(x, resident))
+        seconds = queued_seconds(partial(product, x, resident))
         found.append(seconds / weight.size)
     return tuple(found)

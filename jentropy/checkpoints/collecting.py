@@ -37,6 +37,9 @@ def seldom() -> Iterator[None]:
       65536
     """
     was = gc.get_threshold()
+    if not 0 < was[0] < SELDOM:  # it is as seldom already, by another thread that will end it too
+        yield
+        return
     gc.set_threshold(SELDOM, *was[1:])
     try:
         yield

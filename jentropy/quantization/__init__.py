@@ -8,11 +8,12 @@ recipe gives is a `QuantizedTensor`, whose `Format` says all that `dequantize` n
 from .allocations import ALLOCATIONS
 from .alphabets import ALPHABETS
 from .prunings import PRUNINGS
-from .quantizing import quantize_weight, quantize_weights
+from .quantizing import quantize_weight
 from .recipe import Recipe
 from .recipes import RECIPES
 from .roundings import ROUNDINGS
 from .scales import SCALES
+from .sharing import quantize_weights
 from .statistics import Statistics
 from .transforms import TRANSFORMS
 

@@ -30,6 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float32
 
+from .quantizing import quantize_weight
 from .recipe import Recipe
 from .statistics import Statistics
 
@@ -158,8 +159,6 @@ def kl(asked: Asked) -> float:
     Args:
       asked: of a tensor.
     """
-    from .quantizing import quantize_weight
-
     if asked.loss is None:
         return fisher(asked)
     made = quantize_weight(asked.weight, asked.recipe, asked.statistics)

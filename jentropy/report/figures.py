@@ -16,6 +16,7 @@ from .labels import FIELD_COLORS, OTHER_COLOR, UNUSED, Look, listed, looks_of
 from .layers import layers
 
 Figure: TypeAlias = Any  # matplotlib's, which is imported at first use
+_LEAST_GAIN = 1e-4  # bits; what is below tells nothing worth a bar
 Reports: TypeAlias = EntropyReport | Sequence[EntropyReport]
 
 
@@ -207,7 +208,8 @@ def contexts_figure(reports: Reports) -> Figure | None:
         )
     axes.set_xticks(range(len(CONTEXTS)), CONTEXTS)
     axes.set_ylabel("bits per weight")
-    axes.axhline(0, color="#888888", linewidth=0.6)
+    axes.set_yscale("log")
+    axes.set_ylim(_LEAST_GAIN, 4)
     figure.legend(loc="outside upper center", ncols=3, fontsize=7, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     return figure

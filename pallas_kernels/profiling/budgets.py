@@ -1,7 +1,8 @@
 """Static figures that kernels are held to, in `budgets/kernels.json`.
 
     {"v5e": {"BF16": {"ratio": ..., "with_waits": ..., "bundles": ..., "spills": ...}, ...,
-             "MXFP8 M=8": ..., "BF16 decode": ..., "BF16 of gpt-oss-120b": ...}, ...,
+             "MXFP8 M=8": ..., "BF16 decode": ..., "BF16 of gpt-oss-120b": ...,
+             "BF16 of gpt-oss-120b, 512 tokens": ...}, ...,
      "h200": {"BF16 M=16": {"registers": ..., "spill_bytes": ..., "integer_per_pair": ...,
                             "slots_per_pair": ..., "loop_share": ...}, ...}}
 
@@ -26,8 +27,14 @@ from jentropy.pallas_kernels.variants import VARIANTS
 
 ROWS = 16  # of x, on TPU, where names of budgets have none
 HOPPER_ROWS = (1, 16, 64, 256)
-# Whose experts have budgets; see `tpu_grouped`.
-LAYERS_OF_EXPERTS = ("gpt-oss-120b", "DeepSeek-V3 gate, up", "DeepSeek-V3 down")
+# Whose experts have budgets, see `tpu_grouped`, and with how many tokens: few, so that windows are
+# as small as they get, or as many as make them 32 rows.
+TOKENS = 16
+TOKENS_OF_LAYERS = {
+    "gpt-oss-120b": (TOKENS, 512),
+    "DeepSeek-V3 gate, up": (TOKENS,),
+    "DeepSeek-V3 down": (TOKENS,),
+}
 ROOM = 1.01  # above what was measured, rounded up to digits; what is not here has none
 DIGITS = {
     "ratio": 3,
@@ -68,9 +75,10 @@ def names(target: str) -> list[str]:
     """Kernels of a target that have budgets."""
     variants = {name: variant for name, variant in VARIANTS.items() if variant.ceilings}
     experts = [
-        name_of_experts(name, layer)
+        name_of_experts(name, layer, tokens)
         for name, one in variants.items()
-        for layer in LAYERS_OF_EXPERTS
+        for layer, each in TOKENS_OF_LAYERS.items()
+        for tokens in each
         if one.experts
     ]
     if target not in TPUS:
@@ -84,9 +92,15 @@ def name_of(variant: str, m: int) -> str:
     return variant if m == ROWS else f"{variant} M={m}"
 
 
+<<<<<<< HEAD
 def name_of_experts(variant: str, layer: str) -> str:
     """The budget of a visit of 16 rows to an expert of a layer."""
     return variant + OF_EXPERTS + layer
+=======
+def name_of_experts(variant: str, layer: str, tokens: int) -> str:
+    """The budget of a visit to an expert of a layer, of so many tokens', on TPU."""
+    return f"{variant} of {layer}" + ("" if tokens == TOKENS else f", {tokens} tokens")
+>>>>>>> main
 
 
 def ceilings(target: str, name: str) -> Budget:

@@ -142,9 +142,13 @@ def distinct(
     return list(first.values())
 
 
-def sampled(cases: Iterable[Case]) -> list[Case]:
-    """Cases that have every variant, number of rows and tile, each in one of them at least."""
-    seen: set[object] = set()
+def sampled(cases: Iterable[Case], known: Iterable[Case] = ()) -> list[Case]:
+    """Cases that have every variant, number of rows and tile, each in one of them at least.
+
+    Args:
+      known: others, of which nothing more is needed.
+    """
+    seen = {trait for case in known for trait in case.traits()}
     chosen = []
     for case in cases:
         if not case.traits() <= seen:

@@ -8,6 +8,7 @@ many visits; they are counted in each.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from jentropy.pallas_kernels.tpu_window12.layout import chunks_of
 from jentropy.pallas_kernels.variants import VARIANTS, abstract_weight
 
 from . import compiling, schedule
-from .budgets import LAYERS_OF_EXPERTS, ROWS, name_of_experts
+from .budgets import TOKENS_OF_LAYERS, name_of_experts
 from .tpu import Figures, kernel_name
 
 
@@ -47,7 +48,7 @@ class Layer:
 # From each model's config.json on Hugging Face.
 LAYERS = dict(
     zip(
-        LAYERS_OF_EXPERTS,
+        TOKENS_OF_LAYERS,
         (
             Layer(k=2880, n=2880, groups=128, chosen=4),
             Layer(k=7168, n=2048, groups=256, chosen=8),
@@ -109,10 +110,18 @@ def measure(dump: Path, target: str, number_format: Format, layer: Layer, tokens
 
 
 def measured(
-    dump: Path, target: str, names: Sequence[str], layers: Sequence[str]
+    dump: Path,
+    target: str,
+    names: Sequence[str],
+    layers: Sequence[str],
+    tokens: Sequence[int] = (),
 ) -> Iterator[tuple[str, Figures]]:
-    """Products of 16 tokens with layers of experts, keys of `LAYERS`, by names of budgets."""
-    for name in names:
-        for layer in layers:
-            figures = measure(dump, target, VARIANTS[name].number_format, LAYERS[layer], ROWS)
-            yield name_of_experts(name, layer), figures
+    """Products of tokens with layers of experts, keys of `LAYERS`, by names of budgets.
+
+    Args:
+      tokens: none: those that have budgets.
+    """
+    for name, layer in itertools.product(names, layers):
+        for count in tokens or TOKENS_OF_LAYERS[layer]:
+            figures = measure(dump, target, VARIANTS[name].number_format, LAYERS[layer], count)
+            yield name_of_experts(name, layer, count), figures

@@ -52,6 +52,7 @@ CORPUS = Path(__file__).parents[1] / "fixtures" / "corpus"
 KEPT, KEPT_BYTES = 60, 4000  # inputs of a corpus, and bytes of each
 OURS = str(Path(jentropy.__file__).parent)
 MOST_SECONDS, MOST_BYTES = 20, 1 << 30  # of an input, what a process grows by
+MOST_MAPPED = 1 << 33  # bytes of addresses that it takes beside: threads reserve more than they use
 NUMBERS = (-1, 0, 1, 2, 255, 1 << 31, 1 << 32, 1 << 62, 1 << 63, 1 << 64, 1e300, True, None, "", [])
 
 
@@ -62,6 +63,10 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true")
     parser.add_argument("--parsers", nargs="*", choices=PARSERS, default=list(PARSERS))
     given = parser.parse_args()
+    # What takes too much is told of, before the machine feels it.
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    most = pages * resource.getpagesize() + MOST_MAPPED
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
     for name in given.parsers:
         seen = Seen(corpus(name))
         count = trial(name, given.seconds, given.seed, seen)

@@ -18,12 +18,11 @@ import numpy as np
 
 from jentropy.errors import InputError
 from jentropy.quantization import rates, sensitivities
+from jentropy.quantization.quantizing import quantize_weight, sampled
 from jentropy.quantization.recipe import Allocation, Alphabet, Recipe, Share
 from jentropy.quantization.statistics import Statistics
 
 from .programs import cheapest
-
-SAMPLED = 256  # rows of a matrix that ways are tried on, at the least
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,8 +61,6 @@ class Knapsack(Allocation):
         Raises:
           InputError: no bits are asked for, or fewer than the cheapest ways have.
         """
-        from jentropy.quantization.quantizing import quantize_weight
-
         bits = self.bits if bits is None else bits
         if bits is None:
             raise InputError("bits of an allocation", expected="a number", found=None)
@@ -103,13 +100,3 @@ class Knapsack(Allocation):
                     losses[-1].append(max(asked({name: decoded}), 0.0))
         chosen = cheapest(costs, losses, bits * total)
         return {name: ways[way] for name, way in zip(weights, chosen, strict=True)}
-
-
-def sampled(numbers: Any) -> Any:
-    """Rows of a matrix, or of each of a stack, evenly.
-
-    Example:
-      >>> sampled(jnp.zeros((1024, 8))).shape
-      (256, 8)
-    """
-    return numbers[..., :: max(1, numbers.shape[-2] // SAMPLED), :]

@@ -28,6 +28,7 @@ from jentropy.quantization.statistics import Statistics
 from .scales import Scales
 
 TRIALS = tuple(round(-0.9 + 0.1 * i, 1) for i in range(19))  # numbers that the range is widened by
+Triple = tuple[Array, Array, Array]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +132,7 @@ def _lines(
     extent = jnp.where(extent > 0, extent, 1)
     all_of, mean = weights.sum(-1), (weights * numbers).sum(-1)
 
-    def trial(best: tuple[Array, ...], beyond: Array) -> tuple[tuple[Array, ...], None]:
+    def trial(best: Triple, beyond: Array) -> tuple[Triple, None]:
         unit = (largest + beyond) / extent
         codes = jnp.clip(jnp.round((numbers - low[..., None]) * unit[..., None]), 0, largest)
         first, second = (weights * codes).sum(-1), (weights * codes * codes).sum(-1)
@@ -144,10 +145,8 @@ def _lines(
         line = slope[..., None] * codes + start[..., None]
         error = (weights * jnp.square(line - numbers)).sum(-1)
         better = (error < best[0]) & (spread > 0) & (slope > 0)
-        return tuple(
-            jnp.where(better, new, old)
-            for new, old in zip((error, slope, start), best, strict=True)
-        ), None
+        found = error, slope, start
+        return jax.tree.map(partial(jnp.where, better), found, best), None
 
     start = jnp.full(low.shape, jnp.inf), extent / largest, low
     _, slope, first = jax.lax.scan(trial, start, trials)[0]
