@@ -42,16 +42,11 @@ def _run(arguments: argparse.Namespace) -> int:
     of_experts: Any = tpu_grouped if target in TPUS else hopper_grouped
     shape, rows = tuple(arguments.shape or kind.SHAPE), arguments.rows or kind.DEFAULT_ROWS
     layers = arguments.experts
-<<<<<<< HEAD
     products = BUDGETED if target in TPUS else list(budgets.HOPPER_VARIANTS)
-    formats = arguments.formats or (products if layers is None else OF_EXPERTS)
-=======
-    own = BUDGETED if layers is None else OF_EXPERTS
     of = (
         {"shape": list(shape)} if layers is None else {"layers": layers or list(tpu_grouped.LAYERS)}
     )
-    formats = arguments.formats or list(own if target in TPUS else budgets.HOPPER_VARIANTS)
->>>>>>> main
+    formats = arguments.formats or (products if layers is None else OF_EXPERTS)
     table = arguments.json != "-"
     figures = {}
     with tempfile.TemporaryDirectory(prefix="profile-") as folder:
@@ -70,11 +65,7 @@ def _run(arguments: argparse.Namespace) -> int:
         found = (
             kind.measured(dump, target, formats, rows, shape)
             if layers is None
-<<<<<<< HEAD
-            else of_experts.measured(dump, target, formats, layers or budgets.LAYERS_OF_EXPERTS)
-=======
-            else tpu_grouped.measured(dump, target, formats, of["layers"], rows)
->>>>>>> main
+            else of_experts.measured(dump, target, formats, of["layers"], arguments.rows or ())
         )
         for name, measured in found:
             figures[name] = measured
@@ -132,13 +123,8 @@ def _parser() -> argparse.ArgumentParser:
         nargs="*",
         choices=list(tpu_grouped.LAYERS),
         metavar="LAYER",
-<<<<<<< HEAD
-        help=f"visits to experts of {'; '.join(budgets.LAYERS_OF_EXPERTS)}, by default of all, in "
+        help=f"visits to experts of {'; '.join(tpu_grouped.LAYERS)}, by default of all, in "
         "place of products",
-=======
-        help=f"on TPU, visits to experts of {'; '.join(tpu_grouped.LAYERS)}, by default of "
-        "all, in place of products",
->>>>>>> main
     )
     parser.add_argument("--check", action="store_true", help="fail where a budget is exceeded")
     parser.add_argument(

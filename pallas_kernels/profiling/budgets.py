@@ -78,7 +78,7 @@ def names(target: str) -> list[str]:
         name_of_experts(name, layer, tokens)
         for name, one in variants.items()
         for layer, each in TOKENS_OF_LAYERS.items()
-        for tokens in each
+        for tokens in (each if target in TPUS else (TOKENS,))
         if one.experts
     ]
     if target not in TPUS:
@@ -92,15 +92,9 @@ def name_of(variant: str, m: int) -> str:
     return variant if m == ROWS else f"{variant} M={m}"
 
 
-<<<<<<< HEAD
-def name_of_experts(variant: str, layer: str) -> str:
-    """The budget of a visit of 16 rows to an expert of a layer."""
-    return variant + OF_EXPERTS + layer
-=======
 def name_of_experts(variant: str, layer: str, tokens: int) -> str:
-    """The budget of a visit to an expert of a layer, of so many tokens', on TPU."""
-    return f"{variant} of {layer}" + ("" if tokens == TOKENS else f", {tokens} tokens")
->>>>>>> main
+    """The budget of a visit to an expert of a layer, of so many tokens'."""
+    return variant + OF_EXPERTS + layer + ("" if tokens == TOKENS else f", {tokens} tokens")
 
 
 def ceilings(target: str, name: str) -> Budget:

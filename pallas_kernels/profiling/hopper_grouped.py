@@ -7,6 +7,7 @@ in the time.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +25,7 @@ from jentropy.pallas_kernels.targets import GPUS
 from jentropy.pallas_kernels.variants import VARIANTS, abstract_weight
 
 from . import pace
-from .budgets import ROWS, name_of_experts
+from .budgets import TOKENS, name_of_experts
 from .hopper import Figures, code_of
 from .tpu_grouped import LAYERS, Layer
 
@@ -50,7 +51,7 @@ class Visits(Figures):
 
 
 def measure(
-    dump: Path, target: str, number_format: Format, layer: Layer, tokens: int = ROWS
+    dump: Path, target: str, number_format: Format, layer: Layer, tokens: int = TOKENS
 ) -> Visits:
     """Compiles the product of tokens with a layer of experts, and reads its code."""
     shape = layer.groups, layer.n, layer.k
@@ -77,10 +78,17 @@ def measure(
 
 
 def measured(
-    dump: Path, target: str, names: Sequence[str], layers: Sequence[str]
+    dump: Path,
+    target: str,
+    names: Sequence[str],
+    layers: Sequence[str],
+    tokens: Sequence[int] = (),
 ) -> Iterator[tuple[str, Visits]]:
-    """Products of 16 tokens with layers of experts, keys of `LAYERS`, by names of budgets."""
-    for name in names:
-        for layer in layers:
-            figures = measure(dump, target, VARIANTS[name].number_format, LAYERS[layer])
-            yield name_of_experts(name, layer), figures
+    """Products of tokens with layers of experts, keys of `LAYERS`, by names of budgets.
+
+    Args:
+      tokens: none: 16, which have budgets.
+    """
+    for name, layer, count in itertools.product(names, layers, tokens or (TOKENS,)):
+        figures = measure(dump, target, VARIANTS[name].number_format, LAYERS[layer], count)
+        yield name_of_experts(name, layer, count), figures
