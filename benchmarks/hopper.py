@@ -5,8 +5,8 @@
 Every finding is a line of JSON in OUT/results.jsonl as soon as it is known, and a short line on
 standard output. A part is a function of `hopper_parts` that yields findings; it runs in a process
 and a box of time of its own, so that a kernel that hangs costs its box and nothing else. Nothing
-has to be installed but JAX and what jentropy imports. `--dry` runs small shapes in interpret mode,
-on any machine.
+has to be installed but JAX and what jentropy imports. `--dry` runs every part on any machine, with
+shapes of a tile or two: what checks numbers in interpret mode, what takes times in plain JAX.
 """
 
 from __future__ import annotations
@@ -77,7 +77,8 @@ def main() -> None:
             continue
         command = [sys.executable, Path(__file__).with_name("hopper_parts.py"), arguments.out, part]
         flags = {"XLA_FLAGS": NO_GRAPHS} if part == "kernels" else {}
-        most = min(float(wanted[part] or usual), left)
+        box = left if arguments.dry else usual
+        most = min(float(wanted[part] or box), left)
         began, code = time.time(), "out of time"
         with contextlib.suppress(subprocess.TimeoutExpired):
             done = subprocess.run(command, env=environment | flags, timeout=most, check=False)

@@ -42,6 +42,7 @@ OUT = Path(sys.argv[1]) if len(sys.argv) > 1 else Path()
 Finding = tuple[str, dict[str, Any]]
 POISON = 1 if DRY else 16  # arrays of 256 MiB that hold NaN before what is checked is computed
 TIMED_ROWS = (16,) if DRY else (16, 1, 64, 256)
+SMALL = 128, 256  # N and K of every layer in a dry run
 LAYERS = (  # in order of what they tell
     "Llama-3-8B gate+up",
     "Llama-3-8B o",
@@ -58,17 +59,24 @@ TIMED_FORMATS = (
     *("FP8 row", "MXFP4", "INT4 g128", "NVFP4", "MXFP8", "FP8 128x128", "INT4 g128 zeros"),
     *("INT8 row", "INT4 g32", "INT4 row"),
 )
+FORMATS_CHECKED = TIMED_FORMATS[:1] if DRY else TIMED_FORMATS
 SEVEN = LAYERS[:5] + LAYERS[6:8]
 # The geometric mean over these of how much faster products are than dense ones.
 GOALS = {"BF16": 1.20, "FP8 row": 1.65, "MXFP4": 2.7, "NVFP4": 2.5, "INT4 g128": 2.8}
-EXPERTS = (  # N, K, experts and how many of them a token has: gpt-oss-120b, DeepSeek-V3
-    *((5760, 2880, 128, 4), (2880, 2880, 128, 4)),
-    *((2048, 7168, 256, 8), (7168, 2048, 256, 8)),
+# N, K, experts and how many of them a token has, and the format beside BF16: gpt-oss-120b and
+# DeepSeek-V3.
+EXPERTS = (
+    *((5760, 2880, 128, 4, "MXFP4"), (2880, 2880, 128, 4, "MXFP4")),
+    *((2048, 7168, 256, 8, "FP8 128x128"), (7168, 2048, 256, 8, "FP8 128x128")),
 )
 EXPERT_TOKENS = (1, 16, 64)
+if DRY:
+    EXPERTS, EXPERT_TOKENS = ((*SMALL, 3, 2, "MXFP4"),), (4,)
 GROUPS_CHECKED = 24
 compressed_product = partial(jentropy.matmul, transpose_w=True, interpret=DRY)
 grouped_product = partial(jentropy.grouped_matmul, transpose_w=True, interpret=DRY)
+planned_product = tuning.by
+timed_product, timed_groups, dense_of = compressed_product, grouped_product, jentropy.decode
 
 
 def environment() -> Iterator[Finding]:
@@ -96,13 +104,12 @@ def right() -> Iterator[Finding]:
     yield _product(3, _packed(_gaussian(128, 256, 60)), precision="highest")
     dense = _gaussian(256, 256, 0)
     dense.view(np.uint16)[[7, 70, 150], [9, 99, 200]] = 0x7F80, 0xFF80, 0x7FC1
+    tall = Config(tile_k=128, stages=3, height=2)
+    yield _product(8, _packed(_gaussian(512, 384, 60)), config=tall)
     y = compressed_product(jnp.ones((4, 256), jnp.bfloat16), _packed(dense))
     columns = sorted({int(i) for i in np.argwhere(~np.isfinite(np.asarray(y, np.float32)))[:, 1]})
     yield "nan and inf", {"columns": columns, "right": columns == [7, 70, 150]}
-    if DRY:
-        yield _product(8, random_weight(128, 256, 0.0))
-        return
-    for m, n, k, escapes, times in (
+    checked = (
         (1, 4096, 4096, 60, 20),
         (16, 4096, 4096, 60, 20),
         (16, 17000, 4096, 60, 5),
@@ -111,19 +118,22 @@ def right() -> Iterator[Finding]:
         (300, 512, 1024, 60, 1),
         (600, 512, 1024, 60, 1),
         (16, 4096, 4096, 15000, 1),
-    ):
+    )
+    for m, n, k, escapes, times in ((1, *SMALL, 9, 2),) if DRY else checked:
         yield _product(m, _packed(_gaussian(n, k, escapes)), times=times)
-    for m, n, k in (
+    large = (
         (16, 51200, 5120),
         (1, 51200, 5120),
         (16, 28672, 4096),
         (16, 57344, 8192),
         (64, 8192, 28672),
         (256, 10240, 8192),
-    ):
+    )
+    for m, n, k in ((16, *SMALL),) if DRY else large:
         # An escape of random words would not have a slot of 0.
         yield _product(m, random_weight(n, k, 0.0))
-    yield _product(8, _stacked(random_weight(4096, 14336, 0.0), 60))
+    n, k, layers = (*SMALL, 3) if DRY else (4096, 14336, 60)
+    yield _product(8, _stacked(random_weight(n, k, 0.0), layers))
 
 
 def decoding() -> Iterator[Finding]:
@@ -140,9 +150,9 @@ def decoding() -> Iterator[Finding]:
             unsigned = np.dtype(f"u{decoded.itemsize}")
             wrong = int((decoded.view(unsigned) != expected.view(unsigned)).sum())
             yield f"decode {n} x {k} {jnp.dtype(dtype)}", {"wrong": wrong}
-    for n, k in () if DRY else ((4096, 4096), (28672, 4096), (57344, 8192)):
+    for n, k in (SMALL,) if DRY else ((4096, 4096), (28672, 4096), (57344, 8192)):
         weight = random_weight(n, k)
-        seconds = queued_seconds(partial(jax.jit(jentropy.decode), weight))
+        seconds = queued_seconds(partial(jax.jit(dense_of), weight))
         speed = (weight.nbytes + 2 * n * k) / seconds / 1e9
         yield (
             f"decode N={n} K={k}",
@@ -154,6 +164,8 @@ def formats_right() -> Iterator[Finding]:
     """Products and dense weights of every format that has kernels."""
     for name, variant in VARIANTS.items():
         if name == "BF16" or not backends.has_kernels("gpu", variant.number_format):
+            continue
+        if DRY and name not in FORMATS_CHECKED:
             continue
         sizes = ((5, 70, 140),) if DRY else ((5, 200, 300), (16, 1000, 2100), (64, 520, 1024))
         for m, n, k in sizes[: 1 if name not in TIMED_FORMATS else None]:
@@ -178,20 +190,18 @@ def formats_right() -> Iterator[Finding]:
 
 def formats_times() -> Iterator[Finding]:
     """Products of formats beside dense BF16 ones, and decodes, by the wall clock."""
-    for m, layer in itertools.product(() if DRY else TIMED_ROWS, LAYERS[:3]):
+    for m, layer in itertools.product(TIMED_ROWS, LAYERS[:1] if DRY else LAYERS[:3]):
         n, k = matmul.SHAPES[layer]
         dense = matmul.layers_of(n, k)
         theirs = matmul.seconds(matmul.dense_product, m, dense)
         del dense
-        for name in TIMED_FORMATS:
+        for name in FORMATS_CHECKED:
             weight = _random(name, n, k)
-            ours = matmul.seconds(
-                compressed_product, m, matmul.alike(weight, matmul.layer_count(n, k))
-            )
+            ours = matmul.seconds(timed_product, m, matmul.alike(weight, matmul.layer_count(n, k)))
             speed = {"gigabytes_per_second": weight.nbytes / ours / 1e9}
             yield f"{name} {layer} M={m} N={n} K={k}", matmul.times(ours, theirs) | speed
             if m == TIMED_ROWS[-1] and layer == LAYERS[0]:
-                seconds = queued_seconds(partial(jax.jit(jentropy.decode), weight))
+                seconds = queued_seconds(partial(jax.jit(dense_of), weight))
                 speed = (weight.nbytes + 2 * n * k) / seconds / 1e9
                 yield (
                     f"{name} decode N={n} K={k}",
@@ -220,15 +230,13 @@ def goals() -> Iterator[Finding]:
 def groups_right() -> Iterator[Finding]:
     """Products of rows in groups, some of them empty, in every format, against plain JAX."""
     sizes = np.array([3, 0, 17, 1, 0, 8])
-    for name in ("BF16", *(TIMED_FORMATS[:2] if DRY else TIMED_FORMATS)):
+    for name in ("BF16", *FORMATS_CHECKED):
         for n, k in ((136, 260),) if DRY else ((136, 260), (1000, 2880)):
             values = np.stack([np.roll(_gaussian(n, k, 0), i, 0) for i in range(sizes.size)])
             weight = weight_of(VARIANTS[name].number_format, jnp.asarray(values, jnp.bfloat16))
             yield f"{name} N={n} K={k}", _groups(to_resident(weight, "gpu"), sizes, sizes.sum() + 3)
-    if DRY:
-        return
-    for n, k, experts, top in EXPERTS:
-        chosen = np.random.default_rng(n).integers(0, experts, 64 * top)
+    for n, k, experts, top, _ in EXPERTS:
+        chosen = np.random.default_rng(n).integers(0, experts, EXPERT_TOKENS[-1] * top)
         sizes = np.bincount(chosen, minlength=experts)
         stack = _stack(random_weight(n, k, 0.0), experts)
         yield f"BF16 N={n} K={k} experts={experts}", _groups(stack, sizes, sizes.sum())
@@ -256,7 +264,7 @@ def _groups(weight: ResidentTensor, sizes: np.ndarray, rows: int) -> dict[str, A
 
 def groups_times() -> Iterator[Finding]:
     """The same of models' experts, beside dense ones, by the wall clock."""
-    for (n, k, experts, top), tokens in itertools.product(() if DRY else EXPERTS, EXPERT_TOKENS):
+    for (n, k, experts, top, stored), tokens in itertools.product(EXPERTS, EXPERT_TOKENS):
         rows = tokens * top
         chosen = np.random.default_rng(tokens).integers(0, experts, rows)
         sizes = jnp.asarray(np.bincount(chosen, minlength=experts), jnp.int32)
@@ -264,10 +272,10 @@ def groups_times() -> Iterator[Finding]:
         dense = jax.random.normal(jax.random.key(1), (experts, k, n), jnp.bfloat16)
         theirs = queued_seconds(partial(jax.jit(jax.lax.ragged_dot), x, dense, sizes))
         del dense
-        for name in ("BF16", "MXFP4" if n == 5760 or n == k else "FP8 128x128"):
+        for name in ("BF16", stored):
             one = random_weight(n, k, 0.0) if name == "BF16" else _random(name, n, k)
             stack = _stack(one, experts)
-            ours = queued_seconds(partial(jax.jit(grouped_product), x, stack, sizes))
+            ours = queued_seconds(partial(jax.jit(timed_groups), x, stack, sizes))
             read = int((sizes > 0).sum()) * stack.nbytes / experts
             speed = {"gigabytes_per_second": read / ours / 1e9}
             what = f"{name} tokens={tokens} experts={experts} N={n} K={k}"
@@ -296,15 +304,13 @@ def ceilings() -> Iterator[Finding]:
 
 def times() -> Iterator[Finding]:
     """Products beside the dense ones, by the wall clock."""
-    if DRY:
-        matmul.MOST_LAYERS, measure.REPEATS = 2, 1
     for layer in LAYERS[:1] if DRY else LAYERS:
-        n, k = (128, 256) if DRY else matmul.SHAPES[layer]
+        n, k = matmul.SHAPES[layer]
         weight = random_weight(n, k)
         weights = matmul.alike(weight, matmul.layer_count(n, k))
         dense = matmul.layers_of(n, k)
         for m in TIMED_ROWS:
-            ours = matmul.seconds(compressed_product, m, weights)
+            ours = matmul.seconds(timed_product, m, weights)
             theirs = matmul.seconds(matmul.dense_product, m, dense)
             speeds = {
                 "gigabytes_per_second": weight.nbytes / ours / 1e9,
@@ -316,19 +322,19 @@ def times() -> Iterator[Finding]:
 
 def kernels() -> Iterator[Finding]:
     """What CUPTI says of the kernels of a product, without CUDA graphs, which hide them from it."""
-    matmul.MOST_LAYERS = 8
-    for layer in () if DRY else LAYERS[:5]:
+    matmul.MOST_LAYERS = min(matmul.MOST_LAYERS, 8)
+    for layer in LAYERS[:1] if DRY else LAYERS[:5]:
         n, k = matmul.SHAPES[layer]
         weights = matmul.alike(random_weight(n, k), matmul.layer_count(n, k))
         both = {
-            "compressed": (compressed_product, weights),
+            "compressed": (timed_product, weights),
             "dense": (matmul.dense_product, matmul.layers_of(n, k)),
         }
         for m in TIMED_ROWS:
             for name, (product, layers) in both.items():
                 microseconds: Counter[str] = Counter()
                 run = matmul.program(product, m, layers)
-                for kernel, milliseconds in jax_internals.kernel_times(run):
+                for kernel, milliseconds in kernel_times(run):
                     microseconds[kernel[:60]] += 1e3 * milliseconds / len(layers)
                 by_kernel = {key: float(f"{t:.4g}") for key, t in microseconds.items()}
                 yield (
@@ -340,7 +346,7 @@ def kernels() -> Iterator[Finding]:
 def sweep() -> Iterator[Finding]:
     """Every configuration of a few products, and what escapes cost."""
     cases = [(4096, 4096, 16), (28672, 4096, 16), (28672, 4096, 64), (28672, 4096, 256)]
-    for n, k, m in [] if DRY else cases:
+    for n, k, m in [(*SMALL, 16)] if DRY else cases:
         for escapes in (1.3, 0.0, 4.0):
             weights = matmul.alike(random_weight(n, k, escapes), matmul.layer_count(n, k))
             plans = list(tuning.plans(m, weights[0]).values())
@@ -358,7 +364,7 @@ def sweep() -> Iterator[Finding]:
 
 def tune() -> Iterator[Finding]:
     """The best configurations, of which OUT gets the file that goes into `pallas_kernels/tuned`."""
-    for result in () if DRY else tuning.run():
+    for result in tuning.run():
         yield result.name, dict(result.figures)
         path = path_of(jax.devices()[0].device_kind)
         if path.is_file():
@@ -367,10 +373,11 @@ def tune() -> Iterator[Finding]:
 
 def torch() -> Iterator[Finding]:
     """cuBLAS by way of PyTorch's graphs: whether XLA's dense product is the best there is."""
-    if DRY:
-        return
     import torch
 
+    if not torch.cuda.is_available():
+        yield "left out", {"text": "PyTorch sees no GPU"}
+        return
     for n, k in ((28672, 4096), (4096, 4096)):
         count = 3 if n > k else 16
         weights = [torch.randn(n, k, device="cuda", dtype=torch.bfloat16) for _ in range(count)]
@@ -501,7 +508,7 @@ def _product(
     if config is not None:
         traits, target = kernels_of(weight).plan(weight, m).traits, targets.current_gpu()
         plan = make_plan(m=m, k=k, n=n, traits=traits, target=target, config=config)
-        product = tuning.by(plan, jnp.float32, interpret=DRY)
+        product = planned_product(plan, jnp.float32, interpret=DRY)
     product = jax.jit(product)
     runs = [np.asarray(product(x, weight)) for _ in range(1 if DRY else times)]
     error = np.abs(runs[0] - np.asarray(expected)) / (np.asarray(scale) + 1e-30)
@@ -518,6 +525,31 @@ def _product(
     )
 
 
+def kernel_times(run: Any) -> list[tuple[str, float]]:
+    """Names and milliseconds of kernels; in a dry run, which has none, of the whole call."""
+    return [("all", 1e3 * median_seconds(run, 1))] if DRY else jax_internals.kernel_times(run)
+
+
+def make_dry() -> None:
+    """Few multiprocessors for the interpreter, small layers, plain JAX where times are taken."""
+    global timed_product, timed_groups, dense_of
+    few = replace(targets.GPUS["h200"], multiprocessors=2)
+    targets.current_gpu = lambda: few
+    dense_of = partial(reference.decode, dtype=jnp.bfloat16)
+    timed_product = lambda x, w: matmul.dense_product(x, dense_of(w))  # noqa: E731
+    timed_groups = lambda x, w, sizes: jentropy.grouped_matmul(  # noqa: E731
+        x, dense_of(w), sizes, transpose_w=True
+    )
+    tuning.TUNED_ROWS, tuning.CROSSOVERS = (16,), (32,)
+    tuning.default_backend = lambda: "gpu"
+    tuning.by = lambda plan: timed_product
+    jentropy.to_resident = partial(to_resident, backend="gpu")
+    matmul.MOST_LAYERS, measure.REPEATS = 2, 1
+    matmul.SHAPES.update(dict.fromkeys(matmul.SHAPES, SMALL))
+    for layer in set(matmul.SHAPES) - set(LAYERS[:1]):
+        del matmul.SHAPES[layer]
+
+
 def say(part: str, what: str, figures: dict[str, Any]) -> None:
     """Writes a finding."""
     short = {k: float(f"{v:.5g}") if isinstance(v, float) else v for k, v in figures.items()}
@@ -531,6 +563,8 @@ def say(part: str, what: str, figures: dict[str, Any]) -> None:
 
 def main(name: str) -> int:
     """Runs a part; returns its exit code."""
+    if DRY:
+        make_dry()
     try:
         for what, figures in globals()[name]():
             say(name, what, figures)

@@ -17,7 +17,7 @@ from typing import Any
 
 from jentropy.errors import CheckError, JentropyError
 
-from .profiling import budgets, compiling, crossover, hopper, tpu, tpu_grouped
+from .profiling import budgets, compiling, crossover, hopper, hopper_grouped, tpu, tpu_grouped
 from .targets import TPUS
 from .variants import VARIANTS
 
@@ -39,13 +39,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     target = arguments.tpu or arguments.gpu
     kind: Any = tpu if target in TPUS else hopper
+    of_experts: Any = tpu_grouped if target in TPUS else hopper_grouped
     shape, rows = tuple(arguments.shape or kind.SHAPE), arguments.rows or kind.DEFAULT_ROWS
     layers = arguments.experts
-    own = BUDGETED if layers is None else OF_EXPERTS
+    products = BUDGETED if target in TPUS else list(budgets.HOPPER_VARIANTS)
     of = (
         {"shape": list(shape)} if layers is None else {"layers": layers or list(tpu_grouped.LAYERS)}
     )
-    formats = arguments.formats or list(own if target in TPUS else budgets.HOPPER_VARIANTS)
+    formats = arguments.formats or (products if layers is None else OF_EXPERTS)
     table = arguments.json != "-"
     figures = {}
     with tempfile.TemporaryDirectory(prefix="profile-") as folder:
@@ -64,7 +65,7 @@ def _run(arguments: argparse.Namespace) -> int:
         found = (
             kind.measured(dump, target, formats, rows, shape)
             if layers is None
-            else tpu_grouped.measured(dump, target, formats, of["layers"], rows)
+            else of_experts.measured(dump, target, formats, of["layers"], arguments.rows or ())
         )
         for name, measured in found:
             figures[name] = measured
@@ -122,8 +123,8 @@ def _parser() -> argparse.ArgumentParser:
         nargs="*",
         choices=list(tpu_grouped.LAYERS),
         metavar="LAYER",
-        help=f"on TPU, visits to experts of {'; '.join(tpu_grouped.LAYERS)}, by default of "
-        "all, in place of products",
+        help=f"visits to experts of {'; '.join(tpu_grouped.LAYERS)}, by default of all, in "
+        "place of products",
     )
     parser.add_argument("--check", action="store_true", help="fail where a budget is exceeded")
     parser.add_argument(

@@ -6,8 +6,10 @@ lie as WGMMA wants them is held to Mosaic's own description of its layout.
 
 from __future__ import annotations
 
+import ast
 import json
 import logging
+import runpy
 import subprocess
 import sys
 from dataclasses import replace
@@ -462,6 +464,14 @@ def test_tuned_configurations(tmp_path, monkeypatch):
     tuning.save(tmp_path / "a.json", {"device_kind": "a", "layouts": layouts})
     with pytest.raises(CorruptError, match="tile_k 100"):
         tuning.load("a", NAME)
+
+
+def test_every_part_of_the_run_on_a_gpu_is_there():
+    folder = Path(__file__).resolve().parent.parent / "benchmarks"
+    parts = runpy.run_path(str(folder / "hopper.py"))["PARTS"]
+    code = ast.parse((folder / "hopper_parts.py").read_text())
+    functions = {one.name for one in code.body if isinstance(one, ast.FunctionDef)}
+    assert set(parts) <= functions
 
 
 def test_tuning_keeps_no_wrong_product(few, monkeypatch):

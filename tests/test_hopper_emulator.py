@@ -33,9 +33,10 @@ from .hopper_emulator.products import TARGET, Emulator
 needs_compilers = needs(TARGET)
 CLOSE = 2.0**-20  # of |x| |w|: float32 sums of exact products
 
-# M, N, K; tile_k, stages, rounds; multiprocessors.
+# M, N, K; tile_k, stages, rounds, height; multiprocessors.
 PRODUCTS = {
-    "cut": ((5, 200, 300), (128, 2, 0), 3),
+    "cut": ((5, 500, 304), (128, 2, 0, 2), 3),
+    "cut short": ((5, 200, 300), (128, 2), 3),
     "whole tiles": ((1, 300, 500), (128, 3, 2), 2),
     "some cut": ((8, 384, 512), (128, 2, 1), 2),
     "long steps": ((17, 256, 512), (256, 2, 0), 2),
@@ -52,6 +53,7 @@ FORMAT_PLANS = (
     ((5, 70, 140), (128, 2, 0), 2),
     ((16, 256, 512), (256, 2, 1), 2),
     ((40, 200, 1024), (256, 3, 0), 3),
+    ((7, 256, 512), (256, 2, 0, 2), 2),
 )
 # Rows of groups; M, N, K; multiprocessors.
 GROUPS = {
@@ -102,10 +104,12 @@ def product(emulator: Any, shape: Any, config: Any, processors: int, name: str =
         n=n,
         traits=kernels_of(weight).plan(weight, m, GPUS[TARGET]).traits,
         target=replace(GPUS[TARGET], multiprocessors=processors),
-        config=Config(**dict(zip(("tile_k", "stages", "rounds"), config, strict=True))),
+        config=Config(
+            **dict(zip(("tile_k", "stages", "rounds", "height"), config, strict=False)),
+        ),
     )
     x = np.random.default_rng(m).standard_normal((m, k)).astype(ml_dtypes.bfloat16)
-    padded = np.zeros((plan.m, plan.k), ml_dtypes.bfloat16)
+    padded = np.zeros(plan.x_shape(m, k, interpret=False), ml_dtypes.bfloat16)
     padded[:m, :k] = x
     float32 = np.dtype(np.float32)
     of = Product(transpose_w=True, x_dtype=np.dtype(jnp.bfloat16), out_dtype=float32)

@@ -132,13 +132,26 @@ def sums_of(numbers: Int[Array, " groups"]) -> Int32[Array, " groups"]:
     return jnp.where(before, numbers.astype(jnp.int32)[None], 0).sum(1, dtype=jnp.int32)
 
 
+def plan(
+    weight: ResidentTensor,
+    rows: int,
+    target: targets.Gpu | None = None,
+    *,
+    plan_of: Callable[..., HopperPlan],
+) -> HopperPlan:
+    """How a visit to a matrix of a stack runs, of so many rows in all groups."""
+    most = plan_of(weight, 1, target).traits.most_rows
+    window = window_of(ceil_to(rows, ROWS), weight.shape[0], most)
+    return plan_of(weight, window, target)
+
+
 def multiply(
     x: Float[Array, "M K"],
     weight: ResidentTensor,
     sizes: Int[Array, " groups"],
     product: Product,
     *,
-    plan_of: Callable[[ResidentTensor, int], HopperPlan],
+    plan_of: Callable[..., HopperPlan],
     source_of: Callable[[ResidentTensor, HopperPlan, Product], Source],
 ) -> Float[Array, "M N"] | None:
     """x times the matrix of each row's group; 0 in rows of none.
@@ -156,18 +169,17 @@ def multiply(
         return jnp.zeros((rows, n), product.out_dtype)
     count = bf16.PARTS if product.full_precision and x.dtype == jnp.float32 else 1
     padded = ceil_to(rows * count, ROWS)
-    most = plan_of(weight, 1).traits.most_rows
-    plan = plan_of(weight, window_of(padded, sizes.size, most))
-    if not plan.fused or not plan_of(weight, -(-padded // sizes.size)).few:
+    visit = plan(weight, padded, plan_of=plan_of)
+    if not visit.fused or not plan_of(weight, -(-padded // sizes.size)).few:
         return None
     if count > 1:  # below each other: the weights are read once for all
         x = jnp.stack(bf16.parts(x, count), axis=1).reshape(rows * count, -1)
     x = x.astype(jnp.bfloat16)
-    most_rows, columns = plan.x_shape(*x.shape, interpret=bool(product.interpret))
+    most_rows, columns = visit.x_shape(*x.shape, interpret=bool(product.interpret))
     more = 0 if most_rows == x.shape[0] else padded - x.shape[0]
     x = jnp.pad(x, ((0, more), (0, columns - x.shape[1])))
     within = product if count == 1 else replace(product, out_dtype=np.dtype(np.float32))
-    y = _visited(x, weight, sizes * count, source_of(weight, plan, within), plan, within)
+    y = _visited(x, weight, sizes * count, source_of(weight, visit, within), visit, within)
     y = y[: rows * count, :n]
     y = y if count == 1 else y.reshape(rows, count, n).sum(1)
     inside = jnp.arange(rows, dtype=jnp.int32) < sizes.sum(dtype=jnp.int32)

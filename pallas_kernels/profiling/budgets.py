@@ -8,9 +8,10 @@
 
 On TPU of products, at M = 16 where none is named, of decodes to dense BF16, and of visits to
 experts: bundles for a cycle of memory, the same with bundles that only wait, bundles and spilled
-registers for 2^20 weights; of the H200 see `hopper.Figures`. Each is a little above the most that
-was measured with any version of jax that CI has. A change that beats one lowers it. No budget may
-be above its ceiling, which all have but, on TPU, experts and products of other rows than 16.
+registers for 2^20 weights; of the H200, products and visits to experts, see `hopper.Figures`. Each
+is a little above the most that was measured with any version of jax that CI has. A change that
+beats one lowers it. No budget may be above its ceiling, which all have but, on TPU, experts and
+products of other rows than 16.
 """
 
 from __future__ import annotations
@@ -45,9 +46,12 @@ DIGITS = {
     "loop_share": 3,
 }
 
-DECODE = " decode"  # after a variant
+DECODE, OF_EXPERTS = " decode", " of "  # after a variant
 # Of every kernel for Hopper.
 HOPPER = {"registers": 168, "spill_bytes": 0, "slots_per_pair": 10.0}
+# Times what follows where steps are short: integer operations at many rows of x, which leave no
+# room for long ones; loops of experts, whose columns (2880) longer ones may not divide.
+SHORT_STEPS = 1.25
 # By variants: integer operations for a pair of weights, and at M = 16 cycles of a step for those in
 # which memory moves its weights.
 HOPPER_VARIANTS = {
@@ -69,17 +73,17 @@ Budget = dict[str, float]
 
 def names(target: str) -> list[str]:
     """Kernels of a target that have budgets."""
-    if target not in TPUS:
-        return [f"{name} M={m}" for name in HOPPER_VARIANTS for m in HOPPER_ROWS]
     variants = {name: variant for name, variant in VARIANTS.items() if variant.ceilings}
-    products = [name_of(name, m) for name, one in variants.items() for m in one.rows]
     experts = [
         name_of_experts(name, layer, tokens)
         for name, one in variants.items()
         for layer, each in TOKENS_OF_LAYERS.items()
-        for tokens in each
+        for tokens in (each if target in TPUS else (TOKENS,))
         if one.experts
     ]
+    if target not in TPUS:
+        return [*(f"{name} M={m}" for name in HOPPER_VARIANTS for m in HOPPER_ROWS), *experts]
+    products = [name_of(name, m) for name, one in variants.items() for m in one.rows]
     return [*products, *(name + DECODE for name in variants), *experts]
 
 
@@ -89,8 +93,8 @@ def name_of(variant: str, m: int) -> str:
 
 
 def name_of_experts(variant: str, layer: str, tokens: int) -> str:
-    """The budget of a visit to an expert of a layer, of so many tokens', on TPU."""
-    return f"{variant} of {layer}" + ("" if tokens == TOKENS else f", {tokens} tokens")
+    """The budget of a visit to an expert of a layer, of so many tokens'."""
+    return variant + OF_EXPERTS + layer + ("" if tokens == TOKENS else f", {tokens} tokens")
 
 
 def ceilings(target: str, name: str) -> Budget:
@@ -102,10 +106,14 @@ def ceilings(target: str, name: str) -> Budget:
     if name not in names(target):
         raise KeyError(f"{name} on {target}")
     if target not in TPUS:
-        variant, _, m = name.partition(" M=")
+        product, _, layer = name.partition(OF_EXPERTS)
+        variant, _, m = product.partition(" M=")
         integer, loop = HOPPER_VARIANTS[variant]
-        held = {**HOPPER, "integer_per_pair": integer}
-        return held if int(m) != ROWS else {**held, "loop_share": loop}
+        if layer:
+            return {**HOPPER, "integer_per_pair": integer, "loop_share": loop * SHORT_STEPS}
+        if int(m) == ROWS:
+            return {**HOPPER, "integer_per_pair": integer, "loop_share": loop}
+        return {**HOPPER, "integer_per_pair": integer * (SHORT_STEPS if int(m) > ROWS else 1)}
     place = list(TPUS).index(target)
     if name.endswith(DECODE):
         return {"ratio": VARIANTS[name.removesuffix(DECODE)].decode_ceilings[place]}

@@ -71,13 +71,20 @@ def memory_cycles(plan: HopperPlan, target: Gpu) -> float:
     return step * target.multiprocessors / target.bytes_per_second * CLOCK_HZ
 
 
-def seconds(plan: HopperPlan, pace: Pace, target: Gpu) -> dict[str, float]:
-    """What a product takes: its loop, what a kernel takes beside that, and adding parts."""
+def seconds(
+    plan: HopperPlan, pace: Pace, target: Gpu, longest: int | None = None
+) -> dict[str, float]:
+    """What a product takes: its loop, what a kernel takes beside that, and adding parts.
+
+    Args:
+      longest: steps of the block of threads that has the most, if not the plan's.
+    """
     moved = stage_bytes(plan.m, plan.config, plan.traits) * target.multiprocessors
     cycles = max(pace.cycles, memory_cycles(plan, target))
     step = max(cycles / CLOCK_HZ, moved / target.cache_bytes_per_second)
-    times = {"loop": plan.longest * step, "launch": KERNEL_SECONDS + BETWEEN_SECONDS}
-    if plan.parts > 1:
+    steps = plan.longest if longest is None else longest
+    times = {"loop": steps * step, "launch": KERNEL_SECONDS + BETWEEN_SECONDS}
+    if plan.parts > 1 or longest is not None:
         times["sum"] = PARTS_SECONDS
     return times
 

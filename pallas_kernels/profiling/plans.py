@@ -104,7 +104,7 @@ class Case:
         """What plans differ in, one by one; not tiles that are as large as the matrix lets them."""
         kind = self.kernel()[-3:]
         if isinstance(self.plan, HopperPlan):
-            kind = self.kernel()[-5:]
+            kind = self.kernel()[-4:]
         if isinstance(self.plan, ColumnsPlan):
             kind = self.plan.m, self.plan.grid[1] > 1
         return {self.variant, *((self.weight.layout, i, value) for i, value in enumerate(kind))}
