@@ -44,7 +44,10 @@ def exponents(codes: UInt16[np.ndarray, "rows columns"]) -> np.ndarray:
     if codes.size > FEW:
         counts = histogram.count(codes, bits=16).reshape(2, 256, -1)
     else:  # than to compile what counts faster
-        counts = np.bincount(codes.reshape(-1) >> 7, minlength=512).reshape(2, 256, 1)
+        flat, counts = codes.reshape(-1), np.zeros((2, 256, 1), np.int64)
+        for at in range(0, flat.size, histogram.BLOCK):  # of which NumPy makes int64
+            part = flat[at : at + histogram.BLOCK] >> 7
+            counts += np.bincount(part, minlength=counts.size).reshape(counts.shape)
     return counts.sum(axis=(0, 2))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import math
+import weakref
 
 import jax
 import numpy as np
@@ -12,6 +13,8 @@ import pytest
 from flax import nnx
 
 import jentropy
+from jentropy import codecs
+from jentropy.checkpoints.compressed import CompressedCheckpoint
 from jentropy.errors import InputError
 from jentropy.models import footprint, spreading, token_step
 from jentropy.models.footprint import abstract_model, described
@@ -76,6 +79,26 @@ def test_loading_holds_little_more_than_the_model(packed, monkeypatch):
         assert len(held) > 20
         assert max(held) - before <= resident + 2 * largest + SMALL
         assert nbytes(jax.live_arrays()) - before <= resident + SMALL
+
+
+def test_loading_holds_few_tensors_on_the_host(packed, monkeypatch):
+    """What was read is let go when it is in the model."""
+    read, alive = CompressedCheckpoint.read_all, []
+    held = []
+
+    def watched(self, parts=None):
+        for tensor, codes in read(self, parts):
+            alive.extend(map(weakref.ref, codes.values()))
+            held.append(nbytes([a for a in (one() for one in alive) if a is not None]))
+            yield tensor, codes
+
+    monkeypatch.setattr(CompressedCheckpoint, "read_all", watched)
+    monkeypatch.setattr(codecs, "batch_symbols", lambda: 1)  # of which there is one at a time
+    source = jentropy.open_checkpoint(packed["llama_bf16"])
+    sizes = [2 * math.prod(source.tensor(name).shape) for name in source.names()]
+    jentropy.models.load(packed["llama_bf16"])
+    assert len(held) == len(sizes)
+    assert max(held) <= 2 * max(sizes) + SMALL < sum(sizes) / 2
 
 
 def test_what_is_no_model_is_refused(tmp_path):
