@@ -4,8 +4,6 @@ From static schedules: `python -m jentropy.pallas_kernels.profile --tpu v5e --cr
 line of this table; `profiling.crossover` says how. With more rows the weight is decoded to dense
 BF16, which XLA's product takes. A format that is no variant has the rows of the one that it is
 most like.
-
-BF16, FP8 and, on v5e and v7x, MXFP8, INT8 and INT4 by row are of earlier schedules.
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ FUSED_ROWS: dict[str, dict[str, int]] = {
         "INT4 g32": 128,
         "INT4 g128": 2048,
         "INT4 row zeros": 2048,
-        "INT4 g32 zeros": 128,
+        "INT4 g32 zeros": 136,
         "INT4 g128 zeros": 2048,
         "MXFP4": 2048,
         "NVFP4": 2048,
@@ -32,7 +30,7 @@ FUSED_ROWS: dict[str, dict[str, int]] = {
         "FP8 tensor": 2048,
         "FP8 row": 2048,
         "FP8 128x128": 768,
-        "MXFP8": 984,
+        "MXFP8": 976,
         "INT8 row": 2048,
         "INT4 row": 2048,
         "INT4 g32": 152,
@@ -52,10 +50,10 @@ FUSED_ROWS: dict[str, dict[str, int]] = {
         "INT8 row": 2048,
         "INT4 row": 2048,
         "INT4 g32": 80,
-        "INT4 g128": 488,
+        "INT4 g128": 496,
         "INT4 row zeros": 2048,
         "INT4 g32 zeros": 80,
-        "INT4 g128 zeros": 488,
+        "INT4 g128 zeros": 504,
         "MXFP4": 2048,
         "NVFP4": 2048,
     },
