@@ -84,5 +84,8 @@ def test_recipes_are_compared(tmp_path, monkeypatch, capsys):
 
 
 def test_unknown_recipes(source, tmp_path, capsys):
-    assert main(["quantize", str(source), str(tmp_path / "x"), "--recipe", "none"]) == 2
-    assert "expected rtn" in capsys.readouterr().err
+    quantize = ["quantize", str(source), str(tmp_path / "x"), "--recipe", "gptk"]
+    for told in (quantize, ["bench", "--suite", "rate-distortion", "--recipes", "rtn,gptk"]):
+        with pytest.raises(SystemExit, match="2"):
+            main(told)
+        assert "expected gptq" in capsys.readouterr().err
