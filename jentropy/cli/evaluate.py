@@ -54,7 +54,8 @@ ARGUMENTS: Arguments = {
     "--activations": {
         "default": "none",
         "metavar": "NAME",
-        "help": "simulate inputs of layers in int8, fp8, nvfp4 or mxfp4; default: none",
+        "help": "simulate inputs of layers in one of "
+        f"{', '.join(jentropy.models.activations.ACTIVATIONS)}; default: none",
     },
     "--compute-dtype": {
         "choices": ("bfloat16", "float32"),
