@@ -23,7 +23,12 @@ def sizes(text: str) -> tuple[int, ...]:
 
 TEXT: Arguments = {
     "--sequences": {"type": positive, "default": 64, "metavar": "N", "help": "of the text"},
-    "--length": {"type": positive, "default": 256, "metavar": "N", "help": "tokens of each"},
+    "--length": {
+        "type": positive,
+        "default": 256,
+        "metavar": "N",
+        "help": "tokens of each, if the model takes so many",
+    },
 }
 ARGUMENTS: Arguments = {
     "source": {"metavar": "SRC", "help": "a compressed checkpoint or a Hugging Face directory"},
