@@ -24,6 +24,7 @@ from jentropy.checkpoints.entries import is_safe_path
 from jentropy.cli import main as cli
 from jentropy.containers import memory
 from jentropy.errors import CorruptError, InputError, JentropyError, UnsupportedError, shown
+from jentropy.schema import SIZE, parse
 
 from .conftest import ROOT
 from .soak import parsers
@@ -98,6 +99,12 @@ def test_an_index_costs_no_more_than_its_bytes_may(tmp_path):
         with pytest.raises(CorruptError):
             index.from_bytes(data, tmp_path)
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400_000
+
+
+def test_sizes_of_many_digits_are_cut_in_messages():
+    with pytest.raises(CorruptError, match=r"below 9223372036854775808") as told:
+        parse(SIZE, "1" + "0" * 3000, "f")
+    assert len(str(told.value)) < 200
 
 
 def test_a_header_is_bounded_before_it_is_parsed(tmp_path):
