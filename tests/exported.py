@@ -164,7 +164,7 @@ def _gguf(path: Path):
     from gguf.quants import dequantize
 
     for tensor in GGUFReader(path / "model.gguf").tensors:
-        if "_proj" in tensor.name:
+        if tensor.name.startswith("blk.") and "norm" not in tensor.name:
             yield tensor.name, dequantize(tensor.data, tensor.tensor_type)
 
 

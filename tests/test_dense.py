@@ -354,6 +354,8 @@ def test_exaone4():
     assert all((layer.rope is None) == (layer.window is None) for layer in made.layers())
     none = {"sliding_window": None, "layer_types": None, "sliding_window_pattern": None}
     assert {layer.rope for layer in read({**EXAONE_4_32B, **none}).layers()} == {made.rope}
+    whole = {"layer_types": ["full_attention"] * 64}  # a window that no layer has says the same
+    assert {layer.rope for layer in read({**EXAONE_4_32B, **whole}).layers()} == {None}
 
 
 def test_granite():

@@ -18,8 +18,8 @@ from jentropy.formats.blocks import scale
 from jentropy.formats.document import FORMAT
 from jentropy.formats.encoding import encode
 from jentropy.quantization.alphabets.integer import integer_element
-from jentropy.quantization.alphabets.minifloat import minifloat_element
 from jentropy.quantization.level_tables import LEVEL_TABLES, table_element
+from jentropy.quantization.minifloats import minifloat_element
 
 OWN = [
     *(minifloat_element(*fields) for fields in ((2, 3), (3, 2), (6, 9), (5, 6), (4, 7), (3, 0))),

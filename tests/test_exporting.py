@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import gguf
 import ml_dtypes
 import numpy as np
 import pytest
@@ -18,6 +19,22 @@ from jentropy.formats import FP16, QuantizedTensor, quantize
 from . import exported
 
 DTYPES = (np.float32, ml_dtypes.bfloat16, np.float16)
+# A few of llama.cpp's names, by those of Hugging Face.
+GGUF_NAMES = {
+    "model.embed_tokens.weight": "token_embd.weight",
+    "model.norm.weight": "output_norm.weight",
+    "input_layernorm.weight": "blk.0.attn_norm.weight",
+    "post_attention_layernorm.weight": "blk.0.ffn_norm.weight",
+    "self_attn.q_norm.weight": "blk.0.attn_q_norm.weight",
+    "self_attn.k_norm.weight": "blk.0.attn_k_norm.weight",
+    "self_attn.q_proj.weight": "blk.0.attn_q.weight",
+    "self_attn.k_proj.weight": "blk.0.attn_k.weight",
+    "self_attn.v_proj.weight": "blk.0.attn_v.weight",
+    "self_attn.o_proj.weight": "blk.0.attn_output.weight",
+    "mlp.gate_proj.weight": "blk.0.ffn_gate.weight",
+    "mlp.up_proj.weight": "blk.0.ffn_up.weight",
+    "mlp.down_proj.weight": "blk.0.ffn_down.weight",
+}
 NOT_ASKED = "ct_nvfp4"  # of the tool itself; see the test that compares its files
 
 
@@ -40,18 +57,18 @@ def test_they_are_read_back_to_the_same_numbers(folder, quantised, fixtures):
         path = folder / name
         checkpoint = jentropy.open_checkpoint(path / "model.gguf" if tool == "gguf" else path)
         assert not checkpoint.notes
-        assert set(checkpoint.names()) >= set(tensors)
         for key, tensor in tensors.items():
+            own = GGUF_NAMES[key.removeprefix(exported.LAYER)] if tool == "gguf" else key
             if isinstance(tensor, QuantizedTensor):
-                read = checkpoint.tensor(key).dequantize()
+                read = checkpoint.tensor(own).dequantize()
                 np.testing.assert_array_equal(read, tensor.dequantize(np.float32))
                 if name == NOT_ASKED:
                     continue
                 # Tools round products of codes and scales to a dtype: that of the scales, mostly.
                 rounded = {exported.hashed(read.astype(dtype)) for dtype in DTYPES}
-                assert tools[name][key] in rounded, (name, key)
+                assert tools[name][own] in rounded, (name, own)
             else:
-                np.testing.assert_array_equal(checkpoint.tensor(key).values(), tensor)
+                np.testing.assert_array_equal(checkpoint.tensor(own).values(), tensor)
 
 
 def test_nvfp4_lies_as_the_tool_itself_wrote_it(folder, fixtures):
@@ -79,6 +96,82 @@ def test_nvfp4_lies_as_the_tool_itself_wrote_it(folder, fixtures):
     assert declared["format"] == told["format"]
     weights, known = (d["config_groups"]["group_0"]["weights"] for d in (declared, told))
     assert weights.items() <= known.items()
+
+
+def metadata(path):
+    return {key: field.contents() for key, field in gguf.GGUFReader(path).fields.items()}
+
+
+def test_gguf_says_what_llama_cpp_asks_for(folder):
+    found = metadata(folder / "gguf_q8_0" / "model.gguf")
+    own = {key.removeprefix("qwen3."): v for key, v in found.items() if key.startswith("qwen3.")}
+    assert found["general.architecture"] == "qwen3"
+    assert found["tokenizer.ggml.model"] == "none"  # none lay beside it
+    assert own == {
+        "vocab_size": 64,
+        "context_length": 64,
+        "embedding_length": 64,
+        "block_count": 1,
+        "feed_forward_length": 128,
+        "attention.head_count": 2,
+        "attention.head_count_kv": 1,
+        "attention.key_length": 32,
+        "attention.value_length": 32,
+        "attention.layer_norm_rms_epsilon": np.float32(1e-6),
+        "rope.dimension_count": 32,
+        "rope.freq_base": 10000.0,
+    }
+
+
+def test_gguf_has_the_vocabulary(tmp_path):
+    weight, beside = np.zeros((2, 4), np.float32), jentropy.models.BUNDLED
+    texts = {n: (beside / n).read_text() for n in ("config.json", "tokenizer.json")}
+    exporting.export(tmp_path / "x", {"lm_head.weight": weight}, "gguf", beside=texts)
+    found = metadata(tmp_path / "x" / "model.gguf")
+    tokenizer = jentropy.models.load_tokenizer(beside)
+    size = json.loads(texts["config.json"])["vocab_size"]
+    assert len(found["tokenizer.ggml.tokens"]) == len(found["tokenizer.ggml.token_type"]) == size
+    for text, kind in (("Ġimport", 1), ("<|endoftext|>", 3)):
+        at = tokenizer.token_to_id(text)
+        assert found["tokenizer.ggml.tokens"][at] == text
+        assert found["tokenizer.ggml.token_type"][at] == kind
+    assert found["tokenizer.ggml.pre"] == "gpt-2"
+    assert found["tokenizer.ggml.merges"][0] == "Ġ Ġ"
+    assert not found["tokenizer.ggml.add_bos_token"]
+
+
+def test_gguf_turns_the_heads_of_llama(tmp_path):
+    """Of a head of 4 rows 0 and 2 turn together, as 1 and 3: there they lie side by side."""
+    config = exported.CONFIG | {"model_type": "llama", "num_attention_heads": 2}
+    name, rows = "model.layers.0.self_attn.q_proj.weight", np.arange(8, dtype="f4")
+    weight = np.repeat(rows[:, None], 64, axis=1)
+    codes = of(formats.INT8_ROW.with_parameter("scale", element=FP16, block=(32,)), weight)
+    for tensor, same in ((weight, "f"), (codes, "q")):
+        texts = {"config.json": json.dumps(config)}
+        exporting.export(tmp_path / same, {name: tensor}, "gguf", beside=texts)
+        read = jentropy.open_checkpoint(tmp_path / same / "model.gguf")
+        [found] = read.names()
+        assert found == "blk.0.attn_q.weight"
+        order = read.tensor(found).dequantize()[:, 0]
+        np.testing.assert_allclose(order, [0, 2, 1, 3, 4, 6, 5, 7], rtol=1e-2)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"model_type": "gemma2"},
+        {"rope_parameters": {"rope_type": "llama3", "factor": 8.0}},
+        {"attention_bias": True},
+        {"use_sliding_window": True, "sliding_window": 8},
+    ],
+    ids=lambda other: next(iter(other)),
+)
+def test_what_llama_cpp_would_run_otherwise_keeps_its_names(other, tmp_path):
+    texts = {"config.json": json.dumps(exported.CONFIG | other)}
+    name, weight = "model.norm.weight", np.ones(64, np.float32)
+    exporting.export(tmp_path / "x", {name: weight}, "gguf", beside=texts)
+    assert metadata(tmp_path / "x" / "model.gguf")["general.architecture"] == "jentropy"
+    assert jentropy.open_checkpoint(tmp_path / "x" / "model.gguf").names() == [name]
 
 
 def of(number_format, weight):

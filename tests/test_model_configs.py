@@ -210,6 +210,26 @@ def test_what_a_missing_key_stands_for():
     assert llama.config(sizes).rope.theta == 10000.0
 
 
+# What transformers takes for these keys, where an architecture has a number of its own.
+UNSAID = {
+    "gemma2": {"num_key_value_heads": 4, "max_position_embeddings": 8192},
+    "gpt_oss": {"num_key_value_heads": 8, "max_position_embeddings": 131072, "head_dim": 64},
+    "mistral": {"num_key_value_heads": 8, "max_position_embeddings": 131072},
+    "mixtral": {"num_key_value_heads": 8, "max_position_embeddings": 131072, "rms_norm_eps": 1e-5},
+    "qwen2": {"max_position_embeddings": 32768},
+    "qwen3": {"max_position_embeddings": 32768, "head_dim": 128},
+    "qwen3_moe": {"num_key_value_heads": 4, "max_position_embeddings": 32768},
+    "smollm3": {"num_key_value_heads": 4, "max_position_embeddings": 32768},
+}
+
+
+@pytest.mark.parametrize("name", UNSAID)
+def test_what_a_key_of_one_architecture_stands_for(name):
+    sizes = {"model_type": name, **SIZES, "num_attention_heads": 16, "hidden_size": 256}
+    silent = {key: value for key, value in sizes.items() if key not in UNSAID[name]}
+    assert read(silent) == read({**sizes, **UNSAID[name]})
+
+
 QWEN2_5 = {
     "architectures": ["Qwen2ForCausalLM"],
     "attention_dropout": 0.0,
@@ -246,6 +266,13 @@ def test_windows_of_qwen2_begin_at_a_layer(changes, windows):
     assert made.windows == windows
     assert [layer.window for layer in made.layers()] == list(windows)
     assert (made.attention_bias, made.output_bias) == (True, False)
+    qwen3 = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3"}
+    assert read({**SIZES, **QWEN2_5, **changes, **qwen3}).windows == windows
+
+
+def test_all_layers_of_qwen3_with_experts_slide_if_any_does():
+    changes = {"architectures": None, "model_type": "qwen3_moe", "use_sliding_window": True}
+    assert read({**SIZES, **QWEN2_5, **changes}).windows == (4096, 4096)
 
 
 def test_a_sliding_layer_without_a_window_is_refused():
@@ -258,7 +285,6 @@ REFUSED = {
     "final_logit_softcapping": 30.0,
     "attn_logit_softcapping": 50.0,
     "sliding_window": 4096,
-    "use_sliding_window": True,
     "layer_types": ["full_attention", "sliding_attention"],
     "attention_chunk_size": 8192,
     "no_rope_layers": [1, 0],
@@ -301,8 +327,6 @@ def test_a_window_of_one_is_one():
 @pytest.mark.parametrize("key", REFUSED)
 def test_keys_that_may_change_the_forward_pass_are_refused_by_name(key):
     config = {"model_type": "llama", **SIZES, "max_position_embeddings": 8192, key: REFUSED[key]}
-    if key == "use_sliding_window":
-        config |= {"model_type": "qwen3", "sliding_window": 4096}
     with pytest.raises(UnsupportedError, match="rope type" if key == "rope_scaling" else key):
         read(config)
 

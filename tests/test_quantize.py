@@ -22,8 +22,11 @@ def source(fixtures):
 
 @pytest.fixture(scope="module")
 def quantised(source, tmp_path_factory):
-    path = tmp_path_factory.mktemp("quantised") / "packed"
-    assert main(["quantize", str(source), str(path), "--recipe", "rtn", "--quiet"]) == 0
+    base, delta, path = (tmp_path_factory.mktemp("quantised") / n for n in ("base", "delta", "q"))
+    jentropy.compress_checkpoint(source, base)
+    jentropy.compress_checkpoint(source, delta, base=base)
+    told = ["quantize", str(delta), str(path), "--recipe", "rtn", "--quiet"]
+    assert main([*told, "--base", str(base)]) == 0
     return path
 
 
@@ -84,5 +87,8 @@ def test_recipes_are_compared(tmp_path, monkeypatch, capsys):
 
 
 def test_unknown_recipes(source, tmp_path, capsys):
-    assert main(["quantize", str(source), str(tmp_path / "x"), "--recipe", "none"]) == 2
-    assert "expected rtn" in capsys.readouterr().err
+    quantize = ["quantize", str(source), str(tmp_path / "x"), "--recipe", "gptk"]
+    for told in (quantize, ["bench", "--suite", "rate-distortion", "--recipes", "rtn,gptk"]):
+        with pytest.raises(SystemExit, match="2"):
+            main(told)
+        assert "expected gptq" in capsys.readouterr().err

@@ -22,7 +22,7 @@ import numpy as np
 import jentropy
 from jentropy import models
 from jentropy.errors import InputError, UnsupportedError
-from jentropy.models import quantizing, scoring, texts
+from jentropy.models import activations, quantizing, scoring, texts
 from jentropy.models.calibration import calibrate
 from jentropy.models.matrices import Matrices
 from jentropy.quantization import RECIPES, Recipe, distortions, quantize_weights, rates
@@ -92,11 +92,10 @@ def _of_numbers(
     made = quantize_weights({"w": weight}, recipe, bits=bits)
     coded = rates.coded(jax.tree.map(np.asarray, made))
     error = float(distortions.relative(jnp.asarray(weight), made["w"].dequantize(jnp.float32)))
-    return {
-        f"{kind}_bits": coded,
-        f"{kind}_relmse": error,
-        f"{kind}_gap_bits": coded - 0.5 * math.log2(LEAST[kind] / max(error, 1e-30)),
-    }
+    figures = {f"{kind}_bits": coded, f"{kind}_relmse": error}
+    if error:
+        figures[f"{kind}_gap_bits"] = coded - 0.5 * math.log2(LEAST[kind] / error)
+    return figures
 
 
 @dataclass(frozen=True)
@@ -156,6 +155,8 @@ class Model:
     def figures(self, recipe: Recipe, bits: float | None) -> dict[str, float]:
         """Bits of a projection's weight, and what the model loses.
 
+        Where the recipe is made for rounded inputs, what is lost with those stands beside it.
+
         Args:
           recipe: by which it is quantised.
           bits: that are asked for.
@@ -164,13 +165,23 @@ class Model:
         statistics, loss = (self.statistics, self.loss) if asks else (None, None)
         made = quantize_weights(self.weights, recipe, statistics, bits=bits, loss=loss)
         other = quantizing.with_weights(self.dense, self.matrices.parts, quantizing.decoded(made))
+        figures = {
+            "model_bits": rates.coded(jax.tree.map(np.asarray, made)),
+            "stored_bits": rates.stored(made),
+            **self._lost(other),
+        }
+        if recipe.activations is not None:
+            inputs = activations.ACTIVATIONS[recipe.activations]
+            activations.rounding(other, inputs, self.matrices.parts, made.__getitem__)
+            figures |= {f"inputs_{name}": value for name, value in self._lost(other).items()}
+        return figures
+
+    def _lost(self, other: models.Decoder) -> dict[str, float]:
         found = scoring.likelihood(other, self.scored, self.dense)
         assert found.difference is not None
         assert found.kl is not None
         assert found.flips is not None
         return {
-            "model_bits": rates.coded(jax.tree.map(np.asarray, made)),
-            "stored_bits": rates.stored(made),
             "kl": found.kl.value,
             "kl_error": found.kl.error,
             "nll_added": found.difference.value,

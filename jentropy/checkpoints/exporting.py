@@ -8,18 +8,17 @@
     gguf                Q8_0 and Q4_0: integers of 8 and 4 bits in blocks of 32, FP16 scales
 
 The first two write a directory in Hugging Face form; `gguf` writes such a directory with one
-`model.gguf`, whose tensors have their names of Hugging Face and whose metadata are the least that
-readers of the format ask for. All projections have one format. A format that a tool has no place
-for is refused, and so is a scale that its dtype would round.
+`model.gguf`, which llama.cpp runs if it knows the model (`gguf_models`). All projections have one
+format. A format that a tool has no place for is refused, and so is a scale that its dtype would
+round.
 """
 
 from __future__ import annotations
 
 import json
-import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -41,7 +40,7 @@ from jentropy.formats import (
     pack,
 )
 
-from . import durable
+from . import durable, gguf_models, gguf_writing
 from .contents import CONFIG
 from .safetensors import DTYPES, LENGTH_BYTES
 from .staging import OUT, put_in_place, staged
@@ -52,10 +51,6 @@ Arrays = dict[str, np.ndarray]
 # Of a module, its weight's arrays and what the config says of all of them.
 Exported = tuple[Arrays, dict[str, Any]]
 NAMES = {dtype: name for name, (bits, dtype) in DTYPES.items() if bits == 8 * dtype.itemsize}
-GGUF_MAGIC, GGUF_VERSION, GGUF_ALIGNMENT = b"GGUF", 3, 32
-GGUF_TEXT, GGUF_U32 = 8, 4
-GGUF_TYPES = {np.dtype(np.float32): 0, np.dtype(np.float16): 1, np.dtype(ml_dtypes.bfloat16): 30}
-GGUF_Q4_0, GGUF_Q8_0, GGUF_BLOCK = 2, 8, 32
 
 
 def export(
@@ -99,7 +94,8 @@ def export(
             durable.write(made / name, text.encode())
         if tool == "gguf":
             with (made / "model.gguf").open("wb") as stream:
-                _write_gguf(stream, tensors)
+                told = gguf_models.told(texts, list(tensors))
+                gguf_writing.write(stream, _gguf(tensors, told), told.metadata)
         else:
             _write_safetensors(made / "model.safetensors", arrays)
         durable.sync_tree(made)
@@ -304,45 +300,36 @@ def _write_safetensors(file: Path, arrays: Arrays) -> None:
             stream.write(np.ascontiguousarray(array).tobytes())
 
 
-def _blocks(tensor: QuantizedTensor) -> tuple[int, np.ndarray]:
-    """Type and bytes of a weight in GGUF's blocks: an FP16 scale and the codes of 32 weights."""
-    bits, block = _symmetric(tensor.number_format)
-    rows, columns = tensor.shape
-    if block != GGUF_BLOCK or columns % GGUF_BLOCK:
-        raise UnsupportedError("groups", expected=f"of {GGUF_BLOCK}", found=block or columns)
-    scale = _numbers(tensor, tensor.number_format.parameters[0].name, np.float16)
-    code = np.asarray(tensor.codes["code"]).reshape(rows, -1, GGUF_BLOCK)
-    if bits == 4:  # weights i and i + 16 share a byte
-        low, high = np.split(code ^ np.uint8(8), 2, axis=-1)
-        code = low | high << 4
-    data = np.concatenate((scale[..., None].view(np.uint8), code), axis=-1)
-    return (GGUF_Q4_0 if bits == 4 else GGUF_Q8_0), data
-
-
-def _write_gguf(stream: BinaryIO, tensors: Mapping[str, QuantizedTensor | np.ndarray]) -> None:
-    def text(value: str) -> bytes:
-        return struct.pack("<Q", len(value.encode())) + value.encode()
-
-    infos, parts, offset = b"", [], 0
+def _gguf(
+    tensors: Mapping[str, QuantizedTensor | np.ndarray], told: gguf_models.Told
+) -> dict[str, gguf_writing.Stored]:
+    """Tensors as they lie in a file: vectors in float32, integers in blocks of 32."""
+    made = {}
     for name, tensor in tensors.items():
+        rows = told.rows(name, tensor.shape[0])
         try:
-            kind, data = (
-                _blocks(tensor)
-                if isinstance(tensor, QuantizedTensor)
-                else (GGUF_TYPES[tensor.dtype], tensor.view(np.uint8))
-            )
+            if isinstance(tensor, QuantizedTensor):
+                found = _blocks(tensor, rows)
+            else:
+                values = tensor.astype(np.float32) if tensor.ndim == 1 else tensor
+                found = gguf_writing.array(values if rows is None else values[rows])
         except KeyError as error:
             raise UnsupportedError("dtype", tensor=name, expected="one of GGUF") from error
         except InputError as error:
             raise error.at(tensor=name) from error
-        shape = tensor.shape[::-1]
-        infos += text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, kind, offset)
-        size = data.nbytes + -data.nbytes % GGUF_ALIGNMENT
-        parts.append((data, size - data.nbytes))
-        offset += size
-    metadata = text("general.architecture") + struct.pack("<I", GGUF_TEXT) + text("jentropy")
-    metadata += text("general.alignment") + struct.pack("<II", GGUF_U32, GGUF_ALIGNMENT)
-    head = GGUF_MAGIC + struct.pack("<IQQ", GGUF_VERSION, len(tensors), 2) + metadata + infos
-    stream.write(head + bytes(-len(head) % GGUF_ALIGNMENT))
-    for data, padding in parts:
-        stream.write(np.ascontiguousarray(data).tobytes() + bytes(padding))
+        made[told.names[name]] = found
+    return made
+
+
+def _blocks(tensor: QuantizedTensor, rows: np.ndarray | None) -> gguf_writing.Stored:
+    bits, block = _symmetric(tensor.number_format)
+    columns = tensor.shape[1]
+    if block != gguf_writing.BLOCK or columns % block:
+        raise UnsupportedError(
+            "groups", expected=f"of {gguf_writing.BLOCK}", found=block or columns
+        )
+    scale = _numbers(tensor, tensor.number_format.parameters[0].name, np.float16)
+    code = np.asarray(tensor.codes["code"])
+    if rows is not None:
+        code, scale = code[rows], scale[rows]
+    return gguf_writing.blocks(bits, code, scale)

@@ -10,7 +10,7 @@ import jentropy
 from jentropy import bench, report
 from jentropy.errors import InputError
 
-from .arguments import JSON, Arguments, positive
+from .arguments import JSON, Arguments, positive, recipe
 from .console import print_device_note, print_table, write_json
 
 HELP = "time codecs and kernels on this device, against what you would have otherwise"
@@ -29,11 +29,15 @@ PICTURES = {"archive": "write_speeds", RATES: "write_rate_distortion"}
 
 def names(text: str) -> tuple[str, ...]:
     """Names of recipes, with commas between them."""
-    return tuple(text.split(","))
+    return tuple(map(recipe, text.split(",")))
 
 
 ARGUMENTS: Arguments = {
-    "--suite": {"choices": tuple(bench.SUITES), "default": "archive"},
+    "--suite": {
+        "choices": tuple(bench.SUITES),
+        "default": "archive",
+        "help": "default: archive",
+    },
     "--source": {
         "metavar": "SRC",
         "help": "checkpoint to measure on; default: the bundled model",

@@ -9,7 +9,7 @@ import jentropy
 from .arguments import BASE, OVERWRITE, PACKED, Arguments
 from .progress import progress_bar
 
-HELP = "write the original files of a compressed checkpoint, byte for byte"
+HELP = "write the original files of a compressed checkpoint, byte for byte; of Orbax the same tree"
 ARGUMENTS: Arguments = {
     **PACKED,
     "out": {"metavar": "OUT", "help": "must not exist; appears whole or not"},

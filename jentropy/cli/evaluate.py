@@ -9,7 +9,7 @@ from typing import Any
 import jentropy
 from jentropy.errors import InputError
 
-from .arguments import JSON, Arguments, positive
+from .arguments import BASE, JSON, Arguments, positive
 from .console import print_device_note, print_notes, print_table, write_json
 from .progress import progress_bar
 
@@ -54,13 +54,15 @@ ARGUMENTS: Arguments = {
     "--activations": {
         "default": "none",
         "metavar": "NAME",
-        "help": "simulate inputs of layers in int8, fp8, nvfp4 or mxfp4; default: none",
+        "help": "simulate inputs of layers in one of "
+        f"{', '.join(jentropy.models.activations.ACTIVATIONS)}; default: none",
     },
     "--compute-dtype": {
         "choices": ("bfloat16", "float32"),
         "help": "of activations; default by format",
     },
     **JSON,
+    **BASE,
 }
 
 
@@ -73,12 +75,17 @@ def run(arguments: argparse.Namespace) -> int:
 
     def loaded(source: str) -> Any:
         with progress_bar(f"load {source}", unit=" weights", quiet=arguments.quiet) as advance:
-            return models.load(source, compute_dtype=arguments.compute_dtype, progress=advance)
+            return models.load(
+                source,
+                compute_dtype=arguments.compute_dtype,
+                progress=advance,
+                base=arguments.base,
+            )
 
     model = models.activations.simulated(
         loaded(arguments.source),
         arguments.activations,
-        jentropy.open_checkpoint(arguments.source),
+        jentropy.open_checkpoint(arguments.source, base=arguments.base),
     )
     reference = loaded(arguments.against) if arguments.against else None
     rows = models.texts.token_sequences(

@@ -6,10 +6,9 @@ import argparse
 
 import jentropy
 from jentropy.checkpoints import exporting
-from jentropy.errors import InputError
 from jentropy.quantization import RECIPES
 
-from .arguments import OVERWRITE, Arguments, positive
+from .arguments import BASE, OVERWRITE, Arguments, positive, recipe
 from .console import print_device_note, print_notes
 from .inspect import summary
 from .progress import progress_bar
@@ -20,6 +19,7 @@ ARGUMENTS: Arguments = {
     "source": {"metavar": "SRC", "help": "a Hugging Face directory or a compressed checkpoint"},
     "destination": {"metavar": "DST", "help": "must not exist; appears whole or not"},
     "--recipe": {
+        "type": recipe,
         "default": BEST,
         "metavar": "NAME",
         "help": f"one of {', '.join(RECIPES)}; default: the best that was found",
@@ -30,8 +30,8 @@ ARGUMENTS: Arguments = {
         "help": "coded bits of a projection's weight; default: as the recipe says",
     },
     "--calibrate": {
-        "metavar": "TEXT",
-        "help": "default: every second module of Python's standard library",
+        "metavar": "F",
+        "help": "text to calibrate with; default: every second module of Python's standard library",
     },
     "--sequences": {"type": positive, "default": 128, "metavar": "N", "help": "that calibrate"},
     "--length": {"type": positive, "default": 256, "metavar": "N", "help": "tokens of each"},
@@ -45,13 +45,12 @@ ARGUMENTS: Arguments = {
         "help": "write a directory that this tool reads, where it has the recipe's format",
     },
     **OVERWRITE,
+    **BASE,
 }
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Quantises, and says how far."""
-    if arguments.recipe not in RECIPES:
-        raise InputError("--recipe", expected=" or ".join(RECIPES), found=arguments.recipe)
     if not arguments.quiet:
         print_device_note()
     with progress_bar("calibrate", unit=" sequences", quiet=arguments.quiet) as advance:
@@ -67,6 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
             tool=arguments.tool,
             overwrite=arguments.overwrite,
             progress=advance,
+            base=arguments.base,
         )
     if not arguments.quiet and not arguments.tool:
         inspection = jentropy.inspect(arguments.destination)

@@ -26,8 +26,8 @@ class Recipe:
       transforms: what is done to a weight before, in this order.
       pruning: which weights become 0, after the transforms.
       allocation: how bits are shared among tensors; None: each as the recipe says.
-      activations: what is done to the inputs of layers where a model is evaluated; nothing of it
-        is in the weights.
+      activations: name of what becomes of the inputs of layers (`models.activations.ACTIVATIONS`)
+        where the method is made for rounded ones; nothing of it is in the weights.
 
     Example:
       >>> from jentropy.quantization import RECIPES
@@ -41,7 +41,7 @@ class Recipe:
     transforms: tuple[Transform, ...] = ()
     pruning: Pruning | None = None
     allocation: Allocation | None = None
-    activations: Any = None
+    activations: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

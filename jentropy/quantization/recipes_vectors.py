@@ -12,11 +12,12 @@ os-plus         shifts, and scales of outliers by search: arXiv 2304.09145
 svdquant        a branch of low rank beside NVFP4: arXiv 2411.05007
 lorc            MXFP4 and a matrix of low rank for its error: arXiv 2307.09782
 arcquant        NVFP4, outlying columns twice: arXiv 2601.07475
+comet           INT4, inputs of four and of eight bits: arXiv 2410.12168
 d2quant         scales of rows and of columns, three bits: arXiv 2602.02546
 rht-mxfp4       rotated in blocks of 32: arXiv 2502.20586
 clamped-mxfp4   the largest hundredth apart: arXiv 2501.17116
 billm           signs, twice in salient columns: arXiv 2402.04291
-pb-llm          signs, a tenth of the weights apart: arXiv 2310.00034
+pb-llm          signs, a tenth of the weights apart in eight bits: arXiv 2310.00034
 db-llm          sums of two binary numbers: arXiv 2402.11960
 bitstack        signs times magnitudes of low rank, again and again: arXiv 2410.23918
 bitnet          signs: arXiv 2310.11453; ternary: and zeros, arXiv 2402.17764
@@ -79,21 +80,28 @@ VECTORS: dict[str, Recipe] = {
     "product": Recipe(alphabet=Codebooks(dimensions=2, books=1, bits=4, shared=False)),
     "aqlm": Recipe(alphabet=Codebooks()),
     "awq": Recipe(alphabet=INT4, transforms=(Searched(),)),
-    "smoothquant": Recipe(alphabet=INT8, transforms=(Smooth(),)),
-    "os-plus": Recipe(alphabet=INT8, transforms=(Centred(), Capped(number_format=INT8_ROW))),
-    "svdquant": Recipe(alphabet=NV, transforms=(Smooth(), LowRank())),
+    "smoothquant": Recipe(alphabet=INT8, transforms=(Smooth(),), activations="int8"),
+    "os-plus": Recipe(
+        alphabet=INT8, transforms=(Centred(), Capped(number_format=INT8_ROW)), activations="int8"
+    ),
+    "svdquant": Recipe(alphabet=NV, transforms=(Smooth(), LowRank()), activations="nvfp4"),
     "lorc": Recipe(alphabet=LowRankCorrected(alphabet=MX)),
     "arcquant": Recipe(
-        alphabet=ResidualColumns(alphabet=NV), transforms=(SortedColumns(by_largest=True),)
+        alphabet=ResidualColumns(alphabet=NV),
+        transforms=(SortedColumns(by_largest=True),),
+        activations="nvfp4-residual",
+    ),
+    "comet": Recipe(
+        alphabet=INT4, transforms=(SortedColumns(by_largest=True),), activations="int4-int8"
     ),
     "d2quant": Recipe(alphabet=Integer(bits=3), rounding=Sequential(), transforms=(Balanced(),)),
-    "rht-mxfp4": Recipe(alphabet=MX, transforms=(Hadamard(block=32),)),
+    "rht-mxfp4": Recipe(alphabet=MX, transforms=(Hadamard(block=32),), activations="mxfp4"),
     "clamped-mxfp4": Recipe(alphabet=MX, transforms=(Outliers(),)),
     "billm": Recipe(alphabet=Salient()),
     "pb-llm": Recipe(
         alphabet=Signs(group=128),
         scales=AbsoluteMean(),
-        transforms=(Outliers(share=0.1, by_loss=True, clamped=False),),
+        transforms=(Outliers(share=0.1, by_loss=True, clamped=False, exponent=3),),
     ),
     "db-llm": Recipe(alphabet=Dual()),
     "bitstack": Recipe(alphabet=SignRanks()),

@@ -18,8 +18,8 @@ def config(hf_config: Mapping[str, Any]) -> DecoderConfig:
     # Published ones say it in letters too ("LLLG"), beside `layer_types`.
     every = 1 if told.get("layer_types") else require(told, "sliding_window_pattern", int, 1)
     windows = sliding_windows(told, used=True, slides=lambda layer: (layer + 1) % every != 0)
-    rope = rope_config(told)
-    ropes = tuple(rope if window or not any(windows) else None for window in windows)
+    rope, mixed = rope_config(told), told.get("sliding_window") is not None
+    ropes = tuple(rope if window or not mixed else None for window in windows)
     return decoder_config(
         told,
         built_in={"sliding_window_pattern": ("LLLG", told["sliding_window_pattern"])},

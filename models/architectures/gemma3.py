@@ -27,7 +27,6 @@ DEFAULTS = {
     "max_position_embeddings": 131072,
     "num_attention_heads": 8,
     "num_hidden_layers": 26,
-    "num_key_value_heads": 4,
     "vocab_size": 262208,
 }
 # What the whole says of images, and what counts for text too.

@@ -16,6 +16,13 @@ from jentropy.models.rope import RopeConfig
 from jentropy.models.rope_keys import rope_config
 
 THETA = 150000.0
+DEFAULTS = {
+    "head_dim": 64,
+    "max_position_embeddings": 131072,
+    "num_key_value_heads": 8,
+    "rms_norm_eps": 1e-5,
+    "sliding_window": 128,
+}
 # What a config that says nothing of its rope stands for.
 ROPE = RopeConfig(theta=THETA, kind="yarn", factor=32.0, original_context=4096, truncate=False)
 _MLP = r"(?:model\.)?(layers\.\d+\.mlp)\."
@@ -43,36 +50,32 @@ RULES = (
 
 def config(hf_config: Mapping[str, Any]) -> DecoderConfig:
     """Reads `config.json`."""
-    says_rope = any(hf_config.get(key) for key in ("rope_parameters", "rope_scaling"))
-    rope = rope_config(hf_config, theta=THETA) if says_rope else ROPE
-    chosen = require(hf_config, "num_experts_per_tok", int, 4)
-    bias = flag(hf_config, "attention_bias", True)
+    told = with_defaults(hf_config, DEFAULTS)
+    says_rope = any(told.get(key) for key in ("rope_parameters", "rope_scaling"))
+    rope = rope_config(told, theta=THETA) if says_rope else ROPE
+    chosen = require(told, "num_experts_per_tok", int, 4)
+    bias = flag(told, "attention_bias", True)
     return decoder_config(
-        hf_config,
+        told,
         built_in={
             "experts_per_token": (chosen,),
             "initial_context_length": (rope.original_context,),
         },
-        rms_norm_eps=require(hf_config, "rms_norm_eps", float, 1e-5),
         norm_in_float32=True,
         rope=rope,
         attention_bias=bias,
         output_bias=bias,
         attention_sinks=True,
-        windows=sliding_windows(
-            with_defaults(hf_config, {"sliding_window": 128}),
-            used=True,
-            slides=lambda layer: layer % 2 == 0,
-        ),
+        windows=sliding_windows(told, used=True, slides=lambda layer: layer % 2 == 0),
         experts=ExpertsConfig(
-            count=require(hf_config, "num_local_experts", int, 128),
+            count=require(told, "num_local_experts", int, 128),
             per_token=chosen,
-            intermediate_size=require(hf_config, "intermediate_size"),
+            intermediate_size=require(told, "intermediate_size"),
             scoring="softmax of the chosen",
             scores_in_float32=False,
             bias=True,
-            limit=require(hf_config, "swiglu_limit", float, 7.0),
-            alpha=require(hf_config, "swiglu_alpha", float, 1.702),
+            limit=require(told, "swiglu_limit", float, 7.0),
+            alpha=require(told, "swiglu_alpha", float, 1.702),
         ),
     )
 

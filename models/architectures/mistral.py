@@ -8,7 +8,11 @@ from typing import Any
 from jentropy.models.config import Architecture, DecoderConfig, decoder_config, sliding_windows
 from jentropy.models.keys import with_defaults
 
-DEFAULTS = {"sliding_window": 4096, "max_position_embeddings": 131072}
+DEFAULTS = {
+    "max_position_embeddings": 131072,
+    "num_key_value_heads": 8,
+    "sliding_window": 4096,
+}
 
 
 def config(hf_config: Mapping[str, Any]) -> DecoderConfig:

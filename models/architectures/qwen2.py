@@ -6,15 +6,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from jentropy.models.config import Architecture, DecoderConfig, decoder_config, sliding_windows
+from jentropy.models.keys import with_defaults
+
+DEFAULTS = {"max_position_embeddings": 32768}
 
 
 def config(hf_config: Mapping[str, Any]) -> DecoderConfig:
     """Reads `config.json`."""
+    told = with_defaults(hf_config, DEFAULTS)
     return decoder_config(
-        hf_config,
+        told,
         attention_bias=True,
         output_bias=False,
-        windows=sliding_windows(hf_config, used=False, first=28),
+        windows=sliding_windows(told, used=False, first=28),
     )
 
 

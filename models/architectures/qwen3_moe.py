@@ -6,30 +6,36 @@ from collections.abc import Mapping
 from typing import Any
 
 from jentropy.errors import InputError
-from jentropy.models.config import Architecture, DecoderConfig, decoder_config, no_windows
+from jentropy.models.config import Architecture, DecoderConfig, decoder_config, sliding_windows
 from jentropy.models.expert_config import ExpertsConfig
-from jentropy.models.keys import flag, require
+from jentropy.models.keys import flag, require, with_defaults
 from jentropy.models.names import EXPERT_NAMES
+
+from . import qwen2
+
+DEFAULTS = {**qwen2.DEFAULTS, "num_key_value_heads": 4}
 
 
 def config(hf_config: Mapping[str, Any]) -> DecoderConfig:
     """Reads `config.json`."""
+    told = with_defaults(hf_config, DEFAULTS)
     # transformers 5 writes the second.
-    told = [key for key in ("num_experts", "num_local_experts") if hf_config.get(key) is not None]
-    experts = require(hf_config, (*told, "num_experts")[0], int, 128)
+    counts = [key for key in ("num_experts", "num_local_experts") if told.get(key) is not None]
+    experts = require(told, (*counts, "num_experts")[0], int, 128)
     return decoder_config(
-        hf_config,
-        built_in={"use_qk_norm": (True,), **dict.fromkeys(told, (experts,))},
+        told,
+        built_in={"use_qk_norm": (True,), **dict.fromkeys(counts, (experts,))},
         qk_norm=True,
-        windows=no_windows(hf_config, used=False),
+        # `max_window_layers` counts for nothing here, unlike in Qwen3 without experts.
+        windows=sliding_windows(told, used=False, slides=lambda layer: True),
         experts=ExpertsConfig(
             count=experts,
-            per_token=require(hf_config, "num_experts_per_tok", int, 8),
-            intermediate_size=require(hf_config, "moe_intermediate_size", int, 768),
-            normalized=flag(hf_config, "norm_topk_prob"),
+            per_token=require(told, "num_experts_per_tok", int, 8),
+            intermediate_size=require(told, "moe_intermediate_size", int, 768),
+            normalized=flag(told, "norm_topk_prob"),
             scores_in_float32=False,
         ),
-        routed=_routed(hf_config),
+        routed=_routed(told),
     )
 
 

@@ -10,7 +10,11 @@ from jentropy.models.config import Architecture, DecoderConfig, decoder_config, 
 from jentropy.models.keys import require, with_defaults
 from jentropy.models.rope_keys import rope_config
 
-DEFAULTS = {"max_position_embeddings": 32768, "tie_word_embeddings": True}
+DEFAULTS = {
+    "max_position_embeddings": 32768,
+    "num_key_value_heads": 4,
+    "tie_word_embeddings": True,
+}
 
 
 def config(hf_config: Mapping[str, Any]) -> DecoderConfig:

@@ -7,6 +7,7 @@ the way back in `formats/transforms`.
 from .centred import Centred
 from .column_scales import Balanced, Capped, ColumnScales, Searched, Smooth
 from .hadamard import Hadamard
+from .learned_scales import LearnedScales
 from .low_rank import LowRank
 from .outliers import Outliers
 from .sorted_columns import SortedColumns
@@ -17,6 +18,7 @@ TRANSFORMS: dict[str, type[Transform]] = {
     "smooth": Smooth,
     "searched": Searched,
     "capped": Capped,
+    "learned_scales": LearnedScales,
     "balanced": Balanced,
     "centred": Centred,
     "sorted_columns": SortedColumns,
@@ -31,6 +33,7 @@ __all__ = [
     "Centred",
     "ColumnScales",
     "Hadamard",
+    "LearnedScales",
     "LowRank",
     "Outliers",
     "Searched",

@@ -8,12 +8,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float32
 
 from jentropy.formats import BF16, ElementFormat, SideArray, codes_of, raw_element
+from jentropy.quantization.roundings import levels
 
 
 def numbers(
     name: str, values: Float32[Array, "*shape"], element: ElementFormat = BF16
 ) -> tuple[SideArray, Any, Float32[Array, "*shape"]]:
-    """Numbers rounded to an element whose dtype has its values.
+    """Numbers rounded to an element, whose dtype has its values, or unsigned codes of its own.
 
     Returns:
       What says how they are read, their codes, and what is read.
@@ -23,8 +24,11 @@ def numbers(
       >>> own.element.name, codes.dtype.name, read.tolist()
       ('BF16', 'uint16', [1.0])
     """
-    rounded = values.astype(element.dtype)
     own = SideArray(name=name, element=element, shape=values.shape)
+    if element.dtype.kind == "u":
+        places = levels.nearest(values, element)
+        return own, levels.codes(places, element), levels.numbers(places, element)
+    rounded = values.astype(element.dtype)
     return own, codes_of(rounded), rounded.astype(jnp.float32)
 
 

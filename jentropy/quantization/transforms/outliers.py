@@ -1,4 +1,4 @@
-"""The largest weights, or those that matter most, apart in 16 bits; the rest is clamped.
+"""The largest weights, or those that matter most, apart in 16 or 8 bits; the rest is clamped.
 
 Clamp and sparse remainder: R. Wang et al., Optimizing large language model training using FP4
 quantization, 2025. By salience: Y. Shang et al., PB-LLM: partially binarized large language models,
@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float32
 
 from jentropy.formats import BF16, ElementFormat, Step
+from jentropy.quantization.minifloats import minifloat_element
 from jentropy.quantization.statistics import Statistics
 
 from . import kept
@@ -30,14 +31,15 @@ class Outliers(Transform):
     Attributes:
       share: of the weights.
       by_loss: the largest w^2 E[x^2] rather than the largest |w|.
-      element: of what they are kept in, a float of 16 or 8 bits.
+      exponent: bits of the floats of eight that they are kept in, whose bias is such that the
+        largest has one; 0: they are in BF16.
       clamped: whether what is quantised has, in their places, the bound that they lie beyond; else
         zeros.
     """
 
     share: float = 0.01
     by_loss: bool = False
-    element: ElementFormat = BF16
+    exponent: int = 0
     clamped: bool = True
 
     def forward(
@@ -58,9 +60,9 @@ class Outliers(Transform):
         places = _reachable(places, (1 << 8 * dtype.itemsize) - 1)
         gaps = np.diff(places, prepend=0)
         one, gap_codes = kept.whole(prefix + "gaps", gaps, dtype)
-        other, value_codes, _ = kept.numbers(
-            prefix + "values", jnp.asarray(flat[places]), self.element
-        )
+        values = jnp.asarray(flat[places])
+        element = fitting(values, self.exponent) if self.exponent else BF16
+        other, value_codes, _ = kept.numbers(prefix + "values", values, element)
         inside = np.delete(np.abs(flat), places)
         bound = float(inside.max(initial=0.0)) if self.clamped else 0.0
         left = flat.copy()
@@ -71,6 +73,18 @@ class Outliers(Transform):
             step=Step(name="outliers", arrays=(one, other)),
             codes={one.name: gap_codes, other.name: value_codes},
         )
+
+
+def fitting(values: Float32[Array, " outliers"], exponent: int) -> ElementFormat:
+    """A float of eight bits that has the largest of some numbers.
+
+    Example:
+      >>> fitting(jnp.float32([0.3, -0.01]), 3).name
+      'FP8_E3M4_BIAS9'
+    """
+    _, power = np.frexp(np.abs(np.asarray(values)).max(initial=0.0))
+    last = (1 << exponent) - 1
+    return minifloat_element(exponent, 7 - exponent, int(np.clip(last + 1 - power, 0, 127)))
 
 
 def _reachable(places: np.ndarray, widest: int) -> np.ndarray:
