@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from jentropy import modes
 from jentropy.checkpoints import Checkpoint, exporting, open_checkpoint, save
+from jentropy.checkpoints.bases import Bases
 from jentropy.checkpoints.contents import CONFIG, CONFIGS
 from jentropy.checkpoints.progress import Progress
 from jentropy.containers import compress
@@ -142,6 +143,7 @@ def quantize_checkpoint(
     tool: str | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
+    base: Bases = None,
 ) -> float:
     """Quantises the projections of a model, and writes it as a compressed checkpoint.
 
@@ -160,6 +162,7 @@ def quantize_checkpoint(
         checkpoint.
       overwrite: whether one that is there is replaced.
       progress: called with the sequences calibrated since the last call.
+      base: of a compressed checkpoint that is told by another, see `jentropy.load`.
 
     Returns:
       Coded bits of a weight of the projections.
@@ -167,14 +170,14 @@ def quantize_checkpoint(
     Raises:
       InputError: an architecture that is not known, or bits that the recipe cannot have.
     """
-    checkpoint = open_checkpoint(src)
+    checkpoint = open_checkpoint(src, base=base)
     matrices = Matrices(checkpoint)
     if not matrices:
         raise InputError("no matrices to quantise", file=checkpoint.source)
     statistics: Mapping[str, Statistics] = {}
     loss = None
     if asks_for_statistics(recipe):
-        model = load(src, compute_dtype=jnp.float32, dense=True)
+        model = load(src, compute_dtype=jnp.float32, dense=True, base=base)
         rows = token_sequences(
             texts_of(text, CALIBRATES),
             load_tokenizer(src),

@@ -309,6 +309,14 @@ def test_version(capsys):
     assert capsys.readouterr().out == f"jentropy {jentropy.__version__}\n"
 
 
+def test_arguments_that_cannot_be_are_told_what_may(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["compress", "a", "b", "--distributed", "host:1,2"])
+    assert "expected ADDRESS,COUNT,NUMBER" in capsys.readouterr().err
+    assert run(capsys, "salvage", "a")[0] == 2
+    assert run(capsys, "salvage", "a", "b", "--repair-from", "c")[2].endswith("found both\n")
+
+
 def test_quiet_leaves_errors_and_what_was_asked_for(fixtures, tmp_path, capsys):
     source = tmp_path / "source"
     shutil.copytree(fixtures / "llama_fp16", source)

@@ -187,8 +187,13 @@ def test_text_is_cut(model, tmp_path):
 
 def test_command(tmp_path, capsys):
     file = tmp_path / "figures.json"
-    told = ["evaluate", str(models.BUNDLED), "--sequences", "2", "--length", "24", "--json"]
-    assert main([*told, str(file), "--quiet"]) == 0
+    base, delta = tmp_path / "base", tmp_path / "delta"
+    jentropy.compress_checkpoint(models.BUNDLED, base)
+    jentropy.compress_checkpoint(models.BUNDLED, delta, base=base)
+    told = ["evaluate", str(delta), "--sequences", "2", "--length", "24", "--json"]
+    assert main([*told, str(file), "--quiet"]) == 2
+    assert "--base" in capsys.readouterr().err
+    assert main([*told, str(file), "--quiet", "--base", str(base)]) == 0
     found = json.loads(file.read_text())
     assert found["likelihood"]["tokens"] == 46
     assert 0 < found["likelihood"]["nll"]["value"] < 7

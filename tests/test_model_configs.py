@@ -631,3 +631,4 @@ def test_gpt_oss_says_little_where_all_is_as_published():
     for key in ("rope_scaling", "rope_theta", "layer_types", "sliding_window", "swiglu_limit"):
         del told[key]
     assert read({**SIZES, **told}) == read({**SIZES, **WITH_EXPERTS["gpt-oss 20b"]})
+    assert read({**SIZES, **told, "rope_theta": 500.0}).rope.theta == 500.0

@@ -22,8 +22,11 @@ def source(fixtures):
 
 @pytest.fixture(scope="module")
 def quantised(source, tmp_path_factory):
-    path = tmp_path_factory.mktemp("quantised") / "packed"
-    assert main(["quantize", str(source), str(path), "--recipe", "rtn", "--quiet"]) == 0
+    base, delta, path = (tmp_path_factory.mktemp("quantised") / n for n in ("base", "delta", "q"))
+    jentropy.compress_checkpoint(source, base)
+    jentropy.compress_checkpoint(source, delta, base=base)
+    told = ["quantize", str(delta), str(path), "--recipe", "rtn", "--quiet"]
+    assert main([*told, "--base", str(base)]) == 0
     return path
 
 

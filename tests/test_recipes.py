@@ -299,6 +299,9 @@ def test_the_knob_says_which_bits_there_are():
     )
     with pytest.raises(InputError, match="bits of a weight"):
         turned(lambda factor: min(4.0, 4 - np.log2(factor)), 5.0)
+    for bits in (0.0, float("nan")):
+        with pytest.raises(InputError, match="a number above 0"):
+            turned(lambda factor: 4 - np.log2(factor), bits)
 
 
 def test_without_calibration_columns_weigh_the_same():

@@ -50,8 +50,8 @@ BASE: Arguments = {
     "--base": {
         "metavar": "BASE",
         "action": "append",
-        "help": "the compressed checkpoint by whose tensors DST tells its own; of one that has a "
-        "base itself, that after it",
+        "help": "the compressed checkpoint by whose tensors DST, or SRC where that is read, tells "
+        "its own; of one that has a base itself, that after it",
     }
 }
 JOBS: Arguments = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 import jentropy
 from jentropy.errors import InputError, said
@@ -13,6 +14,17 @@ from .inspect import summary
 from .progress import progress_bar
 
 HELP = "compress a checkpoint into a compressed Orbax checkpoint; taken up again after a crash"
+
+
+def processes(text: str) -> tuple[str, int, int]:
+    """The address of the first process, how many there are, and which one this is."""
+    match text.split(","):
+        case [address, count, number] if count.isdecimal() and number.isdecimal():
+            return address, int(count), int(number)
+    expected = "ADDRESS,COUNT,NUMBER, as in host:8476,4,0"
+    raise argparse.ArgumentTypeError(f"expected {expected}, found {text!r:.40}")
+
+
 ARGUMENTS: Arguments = {
     "source": {"metavar": "SRC", "help": "what `analyze` takes"},
     "destination": {"metavar": "DST", "help": "must not exist; appears whole or not"},
@@ -22,7 +34,8 @@ ARGUMENTS: Arguments = {
     **BASE,
     "--distributed": {
         "nargs": "?",
-        "const": "",
+        "type": processes,
+        "const": (),
         "metavar": "ADDRESS,COUNT,NUMBER",
         "help": "share the work with processes that run the same command: the address of the first "
         "(host:port), how many there are, and which one this is (0, 1, ...); without them what "
@@ -57,16 +70,11 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _join(text: str) -> None:
+def _join(told: tuple[Any, ...]) -> None:
     """Joins the processes of `jax.distributed`."""
     import jax
 
     try:
-        if not text:
-            jax.distributed.initialize()
-            return
-        address, count, number = text.split(",")
-        jax.distributed.initialize(address, int(count), int(number))
+        jax.distributed.initialize(*told)
     except (ValueError, RuntimeError) as error:
-        what = f"--distributed {text}: {said(error)}"
-        raise InputError(what, hint="ADDRESS,COUNT,NUMBER, as in host:8476,4,0") from error
+        raise InputError(f"--distributed: {said(error)}") from error

@@ -9,7 +9,7 @@ from typing import Any
 import jentropy
 from jentropy.errors import InputError
 
-from .arguments import JSON, Arguments, positive
+from .arguments import BASE, JSON, Arguments, positive
 from .console import print_device_note, print_notes, print_table, write_json
 from .progress import progress_bar
 
@@ -23,7 +23,12 @@ def sizes(text: str) -> tuple[int, ...]:
 
 TEXT: Arguments = {
     "--sequences": {"type": positive, "default": 64, "metavar": "N", "help": "of the text"},
-    "--length": {"type": positive, "default": 256, "metavar": "N", "help": "tokens of each"},
+    "--length": {
+        "type": positive,
+        "default": 256,
+        "metavar": "N",
+        "help": "tokens of each, if the model takes so many",
+    },
 }
 ARGUMENTS: Arguments = {
     "source": {"metavar": "SRC", "help": "a compressed checkpoint or a Hugging Face directory"},
@@ -62,6 +67,7 @@ ARGUMENTS: Arguments = {
         "help": "of activations; default by format",
     },
     **JSON,
+    **BASE,
 }
 
 
@@ -74,12 +80,17 @@ def run(arguments: argparse.Namespace) -> int:
 
     def loaded(source: str) -> Any:
         with progress_bar(f"load {source}", unit=" weights", quiet=arguments.quiet) as advance:
-            return models.load(source, compute_dtype=arguments.compute_dtype, progress=advance)
+            return models.load(
+                source,
+                compute_dtype=arguments.compute_dtype,
+                progress=advance,
+                base=arguments.base,
+            )
 
     model = models.activations.simulated(
         loaded(arguments.source),
         arguments.activations,
-        jentropy.open_checkpoint(arguments.source),
+        jentropy.open_checkpoint(arguments.source, base=arguments.base),
     )
     reference = loaded(arguments.against) if arguments.against else None
     rows = models.texts.token_sequences(

@@ -8,7 +8,7 @@ import jentropy
 from jentropy.checkpoints import exporting
 from jentropy.quantization import RECIPES
 
-from .arguments import OVERWRITE, Arguments, positive, recipe
+from .arguments import BASE, OVERWRITE, Arguments, positive, recipe
 from .console import print_device_note, print_notes
 from .inspect import summary
 from .progress import progress_bar
@@ -45,6 +45,7 @@ ARGUMENTS: Arguments = {
         "help": "write a directory that this tool reads, where it has the recipe's format",
     },
     **OVERWRITE,
+    **BASE,
 }
 
 
@@ -65,6 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
             tool=arguments.tool,
             overwrite=arguments.overwrite,
             progress=advance,
+            base=arguments.base,
         )
     if not arguments.quiet and not arguments.tool:
         inspection = jentropy.inspect(arguments.destination)

@@ -228,7 +228,8 @@ def _fitted(counts: Sequence[tuple[np.ndarray, ElementFormat]]) -> list[_Fit]:
 
 def _worth(fit: _Fit, size: int) -> _Fit:
     """The same, or stored if that saves too little."""
-    return fit if saves(fit.coded, size) else _Fit(coded=size)
+    stored = _Fit(coded=size)
+    return fit if saves(fit.whole, stored.whole) else stored
 
 
 def least_bytes(histograms: Sequence[np.ndarray]) -> float:

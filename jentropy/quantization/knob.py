@@ -26,12 +26,14 @@ def turned(estimate: Callable[[float], float], bits: float) -> float:
       The factor whose bits came closest, and not above by more than `CLOSE` where that could be.
 
     Raises:
-      InputError: more bits than there are at any factor, or fewer.
+      InputError: more bits than there are at any factor, or fewer; a number that cannot be.
 
     Example:
       >>> round(turned(lambda factor: 8 - math.log2(factor), 3.0))
       32
     """
+    if not 0 < bits < math.inf:
+        raise InputError("bits of a weight", expected="a number above 0", found=bits)
     finest, coarsest, factor = FINEST, COARSEST, 1.0
     tried: list[tuple[float, float]] = []
     for _ in range(TRIES):

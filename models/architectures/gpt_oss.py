@@ -6,6 +6,7 @@ Experts are stored as [experts, in, out], rows of gate and up taking turns, in B
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from jentropy.models.config import Architecture, DecoderConfig, decoder_config, sliding_windows
@@ -23,7 +24,7 @@ DEFAULTS = {
     "rms_norm_eps": 1e-5,
     "sliding_window": 128,
 }
-# What a config that says nothing of its rope stands for.
+# What a config that says nothing of its rope, but for its base, stands for.
 ROPE = RopeConfig(theta=THETA, kind="yarn", factor=32.0, original_context=4096, truncate=False)
 _MLP = r"(?:model\.)?(layers\.\d+\.mlp)\."
 _BOTH = tuple(rf"\1.experts.{name}_proj." for name in ("gate", "up"))
@@ -52,7 +53,10 @@ def config(hf_config: Mapping[str, Any]) -> DecoderConfig:
     """Reads `config.json`."""
     told = with_defaults(hf_config, DEFAULTS)
     says_rope = any(told.get(key) for key in ("rope_parameters", "rope_scaling"))
-    rope = rope_config(told, theta=THETA) if says_rope else ROPE
+    if says_rope:
+        rope = rope_config(told, theta=THETA)
+    else:
+        rope = replace(ROPE, theta=require(told, "rope_theta", float, THETA))
     chosen = require(told, "num_experts_per_tok", int, 4)
     bias = flag(told, "attention_bias", True)
     return decoder_config(
