@@ -263,3 +263,12 @@ def test_plans_know_what_registers_hold():
         assert not kernels_of(w).plan(w, target.fused_rows + 1, target).fused
         eighths = made.traits.unit_bytes * 8 / 128**2
         assert eighths == pytest.approx(w.bits_per_weight, rel=0.01)
+
+
+def test_tall_tiles_as_far_as_registers_hold_sums():
+    """Of groups of 128, both halves' sums: with more rows of x in short steps only."""
+    number_format = VARIANTS["INT4 g128"].number_format
+    w = kernels.to_resident(abstract_weight(number_format, (28672, 4096)), "gpu")
+    configs = [kernels_of(w).plan(w, m, GPUS["h200"]).config for m in (16, 48, 64, 72)]
+    assert [config.height for config in configs] == [2, 2, 2, 1]
+    assert [config.tile_k for config in configs[:3]] == [256, 256, 128]
