@@ -8,7 +8,7 @@ release that moved one breaks that alone:
                        that were not tried, whose XLA might take the mark for something else
     mosaic, MLIR       kernels for Hopper fail: `default_backend` tries them first, says so and
                        takes the reference backend
-    interpret.params   interpret mode of these kernels, which only tests run
+    interpret          interpret mode of these kernels, which only tests run
     topologies         `pallas_kernels.profile`, and no other command
     multihost_utils    `models.load` over a mesh of several processes, `save` of arrays over them
     distributed        processes that write one checkpoint together
@@ -24,8 +24,9 @@ themselves: there is no kernel without them.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from threading import Lock
 from typing import Any
 
 import jax
@@ -163,6 +164,32 @@ def gpu_interpreter(**options: Any) -> Any:
     from jax._src.pallas.mosaic_gpu.interpret.params import InterpretGPUParams
 
     return InterpretGPUParams(**options)
+
+
+@contextmanager
+def gpu_interpreter_compiles_once() -> Iterator[None]:
+    """Within, threads of interpreted kernels for GPUs share what the first of them compiled.
+
+    By itself JAX 0.10 compiles the kernel in every warpgroup of every block of threads, JAX 0.12 in
+    those of the first block: four fifths of what a small one takes.
+    """
+    from jax._src.pallas.mosaic.interpret import thread_map
+
+    programs: dict[int, tuple[Any, Any]] = {}
+    lock, original = Lock(), thread_map._run_jaxpr
+
+    def run(jaxpr: Any, consts: Any, *args: Any) -> None:
+        with lock:
+            if id(jaxpr) not in programs:  # which is kept, so that no other gets its number
+                of = jax.jit(functools.partial(jax.core.eval_jaxpr, jaxpr))
+                programs[id(jaxpr)] = jaxpr, of.lower(consts, *args).compile()
+        programs[id(jaxpr)][1](consts, *args)
+
+    thread_map._run_jaxpr = run
+    try:
+        yield
+    finally:
+        thread_map._run_jaxpr = original
 
 
 def wgmma_layout() -> Any:

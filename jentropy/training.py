@@ -16,6 +16,7 @@ and with `training.Checkpointer` of Orbax's v1:
         state = checkpointer.load(step, abstract_state)
 
 A state is copied to the host before `save` returns; it is compressed and written in the background.
+Of several processes each keeps what it will write: arrays that lie over them are gathered in turn.
 What it holds comes back bit for bit: parameters, optax' moments and counts, nnx and Linen states,
 typed random keys, Python's numbers. With an abstract state (`jax.ShapeDtypeStruct` with shardings)
 every array goes where that says, on whatever devices there are then.
@@ -44,7 +45,7 @@ from jentropy.checkpoints.store import Store, is_compressed_checkpoint
 from jentropy.containers import decompress
 from jentropy.containers.placing import struct
 from jentropy.containers.tensor import is_compressed
-from jentropy.errors import InputError, UnsupportedError
+from jentropy.errors import InputError
 
 FOLDER = "compressed"  # of an item, in which its checkpoint lies
 STATE = "state"  # what Orbax's v1 calls a pytree that is saved alone
@@ -52,18 +53,6 @@ STATE = "state"  # what Orbax's v1 calls a pytree that is saved alone
 TREE_FILE = "_METADATA"
 NOT_ORBAX = {"jentropy": f"compressed, see {FOLDER}/ and jentropy.training.context"}
 MOST_PARTS = 40  # that a state is told of in
-
-
-def _taken(state: Any) -> Taken:
-    for path, leaf in jax.tree_util.tree_flatten_with_path(state, is_leaf=is_compressed)[0]:
-        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-            raise UnsupportedError(
-                "array of several processes",
-                tensor=jax.tree_util.keystr(path),
-                expected="one whose parts are all here",
-                found=str(leaf.sharding),
-            )
-    return taken(state, copied=True)
 
 
 async def _written(state: Taken, folder: Path) -> None:
@@ -101,13 +90,13 @@ class CompressedHandler(AsyncCheckpointHandler):
 
     async def async_save(self, directory: Any, args: Save) -> list[Any]:
         """Takes a state, and gives what waits for it to be written."""
-        state = _taken(args.item)
+        state = taken(args.item, copied=True)
         writing = _written(state, Path(directory))
         return [CommitFutureAwaitingContractedSignals(writing, name="jentropy")]
 
     def save(self, directory: Any, args: Save) -> None:
         """Writes a state."""
-        _taken(args.item).write(Path(directory) / FOLDER)
+        taken(args.item, copied=True).write(Path(directory) / FOLDER)
 
     def restore(self, directory: Any, args: Restore | None = None) -> Any:
         """The state of a step."""
@@ -161,7 +150,7 @@ class CompressedState(ocp.handlers.CheckpointableHandler[Any, Any]):
 
     async def save(self, directory: Any, checkpointable: Any) -> Awaitable[None]:
         """Takes a state, and gives what writes it."""
-        state = _taken(checkpointable)
+        state = taken(checkpointable, copied=True)
 
         async def write() -> None:
             folder = Path(await directory.await_creation())

@@ -62,6 +62,26 @@ def run(folder: Path, what: str) -> None:
         jentropy.save(folder / "dst", tree)
         packed = jentropy.load(folder / "dst", {n: a.sharding for n, a in tree.items()})
         assert bits(jentropy.decompress(packed)) == bits(tree)
+        assert bits(trained(folder / "run", spread())) == bits(tree)
+
+
+def trained(root: Path, tree: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """A tree as a step of a training, saved in the background and restored where it was."""
+    import orbax.checkpoint as ocp
+
+    from jentropy import training
+
+    wanted = {
+        name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=array.sharding)
+        for name, array in tree.items()
+    }
+    with ocp.CheckpointManager(root) as manager:
+        manager.save(1, args=training.Save(tree))
+        for array in tree.values():  # what was taken is not looked at again
+            array.delete()
+        manager.wait_until_finished()
+        restored: dict[str, jax.Array] = manager.restore(1, args=training.Restore(wanted))
+    return restored
 
 
 def kill_after(count: int) -> None:

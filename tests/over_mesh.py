@@ -6,7 +6,10 @@ A process is told of its devices before JAX starts: another one calls a function
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from functools import partial
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +18,12 @@ from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jentropy
-from jentropy import models, modes
+from jentropy import jax_internals, models, modes
 from jentropy.formats import QuantizedTensor, quantize
 from jentropy.models.calibration import calibrate
 from jentropy.models.experts import Matrices, mixed
 from jentropy.models.sharding import part
-from jentropy.pallas_kernels import ShardedTensor, take_rows
+from jentropy.pallas_kernels import ShardedTensor, take_rows, targets
 from jentropy.pallas_kernels.filling import side_by_side
 from jentropy.pallas_kernels.variants import VARIANTS
 
@@ -89,6 +92,23 @@ def grouped(w: Any, rows: Any, sizes: Any) -> jax.Array:
     return jentropy.grouped_matmul(rows, w, sizes, transpose_w=True)
 
 
+def on_hopper() -> None:
+    """Products by the kernels for Hopper, interpreted, each of two devices with its part."""
+    few = replace(targets.GPUS["h200"], multiprocessors=1)
+    x = jnp.asarray(np.random.default_rng(1).standard_normal((3, 256)), jnp.bfloat16)
+    product = partial(jentropy.matmul, transpose_w=True, out_dtype=jnp.float32)
+    with (
+        jax_internals.gpu_interpreter_compiles_once(),
+        mock.patch.object(targets, "current_gpu", return_value=few),
+    ):
+        for name, axis, shape in (("BF16", -1, (100, 256)), ("INT4 g32 zeros", -2, (200, 256))):
+            stored = weight(name, shape)
+            w = over(mesh_of(2), stored, axis, 128, backend="gpu")
+            assert w.backend == "gpu"
+            y = jax.jit(partial(product, interpret=True))(x, w)
+            close(y, product(x, jentropy.to_resident(stored, "reference")))
+
+
 def products() -> None:
     """What products over a mesh give, against those of one device."""
     rng = np.random.default_rng(1)
@@ -118,6 +138,7 @@ def products() -> None:
                 close(y, expected)
     of_experts(mesh)
     in_a_loop()
+    on_hopper()
 
 
 def of_experts(mesh: jax.sharding.Mesh) -> None:

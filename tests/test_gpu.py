@@ -53,7 +53,8 @@ def few(monkeypatch):
     """A GPU of two multiprocessors: interpreted blocks of threads are slow."""
     small = replace(GPUS["h200"], multiprocessors=2)
     monkeypatch.setattr(targets, "current_gpu", lambda: small)
-    return small
+    with jax_internals.gpu_interpreter_compiles_once():
+        yield small
 
 
 def weights(shape=(N, K), seed=0) -> np.ndarray:
@@ -466,12 +467,48 @@ def test_tuned_configurations(tmp_path, monkeypatch):
         tuning.load("a", NAME)
 
 
+BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+SCRIPT = runpy.run_path(str(BENCHMARKS / "hopper.py"))  # that runs on a GPU
+
+
 def test_every_part_of_the_run_on_a_gpu_is_there():
-    folder = Path(__file__).resolve().parent.parent / "benchmarks"
-    parts = runpy.run_path(str(folder / "hopper.py"))["PARTS"]
-    code = ast.parse((folder / "hopper_parts.py").read_text())
-    functions = {one.name for one in code.body if isinstance(one, ast.FunctionDef)}
-    assert set(parts) <= functions
+    code = ast.parse((BENCHMARKS / "hopper_parts" / "__main__.py").read_text())
+    (parts,) = (
+        one.value
+        for one in code.body
+        if isinstance(one, ast.AnnAssign) and ast.unparse(one.target) == "PARTS"
+    )
+    assert set(SCRIPT["PARTS"]) == {ast.literal_eval(key) for key in parts.keys}
+    assert set(SCRIPT["TIMED"]) < set(SCRIPT["PARTS"])
+
+
+def test_the_run_on_a_gpu_goes_on_after_a_case_that_breaks_it(tmp_path, capsys):
+    """In a process after it; a part that takes too long ends."""
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "hopper_parts.py").write_text(
+        "import os, pathlib, sys, time\n"
+        "for case in range(int(sys.argv[3]), 3):\n"
+        "    pathlib.Path(os.environ['HOPPER_BEGUN']).write_text(str(case + 1))\n"
+        "    print('case', case, flush=True)\n"
+        "    os.abort() if case == 1 else time.sleep(60 * (sys.argv[2] == 'right'))\n"
+    )
+    (tmp_path / "scratch").mkdir()
+    run = SCRIPT["Run"](tmp_path, 60, True, tmp_path / "scratch")
+    run.environment["PYTHONPATH"] = str(tmp_path / "parts")
+    run.part("ceilings", 50)
+    run.part("right", 1)
+    lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    ends = [("ceilings", "-6", 2), ("ceilings", "0", 3), ("right", "out of time", 1)]
+    assert [(line["part"], line["code"], line["cases"]) for line in lines] == ends
+
+
+def test_what_was_aimed_at_stands_beside_what_was_reached():
+    line = {"part": "times", "what": "-", "format": "BF16", "m": 16, "layer": "a", "speedup": 1.0}
+    lines = [line, line | {"layer": "b", "speedup": 4.0}, line | {"m": 4096, "speedup": 0.5}]
+    (first, of), (second, many) = SCRIPT["reached"](lines)
+    assert (first, of["layers"], of["mean"], of["aim"]) == ("BF16 M=16", 2, 2.0, 1.2)
+    assert (of["least"], of["least_aim"], of["least_layer"]) == (1.0, 0.98, "a")
+    assert (second, many["mean"], many["aim"], many["least_aim"]) == ("BF16 M=4096", 0.5, 0.9, None)
 
 
 def test_tuning_keeps_no_wrong_product(few, monkeypatch):
@@ -545,13 +582,12 @@ def test_interpreter_needs_threads(monkeypatch):
 
 
 def test_the_script_for_a_gpu_runs(tmp_path):
-    """In interpret mode, the parts that take seconds there."""
-    script = Path(__file__).parent.parent / "benchmarks" / "hopper.py"
-    command = [sys.executable, script, tmp_path, "--dry", "--parts", "ceilings,decoding:100,tune"]
+    """On a CPU, a part that takes seconds there."""
+    command = [sys.executable, BENCHMARKS / "hopper.py", tmp_path, "--dry", "--parts", "times:200"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     found = {line["what"]: line for line in lines if line["what"] != "ended"}
-    assert found["decode 512 x 2048 bfloat16"]["wrong"] == 0
-    assert found["copy"]["gigabytes_per_second"] > 0
-    assert [line["code"] for line in lines if line["what"] == "ended"] == ["0", "0", "0"]
+    assert found["BF16 M=16"]["layers"] == 1
+    assert found["wrong or failed"]["count"] == 0
+    assert [line["code"] for line in lines if line["what"] == "ended"] == ["0"]

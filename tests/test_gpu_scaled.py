@@ -56,6 +56,8 @@ def few(monkeypatch):
     """A GPU of two multiprocessors: interpreted blocks of threads are slow."""
     small = replace(GPUS["h200"], multiprocessors=2)
     monkeypatch.setattr(targets, "current_gpu", lambda: small)
+    with jax_internals.gpu_interpreter_compiles_once():
+        yield
 
 
 def values(shape=(N, K), seed=0) -> np.ndarray:
@@ -217,13 +219,22 @@ def test_groups_of_rows(name):
     close(y[2:], x[2:], reference.decode(w[2], jnp.float32))
 
 
-def test_one_of_a_stack_and_gradient():
+def test_gradient_vmap_and_scan_with_64_bits(request):
+    """Of a stack that is read where it lies; JAX's own integers are wider."""
+    request.addfinalizer(lambda: jax.config.update("jax_enable_x64", False))
     stacked = weight("INT4 g128", (2, N, 128))
     dense = np.asarray(reference.decode(stacked[1], jnp.float32))
     x = jnp.asarray(np.random.default_rng(1).standard_normal((3, 128)), jnp.float32)
-    y, pull = jax.vjp(partial(jentropy.matmul, w=stacked[1], transpose_w=True, interpret=True), x)
-    close(y, x.astype(jnp.bfloat16), dense)
-    (gradient,) = pull(jnp.ones_like(y))
+    jax.config.update("jax_enable_x64", True)
+    product = partial(jentropy.matmul, transpose_w=True, interpret=True)
+
+    def products(x):
+        rows_of = lambda i: jax.vmap(lambda row: product(row[None], stacked[i])[0])(x)  # noqa: E731
+        return jax.lax.map(rows_of, jnp.arange(2))
+
+    y, pull = jax.vjp(products, x)
+    close(y[1], x.astype(jnp.bfloat16), dense)
+    (gradient,) = pull(jnp.zeros_like(y).at[1].set(1))
     np.testing.assert_allclose(np.asarray(gradient)[0], dense.sum(0), rtol=1e-5, atol=1e-5)
 
 
@@ -252,3 +263,12 @@ def test_plans_know_what_registers_hold():
         assert not kernels_of(w).plan(w, target.fused_rows + 1, target).fused
         eighths = made.traits.unit_bytes * 8 / 128**2
         assert eighths == pytest.approx(w.bits_per_weight, rel=0.01)
+
+
+def test_tall_tiles_as_far_as_registers_hold_sums():
+    """Of groups of 128, both halves' sums: with more rows of x in short steps only."""
+    number_format = VARIANTS["INT4 g128"].number_format
+    w = kernels.to_resident(abstract_weight(number_format, (28672, 4096)), "gpu")
+    configs = [kernels_of(w).plan(w, m, GPUS["h200"]).config for m in (16, 48, 64, 72)]
+    assert [config.height for config in configs] == [2, 2, 2, 1]
+    assert [config.tile_k for config in configs[:3]] == [256, 256, 128]

@@ -24,6 +24,7 @@ from jentropy.checkpoints.entries import is_safe_path
 from jentropy.cli import main as cli
 from jentropy.containers import memory
 from jentropy.errors import CorruptError, InputError, JentropyError, UnsupportedError, shown
+from jentropy.schema import SIZE, parse
 
 from .conftest import ROOT
 from .soak import parsers
@@ -100,6 +101,12 @@ def test_an_index_costs_no_more_than_its_bytes_may(tmp_path):
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400_000
 
 
+def test_sizes_of_many_digits_are_cut_in_messages():
+    with pytest.raises(CorruptError, match=r"below 9223372036854775808") as told:
+        parse(SIZE, "1" + "0" * 3000, "f")
+    assert len(str(told.value)) < 200
+
+
 def test_a_header_is_bounded_before_it_is_parsed(tmp_path):
     entry = b'"%d":{"dtype":"U8","shape":[0],"data_offsets":[0,0]},'
     for header in (b'{"a":[' + b"[]," * 3_000_000 + b"0]}", b"{" + entry * 1_000_001 + b"}"):
@@ -134,6 +141,40 @@ PATHS = {
 @pytest.mark.parametrize("path", PATHS)
 def test_paths_below_a_folder(path):
     assert (is_safe_path(path, windows=False), is_safe_path(path, windows=True)) == PATHS[path]
+
+
+def test_metadata_of_gguf_cost_no_more_than_their_bytes(tmp_path):
+    pytest.importorskip("gguf", reason="extra gguf is not installed")
+    from jentropy.checkpoints import gguf_files
+
+    def head(fields: int, *parts: int | bytes) -> bytes:
+        key = (3, b"key", np.uint32(9))  # an array
+        words = (b"GGUF", np.uint32(3), 0, fields, *key, *parts)
+        return b"".join(
+            w
+            if isinstance(w, bytes)
+            else np.uint64(w).tobytes()
+            if isinstance(w, int)
+            else w.tobytes()
+            for w in words
+        )
+
+    numbers, texts, arrays = np.uint32(0), np.uint32(8), np.uint32(9)
+    hostile = (
+        head(1, numbers, 1 << 40),
+        head(1, texts, 1 << 62),
+        head(1 << 62, numbers, 4, bytes(4)),
+        head(1, *(arrays, 1) * 5000),
+    )
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for data in hostile:
+        (tmp_path / "m.gguf").write_bytes(data)
+        with pytest.raises(CorruptError, match=r"m\.gguf"):
+            gguf_files.read(tmp_path / "m.gguf")
+    data = head(1, numbers, 1 << 22, bytes(1 << 22))
+    (tmp_path / "m.gguf").write_bytes(data)
+    assert gguf_files.read(tmp_path / "m.gguf").arrays == ()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 16  # KiB
 
 
 def test_names_are_escaped_wherever_they_are_printed(tmp_path, capsys):

@@ -10,6 +10,7 @@ import pytest
 
 import jentropy
 from jentropy import formats
+from jentropy.checkpoints import archived, decoding, slabs
 from jentropy.errors import InputError
 
 from .conftest import read_tree
@@ -449,7 +450,7 @@ def test_hostile_configs_are_notes(name, tmp_path):
 # GGUF of the other byte order.
 
 
-def test_big_endian_gguf(tmp_path):
+def test_big_endian_gguf(tmp_path, monkeypatch):
     gguf = pytest.importorskip("gguf", reason="extra gguf is not installed")
     kinds = ("Q8_0", "Q4_K", "MXFP4", "Q5_0")
     numbers = RNG.standard_normal((3, 8)).astype(np.float32)
@@ -485,7 +486,17 @@ def test_big_endian_gguf(tmp_path):
                 for key, array in expected.codes.items():
                     assert (codes[key] == array).all(), (tensor.name, key)
         assert "Q5_0 big-endian" in checkpoint.tensor("Q5_0").note
-    assert jentropy.inspect(tmp_path / "dst").weights == jentropy.analyze(tmp_path / "dst").weights
+    whole = jentropy.analyze(tmp_path / "dst")
+    assert jentropy.inspect(tmp_path / "dst").weights == whole.weights
+    read, rows = decoding.read_block_rows, []
+    monkeypatch.setattr(slabs, "LARGE", 1 << 8)
+    monkeypatch.setattr(slabs, "WEIGHTS", 1 << 9)  # of a row
+    monkeypatch.setattr(slabs, "AHEAD", 1)
+    monkeypatch.setattr(archived, "read_block_rows", lambda *a: (rows.append(a[2][0]), read(*a))[1])
+    expected = whole.to_json()["tensors"]
+    for path in ("dst", "big.gguf"):
+        assert jentropy.analyze(tmp_path / path).to_json()["tensors"] == expected
+    assert rows.count(slice(1, 2)) == 4, "once for each array of blocks"
 
 
 def test_derivatives_of_quantize_are_an_error():

@@ -113,6 +113,7 @@ def test_large_tensors_are_read_in_slabs(memory, tmp_path, monkeypatch):
     monkeypatch.setattr(RemotePath, "read", read)
     monkeypatch.setattr(slabs, "LARGE", 1 << 10)
     monkeypatch.setattr(slabs, "WEIGHTS", 1 << 9)
+    monkeypatch.setattr(slabs, "AHEAD", 1 << 7)
     monkeypatch.setattr(mapping, "IN_MEMORY", 1 << 11)
     monkeypatch.setattr(mapping, "AHEAD_BYTES", 8)
     found = jentropy.analyze("memory://src").to_json()

@@ -19,11 +19,12 @@ def small(monkeypatch) -> list[int]:
     """Weights of any size are cut; the codes of every run."""
     monkeypatch.setattr(slabs, "LARGE", 1 << 8)
     monkeypatch.setattr(slabs, "WEIGHTS", 1 << 11)
+    monkeypatch.setattr(slabs, "AHEAD", 1 << 9)
     sizes: list[int] = []
     rows = slabs._rows
 
-    def counted(code, start, stop):
-        found = rows(code, start, stop)
+    def counted(code, axis, start, stop):
+        found = rows(code, axis, start, stop)
         sizes.append(found.size)
         return found
 
@@ -92,5 +93,5 @@ def test_rows_of_transposed_and_packed_codes_are_cut():
         code = StoredCodes(array=array, element=ELEMENTS[name], shape=shape, unpacking=how)
         whole = np.asarray(code)
         for start in range(0, shape[0], 16):
-            part = slabs._rows(code, start, start + 16)
+            part = slabs._rows(code, 0, start, start + 16)
             assert (part == whole[start : start + 16]).all(), how

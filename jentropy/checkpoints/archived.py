@@ -16,7 +16,7 @@ from . import choosing, gguf_files, orbax_source, recorded, safetensors, structu
 from .checkpoint import Tensor
 from .choosing import TREE, Component
 from .contents import StoredArray
-from .decoding import entries_of, read_blocks, read_entry, read_part
+from .decoding import entries_of, read_block_rows, read_blocks, read_entry, read_part
 from .entries import Blocks, Entry, FileEntry
 from .store import Store, is_compressed_checkpoint
 from .viewing import Source
@@ -144,6 +144,7 @@ class Archive(Source):
                     file=store.path,
                     packing=part.packing,
                     read=partial(read_blocks, store, part),
+                    part=partial(read_block_rows, store, part),
                 )
             )
         entry = store.index.tensors[part]

@@ -23,7 +23,7 @@ from jentropy.containers.tensor import is_storable
 from jentropy.errors import CorruptError, UnsupportedError, said
 from jentropy.schema import OBJECT, parse
 
-from . import mapping
+from . import large_chunks, mapping
 from .contents import StoredArray
 from .faults import named_in, of_system
 from .remote import RemotePath
@@ -60,6 +60,8 @@ def _reading(folder: Path, name: str | None = None) -> Iterator[None]:
         raise CorruptError(
             f"Orbax cannot read it: {said(error)}", file=named_in(error, folder), tensor=name
         ) from error
+    except CorruptError as error:
+        raise error.at(file=folder, tensor=name) from error
 
 
 def read_store(
@@ -102,7 +104,7 @@ def read_store(
                 }
                 opening[prefix] = metadata, ts.open(array_spec, open=True, context=context)
         arrays = [
-            _array(folder, prefix, metadata, future.result())
+            _array(folder, store, prefix, metadata, future.result())
             for prefix, (metadata, future) in sorted(opening.items())
         ]
         owned = {prefix.encode() for prefix in opening}
@@ -193,7 +195,9 @@ def _is_below(key: bytes, prefixes: Set[bytes]) -> bool:
     return any(key[:end] in prefixes for end in (0, *(at.end() for at in SLASH.finditer(key))))
 
 
-def _array(folder: Path, prefix: str, metadata: Mapping[str, Any], array: Any) -> ZarrArray:
+def _array(
+    folder: Path, store: Any, prefix: str, metadata: Mapping[str, Any], array: Any
+) -> ZarrArray:
     name, shape, dtype = prefix[:-1], tuple(array.shape), np.dtype(array.dtype.numpy_dtype)
     if not is_storable(dtype):
         raise UnsupportedError(
@@ -202,8 +206,14 @@ def _array(folder: Path, prefix: str, metadata: Mapping[str, Any], array: Any) -
 
     together = tuple(array.chunk_layout.read_chunk.shape or shape)
     size = math.prod(shape) * dtype.itemsize
+    a_row = math.prod((*together[:1], *shape[1:])) * dtype.itemsize  # of chunks
+    by_pieces = min(size, a_row) > large_chunks.LARGE
 
     def read() -> np.ndarray:
+        if by_pieces:
+            layout = large_chunks.layout_of(metadata, together)
+            with _reading(folder, name):
+                return large_chunks.read(array, store, prefix, layout, together, name)
         if size > mapping.IN_MEMORY and together[0] < shape[0]:
             return mapping.put_down(rows()).view(dtype).reshape(shape)
         memory.expect(size, f"an array of {folder}", tensor=name)
@@ -212,8 +222,7 @@ def _array(folder: Path, prefix: str, metadata: Mapping[str, Any], array: Any) -
 
     def rows() -> Iterator[memoryview]:
         """Its bytes, some of its chunks at a time."""
-        chunks = -(-shape[0] // together[0])
-        step = together[0] * max(1, chunks * mapping.IN_MEMORY // size)
+        step = together[0] * max(1, mapping.IN_MEMORY // a_row)
         for start in range(0, shape[0], step):
             values = part((slice(start, min(start + step, shape[0])),))
             yield values.reshape(-1).view(np.uint8).data
@@ -228,7 +237,7 @@ def _array(folder: Path, prefix: str, metadata: Mapping[str, Any], array: Any) -
         dtype=dtype,
         file=folder,
         read=read,
-        part=part,
+        part=None if by_pieces else part,
         together=together,
     )
     return ZarrArray(array=stored, prefix=prefix, metadata=metadata)

@@ -172,6 +172,19 @@ def read_blocks(store: Store, blocks: Blocks) -> np.ndarray:
     return _side_by_side(read_entries(store, entries_of(store, blocks))).reshape(blocks.shape)
 
 
+def read_block_rows(store: Store, blocks: Blocks, index: tuple[slice, ...]) -> np.ndarray:
+    """Some entries of the first axis of an array of blocks.
+
+    Args:
+      index: a slice of each axis, of all but the first the whole.
+    """
+    start, stop, _ = index[0].indices(blocks.shape[0])
+    fields = entries_of(store, blocks)
+    rows = fields[0].header.shape[0] // blocks.shape[0]  # of fields, to each entry
+    parts = (read_part(store, field, slice(start * rows, stop * rows)) for field in fields)
+    return _side_by_side(parts).reshape(stop - start, *blocks.shape[1:])
+
+
 def _side_by_side(fields: Iterable[np.ndarray]) -> np.ndarray:
     """Bytes of rows whose fields lie one after another. uint8[rows, bytes]."""
     rows = [field.reshape(len(field), math.prod(field.shape[1:])) for field in fields]

@@ -7,6 +7,7 @@ bytes, with a packing that ends in BIG; `native` swaps them.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from .gguf_blocks import PACKINGS
 SUFFIX = ".gguf"
 BIG = " big-endian"
 # What the package, and NumPy in it, raise for files that are damaged.
-DAMAGED = (ValueError, LookupError, OverflowError, TypeError)
+DAMAGED = (ValueError, LookupError, OverflowError, TypeError, RecursionError)
 # Types that are arrays of numbers, and their dtypes; all others are bytes in blocks.
 _NUMBERS = {
     "F64": np.float64,
@@ -74,7 +75,7 @@ def read(path: Path) -> GgufFile:
         ) from error
     os.close(opened(path))
     try:
-        reader = gguf.GGUFReader(path, "r")
+        reader = _reader(gguf)(path, "r")
         mapping.watch(reader.data, path)
         big = reader.endianess == gguf.GGUFEndian.BIG
         tensors = sorted(reader.tensors, key=lambda t: t.data_offset)
@@ -101,6 +102,35 @@ def read(path: Path) -> GgufFile:
     return GgufFile(path=path, arrays=arrays, starts=starts)
 
 
+def _reader(gguf: Any) -> Any:
+    """The package's class of readers, without the elements of arrays among the metadata.
+
+    Each would be an array of its own, as many as the file says, whether it has them or not.
+    """
+
+    class Reader(gguf.GGUFReader):
+        def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> Any:
+            found = super()._get(offset, dtype, count, override_order)
+            if len(found) < count:
+                raise ValueError("it ends within its metadata")
+            return found
+
+        def _get_field_parts(self, orig_offs: int, raw_type: int) -> Any:
+            if raw_type != gguf.GGUFValueType.ARRAY:
+                return super()._get_field_parts(orig_offs, raw_type)
+            kind = int(self._get(orig_offs, np.uint32)[0])
+            count, at = int(self._get(orig_offs + 4, np.uint64)[0]), orig_offs + 12
+            scalar = self.gguf_scalar_to_np.get(kind)
+            if scalar is not None:
+                at += self._get(at, scalar, count).nbytes
+            else:
+                for _ in range(count):
+                    at += self._get_field_parts(at, kind)[0]
+            return at - orig_offs, [], [], [gguf.GGUFValueType.ARRAY]
+
+    return Reader
+
+
 def _array(path: Path, tensor: Any, *, big: bool) -> StoredArray:
     kind = tensor.tensor_type.name
     shape = tuple(int(n) for n in reversed(tensor.shape))
@@ -123,23 +153,35 @@ def native(array: StoredArray) -> StoredArray:
         return array
     if kind in _NUMBERS:
         dtype = np.dtype(_NUMBERS[kind])
+
+        def numbers(stored: np.ndarray) -> np.ndarray:
+            swapped = stored.reshape(-1, dtype.itemsize)[:, ::-1]
+            return np.ascontiguousarray(swapped).view(dtype).reshape(*stored.shape[:-1], -1)
+
         shape = (*array.shape[:-1], array.shape[-1] // dtype.itemsize)
-
-        def read_numbers() -> np.ndarray:
-            swapped = array.read().reshape(-1, dtype.itemsize)[:, ::-1]
-            return np.ascontiguousarray(swapped).view(dtype).reshape(shape)
-
-        return replace(array, shape=shape, dtype=dtype, packing="", read=read_numbers)
+        return _changed(replace(array, shape=shape, dtype=dtype, packing=""), array, numbers)
     packing = PACKINGS.get(kind)
     if packing is None:
         return array
 
-    def read_blocks() -> np.ndarray:
-        swapped, at = array.read().reshape(-1, packing.bytes).copy(), 0
+    def blocks(stored: np.ndarray) -> np.ndarray:
+        swapped, at = stored.reshape(-1, packing.bytes).copy(), 0
         for end, element in packing.fields.values():
             if element is FP16:  # one number
                 swapped[:, at:end] = swapped[:, at:end][:, ::-1].copy()
             at = end
-        return swapped.reshape(array.shape)
+        return swapped.reshape(stored.shape)
 
-    return replace(array, packing=kind, read=read_blocks)
+    return _changed(replace(array, packing=kind), array, blocks)
+
+
+def _changed(
+    described: StoredArray, array: StoredArray, change: Callable[[np.ndarray], np.ndarray]
+) -> StoredArray:
+    """An array so described that has the rows of another one, changed."""
+    part = array.part
+    return replace(
+        described,
+        read=lambda: change(array.read()),
+        part=None if part is None or len(array.shape) < 2 else lambda index: change(part(index)),
+    )

@@ -160,7 +160,8 @@ def _sizes(config: Mapping[str, Any]) -> dict[str, Value]:
 def _vocabulary(config: Mapping[str, Any], texts: Mapping[str, str]) -> dict[str, Value]:
     tokenizer = json.loads(texts.get(TOKENIZER, "{}"))
     model = tokenizer.get("model") or {}
-    cut = CUTS.get(_cut(tokenizer.get("pre_tokenizer") or {}))
+    rule = _cut(tokenizer.get("pre_tokenizer") or {})
+    cut = None if rule is None else CUTS.get(rule)
     if model.get("type") != "BPE" or cut is None or not _is_left_alone(tokenizer):
         return {"tokenizer.ggml.model": "none"}
     size = config["vocab_size"]

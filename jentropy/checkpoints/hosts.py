@@ -107,6 +107,23 @@ class Team:
                 raise Absent(f"process {number} of {self.count} has failed: {why.decode()}")
 
 
+def _place() -> tuple[int, int]:
+    """The number of this process among those of `jax.distributed`, and how many there are."""
+    alone = jax_internals.coordination_client() is None
+    return (0, 1) if alone else (jax.process_index(), jax.process_count())
+
+
+def own_share(sizes: Sequence[int]) -> tuple[int, int]:
+    """What this process will write of items of so many bytes: the first, and the end.
+
+    Example:
+      >>> own_share([5, 1])
+      (0, 2)
+    """
+    number, count = _place()
+    return Team(number, count).share(sizes)[number]
+
+
 @contextmanager
 def together(writes: object) -> Iterator[Team]:
     """The processes of `jax.distributed`, or this one alone; all of them come here.
@@ -114,15 +131,14 @@ def together(writes: object) -> Iterator[Team]:
     Args:
       writes: what they write, by which they find each other.
     """
-    client = jax_internals.coordination_client()
-    count = 1 if client is None else jax.process_count()
+    number, count = _place()
     if count == 1:
         yield Team()
         return
     what = str(writes)
     name = f"jentropy/{xxhash.xxh3_64_hexdigest(what.encode('utf-8', 'replace'))}/{_teams[what]}"
     _teams[what] += 1
-    team = Team(jax.process_index(), count, client, name)
+    team = Team(number, count, jax_internals.coordination_client(), name)
     try:
         yield team
     except BaseException as error:

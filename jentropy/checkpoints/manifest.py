@@ -33,7 +33,7 @@ from .gguf_blocks import PACKINGS
 from .gguf_files import GgufFile
 from .item_tree import ARRAY, Leaf
 from .items import Item
-from .mapping import mapped, sliced
+from .mapping import contiguous, mapped, sliced
 from .orbax_source import OrbaxSource
 from .remote import RemotePath
 from .safetensors import SafetensorsFile
@@ -122,10 +122,15 @@ class Manifest:
         return len(self.blobs) - 1
 
     def _add_tensor(
-        self, array: StoredArray, element: ElementFormat | None, leaf: Leaf | None = None
+        self,
+        array: StoredArray,
+        element: ElementFormat | None,
+        leaf: Leaf | None = None,
+        *,
+        reads: bool = False,
     ) -> int:
         """Adds a tensor, one of a file or what Orbax stored as a leaf; returns its number."""
-        reads = leaf is not None or isinstance(array.file, RemotePath)
+        reads = reads or leaf is not None or isinstance(array.file, RemotePath)
         leaf = leaf or ARRAY
         draft = partial(
             coder.Original, element=element, numpy=not leaf.jax, scalar=leaf.scalar, key=leaf.key
@@ -199,15 +204,23 @@ class Manifest:
             fields = [(replace(array, name=name, packing=""), None)]
         else:
             fields = [
-                (in_memory(f"{array.name}.{key}", part, array.file), packing.fields[key][1])
+                (_of_field(f"{array.name}.{key}", part, array.file), packing.fields[key][1])
                 for key, part in packing.split(array.read()).items()
             ]
         return Blocks(
             name=array.name,
             packing=array.packing,
             shape=array.shape,
-            fields=tuple(self._add_tensor(field, element) for field, element in fields),
+            fields=tuple(
+                self._add_tensor(field, element, reads=packing is not None)
+                for field, element in fields
+            ),
         )
+
+
+def _of_field(name: str, values: np.ndarray, file: Path) -> StoredArray:
+    """A field of blocks, whose bytes lie between those of others until it is read."""
+    return replace(in_memory(name, values, file), read=partial(contiguous, values))
 
 
 def _open_weights(path: Path) -> SafetensorsFile | GgufFile | None:

@@ -100,6 +100,39 @@ def put_down(parts: Iterable[bytes | bytearray | memoryview]) -> np.ndarray:
         return np.frombuffer(_map(stream.fileno(), size), np.uint8)
 
 
+def contiguous(values: np.ndarray) -> np.ndarray:
+    """The numbers of an array without what lies between them; many are put down.
+
+    Args:
+      values: [n, ...], mapped.
+
+    Example:
+      >>> contiguous(np.arange(6).reshape(3, 2)[:, :1]).strides
+      (8, 8)
+    """
+    if values.nbytes <= IN_MEMORY:
+        return np.ascontiguousarray(values)
+    step = max(1, len(values) * IN_MEMORY // values.nbytes)
+    parts = (np.ascontiguousarray(values[n : n + step]) for n in range(0, len(values), step))
+    whole = put_down(part.reshape(-1).view(np.uint8).data for part in parts)
+    return whole.view(values.dtype).reshape(values.shape)
+
+
+def room(size: int) -> np.ndarray:
+    """Zeros in a file without a name, mapped, to be written. uint8[size]
+
+    Example:
+      >>> room(3).tolist()
+      [0, 0, 0]
+    """
+    with tempfile.TemporaryFile() as stream:
+        if hasattr(os, "posix_fallocate"):  # a full disk ends who writes to a map
+            os.posix_fallocate(stream.fileno(), 0, size)
+        else:
+            stream.truncate(size)
+        return np.frombuffer(mmap.mmap(stream.fileno(), size), np.uint8)
+
+
 class Elsewhere:
     """The bytes of a file behind a URL, of which a slice is read when it is asked for."""
 

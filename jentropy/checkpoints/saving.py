@@ -19,7 +19,7 @@ from . import faults, structure
 from .bases import Bases
 from .contents import PYTREE, in_memory, of_leaf
 from .entries import Entry
-from .hosts import Gathering, together
+from .hosts import Gathering, own_share, together
 from .items import Item, base_digest, fingerprint, with_base, write
 from .mirrors import destination
 from .writer import writing
@@ -119,7 +119,8 @@ def taken(packed: Any, *, copied: bool = False) -> Taken:
     Args:
       packed: as of `save`.
       copied: whether arrays are copied to the host now, so that the tree may change, or its buffers
-        be given away, before it is written.
+        be given away, before it is written. Of several processes, which all come here, each keeps
+        what it will write.
 
     Raises:
       InputError: a leaf that is no array, number or text, by its path.
@@ -132,10 +133,13 @@ def taken(packed: Any, *, copied: bool = False) -> Taken:
             if isinstance(leaf, jax.Array) and not trees.is_key(leaf) and not _is_spread(leaf):
                 leaf.copy_to_host_async()
     gathering = Gathering([leaf if _is_spread(leaf) and not copied else None for _, leaf in named])
-    items = [
-        _item(name, leaf, gathering.reader(n), copied=copied)
-        for n, (name, leaf) in enumerate(named)
-    ]
+    items = [_item(name, leaf, gathering.reader(n)) for n, (name, leaf) in enumerate(named)]
+    if copied:
+        begin, end = own_share([item.nbytes for item in items])
+        items = [
+            _copied(item, leaf, here=begin <= n < end)
+            for n, (item, (_, leaf)) in enumerate(zip(items, named, strict=True))
+        ]
     return Taken(items=items, tree=tree, gathering=gathering)
 
 
@@ -146,17 +150,25 @@ def _is_spread(leaf: Any) -> bool:
     return not (leaf.is_fully_addressable or leaf.is_fully_replicated)
 
 
-def _item(name: str, leaf: Any, gathered: Callable[[], np.ndarray], *, copied: bool) -> Item:
+def _item(name: str, leaf: Any, gathered: Callable[[], np.ndarray]) -> Item:
     if trees.is_compressed(leaf) and not leaf.header.delta:
         return Item(name=name, array=leaf)
     numpy, key = not isinstance(leaf, jax.Array), trees.key_implementation(leaf, name)
     draft = partial(coder.Original, numpy=numpy, key=key)
-    if copied:
-        whole = jax_internals.gathered(leaf) if _is_spread(leaf) else trees.as_array(leaf, name)
-        values = np.array(whole)  # of a CPU's buffers a view before
-        return Item(name=name, array=in_memory(name, values, PYTREE), draft=draft)
     reads = not isinstance(leaf, np.ndarray)
     array = of_leaf(name, leaf)
     if _is_spread(leaf):
         array = replace(array, read=gathered)
     return Item(name=name, array=array, draft=draft, reads=reads)
+
+
+def _copied(item: Item, leaf: Any, *, here: bool) -> Item:
+    """An item with its values in the host's memory; one of another process as it is.
+
+    All processes take part where an array lies over them.
+    """
+    whole = jax_internals.gathered(leaf) if _is_spread(leaf) else None
+    if not here or item.array is leaf:  # compressed: nobody changes it
+        return item
+    values = np.array(trees.as_array(leaf, item.name) if whole is None else whole)  # no view
+    return replace(item, array=in_memory(item.name, values, PYTREE), reads=False)

@@ -11,6 +11,7 @@ from . import tables
 
 MOST = 16  # classes of rows, and of columns: four octaves, which no matrix seen needs
 LARGEST = 1023  # magnitude in a sum
+_LINES = 1 << 22  # rows, or columns, that have classes: sums of so many take 160 MiB
 _IN_CACHE = 1 << 18  # codes whose magnitudes are in memory at a time
 _EXACT = 1 << 14  # so many magnitudes add to less than 2^24, which float32 does without rounding
 
@@ -20,6 +21,11 @@ def places(count: int, stride: int) -> np.ndarray:
     starts = np.arange(0, count, stride)
     jitter = (np.arange(starts.size) * 40503 + 12345 >> 4) % stride
     return np.minimum(starts + jitter, count - 1)
+
+
+def may_have(rows: int, columns: int) -> bool:
+    """Whether a matrix of such a shape is put into classes."""
+    return min(rows, columns) > 1 and max(rows, columns) <= _LINES
 
 
 def sums(codes: np.ndarray, magnitudes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -46,9 +52,8 @@ def sums(codes: np.ndarray, magnitudes: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 def of_sums(totals: np.ndarray) -> np.ndarray:
     """Quarter octaves of sums, the MOST most populous in a row; others the nearest."""
-    share = (totals << 20) // max(
-        1, int(totals.max()) >> 6
-    )  # of the largest, in 2^26 or a bit more
+    # Of the largest, in 2^26 or a bit more.
+    share = (totals << 20) // max(1, int(totals.max()) >> 6)
     share = np.maximum(share, 1) << 7
     level = np.searchsorted(tables.WEIGHTS[1::2], share, side="right")
     counts = np.bincount(level)

@@ -24,6 +24,7 @@ from .rans import SLOTS
 from .scale_classes import Classes
 
 SAMPLE = 1 << 16  # codes whose tops are counted by context; of large tensors a 64th
+MOST_SAMPLE = 1 << 25  # of those of over 4 GiB
 SMALL = 1 << 14  # codes; smaller tensors are not worth classes
 
 
@@ -59,7 +60,7 @@ def sample(codes: np.ndarray, exact: np.ndarray, element: ElementFormat) -> Samp
     matrix = codes.reshape(-1, codes.shape[-1] if codes.shape else 1)
     rows, columns = matrix.shape
     row, column = np.zeros(rows, np.uint8), np.zeros(columns, np.uint8)
-    if rows > 1 and columns > 1 and codes.size >= SMALL:
+    if fit_classes.may_have(rows, columns) and codes.size >= SMALL:
         median = int(np.searchsorted(np.cumsum(exact), codes.size // 2, side="right"))
         sums = fit_classes.sums(matrix, _magnitudes(median, element))
         row, column = map(fit_classes.of_sums, sums)
@@ -157,7 +158,7 @@ def _histogram(
     Tops beyond the window count as its ends.
     """
     rows, columns = codes.shape
-    stride = max(1, codes.size // max(SAMPLE, codes.size >> 6))
+    stride = max(1, codes.size // max(SAMPLE, min(codes.size >> 6, MOST_SAMPLE)))
     down = min(stride, max(1, rows // 64))
     down_places = fit_classes.places(rows, down)
     across_places = fit_classes.places(columns, -(-stride // down))

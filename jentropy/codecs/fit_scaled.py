@@ -38,7 +38,7 @@ def choose(codes: np.ndarray, counts: np.ndarray, element: ElementFormat) -> lis
     if codes.size < SMALL or codes.dtype.itemsize > 1 or element.code_bits == NIBBLE:
         return []
     matrix = codes.reshape(-1, codes.shape[-1] if codes.shape else 1).view(np.uint8)
-    if 1 in matrix.shape:
+    if not fit_classes.may_have(*matrix.shape):
         return []
     row, column = map(fit_classes.of_sums, fit_classes.sums(matrix, _magnitudes(counts, element)))
     if not (row.any() or column.any()):

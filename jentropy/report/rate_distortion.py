@@ -10,6 +10,7 @@ import numpy as np
 from .figures import new_figure
 from .speeds import DPI, LIMIT
 
+SHOWN_BITS = 9  # of a weight; what takes more loses next to nothing
 AT = " at "  # between a recipe's name and the bits that were asked for
 # Bits and distortion by their figures, the title, and the least over 4^-R, if that is known.
 PANELS = (
@@ -38,7 +39,7 @@ def write_rate_distortion(figures: Mapping[str, Mapping[str, float]], file: str 
       ...     Path(folder, "rates.png").stat().st_size > 0
       True
     """
-    figure = new_figure(13, 11)
+    figure = new_figure(14, 11)
     import matplotlib as mpl
 
     recipes: dict[str, list[Mapping[str, float]]] = {}
@@ -47,7 +48,11 @@ def write_rate_distortion(figures: Mapping[str, Mapping[str, float]], file: str 
     colors = mpl.colormaps["turbo"](np.linspace(0.03, 0.97, max(2, len(recipes))))
     for axes, (bits, lost, title, least) in zip(figure.subplots(2, 2).flat, PANELS, strict=True):
         for number, (name, rows) in enumerate(recipes.items()):
-            points = sorted((row[bits], row[lost]) for row in rows if row.get(lost, 0) > 0)
+            points = sorted(
+                (row[bits], row[lost])
+                for row in rows
+                if row.get(lost, 0) > 0 and row[bits] < SHOWN_BITS
+            )
             if points:
                 axes.plot(
                     *zip(*points, strict=True),
@@ -58,9 +63,9 @@ def write_rate_distortion(figures: Mapping[str, Mapping[str, float]], file: str 
                     label=name,
                 )
         if least is not None:
-            line = np.linspace(1, 9, 50)
+            line = np.linspace(1, SHOWN_BITS, 50)
             axes.plot(line, least * 4.0**-line, color=LIMIT, linestyle=":", label="least: D(R)")
-        axes.set_xlim(0.8, 9)
+        axes.set_xlim(0.8, SHOWN_BITS)
         axes.set_yscale("log")
         axes.set_title(title)
         axes.set_xlabel("coded bits a weight")
@@ -70,5 +75,7 @@ def write_rate_distortion(figures: Mapping[str, Mapping[str, float]], file: str 
     keys: dict[str, object] = {}
     for axes in figure.axes:
         keys |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    figure.legend(keys.values(), keys.keys(), loc="outside right", fontsize=7, frameon=False)
+    figure.legend(
+        keys.values(), keys.keys(), loc="outside right", fontsize=6, frameon=False, ncols=2
+    )
     figure.savefig(file, dpi=DPI)

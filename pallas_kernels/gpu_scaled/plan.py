@@ -10,6 +10,7 @@ from jentropy.pallas_kernels import targets
 from jentropy.pallas_kernels.hopper import tuning
 from jentropy.pallas_kernels.hopper.plan import (
     MOST_ROWS,
+    TALL_ROWS,
     TILES_K,
     UNIT,
     WARPGROUPS,
@@ -22,9 +23,10 @@ from jentropy.pallas_kernels.resident import ResidentTensor
 from .blocks import Kind
 from .numbers import Decoding
 
-# Of x where groups have sums of their own: registers hold these and the total; in tall tiles both.
+# Of x where groups have sums of their own: registers hold these and the total; in tall tiles both,
+# by the columns of a step, `TILES_K`: in long ones the next words take some as well.
 ROWS_OF_SUMS = {32: 24, 64: 64, 128: 128}
-TALL_ROWS_OF_SUMS = {32: 8, 64: 16, 128: 40}
+TALL_ROWS_OF_SUMS = {32: (8, 8, 8), 64: (16, 16, 16), 128: (40, 48, 64)}
 
 
 def plan(weight: ResidentTensor, rows: int, target: targets.Gpu | None = None) -> HopperPlan:
@@ -57,5 +59,5 @@ def traits(weight: ResidentTensor) -> Traits:
         unit_bytes=WARPGROUPS * of_columns,
         tiles_k=TILES_K if decoding.element.words == 1 else TILES_K[1:],
         most_rows=ROWS_OF_SUMS[decoding.group] if sums else MOST_ROWS,
-        tall_rows=TALL_ROWS_OF_SUMS[decoding.group] if sums else MOST_ROWS // 2,
+        tall_rows=TALL_ROWS_OF_SUMS[decoding.group] if sums else TALL_ROWS,
     )

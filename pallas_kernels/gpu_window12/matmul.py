@@ -46,22 +46,23 @@ def block(
 
 
 def patch(load: Any, columns: int, multiply: Any, *, interpret: bool) -> None:
-    """Adds what a step's escapes contribute."""
+    """Adds what a step's escapes contribute; during each product the next entry is read."""
     places = registers.places(interpret=interpret)
     for i in range(columns // LISTED):
+        count = load(LISTS, (i, 0)).astype(jnp.int32)
 
-        def one(e: Any, _: Any, i: int = i) -> Any:
-            entry = load(LISTS, (i, e))
+        def one(e: Any, entry: Any, i: int = i, count: Any = count) -> Any:
             code = (entry & np.uint32(0xFFFF)) << ((entry >> HALF_BIT & np.uint32(1)) * 16)
             place = entry >> PLACE_BIT & np.uint32(fragments.PLACES - 1)
             word = jnp.where(places == place, code, np.uint32(0))
             column = (entry >> FRAGMENT_BIT).astype(jnp.int32) * fragments.COLUMNS
             a = registers.to_fragments((word,), interpret=interpret)
             multiply(a, i * LISTED + column)
+            following = load(LISTS, (i, jnp.minimum(e + 1, count)))
             plgpu.wgmma_wait(0)
-            return ()
+            return following
 
-        lax.fori_loop(np.int32(1), load(LISTS, (i, 0)).astype(jnp.int32) + 1, one, ())
+        lax.fori_loop(np.int32(1), count + 1, one, load(LISTS, (i, 1)))
 
 
 def multiply(

@@ -31,6 +31,7 @@ MOST_ROWS = 256  # of x in one pass over the weight: columns of the largest
 COPIED_COLUMNS = 16  # of x that lie together in shared memory
 UNIT = 128  # columns that every tile is a multiple of
 TILES_K = (512, 256, 128)
+TALL_ROWS = (128, 128, 128)  # of x with tiles of 256 rows, by `TILES_K`
 MOST_STAGES = 8
 LATENCY_SECONDS = 1e-6  # of memory under load
 STEP_SECONDS = 2e-8  # that a step of 128 rows costs whatever its length: barriers
@@ -46,13 +47,14 @@ class Traits:
       unit_bytes: of 128 x 128 weights, with everything that is copied beside them.
       tiles_k: columns of a step that are tried, of `TILES_K`.
       most_rows: of x in one pass over the weight.
-      tall_rows: of x with tiles of 256 rows: registers hold the sums of both halves.
+      tall_rows: of x with tiles of 256 rows, by the columns of a step, `TILES_K`: registers hold
+        the sums of both halves.
     """
 
     unit_bytes: int
     tiles_k: tuple[int, ...] = TILES_K
     most_rows: int = MOST_ROWS
-    tall_rows: int = MOST_ROWS // 2
+    tall_rows: tuple[int, ...] = TALL_ROWS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,7 +224,7 @@ def configs(*, m: int, k: int, n: int, traits: Traits, target: Gpu) -> Iterator[
     for tile_k, (height, least) in itertools.product(traits.tiles_k, LEAST_STAGES.items()):
         one = Config(tile_k=tile_k, stages=1, height=height)
         room = (target.shared_bytes - RESERVED_BYTES) // stage_bytes(m, one, traits)
-        fits = height == 1 or m <= traits.tall_rows
+        fits = height == 1 or m <= traits.tall_rows[TILES_K.index(tile_k)]
         if k % tile_k == 0 and n % (TILE_N * height) == 0 and fits and room >= least:
             most, left = divmod(n // (TILE_N * height), target.multiprocessors)
             for rounds in sorted({0, most, most + (most > 0 and left > 0)}):

@@ -51,7 +51,7 @@ from .measuring import write_safetensors
 CORPUS = Path(__file__).parents[1] / "fixtures" / "corpus"
 KEPT, KEPT_BYTES = 60, 4000  # inputs of a corpus, and bytes of each
 OURS = str(Path(jentropy.__file__).parent)
-MOST_SECONDS, MOST_BYTES = 20, 1 << 30  # of an input, what a process grows by
+MOST_SECONDS, MOST_BYTES = 20, 1 << 30  # of CPU an input; what a process grows by
 MOST_MAPPED = 1 << 33  # bytes of addresses that it takes beside: threads reserve more than they use
 NUMBERS = (-1, 0, 1, 2, 255, 1 << 31, 1 << 32, 1 << 62, 1 << 63, 1 << 64, 1e300, True, None, "", [])
 
@@ -343,7 +343,7 @@ def trial(parser: str, seconds: float, seed: int, seen: Seen | None = None) -> i
     good, dice, count = make(), random.Random(seed), 0
     take(good)
     kept = [] if seen is None else list(seen.inputs)
-    began, before = time.monotonic(), signal.signal(signal.SIGALRM, _too_long)
+    began, before = time.monotonic(), signal.signal(signal.SIGPROF, _too_long)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
     try:
         while time.monotonic() - began < seconds or count <= 10:
@@ -351,7 +351,7 @@ def trial(parser: str, seconds: float, seed: int, seen: Seen | None = None) -> i
             # First the corpus as it is; then what is newest is tried as often as all else.
             one = dice.choice((dice.choice(among), among[-1]))
             data = kept.pop() if kept else mutated(dice, one)
-            signal.setitimer(signal.ITIMER_REAL, MOST_SECONDS)
+            signal.setitimer(signal.ITIMER_PROF, MOST_SECONDS)
             try:
                 take(data) if seen is None else seen.watch(data, take)
             except JentropyError as error:
@@ -362,10 +362,10 @@ def trial(parser: str, seconds: float, seed: int, seen: Seen | None = None) -> i
                 told = base64.b64encode(data[:3000]).decode()
                 raise AssertionError(f"{parser}: {type(error).__name__} of {told}") from error
             finally:
-                signal.setitimer(signal.ITIMER_REAL, 0)
+                signal.setitimer(signal.ITIMER_PROF, 0)
             count += 1
     finally:
-        signal.signal(signal.SIGALRM, before)
+        signal.signal(signal.SIGPROF, before)
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10) - peak
     assert grown < MOST_BYTES, f"{parser} took {grown >> 20} MiB"
     return count
