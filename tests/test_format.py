@@ -126,10 +126,6 @@ CHEAPER = {
     "pruned": {"bf16", "bf16_signs", "fp32", "fp32_signs"},
     "sparse": {"fp16", "fp16_signs"},
     "tree": {"int64"},
-    FIXTURE: {
-        "model.layers.0.input_layernorm.weight",
-        "model.layers.0.self_attn.k_proj.bias",
-    },
 }
 
 
