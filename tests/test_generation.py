@@ -20,6 +20,8 @@ from jentropy.models.sampling import draw, processed, sampling_of
 from .conftest import HERE, same_tree
 from .test_layer_stacks import CONFIG
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 RNG = np.random.default_rng(0)
 PROMPTS = [RNG.integers(0, 64, n).tolist() for n in (3, 21, 9)]
 WARM = {"temperature": 0.9, "top_k": 20, "top_p": 0.9}

@@ -24,6 +24,8 @@ from jentropy.errors import InputError, UnsupportedError
 from jentropy.formats import QuantizedTensor
 from jentropy.pallas_kernels import take_rows
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 # Set for all threads, as programs do at their start.
 SWITCHES: dict[str, dict[str, Any]] = {
     "strict": {"jax_numpy_rank_promotion": "raise", "jax_numpy_dtype_promotion": "strict"},
@@ -256,6 +258,7 @@ MESH = """
 import sys, jax, jax.numpy as jnp, numpy as np, jentropy
 from jax.sharding import NamedSharding, PartitionSpec as P
 from jentropy import formats, models
+jax.config.update("jax_disable_most_optimizations", True)  # compiles in half the time
 mesh = jax.make_mesh((4,), ("x",))
 place = lambda a, *spec: jax.device_put(a, NamedSharding(mesh, P(*spec)))
 ids = np.arange(12, dtype=np.int32).reshape(4, 3)

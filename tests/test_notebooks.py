@@ -9,6 +9,8 @@ import pytest
 
 from .conftest import ROOT
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 # What each prints, once its figures are there.
 SAYS = {
     "convert_a_checkpoint": ("bits per weight on disk", "the same bytes: model.safetensors"),

@@ -261,21 +261,21 @@ def test_it_is_close_to_the_product_in_float64(name, target, on):
 
 
 @pytest.mark.parametrize(
-    ("name", "target"),
+    ("name", "target", "rows", "tiles"),
     [
-        ("BF16", "v5e"),
-        ("FP8 256x128", "v5e"),
-        ("MXFP8", "v7x"),
-        ("INT4 g32", "v7x"),
-        ("INT4 g128 zeros", "v6e"),
+        ("BF16", "v5e", 1100, (2, 2)),
+        ("FP8 256x128", "v5e", 2100, (2, 2)),
+        ("MXFP8", "v7x", 600, (1, 2)),
+        ("INT4 g32", "v7x", 600, (1, 2)),
+        ("INT4 g128 zeros", "v6e", 600, (1, 2)),
     ],
 )
-def test_many_tiles(name, target, on):
+def test_many_tiles(name, target, rows, tiles, on):
     """By plain operations: the interpreter would take minutes."""
     on(target)
-    weight = quantized(name, (2200, 2600))
+    weight = quantized(name, (rows, 2600))
     w, x = resident(weight), inputs((3, 2600))
-    assert fused.kernels_of(w).plan(w, 3, TPUS[target]).grid[1] == 2
+    assert fused.kernels_of(w).plan(w, 3, TPUS[target]).grid == tiles
     y = jentropy.matmul(x, w, transpose_w=True, out_dtype=jnp.float32, interpret="hlo")
     expected = np.asarray(x, np.float64) @ np.asarray(weight.dequantize(), np.float64).T
     np.testing.assert_allclose(y, expected, atol=2e-6 * np.abs(expected).max())
@@ -402,7 +402,7 @@ def test_a_batch_of_x_reads_the_weight_once(name):
     assert gradient.shape == x.shape
 
 
-@pytest.mark.parametrize("name", ["BF16", "FP8 row", "FP8 128x128", "INT4 g128 zeros"])
+@pytest.mark.parametrize("name", ["BF16", "FP8 128x128", "INT4 g128 zeros"])
 def test_stacked_layers(name):
     weight = quantized(name, (3, 192, 192))
     w = resident(weight)
@@ -442,13 +442,12 @@ def test_a_matrix_is_read_out_of_its_stack(name):
         kernels.decode(copy, jnp.float32, interpret=INTERPRET),
     )
     assert own.backend == copy.backend == "tpu"
-    for given, transpose_w in ((x, True), (x[:, :128], False)):
-        options = {"transpose_w": transpose_w, "interpret": INTERPRET}
-        here, back = jax.vjp(partial(jentropy.matmul, w=own, **options), given)
-        there, back_there = jax.vjp(partial(jentropy.matmul, w=copy, **options), given)
-        assert same_bits(here, there)
-        cotangent = inputs(here.shape, seed=2)
-        assert same_bits(back(cotangent)[0], back_there(cotangent)[0])
+    options = {"transpose_w": True, "interpret": INTERPRET}
+    here, back = jax.vjp(partial(jentropy.matmul, w=own, **options), x)
+    there, back_there = jax.vjp(partial(jentropy.matmul, w=copy, **options), x)
+    assert same_bits(here, there)
+    cotangent = inputs(here.shape, seed=2)
+    assert same_bits(back(cotangent)[0], back_there(cotangent)[0])  # the other product
 
 
 def test_the_trial_of_a_default_backend_passes():
@@ -462,6 +461,7 @@ from jax.sharding import Mesh, PartitionSpec as P
 from jentropy import formats, pallas_kernels as kernels
 from jentropy.formats import FP8_BLOCK, QuantizedTensor, quantize
 
+jax.config.update("jax_disable_most_optimizations", True)  # compiles in half the time
 mesh = Mesh(np.array(jax.devices()[:2]), ("d",))
 rng = np.random.default_rng(0)
 n, k = 2048, 3072

@@ -19,6 +19,7 @@ from jentropy.pallas_kernels.variants import abstract_weight
 
 from .conftest import same_bits
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 DIVIDED = NVFP4.with_parameter("tensor_scale", role=Role.DIVISOR)
 
 

@@ -18,6 +18,7 @@ from jentropy.pallas_kernels.tpu.plan import ROWS
 from jentropy.pallas_kernels.tpu_nvfp4.plan import FEW
 from jentropy.pallas_kernels.variants import VARIANTS, weight_of
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 VISITS = modes.standard(grouped.visits_of)  # as the product calls it
 GROUPS, N, K = 5, 120, 520
 SIZES = ([3, 0, 9, 1, 10], [0, 0, 4, 0, 0], [0, 23, 0, 0, 0], [0, 0, 0, 0, 0], [8, 2, 1, 0, 7])
@@ -44,9 +45,13 @@ def ints(sizes) -> jax.Array:
     return jnp.asarray(sizes, jnp.int32)
 
 
-def check(y, x, w, sizes) -> None:
+def dense_of(w) -> np.ndarray:
+    """The numbers of all groups; each call compiles a decode anew."""
+    return np.asarray(jentropy.decode(w, jnp.float32, interpret="hlo"), np.float64)
+
+
+def check(y, x, dense, sizes) -> None:
     """Against products in float64, group after group, and 0 in rows of none."""
-    dense = np.asarray(jentropy.decode(w, jnp.float32, interpret="hlo"), np.float64)
     expected, first = np.zeros((x.shape[0], dense.shape[1])), 0
     for matrix, size in zip(dense, sizes, strict=True):
         rows = np.asarray(x[first : first + size], np.float64)
@@ -64,10 +69,11 @@ def product(x, w, sizes, **options) -> jax.Array:
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_group_has_its_product(name):
     w, x = experts(name), inputs(25)
+    dense = dense_of(w)
     run = jax.jit(lambda x, w, sizes: product(x, w, sizes))
     assert str(jax.make_jaxpr(run)(x, w, ints(SIZES[0]))).count("pallas_call") == 1
     for sizes in SIZES:
-        check(run(x, w, ints(sizes)), x, w, sizes)
+        check(run(x, w, ints(sizes)), x, dense, sizes)
 
 
 @pytest.mark.parametrize("target", ["v6e", "v7x"])
@@ -78,10 +84,10 @@ def test_groups_of_few_rows_have_small_windows(target):
         for each in (few // 2 * GROUPS, few * GROUPS):  # as many as are few, and more
             plan = fused.kernels_of(w).grouped_plan(w, each)
             assert plan.tile.m == (few if each == few // 2 * GROUPS else ROWS)
-        x = inputs(few // 2 * GROUPS)
+        x, dense = inputs(few // 2 * GROUPS), dense_of(w)
         run = jax.jit(lambda x, w, sizes: product(x, w, sizes))
         for sizes in ([few - 1, 0, few + 2 - few % 3, 1, 0], [0, 0, 0, 0, len(x)]):
-            check(run(x, w, ints(sizes)), x, w, sizes)
+            check(run(x, w, ints(sizes)), x, dense, sizes)
 
 
 @pytest.mark.parametrize("seed", range(6))
