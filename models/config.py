@@ -12,7 +12,7 @@ from typing import Any
 from jentropy.errors import InputError, UnsupportedError
 
 from .expert_config import ExpertsConfig
-from .keys import KNOWN, flag, known, require, token_ids
+from .keys import KNOWN, MOST_LAYERS, flag, known, layer_count, require, token_ids
 from .names import NAMES, Rule
 from .rope import RopeConfig, rotated_channels
 from .rope_keys import rope_config
@@ -135,11 +135,13 @@ class DecoderConfig:
 
     def __post_init__(self) -> None:
         windows, ropes, routed = len(self.windows), len(self.ropes), len(self.routed)
+        extra = self.extra_layers
         groups = f"a multiple of num_key_value_heads = {self.num_kv_heads}"
         for name, value, holds, expected in (
             ("num_attention_heads", self.num_heads, not self.num_heads % self.num_kv_heads, groups),
             ("rms_norm_eps", self.rms_norm_eps, self.rms_norm_eps >= 0, "0 or more"),
             ("head_dim", self.head_dim, not self.head_dim % 2, "an even number"),
+            ("extra_layers", extra, extra <= MOST_LAYERS, f"at most {MOST_LAYERS}"),
             ("windows", windows, not (self.latent and any(self.windows)), "none with latents"),
             ("windows", windows, windows in (0, self.num_layers), f"{self.num_layers}, by layer"),
             ("ropes", ropes, ropes in (0, self.num_layers), f"{self.num_layers}, by layer"),
@@ -210,7 +212,7 @@ def sliding_windows(
     told, used = config.get("sliding_window"), flag(config, "use_sliding_window", used)
     window = require(config, "sliding_window") if told and used else None
     first = require(config, "max_window_layers", float, first)
-    kinds, layers = config.get("layer_types"), require(config, "num_hidden_layers")
+    kinds, layers = config.get("layer_types"), layer_count(config)
     if not kinds:
         if slides is None:
             short = window and window < require(config, "max_position_embeddings", int, 2048)
@@ -270,7 +272,7 @@ def decoder_config(
         "vocab_size": require(config, "vocab_size"),
         "hidden_size": hidden,
         "intermediate_size": require(config, "intermediate_size"),
-        "num_layers": require(config, "num_hidden_layers"),
+        "num_layers": layer_count(config),
         "num_heads": heads,
         "num_kv_heads": require(config, "num_key_value_heads", int, heads),
         "head_dim": require(config, "head_dim", int, hidden // heads),

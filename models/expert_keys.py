@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .expert_config import ExpertsConfig
-from .keys import count, flag, require
+from .keys import count, flag, layer_count, require
 
 
 def routed_from(config: Mapping[str, Any], first: int) -> tuple[bool, ...]:
@@ -16,7 +16,7 @@ def routed_from(config: Mapping[str, Any], first: int) -> tuple[bool, ...]:
       first: what that is where it is missing.
     """
     first = count(config, "first_k_dense_replace", first)
-    return tuple(n >= first for n in range(require(config, "num_hidden_layers")))
+    return tuple(n >= first for n in range(layer_count(config)))
 
 
 def experts_in_groups(

@@ -21,6 +21,7 @@ from jentropy.pallas_kernels.grouped import on_groups
 from .config import DecoderConfig
 from .expert_config import ExpertsConfig
 from .layers import ACTIVATIONS, INIT_STD, MLP, Around, Linear
+from .sums import softmax, summed
 
 LEAST = 1e-20  # added to a sum of scores that others are divided by
 
@@ -43,7 +44,7 @@ class Router(Linear):
         logits = self(x, jnp.float32 if config.logits_in_float32 else None).astype(jnp.float32)
         scores = logits
         if config.scoring == "softmax":
-            scores = jax.nn.softmax(logits, axis=-1)
+            scores = softmax(logits)
         elif config.scoring == "sigmoid":
             scores = jax.nn.sigmoid(logits)
         ranks = scores
@@ -52,9 +53,9 @@ class Router(Linear):
         _, chosen = jax.lax.top_k(_within_groups(ranks, config), config.per_token)
         scores = jnp.take_along_axis(scores, chosen, axis=-1)
         if config.scoring == "softmax of the chosen":
-            scores = jax.nn.softmax(scores, axis=-1)
+            scores = softmax(scores)
         if config.normalized:
-            scores = scores / (scores.sum(-1, keepdims=True) + LEAST)
+            scores = scores / (summed(scores)[:, None] + LEAST)
         if config.scale != 1:
             scores = scores * config.scale
         dtype = jnp.float32 if config.scores_in_float32 else x.dtype
@@ -68,7 +69,7 @@ def _within_groups(
     if config.groups == 1:
         return ranks
     grouped = ranks.reshape(ranks.shape[0], config.groups, -1)
-    best = jax.lax.top_k(grouped, config.best_of_group)[0].sum(-1)
+    best = summed(jax.lax.top_k(grouped, config.best_of_group)[0])
     _, kept = jax.lax.top_k(best, config.kept_groups)
     is_kept = (kept[:, :, None] == jnp.arange(config.groups)).any(1)
     return jnp.where(is_kept[:, :, None], grouped, -jnp.inf).reshape(ranks.shape)
@@ -195,7 +196,7 @@ def mixed(
     ]
     made = on_groups(each, rows, [part.weight for part in parts], sizes, biases)
     back = jnp.zeros(made.shape, jnp.float32).at[order].set(made.astype(jnp.float32))
-    return (back.reshape(*chosen.shape, -1) * scores[:, :, None]).sum(1)
+    return summed((back.reshape(*chosen.shape, -1) * scores[:, :, None]).swapaxes(1, 2))
 
 
 def _of(config: DecoderConfig) -> ExpertsConfig:

@@ -20,6 +20,7 @@ from jentropy.errors import InputError, UnsupportedError
 KNOWN: Mapping[str, Mapping[str, Any]] = tomllib.loads(
     Path(__file__).with_name("known_keys.toml").read_text()
 )
+MOST_LAYERS = 1 << 12  # more than any model has; each takes time before a weight is missed
 _SHOWN = 4  # keys named in a message
 
 
@@ -89,6 +90,14 @@ def flag(config: Mapping[str, Any], key: str, default: bool = False) -> bool:
 def count(config: Mapping[str, Any], key: str, default: int = 0) -> int:
     """The value of a key that is a number of things, which may be none."""
     return require(config, key, int, default or None) if config.get(key, default) else 0
+
+
+def layer_count(config: Mapping[str, Any]) -> int:
+    """The number of layers."""
+    layers = require(config, "num_hidden_layers")
+    if layers > MOST_LAYERS:
+        raise _wrong("num_hidden_layers", f"at most {MOST_LAYERS}", layers)
+    return layers
 
 
 def token_ids(config: Mapping[str, Any], key: str) -> tuple[int, ...]:

@@ -20,6 +20,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import jentropy
 from jentropy import jax_internals, models, modes
 from jentropy.formats import QuantizedTensor, quantize
+from jentropy.models import latent
 from jentropy.models.calibration import calibrate
 from jentropy.models.experts import Matrices, mixed
 from jentropy.models.sharding import part
@@ -165,7 +166,7 @@ def in_a_loop() -> None:
     """Derivatives, and a stack of layers in a scan, by TPU's kernels too."""
     mesh = mesh_of(2)
     x = jnp.asarray(np.random.default_rng(1).standard_normal((4, 256)), jnp.float32)
-    stored = weight("BF16", (2, 256, 256))
+    stored = weight("FP8 128x128", (2, 256, 256))
     run = jax.jit(jax.value_and_grad(through), static_argnames="interpret")
     expected = run(x, jentropy.to_resident(stored, "reference"), interpret=False)
     for backend, axis in (("reference", -2), ("tpu", -2), ("tpu", -1)):
@@ -183,20 +184,23 @@ def through(x: jax.Array, w: Any, interpret: Any) -> jax.Array:
     return jax.lax.scan(layer, x, jnp.arange(2))[0].sum()
 
 
-def generation(compressed: str, blocks: str, dense: str) -> None:
+def generation(compressed: str, blocks: str, latents: str, dense: str) -> None:
     """Models over meshes that divide what they have, and that do not."""
-    for path, mesh, rules, within in (
-        (compressed, mesh_of(8), (), 0),
-        (blocks, mesh_of(2, 3, kind=AxisType.Explicit), (), 0),
-        (dense, mesh_of(2), SUMS, 1e-5),
+    latent.MADE_AT_ONCE = 0  # keys and values are made of latents block by block
+    of_latents = np.tile(np.arange(30, dtype=np.int32), (2, 1))  # too many to be absorbed
+    for path, mesh, rules, ids in (
+        (compressed, mesh_of(8), (), IDS),
+        (blocks, mesh_of(2, 3, kind=AxisType.Explicit), (), IDS),
+        (latents, mesh_of(2, 2), (), of_latents),
+        (dense, mesh_of(2), SUMS, IDS),
     ):
         one = models.load(path, compute_dtype=jnp.float32)
         model = models.load(path, mesh=mesh, rules=rules, compute_dtype=jnp.float32)
-        logits = one(IDS)
-        if within:
-            close(model(IDS), logits, within)
+        logits = one(ids)
+        if rules:
+            close(model(ids), logits)
         else:
-            assert same_bits(model(IDS), logits), (path, mesh)
+            assert same_bits(model(ids), logits), (path, mesh)
         if path == compressed:
             text = models.generate(one, IDS, max_new_tokens=3)
             assert same_bits(models.generate(model, IDS, max_new_tokens=3), text)

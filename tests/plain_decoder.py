@@ -178,7 +178,7 @@ def planes(head, payload, n, fmt, itemsize):
     if packed:
         return found[0].view(f"<u{itemsize}")
     if fmt not in PLANES:
-        return np.stack(found[::-1], 1).reshape(-1)
+        return np.stack(found[::-1], 1).reshape(-1).view(f"<u{itemsize}")
     codes = np.zeros(n, np.uint64)
     for plane, parts in zip(found, runs, strict=True):
         left = 8

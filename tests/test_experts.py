@@ -20,8 +20,8 @@ from jentropy.models.names import Place
 
 from .conftest import HERE, same_bits
 from .test_layer_stacks import CONFIG, both, logits, rewritten
-from .test_truth import compiled_quickly  # noqa: F401
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 TINY = HERE / "fixtures" / "models"
 IDS = np.random.default_rng(0).integers(0, 61, (2, 11))
 TOKENS, COUNT, CHOSEN = 7, 8, 3

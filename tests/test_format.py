@@ -126,10 +126,6 @@ CHEAPER = {
     "pruned": {"bf16", "bf16_signs", "fp32", "fp32_signs"},
     "sparse": {"fp16", "fp16_signs"},
     "tree": {"int64"},
-    FIXTURE: {
-        "model.layers.0.input_layernorm.weight",
-        "model.layers.0.self_attn.k_proj.bias",
-    },
 }
 
 
@@ -144,7 +140,6 @@ def test_the_same_input_gives_the_golden_bytes(name, tmp_path):
     assert len(golden.index.bundles) == len(again.index.bundles) == 1
     cheaper = CHEAPER.get(name, set())
     assert cheaper < {entry.name for entry in golden.index.tensors}
-    # zlib's releases may deflate blobs differently.
     for entry, other in zip(golden.index.tensors, again.index.tensors, strict=True):
         if entry.name in cheaper:
             assert size(other) < size(entry)
@@ -152,7 +147,7 @@ def test_the_same_input_gives_the_golden_bytes(name, tmp_path):
         assert entry.header == other.header
         for a, b, chunk in zip(entry.places, other.places, entry.header.chunks, strict=True):
             assert (golden.payload(*a, chunk.bytes) == again.payload(*b, chunk.bytes)).all()
-    if cheaper:
+    if cheaper or golden.index.blobs:  # which zlib's releases may deflate differently
         return
     assert (again.array("bundles.00000") == golden.array("bundles.00000")).all()
     contents = [json.loads(zlib.decompress(s.array("index").tobytes())) for s in (golden, again)]

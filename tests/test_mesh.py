@@ -53,7 +53,8 @@ def test_products_over_a_mesh():
 
 
 def test_generation_over_a_mesh(fixtures, packed):
-    paths = packed["llama_bf16"], packed["ct_fp8_block"], fixtures / "llama_bf16"
+    latents = fixtures / "models" / "deepseek_v3"
+    paths = packed["llama_bf16"], packed["ct_fp8_block"], latents, fixtures / "llama_bf16"
     finished(started(8, f"generation{tuple(map(str, paths))}"))
 
 

@@ -250,6 +250,7 @@ def test_llama3_frequencies():
     [
         ({"vocab_size": None}, InputError, "vocab_size"),
         ({"num_hidden_layers": 0}, InputError, "num_hidden_layers"),
+        ({"num_hidden_layers": 10**9}, InputError, "num_hidden_layers': expected at most"),
         ({"hidden_size": "big"}, InputError, "hidden_size"),
         ({"hidden_size": float("inf")}, InputError, "hidden_size"),
         ({"vocab_size": float("nan")}, InputError, "vocab_size"),

@@ -17,7 +17,7 @@ from jentropy.containers import device_hash, on_device, trees
 from jentropy.containers.tensor import checksum
 from jentropy.errors import ChecksumError, CorruptError
 
-SHAPES = [(700, 3000), (130, 257), (9001,), (2, (1 << 20) + 7), (3, 40, 50)]
+SHAPES = [(700, 3000), (130, 257), (9001,), (2, (1 << 20) + 7), (3, 80, 100)]
 
 
 def array(shape: tuple[int, ...], dtype=jnp.bfloat16) -> jax.Array:

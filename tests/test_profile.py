@@ -1,8 +1,8 @@
 """The TPU kernels through libtpu: budgets of their schedules, and that plans compile.
 
 Nothing is run. By default budgets are those of the variants whose ratios are promised, and other
-plans are sampled by what they differ in from these; JENTROPY_AOT=all compiles every plan and
-variant.
+plans are sampled by what they differ in from these, every variant on every TPU, other rows and
+tiles on one of them; JENTROPY_AOT=all compiles every plan and variant.
 """
 
 from __future__ import annotations
@@ -46,6 +46,10 @@ PARTS = 2  # that all plans of a TPU are compiled in
 SAMPLED = ("gpt-oss-120b", "Llama-3-8B")
 STACKED = (3, 2048, 2048)  # layers, K, N of a stack
 STACKS = PROMISED if EVERYTHING else ("BF16", "FP8 128x128")  # one for each way of reading words
+STACKS_OF = {  # those that are compiled for each TPU
+    target: STACKS if EVERYTHING else (STACKS[place % len(STACKS)],)
+    for place, target in enumerate(TPUS)
+}
 NAMES = profile.BUDGETED if EVERYTHING else PROMISED
 # Of those, products of 16 rows and decodes.
 HELD = {name + kind for name in PROMISED for kind in ("", budgets.DECODE)}
@@ -61,6 +65,9 @@ BUSY = {
         *("INT4 g32", "INT4 g32 zeros", "INT4 g128", "INT4 g128 zeros", "NVFP4"),
     },
 }
+# Visits to experts that take more than a tenth above a product of as many rows: of 2,820 bundles of
+# this one, which has a whole matrix of gpt-oss, 300 are the visit's own.
+ABOVE = {("v7x", "MXFP4", 32): 1.13}
 PLAIN = [name for name in budgets.names("v5e") if " of " not in name]
 needs_libtpu = needs("v5e")
 
@@ -129,9 +136,9 @@ def test_visits_to_experts_take_what_products_do(target):
             rows = tpu_grouped.product_of(*of)[1].tile.m
             windows.add(rows)
             visit = known[budgets.name_of_experts(name, layer, tokens)]["ratio"]
-            if tokens == budgets.TOKENS:
-                plain = known[budgets.name_of(name, rows)]["ratio"]
-                assert visit <= 1.1 * plain, (name, layer, visit, plain)
+            plain = known[budgets.name_of(name, rows)]["ratio"]
+            most = ABOVE.get((target, name, rows), 1.1)
+            assert visit <= most * plain, (name, layer, tokens, visit, plain)
     assert windows == {16, 32} | {FEW[target] or 16}
 
 
@@ -191,13 +198,40 @@ def numbers_of(case: plans.Case) -> tuple[str, ...]:
     return case.weight.layout, own.element.name, *(one.name for one in own.parameters)
 
 
+def samples() -> dict[str, list[plans.Case]]:
+    """By TPU, beside what is held: every variant, and rows and tiles that no other TPU has."""
+    chosen: dict[str, list[plans.Case]] = {}
+    others, seen = {}, set()
+    for target in TPUS:
+        known = held(target)
+        variants = {case.variant for case in known}
+        cases = plans.sampled(kernels_in(target), known)
+        firsts = plans.distinct(cases, lambda case: case.variant)
+        chosen[target] = [case for case in firsts if case.variant not in variants]
+        others[target] = [case for case in cases if case not in chosen[target]]
+        seen |= set.union(*(case.traits() for case in (*known, *chosen[target])))
+    for turn, row in enumerate(itertools.zip_longest(*others.values())):
+        for place in range(len(TPUS)):
+            at = (turn + place) % len(TPUS)  # each TPU is the first in turn
+            case = row[at]
+            if case is not None and not case.traits() <= seen:
+                seen |= case.traits()
+                chosen[list(TPUS)[at]].append(case)
+    return chosen
+
+
+def kernels_in(target: str) -> list[plans.Case]:
+    """What the layers of sampled models run on a TPU."""
+    return plans.distinct(plans.cases(target, SAMPLED), plans.Case.kernel)
+
+
 def work_of(target: str, part: str) -> dict[str, tuple[Any, ...]]:
     """Functions and arguments to compile, by name."""
-    models = SAMPLED if part == "sampled" else tuple(plans.LAYERS)
-    products = plans.distinct(plans.cases(target, models), plans.Case.kernel)
     measured = held(target) if part == "sampled" else []
     if part == "sampled":
-        products = plans.sampled(products, measured)
+        products = samples()[target]
+    else:
+        products = plans.distinct(plans.cases(target, tuple(plans.LAYERS)), plans.Case.kernel)
     decoded = numbers_of if part == "sampled" else plans.Case.layout
     known = set(map(decoded, measured))
     work: dict[str, tuple[Any, ...]] = {}
@@ -207,7 +241,7 @@ def work_of(target: str, part: str) -> dict[str, tuple[Any, ...]]:
     for case in plans.distinct(products, decoded):
         if decoded(case) not in known:
             work[f"decode: {case}"] = (lambda w: decode(w, jnp.bfloat16), case.weight)
-    for name in STACKS:
+    for name in STACKS_OF[target]:
         weight = tpu.resident(VARIANTS[name].number_format, *STACKED[1:])
         x = jax.ShapeDtypeStruct((16, STACKED[1]), jnp.bfloat16)
         layers = jax.tree.map(
@@ -266,9 +300,21 @@ def test_plans_differ_in_what_decides_a_kernel_only():
     eight = {case.variant for case in distinct if case.m == 8}
     assert eight <= {"NVFP4"}, "others run as M = 1 does"
     assert len(plans.distinct(distinct, plans.Case.layout)) < len(distinct)
-    sample = plans.sampled(distinct)
-    assert len(sample) < len(distinct) / 4
-    assert set.union(*(c.traits() for c in sample)) == set.union(*(c.traits() for c in distinct))
+    chosen = plans.sampled(distinct)
+    assert len(chosen) < len(distinct) / 4
+    assert set.union(*(c.traits() for c in chosen)) == set.union(*(c.traits() for c in distinct))
+
+
+def test_samples_of_all_tpus_have_all_that_plans_differ_in():
+    chosen = {target: [*cases, *held(target)] for target, cases in samples().items()}
+    every = {target: kernels_in(target) for target in TPUS}
+
+    def traits(cases: dict[str, list[plans.Case]]) -> set[object]:
+        return set.union(*(one.traits() for one in itertools.chain(*cases.values())))
+
+    assert traits(chosen) == traits(every)
+    for target in TPUS:
+        assert {case.variant for case in every[target]} <= {case.variant for case in chosen[target]}
 
 
 def test_budgets_are_below_what_is_promised():

@@ -146,9 +146,8 @@ def _symmetric(number_format: Format) -> tuple[int, int]:
 
 
 def _no_place(number_format: Format) -> UnsupportedError:
-    return UnsupportedError(
-        "format to export", expected="one that the tool has", found=number_format.name
-    )
+    expected = "symmetric INT4 or INT8; for compressed-tensors FP8, MXFP4 or NVFP4 too"
+    return UnsupportedError("format to export", expected=expected, found=number_format.name)
 
 
 def _numbers(tensor: QuantizedTensor, name: str, dtype: Any) -> np.ndarray:

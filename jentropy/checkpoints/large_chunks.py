@@ -71,16 +71,16 @@ def layout_of(metadata: Mapping[str, Any], chunk: Shape) -> Layout | None:
         case {"zarr_format": 3, "chunk_key_encoding": encoding, "codecs": codecs}:
             sharded = False
             match codecs:
-                case [{"name": "sharding_indexed", "configuration": {**shard}}]:
-                    if tuple(shard.get("chunk_shape", ())) != chunk:
+                case [{"name": "sharding_indexed", "configuration": shard}]:
+                    if tuple(shard["chunk_shape"]) != chunk:
                         return None
                     sharded, codecs = True, shard.get("codecs")
             options = encoding.get("configuration", {})
             begin, separator = {"default": ("c", "/"), "v2": ("", ".")}[encoding["name"]]
             separator = options.get("separator", separator)
             match codecs:
-                case [{"name": "bytes", **order}, *packing]:
-                    big = order.get("configuration", {}).get("endian") == "big"
+                case [{"name": "bytes"}, *packing]:
+                    big = codecs[0].get("configuration", {}).get("endian") == "big"
                     known = [codec.get("name") for codec in packing] in ([], ["zstd"])
                     if known and not big:
                         return Layout(

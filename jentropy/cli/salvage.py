@@ -27,8 +27,8 @@ ARGUMENTS: Arguments = {
 def run(arguments: argparse.Namespace) -> int:
     """Salvages or repairs, and lists the damage."""
     if (arguments.out is None) == (arguments.repair_from is None):
-        found = "both" if arguments.out else "neither"
-        raise InputError("salvage", expected="OUT or --repair-from", found=found)
+        told = "both" if arguments.out else "neither"
+        raise InputError("salvage", expected="OUT or --repair-from", found=told)
     if arguments.out is None:
         damage = jentropy.repair(arguments.checkpoint, arguments.repair_from, base=arguments.base)
         print_damage(damage)

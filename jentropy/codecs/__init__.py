@@ -41,6 +41,7 @@ CODECS: dict[str, ModuleType] = {
     module.NAME: module for module in (stored, deflate, planes, context, scaled, sparse)
 }
 TINY = 64  # numbers; coding fewer costs more than it saves
+LEAST_GAIN = 64  # bytes that a tensor saves, for which it takes three tenths of a millisecond more
 SMALL = 1 << 11  # numbers; fewer are not worth the tables of codec `context`
 
 
@@ -218,7 +219,7 @@ def choose_all(tensors: Sequence[Seen]) -> list[tuple[int, Coding]]:
 
 def _best(ways: list[Way], nbytes: int) -> tuple[int, Coding]:
     size, coding = min(ways, key=itemgetter(0), default=(nbytes, None))
-    if coding is None or not fit_planes.saves(size, nbytes):
+    if coding is None or nbytes - size < LEAST_GAIN or not fit_planes.saves(size, nbytes):
         return nbytes, Coding(codec=stored.NAME)
     return size, coding()
 

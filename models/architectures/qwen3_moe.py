@@ -8,7 +8,7 @@ from typing import Any
 from jentropy.errors import InputError
 from jentropy.models.config import Architecture, DecoderConfig, decoder_config, sliding_windows
 from jentropy.models.expert_config import ExpertsConfig
-from jentropy.models.keys import flag, require, with_defaults
+from jentropy.models.keys import flag, layer_count, require, with_defaults
 from jentropy.models.names import EXPERT_NAMES
 
 from . import qwen2
@@ -47,7 +47,7 @@ def _routed(config: Mapping[str, Any]) -> tuple[bool, ...]:
         raise InputError(
             "config.json: mlp_only_layers", expected="numbers of layers", found=f"{dense!r:.60}"
         )
-    layers = range(require(config, "num_hidden_layers"))
+    layers = range(layer_count(config))
     return tuple(n not in dense and (n + 1) % step == 0 for n in layers)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from jentropy.errors import InputError
 from jentropy.models.config import Architecture, DecoderConfig, decoder_config, sliding_windows
-from jentropy.models.keys import require, with_defaults
+from jentropy.models.keys import layer_count, require, with_defaults
 from jentropy.models.rope_keys import rope_config
 
 DEFAULTS = {
@@ -31,7 +31,7 @@ def config(hf_config: Mapping[str, Any]) -> DecoderConfig:
 
 def _turning(told: Mapping[str, Any]) -> tuple[bool, ...]:
     """Of every layer whether it has a rope."""
-    layers = require(told, "num_hidden_layers")
+    layers = layer_count(told)
     interval = require(told, "no_rope_layer_interval", int, 4)
     listed = told.get("no_rope_layers")
     if listed is None:

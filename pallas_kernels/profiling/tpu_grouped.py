@@ -3,7 +3,7 @@
 A visit multiplies a window of rows by a column tile of a group's matrix, or by as many of its rows
 as a block has. Memory moves that block's bytes once for each group with rows: a second visit of a
 group costs bundles alone. Rows and results, which XLA keeps on the chip, are copied there once for
-many visits; they are counted in each.
+all visits of a chunk of rows, each of which has its share.
 """
 
 from __future__ import annotations
@@ -101,10 +101,12 @@ def measure(dump: Path, target: str, number_format: Format, layer: Layer, tokens
     inline = dict(weight.options).get("inline")
     rest = 0 if inline is None else max(0, chunks_of(tile.tile_k * tile.tile_n) - inline)
     share = step[0] * step[1] / (tile.k * tile.n)
+    visits = max(1, layer.active(tokens) / plan.chunks)
+    name = kernel_name("grouped", weight)
     return Figures(
         m=tile.m,
         tile=step,
-        schedule=schedule.read(dump, kernel_name("grouped", weight), steps=blocks, trips=rest),
+        schedule=schedule.read(dump, name, steps=blocks, trips=rest, copied=visits),
         hbm_cycles=TPUS[target].hbm_cycles(weight.nbytes / layer.groups * share),
     )
 
