@@ -24,6 +24,7 @@ from jentropy.formats.document import FORMAT
 
 from .conftest import HERE, read_tree, same_tree
 from .golden import make
+from .golden.comparing import same_tensors
 from .test_dialects import DOWN, FIXTURES, KEY, QUANTISED, arrays_of, declared, write, write_gguf
 
 GOLDEN = HERE / "golden" / "valid"
@@ -355,11 +356,12 @@ def test_the_golden_pytree_of_quantised_weights_is_read_and_written_as_it_was(tm
     assert same_tree(jentropy.decompress(jentropy.load(golden)), expected)
     jentropy.save(tmp_path / "again", expected)
     stores = Store(golden), Store(tmp_path / "again")
+    same_tensors(*stores, cheaper={"bias"})  # since planes are judged with their heads
     before, now = (json.loads(zlib.decompress(s.array("index").tobytes())) for s in stores)
     assert (before.pop("jentropy"), now.pop("jentropy")) == (1, 2)
+    for what in ("bundles", "tensors"):
+        assert before.pop(what) != now.pop(what)
     assert before == now
-    ours, theirs = (s.array("bundles.00000") for s in stores)
-    assert (ours == theirs).all()
 
 
 def test_the_golden_checkpoint_of_recorded_weights_is_read_as_it_was(tmp_path, monkeypatch):
