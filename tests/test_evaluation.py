@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import jax
@@ -13,6 +14,7 @@ from flax import nnx
 
 import jentropy
 from jentropy import models, modes
+from jentropy.cli import evaluate
 from jentropy.cli.main import main
 from jentropy.errors import InputError, UnsupportedError
 from jentropy.formats import FORMATS, FP32, INT8_ROW, QuantizedTensor, dequantize, quantize
@@ -88,6 +90,11 @@ def test_continuations(model, rows):
     assert drawn.nll.error > 0
     assert drawn.agreement.value == drawn.length.value == 6
     assert drawn.reference == drawn.nll
+
+
+def test_the_command_says_which_activations_there_are():
+    told = evaluate.ARGUMENTS["--activations"]["help"]
+    assert set(activations.ACTIVATIONS) <= set(re.findall(r"[\w-]+", told))
 
 
 @pytest.mark.parametrize("name", [n for n in activations.ACTIVATIONS if n != activations.NONE])

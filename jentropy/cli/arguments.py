@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 from typing import Any
-
-from jentropy.quantization import RECIPES
 
 Arguments = dict[str, dict[str, Any]]
 
@@ -16,15 +13,6 @@ def positive(text: str) -> int:
     if not (text.isdecimal() and int(text)):
         raise argparse.ArgumentTypeError(f"expected 1 or more, found {text!r:.40}")
     return int(text)
-
-
-def recipe(text: str) -> str:
-    """The name of a recipe."""
-    if text not in RECIPES:
-        near = difflib.get_close_matches(text, RECIPES, n=5)
-        expected = " or ".join(near) or "a name that `jentropy quantize --help` lists"
-        raise argparse.ArgumentTypeError(f"expected {expected}, found {text!r:.40}")
-    return text
 
 
 JSON: Arguments = {"--json": {"metavar": "F", "help": "write the results as JSON (- for stdout)"}}

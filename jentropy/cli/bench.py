@@ -10,8 +10,9 @@ import jentropy
 from jentropy import bench, report
 from jentropy.errors import InputError
 
-from .arguments import JSON, Arguments, positive, recipe
+from .arguments import JSON, Arguments, positive
 from .console import print_device_note, print_table, write_json
+from .quantize import recipe
 
 HELP = "time codecs and kernels on this device, against what you would have otherwise"
 RATES = "rate-distortion"

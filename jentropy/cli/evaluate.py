@@ -59,8 +59,8 @@ ARGUMENTS: Arguments = {
     "--activations": {
         "default": "none",
         "metavar": "NAME",
-        "help": "simulate inputs of layers in one of "
-        f"{', '.join(jentropy.models.activations.ACTIVATIONS)}; default: none",
+        "help": "simulate inputs of layers in one of int8, fp8, nvfp4, mxfp4, nvfp4-residual, "
+        "int4-int8, sparse; default: none",
     },
     "--compute-dtype": {
         "choices": ("bfloat16", "float32"),

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 
 import jentropy
 from jentropy.checkpoints import exporting
 from jentropy.quantization import RECIPES
 
-from .arguments import BASE, OVERWRITE, Arguments, positive, recipe
+from .arguments import BASE, OVERWRITE, Arguments, positive
 from .console import print_device_note, print_notes
 from .inspect import summary
 from .progress import progress_bar
 
 HELP = "quantise the projections of a model by a recipe, into a compressed checkpoint"
 BEST = "default"
+
+
+def recipe(text: str) -> str:
+    """The name of a recipe."""
+    if text not in RECIPES:
+        near = difflib.get_close_matches(text, RECIPES, n=5)
+        expected = " or ".join(near) or "a name that `jentropy quantize --help` lists"
+        raise argparse.ArgumentTypeError(f"expected {expected}, found {text!r:.40}")
+    return text
+
+
 ARGUMENTS: Arguments = {
     "source": {"metavar": "SRC", "help": "a Hugging Face directory or a compressed checkpoint"},
     "destination": {"metavar": "DST", "help": "must not exist; appears whole or not"},
