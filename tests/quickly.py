@@ -1,0 +1,33 @@
+"""Programs for the CPU that compile in half the time: little optimised, by XLA's older emitters.
+
+For tests of what is computed. Sums are the same but for their order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import jax
+from jax._src import compiler
+
+OPTIONS = [("xla_cpu_use_fusion_emitters", False), ("xla_cpu_parallel_codegen_split_count", 1)]
+
+
+@contextmanager
+def compiled_quickly() -> Iterator[None]:
+    usual = compiler.get_compile_options
+
+    def quick(*args: Any, **options: Any) -> Any:
+        found = usual(*args, **options)
+        found.env_option_overrides = [*found.env_option_overrides, *OPTIONS]
+        return found
+
+    jax.clear_caches()  # what is compared is compiled in one way
+    jax.config.update("jax_disable_most_optimizations", True)
+    with mock.patch.object(compiler, "get_compile_options", quick):
+        yield
+    jax.config.update("jax_disable_most_optimizations", False)
+    jax.clear_caches()
