@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 import jentropy
 from jentropy.pallas_kernels import ResidentTensor, targets
@@ -46,16 +47,16 @@ def _decode(w: ResidentTensor, target: str, options: tuple[Any, ...]) -> jax.Arr
 
 DECODE = {
     # Older emitters pass bfloat16 through float32, which payloads of NaN do not survive.
-    plain: jax.jit(
+    payloads: jax.jit(
         _decode,
         static_argnames=("target", "options"),
-        compiler_options=None if plain else OPTIONS,
+        compiler_options=None if payloads else OPTIONS,
     )
-    for plain in (False, True)
+    for payloads in (False, True)
 }
 
 
 def decode(w: ResidentTensor, dtype: Any, interpret: Any) -> jax.Array:
     """`jentropy.decode`."""
-    run = DECODE[not w.number_format.parameters]
+    run = DECODE[not w.number_format.parameters and dtype != jnp.float32]
     return run(w, target=targets.current_tpu().name, options=(dtype, interpret))
