@@ -268,6 +268,7 @@ def main(target: str, part: str) -> None:
     print(json.dumps(results))
 
 
+@pytest.mark.usefixtures("compiled_quickly")
 @pytest.mark.parametrize("name", profile.BUDGETED)
 @pytest.mark.parametrize(("k", "n"), [(512, 256), (700, 640), (2880, 384)])
 def test_abstract_weights_are_what_to_resident_makes(name, k, n):
