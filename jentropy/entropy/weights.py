@@ -163,17 +163,17 @@ def begin_weight(arrays: Mapping[str, Any], number_format: Format) -> Callable[[
       What gives the counts.
     """
     counted = arrays.counted if isinstance(arrays, Slab) else ()
+    magnitudes = None
+    if not number_format.is_plain:  # first: it refuses codes that are none
+        magnitudes = np.zeros(1 << SLICE_BITS, np.int64)
+        top = formats.FP32.code_bits - SLICE_BITS
+        for numbers in formats.dequantize_slabs(number_format, arrays, SLAB):
+            magnitudes += measure_slice(numbers.view(np.uint32), top)
     code = begin(arrays["code"], number_format.element)
     parameters = {
         p.name: begin(arrays[p.name][:0] if p.name in counted else arrays[p.name], p.element)
         for p in number_format.beside
     }
-    magnitudes = None
-    if not number_format.is_plain:
-        magnitudes = np.zeros(1 << SLICE_BITS, np.int64)
-        top = formats.FP32.code_bits - SLICE_BITS
-        for numbers in formats.dequantize_slabs(number_format, arrays, SLAB):
-            magnitudes += measure_slice(numbers.view(np.uint32), top)
     return lambda: WeightCounts(
         number_format=number_format,
         weights=math.prod(number_format.shape(tuple(arrays["code"].shape))),
