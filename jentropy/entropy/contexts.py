@@ -237,11 +237,11 @@ def measure_contexts(of: Symbols, sibling: Symbols | None) -> dict[str, Gain]:
 
 def begin_contexts(of: Symbols, sibling: Symbols | None) -> Callable[[], dict[str, Gain]]:
     """What `measure_contexts` does, with what XLA does still to be awaited: in `detached_modes`."""
-    begun = _beside(of, sibling), _scaled(of)
-    return lambda: _measured(*(one() for one in begun), sibling is not None)
+    beside, scaled = _beside(of, sibling), _scaled(of)
+    return lambda: _measured(beside(), scaled(), with_sibling=sibling is not None)
 
 
-def _measured(beside: np.ndarray, scaled: np.ndarray, with_sibling: bool) -> dict[str, Gain]:
+def _measured(beside: np.ndarray, scaled: np.ndarray, *, with_sibling: bool) -> dict[str, Gain]:
     near = beside.sum(0)
     joint = {
         "left": near.sum(0),

@@ -89,6 +89,7 @@ def measure_all(
                 last = codes
             symbols: Future[Symbols | None] = Future()
             sibling = siblings.exchange(weight, symbols, sampler.size)
+            assert last is not None
             begin = partial(begin_weight, last, weight.number_format)
             steps = _steps(total, begin, sampler, symbols, sibling)
             for _, before in waiting:
