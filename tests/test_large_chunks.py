@@ -6,7 +6,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from jentropy.checkpoints import array_store, large_chunks
+import jentropy
+from jentropy.checkpoints import array_store, decoding, large_chunks, mapping
+from jentropy.checkpoints.store import Store
 from jentropy.errors import CorruptError
 
 SHAPE, PIECE = (3, 50, 70), 1 << 10
@@ -129,3 +131,18 @@ def test_chunks_that_are_not_there_are_fill_values(pieces, tmp_path):
             values = found.array.read()
             assert not values[:2].any()
             assert (values[2] == VALUES[2]).all()
+
+
+@pytest.mark.parametrize("down", [False, True])
+def test_large_arrays_are_decoded_into_files(down, tmp_path, monkeypatch):
+    arrays = {"few": VALUES[0, 0], "many": VALUES}
+    jentropy.save(tmp_path / "c", arrays)
+    rooms, room = [], mapping.room
+    monkeypatch.setattr(mapping, "IN_MEMORY", VALUES[0].nbytes)
+    monkeypatch.setattr(mapping, "room", lambda size: (rooms.append(size), room(size))[1])
+    store = Store(tmp_path / "c")
+    entries = store.index.tensors
+    found = decoding.read_entries(store, entries, down=down)
+    for entry, array in zip(entries, found, strict=True):
+        assert array.tobytes() == arrays[entry.name].tobytes()
+    assert rooms == [VALUES.nbytes] * down

@@ -154,7 +154,7 @@ def write_store(
                 expected=expected,
                 found=made,
             )
-        array.write(values).result()
+        array.write(values, can_reference_source_data_indefinitely=True).result()  # uncopied
         size += values.nbytes
         if size >= TRANSACTION_BYTES:
             batch.commit_sync()

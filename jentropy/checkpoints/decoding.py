@@ -12,9 +12,11 @@ import numpy as np
 
 from jentropy.containers import coder
 from jentropy.containers.slices import part_of
-from jentropy.containers.tensor import CompressedTensor
+from jentropy.containers.tensor import CompressedTensor, dtype_named
 from jentropy.errors import InputError
+from jentropy.formats import code_dtype
 
+from . import mapping
 from .entries import Blocks, Entry, FileEntry, Filler, Section, fields_of
 from .progress import Progress, counted
 from .store import Store
@@ -80,9 +82,13 @@ def _decoded(
         yield item, codes
 
 
-def _coded(store: Store, entry: Entry) -> Iterator[coder.Coded]:
+def _coded(store: Store, entry: Entry, down: bool) -> Iterator[coder.Coded]:
     """The chunks of an entry, for `coder.assemble`."""
-    room = coder.room(entry.header)
+    header = entry.header
+    if down and header.raw_bytes > mapping.IN_MEMORY:
+        room = mapping.room(header.raw_bytes).view(code_dtype(dtype_named(header.dtype)))
+    else:
+        room = coder.room(header)
     for chunk in range(len(entry.places)):
         yield coded_chunk(store, entry, chunk, room)
 
@@ -92,14 +98,17 @@ def read_entries(
     entries: Iterable[Entry],
     progress: Progress | None = None,
     damaged: Damaged | None = None,
+    *,
+    down: bool = False,
 ) -> Iterator[np.ndarray]:
     """The arrays of entries, in order; the chunks of many decode together.
 
     Args:
       damaged: is told of what is damaged, which is zeros then; None: it is raised.
+      down: whether large ones are put down in files without a name, which are mapped.
     """
     entries = list(entries)
-    items = (item for entry in entries for item in _coded(store, entry))
+    items = (item for entry in entries for item in _coded(store, entry, down))
     decoded = _decoded(items, damaged)
     return counted((coder.assemble(decoded, entry.header) for entry in entries), progress)
 

@@ -146,7 +146,8 @@ def write_store(store: Store, item: StoreEntry, folder: Path, progress: Progress
     index = store.index
     sound = _sound_arrays(store, item, folder)
     left = [(number, prefix, told) for number, prefix, told in item.arrays if prefix not in sound]
-    arrays = read_entries(store, (index.tensors[number] for number, _, _ in left), progress)
+    entries = (index.tensors[number] for number, _, _ in left)
+    arrays = read_entries(store, entries, progress, down=True)
     values = read_entries(store, (index.blobs[n] for _, n in item.others), progress)
     array_store.write_store(
         folder,
