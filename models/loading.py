@@ -104,11 +104,18 @@ def _name(config: Mapping[str, Any]) -> str:
     classes, kind = config.get("architectures"), config.get("model_type")
     told = classes[0] if isinstance(classes, list) and classes else classes or kind
     name = OTHER_NAMES.get(told, told) if isinstance(told, str) else ""
-    if name not in ARCHITECTURES or (kind is not None and OTHER_NAMES.get(str(kind)) != name):
+    if name not in ARCHITECTURES:
         raise UnsupportedError(
             "architecture",
-            expected=f"{' or '.join(ARCHITECTURES)} and its model_type",
-            found=f"{told!r} and {kind!r}",
+            expected=f"one of {len(ARCHITECTURES)}, as LlamaForCausalLM",
+            found=f"{told!r:.60}",
+            hint="jentropy.models.ARCHITECTURES has all, CONTRIBUTING.md how to add one",
+        )
+    if kind is not None and OTHER_NAMES.get(str(kind)) != name:
+        raise UnsupportedError(
+            f"model_type of {name}",
+            expected=" or ".join(ARCHITECTURES[name].other_names),
+            found=f"{kind!r:.60}",
         )
     return name
 

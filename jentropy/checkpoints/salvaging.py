@@ -163,7 +163,7 @@ def _salvaged(
 ) -> tuple[str, Iterator[np.ndarray]]:
     """The name of a file and its bytes, as far as they are sound."""
     is_lost = _lost(store, file, lost)
-    if is_lost and file.path.endswith(safetensors.SUFFIX) and file.parts:
+    if is_lost and safetensors.is_named(file.path) and file.parts:
         return file.path, _of_tensors(store, file, lost, progress)
     damaged = (lambda _: None) if is_lost else None
     _, parts = next(file_bytes(store, progress, damaged=damaged, files=[file]))

@@ -173,8 +173,8 @@ class Talk:
         speed = (len(answer.ids) - 1) / answer.seconds if answer.seconds else 0
         if sys.stderr is not None and not self.quiet:
             print(
-                f"{len(answer.prompt_ids)} tokens read, the first made after "
-                f"{answer.first_seconds:.2f} s; {len(answer.ids)} made, {speed:.1f} tokens/s; "
+                f"tokens: {len(answer.prompt_ids)} read, the first made after "
+                f"{answer.first_seconds:.2f} s; {len(answer.ids)} made, {speed:.1f} a second; "
                 f"{read:,} bytes of weights read for each",
                 file=sys.stderr,
             )
