@@ -186,6 +186,7 @@ def through(x: jax.Array, w: Any, interpret: Any) -> jax.Array:
 
 def generation(compressed: str, blocks: str, latents: str, dense: str) -> None:
     """Models over meshes that divide what they have, and that do not."""
+    jax.config.update("jax_disable_most_optimizations", True)  # a quarter less to compile
     latent.MADE_AT_ONCE = 0  # keys and values are made of latents block by block
     of_latents = np.tile(np.arange(30, dtype=np.int32), (2, 1))  # too many to be absorbed
     for path, mesh, rules, ids in (
@@ -228,7 +229,8 @@ def of_device(model: Any, device: jax.Device) -> int:
 
 
 def distributed(path: str, address: str, processes: int, number: int) -> None:
-    """One of several processes."""
+    """One of several processes, which compiles as the test does that compares."""
+    jax.config.update("jax_disable_most_optimizations", True)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(address, processes, number)
     model = models.load(path, mesh=mesh_of(jax.device_count()), compute_dtype=jnp.float32)

@@ -58,6 +58,7 @@ def test_generation_over_a_mesh(fixtures, packed):
     finished(started(8, f"generation{tuple(map(str, paths))}"))
 
 
+@pytest.mark.usefixtures("compiled_quickly")
 @pytest.mark.parametrize("processes", [2, 4])
 def test_processes_have_a_part_each(processes, packed):
     with socket.socket() as free:
