@@ -191,6 +191,14 @@ def test_missing_matplotlib_is_said_before_the_work(tmp_path, capsys, monkeypatc
     assert "matplotlib" in err
 
 
+@pytest.mark.parametrize("command", [["generate", "--prompt", "x"], ["evaluate"]])
+def test_a_missing_tokenizer_is_said_before_the_work(command, fixtures, capsys, monkeypatch):
+    monkeypatch.delattr(models, "load")
+    code, _, err = run(capsys, *command, fixtures / "llama_fp16")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "no tokenizer.json" in err
+
+
 def test_demo_says_how_logits_compare(monkeypatch):
     from jentropy.cli import demo
 

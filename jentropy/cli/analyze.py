@@ -17,8 +17,8 @@ ARGUMENTS: Arguments = {
     "sources": {
         "metavar": "SRC",
         "nargs": "+",
-        "help": "safetensors file, Hugging Face directory, Orbax or compressed checkpoint, or "
-        "hf://; several are compared",
+        "help": "safetensors or GGUF file, Hugging Face directory, Orbax or compressed checkpoint, "
+        "or hf://; several are compared",
     },
     "--html": {"metavar": "F", "help": "write the report as a page"},
     "--png": {"metavar": "DIR", "help": "write the figures"},

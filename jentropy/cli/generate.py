@@ -87,6 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError("--json", expected="a prompt", found="none")
     template = _template(arguments, typed)
     sampling = _sampling(arguments)
+    tokenizer = models.load_tokenizer(arguments.checkpoint)
     with progress_bar("load", unit=" weights", quiet=arguments.quiet) as advance:
         model = models.load(
             arguments.checkpoint,
@@ -94,7 +95,6 @@ def run(arguments: argparse.Namespace) -> int:
             progress=advance,
             base=arguments.base,
         )
-    tokenizer = models.load_tokenizer(arguments.checkpoint)
     session = models.Session(
         model, tokenizer, sampling=sampling, seed=arguments.seed, stop=arguments.stop
     )
