@@ -56,7 +56,8 @@ def loaded(program: str, before: str = "") -> set[str]:
 
 
 def test_import_is_light():
-    assert loaded("import jentropy") == set()
+    listed = "assert {'__version__', *jentropy.__all__} <= set(dir(jentropy))"
+    assert loaded(f"import jentropy; {listed}") == set()
 
 
 def test_inspect_is_light(tmp_path):
