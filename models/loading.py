@@ -196,6 +196,8 @@ def load(
     if compute_dtype is None:
         is_bf16 = any(tensor.format == "BF16" for tensor in tensors.values())
         compute_dtype = jnp.bfloat16 if is_bf16 else jnp.float32
+    if jnp.dtype(compute_dtype) not in (jnp.bfloat16, jnp.float32):
+        raise InputError("compute_dtype", expected="bfloat16 or float32", found=compute_dtype)
     sharding = mesh and Sharding(mesh=mesh, rules=rules, kv_heads=config.num_kv_heads)
     # Those of every weight in turn: parts over a mesh that came to lie differently take the next.
     backends = {name: kernels.default_backend(t.number_format) for name, t in tensors.items()}

@@ -195,6 +195,12 @@ def test_a_model_takes_sequences_of_token_ids(ids, loaded):
         loaded["llama_bf16"][0](ids)
 
 
+@pytest.mark.usefixtures("unchecked")
+def test_activations_are_of_two_dtypes(fixtures):
+    with pytest.raises(InputError, match="bfloat16 or float32, found float16"):
+        models.load(fixtures / "llama_bf16", compute_dtype="float16")
+
+
 def test_no_new_tokens_give_the_prompt(loaded):
     ids = np.array([[3, 1, 2]])
     np.testing.assert_array_equal(
