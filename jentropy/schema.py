@@ -26,6 +26,10 @@ from jentropy.errors import CorruptError, InputError, UnsupportedError
 REQUIRED: Any = object()  # the default of a key that has none
 
 
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
     """A kind of JSON value.
@@ -36,7 +40,7 @@ class Kind:
     """
 
     read: Callable[[Any], Any]
-    write: Callable[[Any], Any] = lambda value: value
+    write: Callable[[Any], Any] = _as_it_is
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +247,7 @@ def many(kind: Kind) -> Kind:
     reads, items, write = itertools.repeat(kind.read), LIST.read, kind.write
     return Kind(
         lambda values: _read_each(reads, items(values), itertools.count()),
-        lambda values: [write(value) for value in values],
+        list if write is _as_it_is else lambda values: [write(value) for value in values],
     )
 
 
@@ -260,10 +264,13 @@ def row(*kinds: Kind, least: int | None = None) -> Kind:
     """
     lengths = range(len(kinds) if least is None else least, len(kinds) + 1)
     items = checked(LIST, f"a list of {len(kinds)}", lambda values: len(values) in lengths).read
-    reads = [kind.read for kind in kinds]
+    reads, writes = [kind.read for kind in kinds], [kind.write for kind in kinds]
+    plain = all(write is _as_it_is for write in writes)
     return Kind(
         lambda values: _read_each(reads, items(values), itertools.count()),
-        lambda values: [kind.write(value) for kind, value in zip(kinds, values, strict=False)],
+        list
+        if plain
+        else lambda values: [write(value) for write, value in zip(writes, values, strict=False)],
     )
 
 
@@ -296,10 +303,10 @@ def record(
     """
     full = {name: key if isinstance(key, Key) else Key(key) for name, key in keys.items()}
     reads = [(name, key.kind.read, key.default) for name, key in full.items()]
-    writes = [
-        (name, attrgetter(key.attribute or name), key.kind.write, key.default)
-        for name, key in full.items()
-    ]
+    writes = [(name, key.kind.write, key.default) for name, key in full.items()]
+    # Two more, so that what is got is a tuple, whatever there is.
+    attributes = [key.attribute or name for name, key in full.items()]
+    get = attrgetter(*attributes, "__class__", "__class__")
 
     def read(value: Any) -> Any:
         told, place = OBJECT.read(value), ""
@@ -323,10 +330,9 @@ def record(
 
     def write(value: Any) -> dict[str, Any]:
         done = {}
-        for name, get, write_one, default in writes:
-            item = get(value)
+        for (name, write_one, default), item in zip(writes, get(value), strict=False):
             if default is REQUIRED or item != default:
-                done[name] = write_one(item)
+                done[name] = item if write_one is _as_it_is else write_one(item)
         return done | dict(getattr(value, rest)) if rest else done
 
     return Kind(read, write)

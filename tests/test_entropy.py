@@ -27,7 +27,9 @@ def test_count_matches_bincount(dtype, bits, size):
 def test_count_adds_pieces(monkeypatch, place, dtype, bits):
     monkeypatch.setattr(histogram, "PROGRAMS", (700, 1000))
     monkeypatch.setattr(histogram, "SMALL", 0)
-    monkeypatch.setattr(histogram, "ON_HOST", (500, 1000))
+    monkeypatch.setattr(histogram, "_SCATTER_BLOCK", 50)
+    monkeypatch.setattr(histogram, "MOST", 400)
+    monkeypatch.setattr(histogram, "FEW", 100)
     monkeypatch.setattr(histogram, "BLOCK", 99)
     monkeypatch.setattr(histogram, "PAIRS", 100)
     codes = np.random.default_rng(0).integers(0, 1 << bits, (37, 91)).astype(dtype)
@@ -35,6 +37,17 @@ def test_count_adds_pieces(monkeypatch, place, dtype, bits):
     np.testing.assert_array_equal(histogram.count(place(codes), bits=bits), expected)
     strided = np.bincount(codes[:, ::2].reshape(-1), minlength=1 << bits)
     np.testing.assert_array_equal(histogram.count(place(codes[:, ::2]), bits=bits), strided)
+
+
+@pytest.mark.parametrize("size", [99, 350, 850])
+def test_what_follows_in_a_room_is_not_counted(monkeypatch, size):
+    monkeypatch.setattr(histogram, "_SCATTER_BLOCK", 50)
+    monkeypatch.setattr(histogram, "MOST", 400)
+    monkeypatch.setattr(histogram, "FEW", 100)
+    room = histogram.room(size)
+    room[:] = np.arange(room.size) + 65_000
+    counting = histogram.begin(room, bits=16, size=size)
+    np.testing.assert_array_equal(counting.result(), np.bincount(room[:size], minlength=1 << 16))
 
 
 @pytest.mark.parametrize("bits", [4, 8, 16])

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jentropy import entropy
+from jentropy import entropy, modes
 from jentropy.codecs import threads, window12
 from jentropy.containers import trees
 from jentropy.entropy import EntropyReport, WeightCounts
@@ -60,6 +60,7 @@ def analyze(
       >>> report.formats["FP16"].entropy_bits
       0.0
     """
+    threads.keep_memory()
     checkpoint = source
     if isinstance(source, str | Path):
         checkpoint = open_checkpoint(source, step=step, strict=strict, base=base)
@@ -76,19 +77,20 @@ def analyze(
         expect(progress, sum(map(_nbytes, tensors)))
     # Processes that count together do so in the same order.
     workers = threads.count() if jax.process_count() == 1 else 1
-    measured = entropy.measure_all(weights, workers, with_contexts=contexts)
-    for tensor, counts, gains in measured:
-        builder.add(
-            tensor.name,
-            tensor.dialect,
-            tensor.shape,
-            counts,
-            tensor.note,
-            resident_bits=_resident_bits(counts),
-            contexts=gains,
-        )
-        if progress:
-            progress(_nbytes(tensor))
+    with modes.detached_modes():
+        measured = entropy.measure_all(weights, workers, with_contexts=contexts)
+        for tensor, counts, gains in measured:
+            builder.add(
+                tensor.name,
+                tensor.dialect,
+                tensor.shape,
+                counts,
+                tensor.note,
+                resident_bits=_resident_bits(counts),
+                contexts=gains,
+            )
+            if progress:
+                progress(_nbytes(tensor))
     if isinstance(checkpoint, Checkpoint):
         torn.expect_whole(checkpoint.source)
     return builder.build()

@@ -158,8 +158,7 @@ def write(
     sizes = [item.nbytes for item in items]
     _expect_same(writer.team, [item.name for item in items], sizes)
     begin, end = writer.team.share(sizes)[writer.team.number]
-    items = items[begin:end]
-    total = sum(item.nbytes for item in items)
+    items, total = items[begin:end], sum(sizes[begin:end])
     memory.expect(min(memory.WORKING, total), "compressing")
     entries: list[Entry] = []
     for item, entry in zip(items, writer.journal(), strict=False):

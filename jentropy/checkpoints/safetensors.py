@@ -179,7 +179,7 @@ def parse_header(path: Path, header: bytes) -> dict[str, Any]:
 
 
 def _is_size(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
+    return type(value) is int and 0 <= value < 1 << 63  # a bool is another type
 
 
 def _arrays(path: Path, entries: dict[str, Any], start: int, size: int) -> tuple[StoredArray, ...]:

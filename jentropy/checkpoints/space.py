@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable
+from operator import itemgetter
 
 import numpy as np
 
@@ -26,11 +28,12 @@ def least_bytes(arrays: Iterable[StoredArray]) -> int:
       >>> least_bytes([])
       0
     """
-    largest = sorted((a for a in arrays if a.size), key=lambda array: -array.nbytes)
-    sampled = largest[:SAMPLES]
-    shrunk = sum(_ratio(array) * array.nbytes for array in sampled)
-    whole = sum(array.nbytes for array in sampled)
-    return int(CERTAIN * sum(array.nbytes for array in largest) * shrunk / max(1, whole))
+    sized = [(array.nbytes, array) for array in arrays]
+    some = (one for one in sized if one[0])
+    sampled = heapq.nlargest(SAMPLES, some, key=itemgetter(0))  # of equal ones the first
+    shrunk = sum(_ratio(array) * nbytes for nbytes, array in sampled)
+    whole = sum(nbytes for nbytes, _ in sampled)
+    return int(CERTAIN * sum(nbytes for nbytes, _ in sized) * shrunk / max(1, whole))
 
 
 def _ratio(array: StoredArray) -> float:

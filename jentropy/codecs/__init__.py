@@ -163,9 +163,13 @@ def seen_of_many(many: entropy.Many, tensors: Sequence[np.ndarray]) -> list[Seen
     planes = [many.counted(part, 8) for part in byte_planes.split(many.codes, element)]
     may_have_constant = fit_planes.may_have_constants(many)
     may_be_sparse = fit_sparse.may_take(many.sizes, planes, element)
+    # Where a number may tell of others, it may take less than its planes' entropies.
+    tells = may_have_constant | may_be_sparse | (many.sizes >= SMALL)
+    least = many.sizes * sum(many.entropies(plane) for plane in planes) / 8
     looked = []
     for n, numbers in enumerate(tensors):
-        if numbers.size < TINY:
+        saved = numbers.nbytes - least[n]
+        if numbers.size < TINY or (saved < LEAST_GAIN and not tells[n]):
             looked.append(Seen(nbytes=numbers.nbytes))
             continue
         constant, sample, histograms = None, None, [plane[n] for plane in planes]

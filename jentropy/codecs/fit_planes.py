@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -125,9 +125,11 @@ class Planes:
     constant: Constant | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Fit:
-    """A plane's coding: bytes that it takes, those of its part of the head, and what is in it."""
+class _Fit(NamedTuple):
+    """A plane's coding: bytes that it takes, those of its part of the head, and what is in it.
+
+    A tuple, which is made in a quarter of a dataclass' time.
+    """
 
     coded: int
     kind: int = STORED
@@ -219,17 +221,14 @@ def _fitted(counts: Sequence[tuple[np.ndarray, ElementFormat]]) -> list[_Fit]:
         else:
             of_bytes.append(n)
     if of_bytes:
-        sizes = sizes[of_bytes]
-        found = _with_bytes(histograms[of_bytes], sizes)
-        for n, fit, size in zip(of_bytes, found, sizes.tolist(), strict=True):
-            fits[n] = _worth(fit, size)
+        found = _with_bytes(histograms[of_bytes], sizes[of_bytes])
+        fits.update(zip(of_bytes, found, strict=True))
     return [fits[n] for n in range(len(counts))]
 
 
 def _worth(fit: _Fit, size: int) -> _Fit:
     """The same, or stored if that saves too little."""
-    stored = _Fit(coded=size)
-    return fit if saves(fit.whole, stored.whole) else stored
+    return fit if saves(fit.whole, size + 1) else _Fit(coded=size)
 
 
 def least_bytes(histograms: Sequence[np.ndarray]) -> float:
@@ -275,17 +274,18 @@ def _in_windows(
     coded = _bytes(bits, sizes) + rare
     symbols = width + (rare > 0)
     levels_bytes = tables.written_bytes(levels, symbols)
-    found = (coded, rare, first, width - 1, symbols, levels_bytes)
-    for n, (size, escaped, begin, more, count, head) in enumerate(
+    found = (sizes, coded, rare, first, width - 1, symbols, levels_bytes)
+    for n, (size, taken, escaped, begin, more, count, head) in enumerate(
         zip(*(column.tolist() for column in found), strict=True)
     ):
-        yield _Fit(
-            coded=size,
+        fit = _Fit(
+            coded=taken,
             kind=WITH_ESCAPES if escaped else OF_BYTES,
             window=bytes([begin, more]),
             levels=levels[n : n + 1, :count],
             levels_bytes=head,
         )
+        yield _worth(fit, size)
 
 
 def _levels_and_bits(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

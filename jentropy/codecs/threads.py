@@ -54,7 +54,7 @@ def each(run: Callable[..., Any], *columns: Iterable[Any]) -> list[Any]:
       >>> each(pow, [2, 3], [5, 2])
       [32, 9]
     """
-    _keep_memory()
+    keep_memory()
     rows = list(zip(*columns, strict=True))
     workers = min(count() + 1, len(rows)) if count() > 1 else 1
     results: dict[int, Any] = {}
@@ -81,7 +81,7 @@ def each(run: Callable[..., Any], *columns: Iterable[Any]) -> list[Any]:
 
 
 @cache
-def _keep_memory() -> None:
+def keep_memory() -> None:
     """Lets the C library keep the memory of buffers between calls.
 
     glibc gives freed blocks back to the system, and takes page faults for the next ones (a fifth of

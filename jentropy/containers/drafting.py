@@ -97,7 +97,7 @@ class Original:
         Args:
           choices: bytes and coding of it as it is, and in each form of differences from the base.
         """
-        at = min(range(len(choices)), key=lambda n: choices[n][0])
+        at = min(range(len(choices)), key=lambda n: choices[n][0]) if len(choices) > 1 else 0
         return Draft(
             name=self.name,
             codes=seen.codes,
@@ -145,7 +145,8 @@ def drafted(originals: Sequence[Original | Draft]) -> list[Draft]:
         by_kind: dict[Any, list[_Seen]] = {}
         for one in seen.values():
             if one.is_small:
-                by_kind.setdefault((one.element, one.codes.dtype), []).append(one)
+                # By the very object: to hash what it says takes longer than to count a tensor.
+                by_kind.setdefault((id(one.element), one.codes.dtype), []).append(one)
             else:
                 _look(one)
         for alike in by_kind.values():

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any
 
 import jax
@@ -105,8 +106,8 @@ class Description:
 
     def header(self, chunks: Sequence[Chunk]) -> TensorHeader:
         """What is said with its chunks."""
-        said = {name: getattr(self, name) for name in Description.__slots__}
-        return TensorHeader(**said, chunks=tuple(chunks))
+        said = zip(Description.__slots__, _SAID(self), strict=True)
+        return TensorHeader(**dict(said), chunks=tuple(chunks))
 
     @property
     def difference(self) -> Delta | None:
@@ -130,6 +131,9 @@ class Description:
         return map(self.span, range(0, self.size, self.chunk_weights))
 
 
+_SAID = attrgetter(*Description.__slots__)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorHeader(Description):
     """What describes an archived tensor; static and hashable.
@@ -150,9 +154,10 @@ class TensorHeader(Description):
         if not is_shape(self.shape):
             raise CorruptError("shape", expected="one that NumPy has", found=f"{self.shape!r:.60}")
         # Counted, not listed: a hostile shape has more chunks than memory holds.
-        full, left = divmod(self.size, self.chunk_weights)
+        length = self.chunk_weights
+        full, left = divmod(self.size, length)
         count, weights = full + (left > 0), [chunk.weights for chunk in self.chunks]
-        if len(weights) != count or weights != [self.chunk_weights] * full + [left] * (left > 0):
+        if len(weights) != count or weights != [length] * full + [left] * (left > 0):
             raise CorruptError(
                 "chunks of a tensor",
                 expected=f"{count} for shape {list(self.shape)}",

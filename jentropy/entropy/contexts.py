@@ -16,14 +16,17 @@ off. Intervals are those of a mean of n pointwise informations, as if the weight
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
 
+from jentropy import modes
 from jentropy.formats import RAW
 
+from . import histogram
 from .statistics import Counts
 
 SAMPLE = 1 << 22  # weights of a tensor that are looked at; all, if it has fewer
@@ -228,7 +231,17 @@ def measure_contexts(of: Symbols, sibling: Symbols | None) -> dict[str, Gain]:
     Returns:
       By context, in the order of `CONTEXTS`; without `sibling` where there is none.
     """
-    beside, scaled = _beside(of, sibling), _scaled(of)
+    with modes.detached_modes():
+        return begin_contexts(of, sibling)()
+
+
+def begin_contexts(of: Symbols, sibling: Symbols | None) -> Callable[[], dict[str, Gain]]:
+    """What `measure_contexts` does, with what XLA does still to be awaited: in `detached_modes`."""
+    begun = _beside(of, sibling), _scaled(of)
+    return lambda: _measured(*(one() for one in begun), sibling is not None)
+
+
+def _measured(beside: np.ndarray, scaled: np.ndarray, with_sibling: bool) -> dict[str, Gain]:
     near = beside.sum(0)
     joint = {
         "left": near.sum(0),
@@ -236,7 +249,7 @@ def measure_contexts(of: Symbols, sibling: Symbols | None) -> dict[str, Gain]:
         "row": scaled.sum(1),
         "column": scaled.sum(0),
     }
-    if sibling is not None:
+    if with_sibling:
         joint["sibling"] = beside.sum(1).sum(1)  # as fast as it gets: inner axes are whole
     counts = np.zeros((len(joint), _SYMBOLS, _SYMBOLS), np.int64)
     for one, found in zip(counts, joint.values(), strict=True):
@@ -244,28 +257,36 @@ def measure_contexts(of: Symbols, sibling: Symbols | None) -> dict[str, Gain]:
     return dict(zip(joint, _gains(counts), strict=True))
 
 
-def _beside(of: Symbols, sibling: Symbols | None) -> np.ndarray:
+def _beside(of: Symbols, sibling: Symbols | None) -> Callable[[], np.ndarray]:
     """Joint histogram [sibling, upper, left, symbol], of all but first rows and columns."""
-    counts = np.zeros(1 << (3 if sibling is None else 4) * _SYMBOL, np.int64)
-    columns = of.symbols.shape[-1]
+    bands, rows, columns = of.symbols.shape
+    size = bands * (rows - 1) * columns
+    room = histogram.room(size)
+    keys = room[:size].reshape(bands, rows - 1, columns)
     step = max(1, _BLOCK // columns)
     for band, symbols in enumerate(of.symbols):
-        for at in range(0, symbols.shape[0] - 1, step):
+        for at in range(0, rows - 1, step):
             part = slice(at, at + step + 1)  # the first is the upper neighbour of the second
             own = symbols[part].reshape(-1)
             # Rows one after another: what is left of a first column is the row above's last.
-            low, high = own[columns:-1] * _SIXTEEN, own[1:-columns]
-            low |= own[columns + 1 :]
+            low, high = own[columns - 1 : -1] * _SIXTEEN, own[:-columns]
+            low |= own[columns:]
             if sibling is not None:
-                high = high | sibling.symbols[band][part].reshape(-1)[columns + 1 :] * _SIXTEEN
-            joint = np.left_shift(high, 2 * _SYMBOL, dtype=np.uint16)
+                high = high | sibling.symbols[band][part].reshape(-1)[columns:] * _SIXTEEN
+            joint = keys[band, at : at + step].reshape(-1)
+            np.left_shift(high, 2 * _SYMBOL, dtype=np.uint16, out=joint)
             joint |= low
-            counts += np.bincount(joint, minlength=counts.size)
-            np.subtract.at(counts, joint[columns - 1 :: columns], 1)
-    return counts.reshape(-1, _SYMBOLS, _SYMBOLS, _SYMBOLS)
+    counting = histogram.begin(room, bits=(3 if sibling is None else 4) * _SYMBOL, size=size)
+
+    def result() -> np.ndarray:
+        counts = counting.result()
+        np.subtract.at(counts, keys[:, :, 0], 1)
+        return counts.reshape(-1, _SYMBOLS, _SYMBOLS, _SYMBOLS)
+
+    return result
 
 
-def _scaled(of: Symbols) -> np.ndarray:
+def _scaled(of: Symbols) -> Callable[[], np.ndarray]:
     """Joint histogram [row's class, column's class, symbol]."""
     columns = of.symbols.shape[-1]
     symbols, levels = of.symbols.reshape(-1, columns), of.levels.reshape(-1, columns)
@@ -275,15 +296,16 @@ def _scaled(of: Symbols) -> np.ndarray:
     by_column = _classes([_mean_level(levels[half], 0) for half in (below, above)])
     by_row = [one.astype(np.uint16)[:, None] << _SYMBOL + _CLASSES for one in by_row]
     by_column = [one * _SIXTEEN for one in by_column]
-    counts = np.zeros(1 << _SYMBOL + 2 * _CLASSES, np.int64)
+    room = histogram.room(symbols.size)
+    keys = room[: symbols.size].reshape(symbols.shape)
     step = max(1, _BLOCK // columns)
     for half, column in zip((above, below), by_column, strict=True):
         for first in range(half.start, half.stop, step):
             rows = slice(first, min(first + step, half.stop))
             for part, row in zip((left, right), by_row, strict=True):
-                joint = row[rows] | (symbols[rows, part] | column[part])
-                counts += np.bincount(joint.reshape(-1), minlength=counts.size)
-    return counts.reshape(1 << _CLASSES, 1 << _CLASSES, _SYMBOLS)
+                np.bitwise_or(row[rows], symbols[rows, part] | column[part], out=keys[rows, part])
+    counting = histogram.begin(room, bits=_SYMBOL + 2 * _CLASSES, size=symbols.size)
+    return lambda: counting.result().reshape(1 << _CLASSES, 1 << _CLASSES, _SYMBOLS)
 
 
 def _halves(size: int) -> tuple[slice, slice]:
@@ -291,7 +313,8 @@ def _halves(size: int) -> tuple[slice, slice]:
 
 
 def _mean_level(levels: np.ndarray, axis: int) -> np.ndarray:
-    return levels.sum(axis, dtype=np.uint32) / levels.shape[axis]
+    few = levels.shape[axis] <= np.iinfo(np.uint16).max // _SYMBOLS  # sums take half the time
+    return levels.sum(axis, dtype=np.uint16 if few else np.uint32) / np.uint32(levels.shape[axis])
 
 
 def _classes(scales: list[np.ndarray]) -> list[np.ndarray]:
@@ -300,11 +323,7 @@ def _classes(scales: list[np.ndarray]) -> list[np.ndarray]:
     at = np.arange(1, 1 << _CLASSES) * (ordered.size - 1) / (1 << _CLASSES)
     low = at.astype(np.int64)
     thresholds = ordered[low] + (at - low) * (ordered[low + 1] - ordered[low])
-    classes = [np.zeros(one.size, np.uint8) for one in scales]
-    for one, values in zip(classes, scales, strict=True):
-        for threshold in thresholds:
-            one += values > threshold
-    return classes
+    return [np.searchsorted(thresholds, values).astype(np.uint8) for values in scales]
 
 
 def _gains(joints: np.ndarray) -> list[Gain]:

@@ -59,14 +59,24 @@ class Many:
             self._used[low, bits] = kept >> bits, kept & (1 << bits) - 1, counts
         return self._used[low, bits]
 
+    def entropies(self, counts: np.ndarray) -> np.ndarray:
+        """Of each tensor that of its counts, as `estimators.shannon_bits` has it.
+
+        Args:
+          counts: int64[tensors, values], how often each of its codes has a value.
+
+        Returns:
+          float64[tensors], bits.
+        """
+        return self._entropy(_times_log2(counts).sum(axis=1))
+
     def _entropies(self, low: int, bits: int) -> np.ndarray:
-        """As `estimators.shannon_bits` has them. float64[tensors]"""
         if bits <= DENSE_BITS:
-            counts = self.counted(self.part(low, bits), bits)
-            weighted = _times_log2(counts).sum(axis=1)
-        else:
-            tensor, _, counts = self.used(low, bits)
-            weighted = np.bincount(tensor, _times_log2(counts), minlength=self.sizes.size)
+            return self.entropies(self.counted(self.part(low, bits), bits))
+        tensor, _, counts = self.used(low, bits)
+        return self._entropy(np.bincount(tensor, _times_log2(counts), minlength=self.sizes.size))
+
+    def _entropy(self, weighted: np.ndarray) -> np.ndarray:
         total = np.maximum(self.sizes, 1)
         return np.maximum(0.0, np.log2(total) - weighted / total)
 

@@ -1,26 +1,34 @@
-"""Counts and contexts of one weight after another, in threads."""
+"""Counts and contexts of one weight after another.
+
+Large weights are measured in threads. Small ones are not: what Python has to do for each would keep
+the other threads waiting. XLA counts their codes in a thread of its own, while Python goes on with
+those before.
+"""
 
 from __future__ import annotations
 
 import math
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
+from jentropy import modes
 from jentropy.formats import Format
 
 from . import contexts
 from .contexts import Gain, Sampler, Symbols
 from .roles import OTHER, Role, role_of
-from .weights import WeightCounts, measure_weight
+from .weights import WeightCounts, begin_weight, measure_weight
 
 SIBLINGS = 64 << 20  # bytes of symbols that are kept for weights to come
-SMALL = 1 << 20  # numbers; of fewer NumPy alone makes counts, which keeps other threads waiting
+SMALL = 1 << 22  # numbers of a weight that is measured in threads
+AHEAD = 2  # weights that XLA counts while Python goes on with those before
 
 Contexts = Mapping[str, Gain]
 Runs = Iterator[Mapping[str, Any]]
+Steps: TypeAlias = Generator[None, None, tuple[WeightCounts, Contexts]]
 
 
 @runtime_checkable
@@ -45,6 +53,8 @@ def measure_all(
 ) -> Iterator[tuple[Weight, WeightCounts, Contexts]]:
     """Measures weights, reading ahead of what is done by as many as there are workers.
 
+    To be gone through in `modes.detached_modes`.
+
     Args:
       weights: each with its codes, in runs that `measure_weight` takes. Runs are used up before the
         next weight is asked for.
@@ -68,32 +78,62 @@ def measure_all(
     siblings = _Siblings()
     with ThreadPoolExecutor(workers) as pool:
         # A job waits for none but those that were submitted before it.
-        waiting: deque[tuple[Weight, Future[tuple[WeightCounts, Contexts]]]] = deque()
+        waiting: deque[tuple[Weight, _Here | _There]] = deque()
         for weight, runs in weights:
             shape = weight.number_format.code_shape(weight.shape) if with_contexts else ()
-            counting = partial(measure_weight, number_format=weight.number_format)
             total, sampler, last = _Sum(), Sampler(shape), None
             for codes in runs:
                 if last is not None:
-                    total.add(pool.submit(counting, last), workers)
+                    total.add(pool.submit(measure_weight, last, weight.number_format), workers)
                 sampler.add(codes["code"])
                 last = codes
             symbols: Future[Symbols | None] = Future()
             sibling = siblings.exchange(weight, symbols, sampler.size)
-            finish = partial(_finished, total, partial(counting, last), sampler, symbols, sibling)
-            small = weight.number_format.is_plain and math.prod(weight.shape) < SMALL
-            waiting.append((weight, _done(finish()) if small else pool.submit(finish)))
-            if len(waiting) > workers:
+            begin = partial(begin_weight, last, weight.number_format)
+            steps = _steps(total, begin, sampler, symbols, sibling)
+            for _, before in waiting:
+                before.step()
+            if weight.number_format.is_plain and math.prod(weight.shape) < SMALL:
+                waiting.append((weight, _Here(steps)))
+            else:
+                waiting.append((weight, _There(pool, steps)))
+            if len(waiting) > max(workers, AHEAD):
                 weight, measured = waiting.popleft()
                 yield weight, *measured.result()
         for weight, measured in waiting:
             yield weight, *measured.result()
 
 
-def _done(result: tuple[WeightCounts, Contexts]) -> Future[tuple[WeightCounts, Contexts]]:
-    future: Future[tuple[WeightCounts, Contexts]] = Future()
-    future.set_result(result)
-    return future
+class _Here:
+    """Steps that this thread takes, the first of them at once."""
+
+    def __init__(self, steps: Steps):
+        self._steps, self._result = steps, None
+        self.step()
+
+    def step(self) -> None:
+        """Takes the next, if there is one."""
+        if self._result is None:
+            try:
+                next(self._steps)
+            except StopIteration as end:
+                self._result = end.value
+
+    def result(self) -> tuple[WeightCounts, Contexts]:
+        """What they come to."""
+        while self._result is None:
+            self.step()
+        return self._result
+
+
+class _There:
+    """Steps that a thread of a pool takes."""
+
+    def __init__(self, pool: ThreadPoolExecutor, steps: Steps):
+        self.result = pool.submit(modes.detached(lambda: _Here(steps).result())).result
+
+    def step(self) -> None:
+        """Nothing."""
 
 
 class _Sum:
@@ -119,24 +159,35 @@ class _Sum:
         return counts if self._total is None else self._total + counts
 
 
-def _finished(
+def _steps(
     total: _Sum,
-    last: Callable[[], WeightCounts],
+    begin: Callable[[], Callable[[], WeightCounts]],
     sampler: Sampler,
     symbols: Future[Symbols | None],
     sibling: Future[Symbols | None] | None,
-) -> tuple[WeightCounts, Contexts]:
-    """Counts of a weight and what contexts save; its symbols are told as soon as they are known."""
+) -> Steps:
+    """Counts of a weight and what contexts save; its symbols are told as soon as they are known.
+
+    Yields:
+      When XLA is to be awaited next.
+    """
     own = None
     try:
+        last = begin()
+        yield
         counts = total.with_last(last())
         rows = sampler.rows()
         own = None if rows is None else contexts.symbols_of(rows, counts.code)
     finally:
         symbols.set_result(own)
+    gains = None
+    if own is not None:
+        gains = contexts.begin_contexts(own, None if sibling is None else sibling.result())
     counts.described_bits()  # a report asks for it, and counts keep what they have found
-    beside = None if sibling is None else sibling.result()
-    return counts, {} if own is None else contexts.measure_contexts(own, beside)
+    if gains is None:
+        return counts, {}
+    yield
+    return counts, gains()
 
 
 class _Siblings:

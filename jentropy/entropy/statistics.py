@@ -10,12 +10,14 @@ fewer than some millions of weights, whatever is in it.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 import jax
 import numpy as np
 
+from jentropy import modes
 from jentropy.formats import ElementFormat
 
 from . import histogram, sharded
@@ -118,6 +120,10 @@ class Counts:
         References:
           Rissanen 1986, Stochastic complexity and modeling.
         """
+        return self._described
+
+    @cached_property
+    def _described(self) -> float:
         a_cell = 0.5 * np.log2(max(2, self.weights)) / max(1, self.weights)
         # A field that is as good as full is not worth its probabilities.
         bits = sum(
@@ -168,23 +174,43 @@ def measure(codes: np.ndarray | jax.Array, element: ElementFormat) -> Counts:
       >>> measure(np.array([3, 3, 5, 5], np.uint8), INT8).joint_entropy_bits()
       1.0
     """
+    with modes.detached_modes():
+        return begin(codes, element)()
+
+
+def begin(codes: np.ndarray | jax.Array, element: ElementFormat) -> Callable[[], Counts]:
+    """What `measure` does, with what XLA does still to be awaited, in `modes.detached_modes`.
+
+    Args:
+      codes, element: as `measure` takes them; codes stay as they are until the counts are there.
+
+    Returns:
+      What gives the counts.
+    """
+    bits = element.code_bits
     if isinstance(codes, jax.Array):
-        counts = sharded.count(codes, bits=element.code_bits)
-        return Counts(element=element, weights=codes.size, slices=tuple(counts))
-    flat, bits = np.asarray(codes).reshape(-1), element.code_bits
+        found = tuple(sharded.count(codes, bits=bits))
+        return lambda: Counts(element=element, weights=codes.size, slices=found)
+    flat = np.asarray(codes).reshape(-1)
     if bits <= SLICE_BITS:
-        view = flat.view(f"uint{8 * flat.dtype.itemsize}")
-        slices: tuple[np.ndarray, ...] = (histogram.count(view, bits=bits),)
+        views = [flat.view(f"uint{8 * flat.dtype.itemsize}")]
     else:
-        slices = tuple(measure_slice(flat, low) for low in range(0, bits, SLICE_BITS))
-    return Counts(element=element, weights=flat.size, slices=slices)
+        views = [_slice(flat, low) for low in range(0, bits, SLICE_BITS)]
+    begun = [histogram.begin(view, bits=min(bits, SLICE_BITS)) for view in views]
+    return lambda: Counts(
+        element=element, weights=flat.size, slices=tuple(one.result() for one in begun)
+    )
 
 
 def measure_slice(codes: np.ndarray, low: int) -> np.ndarray:
     """Histogram of bits low .. low + 15 of wider codes, `low` a multiple of 16. int64[2^16]."""
-    flat = codes.reshape(-1)
+    return histogram.count(_slice(codes.reshape(-1), low), bits=SLICE_BITS)
+
+
+def _slice(flat: np.ndarray, low: int) -> np.ndarray:
+    """Bits low .. low + 15. uint16[n]"""
     words = flat.view("<u2").reshape(flat.size, flat.dtype.itemsize // 2)
-    return histogram.count(words[:, low // SLICE_BITS], bits=SLICE_BITS)
+    return words[:, low // SLICE_BITS]
 
 
 def count_bytes(numbers: np.ndarray) -> np.ndarray:

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from jentropy import formats
+from jentropy import formats, modes
 from jentropy.formats import Format, Parameter, SideArray
 
-from .statistics import SLICE_BITS, Counts, measure, measure_slice
+from .statistics import SLICE_BITS, Counts, begin, measure_slice
 
 SLAB = 1 << 22  # weights whose numbers are in memory at a time
 
@@ -148,20 +148,36 @@ def measure_weight(arrays: Mapping[str, Any], number_format: Format) -> WeightCo
       >>> counts.field_entropy_bits()
       {'sign': 1.0, 'exponent': 0.0, 'mantissa': 0.0}
     """
+    with modes.detached_modes():
+        return begin_weight(arrays, number_format)()
+
+
+def begin_weight(arrays: Mapping[str, Any], number_format: Format) -> Callable[[], WeightCounts]:
+    """What `measure_weight` does, with what XLA does still to be awaited: in `detached_modes`.
+
+    Args:
+      arrays, number_format: as `measure_weight` takes them; arrays stay as they are until the
+        counts are there.
+
+    Returns:
+      What gives the counts.
+    """
     counted = arrays.counted if isinstance(arrays, Slab) else ()
     magnitudes = None
-    if not number_format.is_plain:
+    if not number_format.is_plain:  # first: it refuses codes that are none
         magnitudes = np.zeros(1 << SLICE_BITS, np.int64)
         top = formats.FP32.code_bits - SLICE_BITS
         for numbers in formats.dequantize_slabs(number_format, arrays, SLAB):
             magnitudes += measure_slice(numbers.view(np.uint32), top)
-    return WeightCounts(
+    code = begin(arrays["code"], number_format.element)
+    parameters = {
+        p.name: begin(arrays[p.name][:0] if p.name in counted else arrays[p.name], p.element)
+        for p in number_format.beside
+    }
+    return lambda: WeightCounts(
         number_format=number_format,
         weights=math.prod(number_format.shape(tuple(arrays["code"].shape))),
-        code=measure(arrays["code"], number_format.element),
-        parameters={
-            p.name: measure(arrays[p.name][:0] if p.name in counted else arrays[p.name], p.element)
-            for p in number_format.beside
-        },
+        code=code(),
+        parameters={name: one() for name, one in parameters.items()},
         magnitudes=magnitudes,
     )

@@ -7,7 +7,7 @@ are exact on every code: they move bits and know nothing of values.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -68,8 +68,10 @@ class ElementFormat:
     bias: int | None = None  # exponent bias of the values; None where they have no exponent
     excess: int = 0  # of integers: a value is its dtype's minus this
     table: tuple[float, ...] | None = None  # the number of every code, each a float32
+    code_bits: int = field(init=False, repr=False, compare=False)  # bits of a code: of the fields
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "code_bits", sum(f.bits for f in self.fields))
         dtype = np.dtype(self.dtype)
         # RAW codes are whole bytes, which no one decodes.
         bits = 8 * dtype.itemsize if self.name == RAW else jax.dtypes.itemsize_bits(dtype)
@@ -148,11 +150,6 @@ class ElementFormat:
         dtype = np.dtype(self.dtype)
         unsigned = self.name != RAW and jnp.issubdtype(dtype, jnp.unsignedinteger)
         return bool(unsigned and self.bias is not None)
-
-    @property
-    def code_bits(self) -> int:
-        """Bits of a code."""
-        return sum(f.bits for f in self.fields)
 
     def shift(self, name: str) -> int:
         """Bits below a field."""
