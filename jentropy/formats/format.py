@@ -192,7 +192,13 @@ class Format:
 
 
 def expect_format(found: Any) -> None:
-    """Raises InputError unless it is a `Format`.
+    """Raises unless it is a `Format`: a name in its place is told which was meant.
+
+    Args:
+      found: anything.
+
+    Raises:
+      InputError: something else.
 
     Example:
       >>> expect_format("MXFP8")
