@@ -12,7 +12,8 @@ The same rules read a directory and its archive, so that both show the same tens
    that others vary, the directory is no one checkpoint. A projector of GGUF files goes with them,
    unless there are several.
 
-What is not the model's is in the archive all the same.
+What is not the model's is in the archive all the same. A file that an index, or the number of parts
+in a name, tells of and that is not here is a `MissingFileError`: no source is read without it.
 """
 
 from __future__ import annotations
