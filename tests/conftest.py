@@ -54,7 +54,7 @@ SLOW = (
     "test_stacks.py",
     "test_tpu.py",
     "test_cli.py::test_bench_measures",
-    "test_cli.py::test_demo_shows_the_whole_way",
+    "test_cli.py::test_demo_prints_what_the_readme_shows",
 )
 
 

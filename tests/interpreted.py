@@ -17,9 +17,7 @@ import jax.numpy as jnp
 import jentropy
 from jentropy.pallas_kernels import ResidentTensor, targets
 
-OPTIONS: dict[str, bool | int] = {"xla_cpu_parallel_codegen_split_count": 1}
-if jax.__version_info__ < (0, 11):  # newer ones have no other emitters
-    OPTIONS["xla_cpu_use_fusion_emitters"] = False
+from .quickly import OPTIONS
 
 quickly = partial(jax.jit, compiler_options=OPTIONS)
 
