@@ -1,9 +1,7 @@
-"""Pallas kernels in interpret mode, as programs that compile quickly.
+"""Pallas kernels in interpret mode, as programs that are compiled once for weights alike.
 
-An interpreted kernel compiles for many times as long as it runs. So kernels are called through
-functions that are jitted once, for weights alike, and XLA is told to spend a third of the time;
-what they compute is the same but for the order of sums. A test that patches what plans depend on
-needs shapes of its own.
+An interpreted kernel compiles for many times as long as it runs: tests call these, with
+`compiled_quickly`. One that patches what plans depend on needs shapes of its own.
 """
 
 from __future__ import annotations
@@ -19,10 +17,8 @@ from jentropy.pallas_kernels import ResidentTensor, targets
 
 from .quickly import OPTIONS
 
-quickly = partial(jax.jit, compiler_options=OPTIONS)
 
-
-@partial(quickly, static_argnames=("target", "options"))
+@partial(jax.jit, static_argnames=("target", "options"))
 def product(x: Any, w: ResidentTensor, *, target: str, options: tuple[Any, ...]) -> jax.Array:
     """`jentropy.matmul` on the TPU that this process is taken for, which programs depend on."""
     return jentropy.matmul(x, w, **dict(options))
@@ -48,7 +44,7 @@ DECODE = {
     payloads: jax.jit(
         _decode,
         static_argnames=("target", "options"),
-        compiler_options=None if payloads else OPTIONS,
+        compiler_options={name: True for name in OPTIONS if payloads and "emitters" in name},
     )
     for payloads in (False, True)
 }

@@ -25,7 +25,7 @@ def compiled_quickly() -> Iterator[None]:
 
     def quick(*args: Any, **options: Any) -> Any:
         found = usual(*args, **options)
-        found.env_option_overrides = [*found.env_option_overrides, *OPTIONS.items()]
+        found.env_option_overrides = [*OPTIONS.items(), *found.env_option_overrides]
         return found
 
     jax.clear_caches()  # what is compared is compiled in one way

@@ -46,7 +46,6 @@ from jentropy.pallas_kernels.variants import VARIANTS, with_blocks
 
 from . import interpreted
 from .conftest import same_bits, same_tree
-from .interpreted import quickly
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 INTERPRET = pltpu.InterpretParams(
@@ -417,7 +416,7 @@ def test_gradients_are_those_of_the_dense_product(name):
         y = jentropy.matmul(x, w, transpose_w=True, interpret=INTERPRET, precision="highest")
         return ((y - target) ** 2).sum()
 
-    value, gradient = quickly(jax.value_and_grad(loss))(x, w)
+    value, gradient = jax.jit(jax.value_and_grad(loss))(x, w)
     dense = jnp.asarray(weight.dequantize(jnp.float32))
     expected, expected_gradient = jax.value_and_grad(
         lambda x: ((jnp.dot(x, dense.T, precision="highest") - target) ** 2).sum()
@@ -437,7 +436,7 @@ def test_adapters_train_over_a_compressed_base():
         hidden = jentropy.matmul(x, w, transpose_w=True, interpret=INTERPRET) + x @ a.T @ b.T
         return (jentropy.matmul(hidden, w, interpret=INTERPRET) ** 2).mean()
 
-    gradients = quickly(jax.grad(loss))((a, b))
+    gradients = jax.jit(jax.grad(loss))((a, b))
     assert all(np.isfinite(g).all() for g in gradients)
     assert np.abs(gradients[1]).max() > 0
 
@@ -446,13 +445,13 @@ def test_adapters_train_over_a_compressed_base():
 def test_a_batch_of_x_reads_the_weight_once(name):
     w, x = resident(quantized(name)), inputs((3, 4, K))
     options = {"transpose_w": True, "interpret": INTERPRET}
-    call = quickly(jax.vmap(lambda x: jentropy.matmul(x, w, **options)))
+    call = jax.jit(jax.vmap(lambda x: jentropy.matmul(x, w, **options)))
     assert same_bits(call(x), multiply(x, w, transpose_w=True))
     text = str(call.trace(x).jaxpr)
     assert text.count("pallas_call") == 1
     assert "scan" not in text
     loss = jax.grad(lambda x: jentropy.matmul(x, w, **options).sum())
-    gradient = quickly(jax.vmap(loss))(x)
+    gradient = jax.jit(jax.vmap(loss))(x)
     assert gradient.shape == x.shape
 
 
@@ -469,10 +468,10 @@ def test_stacked_layers(name):
         y = jentropy.matmul(x, w, transpose_w=True, interpret=INTERPRET, precision="highest")
         return y, y
 
-    _, scanned = quickly(lambda x, w: jax.lax.scan(layer, x, w))(x, w)
-    in_place = quickly(lambda x, w: jax.lax.scan(lambda x, i: layer(x, w[i]), x, jnp.arange(3)))
+    _, scanned = jax.jit(lambda x, w: jax.lax.scan(layer, x, w))(x, w)
+    in_place = jax.jit(lambda x, w: jax.lax.scan(lambda x, i: layer(x, w[i]), x, jnp.arange(3)))
     assert same_bits(in_place(x, w)[1], scanned)
-    mapped = quickly(jax.vmap(lambda w: layer(x, w)[0]))(w)
+    mapped = jax.jit(jax.vmap(lambda w: layer(x, w)[0]))(w)
     here = x
     for i, dense in enumerate(expected):
         np.testing.assert_allclose(
@@ -494,7 +493,7 @@ def test_a_matrix_is_read_out_of_its_stack(name):
     assert own.backend == copy.backend == "tpu"
     multiply = partial(jentropy.matmul, transpose_w=True, interpret=INTERPRET)
 
-    @quickly
+    @jax.jit
     def run(x, w, cotangent):
         y, back = jax.vjp(partial(multiply, w=w), x)  # back by the other product
         return y, back(cotangent), kernels.decode(w, jnp.float32, interpret=INTERPRET)
@@ -631,7 +630,7 @@ def test_sizes():
         "NVFP4": 4.52,
     }
     for name, most in allowed.items():
-        w = resident(quantized(name, (1024, 1024)))
+        w = resident(quantized(name, (2048, 2048)))
         assert w.bits_per_weight < most, name
 
 

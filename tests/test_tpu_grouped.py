@@ -18,7 +18,7 @@ from jentropy.pallas_kernels.tpu.plan import ROWS
 from jentropy.pallas_kernels.tpu_nvfp4.plan import FEW
 from jentropy.pallas_kernels.variants import VARIANTS, weight_of
 
-from .interpreted import decode, quickly
+from .interpreted import decode
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 VISITS = modes.standard(grouped.visits_of)  # as the product calls it
@@ -72,7 +72,7 @@ def product(x, w, sizes, **options) -> jax.Array:
 def test_every_group_has_its_product(name):
     w, x = experts(name), inputs(25)
     dense = dense_of(w)
-    run = quickly(lambda x, w, sizes: product(x, w, sizes))
+    run = jax.jit(lambda x, w, sizes: product(x, w, sizes))
     assert str(run.trace(x, w, ints(SIZES[0])).jaxpr).count("pallas_call") == 1
     for sizes in SIZES:
         check(run(x, w, ints(sizes)), x, dense, sizes)
@@ -87,7 +87,7 @@ def test_groups_of_few_rows_have_small_windows(target):
             plan = fused.kernels_of(w).grouped_plan(w, each)
             assert plan.tile.m == (few if each == few // 2 * GROUPS else ROWS)
         x, dense = inputs(few // 2 * GROUPS), dense_of(w)
-        run = quickly(lambda x, w, sizes: product(x, w, sizes))
+        run = jax.jit(lambda x, w, sizes: product(x, w, sizes))
         for sizes in ([few - 1, 0, few + 2 - few % 3, 1, 0], [0, 0, 0, 0, len(x)]):
             check(run(x, w, ints(sizes)), x, dense, sizes)
 
