@@ -53,6 +53,9 @@ else:
             return importlib.import_module(f"{__name__}.{name}")
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
+    def __dir__() -> list[str]:  # what is completed as one types
+        return sorted({*globals(), *__all__})
+
 
 __all__ = [
     "CheckError",

@@ -170,6 +170,10 @@ class CorruptError(InputError):
     """Stored data contradicts itself."""
 
 
+class MissingFileError(InputError):
+    """A checkpoint lacks a file that the rest of it points to."""
+
+
 class ChecksumError(CorruptError):
     """Stored data does not have the checksum that was stored with it."""
 

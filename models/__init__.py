@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from . import activations, calibration, evaluation, quantizing, texts
-from .architectures import ARCHITECTURES, OTHER_NAMES
+from .architectures import ARCHITECTURES
 from .chat import ChatTemplate, load_chat_template
 from .compressed_params import CompressedParam, compress_params
 from .compressing import Compressed, compress_module
@@ -37,7 +37,6 @@ __all__ = [
     "DecoderConfig",
     "ExpertsConfig",
     "LatentConfig",
-    "OTHER_NAMES",
     "RopeConfig",
     "Sampling",
     "Session",

@@ -19,6 +19,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from jentropy import modes
+from jentropy.errors import InputError
 
 from .attention import Attention
 from .caches import Cache, Turn
@@ -169,7 +170,11 @@ class Decoder(nnx.Module):
     def __call__(
         self, input_ids: Int[Array | np.ndarray, "batch time"]
     ) -> Float[Array, "batch time vocabulary"]:
-        return _logits(*nnx.split(self), jnp.asarray(input_ids))
+        ids = jnp.asarray(input_ids)
+        if ids.ndim != 2 or not jnp.issubdtype(ids.dtype, jnp.integer):
+            found = f"{ids.dtype}{list(ids.shape)}"
+            raise InputError("input_ids", expected="int[batch, time]", found=found)
+        return _logits(*nnx.split(self), ids)
 
 
 def _stack(config: DecoderConfig, layers: Sequence[Layer], rngs: nnx.Rngs) -> Block:

@@ -104,11 +104,18 @@ def _name(config: Mapping[str, Any]) -> str:
     classes, kind = config.get("architectures"), config.get("model_type")
     told = classes[0] if isinstance(classes, list) and classes else classes or kind
     name = OTHER_NAMES.get(told, told) if isinstance(told, str) else ""
-    if name not in ARCHITECTURES or (kind is not None and OTHER_NAMES.get(str(kind)) != name):
+    if name not in ARCHITECTURES:
         raise UnsupportedError(
             "architecture",
-            expected=f"{' or '.join(ARCHITECTURES)} and its model_type",
-            found=f"{told!r} and {kind!r}",
+            expected=f"one of {len(ARCHITECTURES)}, as LlamaForCausalLM",
+            found=f"{told!r:.60}",
+            hint="jentropy.models.ARCHITECTURES has all, CONTRIBUTING.md how to add one",
+        )
+    if kind is not None and OTHER_NAMES.get(str(kind)) != name:
+        raise UnsupportedError(
+            f"model_type of {name}",
+            expected=" or ".join(ARCHITECTURES[name].other_names),
+            found=f"{kind!r:.60}",
         )
     return name
 
@@ -189,6 +196,8 @@ def load(
     if compute_dtype is None:
         is_bf16 = any(tensor.format == "BF16" for tensor in tensors.values())
         compute_dtype = jnp.bfloat16 if is_bf16 else jnp.float32
+    if jnp.dtype(compute_dtype) not in (jnp.bfloat16, jnp.float32):
+        raise InputError("compute_dtype", expected="bfloat16 or float32", found=compute_dtype)
     sharding = mesh and Sharding(mesh=mesh, rules=rules, kv_heads=config.num_kv_heads)
     # Those of every weight in turn: parts over a mesh that came to lie differently take the next.
     backends = {name: kernels.default_backend(t.number_format) for name, t in tensors.items()}

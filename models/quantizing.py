@@ -17,7 +17,10 @@ from jentropy import modes
 from jentropy.checkpoints import Checkpoint, exporting, open_checkpoint, save
 from jentropy.checkpoints.bases import Bases
 from jentropy.checkpoints.contents import CONFIG, CONFIGS
+from jentropy.checkpoints.mirrors import destination
 from jentropy.checkpoints.progress import Progress
+from jentropy.checkpoints.staging import refuse_existing
+from jentropy.checkpoints.writer import other_than_compressed
 from jentropy.containers import compress
 from jentropy.errors import InputError, UnsupportedError
 from jentropy.formats import QuantizedTensor
@@ -174,13 +177,27 @@ def quantize_checkpoint(
     matrices = Matrices(checkpoint)
     if not matrices:
         raise InputError("no matrices to quantise", file=checkpoint.source)
+    # What cannot be written is said before the work.
+    if tool is None:
+        refuse_existing(destination(dst), other_than_compressed if overwrite else None)
+    else:
+        exporting.expect_place(dst, tool, overwrite=overwrite)
+        apart = [name for name, part in matrices.parts.items() if part.tensor != name]
+        if apart:
+            raise UnsupportedError(
+                f"weights of {tool}",
+                tensor=matrices.parts[apart[0]].tensor,
+                expected="each projection a tensor of its own",
+                found="one of several",
+            )
     statistics: Mapping[str, Statistics] = {}
     loss = None
     if asks_for_statistics(recipe):
+        texts, tokenizer = texts_of(text, CALIBRATES), load_tokenizer(src)
         model = load(src, compute_dtype=jnp.float32, dense=True, base=base)
         rows = token_sequences(
-            texts_of(text, CALIBRATES),
-            load_tokenizer(src),
+            texts,
+            tokenizer,
             model.config,
             sequences=sequences,
             length=length,
@@ -196,19 +213,11 @@ def quantize_checkpoint(
         loss=loss,
         keep=_archived if tool is None else _on_host,
     )
-    tensors, texts = {**dict(matrices.others()), **made}, beside(checkpoint)
+    tensors, told = {**dict(matrices.others()), **made}, beside(checkpoint)
     if tool is None:
-        save(dst, tensors, overwrite=overwrite, beside=texts)
+        save(dst, tensors, overwrite=overwrite, beside=told)
     else:
-        apart = [name for name, part in matrices.parts.items() if part.tensor != name]
-        if apart:
-            raise UnsupportedError(
-                f"weights of {tool}",
-                tensor=matrices.parts[apart[0]].tensor,
-                expected="each projection a tensor of its own",
-                found="one of several",
-            )
-        exporting.export(dst, tensors, tool, beside=texts, overwrite=overwrite)
+        exporting.export(dst, tensors, tool, beside=told, overwrite=overwrite)
     return rates.coded(made)
 
 

@@ -2,8 +2,9 @@
 
 The frequencies of "dynamic" and "longrope" follow from the length of the whole sequence, and turn
 all tokens of a pass. As in transformers, keys that are cached stay as they were turned when their
-own pass was made; where it starts anew because the length outgrew them (`RopeConfig.outgrown`), so
-should whoever generates.
+own pass was made. Whoever generates should start anew where the length outgrew them
+(`RopeConfig.outgrown`), so that tokens are those of one pass. transformers 5.24 does it for Phi-3
+only: a Llama of "longrope" says other tokens there once it is beyond its first context.
 """
 
 from __future__ import annotations

@@ -112,6 +112,9 @@ def ropes_by_kind(
 ) -> tuple[RopeConfig, RopeConfig]:
     """Reads the rope of layers that see everything, and of those that slide.
 
+    OLMo 3 wrote one `rope_theta` for both before it wrote `rope_parameters`. transformers 5.24
+    takes it for layers that see everything, and 500000 for all others; published ones have that.
+
     Args:
       theta: what `rope_theta` is where it is missing.
       local: the same of `rope_local_base_freq`, for layers that slide; None: `rope_theta` is.

@@ -194,7 +194,7 @@ def token_rows(prompts: Any, vocabulary: int) -> list[np.ndarray]:
         prompts = np.asarray(prompts)
     rows = [np.asarray(row) for row in prompts]
     if not rows or not all(row.ndim == 1 and row.size for row in rows):
-        raise InputError("input_ids", expected=expected, found=[list(row.shape) for row in rows])
+        raise InputError("input_ids", expected=expected, found=f"{prompts!r:.60}")
     for row in rows:
         if row.dtype.kind not in "iu" or row.min() < 0 or row.max() >= vocabulary:
             found = f"up to {row.max()}" if row.dtype.kind in "iu" else row.dtype

@@ -88,8 +88,7 @@ def matmul(
       (2, 32)
     """
     expect(w)
-    if not isinstance(x, jax.Array | np.ndarray):
-        raise InputError("x", expected="an array", found=type(x).__name__)
+    expect_floats(x)
     if len(w.shape) != 2:
         raise InputError("weight of a matmul", expected="two dimensions", found=list(w.shape))
     inner = w.shape[-1 if transpose_w else 0]
@@ -137,6 +136,13 @@ def is_full(precision: Any) -> bool:
             expected="None, a jax.lax.Precision or its name",
             found=f"{precision!r:.60}",
         ) from error
+
+
+def expect_floats(x: Any) -> None:
+    """Raises InputError unless x may be multiplied: in its dtype, integers' results were cut."""
+    if not isinstance(x, jax.Array | np.ndarray) or not jnp.issubdtype(x.dtype, jnp.floating):
+        found = getattr(x, "dtype", type(x).__name__)
+        raise InputError("x", expected="an array of floating-point numbers", found=found)
 
 
 def expect(w: Any) -> None:

@@ -45,13 +45,15 @@ def resident_array(
       The array; None where no layout makes it smaller.
 
     Raises:
-      InputError: axes that are not those of a matrix.
+      InputError: axes that are not those of a matrix, no format.
 
     Example:
       >>> import jax.numpy as jnp
       >>> resident_array(jnp.ones((4, 8, 256)), [0, 1], [2], "reference").weight.shape
       (32, 256)
     """
+    if number_format is not None:
+        formats.expect_format(number_format)
     summed, given = tuple(summed), tuple(given)
     stack, dtype = len(values.shape) - len(summed) - len(given), jnp.dtype(values.dtype)
     axes = sorted((*summed, *given)) == list(range(len(summed) + len(given)))

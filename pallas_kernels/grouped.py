@@ -21,7 +21,7 @@ from jentropy import modes
 from jentropy.errors import InputError
 
 from . import fused, reference, sharded
-from .api import Weight, expect, expect_backend, is_full
+from .api import Weight, expect, expect_backend, expect_floats, is_full
 from .dense_layer import DenseLayer, part_of
 from .fused import Product
 from .resident import ResidentTensor
@@ -79,6 +79,7 @@ def grouped_matmul(
     """
     if not isinstance(w, DenseLayer):
         expect(w)
+    expect_floats(x)
     if len(w.shape) != 3:
         raise InputError("weights of groups", expected="three dimensions", found=list(w.shape))
     inner = w.shape[-1 if transpose_w else -2]

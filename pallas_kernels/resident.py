@@ -61,8 +61,10 @@ class ResidentTensor:
     Example:
       >>> import jax.numpy as jnp, jentropy
       >>> w = jentropy.to_resident(jnp.ones((3, 128, 512), jnp.bfloat16), "reference")
-      >>> w.shape, w.stack, w[1].shape, w.layout
-      ((3, 128, 512), (3,), (128, 512), 'reference_window12')
+      >>> w
+      ResidentTensor(BF16[3, 128, 512], reference_window12, 12.06 bits each)
+      >>> w.shape, w.stack, w[1].shape
+      ((3, 128, 512), (3,), (128, 512))
     """
 
     arrays: dict[str, Any]  # or their shapes, or how a mesh splits them
@@ -139,6 +141,13 @@ class ResidentTensor:
     def bits_per_weight(self) -> float:
         """Bits that a weight occupies, scales and escapes included."""
         return 8 * self.nbytes / max(1, math.prod(self.shape))
+
+    def __repr__(self) -> str:
+        try:
+            sizes, bits = self.shape, f", {self.bits_per_weight:.2f} bits each"
+        except (AttributeError, TypeError):  # a tree of something else than arrays
+            sizes, bits = self.logical, ""
+        return f"ResidentTensor({self.format}{list(sizes)}, {self.layout}{bits})"
 
     def __getitem__(self, at: Any) -> ResidentTensor:
         """Part of a stack, along its leading axes.

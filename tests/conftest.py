@@ -16,7 +16,7 @@ import jax
 import jaxtyping
 import pytest
 
-from . import checking
+from . import checking, quickly
 
 checking.install()
 sys.setrecursionlimit(4 * sys.getrecursionlimit())  # a checked call takes four frames for one
@@ -54,7 +54,7 @@ SLOW = (
     "test_stacks.py",
     "test_tpu.py",
     "test_cli.py::test_bench_measures",
-    "test_cli.py::test_demo_shows_the_whole_way",
+    "test_cli.py::test_demo_prints_what_the_readme_shows",
 )
 
 
@@ -72,12 +72,10 @@ def unchecked() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
-@pytest.fixture(scope="module")
-def compiled_quickly() -> Iterator[None]:
-    """Sums are the same but for their order, and compile in half the time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+@pytest.fixture(scope="module", name="compiled_quickly")
+def compiled_quickly_() -> Iterator[None]:
+    with quickly.compiled_quickly():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -28,6 +28,8 @@ from jentropy.pallas_kernels import ShardedTensor, take_rows, targets
 from jentropy.pallas_kernels.filling import side_by_side
 from jentropy.pallas_kernels.variants import VARIANTS
 
+from .quickly import compiled_quickly
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
@@ -93,6 +95,7 @@ def grouped(w: Any, rows: Any, sizes: Any) -> jax.Array:
     return jentropy.grouped_matmul(rows, w, sizes, transpose_w=True)
 
 
+@compiled_quickly()
 def on_hopper() -> None:
     """Products by the kernels for Hopper, interpreted, each of two devices with its part."""
     few = replace(targets.GPUS["h200"], multiprocessors=1)
@@ -162,6 +165,7 @@ def of_experts(mesh: jax.sharding.Mesh) -> None:
     assert str(jax.make_jaxpr(run)(x, spread)).count("psum") == 1
 
 
+@compiled_quickly()
 def in_a_loop() -> None:
     """Derivatives, and a stack of layers in a scan, by TPU's kernels too."""
     mesh = mesh_of(2)
@@ -184,9 +188,9 @@ def through(x: jax.Array, w: Any, interpret: Any) -> jax.Array:
     return jax.lax.scan(layer, x, jnp.arange(2))[0].sum()
 
 
+@compiled_quickly()
 def generation(compressed: str, blocks: str, latents: str, dense: str) -> None:
     """Models over meshes that divide what they have, and that do not."""
-    jax.config.update("jax_disable_most_optimizations", True)  # a quarter less to compile
     latent.MADE_AT_ONCE = 0  # keys and values are made of latents block by block
     of_latents = np.tile(np.arange(30, dtype=np.int32), (2, 1))  # too many to be absorbed
     for path, mesh, rules, ids in (
@@ -228,9 +232,9 @@ def of_device(model: Any, device: jax.Device) -> int:
     )
 
 
+@compiled_quickly()
 def distributed(path: str, address: str, processes: int, number: int) -> None:
     """One of several processes, which compiles as the test does that compares."""
-    jax.config.update("jax_disable_most_optimizations", True)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(address, processes, number)
     model = models.load(path, mesh=mesh_of(jax.device_count()), compute_dtype=jnp.float32)

@@ -19,6 +19,8 @@ from jentropy.models.splash import splash
 
 from .compilers import EVERYTHING, needs, outputs
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 RNG = np.random.default_rng(0)
 # Queries, slots, widths of keys and values; positions of the first query and the first slot by
 # row; window, soft cap, sinks.

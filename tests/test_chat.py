@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 import signal
 import sys
@@ -223,7 +224,7 @@ def test_a_conversation_on_a_terminal(chatting, monkeypatch, capsys):
     assert prompts[0] == "[system]Code.\n[user]import os\n[assistant]"
     answers = [part.removesuffix("\n") for part in out.split("> ")[1:]]
     assert prompts[1] == f"{prompts[0]}{answers[0]}\n[user]x = 1\n[assistant]"
-    assert err.count("tokens/s") == 2
+    assert len(re.findall(r"tokens: \d+ read, .* \d+ made, [\d.]+ a second", err)) == 2
     size = models.bytes_per_token(models.load(chatting))
     assert f"{size:,} bytes of weights read for each" in err
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -24,7 +25,7 @@ from jentropy.cli import progress
 from jentropy.codecs import threads
 from jentropy.errors import CheckError
 
-from .conftest import read_tree
+from .conftest import ROOT, read_tree
 
 
 @pytest.fixture(scope="module")
@@ -170,18 +171,32 @@ def test_generate(tmp_path, capsys):
     assert out.strip() == outputs[0]["text"].strip()
 
 
-def test_demo_shows_the_whole_way(tmp_path, capsys):
+def test_demo_prints_what_the_readme_shows(tmp_path, capsys):
     code, out, err = run(capsys, "demo", "--out", tmp_path / "demo")
     assert (code, err) == (0, "")
-    for part in (
-        "exponent",
-        "compressed checkpoint on disk",
-        "verified",
-        "bitwise",
-        "class Parser",
-    ):
-        assert part in out
+    (shown,) = re.findall(r"^```text\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)
+    on_disk = "compressed checkpoint on disk"  # whose index has times
+    assert {line for line in shown.splitlines() if on_disk not in line} <= set(out.splitlines())
+    bits = [re.search(rf"{on_disk} .* (10\.\d+) ", text) for text in (shown, out)]
+    assert abs(float(bits[0][1]) - float(bits[1][1])) < 0.002
+    assert "class Parser" in out
     assert (tmp_path / "demo" / "report.html").is_file()
+
+
+def test_missing_matplotlib_is_said_before_the_work(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.delattr(jentropy, "analyze")
+    code, _, err = run(capsys, "analyze", tmp_path, "--png", tmp_path)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "matplotlib" in err
+
+
+@pytest.mark.parametrize("command", [["generate", "--prompt", "x"], ["evaluate"]])
+def test_a_missing_tokenizer_is_said_before_the_work(command, fixtures, capsys, monkeypatch):
+    monkeypatch.delattr(models, "load")
+    code, _, err = run(capsys, *command, fixtures / "llama_fp16")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "no tokenizer.json" in err
 
 
 def test_demo_says_how_logits_compare(monkeypatch):

@@ -33,7 +33,7 @@ from jentropy.codecs import (
     threads,
 )
 from jentropy.codecs.rans import LANE
-from jentropy.containers import coder
+from jentropy.containers import drafting
 from jentropy.errors import CorruptError, UnsupportedError
 from jentropy.formats import ElementFormat
 
@@ -687,7 +687,9 @@ def test_many_tensors_together_are_coded_as_each_alone(dtype):
     zeros = [rng.integers(0, 2, values.shape) * values for values in dense]
     with np.errstate(over="ignore", invalid="ignore"):
         tensors = [values.astype(dtype) for values in (*dense, *zeros, np.zeros(99))]
-    together = coder.drafted([coder.Original(str(n), values) for n, values in enumerate(tensors)])
+    together = drafting.drafted(
+        [drafting.Original(str(n), values) for n, values in enumerate(tensors)]
+    )
     for values, draft in zip(tensors, together, strict=True):
         codes = formats.codes_of(values)
         element = formats.element_named(draft.format, values.dtype)

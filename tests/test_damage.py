@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import jentropy
-from jentropy.checkpoints import store, zarr_files
+from jentropy.checkpoints import salvaging, store, zarr_files
 from jentropy.cli import main as cli
-from jentropy.errors import ChecksumError, InputError
+from jentropy.errors import ChecksumError, DestinationError, InputError
 
 from .conftest import read_tree
 from .soak import damages
@@ -192,3 +192,9 @@ def test_what_is_sound_of_what_orbax_wrote_is_orbax_s(tmp_path):
         name: tree[name].tobytes() for name in "ac"
     }
     assert jentropy.open_checkpoint(tmp_path / "out").names() == ["a", "c"]
+
+
+def test_salvage_refuses_a_destination_that_is_there_before_it_reads(whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(salvaging, "damage_of", None)
+    with pytest.raises(DestinationError, match="exists"):
+        jentropy.salvage(whole, tmp_path)

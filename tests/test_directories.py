@@ -12,7 +12,7 @@ import pytest
 
 import jentropy
 from jentropy.checkpoints import choosing
-from jentropy.errors import CheckError, InputError
+from jentropy.errors import CheckError, InputError, MissingFileError
 
 from .conftest import read_tree
 
@@ -149,6 +149,11 @@ def pipeline(root: Path) -> None:
     (root / "scheduler" / "scheduler_config.json").write_text("{}")
 
 
+def in_capitals(root: Path) -> None:
+    write(root / "A.SAFETENSORS", {"a": array(8, 4)})
+    write_gguf(root / "M.GGUF", ["q.weight"])
+
+
 def folders(root: Path) -> None:
     write(root / "x" / "y" / "model.safetensors", {"w": array(3)})
     write(root / "z" / "model.safetensors", {"w": array(3)})
@@ -193,6 +198,7 @@ SOUND: dict[Callable[[Path], None], tuple[list[str], str]] = {
     variants_with_indices: (["a"], "fp16-1.*not shown"),
     index_of_another_model: (["a", "b", "c"], "ignored, it names no tensor"),
     pipeline: (["text/w", "unet/w"], r"all_in_one.*model\.fp16.*not shown"),
+    in_capitals: (["a"], r"M\.GGUF.*not shown"),
     folders: (["x/y/w", "z/w"], r"\.cache"),
     beside_the_model: (["a"], r"adapter.*q8\.gguf.*consolidated.*not shown"),
     gguf_in_parts: (["a", "b", "q.weight"], ""),
@@ -252,11 +258,6 @@ def shards_that_overlap(root: Path) -> None:
     write(root / B, {"b": array(3)})
 
 
-def missing_shard(root: Path) -> None:
-    index(root / INDEX, shards(root))
-    (root / B).unlink()
-
-
 def several_indices(root: Path) -> None:
     for name in ("x", "y"):
         write(root / f"{name}-1.safetensors", {name: array(3)})
@@ -279,7 +280,6 @@ AMBIGUOUS = {
         [f"{A[:-12]}/a", f"{A[:-12]}/b", f"{B[:-12]}/b"],
         "tensor in two files",
     ),
-    missing_shard: (["a", "b"], "missing shard"),
     several_indices: (["x", "y"], "several indices"),
     damaged_index: (["a", "b", "c"], "index.json.*not JSON"),
     damaged_config: (["a", "b", "c"], "config.json.*not JSON"),
@@ -301,6 +301,26 @@ def test_what_cannot_be_opened_is_archived_all_the_same(make, tmp_path):
     inspection = jentropy.inspect(dst)
     assert sorted(row["name"] for row in inspection.tensors) == names
     assert re.search(message, " ".join(inspection.notes))
+
+
+@pytest.mark.parametrize("has_index", [True, False])
+def test_a_missing_shard_is_one_error_everywhere(has_index, tmp_path):
+    source = tmp_path / "source"
+    names = shards(source)
+    if has_index:
+        index(source / INDEX, names)
+    (source / B).unlink()
+    message = f"{INDEX if has_index else 'source'}: .*missing shard {B}.*fetch it"
+    calls: list[Callable[[Path], object]] = [
+        jentropy.open_checkpoint,
+        jentropy.analyze,
+        lambda path: jentropy.compress_checkpoint(path, tmp_path / "dst"),
+    ]
+    for call in calls:
+        with pytest.raises(MissingFileError, match=message):
+            call(source)
+    assert not (tmp_path / "dst").exists()
+    assert jentropy.open_checkpoint(source / A).names() == ["a", "b"]
 
 
 def test_files_and_folders_in_an_archive_open_by_their_paths(tmp_path):

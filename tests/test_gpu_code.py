@@ -25,11 +25,11 @@ from jentropy.pallas_kernels.profiling import (
     hopper,
     hopper_grouped,
     pace,
-    plans,
     sass,
 )
 from jentropy.pallas_kernels.variants import VARIANTS, abstract_weight
 
+from . import plans
 from .compilers import EVERYTHING, needs, outputs
 
 TARGET = hopper.TARGET
@@ -63,7 +63,7 @@ def main() -> None:
         dump = Path(folder)
         compiling.prepare(TARGET, dump)
         k, n = hopper.SHAPE
-        cases = plans.distinct(plans.cases(TARGET), plans.Case.kernel)
+        cases = plans.distinct(plans.cases(TARGET))
         if not EVERYTHING:
             cases = [case for case in cases if case.variant == "BF16"]
             # Those of the budgets' layer first: they are compiled in any case.

@@ -22,6 +22,8 @@ from jentropy.pallas_kernels import to_resident
 from .conftest import same_bits
 from .test_model_configs import read
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 SIZES = LatentConfig(
     q_lora_rank=24, kv_lora_rank=16, qk_nope_head_dim=8, qk_rope_head_dim=4, v_head_dim=6
 )

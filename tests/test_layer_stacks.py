@@ -27,6 +27,8 @@ from jentropy.pallas_kernels.filling import likeness, put
 
 from .conftest import same_bits
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 CONFIG = DecoderConfig(
     vocab_size=64,
     hidden_size=32,

@@ -103,6 +103,16 @@ def test_shapes_that_do_not_fit_are_refused(x, w, error):
         jentropy.matmul(jnp.ones(x), weight)
 
 
+@pytest.mark.usefixtures("unchecked")
+def test_integers_are_refused_as_results_would_be_cut_to_them():
+    w = jentropy.to_resident(weights((32, 24)))
+    for x in (np.ones((3, 32), np.int32), [[1.0] * 32]):
+        with pytest.raises(InputError, match=r"floating-point.*found (int32|list)"):
+            jentropy.matmul(x, w)
+        with pytest.raises(InputError, match=r"floating-point.*found (int32|list)"):
+            jentropy.grouped_matmul(x, w, np.array([3]))
+
+
 @pytest.mark.parametrize("backend", ["tpu", "gpu", "cuda"])
 def test_another_backends_layout_is_refused(backend):
     dense = weights((32, 24))

@@ -171,6 +171,8 @@ def test_sampling_follows_its_seed(loaded):
     [
         (np.zeros((1, 0), int), {"max_new_tokens": 1}, "not empty"),
         (np.zeros(3, int), {"max_new_tokens": 1}, "batch, time"),
+        ([1, 2], {"max_new_tokens": 1}, r"found \[1, 2\]"),
+        ("text", {"max_new_tokens": 1}, "found 'text'"),
         (np.array([[256]]), {"max_new_tokens": 1}, "expected 0 to 255"),
         (np.array([[-1]]), {"max_new_tokens": 1}, "expected 0 to 255"),
         (np.zeros((1, 4), int), {"max_new_tokens": 2045}, "at most 2048 positions, found 2049"),
@@ -184,6 +186,19 @@ def test_sampling_follows_its_seed(loaded):
 def test_prompts_that_cannot_be_continued_are_refused(ids, options, message, loaded):
     with pytest.raises(InputError, match=message):
         models.generate(loaded["llama_bf16"][0], ids, **options)
+
+
+@pytest.mark.parametrize("ids", [[1, 2], [[0.5]]])
+@pytest.mark.usefixtures("unchecked")
+def test_a_model_takes_sequences_of_token_ids(ids, loaded):
+    with pytest.raises(InputError, match="batch, time"):
+        loaded["llama_bf16"][0](ids)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_activations_are_of_two_dtypes(fixtures):
+    with pytest.raises(InputError, match="bfloat16 or float32, found float16"):
+        models.load(fixtures / "llama_bf16", compute_dtype="float16")
 
 
 def test_no_new_tokens_give_the_prompt(loaded):
@@ -285,7 +300,7 @@ def changed(fixtures, tmp_path, **changes) -> Path:
 
 def test_unknown_architectures_are_refused_by_name(fixtures, tmp_path):
     folder = changed(fixtures, tmp_path, architectures=["MambaForCausalLM"])
-    with pytest.raises(UnsupportedError, match=r"Llama.*'MambaForCausalLM'"):
+    with pytest.raises(UnsupportedError, match=r"as Llama.*'MambaForCausalLM'.*how to add one"):
         models.load(folder)
     (folder / "config.json").unlink()
     with pytest.raises(InputError, match="no config"):

@@ -26,7 +26,7 @@ BF16 = jnp.bfloat16
 
 @pytest.fixture(autouse=True)
 def as_flax_is_used():
-    """Its layers let arrays of several dtypes meet; these random numbers compile in half the time."""
+    """Its layers let several dtypes meet; these random numbers compile in half the time."""
     with jax.numpy_dtype_promotion("standard"), jax.default_prng_impl("rbg"):
         yield
 

@@ -29,7 +29,6 @@ from jentropy.pallas_kernels.profiling import (
     budgets,
     compiling,
     crossover,
-    plans,
     schedule,
     tpu,
     tpu_grouped,
@@ -39,6 +38,7 @@ from jentropy.pallas_kernels.tpu.crossover import FUSED_ROWS
 from jentropy.pallas_kernels.tpu_nvfp4.plan import FEW
 from jentropy.pallas_kernels.variants import VARIANTS, weight_of
 
+from . import plans
 from .compilers import EVERYTHING, needs, outputs
 
 PROMISED = tuple(name for name, variant in VARIANTS.items() if variant.promised)
@@ -222,7 +222,7 @@ def samples() -> dict[str, list[plans.Case]]:
 
 def kernels_in(target: str) -> list[plans.Case]:
     """What the layers of sampled models run on a TPU."""
-    return plans.distinct(plans.cases(target, SAMPLED), plans.Case.kernel)
+    return plans.distinct(plans.cases(target, SAMPLED))
 
 
 def work_of(target: str, part: str) -> dict[str, tuple[Any, ...]]:
@@ -231,7 +231,7 @@ def work_of(target: str, part: str) -> dict[str, tuple[Any, ...]]:
     if part == "sampled":
         products = samples()[target]
     else:
-        products = plans.distinct(plans.cases(target, tuple(plans.LAYERS)), plans.Case.kernel)
+        products = plans.distinct(plans.cases(target, tuple(plans.LAYERS)))
     decoded = numbers_of if part == "sampled" else plans.Case.layout
     known = set(map(decoded, measured))
     work: dict[str, tuple[Any, ...]] = {}
@@ -268,6 +268,7 @@ def main(target: str, part: str) -> None:
     print(json.dumps(results))
 
 
+@pytest.mark.usefixtures("compiled_quickly")
 @pytest.mark.parametrize("name", profile.BUDGETED)
 @pytest.mark.parametrize(("k", "n"), [(512, 256), (700, 640), (2880, 384)])
 def test_abstract_weights_are_what_to_resident_makes(name, k, n):
@@ -294,7 +295,7 @@ def test_abstract_weights_are_what_to_resident_makes(name, k, n):
 
 def test_plans_differ_in_what_decides_a_kernel_only():
     cases = list(plans.cases("v6e", SAMPLED))
-    distinct = plans.distinct(cases, plans.Case.kernel)
+    distinct = plans.distinct(cases)
     assert len({str(case) for case in distinct}) == len(distinct) < len(cases)
     assert {case.variant for case in distinct} >= set(PROMISED)
     eight = {case.variant for case in distinct if case.m == 8}

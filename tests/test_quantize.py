@@ -12,7 +12,9 @@ import jentropy
 from jentropy import models
 from jentropy.bench import rate_distortion
 from jentropy.cli.main import main
+from jentropy.errors import DestinationError
 from jentropy.models.matrices import Matrices
+from jentropy.quantization import RECIPES
 
 
 @pytest.fixture(scope="module")
@@ -92,3 +94,12 @@ def test_unknown_recipes(source, tmp_path, capsys):
         with pytest.raises(SystemExit, match="2"):
             main(told)
         assert "expected gptq" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("tool", [None, "gptq"])
+def test_what_cannot_be_written_is_said_before_the_work(tool, fixtures, quantised, monkeypatch):
+    monkeypatch.setattr(models.quantizing, "quantize_weights", None)
+    with pytest.raises(DestinationError, match="exists"):
+        models.quantizing.quantize_checkpoint(
+            fixtures / "llama_fp16", quantised, RECIPES["rtn"], tool=tool
+        )

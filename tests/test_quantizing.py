@@ -15,6 +15,7 @@ from jentropy.formats import WHOLE, Format, Parameter, Role, dequantize
 from jentropy.formats.encoding import encode
 from jentropy.formats.fitting import SCALE_RULES
 from jentropy.formats.quantizing import quantize
+from jentropy.pallas_kernels import resident_array
 
 FP8_ROWS = formats.FP8_BLOCK.with_parameter("scale", block=(1, 128))
 
@@ -450,3 +451,12 @@ def test_parameters_that_cannot_be_found_are_refused(parameters, message):
 def test_traces_inside_another_program(rows):
     inner = jax.jit(lambda x: quantize(x, formats.NVFP4))(rows[:16])
     chex.assert_trees_all_equal(inner, quantize(rows[:16], formats.NVFP4))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_the_name_of_a_format_is_no_format():
+    ones = jnp.ones((64, 64))
+    with pytest.raises(InputError, match=r"found 'MXFP8' \(formats\.MXFP8\)"):
+        quantize(ones, "MXFP8")
+    with pytest.raises(InputError, match=r"found 'MXFP8' \(formats\.MXFP8\)"):
+        resident_array(ones, [0], [1], number_format="MXFP8")

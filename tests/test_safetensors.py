@@ -185,6 +185,14 @@ def test_shards_are_one_checkpoint(fixtures):
     assert sorted(sharded.names()) == sorted(index["weight_map"])
 
 
+def test_an_open_checkpoint_is_analysed_as_its_path_is(fixtures):
+    folder = fixtures / "llama_bf16"
+    by_path, opened = (
+        jentropy.analyze(s, contexts=False) for s in (folder, jentropy.open_checkpoint(folder))
+    )
+    assert opened.to_json() == by_path.to_json()
+
+
 def test_a_missing_shard_names_itself_and_a_tensor(fixtures, tmp_path):
     folder, index = copy_sharded(fixtures, tmp_path)
     (folder / "model-00003-of-00004.safetensors").unlink()

@@ -17,6 +17,8 @@ from jentropy.models.caches import Cache
 from .conftest import same_bits, same_tree
 from .test_layer_stacks import CONFIG
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 def noise(shape, dtype) -> jax.Array:
     """Every bit pattern is possible: NaN payloads and -0 among them."""

@@ -2,10 +2,14 @@
 
 Memory is NaN until it is written, and a copy arrives when it is waited for, so a kernel that reads
 too early or too much gives NaN.
+
+Most of the time is the compiler's: programs are jitted once for weights alike, and what kernels of
+several TPUs come to is run once where it is the same program.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -35,10 +39,15 @@ from jentropy.pallas_kernels import backends, fused, reference, targets
 from jentropy.pallas_kernels.targets import TPUS
 from jentropy.pallas_kernels.tpu.crossover import FUSED_ROWS
 from jentropy.pallas_kernels.tpu.plan import MOST_ROWS, make_plan
+from jentropy.pallas_kernels.tpu_scaled import blocks as scaled_blocks
+from jentropy.pallas_kernels.tpu_scaled import plan as scaled_plan
+from jentropy.pallas_kernels.tpu_window12 import layout as window12_layout
 from jentropy.pallas_kernels.variants import VARIANTS, with_blocks
 
-from .conftest import same_bits
+from . import interpreted
+from .conftest import same_bits, same_tree
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 INTERPRET = pltpu.InterpretParams(
     dma_execution_mode="on_wait", detect_races=True, uninitialized_memory="nan"
 )
@@ -48,6 +57,7 @@ FORMATS = {
     if backends.has_kernels("tpu", variant.number_format)
 }
 N, K = 140, 500  # of weights as they are stored: ragged in every tile
+PLAIN = jax.jit(reference.decode, static_argnums=1)
 every_format = pytest.mark.parametrize("name", FORMATS)
 each_target = pytest.mark.parametrize("target", TPUS)
 
@@ -72,6 +82,7 @@ def weights(shape, seed=0) -> np.ndarray:
     return values
 
 
+@functools.cache
 def quantized(name: str, shape=(N, K), seed=0) -> QuantizedTensor:
     """Weights of a format."""
     number_format = FORMATS[name]
@@ -84,13 +95,13 @@ def with_all_codes(name: str) -> QuantizedTensor:
 
     Of BF16 every 256th: escapes are slow in interpret mode.
     """
-    weight, rng = quantized(name, (256, 520)), np.random.default_rng(1)
+    weight, rng = quantized(name), np.random.default_rng(1)
     bits, dtype = weight.number_format.element.code_bits, weight.codes["code"].dtype
-    codes = rng.permutation(256 * 520) % (1 << bits)
+    codes = rng.permutation(N * K) % (1 << bits)
     if name == "BF16":
         codes = np.array(weight.codes["code"]).reshape(-1)
         codes[rng.permutation(codes.size)[:256]] = np.arange(0, 1 << 16, 256) + 129
-    code = jnp.asarray(codes.reshape(256, 520), dtype)
+    code = jnp.asarray(codes.reshape(N, K), dtype)
     return QuantizedTensor(number_format=weight.number_format, codes={**weight.codes, "code": code})
 
 
@@ -107,7 +118,11 @@ def resident(weight, **options) -> kernels.ResidentTensor:
 
 
 def multiply(x, w, **options) -> jax.Array:
-    return jentropy.matmul(x, w, interpret=INTERPRET, **options)
+    return interpreted.multiply(x, w, **{"interpret": INTERPRET, **options})
+
+
+def decode(w, dtype=None, interpret=INTERPRET) -> jax.Array:
+    return interpreted.decode(w, dtype, interpret)
 
 
 def bits(array) -> np.ndarray:
@@ -115,27 +130,28 @@ def bits(array) -> np.ndarray:
 
 
 @every_format
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32], ids=["bf16", "f32"])
-@pytest.mark.parametrize("reduce_axis", [-1, -2])
-def test_decode_gives_every_codes_number(name, dtype, reduce_axis):
+@pytest.mark.parametrize(
+    ("reduce_axis", "dtype"), [(-1, jnp.float32), (-1, jnp.bfloat16), (-2, None)]
+)
+def test_decode_gives_every_codes_number(name, reduce_axis, dtype):
+    """Over the other axis in the dtype that tells all numbers apart."""
+    dtype = dtype or (jnp.bfloat16 if name == "BF16" else jnp.float32)
     weight = with_all_codes(name)
     w = kernels.to_resident(weight, "tpu", reduce_axis=reduce_axis)
     expected = dequantize(weight.number_format, weight.codes, dtype)
     if name == "BF16":  # NaN payloads too, which a conversion to float32 may change
         dense = jax.lax.bitcast_convert_type(weight.codes["code"], jnp.bfloat16)
         expected = dense if dtype == jnp.bfloat16 else dense.astype(dtype)
-    np.testing.assert_array_equal(
-        bits(kernels.decode(w, dtype, interpret=INTERPRET)), bits(expected)
-    )
-    ids = jnp.array([[255, 0], [3, 1000]])
+    np.testing.assert_array_equal(bits(decode(w, dtype)), bits(expected))
+    ids = jnp.array([[N - 1, 0], [3, 1000]])
     taken = kernels.take_rows(w, ids, dtype)
-    np.testing.assert_array_equal(bits(taken), bits(expected[jnp.clip(ids, 0, 255)]))
+    np.testing.assert_array_equal(bits(taken), bits(expected[jnp.clip(ids, 0, N - 1)]))
 
 
 def test_decode_of_every_bf16_code():
     codes = np.arange(1 << 16, dtype=np.uint16).reshape(256, 256)
     w = resident(jnp.asarray(codes.view(ml_dtypes.bfloat16)))
-    np.testing.assert_array_equal(bits(kernels.decode(w, interpret=INTERPRET)), codes)
+    np.testing.assert_array_equal(bits(decode(w)), codes)
 
 
 K_BF16, N_BF16 = 520, 200  # a tile of 1024 rows; the last pair of columns' registers is ragged
@@ -171,38 +187,45 @@ def with_escapes(case: str, window: int) -> np.ndarray:
     return np.where(where, outside, codes).astype(np.uint16)
 
 
+ESCAPES = {
+    "none": 0,
+    "edges": ROW_EDGES.size * COLUMN_EDGES.size,
+    "lower": 23 * 10,
+    "upper": 23 * 10,
+    "pairs": 2 * 23 * 10,
+    "register": 32 * 16,
+    "odd": 2,
+    "all": 16 * 32,
+}
+
+
 @pytest.mark.parametrize(
-    ("case", "escapes"),
-    [
-        ("none", 0),
-        ("edges", ROW_EDGES.size * COLUMN_EDGES.size),
-        ("lower", 23 * 10),
-        ("upper", 23 * 10),
-        ("pairs", 2 * 23 * 10),
-        ("register", 32 * 16),
-        ("odd", 2),
-        ("all", 16 * 32),
-    ],
+    "cases", [["edges"], ["pairs"], ["odd"], ["all"], ["none", "lower", "upper", "register"]]
 )
-def test_escapes_are_put_back_wherever_they_are(case, escapes):
-    codes = with_escapes(case, 126)
+def test_escapes_are_put_back_wherever_they_are(cases):
+    """One matrix, or a stack, whose lists are as long as the longest."""
+    each = np.stack([with_escapes(case, 126) for case in cases])
+    codes = each if len(cases) > 1 else each[0]
     w = resident(jnp.asarray(codes.view(ml_dtypes.bfloat16)))
-    assert int(w.arrays["counts"].sum()) == escapes
-    np.testing.assert_array_equal(bits(kernels.decode(w, interpret=INTERPRET)), codes)
-    np.testing.assert_array_equal(bits(reference.decode(w, jnp.bfloat16)), codes)
-    numbers = codes.view(ml_dtypes.bfloat16).astype(np.float32).T
-    here = np.r_[:16, len(numbers) - 16 : len(numbers)]
-    x = jnp.eye(len(numbers), dtype=jnp.bfloat16)[here]
-    y = multiply(x, w, transpose_w=True, out_dtype=jnp.float32)
-    normal = np.abs(numbers[here]) >= 2.0**-126
-    np.testing.assert_array_equal(np.asarray(y)[normal], numbers[here][normal])
+    np.testing.assert_array_equal(bits(decode(w)), codes)
+    for at, case in enumerate(cases):
+        one = w[at] if w.stack else w
+        alone = jax.tree.map(lambda a, at=at: a[at], w) if w.stack else w
+        assert int(alone.arrays["counts"].sum()) == ESCAPES[case]
+        np.testing.assert_array_equal(bits(PLAIN(alone, jnp.bfloat16)), each[at])
+        numbers = each[at].view(ml_dtypes.bfloat16).astype(np.float32).T
+        here = np.r_[:16, len(numbers) - 16 : len(numbers)]
+        x = jnp.eye(len(numbers), dtype=jnp.bfloat16)[here]
+        y = multiply(x, one, transpose_w=True, out_dtype=jnp.float32)
+        normal = np.abs(numbers[here]) >= 2.0**-126
+        np.testing.assert_array_equal(np.asarray(y)[normal], numbers[here][normal])
 
 
 def test_decode_of_numbers_too_large_for_one_power_of_two():
     codes = with_escapes("edges", 253)
     w = resident(jnp.asarray(codes.view(ml_dtypes.bfloat16)))
     assert w.option("shift") == (253 - WINDOW_BF16) // 2
-    np.testing.assert_array_equal(bits(kernels.decode(w, interpret=INTERPRET)), codes)
+    np.testing.assert_array_equal(bits(decode(w)), codes)
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 254), (1, 255), (1, 256)])
@@ -215,9 +238,7 @@ def test_scales_of_every_power(low, high):
     weight = replace(weight, codes={"code": code, "scale": jnp.asarray(scale, jnp.uint8)})
     w = resident(weight)
     expected = dequantize(MXFP8, weight.codes, jnp.float32)
-    np.testing.assert_array_equal(
-        bits(kernels.decode(w, jnp.float32, interpret=INTERPRET)), bits(expected)
-    )
+    np.testing.assert_array_equal(bits(decode(w, jnp.float32)), bits(expected))
     y = np.asarray(multiply(jnp.eye(512, dtype=jnp.float32), w, transpose_w=True))
     expected = np.asarray(expected).T
     np.testing.assert_array_equal(np.isnan(y).all(0), np.isnan(expected).any(0))
@@ -229,57 +250,90 @@ def test_scales_of_every_power(low, high):
     assert kernels.to_resident(weight, "tpu").backend == "reference"
 
 
-@every_format
-@each_target
-def test_identity_gives_the_weights(name, target, on):
-    on(target)
-    weight = quantized(name)
-    expected = np.asarray(weight.dequantize()).T
-    for rows in (16, 120) if target == "v5e" else (16,):  # two kernels, before decoding pays
-        y = multiply(jnp.eye(K, dtype=jnp.float32)[-rows:], resident(weight), transpose_w=True)
-        here = expected[-rows:]
-        normal = np.abs(here) >= 2.0**-126
-        assert normal.mean() > 0.5
-        if name == "NVFP4":  # its numbers are rounded twice, products of them once
-            np.testing.assert_allclose(np.asarray(y)[normal], here[normal], rtol=1.2e-7)
-        else:
-            np.testing.assert_array_equal(np.asarray(y)[normal], here[normal])
+ROWS = {"v5e": (5, 16, 120), "v6e": (16, 120), "v7x": (16,)}  # of x, before decoding pays
+
+
+def rows_of_each_kind(count: int) -> tuple[np.ndarray, slice]:
+    """Rows of x: of the identity, ordinary ones that are bfloat16, one that is not; and the second.
+
+    The first ones are the rest.
+    """
+    rng, ordinary = np.random.default_rng(count), count // 4 + 1
+    picked = rng.permutation(np.arange(1, K))[: count - ordinary - 2]
+    of_identity = np.eye(K, dtype=np.float32)[[0, *picked]]
+    numbers = np.asarray(inputs((ordinary, K)), np.float32)
+    x = np.concatenate([of_identity, numbers, numbers[:1] * np.float32(1 + 2.0**-12)])
+    return x, slice(len(of_identity), count - 1)
 
 
 @every_format
-@each_target
-def test_it_is_close_to_the_product_in_float64(name, target, on):
-    on(target)
-    weight = quantized(name)
-    x = inputs(({"v5e": 1, "v6e": 130, "v7x": 19}[target], K))
-    y = multiply(x, resident(weight), transpose_w=True, out_dtype=jnp.float32)
-    x, w = np.asarray(x, np.float64), np.asarray(weight.dequantize(), np.float64).T
+def test_products_have_the_weights_and_are_close_to_those_in_float64(name, on):
+    """Rows of the identity give the weights themselves."""
+    weight, programs = quantized(name), set()
+    dense = np.asarray(weight.dequantize())
+    for target in ROWS:
+        on(target)
+        w = resident(weight)
+        plan = partial(fused.kernels_of(w).plan, w, target=TPUS[target])
+        for rows in {plan(rows).m: rows for rows in ROWS[target]}.values():
+            x, ordinary = rows_of_each_kind(rows)
+            arguments = interpreted.arguments(
+                jnp.asarray(x), w, interpret=INTERPRET, transpose_w=True, out_dtype=jnp.float32
+            )
+            program = str(interpreted.product.trace(**arguments).jaxpr)
+            if program in programs:
+                continue
+            programs.add(program)
+            assert plan(rows).fused
+            expect_products(name, np.asarray(interpreted.product(**arguments)), x, dense, ordinary)
+    assert len(programs) >= 2
+
+
+def expect_products(name, y, x, dense, ordinary) -> None:
+    """Whether y is x times the transpose of a dense matrix."""
+    here = dense.T[x[: ordinary.start].argmax(1)]
+    normal = np.abs(here) >= 2.0**-126
+    assert normal.mean() > 0.5
+    if name == "NVFP4":  # its numbers are rounded twice, products of them once
+        np.testing.assert_allclose(y[: len(here)][normal], here[normal], rtol=1.2e-7)
+    else:
+        np.testing.assert_array_equal(y[: len(here)][normal], here[normal])
+    x, w = np.asarray(x, np.float64), np.asarray(dense, np.float64).T
     # Integers are multiplied with their offset: as if they were eight times as large, at the most.
     factor = 8 if name.startswith("INT4") else 1
-    sizes = np.linalg.norm(x, axis=1)[:, None] * np.linalg.norm(w, axis=0)
-    np.testing.assert_array_less(np.abs(y - x @ w), factor * 4e-7 * sizes.max() + 1e-30)
+    sizes = np.linalg.norm(x[ordinary], axis=1)[:, None] * np.linalg.norm(w, axis=0)
+    error = np.abs(y - x @ w)
+    np.testing.assert_array_less(error[ordinary], factor * 4e-7 * sizes.max() + 1e-30)
+    scale = np.abs(x[-1] @ w).max()
+    assert 1e-5 * scale < error[-1].max() < 1e-2 * scale, "x is rounded to bfloat16"
 
 
 @pytest.mark.parametrize(
-    ("name", "target", "rows", "tiles"),
+    ("name", "target", "rows"),
     [
-        ("BF16", "v5e", 1100, (2, 2)),
-        ("FP8 256x128", "v5e", 2100, (2, 2)),
-        ("MXFP8", "v7x", 600, (1, 2)),
-        ("INT4 g32", "v7x", 600, (1, 2)),
-        ("INT4 g128 zeros", "v6e", 600, (1, 2)),
+        ("BF16", "v5e", 1100),
+        ("FP8 256x128", "v5e", 700),
+        ("MXFP8", "v7x", 300),
+        ("INT4 g32", "v7x", 300),
+        ("INT4 g128 zeros", "v6e", 300),
     ],
 )
-def test_many_tiles(name, target, rows, tiles, on):
-    """By plain operations: the interpreter would take minutes."""
+def test_many_tiles(name, target, rows, on, monkeypatch):
+    """Small ones, since what they unroll to compiles for long."""
+    for layout in (window12_layout, scaled_blocks):
+        monkeypatch.setattr(layout, "TILE_ROWS", (512,))
+    monkeypatch.setattr(scaled_plan, "TILE_COLUMNS", 512 if name == "FP8 256x128" else 128)
+    monkeypatch.setattr(scaled_plan, "DECODED_COLUMNS", 128)
     on(target)
-    weight = quantized(name, (rows, 2600))
-    w, x = resident(weight), inputs((3, 2600))
-    assert fused.kernels_of(w).plan(w, 3, TPUS[target]).grid == tiles
-    y = jentropy.matmul(x, w, transpose_w=True, out_dtype=jnp.float32, interpret="hlo")
+    weight = quantized(name, (rows, 1000))
+    w, x = resident(weight), inputs((3, 1000))
+    columns, steps = fused.kernels_of(w).plan(w, 3, TPUS[target]).grid
+    assert columns >= 2
+    assert steps == 2
+    y = multiply(x, w, transpose_w=True, out_dtype=jnp.float32)
     expected = np.asarray(x, np.float64) @ np.asarray(weight.dequantize(), np.float64).T
     np.testing.assert_allclose(y, expected, atol=2e-6 * np.abs(expected).max())
-    decoded = kernels.decode(w, jnp.float32, interpret="hlo")
+    decoded = decode(w, jnp.float32)
     np.testing.assert_array_equal(bits(decoded), bits(weight.dequantize(jnp.float32)))
 
 
@@ -318,13 +372,13 @@ def test_nan_and_inf_come_out_as_from_the_dense_product(name):
 
 
 @every_format
-@pytest.mark.parametrize("transpose_w", [False, True])
-@pytest.mark.parametrize("reduce_axis", [-1, -2])
+@pytest.mark.parametrize(("transpose_w", "reduce_axis"), [(False, -1), (False, -2), (True, -2)])
 def test_both_products_of_both_layouts(name, transpose_w, reduce_axis):
+    """Three of four: the first has a test of its own."""
     weight = quantized(name, (160, 192))
     w = kernels.to_resident(weight, "tpu", reduce_axis=reduce_axis)
     x = inputs((2, 3, 192 if transpose_w else 160))
-    y = jentropy.matmul(x, w, transpose_w=transpose_w, out_dtype=jnp.float32, interpret=INTERPRET)
+    y = multiply(x, w, transpose_w=transpose_w, out_dtype=jnp.float32)
     dense = np.asarray(weight.dequantize(), np.float64)
     expected = np.asarray(x, np.float64) @ (dense.T if transpose_w else dense)
     np.testing.assert_allclose(y, expected, atol=2e-6 * np.abs(expected).max())
@@ -349,10 +403,7 @@ def test_full_precision_keeps_float32(name):
     w = resident(weight)
     expected = np.asarray(x, np.float64) @ np.asarray(weight.dequantize(), np.float64).T
     y = multiply(x, w, transpose_w=True, precision="highest")
-    scale = np.abs(expected).max()
-    assert np.abs(y - expected).max() < 3e-6 * scale
-    rounded = multiply(x, w, transpose_w=True)
-    assert 1e-5 * scale < np.abs(rounded - expected).max() < 1e-2 * scale
+    assert np.abs(y - expected).max() < 3e-6 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("name", ["BF16", "FP8 row", "FP8 128x128", "MXFP8", "INT4 g128"])
@@ -393,12 +444,14 @@ def test_adapters_train_over_a_compressed_base():
 @pytest.mark.parametrize("name", ["BF16", "FP8 128x128", "INT4 g128 zeros"])
 def test_a_batch_of_x_reads_the_weight_once(name):
     w, x = resident(quantized(name)), inputs((3, 4, K))
-    call = jax.vmap(lambda x: multiply(x, w, transpose_w=True))
+    options = {"transpose_w": True, "interpret": INTERPRET}
+    call = jax.jit(jax.vmap(lambda x: jentropy.matmul(x, w, **options)))
     assert same_bits(call(x), multiply(x, w, transpose_w=True))
-    text = str(jax.make_jaxpr(call)(x))
+    text = str(call.trace(x).jaxpr)
     assert text.count("pallas_call") == 1
     assert "scan" not in text
-    gradient = jax.vmap(jax.grad(lambda x: multiply(x, w, transpose_w=True).sum()))(x)
+    loss = jax.grad(lambda x: jentropy.matmul(x, w, **options).sum())
+    gradient = jax.jit(jax.vmap(loss))(x)
     assert gradient.shape == x.shape
 
 
@@ -408,7 +461,7 @@ def test_stacked_layers(name):
     w = resident(weight)
     assert w.shape == (3, 192, 192)
     expected = dequantize(weight.number_format, weight.codes, jnp.float32)
-    assert same_bits(kernels.decode(w, jnp.float32, interpret=INTERPRET), expected)
+    assert same_bits(decode(w, jnp.float32), expected)
     x = inputs((2, 192), jnp.float32)
 
     def layer(x, w):
@@ -418,7 +471,7 @@ def test_stacked_layers(name):
     _, scanned = jax.jit(lambda x, w: jax.lax.scan(layer, x, w))(x, w)
     in_place = jax.jit(lambda x, w: jax.lax.scan(lambda x, i: layer(x, w[i]), x, jnp.arange(3)))
     assert same_bits(in_place(x, w)[1], scanned)
-    mapped = jax.vmap(lambda w: layer(x, w)[0])(w)
+    mapped = jax.jit(jax.vmap(lambda w: layer(x, w)[0]))(w)
     here = x
     for i, dense in enumerate(expected):
         np.testing.assert_allclose(
@@ -437,17 +490,16 @@ def test_a_matrix_is_read_out_of_its_stack(name):
     own = w[at]
     assert own.shape == copy.shape == (128, 192)
     assert own.nbytes == copy.nbytes
-    assert same_bits(
-        kernels.decode(own, jnp.float32, interpret=INTERPRET),
-        kernels.decode(copy, jnp.float32, interpret=INTERPRET),
-    )
     assert own.backend == copy.backend == "tpu"
-    options = {"transpose_w": True, "interpret": INTERPRET}
-    here, back = jax.vjp(partial(jentropy.matmul, w=own, **options), x)
-    there, back_there = jax.vjp(partial(jentropy.matmul, w=copy, **options), x)
-    assert same_bits(here, there)
-    cotangent = inputs(here.shape, seed=2)
-    assert same_bits(back(cotangent)[0], back_there(cotangent)[0])  # the other product
+    multiply = partial(jentropy.matmul, transpose_w=True, interpret=INTERPRET)
+
+    @jax.jit
+    def run(x, w, cotangent):
+        y, back = jax.vjp(partial(multiply, w=w), x)  # back by the other product
+        return y, back(cotangent), kernels.decode(w, jnp.float32, interpret=INTERPRET)
+
+    cotangent = inputs((3, 128), seed=2)
+    assert same_tree(run(x, own, cotangent), run(x, copy, cotangent))
 
 
 def test_the_trial_of_a_default_backend_passes():
@@ -460,11 +512,14 @@ import jax, jax.numpy as jnp, numpy as np, jentropy
 from jax.sharding import Mesh, PartitionSpec as P
 from jentropy import formats, pallas_kernels as kernels
 from jentropy.formats import FP8_BLOCK, QuantizedTensor, quantize
+from jentropy.pallas_kernels.tpu_scaled import blocks
+from jentropy.pallas_kernels.tpu_window12 import layout
 
 jax.config.update("jax_disable_most_optimizations", True)  # compiles in half the time
+blocks.TILE_ROWS = layout.TILE_ROWS = (512,)
 mesh = Mesh(np.array(jax.devices()[:2]), ("d",))
 rng = np.random.default_rng(0)
-n, k = 2048, 3072
+n, k = 2048, 1024
 dense = rng.standard_normal((n, k)).astype(np.float32) * 0.02
 x = jnp.asarray(rng.standard_normal((4, k)), jnp.bfloat16)
 for number_format in (formats.FORMATS["BF16"], FP8_BLOCK):
@@ -524,7 +579,7 @@ def test_resident_from_the_archive(name):
     packed = jentropy.compress({"w": weight, "norm": jnp.ones(8, jnp.bfloat16)})
     w = kernels.to_resident(packed, "tpu")["w"]
     assert same_bits(
-        kernels.decode(w, interpret=INTERPRET),
+        decode(w),
         jnp.asarray(dequantize(weight.number_format, weight.codes, jnp.bfloat16)),
     )
 
@@ -557,9 +612,9 @@ def test_what_tools_wrote(fixtures, dialect):
     w = kernels.to_resident(tensor, "tpu")
     assert w.layout == DIALECTS[dialect]
     expected = tensor.dequantize()
-    np.testing.assert_array_equal(kernels.decode(w, jnp.float32, interpret="hlo"), expected)
+    np.testing.assert_array_equal(decode(w, jnp.float32, "hlo"), expected)
     x = inputs((2, tensor.shape[1]), jnp.float32)
-    y = jentropy.matmul(x, w, transpose_w=True, interpret="hlo", precision="highest")
+    y = multiply(x, w, transpose_w=True, interpret="hlo", precision="highest")
     expected = np.asarray(x, np.float64) @ expected.astype(np.float64).T
     np.testing.assert_allclose(y, expected, atol=1e-5 * np.abs(expected).max())
 

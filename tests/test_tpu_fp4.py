@@ -18,6 +18,7 @@ from jentropy.pallas_kernels.tpu_mxfp4 import layout, other_blocks, zeros
 from jentropy.pallas_kernels.variants import abstract_weight
 
 from .conftest import same_bits
+from .interpreted import decode, multiply
 
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 DIVIDED = NVFP4.with_parameter("tensor_scale", role=Role.DIVISOR)
@@ -54,7 +55,7 @@ def numbers(weight: QuantizedTensor) -> np.ndarray:
 def expect_decoded(w, weight, dtype=jnp.float32) -> None:
     """By the kernel and in plain JAX, all numbers and some rows, bit for bit."""
     expected = dequantize(weight.number_format, weight.codes, dtype)
-    assert same_bits(kernels.decode(w, dtype, interpret="hlo"), expected)
+    assert same_bits(decode(w, dtype, "hlo"), expected)
     assert same_bits(reference.decode(w, dtype), expected)
     ids = jnp.arange(0, weight.shape[0], 3)
     assert same_bits(kernels.take_rows(w, ids, dtype), expected[ids])
@@ -63,7 +64,7 @@ def expect_decoded(w, weight, dtype=jnp.float32) -> None:
 def expect_product(w, weight, rows=16) -> None:
     """Within the error of sums in float32, NaN where a dense product has it."""
     x = jnp.asarray(np.random.default_rng(2).standard_normal((rows, weight.shape[1])), jnp.bfloat16)
-    y = jentropy.matmul(x, w, transpose_w=True, out_dtype=jnp.float32, interpret="hlo")
+    y = multiply(x, w, transpose_w=True, out_dtype=jnp.float32, interpret="hlo")
     x, dense = np.asarray(x, np.float64), numbers(weight).astype(np.float64)
     sound = np.linalg.norm(dense, axis=1) < 1e36  # not of NaN
     expected = x @ dense[sound].T
@@ -75,7 +76,7 @@ def expect_product(w, weight, rows=16) -> None:
 def expect_exact(w, weight, rows: slice) -> None:
     """Rows of the identity give columns of numbers, those that float32 has as normal ones."""
     x = jnp.eye(weight.shape[1], dtype=jnp.bfloat16)[rows]
-    y = jentropy.matmul(x, w, transpose_w=True, out_dtype=jnp.float32, interpret="hlo")
+    y = multiply(x, w, transpose_w=True, out_dtype=jnp.float32, interpret="hlo")
     expected = numbers(weight).T[rows]
     normal = np.abs(expected) >= 2.0**-126
     np.testing.assert_array_equal(np.asarray(y)[normal], expected[normal])
@@ -153,7 +154,7 @@ def test_experts_that_are_stored_by_their_inputs(fixtures, dialect, expected):
     assert w.layout == expected
     assert "others" not in w.arrays
     dense = tensor.dequantize()
-    np.testing.assert_array_equal(kernels.decode(w, jnp.float32, interpret="hlo"), dense)
+    np.testing.assert_array_equal(decode(w, jnp.float32, "hlo"), dense)
     sizes = np.array([3, 0, 12, 1])
     x = jnp.asarray(np.random.default_rng(6).standard_normal((16, dense.shape[1])), jnp.bfloat16)
     y = kernels.grouped_matmul(x, w, sizes, out_dtype=jnp.float32, interpret="hlo")

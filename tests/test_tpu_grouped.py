@@ -18,6 +18,8 @@ from jentropy.pallas_kernels.tpu.plan import ROWS
 from jentropy.pallas_kernels.tpu_nvfp4.plan import FEW
 from jentropy.pallas_kernels.variants import VARIANTS, weight_of
 
+from .interpreted import decode
+
 pytestmark = pytest.mark.usefixtures("compiled_quickly")
 VISITS = modes.standard(grouped.visits_of)  # as the product calls it
 GROUPS, N, K = 5, 120, 520
@@ -46,8 +48,8 @@ def ints(sizes) -> jax.Array:
 
 
 def dense_of(w) -> np.ndarray:
-    """The numbers of all groups; each call compiles a decode anew."""
-    return np.asarray(jentropy.decode(w, jnp.float32, interpret="hlo"), np.float64)
+    """The numbers of all groups."""
+    return np.asarray(decode(w, jnp.float32, "hlo"), np.float64)
 
 
 def check(y, x, dense, sizes) -> None:
@@ -71,7 +73,7 @@ def test_every_group_has_its_product(name):
     w, x = experts(name), inputs(25)
     dense = dense_of(w)
     run = jax.jit(lambda x, w, sizes: product(x, w, sizes))
-    assert str(jax.make_jaxpr(run)(x, w, ints(SIZES[0]))).count("pallas_call") == 1
+    assert str(run.trace(x, w, ints(SIZES[0])).jaxpr).count("pallas_call") == 1
     for sizes in SIZES:
         check(run(x, w, ints(sizes)), x, dense, sizes)
 

@@ -16,7 +16,7 @@ import numpy as np
 
 import jentropy
 from jentropy import entropy, formats
-from jentropy.containers import coder
+from jentropy.containers import coder, drafting
 from jentropy.formats import Format
 
 from .measure import Result
@@ -86,5 +86,5 @@ def _archived_bytes(codes: Mapping[str, np.ndarray], number_format: Format) -> I
     for name, array in codes.items():
         element = elements.get(name, number_format.element)
         stored = formats.pack(array, 4) if element.code_bits == 4 else array
-        draft = coder.draft(name, stored, element=element)
+        draft = drafting.draft(name, stored, element=element)
         yield sum(chunk.bytes for _, part in coder.encode([draft]) for chunk, _ in part)

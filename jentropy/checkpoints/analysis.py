@@ -14,12 +14,12 @@ from jentropy import entropy, modes
 from jentropy.codecs import threads, window12
 from jentropy.containers import trees
 from jentropy.entropy import EntropyReport, WeightCounts
-from jentropy.errors import InputError
+from jentropy.errors import InputError, place
 from jentropy.formats import BF16, RAW, QuantizedTensor, codes_of
 
 from . import faults, torn
 from .bases import Bases
-from .checkpoint import Tensor
+from .checkpoint import Checkpoint, Tensor
 from .contents import PYTREE, Contents, StoredArray, of_leaf, read_contents
 from .dialects import PLAIN
 from .opening import open_checkpoint
@@ -43,8 +43,8 @@ def analyze(
     """Shannon entropy per field of every format in a checkpoint, and the magnitudes behind it.
 
     Args:
-      source: a path that `open_checkpoint` takes, or a pytree of arrays, `CompressedTensor`
-        or `formats.QuantizedTensor`.
+      source: a path that `open_checkpoint` takes, what it gives, or a pytree of arrays,
+        `CompressedTensor` or `formats.QuantizedTensor`.
       progress: called with the bytes counted since the last call; see `progress.Progress`.
       step: the only step of the root of an Orbax `CheckpointManager` that is wanted.
       strict: see `open_checkpoint`.
@@ -61,10 +61,13 @@ def analyze(
       0.0
     """
     threads.keep_memory()
+    checkpoint = source
     if isinstance(source, str | Path):
         checkpoint = open_checkpoint(source, step=step, strict=strict, base=base)
+    if isinstance(checkpoint, Checkpoint):
+        name = str(place(checkpoint.source) if checkpoint is source else source)
         told = read_contents(checkpoint.source, (), checkpoint.read_text)
-        builder = entropy.ReportBuilder(str(source), checkpoint.notes, origin_of(told))
+        builder = entropy.ReportBuilder(name, checkpoint.notes, origin_of(told))
         weights = checkpoint.read_runs()
         expect(progress, sum(_nbytes(checkpoint.tensor(name)) for name in checkpoint.names()))
     else:
@@ -88,7 +91,7 @@ def analyze(
             )
             if progress:
                 progress(_nbytes(tensor))
-    if isinstance(source, str | Path):
+    if isinstance(checkpoint, Checkpoint):
         torn.expect_whole(checkpoint.source)
     return builder.build()
 

@@ -55,7 +55,7 @@ class Archive(Source):
         files = [within.removeprefix(start)] if is_file else list(self._files)
         self.choice = choosing.choose(self.root, files, self._names, self._read)
         if is_file or (len(paths) == 1 and not store.index.stores):  # as the file by its path says
-            self.choice = replace(self.choice, notes=())
+            self.choice = replace(self.choice, notes=(), fault=None)
         if store.index.stores and not self.choice.components:
             raise InputError(
                 "folder of an Orbax checkpoint in it",
@@ -164,7 +164,7 @@ class Archive(Source):
         return read_entry(self._store, self._store.index.blobs[entry.blob]).tobytes()
 
     def metadata_of(self, file: str) -> dict[str, str]:
-        if not file.endswith(safetensors.SUFFIX):
+        if not safetensors.is_named(file):
             return {}
         blob = read_entry(self._store, self._store.index.blobs[self._files[file].blob])
         text = blob[safetensors.LENGTH_BYTES :].tobytes()

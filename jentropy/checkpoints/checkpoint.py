@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jentropy import formats
+from jentropy import errors, formats
 from jentropy.containers import trees
 from jentropy.errors import InputError
 from jentropy.formats import Format, QuantizedTensor
@@ -47,8 +47,8 @@ class Tensor:
       >>> with tempfile.TemporaryDirectory() as folder:
       ...     jentropy.save(f"{folder}/t", {"w": jnp.ones((2, 3), jnp.bfloat16)})
       ...     tensor = jentropy.open_checkpoint(f"{folder}/t").tensor("w")
-      ...     tensor.format, tensor.shape, tensor.codes["code"][0].tolist()
-      ('BF16', (2, 3), [16256, 16256, 16256])
+      ...     tensor, tensor.codes["code"][0].tolist()
+      (Tensor('w', BF16[2, 3]), [16256, 16256, 16256])
     """
 
     name: str
@@ -58,6 +58,9 @@ class Tensor:
     note: str = ""
     settled: tuple[StoredArray, ...] = ()
     prefix: str = ""
+
+    def __repr__(self) -> str:
+        return f"Tensor({self.name!r}, {self.format}{list(self.shape)})"
 
     @property
     def number_format(self) -> Format:
@@ -225,6 +228,9 @@ class Checkpoint:
         unmade = self._tensors if isinstance(self._tensors, Unmade) else None
         names = unmade.names if unmade else (tensor.name for tensor in self._tensors)
         self._places = {name: place for place, name in enumerate(names)}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({errors.place(self.source)}, {len(self._places):,} tensors)"
 
     def names(self) -> list[str]:
         """Names of all weights, in the order of the files."""

@@ -12,7 +12,8 @@ The same rules read a directory and its archive, so that both show the same tens
    that others vary, the directory is no one checkpoint. A projector of GGUF files goes with them,
    unless there are several.
 
-What is not the model's is in the archive all the same.
+What is not the model's is in the archive all the same. A file that an index, or the number of parts
+in a name, tells of and that is not here is a `MissingFileError`: no source is read without it.
 """
 
 from __future__ import annotations
@@ -24,16 +25,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jentropy.containers.tensor import first_twice
-from jentropy.errors import InputError
+from jentropy.errors import InputError, MissingFileError
 
 from . import gguf_files, indices, safetensors
 from .companions import is_scale_name
 from .indices import some, varies
 
-SAFETENSORS, GGUF = safetensors.SUFFIX, gguf_files.SUFFIX
 PIPELINE = "model_index.json"
 PROJECTOR = "mmproj"  # in the names of GGUF files that go with a model's own
-MODEL = "model"  # what transformers names a model's files
+MODEL = f"model{safetensors.SUFFIX}"  # what transformers names a model's file
 TREE = ""  # stands among a component's files for a tree of arrays, which is none
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})")
 
@@ -81,12 +81,12 @@ def of_tree(names: Iterable[str], notes: Iterable[str] = ()) -> Choice:
 
 def is_weights(name: str) -> bool:
     """Whether a file's name is that of a file of tensors."""
-    return name.endswith((SAFETENSORS, GGUF))
+    return safetensors.is_named(name) or gguf_files.is_named(name)
 
 
 def is_gguf(component: Component) -> bool:
     """Whether a component is GGUF, which needs no configs."""
-    return any(file.endswith(GGUF) for file in component.files)
+    return any(map(gguf_files.is_named, component.files))
 
 
 def choose(root: Path, files: Sequence[str], names: Names, read: ReadBytes) -> Choice:
@@ -117,6 +117,7 @@ def choose(root: Path, files: Sequence[str], names: Names, read: ReadBytes) -> C
     if beside := [file for file in files if is_weights(file) and file not in shown]:
         notes.append(f"{some(beside)}: beside the model, kept and not shown (open it by its path)")
     faults = [folder.fault for folder in choices if folder.fault]
+    faults.sort(key=lambda fault: not isinstance(fault, MissingFileError))
     return Choice(components=components, notes=tuple(notes), fault=faults[0] if faults else None)
 
 
@@ -147,10 +148,10 @@ class _Folder:
         """The folder's model; several if it cannot be told which one that is."""
         if component := self._by_index():
             return [component]
-        kind = SAFETENSORS if any(name.endswith(SAFETENSORS) for name in self._inside) else GGUF
-        weights = sorted(name for name in self._inside if name.endswith(kind))
-        if f"{MODEL}{SAFETENSORS}" in weights:
-            weights = [f"{MODEL}{SAFETENSORS}"]
+        weights = sorted(filter(safetensors.is_named, self._inside))
+        weights = weights or sorted(filter(gguf_files.is_named, self._inside))
+        if MODEL in weights:
+            weights = [MODEL]
         projectors = [name for name in weights if PROJECTOR in name.lower()]
         if 1 < len(projectors) < len(weights):  # the same one in several precisions
             weights = [name for name in weights if name not in projectors]
@@ -161,7 +162,7 @@ class _Folder:
         scales: list[str] = []
         for name in self._inside:
             file = self.folder + name
-            if not name.endswith(SAFETENSORS):
+            if not safetensors.is_named(name):
                 continue
             shown = frozenset(component.files.get(file, ()))
             with suppress(InputError):  # not the model's: kept as it is
@@ -225,7 +226,7 @@ class _Folder:
                     twice = twice or (tensor, file, owner[tensor][1])
                 owner.setdefault(tensor, (stem, file))
         for stem in kept:
-            self._tell_missing(sets[stem])
+            self._expect_whole(sets[stem])
         if twice is None:
             files = {file: names for stem in sorted(kept) for file, names in inside[stem].items()}
             return [Component(folder=self.folder, prefix=self.folder, files=files)]
@@ -235,7 +236,7 @@ class _Folder:
                 "tensor in two files",
                 file=self.root / file,
                 tensor=tensor,
-                expected="one GGUF file" if file.endswith(GGUF) else "one file",
+                expected="one GGUF file" if gguf_files.is_named(file) else "one file",
                 found=f"another in {other}",
                 hint="open one of the files by its path",
             )
@@ -249,12 +250,13 @@ class _Folder:
         parts |= {} if is_one else {f"{f.rpartition('.')[0]}/": {f: n} for f, n in files.items()}
         return [Component(folder=self.folder, prefix=p, files=f) for p, f in parts.items()]
 
-    def _tell_missing(self, names: Sequence[str]) -> None:
-        """Notes parts of a file in parts that are not here."""
+    def _expect_whole(self, names: Sequence[str]) -> None:
+        """Fails where parts of a file in parts are not here."""
         matches = [m for name in names if (m := _SHARD.fullmatch(Path(name).stem))]
         if not matches:
             return
         count, present = int(matches[0]["count"]), {int(m["number"]) for m in matches}
         if lost := [n for n in range(1, count + 1) if n not in present]:
-            parts = some(f"{matches[0]['stem']}-{n:05d}-of-{count:05d}" for n in lost)
-            self.notes.append(f"{self.folder}{parts}: not here; the model lacks what they hold")
+            stem, suffix = matches[0]["stem"], Path(names[0]).suffix
+            parts = some(f"{stem}-{n:05d}-of-{count:05d}{suffix}" for n in lost)
+            self._fail(indices.missing(parts, self.root / self.folder))

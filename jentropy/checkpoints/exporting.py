@@ -43,7 +43,7 @@ from jentropy.formats import (
 from . import durable, gguf_models, gguf_writing
 from .contents import CONFIG
 from .safetensors import DTYPES, LENGTH_BYTES
-from .staging import OUT, put_in_place, staged
+from .staging import OUT, put_in_place, refuse_existing, staged
 
 WEIGHT = ".weight"
 WORD = np.int32
@@ -74,20 +74,13 @@ def export(
       UnsupportedError: another tool, or a format that it has no place for.
       InputError: scales that the tool's dtype would round.
     """
-    if tool not in (*EXPORTS, "gguf"):
-        known = " or ".join((*EXPORTS, "gguf"))
-        raise UnsupportedError("tool to export to", expected=known, found=tool)
-    target, texts = Path(path), dict(beside)
-
-    def other(found: Path) -> str:
-        return "" if (found / CONFIG).is_file() else f"no {CONFIG}"
-
+    target, texts = expect_place(path, tool, overwrite=overwrite), dict(beside)
     arrays: Arrays = {}
     if tool != "gguf":
         arrays, declared = _exported(tensors, tool)
         config = json.loads(texts[CONFIG])
         texts[CONFIG] = json.dumps({**config, "quantization_config": declared}, indent=2)
-    with staged(target, "export", replaces=other if overwrite else None) as stage:
+    with staged(target, "export", replaces=_other if overwrite else None) as stage:
         made = stage / OUT
         made.mkdir()
         for name, text in texts.items():
@@ -100,6 +93,25 @@ def export(
             _write_safetensors(made / "model.safetensors", arrays)
         durable.sync_tree(made)
         put_in_place(made, target, replace=overwrite)
+
+
+def expect_place(path: str | Path, tool: str, *, overwrite: bool) -> Path:
+    """Where `export` will write, which raises nothing else before it looks at tensors.
+
+    Raises:
+      UnsupportedError: another tool.
+      DestinationError: something is there that may not be replaced.
+    """
+    if tool not in (*EXPORTS, "gguf"):
+        known = " or ".join((*EXPORTS, "gguf"))
+        raise UnsupportedError("tool to export to", expected=known, found=tool)
+    refuse_existing(Path(path), _other if overwrite else None)
+    return Path(path)
+
+
+def _other(found: Path) -> str:
+    """What a path holds, if that is no model's directory."""
+    return "" if (found / CONFIG).is_file() else f"no {CONFIG}"
 
 
 def _exported(

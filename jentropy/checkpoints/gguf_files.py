@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from .contents import StoredArray, in_memory
 from .faults import opened
 from .gguf_blocks import PACKINGS
 
-SUFFIX = ".gguf"
+SUFFIX = ".gguf"  # in letters of either case
 BIG = " big-endian"
 # What the package, and NumPy in it, raise for files that are damaged.
 DAMAGED = (ValueError, LookupError, OverflowError, TypeError, RecursionError)
@@ -56,6 +57,11 @@ class GgufFile:
     starts: tuple[int, ...]
 
 
+def is_named(name: str) -> bool:
+    """Whether a file's name is that of a GGUF file."""
+    return name.lower().endswith(SUFFIX)
+
+
 def read(path: Path) -> GgufFile:
     """Reads the metadata of a GGUF file and maps its tensors.
 
@@ -75,7 +81,7 @@ def read(path: Path) -> GgufFile:
         ) from error
     os.close(opened(path))
     try:
-        reader = _reader(gguf)(path, "r")
+        reader = _reader()(path, "r")
         mapping.watch(reader.data, path)
         big = reader.endianess == gguf.GGUFEndian.BIG
         tensors = sorted(reader.tensors, key=lambda t: t.data_offset)
@@ -102,11 +108,13 @@ def read(path: Path) -> GgufFile:
     return GgufFile(path=path, arrays=arrays, starts=starts)
 
 
-def _reader(gguf: Any) -> Any:
+@cache
+def _reader() -> Any:
     """The package's class of readers, without the elements of arrays among the metadata.
 
     Each would be an array of its own, as many as the file says, whether it has them or not.
     """
+    import gguf
 
     class Reader(gguf.GGUFReader):
         def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> Any:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jentropy.errors import InputError
+from jentropy.errors import InputError, MissingFileError
 from jentropy.schema import TEXT, checked, parse, record, table
 
 from . import safetensors
@@ -38,7 +38,7 @@ class Pointed:
 
     files: Mapping[str, tuple[str, ...]]
     notes: tuple[str, ...]
-    fault: InputError | None = None
+    fault: MissingFileError | None = None
 
 
 def some(names: Iterable[str]) -> str:
@@ -76,6 +76,16 @@ def find(files: Sequence[str], folder: Path) -> str | None:
     return None if f"{match['stem']}{safetensors.SUFFIX}" in files else name
 
 
+def missing(shard: str, file: Path, tensor: str | None = None) -> MissingFileError:
+    """What is said of a shard that is not here."""
+    return MissingFileError(
+        f"missing shard {shard}",
+        file=file,
+        tensor=tensor,
+        hint="fetch it, or take the files that are here one by one",
+    )
+
+
 def follow(
     path: Path,
     weight_map: Mapping[str, str],
@@ -104,13 +114,7 @@ def follow(
         if match is not None and f"{match['stem']}{safetensors.SUFFIX}" in siblings:
             note = f"{path.name}: ignored, it names {shard}, which is gone"
             return Pointed(files={}, notes=(note,))
-        fault = InputError(
-            f"missing shard {shard}",
-            file=path,
-            tensor=tensor,
-            expected=f"the file {path.parent / shard}",
-            found="none",
-        )
+        fault = missing(shard, path, tensor)
     inside = {
         shard: dict.fromkeys(names(shard))
         for shard in sorted(set(weight_map.values()) - set(lost.values()))

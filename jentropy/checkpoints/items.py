@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from jentropy.containers import coder, memory
+from jentropy.containers import coder, drafting, memory
 from jentropy.containers.chunks import coded_chunks
 from jentropy.containers.tensor import (
     Chunk,
@@ -52,21 +52,21 @@ class Item:
     Attributes:
       name: of its entry.
       array: what it holds; if that is compressed already, it is copied.
-      draft: how it is coded: `coder.Original` with its options, or `coder.blob`.
+      draft: how it is coded: `drafting.Original` with its options, or `drafting.blob`.
       reads: whether reading the array takes memory: it is not mapped.
       base: a checkpoint by whose tensor of the same name the array may be told.
     """
 
     name: str
     array: StoredArray | CompressedTensor
-    draft: Callable[..., coder.Draft | coder.Original] = coder.Original
+    draft: Callable[..., drafting.Draft | drafting.Original] = drafting.Original
     reads: bool = False
     base: Base | None = None
 
     @property
     def base_number(self) -> int | None:
         """Number of the base's tensor by which it may be told."""
-        if self.base is None or self.draft is coder.blob:
+        if self.base is None or self.draft is drafting.blob:
             return None
         return self.base.number_of(self.name, self.array.shape, self.array.dtype)
 
@@ -75,7 +75,7 @@ class Item:
         """Bytes of the original."""
         return math.prod(self.array.shape) * self.array.dtype.itemsize
 
-    def make(self) -> coder.Draft | coder.Original:
+    def make(self) -> drafting.Draft | drafting.Original:
         """Its draft, or what that is made of."""
         assert isinstance(self.array, StoredArray)
         number = self.base_number
@@ -99,7 +99,7 @@ class Item:
     def _is_described_by(self, entry: Entry) -> bool:
         header, options = entry.header, getattr(self.draft, "keywords", {})
         element = options.get("element")
-        if self.draft is coder.blob:
+        if self.draft is drafting.blob:
             number_format = RAW
         else:
             number_format = element.name if element else format_of_dtype(self.array.dtype)
@@ -225,7 +225,7 @@ def _coded(items: Sequence[Item]) -> Iterator[Coded]:
                 yield item, tensor.header, [(coded.chunk, coded.payload) for coded in chunks]
         else:
             sizes, reads = (item.nbytes for item in run), (item.reads for item in run)
-            drafts = coder.drafts((item.make for item in run), sizes, reads=reads)
+            drafts = drafting.drafts((item.make for item in run), sizes, reads=reads)
             by_draft = itertools.groupby(coder.encode(drafts), key=itemgetter(0))
             for item, (draft, parts) in zip(run, by_draft, strict=True):
                 yield from ((item, draft, coded) for _, coded in parts)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jentropy.containers import coder
+from jentropy.containers import drafting
 from jentropy.errors import InputError
 from jentropy.formats import ELEMENTS, GROUP_INDEX, ElementFormat, Format
 
@@ -118,7 +118,7 @@ class Manifest:
     def _add_blob(self, name: str, values: np.ndarray, path: Path) -> int:
         """Adds bytes; returns their number."""
         self.blobs.append(len(self.items))
-        self.items.append(Item(name=name, array=in_memory(name, values, path), draft=coder.blob))
+        self.items.append(Item(name=name, array=in_memory(name, values, path), draft=drafting.blob))
         return len(self.blobs) - 1
 
     def _add_tensor(
@@ -133,7 +133,7 @@ class Manifest:
         reads = reads or leaf is not None or isinstance(array.file, RemotePath)
         leaf = leaf or ARRAY
         draft = partial(
-            coder.Original, element=element, numpy=not leaf.jax, scalar=leaf.scalar, key=leaf.key
+            drafting.Original, element=element, numpy=not leaf.jax, scalar=leaf.scalar, key=leaf.key
         )
         self.tensors.append(len(self.items))
         self.items.append(Item(name=array.name, array=array, draft=draft, reads=reads))

@@ -36,7 +36,7 @@ MAX_TENSORS = 1_000_000
 # metadata. What they make in memory is up to thirty times the header.
 BRACKETS, COMMAS, BESIDE = 3, 16, 1 << 20
 LENGTH_BYTES = 8
-SUFFIX = ".safetensors"
+SUFFIX = ".safetensors"  # in letters of either case
 METADATA = "__metadata__"  # key of a header that is no tensor's
 # Bits of an element, and the dtype of its array. Types narrower than a byte, and those that NumPy
 # has no name for, are read as the bytes that they are packed in.
@@ -87,6 +87,11 @@ class SafetensorsFile:
         """The byte that each array begins at."""
         sizes = (array.nbytes for array in self.arrays)
         return list(itertools.accumulate(sizes, initial=len(self.header)))[:-1]
+
+
+def is_named(name: str) -> bool:
+    """Whether a file's name is that of a safetensors file."""
+    return name.lower().endswith(SUFFIX)
 
 
 def read(path: Path) -> SafetensorsFile:

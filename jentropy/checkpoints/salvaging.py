@@ -20,7 +20,7 @@ from .entries import Entry, FileEntry
 from .loading import load
 from .mirrors import destination, located
 from .progress import Progress
-from .staging import OUT, put_in_place, staged
+from .staging import OUT, put_in_place, refuse_existing, staged
 from .store import Store
 
 DAMAGED = ".damaged"  # ends the names of files with zeros in the places of damaged bytes
@@ -90,6 +90,7 @@ def salvage(
     expect_base(store)
     if target.resolve().is_relative_to(store.path.resolve()):
         raise InputError("destination lies inside the compressed checkpoint", file=target)
+    refuse_existing(target)  # before all is read
     index, lost = store.index, set[int]()
     for entry, _, error in damage_of(store, (*index.tensors, *index.blobs)):
         if id(entry) not in lost:
@@ -163,7 +164,7 @@ def _salvaged(
 ) -> tuple[str, Iterator[np.ndarray]]:
     """The name of a file and its bytes, as far as they are sound."""
     is_lost = _lost(store, file, lost)
-    if is_lost and file.path.endswith(safetensors.SUFFIX) and file.parts:
+    if is_lost and safetensors.is_named(file.path) and file.parts:
         return file.path, _of_tensors(store, file, lost, progress)
     damaged = (lambda _: None) if is_lost else None
     _, parts = next(file_bytes(store, progress, damaged=damaged, files=[file]))

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from jentropy import jax_internals
-from jentropy.containers import coder, trees
+from jentropy.containers import drafting, trees
 from jentropy.errors import place
 
 from . import faults, structure
@@ -154,7 +154,7 @@ def _item(name: str, leaf: Any, gathered: Callable[[], np.ndarray]) -> Item:
     if trees.is_compressed(leaf) and not leaf.header.delta:
         return Item(name=name, array=leaf)
     numpy, key = not isinstance(leaf, jax.Array), trees.key_implementation(leaf, name)
-    draft = partial(coder.Original, numpy=numpy, key=key)
+    draft = partial(drafting.Original, numpy=numpy, key=key)
     reads = not isinstance(leaf, np.ndarray)
     array = of_leaf(name, leaf)
     if _is_spread(leaf):

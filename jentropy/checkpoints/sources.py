@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from jentropy.errors import InputError, UnsupportedError
+from jentropy.errors import InputError, MissingFileError, UnsupportedError
 
 from . import choosing, gguf_files, safetensors
 from .choosing import Choice
@@ -74,6 +74,7 @@ def read_file_source(path: Path, *, follow_links: bool = True) -> FileSource:
       follow_links: see `walk`.
 
     Raises:
+      MissingFileError: a part of the model is not there.
       InputError: no checkpoint, a pickle; whatever `safetensors.read` and `gguf_files.read` raise.
     """
     root, files = files_of(path, follow_links=follow_links)
@@ -88,7 +89,9 @@ def read_file_source(path: Path, *, follow_links: bool = True) -> FileSource:
 
     choice = choosing.choose(root, files, names, lambda file: _read(root / file))
     if not path.is_dir():  # what it lacks lies in other files
-        choice = replace(choice, notes=())
+        choice = replace(choice, notes=(), fault=None)
+    if isinstance(choice.fault, MissingFileError):
+        raise choice.fault
     if not choice.components:
         _refuse_no_checkpoint(root, files)
     return FileSource(root=root, files=files, choice=choice, opened=opened, whole=len(files) > 1)
@@ -96,7 +99,7 @@ def read_file_source(path: Path, *, follow_links: bool = True) -> FileSource:
 
 def open_weights(path: Path) -> SafetensorsFile | GgufFile:
     """A file of tensors, by its suffix."""
-    return (gguf_files if path.suffix == choosing.GGUF else safetensors).read(path)
+    return (gguf_files if gguf_files.is_named(path.name) else safetensors).read(path)
 
 
 def files_of(path: Path, *, follow_links: bool = True) -> tuple[Path, tuple[str, ...]]:
@@ -111,7 +114,7 @@ def files_of(path: Path, *, follow_links: bool = True) -> tuple[Path, tuple[str,
 def _refuse_no_checkpoint(root: Path, files: tuple[str, ...]) -> None:
     top = [name for name in files if "/" not in name]
     for name in top:
-        if Path(name).suffix in PICKLES:
+        if Path(name).suffix.lower() in PICKLES:
             _refuse_unknown_file(root / name)
     raise InputError(
         "no checkpoint",
@@ -122,7 +125,7 @@ def _refuse_no_checkpoint(root: Path, files: tuple[str, ...]) -> None:
 
 
 def _refuse_unknown_file(path: Path) -> None:
-    if path.suffix in PICKLES:
+    if path.suffix.lower() in PICKLES:
         raise UnsupportedError(
             "pickled weights",
             file=path,

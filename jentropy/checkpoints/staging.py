@@ -53,7 +53,7 @@ def refuse_existing(path: Path, replaces: Replaces | None = None) -> None:
             file=path,
             expected="a path that is free",
             found="something",
-            hint="--overwrite replaces it",
+            hint="--overwrite, or overwrite=True, replaces it",
         )
     is_empty = there.is_dir() and not any(there.iterdir())
     if not is_empty and (other := replaces(there)):

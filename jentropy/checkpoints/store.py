@@ -260,6 +260,7 @@ def _no_metadata(path: Path) -> InputError:
         file=path,
         expected=f"an Orbax checkpoint with {KEY!r} in its custom metadata",
         found="none",
+        hint="jentropy compress makes one",
     )
 
 

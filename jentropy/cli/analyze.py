@@ -17,8 +17,8 @@ ARGUMENTS: Arguments = {
     "sources": {
         "metavar": "SRC",
         "nargs": "+",
-        "help": "safetensors file, Hugging Face directory, Orbax or compressed checkpoint, or "
-        "hf://; several are compared",
+        "help": "safetensors or GGUF file, Hugging Face directory, Orbax or compressed checkpoint, "
+        "or hf://; several are compared",
     },
     "--html": {"metavar": "F", "help": "write the report as a page"},
     "--png": {"metavar": "DIR", "help": "write the figures"},
@@ -36,6 +36,8 @@ ARGUMENTS: Arguments = {
 
 def run(arguments: argparse.Namespace) -> int:
     """Analyses every source, then prints and writes."""
+    if arguments.png:
+        jentropy.report.figures.new_figure(1, 1)  # where Matplotlib is missing, it is said at once
     reports = []
     for source in arguments.sources:
         with progress_bar(f"analyze {source}", unit="B", quiet=arguments.quiet) as advance:

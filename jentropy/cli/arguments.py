@@ -20,26 +20,29 @@ STRICT: Arguments = {
     "--strict": {
         "action": "store_true",
         "help": "refuse quantised weights that contradict their config or lack a part, "
-        "instead of RAW codes and a note",
+        "instead of keeping them as RAW codes, with a note",
     }
 }
 STEP: Arguments = {
     "--step": {
         "metavar": "N",
         "type": int,
-        "help": "of SRC, the root of an Orbax CheckpointManager, this step alone",
+        "help": "this step alone, where SRC is the root of an Orbax CheckpointManager",
     }
 }
 OVERWRITE: Arguments = {
-    "--overwrite": {"action": "store_true", "help": "replace one of its own kind when done"}
+    "--overwrite": {
+        "action": "store_true",
+        "help": "replace what is there, if it is of the same kind, when all is done",
+    }
 }
 PACKED: Arguments = {"checkpoint": {"metavar": "DST", "help": "a compressed checkpoint"}}
 BASE: Arguments = {
     "--base": {
         "metavar": "BASE",
         "action": "append",
-        "help": "the compressed checkpoint by whose tensors DST, or SRC where that is read, tells "
-        "its own; of one that has a base itself, that after it",
+        "help": "the compressed checkpoint from which the one that is written or read differs; "
+        "if BASE has a base itself, name that by another --base after it",
     }
 }
 JOBS: Arguments = {

@@ -83,6 +83,8 @@ def run(arguments: argparse.Namespace) -> int:
     source = arguments.source or jentropy.models.BUNDLED
     given = {name: getattr(arguments, name) for name in OPTIONS}
     options = {name: value for name, value in given.items() if value}
+    if arguments.png:
+        report.figures.new_figure(1, 1)  # where Matplotlib is missing, it is said at once
     suite = bench.SUITES[arguments.suite]
     rows = bench.tuning.run() if arguments.tune else suite.run(source, **options)
     live = prints and not isinstance(rows, list)

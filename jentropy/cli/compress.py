@@ -27,7 +27,7 @@ def processes(text: str) -> tuple[str, int, int]:
 
 ARGUMENTS: Arguments = {
     "source": {"metavar": "SRC", "help": "what `analyze` takes"},
-    "destination": {"metavar": "DST", "help": "must not exist; appears whole or not"},
+    "destination": {"metavar": "DST", "help": "must not exist; appears whole or not at all"},
     **OVERWRITE,
     **STRICT,
     **STEP,

@@ -12,7 +12,7 @@ from .progress import progress_bar
 HELP = "write the original files of a compressed checkpoint, byte for byte; of Orbax the same tree"
 ARGUMENTS: Arguments = {
     **PACKED,
-    "out": {"metavar": "OUT", "help": "must not exist; appears whole or not"},
+    "out": {"metavar": "OUT", "help": "must not exist; appears whole or not at all"},
     **OVERWRITE,
     **BASE,
 }

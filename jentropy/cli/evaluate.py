@@ -87,6 +87,9 @@ def run(arguments: argparse.Namespace) -> int:
                 base=arguments.base,
             )
 
+    # What is missing is said before a model is read.
+    texts = models.texts.texts_of(arguments.text, models.texts.SCORES)
+    tokenizer = models.load_tokenizer(arguments.source)
     model = models.activations.simulated(
         loaded(arguments.source),
         arguments.activations,
@@ -94,8 +97,8 @@ def run(arguments: argparse.Namespace) -> int:
     )
     reference = loaded(arguments.against) if arguments.against else None
     rows = models.texts.token_sequences(
-        models.texts.texts_of(arguments.text, models.texts.SCORES),
-        models.load_tokenizer(arguments.source),
+        texts,
+        tokenizer,
         model.config,
         sequences=arguments.sequences,
         length=arguments.length,

@@ -87,6 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError("--json", expected="a prompt", found="none")
     template = _template(arguments, typed)
     sampling = _sampling(arguments)
+    tokenizer = models.load_tokenizer(arguments.checkpoint)
     with progress_bar("load", unit=" weights", quiet=arguments.quiet) as advance:
         model = models.load(
             arguments.checkpoint,
@@ -94,7 +95,6 @@ def run(arguments: argparse.Namespace) -> int:
             progress=advance,
             base=arguments.base,
         )
-    tokenizer = models.load_tokenizer(arguments.checkpoint)
     session = models.Session(
         model, tokenizer, sampling=sampling, seed=arguments.seed, stop=arguments.stop
     )
@@ -173,8 +173,8 @@ class Talk:
         speed = (len(answer.ids) - 1) / answer.seconds if answer.seconds else 0
         if sys.stderr is not None and not self.quiet:
             print(
-                f"{len(answer.prompt_ids)} tokens read, the first made after "
-                f"{answer.first_seconds:.2f} s; {len(answer.ids)} made, {speed:.1f} tokens/s; "
+                f"tokens: {len(answer.prompt_ids)} read, the first made after "
+                f"{answer.first_seconds:.2f} s; {len(answer.ids)} made, {speed:.1f} a second; "
                 f"{read:,} bytes of weights read for each",
                 file=sys.stderr,
             )

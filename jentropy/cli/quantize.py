@@ -29,7 +29,7 @@ def recipe(text: str) -> str:
 
 ARGUMENTS: Arguments = {
     "source": {"metavar": "SRC", "help": "a Hugging Face directory or a compressed checkpoint"},
-    "destination": {"metavar": "DST", "help": "must not exist; appears whole or not"},
+    "destination": {"metavar": "DST", "help": "must not exist; appears whole or not at all"},
     "--recipe": {
         "type": recipe,
         "default": BEST,

@@ -202,14 +202,20 @@ class CompressedTensor:
     Example:
       >>> import jentropy
       >>> packed = jentropy.compress(np.zeros((400, 300), np.float16))
-      >>> packed.shape, packed.dtype.name, packed.nbytes < 1000, packed.bits_per_weight < 0.1
-      ((400, 300), 'float16', True, True)
+      >>> packed.shape, packed.dtype.name, packed.nbytes < 1000
+      ((400, 300), 'float16', True)
+      >>> packed
+      CompressedTensor(FP16[400, 300], planes, 0.01 bits each)
     """
 
     payload: tuple[Any, ...]
     header: TensorHeader
     sharding: jax.sharding.Sharding | None = None
     base: Any = None
+
+    def __repr__(self) -> str:
+        told = f"{self.header.format}{list(self.shape)}, {self.header.coding.codec}"
+        return f"CompressedTensor({told}, {self.bits_per_weight:.2f} bits each)"
 
     def tree_flatten_with_keys(self) -> tuple[tuple[tuple[PayloadKey, Any], ...], tuple[Any, ...]]:
         """Of JAX: payload and base are children, all else is static."""

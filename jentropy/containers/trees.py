@@ -15,7 +15,7 @@ import numpy as np
 from jentropy import modes
 from jentropy.errors import InputError, UnsupportedError
 
-from . import coder, on_device
+from . import coder, drafting, on_device
 from .chunks import coded_chunks
 from .placing import with_sharding as with_sharding
 from .slices import decompress_slice
@@ -111,9 +111,9 @@ def compress(pytree: Any) -> Any:
         for i, (path, leaf) in enumerate(leaves)
         if not is_compressed(leaf) and not is_python(leaf)
     }
-    coded: dict[coder.Draft, list[tuple[Chunk, np.ndarray]]] = {}
+    coded: dict[drafting.Draft, list[tuple[Chunk, np.ndarray]]] = {}
     sizes = (getattr(packed[i], "nbytes", 0) for i in makers)
-    for draft, chunks in coder.encode(coder.drafts(makers.values(), sizes)):
+    for draft, chunks in coder.encode(drafting.drafts(makers.values(), sizes)):
         coded.setdefault(draft, []).extend(chunks)
     for i, (draft, chunks) in zip(makers, coded.items(), strict=True):
         payloads = [payload for _, payload in chunks]
@@ -143,9 +143,9 @@ def flatten(pytree: Any) -> tuple[list[tuple[tuple[Any, ...], Any]], Any]:
         raise InputError(f"pytree: {error}", hint="keys of a dict are of one type") from error
 
 
-def _original(name: str, leaf: Any) -> coder.Original:
+def _original(name: str, leaf: Any) -> drafting.Original:
     numpy, key = not isinstance(leaf, jax.Array), key_implementation(leaf, name)
-    return coder.Original(name, as_array(leaf, name), numpy=numpy, key=key)
+    return drafting.Original(name, as_array(leaf, name), numpy=numpy, key=key)
 
 
 def key_implementation(leaf: Any, name: str = "") -> str:

@@ -249,9 +249,9 @@ class EntropyReport:
       notes: what could not be recognised.
 
     Example:
-      >>> import jentropy
-      >>> jentropy.analyze({}).headline
-      '0 weights in 0 tensors'
+      >>> import jentropy, numpy as np
+      >>> jentropy.analyze({"w": np.zeros((2, 3), np.float16)})
+      EntropyReport(pytree, 6 weights in 1 tensors, FP16: 0.00 of 16 bits)
     """
 
     source: str
@@ -262,6 +262,13 @@ class EntropyReport:
     savings: Savings
     origin: Origin = field(default_factory=Origin)
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        bits = (
+            f"{name}: {one.entropy_bits:.2f} of {one.allocated_bits:g} bits"
+            for name, one in self.formats.items()
+        )
+        return f"EntropyReport({', '.join((self.source, self.headline, *bits))})"
 
     @property
     def weights(self) -> int:

@@ -23,7 +23,7 @@ from .dequantizing import GROUP_INDEX, dequantize, dequantize_slabs
 from .element import RAW, ElementFormat, Field, code_dtype, codes_of, raw_element
 from .fitting import SCALE_RULES
 from .floats import BF16, FP4_E2M1, FP8_E4M3, FP8_E5M2, FP8_E8M0, FP16, FP32
-from .format import WHOLE, Format, Parameter, Role
+from .format import WHOLE, Format, Parameter, Role, expect_format
 from .gradients import GRADIENT_RULES, fake_quantize
 from .integers import (
     INT4,
@@ -161,6 +161,7 @@ __all__ = [
     "dequantize",
     "dequantize_slabs",
     "element_named",
+    "expect_format",
     "fake_quantize",
     "format_of_dtype",
     "least_rank",

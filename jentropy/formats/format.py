@@ -21,6 +21,8 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
+from jentropy.errors import InputError
+
 from .decoders import DECODERS, Decoder
 from .element import ElementFormat
 from .step import ELEMENTWISE, SideArray, Step
@@ -187,3 +189,24 @@ class Format:
         shared = sum(p.element.code_bits * math.prod(p.grid(shape)) for p in self.parameters)
         tables = sum(a.element.code_bits * math.prod(a.shape) for a in self.side_arrays)
         return (codes + shared + stack * tables) / weights
+
+
+def expect_format(found: Any) -> None:
+    """Raises unless it is a `Format`: a name in its place is told which was meant.
+
+    Args:
+      found: anything.
+
+    Raises:
+      InputError: something else.
+
+    Example:
+      >>> expect_format("MXFP8")
+      Traceback (most recent call last):
+        ...
+      jentropy.errors.InputError: format: expected a formats.Format, found 'MXFP8' (formats.MXFP8)
+    """
+    if not isinstance(found, Format):
+        hint = f"formats.{found}" if isinstance(found, str) and found.isidentifier() else None
+        told = f"{found!r:.60}"
+        raise InputError("format", expected="a formats.Format", found=told, hint=hint)

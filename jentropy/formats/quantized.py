@@ -42,12 +42,19 @@ class QuantizedTensor:
       >>> import jax.numpy as jnp
       >>> from jentropy.formats import MXFP8, QuantizedTensor, quantize
       >>> w = QuantizedTensor(number_format=MXFP8, codes=quantize(jnp.ones((2, 64)), MXFP8))
-      >>> w.shape, float(w.dequantize()[0, 0])
-      ((2, 64), 1.0)
+      >>> w, float(w.dequantize()[0, 0])
+      (QuantizedTensor(MXFP8[2, 64]), 1.0)
     """
 
     codes: dict[str, Any]
     number_format: Format = field(metadata={"static": True})
+
+    def __repr__(self) -> str:
+        try:
+            sizes = list(self.shape)
+        except (AttributeError, KeyError, TypeError):  # a tree of something else than arrays
+            sizes = []
+        return f"QuantizedTensor({self.number_format.name}{sizes})"
 
     @property
     def shape(self) -> tuple[int, ...]:

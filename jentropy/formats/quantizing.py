@@ -42,7 +42,7 @@ from jentropy.errors import InputError, UnsupportedError
 from .element import RAW, TABLE_BITS
 from .encoding import from_bits, limits_of
 from .fitting import SCALE_RULES, SCALES, SHIFTS, fit, nearest, of_weights
-from .format import WHOLE, Format, Parameter
+from .format import WHOLE, Format, Parameter, expect_format
 
 INPUTS = ("float32", "bfloat16", "float16")
 
@@ -91,8 +91,7 @@ def quantize(
       >>> dequantize(INT4_GROUP, arrays).tolist()
       [0.0, -0.5, 1.0, 3.5]
     """
-    if not isinstance(number_format, Format):
-        raise InputError("format", expected="a formats.Format", found=f"{number_format!r:.60}")
+    expect_format(number_format)
     is_array = isinstance(values, jax.Array | np.ndarray)
     dtype = str(values.dtype) if is_array else type(values).__name__
     if dtype not in INPUTS:

@@ -32,7 +32,12 @@ def new_figure(width: float, height: float) -> Figure:
     try:
         from matplotlib import figure
     except ImportError as error:
-        raise UnsupportedError("Matplotlib", hint="install the extra 'report'") from error
+        raise UnsupportedError(
+            "figures",
+            expected="the package matplotlib",
+            found="none",
+            hint="install the extra 'report'",
+        ) from error
     return figure.Figure(figsize=(width, height), layout="constrained")
 
 

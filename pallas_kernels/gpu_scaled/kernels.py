@@ -1,18 +1,9 @@
-"""The kernels of FP8, FP4, INT8 and INT4 on Hopper, in one record."""
+"""The kernels of FP8, FP4, INT8 and INT4 on Hopper."""
 
 from __future__ import annotations
 
-from functools import partial
-
-from jentropy.pallas_kernels.hopper import groups
-from jentropy.pallas_kernels.layout import Kernels
+from jentropy.pallas_kernels.hopper.record import kernels
 
 from . import decode, matmul, plan
 
-KERNELS = Kernels(
-    plan=plan.plan,
-    multiply=matmul.multiply,
-    decode=decode.decode,
-    grouped=matmul.grouped,
-    grouped_plan=partial(groups.plan, plan_of=plan.plan),
-)
+KERNELS = kernels(plan.plan, matmul.source, decode.decode)

@@ -4,36 +4,13 @@ from __future__ import annotations
 
 from functools import partial
 
-from jaxtyping import Array, BFloat16, Float, Int
-
 from jentropy.pallas_kernels.fused import Product
-from jentropy.pallas_kernels.hopper import groups, stream
+from jentropy.pallas_kernels.hopper import stream
 from jentropy.pallas_kernels.hopper.plan import HopperPlan
 from jentropy.pallas_kernels.resident import ResidentTensor
 
-from . import plan as planning
 from .blocks import GROUPS, Kind
 from .numbers import Decoding
-
-
-def multiply(
-    x: BFloat16[Array, "M K"], weight: ResidentTensor, plan: HopperPlan, product: Product
-) -> Float[Array, "rows columns"]:
-    """x times the transpose of the packed matrix, both padded; y has no padding if compiled."""
-    return stream.multiply(
-        x,
-        source(weight, plan, product),
-        plan,
-        out_dtype=product.out_dtype,
-        interpret=product.interpret,
-    )
-
-
-def grouped(
-    x: Float[Array, "M K"], weight: ResidentTensor, sizes: Int[Array, " groups"], product: Product
-) -> Float[Array, "M N"] | None:
-    """x times the matrix of each row's group; 0 in rows of none."""
-    return groups.multiply(x, weight, sizes, product, plan_of=planning.plan, source_of=source)
 
 
 def source(weight: ResidentTensor, plan: HopperPlan, product: Product) -> stream.Source:

@@ -16,15 +16,14 @@ import numpy as np
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
-from jaxtyping import Array, BFloat16, Float, Int, UInt32
+from jaxtyping import Array, BFloat16, UInt32
 
 from jentropy.codecs import window12
 from jentropy.pallas_kernels.fused import Product
-from jentropy.pallas_kernels.hopper import fragments, groups, registers, stream
+from jentropy.pallas_kernels.hopper import fragments, registers, stream
 from jentropy.pallas_kernels.hopper.plan import HopperPlan
 from jentropy.pallas_kernels.resident import ResidentTensor
 
-from . import plan as planning
 from .layout import FRAGMENT_BIT, HALF_BIT, LISTED, PLACE_BIT
 
 WORDS, LISTS = 0, 1  # arrays of the source
@@ -63,26 +62,6 @@ def patch(load: Any, columns: int, multiply: Any, *, interpret: bool) -> None:
             return following
 
         lax.fori_loop(np.int32(1), count + 1, one, load(LISTS, (i, 1)))
-
-
-def multiply(
-    x: BFloat16[Array, "M K"], weight: ResidentTensor, plan: HopperPlan, product: Product
-) -> Float[Array, "rows columns"]:
-    """x times the transpose of the packed matrix, both padded; y has no padding if compiled."""
-    return stream.multiply(
-        x,
-        source(weight, plan, product),
-        plan,
-        out_dtype=product.out_dtype,
-        interpret=product.interpret,
-    )
-
-
-def grouped(
-    x: Float[Array, "M K"], weight: ResidentTensor, sizes: Int[Array, " groups"], product: Product
-) -> Float[Array, "M N"] | None:
-    """x times the matrix of each row's group; 0 in rows of none."""
-    return groups.multiply(x, weight, sizes, product, plan_of=planning.plan, source_of=source)
 
 
 def source(weight: ResidentTensor, plan: HopperPlan, product: Product) -> stream.Source:

@@ -22,9 +22,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jaxtyping import Array
 
-from jentropy import jax_internals
-
-from . import fragments
+from . import fragments, mosaic
 from .plan import HopperPlan
 
 PLACES = 2  # of parts, to a block of threads
@@ -72,16 +70,16 @@ def add(
     def place(part: Any) -> Any:
         return memory.at[first + part, jnp.where(part == 0, 0, 1), row_block]
 
-    jax_internals.store_held(place(part), product)
+    mosaic.store_held(place(part), product)
     mine = counts.at[first, row_block]
-    before = jax_internals.arrive(mine)
+    before = mosaic.arrive(mine)
 
     @pl.when(before == count - 1)
     def _() -> None:
-        jax_internals.reset(mine)
+        mosaic.reset(mine)
 
         def load(part: Any) -> Array:
-            return jax_internals.load_held(place(part), product.shape)
+            return mosaic.load_held(place(part), product.shape)
 
         begin = load(np.int32(0))
         store(lax.fori_loop(np.int32(1), count, lambda p, total: total + load(p), begin))

@@ -2,7 +2,7 @@
 
 Interpret mode knows neither layouts of registers nor `inline_mgpu`: there the same steps are plain
 JAX, fragments are put together by `fragments`, and WGMMA takes them from shared memory. What Pallas
-Mosaic GPU lacks stands in `jentropy.jax_internals`.
+Mosaic GPU lacks stands in `mosaic`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from jaxtyping import Array, BFloat16, Float32, Shaped, UInt32
 from jentropy import jax_internals
 from jentropy.errors import UnsupportedError
 
-from . import fragments
+from . import fragments, mosaic
 
 WORDS = (fragments.REGISTERS, fragments.THREADS)  # of a fragment, as they lie in shared memory
 # Thread t holds words 4 t to 4 t + 3.
@@ -61,7 +61,7 @@ def load(ref: Any, index: tuple[Any, ...], layout: Any, *, interpret: bool) -> A
     """Part of a reference, in registers of a layout."""
     if interpret:
         return ref[index]
-    return jax_internals.load(ref, index, layout, optimized=layout is not ROW_LAYOUT)
+    return mosaic.load(ref, index, layout, optimized=layout is not ROW_LAYOUT)
 
 
 def load_rows(ref: Any, row: Any, *, interpret: bool) -> Shaped[Array, " rows"]:
@@ -84,7 +84,7 @@ def of_rows(rows: Sequence[Any], *, interpret: bool) -> Array:
     """
     shape = fragments.ROWS, fragments.COLUMNS * len(rows)
     if not interpret:
-        return jax_internals.rows_as_wgmma(rows, ROW_LAYOUT, shape)
+        return mosaic.rows_as_wgmma(rows, ROW_LAYOUT, shape)
     if rows[0].dtype == jnp.uint32:
         rows = [lax.bitcast_convert_type(r.astype(jnp.uint16), jnp.bfloat16) for r in rows]
     return jnp.concatenate([columns_of(r, fragments.COLUMNS) for r in rows], axis=1)
@@ -116,7 +116,7 @@ def multiply_add(
 ) -> BFloat16[Array, "64 columns"]:
     """Numbers, subnormal ones too, times a power of two, and a number or numbers more; exactly."""
     if not interpret:
-        return jax_internals.multiply_add(numbers, factor, addend)
+        return mosaic.multiply_add(numbers, factor, addend)
     of = partial(jnp.full_like, numbers)
     addend = of(ml_dtypes.bfloat16(addend)) if isinstance(addend, float) else addend
     return _exact_product(numbers, of(ml_dtypes.bfloat16(factor))) + addend
@@ -156,7 +156,7 @@ def store_transposed(
         matrix does not have is not written; interpreted it has all columns.
     """
     if not interpret:
-        jax_internals.store_transposed(ref, numbers, column, window)
+        mosaic.store_transposed(ref, numbers, column, window)
         return
     columns = pl.ds(column, numbers.shape[0])
     if window is None:
@@ -187,7 +187,7 @@ def to_fragments(
     """Pairs of bfloat16 in the order of `fragments` as WGMMA's matrix A, 16 columns each."""
     if not interpret:
         shape = fragments.ROWS, fragments.COLUMNS * len(words)
-        return jax_internals.as_wgmma(words, STRIDED, shape)
+        return mosaic.as_wgmma(words, STRIDED, shape)
     halves = fragments.halves(jnp.stack(words).reshape(1, 1, len(words), fragments.PLACES))
     return lax.bitcast_convert_type(fragments.restore(halves), jnp.bfloat16)
 
@@ -217,7 +217,7 @@ def multiply(
     left = scratch[f"a{columns}"].at[warpgroup]
     left[...] = a
     right = x.at[index].T
-    if not jax_internals.AT_REFERENCES:
+    if not mosaic.AT_REFERENCES:
         right = scratch[f"x{columns}"].at[warpgroup]
         right[...] = x[index].T
     plgpu.commit_smem()

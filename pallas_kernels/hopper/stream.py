@@ -23,9 +23,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, BFloat16, Float
 
-from jentropy import jax_internals
-
-from . import fragments, parts, registers
+from . import fragments, mosaic, parts, registers
 from .plan import ROWS, WARPGROUPS, HopperPlan
 
 COPIER = WARPGROUPS  # the warpgroup that copies
@@ -514,7 +512,7 @@ def call(kernel: Kernel, outs: Sequence[Any], interpret: Any) -> Callable[..., A
 
     def body(*refs: Any, **scratch: Any) -> None:
         if not interpret:
-            jax_internals.wait_for_earlier_kernels()
+            mosaic.wait_for_earlier_kernels()
         kernel.body(*refs, **scratch)
 
     return plgpu.kernel(

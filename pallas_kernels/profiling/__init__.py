@@ -2,5 +2,5 @@
 
 `compiling` compiles for a device that is not there. `tpu` and `hopper` say what for, and set what
 came out, which `schedule` and `sass` read, against the time that memory needs; `budgets` against
-what it was before; `plans` which plans there are.
+what it was before.
 """

@@ -15,9 +15,11 @@ from pathlib import Path
 from jentropy.pallas_kernels.tpu.plan import MOST_ROWS
 from jentropy.pallas_kernels.variants import VARIANTS
 
-from . import budgets, plans, tpu
+from . import budgets, tpu
 
-MANY_OF_SLOW = 64  # rows for formats whose kernels for more take minutes to compile
+# Kernels of these formats for many rows of x take the compiler minutes.
+SLOW = ("INT4 g32", "INT4 g128", "INT4 g32 zeros", "INT4 g128 zeros")
+MANY_OF_SLOW = 64  # rows of x that they are compiled for
 MOST, UNIT = 1 << 11, 8  # rows of x: more seldom go through a layer; a crossover is a multiple
 # Products of numbers in a cycle, from data sheets and inferred clocks.
 MACS = {"v5e": 1 << 16, "v6e": 1 << 18, "v7x": 1 << 18}
@@ -62,7 +64,7 @@ def measured(dump: Path, target: str, names: Sequence[str]) -> Iterator[tuple[st
     dense = {m: tpu.measure_dense(dump, target, m).cycles for m in (budgets.ROWS, MOST_ROWS)}
     known = budgets.load()[target]
     for name in names:
-        many = MANY_OF_SLOW if name in plans.SLOW else MOST_ROWS
+        many = MANY_OF_SLOW if name in SLOW else MOST_ROWS
         measured = tpu.measure(dump, target, VARIANTS[name].number_format, many)
         fused = {budgets.ROWS: budgets.cycles(known[name]), many: measured.cycles}
         decode = budgets.cycles(known[name + budgets.DECODE])

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from jentropy.pallas_kernels.backends import has_kernels
 from jentropy.pallas_kernels.fused import kernels_of
 from jentropy.pallas_kernels.hopper.plan import HopperPlan
+from jentropy.pallas_kernels.profiling import hopper, tpu
+from jentropy.pallas_kernels.profiling.crossover import SLOW
 from jentropy.pallas_kernels.resident import ResidentTensor
 from jentropy.pallas_kernels.targets import GPUS, TPUS
 from jentropy.pallas_kernels.tpu.columns import ColumnsPlan
 from jentropy.pallas_kernels.tpu.plan import TpuPlan
 from jentropy.pallas_kernels.variants import VARIANTS
-
-from . import hopper, tpu
 
 ROWS = (1, 8, 16, 64, 256)  # of x
 
@@ -66,10 +66,7 @@ LAYERS: dict[str, dict[str, tuple[int, int]]] = {
         "head": (7168, 129280),
     },
 }
-# Kernels of these formats for many rows of x take the compiler more than half of the time that all
-# would: they are compiled for the layers of one model only.
-SLOW = ("INT4 g32", "INT4 g128", "INT4 g32 zeros", "INT4 g128 zeros")
-MODEL_OF_SLOW, FEW_ROWS = "Llama-3-8B", 16
+MODEL_OF_SLOW, FEW_ROWS = "Llama-3-8B", 16  # for whose layers only, and above, SLOW are compiled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,10 +129,8 @@ def cases(target: str, models: Iterable[str] = tuple(LAYERS)) -> Iterator[Case]:
                 yield Case(layer=f"{model} {layer}", variant=name, m=m, weight=weight, plan=plan)
 
 
-def distinct(
-    cases: Iterable[Case], by: Callable[[Case], object] = lambda case: case.kernel
-) -> list[Case]:
-    """The first case of every kernel."""
+def distinct(cases: Iterable[Case], by: Callable[[Case], object] = Case.kernel) -> list[Case]:
+    """The first case of every kernel, or of what else is told."""
     first: dict[object, Case] = {}
     for case in cases:
         first.setdefault(by(case), case)
