@@ -232,7 +232,9 @@ def test_a_trace_has_no_numbers_to_archive(how, tmp_path):
 def test_what_cannot_be_multiplied_or_quantized_says_so():
     x, w = np.ones((2, 8), np.float32), jnp.ones((8, 8), jnp.bfloat16)
     abstract = jentropy.to_resident(jax.ShapeDtypeStruct((256, 512), jnp.bfloat16), "reference")
-    with pytest.raises(InputError, match="x: expected an array of floating-point numbers, found list"):
+    with pytest.raises(
+        InputError, match="x: expected an array of floating-point numbers, found list"
+    ):
         jentropy.matmul(x.tolist(), w)
     with pytest.raises(InputError, match="expected one with data"):
         jentropy.matmul(x, abstract)
