@@ -157,6 +157,7 @@ def test_the_contract_holds(name):
     assert function.__doc__
 
 
+@pytest.mark.usefixtures("compiled_quickly")
 @pytest.mark.parametrize("name", [n for n in MODULES if not n.endswith("pystdlib")])
 def test_modules_say_what_they_do_and_their_examples_run(name):
     module = importlib.import_module(name)

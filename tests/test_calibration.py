@@ -20,6 +20,8 @@ from jentropy.models.experts import Projection
 from jentropy.models.kinds import take
 from jentropy.models.layers import Linear
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 @pytest.fixture(scope="module")
 def model(fixtures):

@@ -16,6 +16,8 @@ from jentropy.cli import main as cli
 from jentropy.errors import InputError
 from jentropy.models.decoding import Pieces
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 QWEN = """{%- if tools %}{{- '<|im_start|>system\\n' }}{% for tool in tools %}{{- tool | tojson }}
 {% endfor %}{%- endif %}
 {%- set ns = namespace(last=-1) %}

@@ -27,6 +27,8 @@ from jentropy.quantization import Recipe, Statistics, quantize_weight
 from jentropy.quantization.alphabets import OfFormat
 from jentropy.quantization.transforms import Centred, Hadamard, Smooth, SortedColumns
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 @pytest.fixture(scope="module")
 def model():
