@@ -39,6 +39,8 @@ from jentropy.quantization.scales import AbsoluteMean, RmsStep, Rules
 
 from . import plain_weights
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 ROWS, COLUMNS = 24, 328  # ragged against every block and group; a multiple of 8
 # Recipes that are not held to rounding to nearest: they are it, or right on average instead.
 BY_CHANCE = {"stochastic"}

@@ -28,6 +28,7 @@ from jentropy.quantization.transforms import (
     SortedColumns,
 )
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
 EXACT = OfFormat(number_format=FORMATS["FP32"])
 ROWS, COLUMNS = 24, 24
 KINDS = {

@@ -35,6 +35,8 @@ from jentropy.quantization.feedback import factor_of, root_of
 from jentropy.quantization.prunings import Magnitude
 from jentropy.quantization.scales import AbsoluteMean
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 ROWS, COLUMNS = 48, 132  # ragged against vectors of 8 and blocks of 64 and 128
 VECTORS = {
     "trellis": Trellis(),
