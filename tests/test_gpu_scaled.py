@@ -23,6 +23,8 @@ from jentropy.pallas_kernels.variants import VARIANTS, abstract_weight, weight_o
 
 from .compilers import EVERYTHING
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 NAME = "gpu_scaled"
 N, K = 70, 140  # of weights as they are stored: ragged in every tile
 HELD = [

@@ -16,6 +16,8 @@ from jentropy.errors import DestinationError
 from jentropy.models.matrices import Matrices
 from jentropy.quantization import RECIPES
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 
 @pytest.fixture(scope="module")
 def source(fixtures):
