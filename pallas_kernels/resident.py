@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -37,6 +38,25 @@ def expect_weight(weight: Any) -> None:
         found=type(weight).__name__,
         hint="jentropy.to_resident(weight) gives one" if packed else None,
     )
+
+
+def one_line(array: Any, kind: str, whole: Sequence[int], weight: ResidentTensor) -> str:
+    """What an array prints as.
+
+    Args:
+      array: over a weight, or the weight itself.
+      kind: its format or dtype.
+      whole: its sizes where it is a tree of something else than arrays, without a stack's.
+      weight: what it is made of.
+
+    Returns:
+      Its class, kind and sizes, and its weight's layout and bits.
+    """
+    try:
+        sizes, bits = array.shape, f", {weight.bits_per_weight:.2f} bits each"
+    except (AttributeError, TypeError):
+        sizes, bits = whole, ""
+    return f"{type(array).__name__}({kind}{list(sizes)}, {weight.layout}{bits})"
 
 
 @jax.tree_util.register_dataclass
@@ -143,11 +163,7 @@ class ResidentTensor:
         return 8 * self.nbytes / max(1, math.prod(self.shape))
 
     def __repr__(self) -> str:
-        try:
-            sizes, bits = self.shape, f", {self.bits_per_weight:.2f} bits each"
-        except (AttributeError, TypeError):  # a tree of something else than arrays
-            sizes, bits = self.logical, ""
-        return f"ResidentTensor({self.format}{list(sizes)}, {self.layout}{bits})"
+        return one_line(self, self.format, self.logical, self)
 
     def __getitem__(self, at: Any) -> ResidentTensor:
         """Part of a stack, along its leading axes.

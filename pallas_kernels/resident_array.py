@@ -20,7 +20,7 @@ from jaxtyping import Array, Shaped
 from jentropy import modes
 
 from .decoding import decode_tensor
-from .resident import ResidentTensor
+from .resident import ResidentTensor, one_line
 
 
 @jax.tree_util.register_dataclass
@@ -92,11 +92,7 @@ class ResidentArray:
         return split.transpose(*range(stack), *back).astype(self.dtype)
 
     def __repr__(self) -> str:
-        try:
-            sizes, bits = self.shape, f", {self.weight.bits_per_weight:.2f} bits each"
-        except (AttributeError, TypeError):  # a tree of something else than arrays
-            sizes, bits = self.sizes, ""
-        return f"ResidentArray({self.dtype}{list(sizes)}, {self.weight.layout}{bits})"
+        return one_line(self, str(self.dtype), self.sizes, self.weight)
 
     def decoded(self, interpret: Any = False) -> Shaped[Array, "*shape"]:
         """The dense array; kernels run in interpret mode if that is asked for, see `matmul`."""
