@@ -112,14 +112,35 @@ def recover(path: Path, purpose: str) -> None:
       DestinationError: another process is writing it.
     """
     folder = stage_of(path, purpose)
-    if not (folder / LOCK).is_file():
+    if not folder.is_dir():
         return
+    _refuse_foreign(folder, path)
     old, made = folder / REPLACED, folder / OUT
     with _locked(folder, path), writing(path):
         if old.exists() and not path.exists():
             os.rename(old, path)
         elif path.exists() and not made.exists():
             shutil.rmtree(folder)
+
+
+def give_up(path: Path, purpose: str) -> None:
+    """Removes a stage as far as that can be, but not one in which another process is writing."""
+    folder = stage_of(path, purpose)
+    with suppress(DestinationError, OSError):
+        _refuse_foreign(folder, path)
+        with _locked(folder, path):
+            shutil.rmtree(folder)
+
+
+def expect_free(path: Path, purpose: str, replaces: Replaces | None = None) -> None:
+    """Raises DestinationError if something is there, once what was left there is ended.
+
+    Args:
+      purpose: see `stage_of`.
+      replaces: see `refuse_existing`.
+    """
+    recover(path, purpose)
+    refuse_existing(path, replaces)
 
 
 def expect_space(path: Path, needed: int) -> None:
@@ -165,8 +186,7 @@ def staged(
       DestinationError: `path` exists, cannot be written, or another process is writing it.
       Interrupted: an interrupt (Ctrl-C), with what it left.
     """
-    recover(path, purpose)
-    refuse_existing(path, replaces)
+    expect_free(path, purpose, replaces)
     folder = stage_of(path, purpose)
     missing = [p for p in (path.parent, *path.parent.parents) if not p.exists()]
     with writing(path):
