@@ -265,8 +265,10 @@ class Trial:
 
 def trial(folder: Path, name: str, kills: int, seed: int) -> tuple[int, int, int]:
     """Kills a command so many times; how many kills, runs that ended alike, most kills of one."""
-    for module in ("orbax.checkpoint.v1", "jentropy.models.quantizing")[: 1 + ("quantize" in name)]:
-        importlib.import_module(module)  # before children are made
+    from orbax.checkpoint import v1  # noqa: F401  loaded before children are made
+
+    if name.startswith("quantize"):
+        importlib.import_module("jentropy.models.quantizing")
     of = Trial(folder, COMMANDS[name], seed)
     done = ended = row = most = 0
     while done < kills:
