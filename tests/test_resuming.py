@@ -468,37 +468,58 @@ def test_saving_a_tree_is_taken_up_as_far_as_it_is_the_same(tmp_path, monkeypatc
     assert all(np.array_equal(found[name], tree[name]) for name in "abcd")
 
 
-def test_a_pytree_is_decoded_once(tmp_path, monkeypatch):
-    """Leaves that were decoded before stay; one that is damaged meanwhile is decoded again."""
-    from jentropy.checkpoints import decoded_leaves, orbax
+def test_a_pytree_is_written_once(tmp_path, monkeypatch):
+    """Arrays that were written before stay; one that is damaged meanwhile is written again."""
+    from jentropy.checkpoints import array_store, restoring, tree_writing
 
+    monkeypatch.setattr(tree_writing, "GIVEN_BYTES", 4000)  # one of the arrays
+    monkeypatch.setattr(array_store, "TRANSACTION_BYTES", 1)
     tree = {f"w{n}": np.arange(n, 1000 + n, dtype=np.int32) for n in range(5)} | {"rate": 0.5}
-    jentropy.save(tmp_path / "packed", tree)
-    out = tmp_path / "out"
+    other = {**tree, "rate": 0.25}
+    for name, content in {"packed": tree, "other": other}.items():
+        jentropy.save(tmp_path / name, content)
+    out, stage = tmp_path / "out", tmp_path / ".out.jentropy-decompress"
     with monkeypatch.context() as patch:
-        patch.setattr(orbax, "write_tree", die)
+        patch.setattr(decompressing, "put_in_place", die)
         with pytest.raises(SystemExit):
             jentropy.decompress_checkpoint(tmp_path / "packed", out)
-    leaves = tmp_path / ".out.jentropy-decompress" / "leaves"
-    assert leaves.stat().st_size == 5 * 4032
-    damaged = bytearray(leaves.read_bytes())
-    damaged[3 * 4032 + 7] ^= 1  # of the fourth
-    leaves.write_bytes(damaged)
-    decoded = []
-    plain = decoded_leaves.read_chunks
+    (found,), _ = arrays_of(stage / "out" / "state", "w3/")
+    values = found.array.read()
+    values[7] ^= 1
+    written = [("w3/", found.metadata, values)]
+    array_store.write_store(stage / "out" / "state", written, ocdbt=True)
+    decoded, plain = [], restoring.read_entries
 
-    def counted(checkpoint, entries, *rest):
+    def counted(checkpoint, entries, *rest, **more):
+        entries = list(entries)
         decoded.extend(entry.name for entry in entries)
-        return plain(checkpoint, entries, *rest)
+        return plain(checkpoint, entries, *rest, **more)
 
-    monkeypatch.setattr(decoded_leaves, "read_chunks", counted)
+    monkeypatch.setattr(restoring, "read_entries", counted)
     done = []
     jentropy.decompress_checkpoint(tmp_path / "packed", out, done.append)
-    assert decoded == ["w3", "w4"]
+    assert decoded == ["w3"]
     assert sum(done) == 5 * 4000
     assert stages(tmp_path) == []
+    expect_orbax_has(out, tree)
+    with monkeypatch.context() as patch:
+        patch.setattr(decompressing, "put_in_place", die)
+        with pytest.raises(SystemExit):
+            jentropy.decompress_checkpoint(tmp_path / "packed", tmp_path / "again")
+    jentropy.decompress_checkpoint(tmp_path / "other", tmp_path / "again")
+    expect_orbax_has(tmp_path / "again", other)
+
+
+def arrays_of(folder, *prefixes):
+    from jentropy.checkpoints import array_store
+
+    arrays, others = array_store.read_store(folder)
+    return [array for array in arrays if array.prefix in prefixes], others
+
+
+def expect_orbax_has(folder, tree):
     from orbax.checkpoint import v1
 
-    back = v1.load(out)
-    assert back["rate"] == 0.5
+    back = v1.load(folder)
+    assert back.keys() == tree.keys()
     assert all(np.array_equal(back[name], tree[name]) for name in tree)

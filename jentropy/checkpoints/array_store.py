@@ -121,6 +121,8 @@ def write_store(
 ) -> None:
     """Writes arrays of a store (prefix, metadata, values), in the place of those that are there.
 
+    Chunks that are too large to be written at once become smaller ones.
+
     Raises:
       CorruptError: metadata that are not those of such an array.
     """
@@ -133,7 +135,7 @@ def write_store(
         array_spec = {
             "driver": "zarr3" if "node_type" in metadata else "zarr",
             "kvstore": _inside(spec, prefix),
-            "metadata": dict(metadata),
+            "metadata": dict(large_chunks.divided(metadata, values.itemsize)),
             "store_data_equal_to_fill_value": True,
         }
         expected: Any = (values.shape, values.dtype)
@@ -154,11 +156,16 @@ def write_store(
                 expected=expected,
                 found=made,
             )
-        array.write(values, can_reference_source_data_indefinitely=True).result()  # uncopied
-        size += values.nbytes
-        if size >= TRANSACTION_BYTES:
-            batch.commit_sync()
-            batch, size = ts.Transaction(), 0
+        chunk = tuple(array.chunk_layout.write_chunk.shape or values.shape)
+        for part in large_chunks.blocks(values.shape, chunk, values.itemsize, TRANSACTION_BYTES):
+            if size and size + values[part].nbytes > TRANSACTION_BYTES:
+                batch.commit_sync()
+                batch, size = ts.Transaction(), 0
+                array = array.with_transaction(batch)
+            array[part].write(  # uncopied
+                values[part], can_reference_source_data_indefinitely=True
+            ).result()
+            size += values[part].nbytes
     batch.commit_sync()
     store = ts.KvStore.open(spec, context=context).result()
     for key, value in others:
