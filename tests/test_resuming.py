@@ -18,6 +18,7 @@ from jentropy.checkpoints import (
     compressing,
     decompressing,
     durable,
+    exporting,
     items,
     mapping,
     staging,
@@ -28,8 +29,8 @@ from jentropy.checkpoints import (
 from jentropy.errors import DestinationError, InputError
 
 from .conftest import ROOT
-from .soak.kills import COMMANDS, alike, noise
 from .soak.measuring import write_safetensors
+from .soak.sources import alike, noise
 
 TENSOR = 10_000  # bytes of the tensors of `noise`
 
@@ -76,13 +77,14 @@ def taken_up(monkeypatch) -> list[str]:
     return names
 
 
-@pytest.mark.parametrize("command", ["compress-noise", "decompress-noise"])
-def test_commands_survive_random_kills(command, tmp_path):
-    assert command in COMMANDS
-    arguments = [tmp_path / "kills", "--command", command, "--kills", "4"]
+def test_commands_survive_random_kills(tmp_path):
+    commands = ["compress-noise", "decompress-noise", "overwrite", "salvage", "repair"]
+    arguments = [tmp_path / "kills", "--kills", "3", "--commands", *commands]
     run = [sys.executable, "-m", "tests.soak.kills", *arguments]
     done = subprocess.run(run, cwd=ROOT, check=True, capture_output=True, text=True)
-    assert done.stdout.startswith(f"{command}: 4 kills")
+    assert [line.split(",")[0] for line in done.stdout.splitlines() if " kills" in line] == [
+        f"{command}: 3 kills" for command in commands
+    ]
     assert not list(tmp_path.iterdir())
 
 
@@ -253,13 +255,17 @@ def test_a_source_that_vanishes_leaves_what_is_done(tmp_path, source, monkeypatc
     assert len(names) > 50
 
 
-@pytest.mark.parametrize("command", ["compress", "decompress"])
+@pytest.mark.parametrize("command", ["compress", "decompress", "salvage"])
 def test_what_is_left_behind_the_rename_is_cleaned(command, tmp_path, source, monkeypatch):
-    dst = tmp_path / "dst"
-    if command == "decompress":
+    dst, rmtree = tmp_path / "dst", shutil.rmtree
+    if command != "compress":
         jentropy.compress_checkpoint(source, tmp_path / "packed")
         source = tmp_path / "packed"
-    run, rmtree = getattr(jentropy, f"{command}_checkpoint"), shutil.rmtree
+    run = {
+        "compress": jentropy.compress_checkpoint,
+        "decompress": jentropy.decompress_checkpoint,
+        "salvage": jentropy.salvage,
+    }[command]
 
     def die_at_the_stage(path, **options):
         if Path(path).parent == tmp_path:
@@ -272,11 +278,26 @@ def test_what_is_left_behind_the_rename_is_cleaned(command, tmp_path, source, mo
             run(source, dst)
     assert dst.exists()
     assert stages(tmp_path) == [f".dst.jentropy-{command}"]
+    (tmp_path / f".dst.jentropy-{command}" / "lock").unlink()  # as if killed in its midst
     before = sorted(dst.rglob("*"))
     with pytest.raises(DestinationError, match="exists"):
         run(source, dst)
     assert stages(tmp_path) == []
     assert sorted(dst.rglob("*")) == before
+
+
+def test_stages_of_what_needs_them_no_more_are_removed(tmp_path, source):
+    """Of a repair and an export whose work was done, of processes of another number."""
+    left = [tmp_path / f".dst.jentropy-{name}" for name in ("compress-3-of-4", "repair", "export")]
+    for stage in left:
+        stage.mkdir(0o700)
+        (stage / "file").touch()
+    jentropy.compress_checkpoint(source, tmp_path / "dst")
+    assert [stage.exists() for stage in left] == [False, True, True]
+    assert jentropy.repair(tmp_path / "dst") == ()
+    with pytest.raises(DestinationError, match="exists"):
+        exporting.expect_place(tmp_path / "dst", "gptq", overwrite=False)
+    assert stages(tmp_path) == []
 
 
 def test_a_replacement_that_was_killed_gives_the_old_one_back(tmp_path, source, monkeypatch):

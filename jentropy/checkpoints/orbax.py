@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -154,15 +155,31 @@ def _in_a_child(folder: Path, tree: Mapping[str, Any], custom_metadata: dict[str
     file = folder / "arrays.npz"
     np.savez(file, **tree, custom_metadata=np.array(json.dumps(custom_metadata)))
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-m", __name__, os.fspath(file)]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    child = subprocess.Popen(
+        [sys.executable, "-m", __name__, os.fspath(file)],
+        env=environment,
+        stdin=subprocess.PIPE,  # which ends when this process does
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with child:
+        assert child.stderr is not None
+        errors = child.stderr.read()
     file.unlink()
-    if ended.returncode:
-        told = ended.stderr.splitlines()[-1:] or [f"exit code {ended.returncode}"]
+    if child.returncode:
+        told = errors.splitlines()[-1:] or [f"exit code {child.returncode}"]
         raise OSError(f"Orbax: {told[0]:.200}")
 
 
+def _end_with_parent() -> None:
+    """Ends this process when the one that started it is gone: nobody wants what it writes."""
+    os.read(0, 1)
+    os._exit(1)
+
+
 if __name__ == "__main__":
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     with np.load(sys.argv[1]) as given:
         arrays = dict(given)
     told = json.loads(str(arrays.pop("custom_metadata")))

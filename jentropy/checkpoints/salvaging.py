@@ -18,7 +18,7 @@ from .decoding import damage_of, entries_of, file_bytes, read_chunks, read_entri
 from .entries import Entry, FileEntry
 from .mirrors import destination, located
 from .progress import Progress
-from .staging import OUT, put_in_place, refuse_existing, staged
+from .staging import OUT, expect_free, put_in_place, staged
 from .store import Store
 
 DAMAGED = ".damaged"  # ends the names of files with zeros in the places of damaged bytes
@@ -88,7 +88,7 @@ def salvage(
     expect_base(store)
     if target.resolve().is_relative_to(store.path.resolve()):
         raise InputError("destination lies inside the compressed checkpoint", file=target)
-    refuse_existing(target)  # before all is read
+    expect_free(target, PURPOSE)  # before all is read
     index, lost = store.index, set[int]()
     for entry, _, error in damage_of(store, (*index.tensors, *index.blobs)):
         if id(entry) not in lost:
