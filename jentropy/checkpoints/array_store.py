@@ -140,9 +140,7 @@ def write_store(
         }
         expected: Any = (values.shape, values.dtype)
         try:
-            array = ts.open(
-                array_spec, create=True, delete_existing=True, transaction=batch, context=context
-            ).result()
+            array = _made(array_spec, transaction=batch, context=context)
             made: Any = tuple(array.shape), np.dtype(array.dtype.numpy_dtype)
         except ValueError as error:
             if of_system(error):
@@ -170,6 +168,22 @@ def write_store(
     store = ts.KvStore.open(spec, context=context).result()
     for key, value in others:
         store.write(key.encode("utf-8", "surrogateescape"), value).result()
+
+
+def _made(spec: Mapping[str, Any], **options: Any) -> Any:
+    """An array of TensorStore to be written as a whole, in the place of the one that is there.
+
+    One that is laid out as it is to be is not deleted, so that work that is killed never finds it
+    gone.
+    """
+    import tensorstore as ts
+
+    try:
+        return ts.open(spec, create=True, open=True, **options).result()
+    except ValueError as error:
+        if of_system(error):
+            raise
+        return ts.open(spec, create=True, delete_existing=True, **options).result()
 
 
 def is_ocdbt(folder: Path) -> bool:
