@@ -107,8 +107,9 @@ def test_a_copy_repairs_too_and_what_it_lacks_is_told(copy, whole):
     other = copy.parent / "other"
     shutil.copytree(whole, other)
     shutil.rmtree(other / "state/bundles.00002")
-    with pytest.raises(InputError, match=r"bundles.00002"):
+    with pytest.raises(InputError, match=r"bundles.00002") as told:
         jentropy.repair(copy, other)
+    assert told.value.__notes__ == [f"{other} has not what was there"]
     assert jentropy.repair(copy, whole)
     jentropy.verify(copy)
 

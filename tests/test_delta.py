@@ -199,6 +199,15 @@ def test_damaged_ones_are_salvaged_and_repaired(tmp_path, capsys):
     found = jentropy.open_checkpoint(out)
     assert set(found.names()) == tree.keys() - {"bf16"}
     assert (found.tensor("bits").values() == tree["bits"]).all()
+    below = tmp_path / "base" / "state" / "bundles.00000" / "c" / "0"
+    sound = below.read_bytes()
+    at = {entry.name: entry for entry in Store(tmp_path / "base").index.tensors}["fp8"].places[0][1]
+    below.write_bytes(sound[:at] + bytes([sound[at] ^ 4]) + sound[at + 1 :])
+    assert main(["salvage", delta, f"{out}2", "--base", base]) == 1
+    assert set(jentropy.open_checkpoint(f"{out}2").names()) == tree.keys() - {"bf16", "fp8"}
+    left = jentropy.load(delta, base=base, damaged="leave_out")
+    assert [name for name, tensor in left.items() if tensor is None] == ["bf16", "fp8"]
+    below.write_bytes(sound)
     assert main(["salvage", delta, "--repair-from", source]) == 2
     assert "--base" in capsys.readouterr().err
     assert main(["salvage", delta, "--repair-from", source, "--base", base]) == 0

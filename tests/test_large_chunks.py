@@ -110,10 +110,18 @@ def test_written_in_smaller_ones(name, whole, tmp_path, monkeypatch):
         (found,), _ = array_store.read_store(tmp_path / str(ocdbt), ["w/"])
         assert found.array.read().tobytes() == VALUES.tobytes()
         assert large_chunks.divided(found.metadata, VALUES.itemsize) == found.metadata
-        if "shards" in name:
-            assert found.array.together == (2, 40, 70)
-        else:
-            assert whole / 4 < np.prod(found.array.together) * VALUES.itemsize <= whole
+        assert whole / 4 < np.prod(found.array.together) * VALUES.itemsize <= whole
+
+
+def test_shards_of_chunks_are_divided_between_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(large_chunks, "WHOLE", 1 << 12)
+    metadata = third((3, 50, 70), [LITTLE, ZSTD], sharded=True)
+    metadata["codecs"][0]["configuration"]["chunk_shape"] = (1, 10, 70)
+    array_store.write_store(tmp_path, [("w/", metadata, VALUES)], ocdbt=False)
+    (found,), _ = array_store.read_store(tmp_path, ["w/"])
+    assert found.metadata["chunk_grid"]["configuration"]["chunk_shape"] == [1, 20, 70]
+    assert found.array.together == (1, 10, 70)
+    assert found.array.read().tobytes() == VALUES.tobytes()
 
 
 @pytest.mark.parametrize("name", OTHERS)

@@ -17,7 +17,7 @@ import pytest
 from orbax.checkpoint import v1
 
 import jentropy
-from jentropy.checkpoints import tree_writing
+from jentropy.checkpoints import array_store, large_chunks, tree_writing
 from jentropy.errors import (
     CheckError,
     CorruptError,
@@ -309,6 +309,25 @@ def test_killed_work_on_a_step_is_taken_up(manager, tmp_path, monkeypatch):
     monkeypatch.setattr(writer.Writer, "flush", flush)
     jentropy.compress_checkpoint(manager, tmp_path / "dst")
     jentropy.verify(tmp_path / "dst", against=manager)
+
+
+@pytest.mark.parametrize("ocdbt", [True, False])
+def test_large_chunks_come_back_as_smaller_ones(ocdbt, tmp_path, monkeypatch):
+    tree = {"w": np.arange(10_000.0).reshape(100, 100), "b": np.arange(20)}
+    context = v1.Context()
+    context.array.saving.use_ocdbt = ocdbt
+    with context:
+        v1.save(tmp_path / "src", tree)
+    jentropy.compress_checkpoint(tmp_path / "src", tmp_path / "dst")
+    monkeypatch.setattr(large_chunks, "WHOLE", 10_000)
+    jentropy.decompress_checkpoint(tmp_path / "dst", tmp_path / "out")
+    assert same_tree(v1.load(tmp_path / "out"), tree)
+    arrays, _ = array_store.read_store(tmp_path / "out" / "state", ["w/", "b/"])
+    assert {a.array.name: a.array.together for a in arrays} == {"w": (12, 100), "b": (20,)}
+    jentropy.verify(tmp_path / "dst", against=tmp_path / "out")
+    monkeypatch.setattr(large_chunks, "WHOLE", 20_000)
+    with pytest.raises(CheckError, match="'w' is laid out otherwise"):
+        jentropy.verify(tmp_path / "dst", against=tmp_path / "out")
 
 
 @pytest.mark.parametrize("given", [0, 1 << 20])

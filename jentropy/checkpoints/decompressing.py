@@ -40,10 +40,11 @@ def decompress_checkpoint(
 
     An Orbax checkpoint comes back as one to Orbax: its arrays written anew as they were laid out,
     every other file byte for byte. A checkpoint that was made of a pytree becomes an Orbax
-    checkpoint of it, with the texts that were saved beside it.
+    checkpoint of it, with the texts that were saved beside it. Chunks of more than 64 MiB, which
+    Orbax would have to be given whole, become smaller ones in both.
 
     Work that was killed, was interrupted or failed is taken up by the next call: what it wrote is
-    held to the hashes of the checkpoint. Of a pytree the decoded leaves are; Orbax saves them anew.
+    held to the hashes of the checkpoint.
 
     Args:
       path: a compressed checkpoint, or its URL.

@@ -31,7 +31,7 @@ from . import mapping
 from .zarr_files import INDEX_BYTES, shard_index
 
 LARGE = 1 << 26  # bytes of chunks that are decoded at once: of a row of them, across an array
-WHOLE = 1 << 27  # bytes of the largest chunk that is written
+WHOLE = 1 << 26  # bytes of the largest chunk that is written
 PIECE = 1 << 25  # bytes of a chunk that are read at once, about
 READ = 1 << 22  # bytes of its key
 
@@ -97,9 +97,7 @@ def layout_of(metadata: Mapping[str, Any], chunk: Shape) -> Layout | None:
 
 
 def divided(metadata: Mapping[str, Any], itemsize: int) -> Mapping[str, Any]:
-    """What zarr keeps of an array whose chunks are `WHOLE` bytes at the most.
-
-    Chunks of shards are left as they are.
+    """What zarr keeps of an array whose chunks, or shards of them, are `WHOLE` bytes at the most.
 
     Args:
       metadata: of the array as it was.
@@ -107,31 +105,54 @@ def divided(metadata: Mapping[str, Any], itemsize: int) -> Mapping[str, Any]:
 
     Example:
       >>> divided({"zarr_format": 2, "chunks": [1 << 20, 1 << 10]}, itemsize=2)["chunks"]
-      [131072, 1024]
+      [65536, 1024]
     """
     match metadata:
         case {"zarr_format": 2, "chunks": [*chunk]}:
             return {**metadata, "chunks": _divided(chunk, itemsize)}
-        case {"codecs": [{"name": "sharding_indexed"}, *_]}:
-            return metadata
         case {
-            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [*chunk]}} as grid
+            "chunk_grid": {"configuration": {"chunk_shape": [*shard]}, **grid},
+            "codecs": [{"configuration": {"chunk_shape": [*chunk], **sharded}, **codec}],
         }:
-            regular = {**grid["configuration"], "chunk_shape": _divided(chunk, itemsize)}
-            return {**metadata, "chunk_grid": {**grid, "configuration": regular}}
+            shard, chunk = _divided_shard(shard, chunk, itemsize)
+            codec["configuration"] = {"chunk_shape": chunk, **sharded}
+            told = {"chunk_shape": shard}
+            return {**metadata, "chunk_grid": {**grid, "configuration": told}, "codecs": [codec]}
+        case {"chunk_grid": {"configuration": {"chunk_shape": [*chunk]}, **grid}}:
+            told = {"chunk_shape": _divided(chunk, itemsize)}
+            return {**metadata, "chunk_grid": {**grid, "configuration": told}}
     return metadata
 
 
-def _divided(chunk: Sequence[int], itemsize: int) -> list[int]:
+def _divided_shard(
+    shard: list[Any], chunk: list[Any], itemsize: int
+) -> tuple[list[Any], list[Any]]:
+    small = _divided(chunk, itemsize)
+    if small != chunk:
+        return small, small
+    if not (_are_sizes(shard) and _are_sizes(chunk) and len(shard) == len(chunk)):
+        return shard, chunk
+    if any(s % c for s, c in zip(shard, chunk, strict=True)):
+        return shard, chunk
+    counts = [s // c for s, c in zip(shard, chunk, strict=True)]
+    fewer = _divided(counts, math.prod(chunk) * itemsize)
+    return [n * c for n, c in zip(fewer, chunk, strict=True)], chunk
+
+
+def _divided(chunk: list[Any], itemsize: int) -> list[Any]:
+    if not _are_sizes(chunk):
+        return chunk  # TensorStore says what is wrong
     sizes = list(chunk)
-    if not all(isinstance(size, int) and size > 0 for size in sizes):
-        return sizes  # TensorStore says what is wrong
     for axis, size in enumerate(sizes):
         at_once = max(1, WHOLE // (math.prod(sizes[axis + 1 :]) * itemsize))
         if size <= at_once:
             break
         sizes[axis] = -(-size // -(-size // at_once))
     return sizes
+
+
+def _are_sizes(shape: Sequence[Any]) -> bool:
+    return all(isinstance(size, int) and size > 0 for size in shape)
 
 
 def blocks(shape: Shape, chunk: Shape, itemsize: int, most: int) -> Iterator[tuple[slice, ...]]:

@@ -80,7 +80,7 @@ def load(
     index = store.index
     left_out = set[int]()
     if damaged == "leave_out":
-        for entry, _, error in damage_of(store, index.tensors):
+        for entry, _, error in damage_of(store, index.tensors, bases=True):
             left_out.add(id(entry))
             found.append(error)
         for error in found:

@@ -11,6 +11,7 @@ import numpy as np
 from jentropy import codecs
 from jentropy.containers.tensor import checksum
 from jentropy.errors import InputError, UnsupportedError
+from jentropy.errors import place as place_of
 from jentropy.formats import codes_of
 
 from . import durable, faults, frames, zarr_files
@@ -79,7 +80,10 @@ def repair(
     left = _mend(store, source, damage, outside)
     left += frames.faults(Store(store.path, left))
     if left:
-        raise left[0].among(left[1:])
+        error = left[0].among(left[1:])
+        if source is not None:
+            error.add_note(f"{place_of(source)} has not what was there")
+        raise error
     return all_damage
 
 

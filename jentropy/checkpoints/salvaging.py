@@ -60,7 +60,7 @@ def salvage(
       path: a compressed checkpoint, of which a copy of the index can be read.
       out: the directory that will hold the files; it appears whole or not at all.
       progress: called with the bytes done since the last call; see `progress.Progress`.
-      base: see `load`; it has to be sound.
+      base: see `load`; of a damaged one, what is told by its sound tensors comes back.
 
     Returns:
       What was found to be damaged, and what came back.
@@ -90,7 +90,7 @@ def salvage(
         raise InputError("destination lies inside the compressed checkpoint", file=target)
     expect_free(target, PURPOSE)  # before all is read
     index, lost = store.index, set[int]()
-    for entry, _, error in damage_of(store, (*index.tensors, *index.blobs)):
+    for entry, _, error in damage_of(store, (*index.tensors, *index.blobs), bases=True):
         if id(entry) not in lost:
             damage.append(error)
         lost.add(id(entry))

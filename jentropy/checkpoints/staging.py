@@ -263,9 +263,10 @@ def _locked(folder: Path, path: Path) -> Iterator[None]:
 
 @contextmanager
 def without_glob(folder: Path) -> Iterator[Path]:
-    """The folder by a path that holds no character of a pattern: Orbax expands them."""
+    """The folder by a path of UTF-8 with no character of a pattern: Orbax expands them."""
     plain = folder.resolve()
-    if not _GLOB & set(str(plain)):
+    text = str(plain)
+    if not _GLOB & set(text) and text.encode(errors="replace").decode() == text:
         yield plain
         return
     with tempfile.TemporaryDirectory() as links:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jentropy
-from jentropy.checkpoints import array_store, writer
+from jentropy.checkpoints import array_store, tree_writing, writer
 from jentropy.errors import DestinationError
 
 from . import sources, steps
@@ -145,7 +145,7 @@ def _start(run: Callable[[], object]) -> int:
     code = 1
     try:
         writer.BUNDLE_BYTES = 30_000
-        array_store.TRANSACTION_BYTES = 1 << 20
+        array_store.TRANSACTION_BYTES = tree_writing.GIVEN_BYTES = 1 << 20
         code = run() or 0  # type: ignore[assignment]
     except DestinationError as error:
         print(error, file=sys.stderr)
