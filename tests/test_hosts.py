@@ -12,8 +12,9 @@ import pytest
 
 import jentropy
 from jentropy.checkpoints.hosts import Team
+from jentropy.checkpoints.mirrors import CACHE
 
-from .object_store import serving
+from .object_store import Store, serving
 from .soak.measuring import write_safetensors
 from .soak.sources import alike
 
@@ -59,6 +60,13 @@ def processes(folder: Path, count: int, what: str, *killed: object) -> list[tupl
         for process in started:
             process.kill()
     return [(p.returncode, *end) for p, end in zip(started, ends, strict=True)]
+
+
+def told_of(store: Store, folder: Path) -> dict[str, str]:
+    """The environment of processes that write to an object store."""
+    told = {"AWS_ENDPOINT_URL": store.url, "AWS_DEFAULT_REGION": "us-east-1"}
+    told |= {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing"}
+    return told | {CACHE: str(folder / "cache")}
 
 
 def all_done(ends: list[tuple[int, str, str]]) -> None:
@@ -125,9 +133,7 @@ def test_each_sends_its_own(tmp_path, monkeypatch):
     pytest.importorskip("s3fs", reason="s3fs of the extra 'remote' is not installed")
     source(tmp_path / "source")
     with serving() as store:
-        told = {"AWS_ENDPOINT_URL": store.url, "AWS_DEFAULT_REGION": "us-east-1"}
-        told |= {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing"}
-        for name, value in (told | {"JENTROPY_CACHE": str(tmp_path / "cache")}).items():
+        for name, value in told_of(store, tmp_path).items():
             monkeypatch.setenv(name, value)
         all_done(processes(tmp_path, 2, "send"))
         assert jentropy.verify("s3://bucket/dst", tmp_path / "source").compared

@@ -17,7 +17,7 @@ from jentropy.errors import DestinationError
 
 from . import durable, faults
 from .hosts import ALONE, Team
-from .staging import OUT, give_up, recover, refuse_existing, stage_of
+from .staging import OUT, give_up, is_there, recover, refuse_existing, stage_of
 from .store import ARRAYS, bundle_name, is_compressed_checkpoint
 
 PURPOSE = "compress"
@@ -46,12 +46,15 @@ def expect_free(path: Path, team: Team = ALONE, *, overwrite: bool = False) -> N
     Raises:
       DestinationError: something is there that may not be replaced.
     """
+    was_done = b""
     if team.number == 0:
         recover(path, PURPOSE)
-        if path.exists() and not stage_of(path, PURPOSE).exists():  # all was in place
+        if is_there(path) and not stage_of(path, PURPOSE).exists():
+            was_done = b"done"
             give_up_others(path)
         _give_back(path)
-    team.meet()
+    if team.meet(was_done)[0]:  # their stages may lie on other machines
+        give_up(path, purpose_of(team.number, team.count))
     refuse_existing(path, other_than_compressed if overwrite else None)
 
 

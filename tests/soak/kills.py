@@ -203,13 +203,17 @@ class Trial:
         """Runs the command to its end; its exit code."""
         return _in_child(lambda: self.command.run(self.folder) and None)
 
-    def killed(self) -> bool:
-        """Runs the command and kills it at some time, unless it ends before; whether it was."""
-        last, limit_s = -1, 2 * self._whole_s
+    def killed(self, row: int) -> bool:
+        """Runs the command and kills it at some time, unless it ends before; whether it was.
+
+        Args:
+          row: kills since it ended; the more, the more time it is given.
+        """
+        last, limit_s = -1, 9 * self._whole_s
         if self._dice.random() < 0.5:
             last = self._dice.randrange(self._steps)
         else:
-            limit_s = self._dice.uniform(0.1, 1.1) * self._whole_s
+            limit_s = self._dice.uniform(0.1, 1.1 + row / 20) * self._whole_s
 
         def run() -> None:
             steps.taken(self.folder, last)
@@ -245,14 +249,11 @@ class Trial:
 
     def _is_of_both(self) -> bool:
         """Whether each file is as it was before, or as it is wanted."""
-        return all(
-            any(
-                not (old / name).exists() or (old / name).read_bytes() == file.read_bytes()
-                for old in (self.before, self._wanted)
-            )
-            for file in self.dst.rglob("*")
-            if file.is_file()
-            for name in [file.relative_to(self.dst)]
+        now, *others = (_contents(one) for one in (self.dst, self.before, self._wanted))
+        return others[0].keys() <= now.keys() and all(
+            any(other.get(name) == data for other in others)
+            for name, data in now.items()
+            if name not in sources.TOLD
         )
 
     def expect_clean(self) -> None:
@@ -261,6 +262,11 @@ class Trial:
         assert code in (0, REFUSED), code
         assert self.ended()
         assert not list(self.folder.glob(".dst*")), "a stage is left"
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    files = (file for file in folder.rglob("*") if file.is_file())
+    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in files}
 
 
 def trial(folder: Path, name: str, kills: int, seed: int) -> tuple[int, int, int]:
@@ -272,7 +278,7 @@ def trial(folder: Path, name: str, kills: int, seed: int) -> tuple[int, int, int
     of = Trial(folder, COMMANDS[name], seed)
     done = ended = row = most = 0
     while done < kills:
-        killed = of.killed()
+        killed = of.killed(row)
         done, row = done + killed, row + killed
         if of.ended():
             if killed:

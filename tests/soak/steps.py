@@ -7,6 +7,7 @@ between two of which nothing that stays is changed but bytes of files.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -18,19 +19,20 @@ import numpy as np
 from jentropy.checkpoints import writer
 
 EVENTS = {"open", "os.rename", "os.mkdir", "os.rmdir", "os.remove", "shutil.rmtree"}  # audited
+WRITTEN = re.compile(r"/\.?dst")  # destinations and stages
 
 
 def taken(folder: Path, last: int | str = -1, delay_s: float = 0) -> list[str]:
     """Steps of this process from now on; it is killed (SIGKILL) some time after one of them.
 
     Args:
-      folder: in which `dst`, or one whose name begins so, is written.
+      folder: in which, at any depth, `dst` is written.
       last: the step by its number, or how what it does begins; it is printed. -1: none.
 
     Returns:
       What they did, which grows.
     """
-    done, places = list[str](), (f"{folder}/.dst", f"{folder}/dst")
+    done, root = list[str](), str(folder)
 
     def die() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -44,8 +46,8 @@ def taken(folder: Path, last: int | str = -1, delay_s: float = 0) -> list[str]:
     def watch(event: str, told: tuple[Any, ...]) -> None:
         if event in EVENTS and isinstance(told[0], str | Path):
             path = os.fspath(told[0])
-            if path.startswith(places):
-                step(f"{event} {path.removeprefix(str(folder))}")
+            if path.startswith(root) and WRITTEN.search(path, len(root)):
+                step(f"{event} {path.removeprefix(root)}")
 
     append = writer.Writer.append
 
