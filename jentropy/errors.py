@@ -32,6 +32,7 @@ def shown(text: str) -> str:
 
 
 NAME = 300  # characters of a tensor's name that are printed, its quotes among them
+SHOWN, WHAT = 300, 1000  # of what was expected, was found, or can be done; of what is wrong
 ANNEX = " ["  # begins what TensorStore's messages tell of its own doings
 
 
@@ -115,12 +116,13 @@ class InputError(JentropyError):
         self.what, self.file, self.tensor = what, file, tensor
         self.expected, self.found, self.hint = expected, found, hint
         self.others = others
+        told = [f"{one!s:.{SHOWN}}" for one in (expected, found, hint)]
         parts = (
             "" if file is None else f"{place(file)}: ",
             "" if tensor is None else f"tensor {tensor!r:.{NAME}}: ",
-            what,
-            "" if expected is None else f": expected {expected}, found {found}",
-            "" if hint is None else f" ({hint})",
+            f"{what:.{WHAT}}",
+            "" if expected is None else f": expected {told[0]}, found {told[1]}",
+            "" if hint is None else f" ({told[2]})",
             f"; and {len(others)} more" if others else "",
         )
         super().__init__(shown("".join(parts).replace("\n", " ")))

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from jentropy.checkpoints import open_checkpoint
-from jentropy.checkpoints.contents import read_json
-from jentropy.errors import InputError
+from jentropy.errors import InputError, said
+from jentropy.schema import OBJECT, parse
 
 SETTINGS, TEMPLATE, OLDER = "tokenizer_config.json", "chat_template.jinja", "chat_template.json"
 NAME = "default"  # of several templates, the one for chats
@@ -70,8 +70,6 @@ class ChatTemplate:
         Raises:
           InputError: the template is none, or refuses the messages.
         """
-        import jinja2
-
         told = {
             "messages": list(messages),
             "add_generation_prompt": add_generation_prompt,
@@ -81,8 +79,8 @@ class ChatTemplate:
         try:
             template = _environment().from_string(self.source)
             return template.render({**self.tokens, **told, **variables})
-        except (jinja2.TemplateError, TypeError, ValueError, OverflowError) as error:
-            raise InputError(f"chat template: {error}", file=self.file) from error
+        except Exception as error:  # whatever a program may raise
+            raise InputError(f"chat template: {said(error)}", file=self.file) from error
 
 
 def load_chat_template(path: str | Path) -> ChatTemplate | None:
@@ -106,7 +104,7 @@ def load_chat_template(path: str | Path) -> ChatTemplate | None:
 
     def content(file: str) -> Mapping[str, Any]:
         text = checkpoint.read_text(file)
-        return {} if text is None else read_json(checkpoint.source / file, text)
+        return {} if text is None else parse(OBJECT, text, checkpoint.source / file)
 
     settings = content(SETTINGS)
     found, file = checkpoint.read_text(TEMPLATE), TEMPLATE
@@ -114,8 +112,8 @@ def load_chat_template(path: str | Path) -> ChatTemplate | None:
         if found is None:
             found, file = content(file_told).get("chat_template"), file_told
     if isinstance(found, list):  # several, by name
-        named = {one.get("name"): one.get("template") for one in found if isinstance(one, Mapping)}
-        found = named.get(NAME)
+        named = [one for one in found if isinstance(one, Mapping) and one.get("name") == NAME]
+        found = named[-1].get("template") if named else None
     if found is None:
         return None
     where = checkpoint.source / file

@@ -219,7 +219,8 @@ def sliding_windows(
             slides = (lambda layer: layer >= first) if short else (lambda layer: False)
         return tuple(window if slides(layer) else None for layer in range(layers))
     windows = {"full_attention": None} | ({"sliding_attention": window} if window else {})
-    unknown = [kind for kind in kinds if kind not in windows]
+    kinds = kinds if isinstance(kinds, list) else [kinds]
+    unknown = [kind for kind in kinds if kind not in list(windows)]
     if unknown or len(kinds) != layers:
         raise UnsupportedError(
             "config.json: layer_types",

@@ -8,7 +8,6 @@ name.
 
 from __future__ import annotations
 
-import math
 import tomllib
 from collections import ChainMap, UserDict
 from collections.abc import Collection, Mapping
@@ -21,6 +20,7 @@ KNOWN: Mapping[str, Mapping[str, Any]] = tomllib.loads(
     Path(__file__).with_name("known_keys.toml").read_text()
 )
 MOST_LAYERS = 1 << 12  # more than any model has; each takes time before a weight is missed
+MOST, MOST_SIZE = 1e30, 1 << 30  # of any number, and of a size: products of two are int64
 _SHOWN = 4  # keys named in a message
 
 
@@ -66,15 +66,17 @@ def require(config: Mapping[str, Any], key: str, kind: type = int, default: Any 
     """
     value = default if config.get(key) is None else config[key]
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not (is_number and math.isfinite(value) and (kind is float or (value == int(value) > 0))):
-        raise _wrong(key, "a positive integer" if kind is int else "a number", value)
+    is_number = is_number and abs(value) <= MOST  # which neither inf nor nan is
+    if not (is_number and (kind is float or 0 < value == int(value) <= MOST_SIZE)):
+        expected = f"a positive integer up to {MOST_SIZE}" if kind is int else "a number"
+        raise _wrong(key, expected, value)
     return kind(value)
 
 
 def numbers(config: Mapping[str, Any], key: str, default: None = None) -> tuple[float, ...]:
     """The value of a key that is a list of positive numbers, which must be there."""
     values = config.get(key) or default
-    if isinstance(values, list) and all(type(v) in (int, float) and v > 0 for v in values):
+    if isinstance(values, list) and all(type(v) in (int, float) and 0 < v < MOST for v in values):
         return tuple(map(float, values))
     raise _wrong(key, "a list of positive numbers", values)
 

@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Int
 from jentropy.errors import InputError, UnsupportedError
 
 KINDS = ("default", "linear", "dynamic", "llama3", "yarn", "longrope")
+MOST_FACTOR = 1e6  # of cosines and sines: a square of it is a number still
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,8 +74,10 @@ class RopeConfig:
                 expected=f"above 0, beta_fast = {self.beta_fast} at most",
                 found=self.beta_slow,
             )
-        if not (self.attention_factor >= 0 <= self.mscale and self.mscale_all_dim >= 0):
-            raise InputError("rope parameters: factors", expected="0 or more", found=self)
+        factors = (self.attention_factor, self.mscale, self.mscale_all_dim)
+        if not all(0 <= factor < MOST_FACTOR for factor in factors):
+            expected = f"0 or more, below {MOST_FACTOR:g}"
+            raise InputError("rope parameters: factors", expected=expected, found=factors)
 
     @property
     def amplitude(self) -> float:

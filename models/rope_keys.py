@@ -88,9 +88,9 @@ def rope_config(
     defaults: dict[str, Any] = dict(_DEFAULTS)
     if kind in ("yarn", "longrope"):
         length = require(config, "max_position_embeddings", int, 2048)
-        original = told.get("original_max_position_embeddings")
-        defaults["original_max_position_embeddings"] = length
-        defaults["factor"] = length / original if original else None
+        original = "original_max_position_embeddings"
+        defaults[original] = length
+        defaults["factor"] = length / require(told, original) if told.get(original) else None
     values = {
         field: _READ.get(field, partial(require, kind=float))(told, key, default=defaults.get(key))
         for key, field in KEYS.get(kind, {}).items()

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from jentropy import modes
 from jentropy.checkpoints import open_checkpoint
 from jentropy.checkpoints.contents import TOKENIZER
-from jentropy.errors import InputError
+from jentropy.errors import InputError, said
 
 from .decoder import Decoder
 from .sampling import Sampling
@@ -41,7 +41,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     try:
         return Tokenizer.from_str(text)
     except Exception as error:  # the library raises nothing narrower
-        raise InputError(f"{TOKENIZER}: {error}", file=checkpoint.source) from error
+        raise InputError(f"{TOKENIZER}: {said(error)}", file=checkpoint.source) from error
 
 
 @modes.standard
@@ -117,10 +117,19 @@ def encode(tokenizer: Tokenizer, prompt: str, *, special: bool = True) -> list[i
       >>> encode(models.load_tokenizer(models.BUNDLED), "import os")
       [607, 546]
     """
-    try:
-        ids = tokenizer.encode(prompt, add_special_tokens=special).ids
-    except TypeError as error:  # surrogates: bytes of the command line that are no UTF-8
-        raise InputError("prompt", expected="text", found=f"{prompt!r:.60}") from error
+    ids = tokens_of(tokenizer, prompt, special=special)
     if not ids:
         raise InputError("prompt", expected="at least one token", found=repr(prompt))
     return ids
+
+
+def tokens_of(tokenizer: Tokenizer, text: str, *, special: bool = True) -> list[int]:
+    """The tokens of a text, which may be none; see `encode`."""
+    try:
+        return tokenizer.encode(text, add_special_tokens=special).ids
+    except TypeError as error:  # surrogates: bytes of the command line that are no UTF-8
+        raise InputError("prompt", expected="text", found=f"{text!r:.60}") from error
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic of the library's is no Exception
+        raise InputError(f"{TOKENIZER} cannot encode a text: {said(error)}") from error

@@ -14,9 +14,12 @@ import numpy as np
 from jaxtyping import Int
 from tokenizers import Tokenizer
 
+from jentropy.checkpoints.contents import decode_text
+from jentropy.checkpoints.faults import read_file
 from jentropy.errors import InputError
 
 from .config import DecoderConfig
+from .text import tokens_of
 
 LENGTH = 256  # tokens of a sequence
 CALIBRATES, SCORES = 0, 1  # which of two modules
@@ -57,12 +60,7 @@ def texts_of(file: str | Path | None, part: int) -> Iterable[str]:
     """
     if file is None:
         return standard_library(part)
-    try:
-        return [Path(file).read_text(encoding="utf-8")]
-    except UnicodeDecodeError as error:
-        raise InputError("text", file=file, expected="UTF-8", found="other bytes") from error
-    except OSError as error:
-        raise InputError(f"text: {error.strerror}", file=file) from error
+    return [decode_text(Path(file), read_file(Path(file)))]
 
 
 def token_sequences(
@@ -98,7 +96,7 @@ def token_sequences(
     length, ids = min(length, config.max_position_embeddings), list[int]()
     end = list(config.eos_token_ids[:1])
     for text in texts:
-        ids += [*tokenizer.encode(text).ids, *end]
+        ids += [*tokens_of(tokenizer, text), *end]
         if len(ids) >= sequences * length:
             break
     count = min(sequences, len(ids) // length)

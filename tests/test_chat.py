@@ -10,6 +10,7 @@ import signal
 import sys
 
 import pytest
+from tokenizers import Tokenizer
 
 from jentropy import models
 from jentropy.cli import main as cli
@@ -107,11 +108,16 @@ def test_templates_are_rendered_as_by_transformers():
         "{{ messages.append(1) }}",
         "{% for m in messages %}",
         "{{ range(10 ** 9) | list }}",
+        "{{ 1 / 0 }}",
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+        "{{ 'a b' | truncate(-9) }}",
+        "{{ raise_exception('a' * 9999) }}",
     ],
 )
 def test_templates_that_do_more_than_text_are_refused(source):
-    with pytest.raises(InputError, match="chat template: "):
+    with pytest.raises(InputError, match="chat template: ") as told:
         models.ChatTemplate(source=source).render(MESSAGES)
+    assert len(str(told.value)) < 300
 
 
 def test_where_templates_lie(chatting):
@@ -126,9 +132,22 @@ def test_where_templates_lie(chatting):
     (chatting / "chat_template.jinja").write_text("z")
     assert models.load_chat_template(chatting).source == "z"
     (chatting / "chat_template.jinja").unlink()
+    settings.write_text('{"chat_template": [{"name": [], "template": "x"}]}')
+    assert models.load_chat_template(chatting) is None
+    settings.write_text("[]")
+    with pytest.raises(InputError, match=r"tokenizer_config\.json.*an object"):
+        models.load_chat_template(chatting)
     settings.write_text('{"chat_template": 3}')
     with pytest.raises(InputError, match=r"tokenizer_config\.json: chat_template: expected text"):
         models.load_chat_template(chatting)
+
+
+def test_a_tokenizer_that_breaks_off_is_an_error():
+    told = json.loads(models.load_tokenizer(models.BUNDLED).to_str())
+    split = {"type": "Split", "behavior": "Isolated", "invert": False}
+    told["pre_tokenizer"] = split | {"pattern": {"Regex": "(a+)+$"}}
+    with pytest.raises(InputError, match="cannot encode a text"):
+        models.encode(Tokenizer.from_str(json.dumps(told)), "a" * 40 + "b")
 
 
 def test_pieces_are_whole_characters(bundled):

@@ -9,7 +9,6 @@ import pytest
 
 import jentropy
 from jentropy import formats
-from jentropy.checkpoints import orbax
 from jentropy.checkpoints.store import Store
 from jentropy.cli.main import main
 from jentropy.codecs import FORMS, Delta
@@ -182,11 +181,13 @@ def test_files_by_the_command_line(tmp_path, capsys):
 
 
 def test_damaged_ones_are_salvaged_and_repaired(tmp_path, capsys):
+    from orbax.checkpoint import v1
+
     base, delta, source, out = (str(tmp_path / name) for name in ("base", "delta", "tuned", "out"))
     tree = tuned(weights())
     jentropy.save(base, weights())
     jentropy.save(delta, tree, base=base)
-    orbax.save_tree(tmp_path / "tuned", tree, purpose="test")
+    v1.save(tmp_path / "tuned", tree)
     bundle = tmp_path / "delta" / "state" / "bundles.00000" / "c" / "0"
     whole = bundle.read_bytes()
     entries = {entry.name: entry for entry in Store(tmp_path / "delta").index.tensors}
@@ -198,6 +199,15 @@ def test_damaged_ones_are_salvaged_and_repaired(tmp_path, capsys):
     found = jentropy.open_checkpoint(out)
     assert set(found.names()) == tree.keys() - {"bf16"}
     assert (found.tensor("bits").values() == tree["bits"]).all()
+    below = tmp_path / "base" / "state" / "bundles.00000" / "c" / "0"
+    sound = below.read_bytes()
+    at = {entry.name: entry for entry in Store(tmp_path / "base").index.tensors}["fp8"].places[0][1]
+    below.write_bytes(sound[:at] + bytes([sound[at] ^ 4]) + sound[at + 1 :])
+    assert main(["salvage", delta, f"{out}2", "--base", base]) == 1
+    assert set(jentropy.open_checkpoint(f"{out}2").names()) == tree.keys() - {"bf16", "fp8"}
+    left = jentropy.load(delta, base=base, damaged="leave_out")
+    assert [name for name, tensor in left.items() if tensor is None] == ["bf16", "fp8"]
+    below.write_bytes(sound)
     assert main(["salvage", delta, "--repair-from", source]) == 2
     assert "--base" in capsys.readouterr().err
     assert main(["salvage", delta, "--repair-from", source, "--base", base]) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import replace
 
@@ -192,6 +193,9 @@ def test_text_is_cut(model, tmp_path):
     file.write_bytes(b"\xff\xfe")
     with pytest.raises(InputError, match="UTF-8"):
         texts.texts_of(file, texts.SCORES)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="regular file"):
+        texts.texts_of(tmp_path / "pipe", texts.SCORES)
 
 
 def test_command(tmp_path, capsys):

@@ -182,9 +182,12 @@ def test_names_are_escaped_wherever_they_are_printed(tmp_path, capsys):
     tensors = {evil: ("U8", [8]), "v": ("F16", [40, 40])}
     source = tmp_path / "m\x1b[31m.safetensors"
     write_safetensors(source, tensors, lambda _, size: [b"a" * size])
-    assert cli.main(["compress", str(source), str(tmp_path / "dst")]) == 0
-    assert cli.main(["inspect", str(tmp_path / "dst")]) == 0
-    assert cli.main(["analyze", str(source)]) == 0
+    dst, page = str(tmp_path / "dst\x1b[2J\udcff"), tmp_path / "page.html"
+    assert cli.main(["compress", str(source), dst]) == 0
+    assert cli.main(["verify", dst]) == 0
+    assert cli.main(["inspect", dst]) == 0
+    assert cli.main(["analyze", dst, "--html", str(page), "--csv", str(tmp_path / "c")]) == 0
+    assert "\x1b" not in page.read_text()
     source.write_bytes(source.read_bytes()[:-1])
     assert cli.main(["analyze", str(source)]) == cli.BAD_INPUT
     both = "".join(capsys.readouterr())
@@ -192,6 +195,8 @@ def test_names_are_escaped_wherever_they_are_printed(tmp_path, capsys):
     assert "\u202e" not in both
     assert "\\x1b[2J" in both
     assert shown("a\udc80") == "a\\udc80"
+    assert cli.main(["compress", str(source), "a\0b"]) == cli.BAD_INPUT
+    assert "without NUL" in capsys.readouterr().err
 
 
 def test_groups_that_divide_no_row_are_an_error(fixtures, tmp_path):

@@ -331,6 +331,35 @@ def test_keys_that_may_change_the_forward_pass_are_refused_by_name(key):
         read(config)
 
 
+YARN = {"rope_type": "yarn", "factor": 2.0}
+WRONG = {
+    "layer_types": {"layer_types": 3},
+    "layer_types of a list": {"layer_types": [[]]},
+    "layer_types of one text": {"layer_types": "full_attention"},
+    "hidden_size of 400 digits": {"hidden_size": 10**400},
+    "hidden_size that overflows": {"hidden_size": 1 << 62},
+    "original_max_position_embeddings of a text": {
+        "rope_parameters": {**YARN, "original_max_position_embeddings": "x"}
+    },
+    "mscale that overflows": {"rope_parameters": {**YARN, "mscale": 1e300, "mscale_all_dim": 1.0}},
+    "factor of 400 digits": {"rope_parameters": {"rope_type": "linear", "factor": 10**400}},
+    "a long name": {"hidden_act": "x" * 9999},
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_config_of_anything_is_one_short_error(name):
+    with pytest.raises(InputError, match=name.split()[0].removesuffix("s")) as told:
+        read({"model_type": "qwen2", **SIZES, **WRONG[name]})
+    assert len(str(told.value)) < 600
+
+
+def test_a_scale_of_gemma_is_positive():
+    sizes = SIZES | {"head_dim": 8, "query_pre_attn_scalar": 0}
+    with pytest.raises(InputError, match="query_pre_attn_scalar"):
+        read({"model_type": "gemma2", **sizes})
+
+
 @pytest.mark.parametrize(
     ("told", "message"),
     [

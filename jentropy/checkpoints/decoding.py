@@ -154,12 +154,22 @@ def compressed_tensor(store: Store, entry: Entry) -> CompressedTensor:
     return CompressedTensor(payload=payload, header=entry.header, base=base)
 
 
-def damage_of(store: Store, entries: Iterable[Entry]) -> Iterator[tuple[Entry, int, InputError]]:
-    """The chunks of entries whose payloads are not what was stored, and why; none is decoded."""
+def damage_of(
+    store: Store, entries: Iterable[Entry], *, bases: bool = False
+) -> Iterator[tuple[Entry, int, InputError]]:
+    """The chunks of entries whose payloads are not what was stored, and why; none is decoded.
+
+    Args:
+      bases: whether the payloads of bases count too, without which a chunk is not decoded.
+    """
     for entry in entries:
         for number in range(len(entry.places)):
-            if error := coder.payload_error(coded_chunk(store, entry, number)):
-                yield entry, number, error
+            chunk: coder.Coded | None = coded_chunk(store, entry, number)
+            while chunk is not None:
+                if error := coder.payload_error(chunk):
+                    yield entry, number, error
+                    break
+                chunk = chunk.base if bases else None
 
 
 def read_entry(store: Store, entry: Entry) -> np.ndarray:

@@ -43,9 +43,10 @@ from jentropy.formats import (
 from . import durable, gguf_models, gguf_writing
 from .contents import CONFIG
 from .safetensors import DTYPES, LENGTH_BYTES
-from .staging import OUT, put_in_place, refuse_existing, staged
+from .staging import OUT, expect_free, put_in_place, staged
 
 WEIGHT = ".weight"
+PURPOSE = "export"
 WORD = np.int32
 Arrays = dict[str, np.ndarray]
 # Of a module, its weight's arrays and what the config says of all of them.
@@ -80,7 +81,7 @@ def export(
         arrays, declared = _exported(tensors, tool)
         config = json.loads(texts[CONFIG])
         texts[CONFIG] = json.dumps({**config, "quantization_config": declared}, indent=2)
-    with staged(target, "export", replaces=_other if overwrite else None) as stage:
+    with staged(target, PURPOSE, replaces=_other if overwrite else None) as stage:
         made = stage / OUT
         made.mkdir()
         for name, text in texts.items():
@@ -105,7 +106,7 @@ def expect_place(path: str | Path, tool: str, *, overwrite: bool) -> Path:
     if tool not in (*EXPORTS, "gguf"):
         known = " or ".join((*EXPORTS, "gguf"))
         raise UnsupportedError("tool to export to", expected=known, found=tool)
-    refuse_existing(Path(path), _other if overwrite else None)
+    expect_free(Path(path), PURPOSE, _other if overwrite else None)
     return Path(path)
 
 

@@ -110,6 +110,8 @@ def destination(path: str | Path) -> Path:
 
 def _local(path: str | Path) -> Path:
     text = str(path)
+    if "\0" in text:
+        raise InputError("path", expected="one without NUL", found=f"{text!r:.60}")
     return Path(unquote(urlsplit(text).path)) if text.startswith(LOCAL) else Path(path)
 
 

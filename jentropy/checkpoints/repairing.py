@@ -11,6 +11,7 @@ import numpy as np
 from jentropy import codecs
 from jentropy.containers.tensor import checksum
 from jentropy.errors import InputError, UnsupportedError
+from jentropy.errors import place as place_of
 from jentropy.formats import codes_of
 
 from . import durable, faults, frames, zarr_files
@@ -25,7 +26,7 @@ from .mirrors import destination, resolve
 from .opening import read_source
 from .orbax_source import read_orbax
 from .remote import RemotePath
-from .staging import staged
+from .staging import recover, staged
 from .store import ARRAYS, METADATA_FILE, Store, is_compressed_checkpoint
 from .verifying import of_tree
 
@@ -68,6 +69,7 @@ def repair(
     place = destination(path)
     if isinstance(place, RemotePath):
         raise UnsupportedError("repair", file=place, expected="a path", found="a URL")
+    recover(place, PURPOSE)
     store = with_bases(place, base, found)
     damage = list(damage_of(store, (*store.index.tensors, *store.index.blobs)))
     known = {error.file for error in (*found, *(error for _, _, error in damage))}
@@ -78,7 +80,10 @@ def repair(
     left = _mend(store, source, damage, outside)
     left += frames.faults(Store(store.path, left))
     if left:
-        raise left[0].among(left[1:])
+        error = left[0].among(left[1:])
+        if source is not None:
+            error.add_note(f"{place_of(source)} has not what was there")
+        raise error
     return all_damage
 
 

@@ -9,7 +9,7 @@ import jentropy
 from jentropy.errors import InputError, said
 
 from .arguments import BASE, OVERWRITE, STEP, STRICT, Arguments
-from .console import print_notes
+from .console import print_line, print_notes
 from .inspect import summary
 from .progress import progress_bar
 
@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.quiet:
         inspection = jentropy.inspect(arguments.destination)
         print_notes(inspection.notes)
-        print(f"{arguments.destination}: {summary(inspection)}")
+        print_line(f"{arguments.destination}: {summary(inspection)}")
     return 0
 
 

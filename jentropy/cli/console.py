@@ -21,6 +21,11 @@ from .progress import is_terminal
 WIDTH = 120  # of tables in a pipe, where there is no terminal to ask
 
 
+def print_line(text: str) -> None:
+    """Prints a line that has names of files in it."""
+    print(shown(text))
+
+
 def print_table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Prints a table, its first column to the left and the others to the right."""
     table = Table(box=None, pad_edge=False)
@@ -28,7 +33,7 @@ def print_table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) 
         table.add_column(name, justify="right" if i else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(shown(cell)) for cell in row))  # text, not rich's markup
-    print(shown(title))
+    print_line(title)
     Console(width=None if is_terminal(sys.stdout) else WIDTH, highlight=False).print(table)
 
 

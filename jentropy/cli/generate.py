@@ -13,8 +13,9 @@ from typing import Any
 
 import jentropy
 from jentropy.checkpoints import open_checkpoint
-from jentropy.checkpoints.contents import GENERATION, read_json
+from jentropy.checkpoints.contents import GENERATION
 from jentropy.errors import InputError
+from jentropy.schema import OBJECT, parse
 
 from .arguments import BASE, Arguments
 from .console import print_device_note, print_notes, write_json
@@ -246,6 +247,6 @@ def _sampling(arguments: argparse.Namespace) -> Any:
     """What the command was told, and beside that `generation_config.json`, as elsewhere."""
     checkpoint = open_checkpoint(arguments.checkpoint)
     text = checkpoint.read_text(GENERATION)
-    config = {} if text is None else read_json(checkpoint.source / GENERATION, text)
+    config = {} if text is None else parse(OBJECT, text, checkpoint.source / GENERATION)
     names = [flag.removeprefix("--").replace("-", "_") for flag in SAMPLING]
     return jentropy.models.sampling_of(config, **{name: getattr(arguments, name) for name in names})

@@ -13,6 +13,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
 from rich.text import Text
 
+from jentropy.errors import shown
+
 _PREFIXES = ["", "k", "M", "G", "T", "P"]
 
 
@@ -49,7 +51,7 @@ class Bar:
 
     def __init__(self, progress: Progress, what: str):
         self._progress = progress
-        self._task = progress.add_task(escape(what), total=None, done=0)
+        self._task = progress.add_task(escape(shown(what)), total=None, done=0)
 
     def __call__(self, done: int) -> None:
         self._progress.advance(self._task, done)

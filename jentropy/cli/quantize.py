@@ -10,7 +10,7 @@ from jentropy.checkpoints import exporting
 from jentropy.quantization import RECIPES
 
 from .arguments import BASE, OVERWRITE, Arguments, positive
-from .console import print_device_note, print_notes
+from .console import print_device_note, print_line, print_notes
 from .inspect import summary
 from .progress import progress_bar
 
@@ -83,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.quiet and not arguments.tool:
         inspection = jentropy.inspect(arguments.destination)
         print_notes(inspection.notes)
-        print(f"{arguments.destination}: {summary(inspection)}")
+        print_line(f"{arguments.destination}: {summary(inspection)}")
     if not arguments.quiet:
         print(f"projections: {bits:.3f} bits a weight")
     return 0

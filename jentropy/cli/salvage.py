@@ -10,6 +10,7 @@ import jentropy
 from jentropy.errors import CheckError, InputError
 
 from .arguments import BASE, PACKED, Arguments
+from .console import print_line
 from .progress import progress_bar
 
 HELP = "what is sound of a damaged compressed checkpoint, or the damaged parts written anew"
@@ -33,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
         damage = jentropy.repair(arguments.checkpoint, arguments.repair_from, base=arguments.base)
         print_damage(damage)
         if not arguments.quiet:
-            print(f"{arguments.checkpoint}: {len(damage)} damages repaired")
+            print_line(f"{arguments.checkpoint}: {len(damage)} damages repaired")
         return 0
     with progress_bar("salvage", quiet=arguments.quiet) as advance:
         found = jentropy.salvage(
@@ -42,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     print_damage(found.damage)
     if not arguments.quiet:
         partial = f", {len(found.partial)} in parts" if found.partial else ""
-        print(f"{arguments.out}: {len(found.whole)} files whole{partial}")
+        print_line(f"{arguments.out}: {len(found.whole)} files whole{partial}")
     if found.damage:
         raise CheckError(f"{arguments.checkpoint}: {len(found.damage)} damages")
     return 0

@@ -8,6 +8,7 @@ import jentropy
 from jentropy.errors import CheckError, CorruptError, TruncatedError
 
 from .arguments import BASE, PACKED, STEP, Arguments
+from .console import print_line
 from .progress import progress_bar
 from .salvage import print_damage
 
@@ -38,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise CheckError(told) from error
     if not arguments.quiet:
         compared = f", the same as {arguments.against}" if result.compared else ""
-        print(
+        print_line(
             f"{arguments.checkpoint}: {result.tensors} tensors, {result.files} files, "
             f"{result.chunks} chunks, {result.bytes:,} bytes sound{compared}"
         )

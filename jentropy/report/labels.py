@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jentropy.entropy import EntropyReport
+from jentropy.errors import shown
 
 # In the order in which fields lie in a code; colours that the colour-blind can tell (Okabe, Ito).
 FIELD_COLORS = {
@@ -69,7 +70,7 @@ def looks_of(reports: Sequence[EntropyReport]) -> list[Look]:
       >>> [look.label for look in looks_of([report, report])]
       ['pytree (1)', 'pytree (2)']
     """
-    labels = _labels([report.source for report in reports])
+    labels = _labels([shown(report.source) for report in reports])
     labs = [_lab(report.source) or label for report, label in zip(reports, labels, strict=True)]
     hues = {lab: i * _GOLDEN % 360 for i, lab in enumerate(dict.fromkeys(labs))}
     ranks = sorted({report.weights for report in reports})

@@ -42,7 +42,7 @@ def write_csv(reports: EntropyReport | Sequence[EntropyReport], file: str | Path
     path = Path(file)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", encoding="utf-8", newline="") as out:
+        with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as out:
             writer = csv.writer(out)
             writer.writerow(HEAD)
             for report in many:

@@ -45,7 +45,7 @@ def fields(told: Mapping[str, Any]) -> dict[str, Any]:
         "norm_in_float32": True,
         "embedding_multiplier": require(told, "hidden_size") ** 0.5,
         "embedding_multiplier_rounded": True,
-        "attention_scale": require(told, "query_pre_attn_scalar", float) ** -0.5,
+        "attention_scale": require(told, "query_pre_attn_scalar") ** -0.5,
         "activation": str(told["hidden_activation"]),
         "logits_soft_cap": cap(told, "final_logit_softcapping"),
     }

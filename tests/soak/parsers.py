@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import functools
 import json
 import math
 import random
@@ -22,7 +23,7 @@ import tempfile
 import time
 import traceback
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -43,14 +44,16 @@ from jentropy.checkpoints import (
     zarr_files,
 )
 from jentropy.checkpoints.contents import read_json
+from jentropy.checkpoints.hosts import Team
 from jentropy.errors import InputError, JentropyError
 from jentropy.schema import parse
 
 from .measuring import write_safetensors
 
-CORPUS = Path(__file__).parents[1] / "fixtures" / "corpus"
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+CORPUS, MODELS, QUANTISED = (FIXTURES / name for name in ("corpus", "models", "quantised"))
 KEPT, KEPT_BYTES = 60, 4000  # inputs of a corpus, and bytes of each
-OURS = str(Path(jentropy.__file__).parent)
+OURS = tuple(str(Path(jentropy.__file__).parents[1] / name) for name in ("jentropy", "models"))
 MOST_SECONDS, MOST_BYTES = 20, 1 << 30  # of CPU an input; what a process grows by
 MOST_MAPPED = 1 << 33  # bytes of addresses that it takes beside: threads reserve more than they use
 NUMBERS = (-1, 0, 1, 2, 255, 1 << 31, 1 << 32, 1 << 62, 1 << 63, 1 << 64, 1e300, True, None, "", [])
@@ -69,8 +72,10 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     for name in given.parsers:
         seen = Seen(corpus(name))
+        began = time.process_time()
         count = trial(name, given.seconds, given.seed, seen)
         told = f"{len(seen.lines)} lines, {len(seen.inputs)} inputs of a corpus"
+        told += f", {time.process_time() - began:.0f} CPU s"
         print(f"{name}: {count} inputs, no find; {told}", flush=True)
         if given.keep:
             kept = smallest(name, seen.inputs)
@@ -231,6 +236,76 @@ def _zarr(data: bytes) -> object:
         return [zarr.array.read() for zarr in arrays if zarr.array.nbytes < 1 << 20]
 
 
+@functools.cache
+def _configs(folder: Path) -> dict[str, Any]:
+    """Of every model in a folder its config."""
+    files = sorted(folder.glob("*/config.json"))
+    return {file.parent.name: json.loads(file.read_text()) for file in files}
+
+
+def _changed(folder: Path, data: bytes) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Of the configs of a folder, as JSON, those that are not what they were."""
+    good = _configs(folder)
+    try:
+        told = json.loads(data)
+        told = {name: one for name, one in told.items() if name in good and one != good[name]}
+    except (ValueError, AttributeError, RecursionError):
+        return
+    for name, config in told.items():
+        if isinstance(config, dict):
+            yield folder / name, config
+
+
+def _models(data: bytes) -> None:
+    from jentropy.models import loading
+
+    for folder, config in _changed(MODELS, data):
+        checkpoint = jentropy.Checkpoint(folder / "none", (), config, ())
+        architecture, read = loading.read_config(checkpoint)
+        loading.placed(architecture, read, {}, np.float32, {})
+
+
+def _quantised(data: bytes) -> None:
+    for good, config in _changed(QUANTISED, data):
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            for file in good.iterdir():
+                (folder / file.name).symlink_to(file)
+            (folder / "config.json").unlink()
+            (folder / "config.json").write_text(json.dumps(config))
+            checkpoint = jentropy.open_checkpoint(folder)
+            for tensor in map(checkpoint.tensor, checkpoint.names()):
+                tensor.dequantize(np.float32)
+
+
+def _chat(path: Path) -> None:
+    from jentropy.models import load_chat_template
+
+    _single(path.parent)
+    template = load_chat_template(path.parent)
+    if template is not None:
+        template.render([{"role": "user", "content": "a"}])
+
+
+def _single(folder: Path) -> None:
+    write_safetensors(folder / "m.safetensors", {"n": ("U8", [3])}, lambda *_: [b"abc"])
+
+
+def _journal(data: bytes) -> None:
+    """Lines of a journal, with their hashes."""
+    with tempfile.TemporaryDirectory() as name:
+        stage = Path(name)
+        made = writer.Writer(stage / "dst", stage, Team(), "it")
+        lines = [
+            made._first,
+            *(writer._hashed(text) for text in data.decode("utf-8", "replace").splitlines()),
+        ]
+        made._journal_file.write_text("".join(lines), encoding="utf-8")
+        for entry in made.journal():
+            made.take_up(entry)
+        made.begin()
+
+
 WEIGHTS = {"weight_map": {"a": "m-1.safetensors", "b": "m-2.safetensors"}, "metadata": {"n": 3}}
 TREE = {
     "tree_metadata": {
@@ -240,6 +315,18 @@ TREE = {
         }
     },
     "use_zarr3": True,
+}
+CHAT = {
+    "bos_token": {"content": "<s>"},
+    "eos_token": "</s>",
+    "chat_template": [
+        {
+            "name": "default",
+            "template": "{{ bos_token }}{% for m in messages %}{{ m.role }}"
+            "{{ m.content[1:3] | trim | tojson }}{{ '%d' % loop.index }}{% endfor %}",
+        },
+        {"name": "tool_use", "template": "{% if tools %}{{ 1 + 2 }}{% endif %}"},
+    ],
 }
 # A good input, and what takes it.
 PARSERS: dict[str, tuple[Callable[[], bytes], Callable[[bytes], object]]] = {
@@ -261,6 +348,13 @@ PARSERS: dict[str, tuple[Callable[[], bytes], Callable[[bytes], object]]] = {
     "Orbax metadata": (
         lambda: json.dumps(TREE).encode(),
         lambda data: parse(item_tree.TREE, data, "f"),
+    ),
+    "models": (lambda: json.dumps(_configs(MODELS)).encode(), _models),
+    "quantised": (lambda: json.dumps(_configs(QUANTISED)).encode(), _quantised),
+    "chat": (lambda: json.dumps(CHAT).encode(), _in_file(_chat, "tokenizer_config.json")),
+    "journal": (
+        lambda: json.dumps(writer.LINE.write(store.Store(_packed()).index.tensors)).encode(),
+        _journal,
     ),
     "config": (lambda: b'{"a": [1, {"b": null}]}', lambda data: read_json(Path("c"), data)),
 }

@@ -47,7 +47,7 @@ def write_html(reports: EntropyReport | Sequence[EntropyReport], file: str | Pat
     path = Path(file)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(page_of(many), encoding="utf-8")
+        path.write_text(page_of(many), encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise DestinationError(f"cannot write: {error.strerror}", file=path) from error
 
