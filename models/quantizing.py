@@ -19,8 +19,7 @@ from jentropy.checkpoints.bases import Bases
 from jentropy.checkpoints.contents import CONFIG, CONFIGS
 from jentropy.checkpoints.mirrors import destination
 from jentropy.checkpoints.progress import Progress
-from jentropy.checkpoints.staging import refuse_existing
-from jentropy.checkpoints.writer import other_than_compressed
+from jentropy.checkpoints.shared_stages import expect_free
 from jentropy.containers import compress
 from jentropy.errors import InputError, UnsupportedError
 from jentropy.formats import QuantizedTensor
@@ -179,7 +178,7 @@ def quantize_checkpoint(
         raise InputError("no matrices to quantise", file=checkpoint.source)
     # What cannot be written is said before the work.
     if tool is None:
-        refuse_existing(destination(dst), other_than_compressed if overwrite else None)
+        expect_free(destination(dst), overwrite=overwrite)
     else:
         exporting.expect_place(dst, tool, overwrite=overwrite)
         apart = [name for name, part in matrices.parts.items() if part.tensor != name]

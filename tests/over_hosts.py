@@ -1,12 +1,12 @@
 """What one of several processes of `jax.distributed` does, for `test_hosts` and its soak.
 
-python -m tests.over_hosts FOLDER ADDRESS COUNT NUMBER WHAT [KILLED AFTER]
+    python -m tests.over_hosts FOLDER ADDRESS COUNT NUMBER WHAT [KILLED STEP DELAY_S]
+
+Process KILLED ends some time after a step (`soak.steps`), which is printed, or how many there were.
 """
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 from pathlib import Path
 
@@ -18,6 +18,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 import jentropy
 from jentropy.checkpoints import writer
 from jentropy.errors import JentropyError
+
+from .soak import steps
 
 HEARTBEAT_S = 10
 
@@ -62,7 +64,8 @@ def run(folder: Path, what: str) -> None:
         jentropy.save(folder / "dst", tree)
         packed = jentropy.load(folder / "dst", {n: a.sharding for n, a in tree.items()})
         assert bits(jentropy.decompress(packed)) == bits(tree)
-        assert bits(trained(folder / "run", spread())) == bits(tree)
+    elif what == "train":
+        assert bits(trained(folder / "run", spread())) == bits(spread())
 
 
 def trained(root: Path, tree: dict[str, jax.Array]) -> dict[str, jax.Array]:
@@ -84,34 +87,22 @@ def trained(root: Path, tree: dict[str, jax.Array]) -> dict[str, jax.Array]:
     return restored
 
 
-def kill_after(count: int) -> None:
-    """Has this process killed when it has written so many payloads."""
-    append = writer.Writer.append
-
-    def limited(self: writer.Writer, payload: np.ndarray) -> tuple[int, int]:
-        nonlocal count
-        count -= 1
-        if count < 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return append(self, payload)
-
-    writer.Writer.append = limited  # type: ignore[method-assign]
-
-
 def main(folder: str, address: str, count: str, number: str, what: str, *killed: str) -> int:
-    writer.BUNDLE_BYTES = 4_000
+    writer.BUNDLE_BYTES = 2_000
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(
         address, int(count), int(number), heartbeat_timeout_seconds=HEARTBEAT_S
     )
-    if killed and killed[0] == number:
-        kill_after(int(killed[1]))
+    _, step, delay_s = killed if killed[:1] == (number,) else ("", "-1", "0")
+    last = int(step) if step.lstrip("-").isdecimal() else step
+    taken = steps.taken(Path(folder), last, float(delay_s))
     try:
-        run(Path(folder), what)
+        for one in what.split("+"):
+            run(Path(folder), one)
     except JentropyError as error:
         print(type(error).__name__, error, flush=True)
-        os._exit(2)
-    print("done", flush=True)
+        return 2
+    print(taken.count("payload"), "payloads", len(taken), "steps\ndone", flush=True)
     return 0
 
 

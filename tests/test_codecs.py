@@ -29,6 +29,7 @@ from jentropy.codecs import (
     planes,
     rawbits,
     scaled,
+    slabs,
     sparse,
     threads,
 )
@@ -577,6 +578,26 @@ def test_raw_bits_are_the_same_by_rows_and_by_factors(bits):
     assert by_rows.max() < 1 << bits
     by_factors = rawbits._raw_by_factors(rawbits._apart(planes_, bits), bits)
     np.testing.assert_array_equal(by_rows, by_factors.reshape(-1))
+
+
+def test_chunks_share_a_program_with_others_of_any_window(monkeypatch):
+    """Side by side on a CPU, one by one elsewhere, alone: the same payloads, and codes of each."""
+    rng, chunks, spans = np.random.default_rng(8), [], []
+    for n, dtype in enumerate([ml_dtypes.bfloat16, np.float16, ml_dtypes.bfloat16]):
+        scale = np.exp(rng.standard_normal((60, 1)) - n) * 0.02
+        values = (rng.standard_normal((60, 401 + n)) * scale).astype(dtype)
+        numbers, element = formats.codes_of(values), formats.plain_format(values.dtype).element
+        coding = next(c for c in codings_of(numbers, element) if c.codec == "context")
+        chunks.append(numbers.reshape(-1))
+        spans.append(span_of(numbers, element, coding))
+    payloads = codecs.encode(chunks, spans)
+    for held in (True, False):
+        if not held:
+            monkeypatch.setattr(slabs, "hold", lambda sizes: False)
+        outs = codecs.decode(payloads, spans)
+        for chunk, span, payload, out in zip(chunks, spans, payloads, outs, strict=True):
+            assert identical(out, chunk)
+            assert identical(codecs.encode([chunk], [span])[0], payload)
 
 
 def lowered(kernel, size: int, element: ElementFormat) -> str:

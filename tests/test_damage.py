@@ -13,6 +13,7 @@ import jentropy
 from jentropy.checkpoints import salvaging, store, zarr_files
 from jentropy.cli import main as cli
 from jentropy.errors import ChecksumError, DestinationError, InputError
+from jentropy.formats import MXFP4, QuantizedTensor
 
 from .conftest import read_tree
 from .soak import damages
@@ -148,15 +149,21 @@ def test_what_is_sound_comes_back(copy, whole, caplog, tmp_path):
 def test_trees_without_their_damaged_leaves(tmp_path):
     from orbax.checkpoint import v1 as ocp
 
-    tree = {"a": np.arange(3000), "b": [np.ones(5), 3]}
+    codes = {"code": np.ones((2, 64), np.uint8), "scale": np.full((2, 2), 9, np.uint8)}
+    weight = QuantizedTensor(number_format=MXFP4, codes=codes)
+    tree = {"a": np.arange(3000), "b": [np.ones(5), 3], "w": weight}
     jentropy.save(tmp_path / "t", tree)
-    (entry,) = (e for e in store.Store(tmp_path / "t").index.tensors if e.name == "a")
-    flip(chunk(tmp_path / "t", 0), entry.places[0][1] + 9)
+    for entry in store.Store(tmp_path / "t").index.tensors:
+        if entry.name in ("a", "w.codes.code"):
+            flip(chunk(tmp_path / "t", 0), entry.places[0][1] + 1)
     found = jentropy.salvage(tmp_path / "t", tmp_path / "out")
-    assert [error.tensor for error in found.damage] == ["a"]
+    assert [error.tensor for error in found.damage] == ["a", "w.codes.code"]
     loaded = ocp.load(tmp_path / "out")
     assert loaded["a"] is None
     assert loaded["b"][0].tolist() == [1.0] * 5
+    assert loaded["w"]["code"] is None
+    assert loaded["w"]["scale"].tolist() == codes["scale"].tolist()
+    assert jentropy.load(tmp_path / "t", damaged="leave_out")["w"]["code"] is None
     with pytest.raises(InputError, match="raise or leave_out"):
         jentropy.load(tmp_path / "t", damaged="x")
 

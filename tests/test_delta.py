@@ -9,7 +9,6 @@ import pytest
 
 import jentropy
 from jentropy import formats
-from jentropy.checkpoints import orbax
 from jentropy.checkpoints.store import Store
 from jentropy.cli.main import main
 from jentropy.codecs import FORMS, Delta
@@ -182,11 +181,13 @@ def test_files_by_the_command_line(tmp_path, capsys):
 
 
 def test_damaged_ones_are_salvaged_and_repaired(tmp_path, capsys):
+    from orbax.checkpoint import v1
+
     base, delta, source, out = (str(tmp_path / name) for name in ("base", "delta", "tuned", "out"))
     tree = tuned(weights())
     jentropy.save(base, weights())
     jentropy.save(delta, tree, base=base)
-    orbax.save_tree(tmp_path / "tuned", tree, purpose="test")
+    v1.save(tmp_path / "tuned", tree)
     bundle = tmp_path / "delta" / "state" / "bundles.00000" / "c" / "0"
     whole = bundle.read_bytes()
     entries = {entry.name: entry for entry in Store(tmp_path / "delta").index.tensors}

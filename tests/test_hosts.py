@@ -12,10 +12,11 @@ import pytest
 
 import jentropy
 from jentropy.checkpoints.hosts import Team
+from jentropy.checkpoints.mirrors import CACHE
 
-from .object_store import serving
-from .soak.kills import alike
+from .object_store import Store, serving
 from .soak.measuring import write_safetensors
+from .soak.sources import alike
 
 ROOT = Path(__file__).parent.parent
 
@@ -61,6 +62,13 @@ def processes(folder: Path, count: int, what: str, *killed: object) -> list[tupl
     return [(p.returncode, *end) for p, end in zip(started, ends, strict=True)]
 
 
+def told_of(store: Store, folder: Path) -> dict[str, str]:
+    """The environment of processes that write to an object store."""
+    told = {"AWS_ENDPOINT_URL": store.url, "AWS_DEFAULT_REGION": "us-east-1"}
+    told |= {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing"}
+    return told | {CACHE: str(folder / "cache")}
+
+
 def all_done(ends: list[tuple[int, str, str]]) -> None:
     for code, out, errors in ends:
         assert code == 0, (out, errors[-3000:])
@@ -74,19 +82,29 @@ def test_shares_are_of_all_bytes():
     assert Team(0, 2).share([]) == [(0, 0), (0, 0)]
 
 
-@pytest.mark.parametrize("count", [2, 4])
-def test_one_is_killed_and_the_others_end(tmp_path, count):
+PAYLOADS = 17  # of the source
+HALF_WAY = "os.mkdir /.dst.jentropy-compress-3-of-4/out/state/bundles.00001"
+AT_THE_END = "os.rename /.dst.jentropy-compress/out"
+
+
+@pytest.mark.parametrize(("count", "killed", "step"), [(4, 3, HALF_WAY), (2, 0, AT_THE_END)])
+def test_one_is_killed_and_the_others_end(tmp_path, count, killed, step):
     """DST is not there, what was done stays, and the same command goes on from there."""
     source(tmp_path / "source")
-    ends = processes(tmp_path, count, "compress", count - 1, 2)
-    assert ends[-1][0] == -9
-    for code, out, errors in ends[:-1]:
+    ends = processes(tmp_path, count, "compress", killed, step, 0)
+    code, out, _ = ends.pop(killed)
+    assert code == -9
+    assert out.startswith(f"killed at {step}")
+    for code, out, errors in ends:
         assert code != 0, out
         by_jax = "heartbeat" in errors or "coordination service" in errors
         assert "another process is gone" in out or by_jax, (out, errors[-2000:])
     assert not (tmp_path / "dst").exists()
     assert len(list(tmp_path.glob(".dst.jentropy-compress*"))) == count
-    all_done(processes(tmp_path, count, "compress"))
+    ends = processes(tmp_path, count, "compress")
+    all_done(ends)
+    payloads = sum(int(out.split()[0]) for _, out, _ in ends)
+    assert payloads == 0 if step == AT_THE_END else 0 < payloads < PAYLOADS
     assert not list(tmp_path.glob(".dst*")), "a stage is left"
     assert jentropy.verify(tmp_path / "dst", tmp_path / "source").compared
     jentropy.decompress_checkpoint(tmp_path / "dst", tmp_path / "out")
@@ -94,7 +112,7 @@ def test_one_is_killed_and_the_others_end(tmp_path, count):
 
 
 def test_arrays_over_processes_are_saved_and_loaded(tmp_path):
-    all_done(processes(tmp_path, 2, "save"))
+    all_done(processes(tmp_path, 2, "save+train"))
     packed = jentropy.load(tmp_path / "dst")
     assert packed.keys() == {"rows", "columns", "everywhere", "more", "last"}
     jentropy.verify(tmp_path / "dst")
@@ -115,9 +133,7 @@ def test_each_sends_its_own(tmp_path, monkeypatch):
     pytest.importorskip("s3fs", reason="s3fs of the extra 'remote' is not installed")
     source(tmp_path / "source")
     with serving() as store:
-        told = {"AWS_ENDPOINT_URL": store.url, "AWS_DEFAULT_REGION": "us-east-1"}
-        told |= {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing"}
-        for name, value in (told | {"JENTROPY_CACHE": str(tmp_path / "cache")}).items():
+        for name, value in told_of(store, tmp_path).items():
             monkeypatch.setenv(name, value)
         all_done(processes(tmp_path, 2, "send"))
         assert jentropy.verify("s3://bucket/dst", tmp_path / "source").compared

@@ -17,7 +17,14 @@ import pytest
 from orbax.checkpoint import v1
 
 import jentropy
-from jentropy.errors import CheckError, CorruptError, DestinationError, InputError
+from jentropy.checkpoints import array_store, large_chunks, tree_writing
+from jentropy.errors import (
+    CheckError,
+    CorruptError,
+    DestinationError,
+    InputError,
+    UnsupportedError,
+)
 
 from .conftest import read_tree, same_tree
 
@@ -254,6 +261,9 @@ def test_paths_that_read_alike_are_two_tensors(tmp_path):
     for path in (tmp_path / "src", tmp_path / "dst"):
         assert len(jentropy.open_checkpoint(path).names()) == 2
     assert "one array for both" in jentropy.open_checkpoint(tmp_path / "src").notes[0]
+    with pytest.raises(UnsupportedError, match=r"'a\.b': Orbax would store two leaves as one"):
+        jentropy.decompress_checkpoint(tmp_path / "t", tmp_path / "out")
+    assert not [path for path in tmp_path.iterdir() if "out" in path.name]
 
 
 def test_an_item_that_is_not_complete_is_an_error(manager, tmp_path):
@@ -301,7 +311,28 @@ def test_killed_work_on_a_step_is_taken_up(manager, tmp_path, monkeypatch):
     jentropy.verify(tmp_path / "dst", against=manager)
 
 
-def test_python_leaves_and_keys_come_back_as_they_were(tmp_path):
+@pytest.mark.parametrize("ocdbt", [True, False])
+def test_large_chunks_come_back_as_smaller_ones(ocdbt, tmp_path, monkeypatch):
+    tree = {"w": np.arange(10_000.0).reshape(100, 100), "b": np.arange(20)}
+    context = v1.Context()
+    context.array.saving.use_ocdbt = ocdbt
+    with context:
+        v1.save(tmp_path / "src", tree)
+    jentropy.compress_checkpoint(tmp_path / "src", tmp_path / "dst")
+    monkeypatch.setattr(large_chunks, "WHOLE", 10_000)
+    jentropy.decompress_checkpoint(tmp_path / "dst", tmp_path / "out")
+    assert same_tree(v1.load(tmp_path / "out"), tree)
+    arrays, _ = array_store.read_store(tmp_path / "out" / "state", ["w/", "b/"])
+    assert {a.array.name: a.array.together for a in arrays} == {"w": (12, 100), "b": (20,)}
+    jentropy.verify(tmp_path / "dst", against=tmp_path / "out")
+    monkeypatch.setattr(large_chunks, "WHOLE", 20_000)
+    with pytest.raises(CheckError, match="'w' is laid out otherwise"):
+        jentropy.verify(tmp_path / "dst", against=tmp_path / "out")
+
+
+@pytest.mark.parametrize("given", [0, 1 << 20])
+def test_python_leaves_and_keys_come_back_as_they_were(given, tmp_path, monkeypatch):
+    monkeypatch.setattr(tree_writing, "GIVEN_BYTES", given)
     tree = {
         **state(),
         "big": 1 << 90,

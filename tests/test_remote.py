@@ -1,6 +1,7 @@
 """Checkpoints behind URLs: memory, an object store and a web server, a cache of the hub."""
 
 import json
+import shutil
 from pathlib import Path
 
 import fsspec
@@ -205,6 +206,24 @@ def test_goes_on_where_it_was_refused(store):
     assert not any("bundles" in key for key in again), "what was sent is sent again"
     assert [key.rpartition("/")[2] for key in again[-2:]] == MARKERS
     assert jentropy.verify("s3://bucket/dst", "s3://bucket/src").compared
+
+
+def test_what_is_left_behind_the_marker_is_cleaned(memory, cache, monkeypatch):
+    def die_at_the_stage(path, **options):
+        if Path(path).name.startswith(".dst."):
+            raise SystemExit
+        rmtree(path, **options)
+
+    rmtree = shutil.rmtree
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", die_at_the_stage)
+        with pytest.raises(SystemExit):
+            jentropy.compress_checkpoint("memory://src", "memory://dst")
+    assert jentropy.verify("memory://dst", "memory://src").compared
+    assert list(cache.glob("*/.dst.*"))
+    with pytest.raises(DestinationError, match="memory://dst: destination exists"):
+        jentropy.compress_checkpoint("memory://src", "memory://dst")
+    assert not list(cache.glob("*/.dst.*"))
 
 
 def test_only_what_is_needed_is_read(store):

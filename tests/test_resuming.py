@@ -18,6 +18,7 @@ from jentropy.checkpoints import (
     compressing,
     decompressing,
     durable,
+    exporting,
     items,
     mapping,
     staging,
@@ -28,8 +29,8 @@ from jentropy.checkpoints import (
 from jentropy.errors import DestinationError, InputError
 
 from .conftest import ROOT
-from .soak.kills import COMMANDS, alike, noise
 from .soak.measuring import write_safetensors
+from .soak.sources import alike, noise
 
 TENSOR = 10_000  # bytes of the tensors of `noise`
 
@@ -76,13 +77,14 @@ def taken_up(monkeypatch) -> list[str]:
     return names
 
 
-@pytest.mark.parametrize("command", ["compress-noise", "decompress-noise"])
-def test_commands_survive_random_kills(command, tmp_path):
-    assert command in COMMANDS
-    arguments = [tmp_path / "kills", "--command", command, "--kills", "4"]
+def test_commands_survive_random_kills(tmp_path):
+    commands = ["compress-noise", "decompress-noise", "salvage", "repair"]
+    arguments = [tmp_path / "kills", "--kills", "2", "--commands", *commands]
     run = [sys.executable, "-m", "tests.soak.kills", *arguments]
     done = subprocess.run(run, cwd=ROOT, check=True, capture_output=True, text=True)
-    assert done.stdout.startswith(f"{command}: 4 kills")
+    assert [line.split(",")[0] for line in done.stdout.splitlines() if " kills" in line] == [
+        f"{command}: 2 kills" for command in commands
+    ]
     assert not list(tmp_path.iterdir())
 
 
@@ -253,13 +255,17 @@ def test_a_source_that_vanishes_leaves_what_is_done(tmp_path, source, monkeypatc
     assert len(names) > 50
 
 
-@pytest.mark.parametrize("command", ["compress", "decompress"])
+@pytest.mark.parametrize("command", ["compress", "decompress", "salvage"])
 def test_what_is_left_behind_the_rename_is_cleaned(command, tmp_path, source, monkeypatch):
-    dst = tmp_path / "dst"
-    if command == "decompress":
+    dst, rmtree = tmp_path / "dst", shutil.rmtree
+    if command != "compress":
         jentropy.compress_checkpoint(source, tmp_path / "packed")
         source = tmp_path / "packed"
-    run, rmtree = getattr(jentropy, f"{command}_checkpoint"), shutil.rmtree
+    run = {
+        "compress": jentropy.compress_checkpoint,
+        "decompress": jentropy.decompress_checkpoint,
+        "salvage": jentropy.salvage,
+    }[command]
 
     def die_at_the_stage(path, **options):
         if Path(path).parent == tmp_path:
@@ -272,11 +278,26 @@ def test_what_is_left_behind_the_rename_is_cleaned(command, tmp_path, source, mo
             run(source, dst)
     assert dst.exists()
     assert stages(tmp_path) == [f".dst.jentropy-{command}"]
+    (tmp_path / f".dst.jentropy-{command}" / "lock").unlink()  # as if killed in its midst
     before = sorted(dst.rglob("*"))
     with pytest.raises(DestinationError, match="exists"):
         run(source, dst)
     assert stages(tmp_path) == []
     assert sorted(dst.rglob("*")) == before
+
+
+def test_stages_of_what_needs_them_no_more_are_removed(tmp_path, source):
+    """Of a repair and an export whose work was done, of processes of another number."""
+    left = [tmp_path / f".dst.jentropy-{name}" for name in ("compress-3-of-4", "repair", "export")]
+    for stage in left:
+        stage.mkdir(0o700)
+        (stage / "file").touch()
+    jentropy.compress_checkpoint(source, tmp_path / "dst")
+    assert [stage.exists() for stage in left] == [False, True, True]
+    assert jentropy.repair(tmp_path / "dst") == ()
+    with pytest.raises(DestinationError, match="exists"):
+        exporting.expect_place(tmp_path / "dst", "gptq", overwrite=False)
+    assert stages(tmp_path) == []
 
 
 def test_a_replacement_that_was_killed_gives_the_old_one_back(tmp_path, source, monkeypatch):
@@ -447,37 +468,58 @@ def test_saving_a_tree_is_taken_up_as_far_as_it_is_the_same(tmp_path, monkeypatc
     assert all(np.array_equal(found[name], tree[name]) for name in "abcd")
 
 
-def test_a_pytree_is_decoded_once(tmp_path, monkeypatch):
-    """Leaves that were decoded before stay; one that is damaged meanwhile is decoded again."""
-    from jentropy.checkpoints import decoded_leaves, orbax
+def test_a_pytree_is_written_once(tmp_path, monkeypatch):
+    """Arrays that were written before stay; one that is damaged meanwhile is written again."""
+    from jentropy.checkpoints import array_store, restoring, tree_writing
 
+    monkeypatch.setattr(tree_writing, "GIVEN_BYTES", 4000)  # one of the arrays
+    monkeypatch.setattr(array_store, "TRANSACTION_BYTES", 1)
     tree = {f"w{n}": np.arange(n, 1000 + n, dtype=np.int32) for n in range(5)} | {"rate": 0.5}
-    jentropy.save(tmp_path / "packed", tree)
-    out = tmp_path / "out"
+    other = {**tree, "rate": 0.25}
+    for name, content in {"packed": tree, "other": other}.items():
+        jentropy.save(tmp_path / name, content)
+    out, stage = tmp_path / "out", tmp_path / ".out.jentropy-decompress"
     with monkeypatch.context() as patch:
-        patch.setattr(orbax, "write_tree", die)
+        patch.setattr(decompressing, "put_in_place", die)
         with pytest.raises(SystemExit):
             jentropy.decompress_checkpoint(tmp_path / "packed", out)
-    leaves = tmp_path / ".out.jentropy-decompress" / "leaves"
-    assert leaves.stat().st_size == 5 * 4032
-    damaged = bytearray(leaves.read_bytes())
-    damaged[3 * 4032 + 7] ^= 1  # of the fourth
-    leaves.write_bytes(damaged)
-    decoded = []
-    plain = decoded_leaves.read_chunks
+    (found,), _ = arrays_of(stage / "out" / "state", "w3/")
+    values = found.array.read()
+    values[7] ^= 1
+    written = [("w3/", found.metadata, values)]
+    array_store.write_store(stage / "out" / "state", written, ocdbt=True)
+    decoded, plain = [], restoring.read_entries
 
-    def counted(checkpoint, entries, *rest):
+    def counted(checkpoint, entries, *rest, **more):
+        entries = list(entries)
         decoded.extend(entry.name for entry in entries)
-        return plain(checkpoint, entries, *rest)
+        return plain(checkpoint, entries, *rest, **more)
 
-    monkeypatch.setattr(decoded_leaves, "read_chunks", counted)
+    monkeypatch.setattr(restoring, "read_entries", counted)
     done = []
     jentropy.decompress_checkpoint(tmp_path / "packed", out, done.append)
-    assert decoded == ["w3", "w4"]
+    assert decoded == ["w3"]
     assert sum(done) == 5 * 4000
     assert stages(tmp_path) == []
+    expect_orbax_has(out, tree)
+    with monkeypatch.context() as patch:
+        patch.setattr(decompressing, "put_in_place", die)
+        with pytest.raises(SystemExit):
+            jentropy.decompress_checkpoint(tmp_path / "packed", tmp_path / "again")
+    jentropy.decompress_checkpoint(tmp_path / "other", tmp_path / "again")
+    expect_orbax_has(tmp_path / "again", other)
+
+
+def arrays_of(folder, *prefixes):
+    from jentropy.checkpoints import array_store
+
+    arrays, others = array_store.read_store(folder)
+    return [array for array in arrays if array.prefix in prefixes], others
+
+
+def expect_orbax_has(folder, tree):
     from orbax.checkpoint import v1
 
-    back = v1.load(out)
-    assert back["rate"] == 0.5
+    back = v1.load(folder)
+    assert back.keys() == tree.keys()
     assert all(np.array_equal(back[name], tree[name]) for name in tree)

@@ -33,7 +33,7 @@ DRIVERS = {".zarray": "zarr", "zarr.json": "zarr3"}  # by the file of an array's
 SLASH = re.compile(b"/")
 METADATA = re.compile(rb"(.*/|)(\.zarray|zarr\.json)", re.DOTALL)  # keys of an array's metadata
 CACHE_BYTES = 100_000_000  # of nodes of an OCDBT tree
-TRANSACTION_BYTES = 1 << 28  # of arrays that are written at once
+TRANSACTION_BYTES = 1 << 26  # of arrays that are written at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +121,8 @@ def write_store(
 ) -> None:
     """Writes arrays of a store (prefix, metadata, values), in the place of those that are there.
 
+    Chunks that are too large to be written at once become smaller ones.
+
     Raises:
       CorruptError: metadata that are not those of such an array.
     """
@@ -133,14 +135,12 @@ def write_store(
         array_spec = {
             "driver": "zarr3" if "node_type" in metadata else "zarr",
             "kvstore": _inside(spec, prefix),
-            "metadata": dict(metadata),
+            "metadata": dict(large_chunks.divided(metadata, values.itemsize)),
             "store_data_equal_to_fill_value": True,
         }
         expected: Any = (values.shape, values.dtype)
         try:
-            array = ts.open(
-                array_spec, create=True, delete_existing=True, transaction=batch, context=context
-            ).result()
+            array = _made(array_spec, transaction=batch, context=context)
             made: Any = tuple(array.shape), np.dtype(array.dtype.numpy_dtype)
         except ValueError as error:
             if of_system(error):
@@ -154,15 +154,36 @@ def write_store(
                 expected=expected,
                 found=made,
             )
-        array.write(values, can_reference_source_data_indefinitely=True).result()  # uncopied
-        size += values.nbytes
-        if size >= TRANSACTION_BYTES:
-            batch.commit_sync()
-            batch, size = ts.Transaction(), 0
+        chunk = tuple(array.chunk_layout.write_chunk.shape or values.shape)
+        for part in large_chunks.blocks(values.shape, chunk, values.itemsize, TRANSACTION_BYTES):
+            if size and size + values[part].nbytes > TRANSACTION_BYTES:
+                batch.commit_sync()
+                batch, size = ts.Transaction(), 0
+                array = array.with_transaction(batch)
+            array[part].write(  # uncopied
+                values[part], can_reference_source_data_indefinitely=True
+            ).result()
+            size += values[part].nbytes
     batch.commit_sync()
     store = ts.KvStore.open(spec, context=context).result()
     for key, value in others:
         store.write(key.encode("utf-8", "surrogateescape"), value).result()
+
+
+def _made(spec: Mapping[str, Any], **options: Any) -> Any:
+    """An array of TensorStore to be written as a whole, in the place of the one that is there.
+
+    One that is laid out as it is to be is not deleted, so that work that is killed never finds it
+    gone.
+    """
+    import tensorstore as ts
+
+    try:
+        return ts.open(spec, create=True, open=True, **options).result()
+    except ValueError as error:
+        if of_system(error):
+            raise
+        return ts.open(spec, create=True, delete_existing=True, **options).result()
 
 
 def is_ocdbt(folder: Path) -> bool:

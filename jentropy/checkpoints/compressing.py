@@ -19,10 +19,10 @@ from .opening import read_source
 from .orbax_source import OrbaxSource
 from .progress import Progress
 from .remote import RemotePath
+from .shared_stages import expect_free
 from .sources import FileSource
-from .staging import recover, refuse_existing
 from .store import is_compressed_checkpoint
-from .writer import PURPOSE, other_than_compressed, writing
+from .writer import writing
 
 
 @faults.told
@@ -76,10 +76,7 @@ def compress_checkpoint(
     """
     target = destination(dst)
     with together(place(target)) as team:
-        if team.number == 0:
-            recover(target, PURPOSE)
-        team.meet()
-        refuse_existing(target, other_than_compressed if overwrite else None)
+        expect_free(target, team, overwrite=overwrite)
         source = resolve(src)
         _refuse_nested(source, target, overwrite=overwrite)
         with collecting.put_off():

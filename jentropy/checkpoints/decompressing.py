@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from jentropy.containers import memory
-from jentropy.errors import InputError, UnsupportedError
+from jentropy.errors import InputError
 
-from . import decoded_leaves, durable, faults, orbax, structure
+from . import durable, faults, orbax, structure, tree_writing
 from .bases import Bases, expect_base, with_bases
 from .decoding import all_bytes
 from .faults import writing
 from .mirrors import destination, located
 from .progress import Progress, expect
-from .restoring import remaining_bytes, strange, take_up, write_files, write_store
+from .restoring import remaining_bytes, sound_arrays, strange, take_up, write_files, write_store
 from .staging import (
     OUT,
     Replaces,
@@ -25,7 +25,6 @@ from .staging import (
 from .store import Store, is_orbax_checkpoint
 
 PURPOSE = "decompress"
-LEAVES = "leaves"  # of a pytree, in its stage
 
 
 @faults.told
@@ -41,10 +40,11 @@ def decompress_checkpoint(
 
     An Orbax checkpoint comes back as one to Orbax: its arrays written anew as they were laid out,
     every other file byte for byte. A checkpoint that was made of a pytree becomes an Orbax
-    checkpoint of it, with the texts that were saved beside it.
+    checkpoint of it, with the texts that were saved beside it. Chunks of more than 64 MiB, which
+    Orbax would have to be given whole, become smaller ones in both.
 
     Work that was killed, was interrupted or failed is taken up by the next call: what it wrote is
-    held to the hashes of the checkpoint. Of a pytree the decoded leaves are; Orbax saves them anew.
+    held to the hashes of the checkpoint.
 
     Args:
       path: a compressed checkpoint, or its URL.
@@ -80,7 +80,7 @@ def decompress_checkpoint(
     recover(target, PURPOSE)
     replaces = _others(store) if overwrite else None
     total = all_bytes(store)
-    memory.expect(total if store.index.is_pytree else min(memory.WORKING, total), "decompressing")
+    memory.expect(min(memory.WORKING, total), "decompressing")
     if store.index.is_pytree:
         _write_tree(store, target, replaces, progress)
         return
@@ -94,7 +94,8 @@ def decompress_checkpoint(
         done = sum(file.bytes for file in there.values())
         expect(progress, total, done)
         for item in store.index.stores:
-            write_store(store, item, made / item.path, progress)
+            sound = sound_arrays(store, item, made / item.path)
+            write_store(store, item, made / item.path, progress, sound)
             for above in Path(item.path).parents:
                 durable.sync_folder(made / above)
         made.mkdir(exist_ok=True)
@@ -105,18 +106,12 @@ def decompress_checkpoint(
 def _write_tree(
     store: Store, target: Path, replaces: Replaces | None, progress: Progress | None
 ) -> None:
-    """Writes a pytree as a checkpoint of Orbax, which wants all of it at once."""
+    """Writes a pytree as a checkpoint of Orbax."""
     index = store.index
     sizes = {entry.name: entry.header.size for entry in index.tensors}
     orbax.refuse_empty(target, sizes | {name: 1 for name, _ in structure.others(index.tree)})
     with staged(target, PURPOSE, resumable=True, replaces=replaces) as stage, writing(target):
-        leaves = decoded_leaves.decoded(store, stage / LEAVES, progress)
-        try:
-            tree = structure.fill(index.tree, leaves)
-            made = orbax.write_tree(stage, target, tree, index.beside)
-        except UnsupportedError:  # so it will be the next time
-            (stage / LEAVES).unlink()
-            raise
+        made = tree_writing.write(store, stage, target, progress)
         put_in_place(made, target, replace=replaces is not None)
 
 

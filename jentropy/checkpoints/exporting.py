@@ -45,9 +45,10 @@ from .contents import CONFIG
 from .faults import writing
 from .mirrors import destination
 from .safetensors import DTYPES, LENGTH_BYTES
-from .staging import OUT, put_in_place, refuse_existing, staged
+from .staging import OUT, expect_free, put_in_place, staged
 
 WEIGHT = ".weight"
+PURPOSE = "export"
 WORD = np.int32
 Arrays = dict[str, np.ndarray]
 # Of a module, its weight's arrays and what the config says of all of them.
@@ -83,7 +84,7 @@ def export(
         config = json.loads(texts[CONFIG])
         texts[CONFIG] = json.dumps({**config, "quantization_config": declared}, indent=2)
     replaces = _other if overwrite else None
-    with staged(target, "export", replaces=replaces) as stage, writing(target):
+    with staged(target, PURPOSE, replaces=replaces) as stage, writing(target):
         made = stage / OUT
         made.mkdir()
         for name, text in texts.items():
@@ -109,7 +110,7 @@ def expect_place(path: str | Path, tool: str, *, overwrite: bool) -> Path:
         known = " or ".join((*EXPORTS, "gguf"))
         raise UnsupportedError("tool to export to", expected=known, found=tool)
     target = destination(path)
-    refuse_existing(target, _other if overwrite else None)
+    expect_free(target, PURPOSE, _other if overwrite else None)
     return target
 
 

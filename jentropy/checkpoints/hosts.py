@@ -107,6 +107,9 @@ class Team:
                 raise Absent(f"process {number} of {self.count} has failed: {why.decode()}")
 
 
+ALONE = Team()
+
+
 def _place() -> tuple[int, int]:
     """The number of this process among those of `jax.distributed`, and how many there are."""
     alone = jax_internals.coordination_client() is None
@@ -133,7 +136,7 @@ def together(writes: object) -> Iterator[Team]:
     """
     number, count = _place()
     if count == 1:
-        yield Team()
+        yield ALONE
         return
     what = str(writes)
     name = f"jentropy/{xxhash.xxh3_64_hexdigest(what.encode('utf-8', 'replace'))}/{_teams[what]}"
@@ -158,7 +161,7 @@ class Gathering:
 
     def __init__(self, leaves: Sequence[Any]):
         self._leaves = leaves
-        self._team = Team()
+        self._team = ALONE
         self._begin, self._next = 0, 0
         self._rounds: list[list[tuple[int, Any]]] = []  # a process and an array of its share
         self._kept: dict[int, np.ndarray] = {}

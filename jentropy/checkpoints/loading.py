@@ -49,7 +49,7 @@ def load(
         not, or the other way round, is an error; JSON beside an item may be left out.
       damaged: `"raise"`: damage of the index is an error here, that of a tensor when it is decoded;
         `"leave_out"`: every payload is read and held to its hash, and None stands for tensors that
-        are damaged, which the logger names.
+        are damaged, which the logger names; a quantised weight that lacks one is a dict of them.
       base: the compressed checkpoint that was the base when it was saved, or several, the nearest
         first; without one, tensors that are told by it do not decode.
 

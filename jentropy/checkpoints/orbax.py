@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,8 +24,9 @@ from jentropy.errors import InputError, UnsupportedError, said
 
 from . import durable
 from .faults import named_in, of_system, writing
+from .large_chunks import WHOLE
 from .remote import RemotePath
-from .staging import OUT, Replaces, put_in_place, staged, without_glob
+from .staging import OUT, without_glob
 
 # Orbax takes seconds to import, so only what needs it does.
 # Files that it reads for what it says of arrays.
@@ -48,6 +50,9 @@ def _orbax(path: Path, *, as_files: bool = False) -> Iterator[tuple[Any, Path]]:
     if as_files:
         context.array.saving.use_ocdbt = False
         context.array.saving.use_compression = False
+    else:
+        context.array.saving.storage_options.chunk_byte_size = WHOLE
+        context.memory.deepcopy_host_arrays = False
     logger = logging.getLogger("absl")
     logger.addFilter(_is_others)  # levels are the user's
     try:
@@ -76,33 +81,6 @@ def shapes(path: Path) -> dict[str, tuple[int, ...]]:
     return {leaf_name(key): tuple(getattr(leaf, "shape", None) or ()) for key, leaf in leaves}
 
 
-def save_tree(
-    path: Path,
-    tree: Any,
-    *,
-    replaces: Replaces | None = None,
-    purpose: str = "decompress",
-    beside: Mapping[str, str] | None = None,
-) -> None:
-    """Writes a pytree of arrays, numbers and texts with Orbax's defaults, whole or not at all.
-
-    Args:
-      beside: texts by name, of files that will lie in the folder too.
-      replaces: see `staging.refuse_existing`.
-      purpose: see `staging.stage_of`.
-
-    Raises:
-      UnsupportedError: a pytree that Orbax does not store.
-      DestinationError: `path` exists or cannot be written.
-    """
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    refuse_empty(path, {jax.tree_util.keystr(k): getattr(leaf, "size", 1) for k, leaf in leaves})
-    with staged(path, purpose, replaces=replaces) as stage, writing(path):
-        put_in_place(
-            write_tree(stage, path, tree, beside or {}), path, replace=replaces is not None
-        )
-
-
 def refuse_empty(path: Path, sizes: Mapping[str, int]) -> None:
     """Raises UnsupportedError if Orbax stores no pytree of leaves of such sizes, by their names."""
     empty = next((name for name, size in sizes.items() if size == 0), None)
@@ -116,7 +94,7 @@ def refuse_empty(path: Path, sizes: Mapping[str, int]) -> None:
 
 
 def write_tree(stage: Path, path: Path, tree: Any, beside: Mapping[str, str]) -> Path:
-    """Writes a pytree with Orbax's defaults into a folder of `staged`.
+    """Writes a pytree into a folder of `staged`, in chunks that may be written at once.
 
     Args:
       path: of what it will be, for messages.
@@ -128,17 +106,22 @@ def write_tree(stage: Path, path: Path, tree: Any, beside: Mapping[str, str]) ->
     Raises:
       UnsupportedError: a pytree that Orbax does not store.
     """
-    for left in stage.glob(f"{OUT}*"):  # by what was killed
-        shutil.rmtree(left)
+    _clean(stage)  # of what was killed
     try:
         with writing(path), _orbax(stage) as (ocp, plain):
             ocp.save(plain / OUT, tree)
     except (ValueError, TypeError) as error:
+        _clean(stage)
         raise UnsupportedError(f"Orbax cannot store it: {said(error)}", file=path) from error
     for name, text in beside.items():
         (stage / OUT / name).write_text(text, encoding="utf-8")
     durable.sync_tree(stage / OUT)
     return stage / OUT
+
+
+def _clean(stage: Path) -> None:
+    for left in stage.glob(f"{OUT}*"):
+        shutil.rmtree(left)
 
 
 def save_arrays(folder: Path, tree: Mapping[str, Any], *, custom_metadata: dict[str, Any]) -> Path:
@@ -173,15 +156,31 @@ def _in_a_child(folder: Path, tree: Mapping[str, Any], custom_metadata: dict[str
     file = folder / "arrays.npz"
     np.savez(file, **tree, custom_metadata=np.array(json.dumps(custom_metadata)))
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-m", __name__, os.fspath(file)]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    child = subprocess.Popen(
+        [sys.executable, "-m", __name__, os.fspath(file)],
+        env=environment,
+        stdin=subprocess.PIPE,  # which ends when this process does
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with child:
+        assert child.stderr is not None
+        errors = child.stderr.read()
     file.unlink()
-    if ended.returncode:
-        told = ended.stderr.splitlines()[-1:] or [f"exit code {ended.returncode}"]
+    if child.returncode:
+        told = errors.splitlines()[-1:] or [f"exit code {child.returncode}"]
         raise OSError(f"Orbax: {told[0]:.200}")
 
 
+def _end_with_parent() -> None:
+    """Ends this process when the one that started it is gone: nobody wants what it writes."""
+    os.read(0, 1)
+    os._exit(1)
+
+
 if __name__ == "__main__":
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     with np.load(sys.argv[1]) as given:
         arrays = dict(given)
     told = json.loads(str(arrays.pop("custom_metadata")))

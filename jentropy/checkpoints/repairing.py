@@ -26,7 +26,7 @@ from .mirrors import destination, resolve
 from .opening import read_source
 from .orbax_source import read_orbax
 from .remote import RemotePath
-from .staging import staged
+from .staging import recover, staged
 from .store import ARRAYS, METADATA_FILE, Store, is_compressed_checkpoint
 from .verifying import of_tree
 
@@ -69,6 +69,7 @@ def repair(
     place = destination(path)
     if isinstance(place, RemotePath):
         raise UnsupportedError("repair", file=place, expected="a path", found="a URL")
+    recover(place, PURPOSE)
     store = with_bases(place, base, found)
     damage = list(damage_of(store, (*store.index.tensors, *store.index.blobs)))
     known = {error.file for error in (*found, *(error for _, _, error in damage))}

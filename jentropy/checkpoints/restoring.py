@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -18,7 +19,8 @@ from jentropy.containers.tensor import TensorHeader, checksum
 from jentropy.errors import InputError
 from jentropy.formats import codes_of
 
-from . import array_store, durable
+from . import array_store, durable, large_chunks
+from .array_store import ZarrArray
 from .decoding import Progressed, entries_of, file_bytes, read_entries, sections_of
 from .entries import Entry, FileEntry, Section, StoreEntry
 from .mapping import mapped
@@ -141,10 +143,19 @@ def _tell(stream: BinaryIO, file: FileEntry) -> None:
         os.utime(stream.fileno(), ns=(file.modified_ns, file.modified_ns))
 
 
-def write_store(store: Store, item: StoreEntry, folder: Path, progress: Progress | None) -> None:
-    """Writes a store of an Orbax checkpoint as it was, or the arrays of it that are not there."""
+def write_store(
+    store: Store,
+    item: StoreEntry,
+    folder: Path,
+    progress: Progress | None,
+    sound: Collection[str],
+) -> None:
+    """Writes a store of an Orbax checkpoint as it was, or the arrays of it that are not there.
+
+    Args:
+      sound: prefixes of those that are.
+    """
     index = store.index
-    sound = _sound_arrays(store, item, folder)
     left = [(number, prefix, told) for number, prefix, told in item.arrays if prefix not in sound]
     entries = (index.tensors[number] for number, _, _ in left)
     arrays = read_entries(store, entries, progress, down=True)
@@ -158,22 +169,30 @@ def write_store(store: Store, item: StoreEntry, folder: Path, progress: Progress
     durable.sync_tree(folder)
 
 
-def _sound_arrays(store: Store, item: StoreEntry, folder: Path) -> set[str]:
-    """Prefixes of the arrays of a store that are there as they were."""
+def sound_arrays(store: Store, item: StoreEntry, folder: Path) -> set[str]:
+    """Prefixes of the arrays of a store that are there as they are to be."""
     if not folder.is_dir() or (item.ocdbt and not array_store.is_ocdbt(folder)):
         return set()
     wanted = {prefix: (number, told) for number, prefix, told in item.arrays}
     groups = [list(wanted)] if item.ocdbt else [[prefix] for prefix in wanted]
     sound = set()
     for prefixes in groups:
-        try:
+        with suppress(InputError):  # killed while it was written
             arrays, _ = array_store.read_store(folder, () if item.ocdbt else prefixes)
             for found in arrays:
-                number, told = wanted[found.prefix]
-                header = store.index.tensors[number].header
-                codes = codes_of(found.array.read()).reshape(-1).view(np.uint8)
-                if found.metadata == told and same_chunks(header, codes) == len(header.chunks):
+                number, told = wanted.get(found.prefix, (None, None))
+                if number is not None and _is_sound(
+                    found, store.index.tensors[number].header, told
+                ):
                     sound.add(found.prefix)
-        except (InputError, KeyError):  # killed while it was written
-            continue
     return sound
+
+
+def _is_sound(found: ZarrArray, header: TensorHeader, told: Mapping[str, Any]) -> bool:
+    itemsize = header.raw_bytes // max(1, header.size)
+    if found.metadata != large_chunks.divided(told, itemsize):
+        return False
+    with suppress(InputError):
+        codes = codes_of(found.array.read()).reshape(-1).view(np.uint8)
+        return same_chunks(header, codes) == len(header.chunks)
+    return False

@@ -10,17 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from jentropy.containers import trees
 from jentropy.errors import InputError
 
-from . import array_store, durable, faults, frames, item_tree, orbax, safetensors
+from . import array_store, durable, faults, frames, item_tree, safetensors, tree_writing
 from .bases import Bases, expect_base, with_bases
 from .decoding import damage_of, entries_of, file_bytes, read_chunks, read_entries, sections_of
 from .entries import Entry, FileEntry
-from .loading import load
 from .mirrors import destination, located
 from .progress import Progress
-from .staging import OUT, put_in_place, refuse_existing, staged
+from .staging import OUT, expect_free, put_in_place, staged
 from .store import Store
 
 DAMAGED = ".damaged"  # ends the names of files with zeros in the places of damaged bytes
@@ -90,7 +88,7 @@ def salvage(
     expect_base(store)
     if target.resolve().is_relative_to(store.path.resolve()):
         raise InputError("destination lies inside the compressed checkpoint", file=target)
-    refuse_existing(target)  # before all is read
+    expect_free(target, PURPOSE)  # before all is read
     index, lost = store.index, set[int]()
     for entry, _, error in damage_of(store, (*index.tensors, *index.blobs), bases=True):
         if id(entry) not in lost:
@@ -98,8 +96,10 @@ def salvage(
         lost.add(id(entry))
     damage += frames.faults(store, {error.file for error in damage})
     if index.is_pytree:
-        tree = load(store.path, damaged="leave_out", base=base)
-        orbax.save_tree(target, trees.decompress(tree), purpose=PURPOSE)
+        without = [n for n, entry in enumerate(index.tensors) if id(entry) in lost]
+        with staged(target, PURPOSE) as stage, faults.writing(target):
+            made = tree_writing.write(store, stage, target, progress, without)
+            put_in_place(made, target, replace=False)
         return Salvaged(damage=tuple(damage), whole=(), partial=())
     whole: list[str] = []
     partial: list[str] = []

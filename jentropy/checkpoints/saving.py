@@ -22,6 +22,7 @@ from .entries import Entry
 from .hosts import Gathering, own_share, together
 from .items import Item, base_digest, fingerprint, with_base, write
 from .mirrors import destination
+from .shared_stages import expect_free
 from .writer import writing
 
 
@@ -103,14 +104,13 @@ class Taken:
             return told | {"tensors": tuple(entries), "base": base_digest(entries, below)}
 
         target, state = destination(path), fingerprint("pytree", below)
-        with (
-            together(place(target)) as team,
-            writing(target, team, state, overwrite=overwrite) as writer,
-        ):
-            self.gathering.deal(team, [item.nbytes for item in items])
-            entries = write(writer, items)
-            self.gathering.finish()
-            writer.finish(entries, contents)
+        with together(place(target)) as team:
+            expect_free(target, team, overwrite=overwrite)
+            with writing(target, team, state, overwrite=overwrite) as writer:
+                self.gathering.deal(team, [item.nbytes for item in items])
+                entries = write(writer, items)
+                self.gathering.finish()
+                writer.finish(entries, contents)
 
 
 def taken(packed: Any, *, copied: bool = False) -> Taken:

@@ -1,8 +1,9 @@
 """Destinations that appear whole or not at all.
 
 What is written lies in a hidden folder beside its destination until it is complete, and is then
-renamed. The folder is locked, so that two runs to one destination do not mix, and nobody else may
-look into it. Of its insides this module knows `out`, what is made, and `replaced`, what was there.
+renamed, or sent to where a URL leads. The folder is locked, so that two runs to one destination do
+not mix, and nobody else may look into it. Of its insides this module knows `out`, what is made,
+`replaced`, what was there, and `delivered`, what was sent.
 """
 
 from __future__ import annotations
@@ -28,9 +29,16 @@ try:
 except ImportError:  # Windows: no lock
     fcntl = None  # type: ignore[assignment]
 
-OUT, REPLACED, LOCK = "out", "replaced", "lock"
+OUT, REPLACED, DELIVERED, LOCK = "out", "replaced", "delivered", "lock"
 _GLOB = frozenset("[]*?")
 Replaces = Callable[[Path], str]  # what of a destination may not be replaced; "" if all may
+
+
+def is_there(path: Path) -> bool:
+    """Whether something whole is at a destination."""
+    if isinstance(path, RemotePath):
+        return delivering.occupied(path)
+    return path.exists() or path.is_symlink()
 
 
 def refuse_existing(path: Path, replaces: Replaces | None = None) -> None:
@@ -39,14 +47,8 @@ def refuse_existing(path: Path, replaces: Replaces | None = None) -> None:
     Args:
       replaces: says what may be replaced; nothing, if it is None.
     """
-    if isinstance(path, RemotePath):
-        if not delivering.occupied(path):
-            return
-        there: Path = mirror(path.url) if replaces else path
-    elif not (path.exists() or path.is_symlink()):
+    if not is_there(path):
         return
-    else:
-        there = path
     if replaces is None:
         raise DestinationError(
             "destination exists",
@@ -55,6 +57,7 @@ def refuse_existing(path: Path, replaces: Replaces | None = None) -> None:
             found="something",
             hint="--overwrite, or overwrite=True, replaces it",
         )
+    there = mirror(path.url) if isinstance(path, RemotePath) else path
     is_empty = there.is_dir() and not any(there.iterdir())
     if not is_empty and (other := replaces(there)):
         raise DestinationError(
@@ -79,10 +82,11 @@ def put_in_place(made: Path, path: Path, *, replace: bool, keep: Collection[str]
     """
     if isinstance(path, RemotePath):
         delivering.send(made, path, replace=replace, keep=keep)
+        os.rename(made, made.parent / DELIVERED)
         return
     old = made.parent / REPLACED
     durable.sync_folder(made.parent)
-    there = path.exists() or path.is_symlink()
+    there = is_there(path)
     if there and not replace:
         refuse_existing(path)
     if there:
@@ -112,14 +116,35 @@ def recover(path: Path, purpose: str) -> None:
       DestinationError: another process is writing it.
     """
     folder = stage_of(path, purpose)
-    if not (folder / LOCK).is_file():
+    if not folder.is_dir():
         return
+    _refuse_foreign(folder, path)
     old, made = folder / REPLACED, folder / OUT
     with _locked(folder, path), writing(path):
         if old.exists() and not path.exists():
             os.rename(old, path)
-        elif path.exists() and not made.exists():
+        elif not made.exists() and is_there(path):
             shutil.rmtree(folder)
+
+
+def give_up(path: Path, purpose: str) -> None:
+    """Removes a stage as far as that can be, but not one in which another process is writing."""
+    folder = stage_of(path, purpose)
+    with suppress(DestinationError, OSError):
+        _refuse_foreign(folder, path)
+        with _locked(folder, path):
+            shutil.rmtree(folder)
+
+
+def expect_free(path: Path, purpose: str, replaces: Replaces | None = None) -> None:
+    """Raises DestinationError if something is there, once what was left there is ended.
+
+    Args:
+      purpose: see `stage_of`.
+      replaces: see `refuse_existing`.
+    """
+    recover(path, purpose)
+    refuse_existing(path, replaces)
 
 
 def expect_space(path: Path, needed: int) -> None:
@@ -165,8 +190,7 @@ def staged(
       DestinationError: `path` exists, cannot be written, or another process is writing it.
       Interrupted: an interrupt (Ctrl-C), with what it left.
     """
-    recover(path, purpose)
-    refuse_existing(path, replaces)
+    expect_free(path, purpose, replaces)
     folder = stage_of(path, purpose)
     missing = [p for p in (path.parent, *path.parent.parents) if not p.exists()]
     with writing(path):

@@ -133,7 +133,8 @@ def fill(tree: Any, tensors: Sequence[Any], *, json: bool = True, path: Path = (
     """The pytree of a structure.
 
     Args:
-      tensors: what takes the places of the numbers.
+      tensors: what takes the places of the numbers; a quantised weight that has None among its
+        codes becomes a dict of them.
       json: False leaves the items that are JSON out, as None.
       path: of the structure, for messages.
 
@@ -147,6 +148,8 @@ def fill(tree: Any, tensors: Sequence[Any], *, json: bool = True, path: Path = (
     if isinstance(tree, BRANCHES):
         tree = _with(tree, lambda keys, child: fill(child, tensors, json=json, path=(*path, *keys)))
         if isinstance(tree, QuantizedTensor):
+            if any(code is None for code in tree.codes.values()):
+                return dict(tree.codes)
             _check(tree, path)
     return tree
 

@@ -6,7 +6,8 @@
     .DST.jentropy-compress/frame/              what Orbax writes of the index alone, moved to out/
 
 Orbax saves only the index, whose metadata then name the bundles too, as if it had written them:
-finishing takes a time for each bundle and no space. Payloads lie in the order of the entries, so
+finishing takes a time for each bundle and no space. Of several processes each has such a stage; the
+first takes the bundles of the others last of all. Payloads lie in the order of the entries, so
 work that is taken up continues the bundle in which its last sound entry ends, and gives the bytes
 that it would have given at once. An entry of the journal is sound if every payload lies in its
 place and has its hash; whoever resumes also holds it to its source (`items`).
@@ -31,26 +32,26 @@ from jentropy.containers.tensor import checksum
 from jentropy.errors import DestinationError, InputError
 from jentropy.schema import many, parse
 
-from . import delivering, durable, faults, frames, zarr_files
+from . import delivering, durable, faults, frames, shared_stages, zarr_files
 from . import index as index_lib
 from .entries import VERSION, WITH_BASE, Entry, Index
 from .hosts import Team
 from .index import ENTRY
 from .remote import RemotePath
-from .staging import OUT, put_in_place, stage_of, staged
-from .store import ARRAYS, Store, bundle_name, is_compressed_checkpoint
+from .shared_stages import other_than_compressed, purpose_of
+from .staging import OUT, put_in_place, staged
+from .store import ARRAYS, Store, bundle_name
 
 BUNDLE_BYTES = 1 << 26  # what a crash costs at the most, beside the tensor begun
 LINE = many(ENTRY)  # of the journal, after the hash of its JSON
 HASH_DIGITS = 16
-PURPOSE = "compress"
 
 
 @contextmanager
 def writing(
     path: Path, team: Team, fingerprint: str | None = None, *, overwrite: bool = False
 ) -> Iterator[Writer]:
-    """A `Writer` of `path`.
+    """A `Writer` of `path`, after `shared_stages.expect_free`.
 
     Args:
       team: who writes it together.
@@ -67,16 +68,6 @@ def writing(
             yield writer
         finally:
             writer.close()
-
-
-def purpose_of(number: int, count: int) -> str:
-    """What the stage of one of several processes is for; see `staging.stage_of`."""
-    return PURPOSE if number == 0 else f"{PURPOSE}-{number}-of-{count}"
-
-
-def other_than_compressed(path: Path) -> str:
-    """What a path holds, if that is no compressed checkpoint."""
-    return "" if is_compressed_checkpoint(path) else "no compressed checkpoint"
 
 
 class Writer:
@@ -250,11 +241,12 @@ class Writer:
                 frame = self.stage / "frame"
                 _remove(frame)
                 frame.mkdir()
-                if not self._is_sent:
-                    self._take_bundles(sizes)
                 self._move(frames.make(frame, text, len(index.bundles), index.version))
+                if not self._is_sent:
+                    shared_stages.take_bundles(self.path, sizes)
                 self._open_again()
                 put_in_place(self._made, self.path, replace=self._overwrite, keep=sent)
+                shared_stages.give_up_others(self.path, self.team.count)
         self.team.meet()
 
     def _of_all(self, entries: Sequence[Entry]) -> tuple[list[list[int]], list[Entry]]:
@@ -296,23 +288,6 @@ class Writer:
             delivering.put(self._made, self.path, names, self.stage / delivering.SENT)
         self.team.meet()
         return kept
-
-    def _take_bundles(self, sizes: list[list[int]]) -> None:
-        """Has the bundles of the other processes, whose stages lie beside this one."""
-        first = len(self._sizes)
-        for number, made in enumerate(sizes[1:], 1):
-            theirs = stage_of(self.path, purpose_of(number, self.team.count)) / OUT / ARRAYS
-            for n in range(len(made)):
-                bundle = theirs / bundle_name(n)
-                if not bundle.is_dir():
-                    raise DestinationError(
-                        "bundle of another process",
-                        file=self.path,
-                        expected="a folder that all processes share",
-                        found=f"no {bundle}",
-                    )
-                os.rename(bundle, self._bundle(first + n))
-            first += len(made)
 
     def _open_again(self) -> None:
         """Raises DestinationError if what was made cannot be read: it is not put in place."""

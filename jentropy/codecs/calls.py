@@ -7,7 +7,8 @@ a call of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +25,7 @@ LANES = 128  # of a program; a chunk of 2^20 symbols has as many
 BATCH = 32, 64  # calls, at the least and at the most, that are worth giving to a codec together
 FEW = 31  # calls, fewer than a full batch, that cost less than compiling programs that fit better
 MANY_TABLES = 64  # of a decoder's program, if not few: what a core's second cache holds
-OPEN_CALLS = 4  # that still take streams
+OPEN_CALLS = 32  # that still take streams
 DEVICE_LANES = 1 << 17  # of a call on an accelerator, which needs many at once
 
 
@@ -34,7 +35,8 @@ class Job:
     Attributes:
       size: its symbols, more than 0.
       tables: of its symbols.
-      table_ids: uint8[size], which of the tables codes each symbol; None: the first.
+      table_ids: uint8[size]; None: 0.
+      table_mask: a symbol has table `table_id & mask`.
       fused: whether a program of its codec's codes it: `run_fused`, which takes its call (and, to
         decode, `Call.streams`) and gives what `rans.encode` or `rans.decode` does.
     """
@@ -42,10 +44,17 @@ class Job:
     size: int
     tables: Tables
     table_ids: np.ndarray | None = None
+    table_mask: np.uint8 = np.uint8(255)
     fused: bool = False
 
     def prepare(self) -> None:
         """Makes what the coder takes, where it is not there from the beginning."""
+
+    @classmethod
+    def prepare_all(cls, jobs: Sequence[Any]) -> None:
+        """The same of all jobs of a call, which are of this class."""
+        for job in jobs:
+            job.prepare()
 
 
 def lane_count(symbols: int) -> int:
@@ -77,7 +86,7 @@ def batch_symbols() -> int:
     return min(max(least, 16 * threads.count()), most) * LANES * LANE
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Call:
     """Streams that are coded together, and where each lies in the lanes.
 
@@ -106,6 +115,11 @@ class Call:
         """Of the program."""
         return max(LANES, 1 << (self.used - 1).bit_length())
 
+    @property
+    def reach(self) -> int:
+        """Steps of the longest lane."""
+        return max(-(-job.size // lane_count(job.size)) for job in self.jobs)
+
     def takes(self, job: Job, limit: int, most_tables: int) -> bool:
         """Whether there is room for a job."""
         tables = self.table_count + (0 if job.tables in self._base_of else job.tables.count)
@@ -127,35 +141,43 @@ class Call:
         self.places.append(place)
         self.jobs.append(job)
 
-    def spread(self, parts: Sequence[np.ndarray], idle: int) -> np.ndarray:
-        """Streams' values (or one for all of a stream) in their columns, `idle` elsewhere.
+    def spread(self, parts: Sequence[np.ndarray]) -> np.ndarray:
+        """Streams' symbols in their columns, 0 elsewhere in the steps that are taken.
 
         Returns:
           uint8[steps, lanes]
         """
-        shape = self.steps, self.lanes
         if parts[0].size == self.steps * self.lanes:
-            return parts[0].reshape(shape)
-        grid = buffers.empty(shape, np.uint8)
-        if sum(job.size for job in self.jobs) < grid.size:
-            grid.fill(idle)
+            return parts[0].reshape(self.steps, self.lanes)
+        grid = self._grid(0)
         for job, part, columns in zip(self.jobs, parts, self.columns, strict=True):
-            body, tail = _views(grid, columns, job.size)
-            values = np.broadcast_to(part, (job.size,))
-            body[...], tail[...] = values[: body.size].reshape(body.shape), values[body.size :]
+            for view, values in _in_views(grid, columns, part, job.size):
+                view[...] = values
         return grid
 
     def table_ids(self, idle: int) -> np.ndarray:
-        """Which of the call's tables each symbol has. uint8[steps, lanes]"""
-        ids = [
-            np.array(base, np.uint8)
-            if job.table_ids is None
-            else job.table_ids + np.uint8(base)
-            if base
-            else job.table_ids
-            for job, base in zip(self.jobs, self.bases, strict=True)
-        ]
-        return self.spread(ids, idle)
+        """Which of the call's tables each symbol has, `idle` where there is none.
+
+        Returns:
+          uint8[steps, lanes]; anything behind the steps that are taken.
+        """
+        grid = self._grid(idle)
+        for job, base, columns in zip(self.jobs, self.bases, self.columns, strict=True):
+            for view, ids in _in_views(grid, columns, job.table_ids, job.size):
+                if ids is None:
+                    view[...] = base
+                    continue
+                np.bitwise_and(ids, job.table_mask, out=view)
+                if base:
+                    view += np.uint8(base)
+        return grid
+
+    def _grid(self, idle: int) -> np.ndarray:
+        """Room for a value of each symbol, which is `idle` where there is none."""
+        grid, reach = buffers.empty((self.steps, self.lanes), np.uint8), self.reach
+        if sum(job.size for job in self.jobs) < reach * self.lanes:
+            grid[:reach] = idle
+        return grid
 
     @property
     def idle_table(self) -> int:
@@ -200,13 +222,30 @@ def _views(grid: np.ndarray, columns: slice, size: int) -> tuple[np.ndarray, np.
     return grid[:steps, columns], grid[steps : steps + 1, columns].reshape(-1)[:left]
 
 
-def pick(grid: np.ndarray, columns: slice, size: int) -> np.ndarray:
-    """A stream's symbols, in order."""
-    if size == grid.size:
-        return grid.reshape(-1)
+def _in_views(
+    grid: np.ndarray, columns: slice, values: np.ndarray | None, size: int
+) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    """The two views of a stream's place in [steps, lanes], and which of its values are in each."""
     body, tail = _views(grid, columns, size)
-    values = np.empty(size, grid.dtype)
-    values[: body.size].reshape(body.shape)[...], values[body.size :] = body, tail
+    if values is None:
+        yield from ((body, None), (tail, None))
+    else:
+        yield body, values[: body.size].reshape(body.shape)
+        yield tail, values[body.size :]
+
+
+def pick(grid: np.ndarray, columns: slice, size: int, out: np.ndarray | None = None) -> np.ndarray:
+    """A stream's symbols, in order.
+
+    Args:
+      out: where they are put; None: to a new array.
+    """
+    if size == grid.size and out is None:
+        return grid.reshape(-1)
+    values = np.empty(size, grid.dtype) if out is None else out
+    for view, part in _in_views(grid, columns, values, size):
+        assert part is not None
+        part[...] = view
     return values
 
 
@@ -232,15 +271,19 @@ def calls_of(jobs: Iterable[Job], limit: int, most_tables: int) -> list[Call]:
 def _dealt(
     jobs: Sequence[Job], steps_of: Callable[[int], int], limit: int, most_tables: int
 ) -> list[Call]:
-    """The longest streams go first, each into the first call that has room for it, of those few
-    that were begun last."""
+    """The longest streams go first, each into the first call that has room for it, of those that
+    were begun last and are not full."""
     calls: list[Call] = []
+    begun: dict[int, deque[Call]] = {}
     for place, job in sorted(enumerate(jobs), key=lambda item: -item[1].size):
         steps = steps_of(job.size)
-        begun = [call for call in calls[-OPEN_CALLS:] if call.steps == steps]
-        call = next((call for call in begun if call.takes(job, limit, most_tables)), None)
+        some = begun.setdefault(steps, deque(maxlen=OPEN_CALLS))
+        call = next((call for call in some if call.takes(job, limit, most_tables)), None)
         if call is None:
             call = Call(steps)
             calls.append(call)
+            some.append(call)
         call.add(place, job)
+        if call.used >= limit or call.table_count >= most_tables:
+            some.remove(call)
     return calls

@@ -13,19 +13,19 @@ What is coded of a code, and with which table, is in `context_head`, how an enco
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from . import bits, buffers, calls, fused, lanes, rawbits
+from . import bits, buffers, calls, fused, lanes, rawbits, slabs
 from .coding import Span
 from .context_head import ESCAPE, NAME, TABLES, Head, head_of, raw_bits_of
 
 __all__ = ["NAME", "decode", "encode", "size_bound"]
 
 IN_FULL = 255  # an escape's byte
-MOST = calls.LANES * calls.LANE  # codes of the program that splits and merges on a CPU
 
 
 def size_bound(span: Span) -> int:
@@ -55,13 +55,41 @@ class Encoding(lanes.Encoding):
         self.carried = 2 * calls.lane_count(span.size)  # bytes of the first plane
         self.fused = calls.fills_a_call(span.size)
 
-    def prepare(self) -> None:
+    @classmethod
+    def prepare_all(cls, jobs: Sequence[Encoding]) -> None:
         """Contexts; symbols and raw planes where no other program makes them."""
+        for some, raw_bits in _by_bits(jobs):
+            sizes = [job.size for job in some]
+            if some[0].fused or not slabs.hold(sizes):
+                for job in some:
+                    job.prepare()
+                continue
+            laid = slabs.Slabs(sizes, raw_bits)
+            contexts = laid.room(np.uint8)
+            for job, room in zip(some, laid.parts(contexts), strict=True):
+                job.contexts = job.head.classes.contexts_of(job.span, room)
+            heads = [job.head for job in some]
+            symbols, planes = laid.split(
+                laid.laid([job.codes for job in some]),
+                contexts,
+                [head.first for head in heads],
+                [head.count for head in heads],
+            )
+            split = laid.parts(symbols), laid.plane_parts(planes)
+            for job, *found in zip(some, *split, strict=True):
+                job.take(*found)
+
+    def prepare(self) -> None:
+        """The same of one job."""
         self.contexts = self.head.classes.contexts_of(self.span)
         if not self.fused:
-            self.table_ids = table_ids(self.head, self.contexts)
-            self.symbols, self.planes = _split(self.codes, self.contexts, self.head)
-            self.carries = self.planes[0][: self.carried].copy().view("<u2")
+            self.take(*_split(self.codes, self.contexts, self.head))
+
+    def take(self, symbols: np.ndarray, planes: Sequence[np.ndarray]) -> None:
+        """What the coder takes of symbols and raw planes."""
+        self.table_ids, self.table_mask = self.contexts, self.head.table_mask
+        self.symbols, self.planes = symbols, planes
+        self.carries = planes[0][: self.carried].copy().view("<u2")
 
     def run_fused(self, call: calls.Call) -> Sequence[jax.Array]:
         """All in one program."""
@@ -91,49 +119,23 @@ class Encoding(lanes.Encoding):
         return np.concatenate([part.view(np.uint8) for part in parts])
 
 
-def table_ids(head: Head, contexts: np.ndarray) -> np.ndarray | None:
-    """The table of each context; None: all have the first."""
-    if head.tables.count == 1:
-        return None
-    ids = buffers.empty(contexts.shape, np.uint8)
-    return np.bitwise_and(contexts, head.table_mask, out=ids)
+def _by_bits(jobs: Sequence[Any]) -> Iterator[tuple[list[Any], int]]:
+    """Jobs whose codes have as many raw bits, and how many."""
+    for raw_bits in sorted({job.head.raw_bits for job in jobs}):
+        yield [job for job in jobs if job.head.raw_bits == raw_bits], raw_bits
 
 
 def _split(
     codes: np.ndarray, contexts: np.ndarray, head: Head
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """Symbols and raw planes of a chunk."""
+    size = rawbits.program_size(codes.size)
+    parts = (_filled(part, size) for part in (codes, contexts))
     scalars = np.uint16(head.first), np.uint16(head.count)
-    if _in_slabs(codes.size):
-        parts = (_laid(part, MOST) for part in (codes, contexts))
-        slabs = _slabs(codes.size)
-        symbols, planes = rawbits.split_some(*parts, *scalars, slabs, bits=head.raw_bits)
-    else:
-        size = rawbits.program_size(codes.size)
-        parts = (_filled(part, size) for part in (codes, contexts))
-        symbols, planes = rawbits.split(*parts, *scalars, bits=head.raw_bits)
+    symbols, planes = rawbits.split(*parts, *scalars, bits=head.raw_bits)
     ends = rawbits.plane_sizes(codes.size, head.raw_bits)
     cut = [np.asarray(plane)[:end] for plane, end in zip(planes, ends, strict=True)]
     return np.asarray(symbols)[: codes.size], cut
-
-
-def _in_slabs(size: int) -> bool:
-    """Whether so many codes are split and merged in the first slabs of MOST."""
-    return jax.default_backend() == "cpu" and size <= MOST
-
-
-def _slabs(size: int) -> np.int32:
-    return np.int32(-(-size // (rawbits.SLAB * rawbits.BLOCK)))
-
-
-def _laid(part: np.ndarray, size: int) -> np.ndarray:
-    """An array at the beginning of a larger one: zeros to the end of its block, then anything."""
-    if part.size == size:
-        return part
-    room = buffers.empty((size,), part.dtype)
-    room[: part.size] = part
-    room[part.size : part.size + rawbits.BLOCK] = 0
-    return room
 
 
 def _filled(part: np.ndarray, size: int) -> np.ndarray:
@@ -180,10 +182,12 @@ class Decoding(lanes.Decoding):
       codes: uint16[size], where its codes go; None: nowhere, it is only parsed.
       escaped: uint16, tops of the escaped codes in order.
       planes: of raw bits; of the first plane what the states do not carry.
+      shared: with the other jobs of its call, where they are merged together.
     """
 
     escaped: np.ndarray
     planes: Sequence[np.ndarray]
+    shared: _Shared | None = None
 
     def __init__(self, payload: np.ndarray, span: Span, codes: np.ndarray | None = None):
         self.payload, self.span, self.codes, self.head = payload, span, codes, head_of(span)
@@ -205,12 +209,27 @@ class Decoding(lanes.Decoding):
         self.planes = [reader.array("u1", size) for size in sizes]
         reader.end()
 
-    def prepare(self) -> None:
-        """Parts of the payload, contexts and tables."""
+    def prepare(self, contexts: np.ndarray | None = None) -> None:
+        """Parts of the payload, contexts (in that room) and tables."""
         self.parse()
-        self.contexts = self.head.classes.contexts_of(self.span)
-        if not self.fused:
-            self.table_ids = table_ids(self.head, self.contexts)
+        self.contexts = self.head.classes.contexts_of(self.span, contexts)
+        self.table_ids, self.table_mask = self.contexts, self.head.table_mask
+
+    @classmethod
+    def prepare_all(cls, jobs: Sequence[Decoding]) -> None:
+        """The same of all jobs of a call."""
+        for some, raw_bits in _by_bits(jobs):
+            sizes = [job.size for job in some]
+            if some[0].fused or not slabs.hold(sizes):
+                for job in some:
+                    job.prepare()
+                continue
+            laid = slabs.Slabs(sizes, raw_bits)
+            shared = _Shared(laid, laid.room(np.uint8), laid.room(np.uint8))
+            rooms = laid.parts(shared.contexts), laid.parts(shared.symbols)
+            for job, contexts, symbols in zip(some, *rooms, strict=True):
+                job.prepare(contexts)
+                job.room, job.shared = symbols, shared
 
     def run_fused(self, call: calls.Call, streams: tuple[np.ndarray, ...]) -> Sequence[jax.Array]:
         """All but escapes in one program."""
@@ -227,12 +246,37 @@ class Decoding(lanes.Decoding):
         self.codes[:] = np.asarray(codes).reshape(-1)
         return decoded
 
+    @classmethod
+    def finish_all(
+        cls, jobs: Sequence[Decoding], parts: Sequence[tuple[np.ndarray, np.ndarray]]
+    ) -> list[None]:
+        """Writes the codes of all jobs of a call."""
+        carries = {id(job): carries for job, (_, carries) in zip(jobs, parts, strict=True)}
+        for some, _ in _by_bits([job for job in jobs if job.shared is not None]):
+            shared = some[0].shared
+            assert shared is not None
+            planes = shared.laid.plane_rooms()
+            for job, rooms in zip(some, shared.laid.plane_parts(planes), strict=True):
+                for room, plane in zip(rooms, job.planes, strict=True):
+                    room[room.size - plane.size :] = plane
+                job_carries = carries[id(job)].astype("<u2", copy=False).view(np.uint8)
+                rooms[0][: job_carries.size] = job_carries
+            firsts = [job.head.first for job in some]
+            merged = shared.laid.merge(shared.symbols, shared.contexts, planes, firsts)
+            for job, codes in zip(some, shared.laid.parts(merged), strict=True):
+                assert job.codes is not None
+                job.codes[:] = codes
+        for job, part in zip(jobs, parts, strict=True):
+            job.finish(*part)
+        return [None] * len(jobs)
+
     def finish(self, symbols: np.ndarray, carries: np.ndarray) -> None:
-        """Writes the codes."""
+        """Writes the codes, but for those that are there; then escapes."""
         assert self.codes is not None
-        if not self.fused:
+        if not self.fused and self.shared is None:
             first = buffers.joined(carries.astype("<u2").view(np.uint8), self.planes[0])
-            _merge(symbols, self.contexts, [first, *self.planes[1:]], self.head, self.codes)
+            planes = [first, *self.planes[1:]]
+            self.codes[:] = _merged(symbols, self.contexts, planes, self.head)
         if self.head.escapes:
             missed = _places_of(ESCAPE, symbols)
             lanes.expect_escapes(missed.size, self.escaped.size)
@@ -240,25 +284,24 @@ class Decoding(lanes.Decoding):
             self.codes[missed] = rawbits.with_top(merged, self.escaped, self.head.raw_bits)
 
 
-def _merge(
-    symbols: np.ndarray,
-    contexts: np.ndarray,
-    planes: list[np.ndarray],
-    head: Head,
-    codes: np.ndarray,
-) -> None:
-    """Writes the codes of symbols and raw planes, uint16[size]."""
-    in_slabs, first = _in_slabs(codes.size), np.uint16(head.first)
-    size = MOST if in_slabs else rawbits.program_size(codes.size)
-    fill = _laid if in_slabs else _filled
+class _Shared(NamedTuple):
+    """What jobs of a call have together, uint8 of each code."""
+
+    laid: slabs.Slabs
+    contexts: np.ndarray
+    symbols: np.ndarray
+
+
+def _merged(
+    symbols: np.ndarray, contexts: np.ndarray, planes: Sequence[np.ndarray], head: Head
+) -> np.ndarray:
+    """Codes of symbols and raw planes, uint16[size]."""
+    size = rawbits.program_size(symbols.size)
     ends = rawbits.plane_sizes(size, head.raw_bits)
-    parts = [fill(plane, end) for plane, end in zip(planes, ends, strict=True)]
-    both = fill(symbols, size), fill(contexts, size)
-    if in_slabs:
-        merged = rawbits.merge_some(*both, parts, first, _slabs(codes.size), bits=head.raw_bits)
-    else:
-        merged = rawbits.merge(*both, parts, first, bits=head.raw_bits)
-    codes[:] = np.asarray(merged).reshape(-1)[: codes.size]
+    parts = [_filled(plane, end) for plane, end in zip(planes, ends, strict=True)]
+    both = _filled(symbols, size), _filled(contexts, size)
+    merged = rawbits.merge(*both, parts, np.uint16(head.first), bits=head.raw_bits)
+    return np.asarray(merged).reshape(-1)[: symbols.size]
 
 
 def _places_of(value: int, symbols: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, UInt8, UInt16, UInt32
 
 from . import rans, rawbits
@@ -44,7 +45,8 @@ def decode(
     """
 
     def kernel(words, states, pointers, tables, contexts, mask, first, *planes):
-        symbols, final, reached = rans.decoded(words, states, pointers, tables, contexts, mask)
+        streams = words, states, pointers, tables
+        symbols, final, reached = rans.decoded(*streams, contexts, mask, contexts.shape[0])
         low = jax.lax.bitcast_convert_type(final.astype(jnp.uint16), jnp.uint8).reshape(-1)
         codes = rawbits.merge_slabs(symbols, contexts, planes, low, first, bits=bits)
         return codes, symbols, final, reached
@@ -82,6 +84,7 @@ def encode(
         carried = jax.lax.slice(planes[0], (0,), (2 * shape[1],)).reshape(-1, 2)
         low = jax.lax.bitcast_convert_type(carried, jnp.uint16).astype(jnp.uint32)
         grids = symbols.reshape(shape), contexts.reshape(shape)
-        return rans.encoded(*grids, mask, low | rans.LOWER, tables), symbols, planes
+        coded = rans.encoded(*grids, mask, low | rans.LOWER, tables, np.int32(shape[0]))
+        return coded, symbols, planes
 
     return in_one_kernel(kernel, codes, contexts, mask, first, count, tables)

@@ -51,15 +51,24 @@ class Decoding(Job):
 
     Attributes:
       states, counts, words: what `Encoding.finish` was given.
+      room: uint8[size], where its symbols are put; None: in a new array.
     """
 
     states: np.ndarray
     counts: np.ndarray
     words: np.ndarray
+    room: np.ndarray | None = None
 
     def finish(self, symbols: np.ndarray, carries: np.ndarray) -> Any:
         """The result, of symbols (as `Tables.shown` has them) and carries, as of `Encoding`."""
         raise NotImplementedError
+
+    @classmethod
+    def finish_all(
+        cls, jobs: Sequence[Any], parts: Sequence[tuple[np.ndarray, np.ndarray]]
+    ) -> list[Any]:
+        """The same of all jobs of a call, which are of this class."""
+        return [job.finish(*part) for job, part in zip(jobs, parts, strict=True)]
 
 
 # What is stored of a stream.
@@ -105,10 +114,10 @@ def encode(jobs: Iterable[Encoding]) -> list[Any]:
 
 
 def _encode_call(call: Call) -> list[Any]:
-    for job in call.jobs:
-        job.prepare()
+    type(call.jobs[0]).prepare_all(call.jobs)
     coded = call.jobs[0].run_fused(call) if call.jobs[0].fused else _encode_symbols(call)
     states, words, emitted = map(np.asarray, coded)
+    words, emitted = words[:, : call.reach], emitted[:, : call.reach]
     return [
         job.finish(states[columns], *_without_gaps(words[columns], emitted[columns]))
         for job, columns in zip(call.jobs, call.columns, strict=True)
@@ -123,8 +132,8 @@ def _encode_symbols(call: Call) -> Sequence[jax.Array]:
         rows[base : base + job.tables.count] = job.tables.encode_rows
         if job.carries is not None:
             initial[columns] |= job.carries
-    symbols = call.spread([job.symbols for job in call.jobs], 0)
-    return rans.encode(symbols, call.table_ids(IDLE), initial, rows.reshape(-1))
+    symbols, reach = call.spread([job.symbols for job in call.jobs]), np.int32(call.reach)
+    return rans.encode(symbols, call.table_ids(IDLE), initial, rows.reshape(-1), reach)
 
 
 def _without_gaps(words: np.ndarray, emitted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -145,19 +154,20 @@ def decode(jobs: Iterable[Decoding]) -> list[Any]:
 
 
 def _decode_call(call: Call) -> list[Any]:
-    for job in call.jobs:
-        job.prepare()
+    type(call.jobs[0]).prepare_all(call.jobs)
     streams, ends = call.streams()
     if call.jobs[0].fused:
         decoded = call.jobs[0].run_fused(call, streams)
     else:
-        decoded = rans.decode(*streams, call.table_ids(call.idle_table))
+        table_ids = call.table_ids(call.idle_table)
+        decoded = rans.decode(*streams, table_ids, np.int32(call.reach))
     symbols, final, reached = map(np.asarray, decoded)
     expect_sound(bool(((final >> 16 == 1) & (reached == ends)).all()))
-    return [
-        job.finish(pick(symbols, columns, job.size), final[columns].astype(np.uint16))
+    parts = [
+        (pick(symbols, columns, job.size, job.room), final[columns].astype(np.uint16))
         for job, columns in zip(call.jobs, call.columns, strict=True)
     ]
+    return type(call.jobs[0]).finish_all(call.jobs, parts)
 
 
 def expect_sound(sound: bool) -> None:

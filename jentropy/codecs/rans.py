@@ -36,7 +36,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, UInt8, UInt16, UInt32
+from jaxtyping import Array, Bool, Int32, UInt8, UInt16, UInt32
 
 from .kernels import in_one_kernel, repeat
 
@@ -74,6 +74,7 @@ def decode(
     pointers: UInt32[Array, " lanes"],
     tables: UInt32[Array, " slots"],
     table_ids: UInt8[Array, "steps lanes"],
+    reach: Int32[Array, ""] | None = None,
 ) -> tuple[UInt8[Array, "steps lanes"], UInt32[Array, " lanes"], UInt32[Array, " lanes"]]:
     """Decodes `steps` symbols of every lane.
 
@@ -85,12 +86,14 @@ def decode(
       tables: `symbol << 24 | (f - 1) << 12 | slot - F` at `table << 12 | slot`; a power of two
         of them.
       table_ids: of each symbol's table.
+      reach: steps that are taken, so that one program does few of them as well; None: all.
 
     Returns:
       Symbols; states and pointers afterwards. A sound lane is below 2 LOWER and at the end of its
       words.
     """
-    return in_one_kernel(decoded, words, states, pointers, tables, table_ids, np.uint8(255))
+    arrays = words, states, pointers, tables, table_ids, np.uint8(255)
+    return in_one_kernel(decoded, *arrays, table_ids.shape[0] if reach is None else reach)
 
 
 def decoded(
@@ -100,9 +103,10 @@ def decoded(
     tables: UInt32[Array, " slots"],
     contexts: UInt8[Array, "steps lanes"],
     mask: UInt8[Array, ""],
+    reach: Any,
 ) -> tuple[UInt8[Array, "steps lanes"], UInt32[Array, " lanes"], UInt32[Array, " lanes"]]:
     """`decode`, to be part of a kernel; a symbol has table `context & mask`."""
-    steps, last = contexts.shape[0], np.uint32(words.shape[0] - 1)
+    last = np.uint32(words.shape[0] - 1)
 
     def step(i, carry):
         kept, pointer, symbols = carry
@@ -125,7 +129,7 @@ def decoded(
     # The second row is there so that the update stays one.
     kept = lax.broadcast_in_dim(states, (2, *states.shape), (1,))
     symbols = lax.full(contexts.shape, 0, jnp.uint8)
-    kept, pointers, symbols = repeat(steps, step, (kept, pointers, symbols))
+    kept, pointers, symbols = repeat(reach, step, (kept, pointers, symbols))
     return symbols, _row(kept, np.int32(0)), pointers
 
 
@@ -135,12 +139,14 @@ def encode(
     table_ids: UInt8[Array, "steps lanes"],
     initial: UInt32[Array, " lanes"],
     tables: UInt32[Array, " rows"],
+    reach: Int32[Array, ""] | None = None,
 ) -> tuple[UInt32[Array, " lanes"], UInt16[Array, "lanes steps"], Bool[Array, "lanes steps"]]:
     """Codes every symbol of every lane.
 
     Args:
       table_ids: of each symbol's table.
       tables: `f << 16 | F` at `table << 8 | symbol`; f = 4096 leaves every state alone.
+      reach: steps that are taken, the last of them first; None: all.
 
     Returns:
       Final states; words and whether each is emitted: a lane's stream is its emitted words in
@@ -152,7 +158,8 @@ def encode(
         return states, words.T, emitted.T
 
     arrays = symbols, table_ids, np.uint8(255), initial, tables
-    return in_one_kernel(encoded, *arrays, elsewhere=elsewhere)
+    steps = np.int32(symbols.shape[0]) if reach is None else reach
+    return in_one_kernel(encoded, *arrays, steps, elsewhere=elsewhere)
 
 
 def encoded(
@@ -161,20 +168,21 @@ def encoded(
     mask: UInt8[Array, ""],
     initial: UInt32[Array, " lanes"],
     tables: UInt32[Array, " rows"],
+    reach: Any,
 ) -> tuple[UInt32[Array, " lanes"], UInt16[Array, "lanes steps"], Bool[Array, "lanes steps"]]:
     """`encode`, to be part of a kernel; a symbol has table `context & mask`."""
-    states, words, emitted = _coded(symbols, contexts, mask, initial, tables)
-    return states, _transposed(words), _transposed(emitted)
+    states, words, emitted = _coded(symbols, contexts, mask, initial, tables, reach)
+    return states, _transposed(words, reach), _transposed(emitted, reach)
 
 
 def _coded(
-    symbols: Array, contexts: Array, mask: Array, initial: Array, tables: Array
+    symbols: Array, contexts: Array, mask: Array, initial: Array, tables: Array, reach: Any
 ) -> tuple[Array, Array, Array]:
     steps, lanes = symbols.shape
 
     def step(i, carry):
         state, words, emitted = carry
-        at = np.int32(steps - 1) - i
+        at = reach - np.int32(1) - i
         table = lax.bitwise_and(_row(contexts, at), lax.broadcast(mask, (lanes,)))
         place = table.astype(jnp.uint16) << 8 | _row(symbols, at).astype(jnp.uint16)
         entry = lax.optimization_barrier(_take(tables, place))
@@ -187,11 +195,15 @@ def _coded(
         return (quotient << PRECISION) + remainder + (entry & 0xFFFF), words, emitted
 
     words = lax.full((steps, lanes), 0, jnp.uint16)
-    return repeat(steps, step, (initial, words, lax.full((steps, lanes), False, jnp.bool_)))
+    return repeat(reach, step, (initial, words, lax.full((steps, lanes), False, jnp.bool_)))
 
 
-def _transposed(array: Array) -> Array:
-    """array.T, a slab at a time, so that a line of the cache is fetched once."""
+def _transposed(array: Array, reach: Any) -> Array:
+    """array.T, a slab at a time, so that a line of the cache is fetched once.
+
+    Args:
+      reach: rows; 0 of all others is what they are taken for.
+    """
     rows, columns = array.shape
     slab = math.gcd(rows, SLAB)
 
@@ -200,7 +212,8 @@ def _transposed(array: Array) -> Array:
         part = lax.transpose(part, (1, 0))
         return lax.dynamic_update_slice(out, part, (np.int32(0), i * np.int32(slab)))
 
-    return repeat(rows // slab, step, lax.full((columns, rows), 0, array.dtype))
+    slabs = lax.div(reach + np.int32(slab - 1), np.int32(slab))
+    return repeat(slabs, step, lax.full((columns, rows), 0, array.dtype))
 
 
 def _divide(x: UInt32[Array, "*n"], by: UInt32[Array, "*n"]) -> tuple[Array, Array]:

@@ -84,8 +84,8 @@ def _split(
 def split_slabs(
     codes: UInt16[Array, " n"],
     contexts: UInt8[Array, " n"],
-    first: UInt16[Array, ""],
-    count: UInt16[Array, ""],
+    first: UInt16[Array, "*slabs"],
+    count: UInt16[Array, "*slabs"],
     slabs: Int32[Array, ""] | None = None,
     *,
     bits: int,
@@ -93,6 +93,7 @@ def split_slabs(
     """`split`, to be part of a kernel; n a multiple of SLAB blocks.
 
     Args:
+      first, count: of each slab, or of all.
       slabs: how many are looked at; None: all.
     """
     size = SLAB * BLOCK
@@ -101,7 +102,8 @@ def split_slabs(
         return jax.lax.dynamic_slice(array, (i * np.int32(size),), (size,))
 
     def step(i: Any, outs: list[Array]) -> list[Array]:
-        symbols, planes = _split(slab(codes, i), slab(contexts, i), first, count, bits)
+        window = _of_slab(first, i), _of_slab(count, i)
+        symbols, planes = _split(slab(codes, i), slab(contexts, i), *window, bits)
         return [
             jax.lax.dynamic_update_slice(out, part, (i * np.int32(part.size),))
             for out, part in zip(outs, [symbols, *planes], strict=True)
@@ -113,17 +115,22 @@ def split_slabs(
     return symbols, planes
 
 
+def _of_slab(values: Any, i: Any) -> Any:
+    """A slab's value; values: of each, or one of all."""
+    return jax.lax.dynamic_index_in_dim(values, i, keepdims=False) if values.ndim else values
+
+
 @partial(jax.jit, static_argnames="bits")
 def split_some(
     codes: UInt16[Array, " n"],
     contexts: UInt8[Array, " n"],
-    first: UInt16[Array, ""],
-    count: UInt16[Array, ""],
+    first: UInt16[Array, " slabs"],
+    count: UInt16[Array, " slabs"],
     slabs: Int32[Array, ""],
     *,
     bits: int,
 ) -> tuple[UInt8[Array, " n"], list[UInt8[Array, " _"]]]:
-    """`split` of the first slabs, in one kernel of a CPU: one program for any number of codes."""
+    """`split` of the first slabs, each with a window of its own, in one kernel of a CPU."""
     return in_one_kernel(partial(split_slabs, bits=bits), codes, contexts, first, count, slabs)
 
 
@@ -156,12 +163,12 @@ def merge_some(
     symbols: UInt8[Array, " n"],
     contexts: UInt8[Array, " n"],
     planes: list[UInt8[Array, " _"]],
-    first: UInt16[Array, ""],
+    first: UInt16[Array, " slabs"],
     slabs: Int32[Array, ""],
     *,
     bits: int,
 ) -> UInt16[Array, "blocks *halves fine"]:
-    """`merge` of the first slabs, in one kernel of a CPU: one program for any number of codes."""
+    """`merge` of the first slabs, each with a window of its own, in one kernel of a CPU."""
 
     def kernel(symbols, contexts, first, slabs, *planes):
         return merge_slabs(symbols, contexts, planes, None, first, slabs, bits=bits)
@@ -174,7 +181,7 @@ def merge_slabs(
     contexts: UInt8[Array, "*codes"],
     planes: Sequence[UInt8[Array, " _"]],
     front: UInt8[Array, " few"] | None,
-    first: UInt16[Array, ""],
+    first: UInt16[Array, "*slabs"],
     slabs: Int32[Array, ""] | None = None,
     *,
     bits: int,
@@ -186,6 +193,7 @@ def merge_slabs(
 
     Args:
       front: bytes that the first plane begins with, whatever is there; None: what is there.
+      first: of each slab, or of all.
       slabs: how many are merged; None: all.
     """
     shape = _block_shape(bits)
@@ -201,7 +209,8 @@ def merge_slabs(
 
     def put(codes: Array, slabs: list[Array], i: Any) -> Array:
         symbol, context = (slab(part, i).astype(jnp.uint16) for part in tops)
-        part = _with_raw(symbol + context + first, _raw_by_factors(slabs, bits), bits)
+        top = symbol + context + _of_slab(first, i)
+        part = _with_raw(top, _raw_by_factors(slabs, bits), bits)
         return jax.lax.dynamic_update_slice(codes, part, (i * np.int32(SLAB), *zeros))
 
     def step(i: Any, codes: Array) -> Array:

@@ -43,16 +43,27 @@ class Classes:
         low, high = span.start // span.columns, -(-(span.start + span.size) // span.columns)
         return self.rows[low:high], self.columns, span.start - low * span.columns
 
-    def contexts_of(self, span: Span) -> np.ndarray:
-        """Contexts of a chunk's codes, uint8[size]."""
+    def contexts_of(self, span: Span, out: np.ndarray | None = None) -> np.ndarray:
+        """Contexts of a chunk's codes.
+
+        Args:
+          out: uint8[size], where they go; None: to a new array.
+
+        Returns:
+          uint8[size].
+        """
+        if out is None:
+            out = buffers.empty((span.size,), np.uint8)
         if self.count == 1:
-            return np.zeros(span.size, np.uint8)
+            out[:] = 0
+            return out
         rows, columns, skip = self.around(span)
-        both = buffers.empty((rows.size, columns.size), np.uint8)
-        both[:] = rows[:, None]
-        if columns.any():
-            both += columns
-        return both.reshape(-1)[skip:][: span.size]
+        whole = rows.size * columns.size == span.size
+        both = out if whole else np.empty(rows.size * columns.size, np.uint8)
+        np.add(rows[:, None], columns, out=both.reshape(rows.size, columns.size))
+        if not whole:
+            out[:] = both[skip:][: span.size]
+        return out
 
     def written(self) -> bytes:
         """Their bytes in a head."""

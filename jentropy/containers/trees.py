@@ -288,7 +288,7 @@ def as_it_was(values: np.ndarray, header: TensorHeader) -> Any:
     if header.key:
         return jax.random.wrap_key_data(jnp.asarray(values), impl=header.key)
     fits = jax.dtypes.canonicalize_dtype(values.dtype) == values.dtype
-    return values if header.numpy or not fits else jnp.asarray(values)
+    return values if header.numpy or not fits else jax.device_put(values)  # on CPUs no copy
 
 
 def _shards(tensor: CompressedTensor, name: str) -> jax.Array:

@@ -27,7 +27,7 @@ import numpy as np
 import jentropy
 from jentropy.errors import JentropyError
 
-from .kills import alike, noise, same_arrays
+from .sources import alike, noise, same_arrays
 
 ERRORS = (errno.EIO, errno.ENOSPC, errno.EACCES, errno.ENOENT)
 MOST_TEXT = 600  # characters of a message, with paths in it

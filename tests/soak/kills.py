@@ -1,129 +1,139 @@
 """Commands killed (SIGKILL) at random times, until they end: the same bytes, DST absent or whole.
 
-The next run takes up what the killed one left. After every kill the destination is not there, or is
-compared as a whole.
+Half of the kills are at a random time, half at a random step (`steps`). The next run takes up what
+the killed one left. After every kill the destination is what was there before, which is nothing but
+for commands that replace or repair it, or is compared as a whole; the command is given once more
+then, as by somebody who does not know how far it had come: no stage is left.
 
-    python -m tests.soak.kills FOLDER [--command compress] [--kills 200] [--seed 0]
+    python -m tests.soak.kills FOLDER [--commands compress ...] [--kills 200] [--seed 0]
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import random
 import shutil
 import signal
+import sys
 import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-
-import ml_dtypes
-import numpy as np
+from typing import Any, NamedTuple
 
 import jentropy
-from jentropy.checkpoints import array_store, writer
+from jentropy.checkpoints import array_store, tree_writing, writer
+from jentropy.errors import DestinationError
 
-from .measuring import write_safetensors
+from . import sources, steps
+from .sources import alike, same_arrays
 
-TOLD = ("_CHECKPOINT_METADATA", "commit_success.txt")  # Orbax writes times and paths into them
+UNFINISHED, REFUSED = 3, 4  # exit codes of a look at a destination, and of a run
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--command", choices=COMMANDS, default="compress")
+    parser.add_argument("--commands", choices=COMMANDS, nargs="+", default=list(COMMANDS))
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    kills, ended, survived = trial(given.folder, given.command, given.kills, given.seed)
-    print(f"{given.command}: {kills} kills, {ended} ended alike, most in a row {survived}")
+    for name in given.commands:
+        kills, ended, most = trial(given.folder, name, given.kills, given.seed)
+        print(f"{name}: {kills} kills, {ended} ended alike, most in a row {most}", flush=True)
 
 
-def files(folder: Path) -> Path:
-    """A source of files: tensors of several codecs and chunks, a config, a blob."""
-    source = folder / "source"
-    rng = np.random.default_rng(0)
-    shapes = {"a": [700, 1500], "b": [40, 300], "c": [1 << 20], "d": [3000, 500]}
-    kinds = {"a": "BF16", "b": "BF16", "c": "U8", "d": "BF16"}
+class Command(NamedTuple):
+    """What is tried.
 
-    def fill(number: int, size: int):
-        noise = rng.standard_normal(size // 2).astype(ml_dtypes.bfloat16)
-        yield (rng.integers(0, 256, size, np.uint8) if number == 2 else noise).tobytes()
+    Attributes:
+      make: makes in a folder what the command needs, and at `before` what lies at its destination.
+      run: writes `dst` in the folder.
+      same: whether two results are the same.
+      in_place: whether files of the destination are replaced one by one.
+    """
 
-    for part in range(2):
-        tensors = {f"{n}{part}": (kinds[n], shape) for n, shape in shapes.items()}
-        write_safetensors(source / f"model-{part}.safetensors", tensors, fill)
-    (source / "config.json").write_text("{}")
-    (source / "tokenizer.bin").write_bytes(rng.integers(0, 9, 1 << 20, np.uint8).tobytes())
-    return source
+    make: Callable[[Path], object]
+    run: Callable[[Path], object]
+    same: Callable[[Path, Path], bool] = alike
+    in_place: bool = False
 
 
-def noise(folder: Path) -> Path:
-    """A source whose tensors are stored as they are: nothing of JAX runs."""
-    source = folder / "source"
-    rng = np.random.default_rng(0)
-    tensors = {f"t{n}": ("U8", [10_000]) for n in range(60)}
-    write_safetensors(source / "model.safetensors", tensors, lambda _, size: [rng.bytes(size)])
-    (source / "config.json").write_text("{}")
-    return source
+def compress(folder: Path, **options: Any) -> None:
+    jentropy.compress_checkpoint(folder / "source", folder / "dst", **options)
 
 
-def steps(folder: Path) -> Path:
-    """A source that Orbax writes."""
-    from orbax.checkpoint import v1
-
-    rng = np.random.default_rng(0)
-    tree = {f"w{n}": rng.standard_normal((400, 1000)).astype(ml_dtypes.bfloat16) for n in range(5)}
-    v1.save(folder / "source", tree)
-    return folder / "source"
+def decompress(folder: Path, **options: Any) -> None:
+    jentropy.decompress_checkpoint(folder / "packed", folder / "dst", **options)
 
 
-def alike(ours: Path, wanted: Path) -> bool:
-    """Whether two folders have the same files, but for what Orbax tells of times."""
-    names = {p.relative_to(wanted).as_posix() for p in wanted.rglob("*") if p.is_file()}
-    here = {p.relative_to(ours).as_posix() for p in ours.rglob("*") if p.is_file()}
-    return names == here and all(
-        name in TOLD or (ours / name).read_bytes() == (wanted / name).read_bytes() for name in names
-    )
+def packed(make: Callable[[Path], Path], **options: Any) -> Callable[[Path], None]:
+    """What makes a source and a compressed checkpoint of it."""
+    return lambda folder: jentropy.compress_checkpoint(make(folder), folder / "packed", **options)
 
 
-def same_arrays(ours: Path, wanted: Path) -> bool:
-    """Whether Orbax finds the same arrays: OCDBT names its files at random."""
-    from orbax.checkpoint import v1
-
-    a, b = v1.load(ours), v1.load(wanted)
-    return a.keys() == b.keys() and all(np.array_equal(a[key], b[key]) for key in a)
+def another(folder: Path) -> None:
+    """A source, and something else that was compressed before."""
+    jentropy.compress_checkpoint(sources.noise(folder, 1), folder / "before")
+    sources.noise(folder)
 
 
-def compress(source: Path, dst: Path) -> None:
-    jentropy.compress_checkpoint(source, dst)
+def damaged(name: str) -> Callable[[Path], None]:
+    """A compressed checkpoint that is damaged, and its source."""
+
+    def make(folder: Path) -> None:
+        packed(sources.noise)(folder)
+        os.rename(folder / "packed", folder / name)
+        bundles = sorted((folder / name / "state").glob("bundles.*"))
+        for bundle in bundles[::3]:
+            data = bytearray((bundle / "c/0").read_bytes())
+            data[100] ^= 1
+            (bundle / "c/0").write_bytes(data)
+        (bundles[1] / "zarr.json").unlink()
+        (folder / name / "state/_METADATA").write_text("{}")
+
+    return make
 
 
-def decompress(packed: Path, dst: Path) -> None:
-    jentropy.decompress_checkpoint(packed, dst)
+def quantize(recipe: str, **options: Any) -> Callable[[Path], None]:
+    """What quantises a model by a recipe."""
 
+    def run(folder: Path) -> None:
+        from jentropy.quantization import RECIPES
 
-Command = tuple[Callable[[Path], Path], Callable[[Path, Path], None], Callable[[Path, Path], bool]]
-
-
-def packed(make: Callable[[Path], Path]) -> Callable[[Path], Path]:
-    """What makes a compressed checkpoint of a source."""
-
-    def run(folder: Path) -> Path:
-        _in_child(lambda: compress(make(folder), folder / "packed"))
-        return folder / "packed"
+        jentropy.models.quantizing.quantize_checkpoint(
+            folder / "source", folder / "dst", RECIPES[recipe], **options
+        )
 
     return run
 
 
-COMMANDS: dict[str, Command] = {
-    "compress-noise": (noise, compress, alike),
-    "decompress-noise": (packed(noise), decompress, alike),
-    "compress": (files, compress, alike),
-    "decompress": (packed(files), decompress, alike),
-    "compress-orbax": (steps, compress, alike),
-    "decompress-orbax": (packed(steps), decompress, same_arrays),
+COMMANDS = {
+    "compress-noise": Command(sources.noise, compress),
+    "decompress-noise": Command(packed(sources.noise), decompress),
+    "compress": Command(sources.files, compress),
+    "decompress": Command(packed(sources.files), decompress),
+    "compress-orbax": Command(sources.steps, compress),
+    "decompress-orbax": Command(packed(sources.steps), decompress, same_arrays),
+    "compress-base": Command(sources.tuned, lambda f: compress(f, base=f / "base")),
+    "decompress-base": Command(
+        lambda f: packed(sources.tuned, base=f / "base")(f),
+        lambda f: decompress(f, base=f / "base"),
+    ),
+    "overwrite": Command(another, lambda f: compress(f, overwrite=True)),
+    "save": Command(lambda f: None, lambda f: jentropy.save(f / "dst", sources.tree())),
+    "decompress-tree": Command(
+        lambda f: jentropy.save(f / "packed", sources.tree()), decompress, same_arrays
+    ),
+    "salvage": Command(damaged("packed"), lambda f: jentropy.salvage(f / "packed", f / "dst")),
+    "repair": Command(
+        damaged("before"), lambda f: jentropy.repair(f / "dst", f / "source"), in_place=True
+    ),
+    "quantize": Command(sources.model, quantize("rtn-int4")),
+    "quantize-gptq": Command(sources.model, quantize("rtn-int4", tool="gptq")),
+    "quantize-gguf": Command(sources.model, quantize("q8-0", tool="gguf")),
 }
 
 
@@ -135,66 +145,151 @@ def _start(run: Callable[[], object]) -> int:
     code = 1
     try:
         writer.BUNDLE_BYTES = 30_000
-        array_store.TRANSACTION_BYTES = 1 << 20
-        run()
-        code = 0
+        array_store.TRANSACTION_BYTES = tree_writing.GIVEN_BYTES = 1 << 20
+        code = run() or 0  # type: ignore[assignment]
+    except DestinationError as error:
+        print(error, file=sys.stderr)
+        code = REFUSED
     except BaseException:
         traceback.print_exc()
     finally:
         os._exit(code)
 
 
-def _in_child(run: Callable[[], object]) -> None:
-    code = os.waitpid(_start(run), 0)[1]
+def _in_child(run: Callable[[], object]) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(_start(run), 0)[1])
+
+
+def _done(run: Callable[[], object]) -> None:
+    code = _in_child(run)
     assert code == 0, code
 
 
-def trial(folder: Path, command: str, kills: int, seed: int) -> tuple[int, int, int]:
+class Trial:
+    """Kills of a command in a folder, which is made for it."""
+
+    def __init__(self, folder: Path, command: Command, seed: int):
+        self.folder, self.command = folder, command
+        self.dst, self.before = folder / "dst", folder / "before"
+        self._wanted = folder / "wanted"
+        self._dice = random.Random(seed)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        _done(lambda: command.make(folder) and None)
+        self.begin()
+        began = time.monotonic()
+        reads, writes = os.pipe()
+
+        def counted() -> None:
+            taken = steps.taken(folder)
+            command.run(folder)
+            os.write(writes, str(len(taken)).encode())
+
+        _done(counted)
+        self._whole_s = time.monotonic() - began
+        self._steps = int(os.read(reads, 99))
+        os.close(reads)
+        os.close(writes)
+        self.dst.rename(self._wanted)
+        self.begin()
+
+    def begin(self) -> None:
+        """Has the destination as it is before the command."""
+        shutil.rmtree(self.dst, ignore_errors=True)
+        if self.before.exists():
+            shutil.copytree(self.before, self.dst)
+
+    def run(self) -> int:
+        """Runs the command to its end; its exit code."""
+        return _in_child(lambda: self.command.run(self.folder) and None)
+
+    def killed(self, row: int) -> bool:
+        """Runs the command and kills it at some time, unless it ends before; whether it was.
+
+        Args:
+          row: kills since it ended; the more, the more time it is given.
+        """
+        last, limit_s = -1, 9 * self._whole_s
+        if self._dice.random() < 0.5:
+            last = self._dice.randrange(self._steps)
+        else:
+            limit_s = self._dice.uniform(0.1, 1.1 + row / 20) * self._whole_s
+
+        def run() -> None:
+            steps.taken(self.folder, last)
+            self.command.run(self.folder)
+
+        child, began = _start(run), time.monotonic()
+        while time.monotonic() - began < limit_s:
+            found, status = os.waitpid(child, os.WNOHANG)
+            if found:
+                break
+            time.sleep(0.001)
+        else:
+            os.kill(child, signal.SIGKILL)
+            _, status = os.waitpid(child, 0)
+        code = os.waitstatus_to_exitcode(status)
+        assert code in (0, -signal.SIGKILL), code
+        return code != 0
+
+    def ended(self) -> bool:
+        """Whether the result is there; if not, all is as it was before."""
+        if not self.dst.exists() and not self.command.in_place:
+            return False
+        code = _in_child(self._look)
+        assert code in (0, UNFINISHED), f"{self.dst} is not what it should be"
+        return code == 0
+
+    def _look(self) -> int:
+        """In a child, as Orbax may read."""
+        if self.command.same(self.dst, self._wanted):
+            return 0
+        assert self._is_of_both() if self.command.in_place else alike(self.dst, self.before)
+        return UNFINISHED
+
+    def _is_of_both(self) -> bool:
+        """Whether each file is as it was before, or as it is wanted."""
+        now, *others = (_contents(one) for one in (self.dst, self.before, self._wanted))
+        return others[0].keys() <= now.keys() and all(
+            any(other.get(name) == data for other in others)
+            for name, data in now.items()
+            if name not in sources.TOLD
+        )
+
+    def expect_clean(self) -> None:
+        """Has the command run once more where it has ended: nothing is changed, or left."""
+        code = self.run()
+        assert code in (0, REFUSED), code
+        assert self.ended()
+        assert not list(self.folder.glob(".dst*")), "a stage is left"
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    files = (file for file in folder.rglob("*") if file.is_file())
+    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in files}
+
+
+def trial(folder: Path, name: str, kills: int, seed: int) -> tuple[int, int, int]:
     """Kills a command so many times; how many kills, runs that ended alike, most kills of one."""
     from orbax.checkpoint import v1  # noqa: F401  loaded before children are made
 
-    make, run, same = COMMANDS[command]
-    dice = random.Random(seed)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    _in_child(lambda: make(folder))
-    source = folder / ("packed" if command.startswith("decompress") else "source")
-    wanted, dst = folder / "wanted", folder / "dst"
-    began = time.monotonic()
-    _in_child(lambda: run(source, wanted))
-    whole = time.monotonic() - began
+    if name.startswith("quantize"):
+        importlib.import_module("jentropy.models.quantizing")
+    of = Trial(folder, COMMANDS[name], seed)
     done = ended = row = most = 0
     while done < kills:
-        child = _start(lambda: run(source, dst))
-        limit = time.monotonic() + dice.uniform(0.1, 1.1) * whole
-        status = None
-        while status is None and time.monotonic() < limit:
-            found, code = os.waitpid(child, os.WNOHANG)
-            status = code if found else None
-            time.sleep(0.001)
-        if status is None:
-            os.kill(child, signal.SIGKILL)
-            status = os.waitpid(child, 0)[1]
-            if os.WIFSIGNALED(status):
-                done, row = done + 1, row + 1
-        if dst.exists():
-            assert _whole(same, dst, wanted), f"{dst} is not what it should be"
+        killed = of.killed(row)
+        done, row = done + killed, row + killed
+        if of.ended():
+            if killed:
+                of.expect_clean()
+            of.begin()
             ended, most, row = ended + 1, max(most, row), 0
-            shutil.rmtree(dst)
-        elif not os.WIFSIGNALED(status):
-            assert status == 0, f"{command} failed: {status}"
-    _in_child(lambda: run(source, dst))
-    assert _whole(same, dst, wanted)
-    assert not list(folder.glob(".dst*")), "a stage is left"
+    code = of.run()
+    assert code == 0, code
+    of.expect_clean()
     shutil.rmtree(folder)
     return done, ended + 1, most
-
-
-def _whole(same: Callable[[Path, Path], bool], ours: Path, wanted: Path) -> bool:
-    def check() -> None:
-        assert same(ours, wanted)
-
-    return os.waitpid(_start(check), 0)[1] == 0
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 python -m tests.soak.memory FOLDER [--gib 3] [--largest-gib 2] [--kind orbax]
 
-Of `orbax` the largest tensor is one chunk, of `gguf` it is in blocks of Q8_0.
+Of `orbax` the largest tensor is one chunk, of `gguf` it is in blocks of Q8_0; `pytree` is saved
+from Python, and becomes a checkpoint of Orbax.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--gib", type=float, default=3)
     parser.add_argument("--largest-gib", type=float, default=2)
-    parser.add_argument("--kind", choices=SOURCES, default="safetensors")
+    parser.add_argument("--kind", choices=[*SOURCES, "pytree"], default="safetensors")
     given = parser.parse_args()
     run(given.folder, int(given.gib * 2**30), int(given.largest_gib * 2**30), given.kind)
 
@@ -89,18 +90,26 @@ def run(folder: Path, size: int, largest: int, kind: str = "safetensors") -> Non
     of_a_row = step // 2
     tensors = {"embed": ("BF16", [rows, of_a_row])}
     tensors |= {f"w{n}": ("BF16", [(1 << 27) // step, of_a_row]) for n in range(others)}
-    writing = multiprocessing.get_context("spawn").Process(
-        target=SOURCES[kind], args=(source, tensors)
-    )
-    writing.start()
-    writing.join()
-    assert writing.exitcode == 0
-    told("compress", lambda: jentropy.compress_checkpoint(source, dst))
+    if kind == "pytree":
+        tree = mapped(folder / "raw", tensors)
+        told("save", lambda: jentropy.save(dst, tree))
+        tree.clear()
+    else:
+        writing = multiprocessing.get_context("spawn").Process(
+            target=SOURCES[kind], args=(source, tensors)
+        )
+        writing.start()
+        writing.join()
+        assert writing.exitcode == 0
+        told("compress", lambda: jentropy.compress_checkpoint(source, dst))
     told("inspect", lambda: jentropy.inspect(dst))
-    told("verify", lambda: jentropy.verify(dst, against=source))
+    if kind != "pytree":
+        told("verify", lambda: jentropy.verify(dst, against=source))
+        told("of source", lambda: jentropy.analyze(source))
     told("analyze", lambda: jentropy.analyze(dst))
-    told("of source", lambda: jentropy.analyze(source))
     told("decompress", lambda: jentropy.decompress_checkpoint(dst, out))
+    if kind == "pytree":
+        told("verify", lambda: jentropy.verify(dst, against=out))
     for path in (source, dst, out, folder / "raw"):
         shutil.rmtree(path, ignore_errors=True)
 

@@ -73,8 +73,10 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
     for name in given.parsers:
         seen = Seen(corpus(name))
+        began = time.process_time()
         count = trial(name, given.seconds, given.seed, seen)
         told = f"{len(seen.lines)} lines, {len(seen.inputs)} inputs of a corpus"
+        told += f", {time.process_time() - began:.0f} CPU s"
         print(f"{name}: {count} inputs, no find; {told}", flush=True)
         if given.keep:
             kept = smallest(name, seen.inputs)

@@ -24,7 +24,7 @@ import jentropy
 from jentropy.checkpoints import writer
 from jentropy.errors import DestinationError
 
-from .kills import alike, noise
+from .sources import alike, noise
 
 Names = dict[str, int]  # inodes by the name in a folder
 
