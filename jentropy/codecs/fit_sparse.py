@@ -34,9 +34,12 @@ def choose(numbers: np.ndarray, slices: Sequence[np.ndarray], element: ElementFo
     if numbers.size < SMALL or len(slices) != 1 or is_packed(element, numbers.dtype):
         return []
     counts, negatives = slices[0], np.zeros(1, np.int64)
+    most = int(counts.argmax())
+    if numbers.size > 2 * COMMON * counts[most]:  # nor with its negative
+        return []
     if element.field_bits("sign"):
         counts, negatives = np.split(counts, 2)
-    ways = [_way(numbers, slices[0], element, int(slices[0].argmax()), signed=False)]
+    ways = [_way(numbers, slices[0], element, most, signed=False)]
     common = int((counts + negatives).argmax())
     if min(counts[common], negatives[common % negatives.size]) > 0:
         ways.append(_way(numbers, slices[0], element, common, signed=True))

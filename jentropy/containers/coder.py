@@ -58,7 +58,8 @@ def encode(drafts: Iterable[Draft]) -> Iterator[tuple[Draft, list[tuple[Chunk, n
 
 def _chunk(codes: np.ndarray, payload: np.ndarray) -> Chunk:
     of_codes = checksum(codes)
-    is_same = payload.ctypes.data == codes.ctypes.data and payload.size == codes.nbytes
+    # A payload that lies where the codes do is all of them.
+    is_same = payload.size == codes.nbytes and np.may_share_memory(payload, codes)
     return Chunk(
         weights=codes.size,
         bytes=payload.size,

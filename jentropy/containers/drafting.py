@@ -253,9 +253,14 @@ def drafts(
     def run(makers: Sequence[Callable[[], Draft | Original]]) -> list[Draft]:
         return drafted([make() for make in makers])
 
+    runs = batches(rows, lambda row: max(row[1], LEAST_BYTES), RUN_BYTES)
+    if workers == 1:  # another thread would wait for this one, and this one for it
+        for together in runs:
+            yield from run([make for make, _, _ in together])
+        return
     with ThreadPoolExecutor(workers) as pool:
         try:
-            for together in batches(rows, lambda row: max(row[1], LEAST_BYTES), RUN_BYTES):
+            for together in runs:
                 taken = sum(size for _, size, is_read in together if is_read)
                 made.append((pool.submit(run, [make for make, _, _ in together]), taken))
                 ahead += taken
