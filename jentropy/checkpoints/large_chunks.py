@@ -105,7 +105,7 @@ def divided(metadata: Mapping[str, Any], itemsize: int) -> Mapping[str, Any]:
 
     Example:
       >>> divided({"zarr_format": 2, "chunks": [1 << 20, 1 << 10]}, itemsize=2)["chunks"]
-      [65536, 1024]
+      [32768, 1024]
     """
     match metadata:
         case {"zarr_format": 2, "chunks": [*chunk]}:
