@@ -71,10 +71,13 @@ def _restored(folder: Any, target: Any = None) -> Any:
 
 def _abstract(folder: Any) -> Any:
     """The state of a folder as `jax.ShapeDtypeStruct`s."""
-    tree = load(Path(folder) / FOLDER)
-    return jax.tree.map(
-        lambda leaf: struct(leaf) if is_compressed(leaf) else leaf, tree, is_leaf=is_compressed
-    )
+
+    def of(leaf: Any) -> Any:
+        if not is_compressed(leaf):
+            return leaf
+        return jax.ShapeDtypeStruct(struct(leaf).shape, struct(leaf).dtype)
+
+    return jax.tree.map(of, load(Path(folder) / FOLDER), is_leaf=is_compressed)
 
 
 class CompressedHandler(AsyncCheckpointHandler):

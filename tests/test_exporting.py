@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from dataclasses import replace
 
@@ -208,3 +209,36 @@ def test_what_a_tool_has_no_place_for(tmp_path):
     exporting.export(path, again, "gptq", beside=texts, overwrite=True)
     read = jentropy.open_checkpoint(path).tensor("a.weight").dequantize()
     np.testing.assert_array_equal(read, again["a.weight"].dequantize(np.float32))
+
+
+def test_a_url_is_written_to_and_a_full_disk_is_an_error(tmp_path, monkeypatch):
+    fsspec = pytest.importorskip("fsspec", reason="extra remote is not installed")
+    monkeypatch.setenv("JENTROPY_CACHE", str(tmp_path / "cache"))
+    tensors = {"a.weight": of(formats.INT8_ROW, np.ones((2, 64), np.float32))}
+
+    def export(path):
+        exporting.export(path, tensors, "compressed-tensors", beside={"config.json": "{}"})
+
+    export("memory://exported")
+    names = {name.rpartition("/")[2] for name in fsspec.filesystem("memory").find("/exported")}
+    assert names == {"config.json", "model.safetensors"}
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left")
+
+    monkeypatch.setattr(exporting, "_write_safetensors", full)
+    with pytest.raises(DestinationError, match=r"x: cannot write: No space left"):
+        export(tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    ("config", "vocabulary"),
+    [({"vocab_size": 1 << 62}, {}), ({}, {"a": "b"}), ({"rms_norm_eps": "x"}, {}), ({}, {"a": 99})],
+)
+def test_what_no_file_can_say_is_an_error(config, vocabulary, tmp_path):
+    model = {"type": "BPE", "vocab": vocabulary, "merges": []}
+    tokenizer = {"model": model, "pre_tokenizer": {"type": "ByteLevel"}}
+    config = exported.CONFIG | {"vocab_size": 3} | config
+    texts = {"config.json": json.dumps(config), "tokenizer.json": json.dumps(tokenizer)}
+    with pytest.raises(InputError, match=r"config\.json"):
+        exporting.export(tmp_path / "x", {}, "gguf", beside=texts)

@@ -9,6 +9,7 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 import zlib
 from contextlib import suppress
 from pathlib import Path
@@ -19,7 +20,7 @@ import pytest
 
 import jentropy
 from jentropy import forks
-from jentropy.checkpoints import index, safetensors, sources
+from jentropy.checkpoints import index, mapping, safetensors, sources
 from jentropy.checkpoints.entries import is_safe_path
 from jentropy.cli import main as cli
 from jentropy.containers import memory
@@ -210,6 +211,13 @@ def test_groups_that_divide_no_row_are_an_error(fixtures, tmp_path):
     config.write_text(json.dumps(told))
     with pytest.raises(InputError):
         jentropy.open_checkpoint(tmp_path / "src", strict=True)
+
+
+def test_a_folder_for_temporary_files_that_is_none_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    for put in (lambda: mapping.put_down([b"a"]), lambda: mapping.room(9)):
+        with pytest.raises(InputError, match=r"none: cannot write a temporary file.*TMPDIR"):
+            put()
 
 
 def test_memory_is_asked_for_before(monkeypatch, tmp_path):

@@ -33,7 +33,7 @@ DRIVERS = {".zarray": "zarr", "zarr.json": "zarr3"}  # by the file of an array's
 SLASH = re.compile(b"/")
 METADATA = re.compile(rb"(.*/|)(\.zarray|zarr\.json)", re.DOTALL)  # keys of an array's metadata
 CACHE_BYTES = 100_000_000  # of nodes of an OCDBT tree
-TRANSACTION_BYTES = 1 << 27  # of arrays that are written at once
+TRANSACTION_BYTES = 1 << 26  # of arrays that are written at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

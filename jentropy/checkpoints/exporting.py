@@ -42,6 +42,8 @@ from jentropy.formats import (
 
 from . import durable, gguf_models, gguf_writing
 from .contents import CONFIG
+from .faults import writing
+from .mirrors import destination
 from .safetensors import DTYPES, LENGTH_BYTES
 from .staging import OUT, expect_free, put_in_place, staged
 
@@ -81,7 +83,8 @@ def export(
         arrays, declared = _exported(tensors, tool)
         config = json.loads(texts[CONFIG])
         texts[CONFIG] = json.dumps({**config, "quantization_config": declared}, indent=2)
-    with staged(target, PURPOSE, replaces=_other if overwrite else None) as stage:
+    replaces = _other if overwrite else None
+    with staged(target, PURPOSE, replaces=replaces) as stage, writing(target):
         made = stage / OUT
         made.mkdir()
         for name, text in texts.items():
@@ -106,8 +109,9 @@ def expect_place(path: str | Path, tool: str, *, overwrite: bool) -> Path:
     if tool not in (*EXPORTS, "gguf"):
         known = " or ".join((*EXPORTS, "gguf"))
         raise UnsupportedError("tool to export to", expected=known, found=tool)
-    expect_free(Path(path), PURPOSE, _other if overwrite else None)
-    return Path(path)
+    target = destination(path)
+    expect_free(target, PURPOSE, _other if overwrite else None)
+    return target
 
 
 def _other(found: Path) -> str:

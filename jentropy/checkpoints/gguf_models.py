@@ -11,17 +11,22 @@ normal form (NFC) that Qwen's tokenizers bring text into.
 
 from __future__ import annotations
 
-import json
 import re
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .contents import CONFIG, TOKENIZER
-from .gguf_writing import Value
+from jentropy.errors import InputError, said
+from jentropy.schema import OBJECT, parse
 
+from .contents import CONFIG, TOKENIZER
+from .gguf_writing import Value, typed
+
+MOST_TOKENS = 1 << 22  # of a vocabulary
 OTHER: dict[str, Value] = {"general.architecture": "jentropy"}
 ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
 TURNED = "llama"  # whose queries and keys have the two halves of a head's rope side by side
@@ -85,8 +90,22 @@ def told(texts: Mapping[str, str], names: list[str]) -> Told:
     Args:
       texts: by name, `config.json` among them.
       names: of its tensors.
+
+    Raises:
+      InputError: a config or a tokenizer that says what no file can say.
     """
-    config = json.loads(texts[CONFIG])
+    try:
+        made = _told(texts, names)
+        for value in made.metadata.values():
+            typed(value)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, struct.error) as e:
+        expected = "what a GGUF file can say"
+        raise InputError(f"{CONFIG} and {TOKENIZER}", expected=expected, found=said(e)) from e
+    return made
+
+
+def _told(texts: Mapping[str, str], names: list[str]) -> Told:
+    config = parse(OBJECT, texts[CONFIG], Path(CONFIG))
     renamed = {name: _name(name) for name in names}
     if not _is_known(config) or None in renamed.values():
         return Told(metadata=dict(OTHER), names={name: name for name in names}, heads={})
@@ -120,8 +139,13 @@ def _name(name: str) -> str | None:
     return f"{found}.{kind}" if layer is None else f"blk.{layer[1]}.{found}.{kind}"
 
 
+def _object(told: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    found = told.get(key)
+    return found if isinstance(found, Mapping) else {}
+
+
 def _rope(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    return config.get("rope_parameters") or config.get("rope_scaling") or {}
+    return _object(config, "rope_parameters") or _object(config, "rope_scaling")
 
 
 def _is_known(config: Mapping[str, Any]) -> bool:
@@ -137,7 +161,7 @@ def _is_known(config: Mapping[str, Any]) -> bool:
     )
 
 
-def _sizes(config: Mapping[str, Any]) -> dict[str, Value]:
+def _sizes(config: Mapping[str, Any]) -> dict[str, Any]:
     heads = config["num_attention_heads"]
     width = config.get("head_dim") or config["hidden_size"] // heads
     theta = config.get("rope_theta", _rope(config).get("rope_theta", 10000.0))
@@ -157,14 +181,14 @@ def _sizes(config: Mapping[str, Any]) -> dict[str, Value]:
     }
 
 
-def _vocabulary(config: Mapping[str, Any], texts: Mapping[str, str]) -> dict[str, Value]:
-    tokenizer = json.loads(texts.get(TOKENIZER, "{}"))
-    model = tokenizer.get("model") or {}
-    rule = _cut(tokenizer.get("pre_tokenizer") or {})
+def _vocabulary(config: Mapping[str, Any], texts: Mapping[str, str]) -> dict[str, Any]:
+    tokenizer = parse(OBJECT, texts.get(TOKENIZER, "{}"), Path(TOKENIZER))
+    model, rule = _object(tokenizer, "model"), _cut(_object(tokenizer, "pre_tokenizer"))
     cut = None if rule is None else CUTS.get(rule)
     if model.get("type") != "BPE" or cut is None or not _is_left_alone(tokenizer):
         return {"tokenizer.ggml.model": "none"}
-    size = config["vocab_size"]
+    if (size := config["vocab_size"]) > MOST_TOKENS:
+        raise InputError(f"{CONFIG}: vocab_size", expected=f"at most {MOST_TOKENS}", found=size)
     tokens, kinds = [f"[PAD{i}]" for i in range(size)], [UNUSED] * size
     added = {one["content"]: one for one in tokenizer.get("added_tokens", [])}
     ids = model["vocab"] | {text: one["id"] for text, one in added.items()}
@@ -186,7 +210,7 @@ def _vocabulary(config: Mapping[str, Any], texts: Mapping[str, str]) -> dict[str
         "tokenizer.ggml.tokens": tokens,
         "tokenizer.ggml.token_type": kinds,
         "tokenizer.ggml.merges": merges,
-        "tokenizer.ggml.add_bos_token": _begins(tokenizer.get("post_processor") or {}),
+        "tokenizer.ggml.add_bos_token": _begins(_object(tokenizer, "post_processor")),
         **ends,
     }
 

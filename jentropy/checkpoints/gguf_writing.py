@@ -12,7 +12,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
@@ -78,7 +78,7 @@ def write(stream: BinaryIO, tensors: Mapping[str, Stored], metadata: Mapping[str
         infos += struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, tensor.kind, offset)
         offset += tensor.data.nbytes + -tensor.data.nbytes % ALIGNMENT
     head = MAGIC + struct.pack("<IQQ", VERSION, len(tensors), len(metadata))
-    head += b"".join(_text(key) + _typed(value) for key, value in metadata.items()) + infos
+    head += b"".join(_text(key) + typed(value) for key, value in metadata.items()) + infos
     stream.write(head + bytes(-len(head) % ALIGNMENT))
     for tensor in tensors.values():
         data = np.ascontiguousarray(tensor.data).tobytes()
@@ -90,8 +90,12 @@ def _text(value: str) -> bytes:
     return struct.pack("<Q", len(data)) + data
 
 
-def _typed(value: Value) -> bytes:
-    """A value behind its type."""
+def typed(value: Any) -> bytes:
+    """A value behind its type.
+
+    Raises:
+      struct.error, TypeError, ValueError: it is no `Value`.
+    """
     if isinstance(value, list):
         kind = _TEXT if value and isinstance(value[0], str) else _I32
         each = (_text(v) if isinstance(v, str) else struct.pack("<i", v) for v in value)

@@ -10,11 +10,14 @@ import os
 import sys
 import tempfile
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
+
+from jentropy.errors import DestinationError, said
 
 from . import faults, torn
 from .remote import RemotePath
@@ -87,6 +90,24 @@ def brought(path: RemotePath, offset: int, size: int) -> np.ndarray:
     return put_down(path.read(offset + at, min(IN_MEMORY, size - at)) for at in ends)
 
 
+@contextmanager
+def _without_name() -> Iterator[IO[bytes]]:
+    """A file without a name in the temporary folder, to write.
+
+    Raises:
+      DestinationError: it cannot be written.
+    """
+    try:
+        with tempfile.TemporaryFile() as stream:
+            yield stream
+    except OSError as error:
+        raise DestinationError(
+            f"cannot write a temporary file: {said(error)}",
+            file=tempfile.tempdir,
+            hint="TMPDIR names the folder for them",
+        ) from error
+
+
 def put_down(parts: Iterable[bytes | bytearray | memoryview]) -> np.ndarray:
     """Parts of a buffer, one after another, in a file without a name, mapped. uint8[bytes]
 
@@ -94,7 +115,7 @@ def put_down(parts: Iterable[bytes | bytearray | memoryview]) -> np.ndarray:
       >>> bytes(put_down([b"ab", b"c"]))
       b'abc'
     """
-    with tempfile.TemporaryFile() as stream:
+    with _without_name() as stream:
         size = sum(stream.write(part) for part in parts)
         stream.flush()
         return np.frombuffer(_map(stream.fileno(), size), np.uint8)
@@ -125,7 +146,7 @@ def room(size: int) -> np.ndarray:
       >>> room(3).tolist()
       [0, 0, 0]
     """
-    with tempfile.TemporaryFile() as stream:
+    with _without_name() as stream:
         if hasattr(os, "posix_fallocate"):  # a full disk ends who writes to a map
             os.posix_fallocate(stream.fileno(), 0, size)
         else:

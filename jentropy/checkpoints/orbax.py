@@ -50,8 +50,9 @@ def _orbax(path: Path, *, as_files: bool = False) -> Iterator[tuple[Any, Path]]:
     if as_files:
         context.array.saving.use_ocdbt = False
         context.array.saving.use_compression = False
-    context.array.saving.storage_options.chunk_byte_size = WHOLE
-    context.memory.deepcopy_host_arrays = False
+    else:
+        context.array.saving.storage_options.chunk_byte_size = WHOLE
+        context.memory.deepcopy_host_arrays = False
     logger = logging.getLogger("absl")
     logger.addFilter(_is_others)  # levels are the user's
     try:

@@ -8,6 +8,7 @@ part at a time. What earlier work wrote is held to the hashes of the index.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import xxhash
 from jentropy.containers import trees
 from jentropy.containers.tensor import TensorHeader, dtype_named, first_twice
 from jentropy.containers.trees import is_python
-from jentropy.errors import UnsupportedError
+from jentropy.errors import InputError, UnsupportedError
 from jentropy.release import RELEASE
 
 from . import durable, mapping, orbax, structure
@@ -63,8 +64,16 @@ def write(
     prefixes = _prefixes(store, leaves, target)
     given, total = _given(headers, prefixes), sum(header.raw_bytes for header in headers.values())
     made, of, digest = stage / OUT, stage / MADE_OF, _digest(store, without)
-    is_new = not (made.is_dir() and of.is_file() and of.read_bytes() == digest)
-    if is_new:
+    item = None
+    if made.is_dir() and of.is_file() and of.read_bytes() == digest:
+        with suppress(InputError):
+            item = _item(made, prefixes)
+    if item is not None:
+        sound = sound_arrays(store, item, made / item.path)
+        left = sum(headers[n].raw_bytes for n, prefix in prefixes.items() if prefix not in sound)
+        expect_space(target, left)
+        expect(progress, total, total - left)
+    else:
         of.unlink(missing_ok=True)
         expect_space(target, total)
         expect(progress, total)
@@ -73,24 +82,15 @@ def write(
         orbax.write_tree(stage, target, _tree(store, leaves | small), store.index.beside)
         del small
         durable.write(of, digest)
-    if not prefixes:
-        return made
-    item = _item(made, prefixes, target)
-    folder = made / item.path
-    sound = {prefixes[n] for n in given if n in prefixes}
-    if not is_new:
-        sound = sound_arrays(store, item, folder)
-        left = sum(headers[n].raw_bytes for n, prefix in prefixes.items() if prefix not in sound)
-        expect_space(target, left)
-        expect(progress, total, total - left)
-    write_store(store, item, folder, progress, sound)
+        item, sound = _item(made, prefixes), {prefixes[n] for n in given if n in prefixes}
+    write_store(store, item, made / item.path, progress, sound)
     return made
 
 
 def _digest(store: Store, without: Collection[int]) -> bytes:
     """Of the release, and of what is written."""
     told = xxhash.xxh3_128(f"{RELEASE} {sorted(without)}".encode())
-    told.update(store.array("index"))
+    told.update(store.array("index").data)
     return told.hexdigest().encode()
 
 
@@ -137,18 +137,17 @@ def _given(headers: Mapping[int, TensorHeader], prefixes: Mapping[int, str]) -> 
     return sorted(given)
 
 
-def _item(made: Path, prefixes: Mapping[int, str], target: Path) -> StoreEntry:
+def _item(made: Path, prefixes: Mapping[int, str]) -> StoreEntry:
     """The store that Orbax has written.
 
     Raises:
-      UnsupportedError: an array that is not where it should be.
+      InputError: an array is not where it should be.
     """
     (item,) = read_orbax(made).stores
     metadata = {array.prefix: array.metadata for array in item.arrays}
     for prefix in prefixes.values():
         if prefix not in metadata:
-            raise UnsupportedError(
-                "Orbax stored it elsewhere", file=target, tensor=prefix.removesuffix("/")
-            )
+            name = prefix.removesuffix("/")
+            raise InputError("array", file=made, tensor=name, expected="it", found="none")
     arrays = tuple((n, prefix, metadata[prefix]) for n, prefix in sorted(prefixes.items()))
     return StoreEntry(path=item.path, ocdbt=item.ocdbt, arrays=arrays)

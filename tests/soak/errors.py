@@ -180,6 +180,35 @@ def _load(folder: Path) -> None:
     jentropy.decompress(jentropy.load(folder / "packed"))
 
 
+def _save(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    tree = {f"w{n}": rng.integers(0, 256, 9000, np.uint8) for n in range(5)}
+    jentropy.save(folder / "dst", tree)
+
+
+def _delta(folder: Path) -> None:
+    jentropy.compress_checkpoint(folder / "source", folder / "dst", base=folder / "packed")
+
+
+def _model(folder: Path) -> Path:
+    """The bundled model."""
+    shutil.copytree(jentropy.models.BUNDLED, folder / "source")
+    return folder / "source"
+
+
+def _generate(folder: Path) -> None:
+    models = jentropy.models
+    models.load_tokenizer(folder / "packed")
+    models.load_chat_template(folder / "packed")
+    models.load(folder / "packed")
+
+
+def _quantize(folder: Path, tool: str | None = None) -> None:
+    recipe = jentropy.quantization.RECIPES["rtn-int8"]
+    models = jentropy.models
+    models.quantizing.quantize_checkpoint(folder / "source", folder / "dst", recipe, tool=tool)
+
+
 COMMANDS: dict[str, tuple[Callable[[Path], object], Callable[[Path], object]]] = {
     "compress": (noise, _compress),
     "decompress": (noise, _decompress),
@@ -190,8 +219,15 @@ COMMANDS: dict[str, tuple[Callable[[Path], object], Callable[[Path], object]]] =
     "open": (noise, lambda f: list(jentropy.open_checkpoint(f / "source").read_all())),
     "load": (noise, _load),
     "salvage": (noise, _salvage),
+    "analyze": (noise, lambda f: jentropy.analyze(f / "source")),
+    "save": (noise, _save),
+    "delta": (noise, _delta),
+    "generate": (_model, _generate),
+    "quantize": (_model, _quantize),
+    "export": (_model, lambda f: _quantize(f, "compressed-tensors")),
 }
-WRITES = {"compress", "decompress", "compress-orbax", "decompress-orbax", "salvage"}
+READS = {"verify", "inspect", "open", "load", "analyze", "generate"}
+WRITES = COMMANDS.keys() - READS
 
 
 def _child(run: Callable[[], object], arm: Callable[[], None] = lambda: None) -> dict:

@@ -35,6 +35,7 @@ import numpy as np
 import jentropy
 from jentropy.checkpoints import (
     array_store,
+    gguf_models,
     index,
     indices,
     item_tree,
@@ -278,6 +279,16 @@ def _quantised(data: bytes) -> None:
                 tensor.dequantize(np.float32)
 
 
+def _named_in_gguf(data: bytes) -> None:
+    """What a file of GGUF says of a model, as JSON texts."""
+    try:
+        texts = {name: json.dumps(text) for name, text in json.loads(data).items()}
+    except (ValueError, AttributeError, RecursionError):
+        return
+    if "config.json" in texts:
+        gguf_models.told(texts, ["model.norm.weight", "model.layers.0.self_attn.q_proj.weight"])
+
+
 def _chat(path: Path) -> None:
     from jentropy.models import load_chat_template
 
@@ -316,6 +327,16 @@ TREE = {
     },
     "use_zarr3": True,
 }
+BESIDE = {
+    "config.json": json.loads((MODELS / "qwen3" / "config.json").read_text()),
+    "tokenizer.json": {
+        "added_tokens": [{"content": "<s>", "id": 3, "special": True}],
+        "normalizer": {"type": "NFC"},
+        "pre_tokenizer": {"type": "ByteLevel", "use_regex": True},
+        "post_processor": {"type": "Sequence", "processors": [{"single": [{"SpecialToken": 1}]}]},
+        "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": ["a b", ["a", "b"]]},
+    },
+}
 CHAT = {
     "bos_token": {"content": "<s>"},
     "eos_token": "</s>",
@@ -351,6 +372,7 @@ PARSERS: dict[str, tuple[Callable[[], bytes], Callable[[bytes], object]]] = {
     ),
     "models": (lambda: json.dumps(_configs(MODELS)).encode(), _models),
     "quantised": (lambda: json.dumps(_configs(QUANTISED)).encode(), _quantised),
+    "named in GGUF": (lambda: json.dumps(BESIDE).encode(), _named_in_gguf),
     "chat": (lambda: json.dumps(CHAT).encode(), _in_file(_chat, "tokenizer_config.json")),
     "journal": (
         lambda: json.dumps(writer.LINE.write(store.Store(_packed()).index.tensors)).encode(),
