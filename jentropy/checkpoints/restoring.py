@@ -180,11 +180,10 @@ def sound_arrays(store: Store, item: StoreEntry, folder: Path) -> set[str]:
         with suppress(InputError):  # killed while it was written
             arrays, _ = array_store.read_store(folder, () if item.ocdbt else prefixes)
             for found in arrays:
-                number, told = wanted.get(found.prefix, (None, None))
-                if number is not None and _is_sound(
-                    found, store.index.tensors[number].header, told
-                ):
-                    sound.add(found.prefix)
+                if found.prefix in wanted:
+                    number, told = wanted[found.prefix]
+                    if _is_sound(found, store.index.tensors[number].header, told):
+                        sound.add(found.prefix)
     return sound
 
 

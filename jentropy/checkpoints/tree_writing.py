@@ -90,7 +90,7 @@ def write(
 def _digest(store: Store, without: Collection[int]) -> bytes:
     """Of the release, and of what is written."""
     told = xxhash.xxh3_128(f"{RELEASE} {sorted(without)}".encode())
-    told.update(store.array("index"))
+    told.update(store.array("index").data)
     return told.hexdigest().encode()
 
 

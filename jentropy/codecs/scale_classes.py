@@ -59,10 +59,14 @@ class Classes:
             return out
         rows, columns, skip = self.around(span)
         whole = rows.size * columns.size == span.size
-        both = out if whole else np.empty(rows.size * columns.size, np.uint8)
-        np.add(rows[:, None], columns, out=both.reshape(rows.size, columns.size))
+        both = (out if whole else np.empty(rows.size * columns.size, np.uint8)).reshape(
+            rows.size, -1
+        )
+        both[:] = rows[:, None]
+        if columns.any():
+            both += columns
         if not whole:
-            out[:] = both[skip:][: span.size]
+            out[:] = both.reshape(-1)[skip:][: span.size]
         return out
 
     def written(self) -> bytes:
