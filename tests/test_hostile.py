@@ -318,7 +318,7 @@ def test_parsers_take_anything(parser):
     for data in parsers.corpus(parser):  # what once reached lines that nothing else did
         with suppress(JentropyError):
             parsers.PARSERS[parser][1](data)
-    assert parsers.trial(parser, seconds=0.3, seed=0) > 10
+    assert parsers.trial(parser, seconds=0.2, seed=0) > 10
 
 
 CUT = """
