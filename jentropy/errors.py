@@ -120,7 +120,7 @@ class InputError(JentropyError):
         parts = (
             "" if file is None else f"{place(file)}: ",
             "" if tensor is None else f"tensor {tensor!r:.{NAME}}: ",
-            f"{what!s:.{WHAT}}",
+            what[:WHAT],
             "" if expected is None else f": expected {told[0]}, found {told[1]}",
             "" if hint is None else f" ({told[2]})",
             f"; and {len(others)} more" if others else "",
