@@ -1,4 +1,4 @@
-"""Chunks of zarr too large for memory are read by pieces: the same numbers, or one error."""
+"""Chunks of zarr too large for memory are read by pieces and written as smaller ones."""
 
 import itertools
 
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import jentropy
-from jentropy.checkpoints import array_store, decoding, large_chunks, mapping
+from jentropy.checkpoints import array_store, decoding, large_chunks, mapping, smaller_chunks
 from jentropy.checkpoints.store import Store
 from jentropy.errors import CorruptError
 
@@ -102,19 +102,19 @@ def test_read_by_pieces(name, pieces, tmp_path):
 @pytest.mark.parametrize("name", LAYOUTS)
 @pytest.mark.parametrize("whole", [1 << 7, 1 << 11, 1 << 13])
 def test_written_in_smaller_ones(name, whole, tmp_path, monkeypatch):
-    monkeypatch.setattr(large_chunks, "WHOLE", whole)
+    monkeypatch.setattr(smaller_chunks, "WHOLE", whole)
     monkeypatch.setattr(array_store, "TRANSACTION_BYTES", 3 * whole)
     metadata = LAYOUTS[name]((2, 40, 70))
     for ocdbt in (False, True):
         array_store.write_store(tmp_path / str(ocdbt), [("w/", metadata, VALUES)], ocdbt=ocdbt)
         (found,), _ = array_store.read_store(tmp_path / str(ocdbt), ["w/"])
         assert found.array.read().tobytes() == VALUES.tobytes()
-        assert large_chunks.divided(found.metadata, VALUES.itemsize) == found.metadata
+        assert smaller_chunks.divided(found.metadata, VALUES.itemsize) == found.metadata
         assert whole / 4 < np.prod(found.array.together) * VALUES.itemsize <= whole
 
 
 def test_shards_of_chunks_are_divided_between_them(tmp_path, monkeypatch):
-    monkeypatch.setattr(large_chunks, "WHOLE", 1 << 12)
+    monkeypatch.setattr(smaller_chunks, "WHOLE", 1 << 12)
     metadata = third((3, 50, 70), [LITTLE, ZSTD], sharded=True)
     metadata["codecs"][0]["configuration"]["chunk_shape"] = (1, 10, 70)
     array_store.write_store(tmp_path, [("w/", metadata, VALUES)], ocdbt=False)

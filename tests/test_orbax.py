@@ -17,7 +17,7 @@ import pytest
 from orbax.checkpoint import v1
 
 import jentropy
-from jentropy.checkpoints import array_store, large_chunks, tree_writing
+from jentropy.checkpoints import array_store, smaller_chunks, tree_writing
 from jentropy.errors import (
     CheckError,
     CorruptError,
@@ -319,13 +319,13 @@ def test_large_chunks_come_back_as_smaller_ones(ocdbt, tmp_path, monkeypatch):
     with context:
         v1.save(tmp_path / "src", tree)
     jentropy.compress_checkpoint(tmp_path / "src", tmp_path / "dst")
-    monkeypatch.setattr(large_chunks, "WHOLE", 10_000)
+    monkeypatch.setattr(smaller_chunks, "WHOLE", 10_000)
     jentropy.decompress_checkpoint(tmp_path / "dst", tmp_path / "out")
     assert same_tree(v1.load(tmp_path / "out"), tree)
     arrays, _ = array_store.read_store(tmp_path / "out" / "state", ["w/", "b/"])
     assert {a.array.name: a.array.together for a in arrays} == {"w": (12, 100), "b": (20,)}
     jentropy.verify(tmp_path / "dst", against=tmp_path / "out")
-    monkeypatch.setattr(large_chunks, "WHOLE", 20_000)
+    monkeypatch.setattr(smaller_chunks, "WHOLE", 20_000)
     with pytest.raises(CheckError, match="'w' is laid out otherwise"):
         jentropy.verify(tmp_path / "dst", against=tmp_path / "out")
 

@@ -23,7 +23,7 @@ from jentropy.containers.tensor import is_storable
 from jentropy.errors import CorruptError, UnsupportedError, said
 from jentropy.schema import OBJECT, parse
 
-from . import large_chunks, mapping
+from . import large_chunks, mapping, smaller_chunks
 from .contents import StoredArray
 from .faults import named_in, of_system
 from .remote import RemotePath
@@ -135,7 +135,7 @@ def write_store(
         array_spec = {
             "driver": "zarr3" if "node_type" in metadata else "zarr",
             "kvstore": _inside(spec, prefix),
-            "metadata": dict(large_chunks.divided(metadata, values.itemsize)),
+            "metadata": dict(smaller_chunks.divided(metadata, values.itemsize)),
             "store_data_equal_to_fill_value": True,
         }
         expected: Any = (values.shape, values.dtype)
@@ -155,7 +155,7 @@ def write_store(
                 found=made,
             )
         chunk = tuple(array.chunk_layout.write_chunk.shape or values.shape)
-        for part in large_chunks.blocks(values.shape, chunk, values.itemsize, TRANSACTION_BYTES):
+        for part in smaller_chunks.blocks(values.shape, chunk, values.itemsize, TRANSACTION_BYTES):
             if size and size + values[part].nbytes > TRANSACTION_BYTES:
                 batch.commit_sync()
                 batch, size = ts.Transaction(), 0

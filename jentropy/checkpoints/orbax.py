@@ -24,8 +24,8 @@ from jentropy.errors import InputError, UnsupportedError, said
 
 from . import durable
 from .faults import named_in, of_system, writing
-from .large_chunks import WHOLE
 from .remote import RemotePath
+from .smaller_chunks import WHOLE
 from .staging import OUT, without_glob
 
 # Orbax takes seconds to import, so only what needs it does.

@@ -19,7 +19,7 @@ from jentropy.containers.tensor import TensorHeader, checksum
 from jentropy.errors import InputError
 from jentropy.formats import codes_of
 
-from . import array_store, durable, large_chunks
+from . import array_store, durable, smaller_chunks
 from .array_store import ZarrArray
 from .decoding import Progressed, entries_of, file_bytes, read_entries, sections_of
 from .entries import Entry, FileEntry, Section, StoreEntry
@@ -189,7 +189,7 @@ def sound_arrays(store: Store, item: StoreEntry, folder: Path) -> set[str]:
 
 def _is_sound(found: ZarrArray, header: TensorHeader, told: Mapping[str, Any]) -> bool:
     itemsize = header.raw_bytes // max(1, header.size)
-    if found.metadata != large_chunks.divided(told, itemsize):
+    if found.metadata != smaller_chunks.divided(told, itemsize):
         return False
     with suppress(InputError):
         codes = codes_of(found.array.read()).reshape(-1).view(np.uint8)

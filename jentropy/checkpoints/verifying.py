@@ -20,11 +20,11 @@ from .contents import StoredArray, in_memory
 from .decoding import all_bytes, file_bytes, read_chunks
 from .entries import Entry, Filler
 from .faults import reading
-from .large_chunks import divided
 from .mapping import File
 from .mirrors import located, resolve
 from .orbax_source import ItemStore, OrbaxSource, is_orbax, read_orbax
 from .progress import Progress, expect
+from .smaller_chunks import divided
 from .store import Store
 
 Original = tuple[Entry, StoredArray | None]  # an entry, and what it is compared with
