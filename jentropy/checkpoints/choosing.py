@@ -216,15 +216,15 @@ class _Folder:
         twice: tuple[str, str, str] | None = None  # a name, and the files that have it
         owner: dict[str, tuple[str, str]] = {}  # set and file of every name
         for stem in sorted(inside, key=lambda s: (len(s), s)):
-            arrays = [(t, file) for file, names in inside[stem].items() for t in names]
-            varied = {owner[t][0] for t, _ in arrays if t in owner}
-            if any(varies(stem, base) for base in varied):
+            there = (t for names in inside[stem].values() for t in names if t in owner)
+            if any(varies(stem, base) for base in {owner[t][0] for t in there}):
                 continue
             kept.append(stem)
-            for tensor, file in arrays:
-                if tensor in owner:
-                    twice = twice or (tensor, file, owner[tensor][1])
-                owner.setdefault(tensor, (stem, file))
+            for file, names in inside[stem].items():
+                again = next((t for t in names if t in owner), None)
+                if again is not None:
+                    twice = twice or (again, file, owner[again][1])
+                owner.update(dict.fromkeys((t for t in names if t not in owner), (stem, file)))
         for stem in kept:
             self._expect_whole(sets[stem])
         if twice is None:

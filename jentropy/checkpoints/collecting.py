@@ -24,6 +24,9 @@ def put_off() -> Iterator[None]:
         yield
     finally:
         if was:
+            if not gc.get_freeze_count():  # so what was made is old, and the next search short
+                gc.freeze()
+                gc.unfreeze()
             gc.enable()
 
 

@@ -20,6 +20,7 @@ from .entries import Entry
 
 HASHES = re.compile("[0-9a-f]*")
 DIGITS = 16  # of a hash
+STORED_WIDTH, CODED_WIDTH = 4, 5  # columns of a chunk: of its hashes what is stored has one
 BASE64 = re.compile("([0-9A-Za-z+/]{4})*([0-9A-Za-z+/]{2}==|[0-9A-Za-z+/]{3}=)?")
 # Types of values that may be left out, and what stands for one that is.
 OPTIONAL: dict[str, tuple[set[type], Any]] = {
@@ -124,7 +125,8 @@ def _types(values: Sequence[Any]) -> set[type]:
 def _ends(told: list[Any], check_kind: Callable[[str, str, str], Any]) -> np.ndarray | None:
     if _types(told) != {dict} or _types([one["name"] for one in told]) != {str}:
         return None
-    if any("delta" in one or "base" in one for one in told):
+    keys = set(itertools.chain.from_iterable(set(map(tuple, told))))
+    if keys & {"delta", "base"}:
         return None
     kinds = [(one["dtype"], one["format"], one["codec"]) for one in told]
     for kind in set(kinds):
@@ -134,9 +136,9 @@ def _ends(told: list[Any], check_kind: Callable[[str, str, str], Any]) -> np.nda
     if not _types([one["entropy_bits"] for one in told]) <= {int, float}:
         return None
     for key, (types, default) in OPTIONAL.items():
-        if not _types([one.get(key, default) for one in told]) <= types:
+        if key in keys and not _types([one.get(key, default) for one in told]) <= types:
             return None
-    if not all(BASE64.fullmatch(one["head"]) for one in told if "head" in one):
+    if "head" in keys and not all(BASE64.fullmatch(one.get("head", "")) for one in told):
         return None
     return _ends_of_chunks(told, [kind[2] == stored.NAME for kind in kinds])
 
@@ -149,28 +151,37 @@ def _ends_of_chunks(told: list[Any], is_stored: list[bool]) -> np.ndarray | None
     groups = [one["chunks"] for one in told]
     if _types(groups) != {list} or [counts[shape] for shape in shapes] != list(map(len, groups)):
         return None
-    rows = list(itertools.chain.from_iterable(groups))
-    if not rows:
+    columns: list[list[Any]] = [[], [], []]  # bundles, offsets and bytes of all chunks
+    for width in (STORED_WIDTH, CODED_WIDTH):
+        of_width = zip(groups, is_stored, strict=True)
+        parts = (group for group, one in of_width if one == (width == STORED_WIDTH))
+        rows = list(itertools.chain.from_iterable(parts))
+        if not rows:
+            continue
+        if _types(rows) != {list} or set(map(len, rows)) != {width}:
+            return None
+        flat = list(itertools.chain.from_iterable(rows))
+        for number, column in enumerate(columns):
+            column += flat[number::width]
+        hashes = itertools.chain.from_iterable(flat[n::width] for n in range(len(columns), width))
+        if not _are_hashes(list(hashes)):
+            return None
+    if not columns[0]:
         return np.zeros(0, np.int64)
-    if _types(rows) != {list}:
+    if any(_types(column) != {int} for column in columns):
         return None
-    lengths = {
-        (len(row), one) for group, one in zip(groups, is_stored, strict=True) for row in group
-    }
-    if not lengths <= {(4, True), (5, False)}:
+    bundles, offsets, sizes = (np.array(column, np.int64) for column in columns)
+    if min(map(np.min, (bundles, offsets, sizes))) < 0 or bundles.max() >= bundles.size:
         return None
-    numbers = [row[:3] for row in rows]
-    if _types(list(itertools.chain.from_iterable(numbers))) != {int}:
+    if max(offsets.max(), sizes.max()) > MAX_SIZE:
         return None
-    hashes = list(itertools.chain.from_iterable(row[3:] for row in rows))
-    if set(map(len, hashes)) != {DIGITS} or not HASHES.fullmatch("".join(hashes)):
-        return None
-    places = np.array(numbers, np.int64)
-    if places.min() < 0 or places[:, 0].max() >= len(rows) or places.max() > MAX_SIZE:
-        return None
-    ends = np.zeros(int(places[:, 0].max()) + 1, np.int64)
-    np.maximum.at(ends, places[:, 0], places[:, 1] + places[:, 2])
+    ends = np.zeros(int(bundles.max()) + 1, np.int64)
+    np.maximum.at(ends, bundles, offsets + sizes)
     return ends
+
+
+def _are_hashes(values: list[Any]) -> bool:
+    return set(map(len, values)) == {DIGITS} and HASHES.fullmatch("".join(values)) is not None
 
 
 def _chunks(shape: tuple[Any, ...]) -> int:
