@@ -75,7 +75,8 @@ def _abstract(folder: Any) -> Any:
     def of(leaf: Any) -> Any:
         if not is_compressed(leaf):
             return leaf
-        return jax.ShapeDtypeStruct(struct(leaf).shape, struct(leaf).dtype)
+        told = struct(leaf)
+        return jax.ShapeDtypeStruct(told.shape, told.dtype)
 
     return jax.tree.map(of, load(Path(folder) / FOLDER), is_leaf=is_compressed)
 

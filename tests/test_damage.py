@@ -12,7 +12,7 @@ import pytest
 import jentropy
 from jentropy.checkpoints import salvaging, store, zarr_files
 from jentropy.cli import main as cli
-from jentropy.errors import ChecksumError, DestinationError, InputError
+from jentropy.errors import ChecksumError, DestinationError, InputError, UnsupportedError
 from jentropy.formats import MXFP4, QuantizedTensor
 
 from .conftest import read_tree
@@ -164,6 +164,10 @@ def test_trees_without_their_damaged_leaves(tmp_path):
     assert loaded["w"]["code"] is None
     assert loaded["w"]["scale"].tolist() == codes["scale"].tolist()
     assert jentropy.load(tmp_path / "t", damaged="leave_out")["w"]["code"] is None
+    jentropy.save(tmp_path / "empty", {"a": np.zeros((0, 3))})
+    with pytest.raises(UnsupportedError, match="'a': Orbax stores no empty array"):
+        jentropy.salvage(tmp_path / "empty", tmp_path / "nothing")
+    assert not [path for path in tmp_path.iterdir() if "nothing" in path.name]
     with pytest.raises(InputError, match="raise or leave_out"):
         jentropy.load(tmp_path / "t", damaged="x")
 

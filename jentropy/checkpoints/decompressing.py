@@ -7,7 +7,7 @@ from pathlib import Path
 from jentropy.containers import memory
 from jentropy.errors import InputError
 
-from . import durable, faults, orbax, structure, tree_writing
+from . import durable, faults, tree_writing
 from .bases import Bases, expect_base, with_bases
 from .decoding import all_bytes
 from .faults import writing
@@ -107,9 +107,6 @@ def _write_tree(
     store: Store, target: Path, replaces: Replaces | None, progress: Progress | None
 ) -> None:
     """Writes a pytree as a checkpoint of Orbax."""
-    index = store.index
-    sizes = {entry.name: entry.header.size for entry in index.tensors}
-    orbax.refuse_empty(target, sizes | {name: 1 for name, _ in structure.others(index.tree)})
     with staged(target, PURPOSE, resumable=True, replaces=replaces) as stage, writing(target):
         made = tree_writing.write(store, stage, target, progress)
         put_in_place(made, target, replace=replaces is not None)

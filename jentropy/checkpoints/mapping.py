@@ -163,7 +163,7 @@ def hole(size: int) -> np.ndarray:
     """
     if not size:
         return np.zeros(0, np.uint8)
-    with tempfile.TemporaryFile() as stream:
+    with _without_name() as stream:
         stream.truncate(size)
         return np.frombuffer(_map(stream.fileno(), size), np.uint8)
 

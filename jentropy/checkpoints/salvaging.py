@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,13 @@ import numpy as np
 
 from jentropy.errors import InputError
 
-from . import array_store, durable, faults, frames, item_tree, safetensors, tree_writing
+from . import durable, faults, frames, item_tree, safetensors, tree_writing
 from .bases import Bases, expect_base, with_bases
 from .decoding import damage_of, entries_of, file_bytes, read_chunks, read_entries, sections_of
 from .entries import Entry, FileEntry
 from .mirrors import destination, located
 from .progress import Progress
+from .restoring import write_store
 from .staging import OUT, expect_free, put_in_place, staged
 from .store import Store
 
@@ -109,14 +110,8 @@ def salvage(
         for item in index.stores:
             sound = [one for one in item.arrays if id(index.tensors[one[0]]) not in lost]
             others = [one for one in item.others if id(index.blobs[one[1]]) not in lost]
-            arrays = read_entries(store, (index.tensors[n] for n, _, _ in sound), progress)
-            values = read_entries(store, (index.blobs[n] for _, n in others), progress)
-            array_store.write_store(
-                made / item.path,
-                ((prefix, told, a) for (_, prefix, told), a in zip(sound, arrays, strict=True)),
-                ((key, v.tobytes()) for (key, _), v in zip(others, values, strict=True)),
-                ocdbt=item.ocdbt,
-            )
+            left = replace(item, arrays=tuple(sound), others=tuple(others))
+            write_store(store, left, made / item.path, progress, sound=())
         for file in index.files:
             name, parts = _salvaged(store, file, lost, progress)
             gone = _gone(store, file, lost)

@@ -57,8 +57,10 @@ def write(
       InputError: a damaged checkpoint.
       DestinationError: not enough space.
     """
-    entries = dict(enumerate(store.index.tensors))
-    headers = {n: entry.header for n, entry in entries.items() if n not in without}
+    entries = store.index.tensors
+    headers = {n: entry.header for n, entry in enumerate(entries) if n not in without}
+    sizes = {entries[n].name: header.size for n, header in headers.items()}
+    orbax.refuse_empty(target, sizes | {name: 1 for name, _ in structure.others(store.index.tree)})
     zeros = mapping.hole(max((header.raw_bytes for header in headers.values()), default=0))
     leaves = {n: _leaf(header, zeros) for n, header in headers.items()}
     prefixes = _prefixes(store, leaves, target)

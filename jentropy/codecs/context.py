@@ -58,13 +58,7 @@ class Encoding(lanes.Encoding):
     @classmethod
     def prepare_all(cls, jobs: Sequence[Encoding]) -> None:
         """Contexts; symbols and raw planes where no other program makes them."""
-        for some, raw_bits in _by_bits(jobs):
-            sizes = [job.size for job in some]
-            if some[0].fused or not slabs.hold(sizes):
-                for job in some:
-                    job.prepare()
-                continue
-            laid = slabs.Slabs(sizes, raw_bits)
+        for some, laid in _side_by_side(jobs):
             contexts = laid.room(np.uint8)
             for job, room in zip(some, laid.parts(contexts), strict=True):
                 job.contexts = job.head.classes.contexts_of(job.span, room)
@@ -123,6 +117,17 @@ def _by_bits(jobs: Sequence[Any]) -> Iterator[tuple[list[Any], int]]:
     """Jobs whose codes have as many raw bits, and how many."""
     for raw_bits in sorted({job.head.raw_bits for job in jobs}):
         yield [job for job in jobs if job.head.raw_bits == raw_bits], raw_bits
+
+
+def _side_by_side(jobs: Sequence[Any]) -> Iterator[tuple[list[Any], slabs.Slabs]]:
+    """Jobs whose codes one program splits or merges, and where they lie; prepares all others."""
+    for some, raw_bits in _by_bits(jobs):
+        sizes = [job.size for job in some]
+        if not some[0].fused and slabs.hold(sizes):
+            yield some, slabs.Slabs(sizes, raw_bits)
+            continue
+        for job in some:
+            job.prepare()
 
 
 def _split(
@@ -218,13 +223,7 @@ class Decoding(lanes.Decoding):
     @classmethod
     def prepare_all(cls, jobs: Sequence[Decoding]) -> None:
         """The same of all jobs of a call."""
-        for some, raw_bits in _by_bits(jobs):
-            sizes = [job.size for job in some]
-            if some[0].fused or not slabs.hold(sizes):
-                for job in some:
-                    job.prepare()
-                continue
-            laid = slabs.Slabs(sizes, raw_bits)
+        for some, laid in _side_by_side(jobs):
             shared = _Shared(laid, laid.room(np.uint8), laid.room(np.uint8))
             rooms = laid.parts(shared.contexts), laid.parts(shared.symbols)
             for job, contexts, symbols in zip(some, *rooms, strict=True):
